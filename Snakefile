@@ -1,0 +1,21 @@
+# From world to report:   snakemake --cores 2 --workflow-profile workflow/profiles/default
+# Another tier or study:  snakemake --cores 2 --config tier=smoke studies=smoke
+# Targets: all (the report), report, check (fails if any run failed), and one per study, for instance bias_site.
+# `aqr-bench run` wraps this and looks after locks, disk space and error messages.
+
+
+include: "workflow/rules/common.smk"
+
+
+rule all:
+    input:
+        f"results/{TIER.name}/report/index.html",
+    localrule: True
+
+
+include: "workflow/rules/world.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/measure.smk"
+include: "workflow/rules/report.smk"

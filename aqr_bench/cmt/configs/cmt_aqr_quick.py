@@ -1,0 +1,116 @@
+"""Quick tier: a small CMT on the synthetic world, trained on two CPU cores; data, schedule and evaluation."""
+
+_base_ = ["./cmt_aqr_quick_model.py"]
+
+custom_imports = dict(imports=["aqr_bench.cmt", "aqr_bench.data.transforms", "aqr_bench.hooks"])
+default_scope = "mmdet3d"
+
+# CMT's class order, not mmdet3d's.
+class_names = [
+    "car", "truck", "construction_vehicle", "bus", "trailer",
+    "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
+]  # fmt: skip
+point_cloud_range = [-38.4, -38.4, -5.0, 38.4, 38.4, 3.0]
+image_size = (96, 176)  # height, width
+sweeps_num = 1
+
+load = [
+    dict(type="CheckFrame"),
+    dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=5),
+]
+sweeps = [dict(type="LoadExactSweeps", sweeps_num=sweeps_num, use_dim=[0, 1, 2, 3, 4], test_mode=True)]
+cameras = [
+    dict(type="LoadMultiViewImageFromFiles", to_float32=False, num_views=6),
+    dict(type="AddProjections"),
+    dict(type="ResizeViews", size=image_size),
+]
+meta_keys = (
+    "sample_idx", "token", "lidar2img", "img_shape", "pad_shape",
+    "box_type_3d", "box_mode_3d", "sensor_state", "input_sha256",
+)  # fmt: skip
+
+train_pipeline = [
+    *load,
+    *sweeps,
+    *cameras,
+    dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True),
+    dict(type="SensorDropout", lidar=0.25, cameras=0.25),
+    dict(type="MirrorWorld", prob=0.5),
+    dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
+    dict(type="ObjectRangeFilter", point_cloud_range=point_cloud_range),
+    dict(type="ObjectNameFilter", classes=class_names),
+    dict(type="Pack3DDetInputs", keys=["points", "img", "gt_bboxes_3d", "gt_labels_3d"], meta_keys=meta_keys),
+]
+test_pipeline = [
+    *load,
+    *sweeps,
+    *cameras,
+    dict(type="SensorCondition", name="clean", seed=0),
+    dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
+    dict(type="Pack3DDetInputs", keys=["points", "img"], meta_keys=meta_keys),
+]
+
+dataset = dict(
+    type="NuScenesDataset",
+    data_root="",
+    data_prefix=dict(
+        pts="samples/LIDAR_TOP",
+        sweeps="sweeps/LIDAR_TOP",
+        CAM_FRONT="samples/CAM_FRONT",
+        CAM_FRONT_RIGHT="samples/CAM_FRONT_RIGHT",
+        CAM_FRONT_LEFT="samples/CAM_FRONT_LEFT",
+        CAM_BACK="samples/CAM_BACK",
+        CAM_BACK_LEFT="samples/CAM_BACK_LEFT",
+        CAM_BACK_RIGHT="samples/CAM_BACK_RIGHT",
+    ),
+    modality=dict(use_lidar=True, use_camera=True),
+    metainfo=dict(classes=class_names, version="v1.0-trainval"),
+    box_type_3d="LiDAR",
+    filter_empty_gt=False,
+)
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    persistent_workers=False,
+    sampler=dict(type="InfiniteSampler", shuffle=True),
+    dataset=dict(dataset, ann_file="infos_train.pkl", pipeline=train_pipeline, test_mode=False, use_valid_flag=False),
+)
+test_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    persistent_workers=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(dataset, ann_file="infos_val.pkl", pipeline=test_pipeline, test_mode=True),
+)
+
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=1000, val_interval=10**9)
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=1.5e-3, weight_decay=0.01),
+    # No clipping by norm: the first self-attention adds to zeros, so the LayerNorm behind it multiplies the gradient of
+    # a few biases by 300, and their norm would decide the step of everything else.
+    clip_grad=None,
+)
+param_scheduler = [
+    dict(type="OneCycleLR", eta_max=1.5e-3, total_steps=1000, pct_start=0.2, by_epoch=False),
+]
+custom_hooks = [
+    # ExpMomentumEMA follows closely at first: a plain average of a short run still holds its random start.
+    dict(type="EMAHook", ema_type="mmdet.ExpMomentumEMA", momentum=0.005, gamma=100, update_buffers=True),
+    dict(type="SeedIterations", seed=0),
+    dict(type="LossCurve", every=10),
+    dict(type="Progress", every=50),
+]
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=50),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=50, by_epoch=False, max_keep_ckpts=2, save_optimizer=True),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+)
+env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=1))
+visualizer = dict(type="Visualizer", vis_backends=[])
+log_processor = dict(type="LogProcessor", window_size=50, by_epoch=False)
+log_level = "WARNING"
+load_from = None
+resume = False

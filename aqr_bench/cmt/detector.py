@@ -1,0 +1,130 @@
+"""CmtDetector: points and images of a batch to BEV and image features, and to the head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet3d.models.detectors import MVXTwoStageDetector
+from mmdet3d.registry import MODELS
+from mmengine.config import ConfigDict
+from torch import Tensor
+
+from aqr_bench.cmt.building import scoped
+from aqr_bench.cmt.geometry import metas_of
+from aqr_bench.cmt.grid_mask import GridMask
+from aqr_bench.cmt.voxelize import HardVoxelizer
+from aqr_bench.errors import UserError
+
+_PARTS = ("pts_voxel_encoder", "pts_middle_encoder", "pts_backbone", "pts_neck", "img_backbone", "img_neck")
+_CONVOLUTIONAL = ("pts_backbone", "pts_neck", "img_backbone", "img_neck")
+
+
+@MODELS.register_module()
+class CmtDetector(MVXTwoStageDetector):
+    """Cross Modal Transformer: LiDAR only, cameras only, or both, by which parts the config has.
+
+    Inputs are those of mmdet3d 1.4: ``points`` (list of [P_i, C]) and ``imgs`` [B, N, 3, H, W]. The submodules carry
+    the official names (``pts_backbone``, ``img_backbone``, ``pts_bbox_head``, ...).
+
+    Args:
+        use_grid_mask: GridMask on the images in training.
+        channels_last: keep convolution weights and maps channels-last, which is a third faster on CPUs. Numbers
+            change by rounding only, names and shapes not at all.
+        pts_voxel_layer: arguments of :class:`HardVoxelizer`; None without a LiDAR branch.
+        train_cfg, test_cfg: with a key ``pts`` that is handed to the head.
+    """
+
+    def __init__(
+        self,
+        use_grid_mask: bool = False,
+        channels_last: bool = False,
+        pts_voxel_layer: dict | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        **parts,
+    ) -> None:
+        resolved = {k: scoped(v) if k in _PARTS and v is not None else v for k, v in parts.items()}
+        if resolved.get("pts_bbox_head") is not None:
+            resolved["pts_bbox_head"] = ConfigDict(resolved["pts_bbox_head"])  # the parent writes into it
+        if isinstance(resolved.get("data_preprocessor"), dict):
+            # Built here, so that the name is found also without mmengine's default scope.
+            resolved["data_preprocessor"] = MODELS.build(resolved["data_preprocessor"])
+        super().__init__(
+            train_cfg=None if train_cfg is None else ConfigDict(train_cfg),
+            test_cfg=None if test_cfg is None else ConfigDict(test_cfg),
+            **resolved,
+        )
+        if not self.with_pts_bbox:
+            raise UserError("model.pts_bbox_head is missing: CmtDetector cannot do without a head")
+        head = self.pts_bbox_head
+        if head.uses_lidar and (pts_voxel_layer is None or not self.with_pts_backbone):
+            raise UserError(f"{type(head).__name__} needs model.pts_voxel_layer and model.pts_backbone")
+        if head.uses_cameras and not self.with_img_backbone:
+            raise UserError(f"{type(head).__name__} needs model.img_backbone")
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        for module in (*(getattr(self, name, None) for name in _CONVOLUTIONAL), getattr(head, "shared_conv", None)):
+            if module is not None:
+                module.to(memory_format=self.memory_format)
+        self.grid_mask = GridMask() if use_grid_mask else None
+        self.pts_voxel_layer = None if pts_voxel_layer is None else HardVoxelizer(**pts_voxel_layer)
+
+    # ------------------------------------------------------------------ features
+
+    def extract_feat(
+        self, batch_inputs_dict: dict, batch_input_metas: Sequence[dict] | None = None
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """Image features [B * N, C, h, w] and BEV features [B, C, H, W] per level; ``[None]`` for an unused sensor.
+
+        Raises:
+            UserError: the head needs a sensor that the batch does not have.
+        """
+        points, images = batch_inputs_dict.get("points"), batch_inputs_dict.get("imgs")
+        head = self.pts_bbox_head
+        if head.uses_lidar and points is None:
+            raise UserError(
+                f"{type(head).__name__} needs points, but the batch has none. To drop the LiDAR, pass empty clouds."
+            )
+        if head.uses_cameras and images is None:
+            raise UserError(
+                f"{type(head).__name__} needs images, but the batch has none. To drop cameras, pass blank images."
+            )
+        img_feats = self.extract_img_feat(images) if head.uses_cameras else [None]
+        pts_feats = self.extract_pts_feat(points) if head.uses_lidar else [None]
+        return img_feats, pts_feats
+
+    def extract_img_feat(self, img: Tensor, input_metas: Sequence[dict] | None = None) -> list[Tensor]:
+        """[B, N, 3, H, W] (or [B, 3, H, W] with one camera) -> levels of [B * N, C, h, w]."""
+        img = img.flatten(0, 1) if img.dim() == 5 else img
+        if self.grid_mask is not None:
+            img = self.grid_mask(img)
+        feats = self.img_backbone(img.contiguous(memory_format=self.memory_format))
+        feats = list(feats.values()) if isinstance(feats, dict) else feats
+        return list(self.img_neck(feats)) if self.with_img_neck else list(feats)
+
+    def extract_pts_feat(self, points: Sequence[Tensor]) -> list[Tensor]:
+        """Clouds [P_i, C] -> levels of BEV maps [B, C, H, W], rows along y. The voxel part runs in float32."""
+        with torch.autocast(device_type=points[0].device.type, enabled=False):
+            voxels, counts, coors = self.pts_voxel_layer(points)
+            x = self.pts_voxel_encoder(voxels, counts, coors)
+            x = self.pts_middle_encoder(x, coors, len(points))
+        x = self.pts_backbone(x.contiguous(memory_format=self.memory_format))
+        return list(self.pts_neck(x)) if self.with_pts_neck else list(x)
+
+    # ------------------------------------------------------------------ mmengine's three modes
+
+    def loss(self, batch_inputs_dict: dict, batch_data_samples: Sequence, **kwargs) -> dict[str, Tensor]:
+        """Losses of a batch; see :meth:`CmtHead.loss_by_feat` for the keys."""
+        img_feats, pts_feats = self.extract_feat(batch_inputs_dict)
+        return self.pts_bbox_head.loss(pts_feats, img_feats, batch_data_samples)
+
+    def predict(self, batch_inputs_dict: dict, batch_data_samples: Sequence, **kwargs) -> Sequence:
+        """The data samples with ``pred_instances_3d`` filled in."""
+        img_feats, pts_feats = self.extract_feat(batch_inputs_dict)
+        found = self.pts_bbox_head.predict(pts_feats, img_feats, batch_data_samples)
+        return self.add_pred_to_datasample(batch_data_samples, found)
+
+    def _forward(self, batch_inputs_dict: dict, batch_data_samples: Sequence, **kwargs) -> tuple:
+        """Raw outputs of the head, without post-processing."""
+        img_feats, pts_feats = self.extract_feat(batch_inputs_dict)
+        return self.pts_bbox_head(pts_feats, img_feats, metas_of(batch_data_samples, with_truth=self.training))

@@ -1,0 +1,52 @@
+"""python -m aqr_bench.data --tier T --root ROOT --out DIR: write the info files of a nuScenes root."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+from aqr_bench.errors import run_main
+from aqr_bench.study import load_tier
+
+from .infos import INFO_CLASSES, build_infos, open_nuscenes, tables_digest, write_infos
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write infos_train.pkl, infos_val.pkl and data.json (what they hold); return 0."""
+    parser = argparse.ArgumentParser(prog="python -m aqr_bench.data", description=__doc__)
+    parser.add_argument("--tier", required=True, help="tier file or name")
+    parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/")
+    parser.add_argument("--out", required=True, help="folder for the info files")
+    parser.add_argument("--max-sweeps", type=int, default=10)
+    parser.add_argument("--quiet", action="store_true")
+    args = parser.parse_args(argv)
+    tier = load_tier(args.tier)
+    version = tier.version
+    infos = build_infos(open_nuscenes(args.root, version), args.max_sweeps, args.quiet)
+    paths = write_infos(infos, args.out, version)
+    summary = {
+        "root": os.path.relpath(args.root, args.out),
+        "version": version,
+        "data_sha256": tables_digest(args.root, version),
+        "splits": {split: _counts(entries) for split, entries in infos.items()},
+        "files": {split: path.name for split, path in paths.items()},
+    }
+    target = Path(args.out) / "data.json"
+    temporary = target.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(summary, indent=1))
+    os.replace(temporary, target)
+    counts = ", ".join(f"{split} {len(entries)} samples" for split, entries in infos.items())
+    print(f"infos of {version}: {counts} -> {args.out}")
+    return 0
+
+
+def _counts(entries: list[dict]) -> dict:
+    labels = Counter(i["bbox_label_3d"] for entry in entries for i in entry["instances"])
+    return {"samples": len(entries), "boxes": {name: labels[i] for i, name in enumerate(INFO_CLASSES)}}
+
+
+if __name__ == "__main__":
+    run_main(main)

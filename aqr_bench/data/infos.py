@@ -1,0 +1,201 @@
+"""nuScenes tables to mmdet3d 1.4 info files (info_version 1.1): the same for the synthetic world and for nuScenes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from aqr_bench.errors import UserError
+
+CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+# mmdet3d 1.4's label order: NuScenesDataset reads labels by position in this tuple.
+INFO_CLASSES = (
+    "car", "truck", "trailer", "bus", "construction_vehicle",
+    "bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier",
+)  # fmt: skip
+SPLITS = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_val")}
+
+
+def open_nuscenes(root: str | Path, version: str) -> Any:
+    """Load nuscenes-devkit's NuScenes, or raise UserError naming what is missing."""
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(
+            f"nuScenes root not found: {root}. Set data.root in the tier file to the folder that holds {version}/, "
+            "samples/ and sweeps/."
+        )
+    if not (root / version).is_dir():
+        found = ", ".join(sorted(p.name for p in root.glob("v1.0-*"))) or "none"
+        raise UserError(
+            f"no tables of version '{version}' in {root} (found: {found}). Set data.version in the tier file."
+        )
+    from nuscenes import NuScenes
+
+    try:
+        return NuScenes(version=version, dataroot=str(root), verbose=False)
+    except (AssertionError, FileNotFoundError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(f"the nuScenes tables in {root / version} do not load: {error}") from error
+
+
+def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str, list[dict]]:
+    """Infos of the train and val split, in the order of the sample table.
+
+    Args:
+        nusc: nuscenes-devkit NuScenes of version v1.0-mini or v1.0-trainval.
+        max_sweeps: most LiDAR sweeps before the key frame.
+    Returns:
+        ``{"train": [...], "val": [...]}``; boxes in the LiDAR frame: gravity centre, l, w, h, yaw counter-clockwise
+        from x (mmdet3d 1.x), velocity in m/s in the LiDAR frame.
+    Raises:
+        UserError: a version without an official train and val split.
+    """
+    from nuscenes.utils.splits import create_splits_scenes
+
+    if nusc.version not in SPLITS:
+        raise UserError(f"version '{nusc.version}' has no train and val split; known: {', '.join(SPLITS)}")
+    splits = create_splits_scenes()
+    train_name, val_name = SPLITS[nusc.version]
+    names = {"train": set(splits[train_name]), "val": set(splits[val_name])}
+    scene_name = {scene["token"]: scene["name"] for scene in nusc.scene}
+    infos: dict[str, list[dict]] = {"train": [], "val": []}
+    for sample in tqdm(nusc.sample, desc="infos", disable=True if quiet else None):
+        for split, members in names.items():
+            if scene_name[sample["scene_token"]] in members:
+                infos[split].append(_sample_info(nusc, sample, len(infos[split]), max_sweeps))
+    for split, entries in infos.items():
+        if not entries:
+            raise UserError(f"no scene of {nusc.dataroot} ({nusc.version}) belongs to the official {split} split.")
+    return infos
+
+
+def write_infos(infos: dict[str, list[dict]], out: str | Path, version: str) -> dict[str, Path]:
+    """Write ``infos_train.pkl`` and ``infos_val.pkl`` atomically; return their paths."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    metainfo = {
+        "categories": {name: i for i, name in enumerate(INFO_CLASSES)},
+        "dataset": "nuscenes",
+        "version": version,
+        "info_version": "1.1",
+    }
+    paths = {}
+    for split, entries in infos.items():
+        paths[split] = out / f"infos_{split}.pkl"
+        payload = pickle.dumps({"metainfo": metainfo, "data_list": entries}, protocol=4)
+        with tempfile.NamedTemporaryFile(dir=out, delete=False) as handle:
+            handle.write(payload)
+        os.replace(handle.name, paths[split])
+    return paths
+
+
+def tables_digest(root: str | Path, version: str) -> str:
+    """SHA-256 over the JSON tables of a nuScenes root: changes when the data set changes."""
+    digest = hashlib.sha256()
+    for path in sorted((Path(root) / version).glob("*.json")):
+        digest.update(path.name.encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _matrix(rotation: Iterable[float], translation: Iterable[float]) -> np.ndarray:
+    from pyquaternion import Quaternion
+
+    matrix = np.eye(4)
+    matrix[:3, :3] = Quaternion(list(rotation)).rotation_matrix
+    matrix[:3, 3] = list(translation)
+    return matrix
+
+
+def _poses(nusc: Any, sample_data: dict) -> tuple[np.ndarray, np.ndarray]:
+    """(sensor to ego, ego to global) at the time of a sample_data record."""
+    sensor = nusc.get("calibrated_sensor", sample_data["calibrated_sensor_token"])
+    pose = nusc.get("ego_pose", sample_data["ego_pose_token"])
+    return _matrix(sensor["rotation"], sensor["translation"]), _matrix(pose["rotation"], pose["translation"])
+
+
+def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
+    lidar = nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
+    lidar2ego, ego2global = _poses(nusc, lidar)
+    global2lidar = np.linalg.inv(ego2global @ lidar2ego)
+    images = {}
+    for camera in CAMERAS:
+        record = nusc.get("sample_data", sample["data"][camera])
+        cam2ego, cam_ego2global = _poses(nusc, record)
+        lidar2cam = np.linalg.inv(cam_ego2global @ cam2ego) @ ego2global @ lidar2ego
+        intrinsic = nusc.get("calibrated_sensor", record["calibrated_sensor_token"])["camera_intrinsic"]
+        images[camera] = {
+            "img_path": Path(record["filename"]).name,
+            "height": record["height"],
+            "width": record["width"],
+            "cam2img": intrinsic,
+            "lidar2cam": lidar2cam.tolist(),
+            "cam2ego": cam2ego.tolist(),
+            "sample_data_token": record["token"],
+            "timestamp": record["timestamp"] / 1e6,
+        }
+    return {
+        "sample_idx": index,
+        "token": sample["token"],
+        "timestamp": sample["timestamp"] / 1e6,
+        "ego2global": ego2global.tolist(),
+        "lidar_points": {
+            "lidar_path": Path(lidar["filename"]).name,
+            "num_pts_feats": 5,
+            "lidar2ego": lidar2ego.tolist(),
+        },
+        "images": images,
+        "lidar_sweeps": _sweeps(nusc, lidar, global2lidar, max_sweeps),
+        "instances": [_instance(nusc, token, global2lidar) for token in sample["anns"]],
+    }
+
+
+def _sweeps(nusc: Any, lidar: dict, global2lidar: np.ndarray, max_sweeps: int) -> list[dict]:
+    """Sweeps before the key frame, nearest first; ``lidar2sensor`` maps key-frame LiDAR to sweep LiDAR coordinates."""
+    sweeps: list[dict] = []
+    while len(sweeps) < max_sweeps and lidar["prev"]:
+        lidar = nusc.get("sample_data", lidar["prev"])
+        lidar2ego, ego2global = _poses(nusc, lidar)
+        sweeps.append(
+            {
+                "timestamp": lidar["timestamp"] / 1e6,
+                "sample_data_token": lidar["token"],
+                "ego2global": ego2global.tolist(),
+                "lidar_points": {
+                    "lidar_path": lidar["filename"],
+                    "lidar2ego": lidar2ego.tolist(),
+                    "lidar2sensor": np.linalg.inv(global2lidar @ ego2global @ lidar2ego).tolist(),
+                },
+            }
+        )
+    return sweeps
+
+
+def _instance(nusc: Any, token: str, global2lidar: np.ndarray) -> dict:
+    from nuscenes.eval.detection.utils import category_to_detection_name
+    from pyquaternion import Quaternion
+
+    annotation = nusc.get("sample_annotation", token)
+    centre = global2lidar @ np.append(annotation["translation"], 1.0)
+    heading = global2lidar[:3, :3] @ Quaternion(annotation["rotation"]).rotation_matrix[:, 0]
+    velocity = global2lidar[:3, :3] @ np.append(nusc.box_velocity(token)[:2], 0.0)
+    width, length, height = annotation["size"]
+    name = category_to_detection_name(annotation["category_name"])
+    label = INFO_CLASSES.index(name) if name in INFO_CLASSES else -1
+    return {
+        "bbox_3d": [*centre[:3].tolist(), length, width, height, float(np.arctan2(heading[1], heading[0]))],
+        "bbox_label": label,
+        "bbox_label_3d": label,
+        "velocity": velocity[:2].tolist(),
+        "num_lidar_pts": annotation["num_lidar_pts"],
+        "num_radar_pts": annotation["num_radar_pts"],
+        "bbox_3d_isvalid": annotation["num_lidar_pts"] + annotation["num_radar_pts"] > 0,
+    }

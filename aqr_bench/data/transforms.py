@@ -1,0 +1,211 @@
+"""mmdet3d transforms that mmdet3d lacks: exact sweeps, projections, resizing, mirrored world, sensor conditions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from aqr_bench import runtime
+
+runtime.prepare()
+
+from mmcv.transforms import BaseTransform  # noqa: E402
+from mmdet3d.datasets.transforms import LoadPointsFromMultiSweeps  # noqa: E402
+from mmdet3d.registry import TRANSFORMS  # noqa: E402
+
+from aqr_bench.corruptions import SensorData, corrupt, fingerprint, get_condition  # noqa: E402
+from aqr_bench.corruptions.conditions import CLEAN, NO_CAMERAS, NO_LIDAR  # noqa: E402
+
+
+class BadFrameError(RuntimeError):
+    """A file of the data set cannot be used; the message names it."""
+
+
+@TRANSFORMS.register_module()
+class LoadExactSweeps(LoadPointsFromMultiSweeps):
+    """LoadPointsFromMultiSweeps with the rigid motion done right.
+
+    mmdet3d 1.4 computes R p + R^T T from ``lidar2sensor`` where the sweep's pose asks for R p + T: half a metre
+    off when the car turns by 0.1 rad between sweeps 5 m apart. CMT's mmdet3d 1.0 had it right. Column 4 becomes the
+    time lag in seconds, as in mmdet3d.
+    """
+
+    def transform(self, results: dict) -> dict:
+        points = results["points"]
+        points.tensor[:, 4] = 0
+        clouds = [points]
+        sweeps = results.get("lidar_sweeps", [])
+        count = min(self.sweeps_num, len(sweeps))
+        picked = range(count) if self.test_mode else np.random.choice(len(sweeps), count, replace=False)
+        for index in sorted(picked):
+            sweep = sweeps[index]
+            path = sweep["lidar_points"]["lidar_path"]
+            cloud = _read_cloud(path, self.load_dim)
+            if self.remove_close:
+                cloud = self._remove_close(cloud)
+            sensor2key = np.linalg.inv(np.asarray(sweep["lidar_points"]["lidar2sensor"], dtype=np.float64))
+            cloud[:, :3] = cloud[:, :3] @ sensor2key[:3, :3].T + sensor2key[:3, 3]
+            cloud[:, 4] = results["timestamp"] - sweep["timestamp"]
+            clouds.append(points.new_point(cloud))
+        results["points"] = points.cat(clouds)[:, self.use_dim]
+        return results
+
+
+@TRANSFORMS.register_module()
+class CheckFrame(BaseTransform):
+    """Refuse a key frame whose cloud is missing or cut short, before anything decodes it; names the file."""
+
+    def __init__(self, load_dim: int = 5) -> None:
+        self.load_dim = load_dim
+
+    def transform(self, results: dict) -> dict:
+        for path in [results["lidar_points"]["lidar_path"]]:
+            size = Path(path).stat().st_size if Path(path).is_file() else None
+            if size is None:
+                raise BadFrameError(f"LiDAR file is missing: {path} (sample {results['token']})")
+            if size % (4 * self.load_dim):
+                raise BadFrameError(
+                    f"LiDAR file is cut short: {path} has {size} bytes, no multiple of {4 * self.load_dim}"
+                )
+        for camera, info in results.get("images", {}).items():
+            if not Path(info["img_path"]).is_file():
+                raise BadFrameError(f"image of {camera} is missing: {info['img_path']} (sample {results['token']})")
+        return results
+
+
+def _read_cloud(path: str, load_dim: int) -> np.ndarray:
+    try:
+        flat = np.fromfile(path, dtype=np.float32)
+    except OSError as error:
+        raise BadFrameError(f"LiDAR sweep cannot be read: {path} ({error})") from error
+    if flat.size % load_dim:
+        raise BadFrameError(f"LiDAR sweep is cut short: {path} has {flat.size} floats, no multiple of {load_dim}")
+    return flat.reshape(-1, load_dim)
+
+
+@TRANSFORMS.register_module()
+class AddProjections(BaseTransform):
+    """Add ``lidar2img`` [N, 4, 4] float64: LiDAR frame (metres) to pixels of the loaded images."""
+
+    def transform(self, results: dict) -> dict:
+        views = []
+        for cam2img, lidar2cam in zip(results["cam2img"], results["lidar2cam"], strict=True):
+            intrinsic = np.eye(4)
+            intrinsic[: len(cam2img), : len(cam2img[0])] = cam2img
+            views.append(intrinsic @ np.asarray(lidar2cam, dtype=np.float64))
+        results["lidar2img"] = np.stack(views)
+        return results
+
+
+@TRANSFORMS.register_module()
+class ResizeViews(BaseTransform):
+    """Resize every view to the target width and keep its bottom rows (the sky is what can go).
+
+    Args:
+        size: target (height, width) in pixels. A view that is too low after resizing is padded at the top.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.height, self.width = size
+
+    def transform(self, results: dict) -> dict:
+        images = []
+        for view, image in enumerate(results["img"]):
+            scale = self.width / image.shape[1]
+            rows = round(image.shape[0] * scale)
+            if image.shape[:2] != (rows, self.width):
+                image = cv2.resize(image, (self.width, rows), interpolation=cv2.INTER_AREA)
+            shift = self.height - rows
+            if shift < 0:
+                image = image[-shift:]
+            elif shift > 0:
+                image = cv2.copyMakeBorder(image, shift, 0, 0, 0, cv2.BORDER_CONSTANT, value=0)
+            warp = np.diag([scale, scale, 1.0, 1.0])
+            warp[1, 2] = shift
+            results["lidar2img"][view] = warp @ results["lidar2img"][view]
+            images.append(np.ascontiguousarray(image))
+        results["img"] = images
+        results["img_shape"] = results["pad_shape"] = (self.height, self.width)
+        return results
+
+
+@TRANSFORMS.register_module()
+class MirrorWorld(BaseTransform):
+    """Mirror points, boxes and images left to right together: a world with the cars on the other side.
+
+    LiDAR x becomes -x (nuScenes LIDAR_TOP: x points right) and every image is flipped (u -> width - u); the
+    projections follow, so geometry stays exact in all views.
+    """
+
+    def __init__(self, prob: float = 0.5) -> None:
+        self.prob = prob
+
+    def transform(self, results: dict) -> dict:
+        if np.random.rand() >= self.prob:
+            return results
+        results["points"].flip("vertical")
+        if "gt_bboxes_3d" in results:
+            results["gt_bboxes_3d"].flip("vertical")
+        mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
+        for view, image in enumerate(results["img"]):
+            flip = np.eye(4)
+            flip[0, 0], flip[0, 2] = -1.0, image.shape[1]
+            results["img"][view] = np.ascontiguousarray(image[:, ::-1])
+            results["lidar2img"][view] = flip @ results["lidar2img"][view] @ mirror
+        return results
+
+
+@TRANSFORMS.register_module()
+class SensorCondition(BaseTransform):
+    """Apply a named test condition (aqr_bench.corruptions) and leave the input's fingerprint in the metas.
+
+    Args:
+        name: condition name; ``seed``: benchmark seed of its randomness.
+    """
+
+    def __init__(self, name: str = "clean", seed: int = 0) -> None:
+        self.condition, self.seed = get_condition(name), seed
+
+    def transform(self, results: dict) -> dict:
+        data = corrupt(self.condition, _sensor_data(results), results["token"], self.seed)
+        results["input_sha256"] = fingerprint(data)
+        return _with_sensor_data(results, data)
+
+
+@TRANSFORMS.register_module()
+class SensorDropout(BaseTransform):
+    """Masked-modal training: with the given probabilities a sample loses its LiDAR or its cameras.
+
+    CMT trains with 0.25 and 0.25; the zero-filling is that of the test conditions ``no_lidar`` and ``no_cameras``.
+    """
+
+    def __init__(self, lidar: float = 0.25, cameras: float = 0.25) -> None:
+        if lidar < 0 or cameras < 0 or lidar + cameras > 1:
+            raise ValueError(f"SensorDropout: probabilities {lidar} and {cameras} must be >= 0 and sum to at most 1")
+        self.lidar, self.cameras = lidar, cameras
+
+    def transform(self, results: dict) -> dict:
+        draw = np.random.rand()
+        results["sensor_state"] = CLEAN
+        for state, name, upper in (
+            (NO_LIDAR, "no_lidar", self.lidar),
+            (NO_CAMERAS, "no_cameras", self.lidar + self.cameras),
+        ):
+            if draw < upper:
+                data = corrupt(get_condition(name), _sensor_data(results), results["token"])
+                assert data.state == state
+                return _with_sensor_data(results, data)
+        return results
+
+
+def _sensor_data(results: dict) -> SensorData:
+    return SensorData(points=results["points"].tensor.numpy(), images=tuple(results["img"]))
+
+
+def _with_sensor_data(results: dict, data: SensorData) -> dict:
+    results["points"] = results["points"].new_point(data.points)
+    results["img"] = list(data.images)
+    results["sensor_state"] = data.state
+    return results

@@ -1,0 +1,100 @@
+"""Small mmengine hooks: seeds that survive a restart, a loss curve, a stop on divergence."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+CURVE_EVERY = 10
+
+
+class DivergedError(FloatingPointError):
+    """The loss is no longer finite."""
+
+
+def seed_all(*parts: int) -> None:
+    """Seed random, numpy and torch from a tuple of numbers."""
+    state = np.random.SeedSequence(parts).generate_state(2)
+    random.seed(int(state[0]))
+    np.random.seed(int(state[0]))
+    torch.manual_seed(int(state[1]))
+
+
+@HOOKS.register_module()
+class SeedIterations(Hook):
+    """Seed all generators from (seed, iteration) around every iteration, so that a resumed run equals an unbroken one.
+
+    mmengine saves no generator state. With ``num_workers=0`` the next batch is drawn after ``after_train_iter``, so
+    its augmentation is seeded there; dropout and denoising noise in ``before_train_iter``.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def before_train(self, runner) -> None:
+        seed_all(self.seed, runner.iter, 0)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        seed_all(self.seed, runner.iter, 1)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        seed_all(self.seed, runner.iter + 1, 0)
+
+
+@HOOKS.register_module()
+class LossCurve(Hook):
+    """Keep [iteration, mean loss] pairs, also over a restart, and raise DivergedError on a loss that is not finite."""
+
+    priority = "NORMAL"
+
+    def __init__(self, every: int = CURVE_EVERY) -> None:
+        self.every = every
+        self.points: list[list[float]] = []
+        self._sum, self._count = 0.0, 0
+
+    def _path(self, runner) -> Path:
+        return Path(runner.work_dir) / "curve.json"
+
+    def before_train(self, runner) -> None:
+        if runner.iter and self._path(runner).is_file():
+            self.points = [p for p in json.loads(self._path(runner).read_text()) if p[0] <= runner.iter]
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        loss = float(outputs["loss"].detach())
+        if not np.isfinite(loss):
+            raise DivergedError(f"loss is {loss} at iteration {runner.iter + 1}")
+        self._sum, self._count = self._sum + loss, self._count + 1
+        if (runner.iter + 1) % self.every == 0 or runner.iter + 1 == runner.max_iters:
+            self.points.append([runner.iter + 1, self._sum / self._count])
+            self._sum, self._count = 0.0, 0
+            temporary = self._path(runner).with_suffix(".tmp")
+            temporary.write_text(json.dumps(self.points))
+            os.replace(temporary, self._path(runner))
+
+
+@HOOKS.register_module()
+class Progress(Hook):
+    """One line every so many iterations: iteration, the losses, seconds per iteration."""
+
+    priority = "LOW"
+
+    def __init__(self, every: int = 50) -> None:
+        self.every = every
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if (runner.iter + 1) % self.every == 0 or runner.iter + 1 == runner.max_iters:
+            timing = runner.message_hub.log_scalars.get("train/time")
+            seconds = f" {timing.mean(self.every):.2f} s/iter" if timing is not None and timing.data else ""
+            names = [name for name in runner.message_hub.log_scalars if "loss" in name]
+            means = {n.partition("/")[2]: runner.message_hub.log_scalars[n].mean(self.every) for n in names}
+            losses = " ".join(f"{name} {value:.2f}" for name, value in means.items())
+            print(f"iter {runner.iter + 1}/{runner.max_iters} {losses}{seconds}", flush=True)

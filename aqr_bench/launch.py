@@ -1,0 +1,262 @@
+"""Run the workflow: one at a time per folder, stale locks cleared, Snakemake's output cut down to the essential."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aqr_bench import study as studies_of
+from aqr_bench.errors import UserError, require_disk
+from aqr_bench.schema import repository_root
+
+WORK_MODULES = ("world", "data", "train", "evaluate", "measure")
+
+# ---------------------------------------------------------------- one workflow per folder
+
+
+@contextmanager
+def only_workflow_in(folder: Path) -> Iterator[int]:
+    """Hold the folder for one workflow; yields the descriptor of the lock, to be inherited by Snakemake.
+
+    The lock goes with the last process that has it, so a killed run never leaves it behind. Raises UserError if
+    another workflow, or a job that a killed one has left running, is at work in the folder.
+    """
+    lock = folder / ".snakemake" / "aqr-bench.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = False
+        except OSError:
+            held = True
+        workers = workers_in(folder)
+        if held or workers:
+            who = ", ".join(f"{name} as process {pid}" for pid, name in workers[:3]) or f"it holds {lock}"
+            raise UserError(f"another run is at work in {folder} ({who}). Wait for it, or stop it first.")
+        yield file.fileno()
+
+
+def workers_in(folder: Path) -> list[tuple[int, str]]:
+    """Process ids and names of Snakemake or its jobs running in ``folder``, this process and its parents left out."""
+    import psutil
+
+    me = psutil.Process()
+    family = {me.pid, *(p.pid for p in me.parents())}
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        words = process.info["cmdline"] or []
+        job = next((w for w in words if w.startswith("aqr_bench.") and w.split(".")[1] in WORK_MODULES), None)
+        name = job or ("snakemake" if any(_is_snakemake(w) for w in words[:4]) else None)
+        if name is None or process.info["pid"] in family:
+            continue
+        try:
+            if Path(process.cwd()) == folder.resolve():
+                found.append((process.info["pid"], name))
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def _is_snakemake(word: str) -> bool:
+    return word == "snakemake" or word.endswith(("/snakemake", "/snakemake/__main__.py"))
+
+
+def clear_stale_lock(folder: Path) -> bool:
+    """Remove Snakemake's own lock; call it only while holding ``only_workflow_in``, when no one else can own it."""
+    locks = folder / ".snakemake" / "locks"
+    if not locks.is_dir() or not any(locks.iterdir()):
+        return False
+    shutil.rmtree(locks)
+    return True
+
+
+# ---------------------------------------------------------------- what Snakemake says
+
+
+@dataclass
+class Progress:
+    """Follows Snakemake's output line by line and keeps what a reader needs."""
+
+    done: int = 0
+    total: int = 0
+    nothing_to_do: bool = False
+    counting: bool = True  # False in a dry run, where nothing gets done
+    failed_logs: list[str] = field(default_factory=list)
+    _in_error: bool = False
+
+    def feed(self, line: str) -> str | None:
+        """Return the line to show for this line of Snakemake, or None to show nothing."""
+        text = line.rstrip()
+        if self._in_error and text.startswith("    "):
+            if text.strip().startswith("log: "):
+                self.failed_logs.append(text.strip()[len("log: ") :].partition(" (check")[0])
+            return None
+        self._in_error = text.startswith("Error in rule ")
+        if self._in_error:
+            return None
+        if steps := re.match(r"(\d+) of (\d+) steps \(\d+%\) done", text):
+            self.done, self.total = int(steps[1]), int(steps[2])
+            return None
+        if total := re.match(r"total +(\d+)$", text):
+            self.total = int(total[1])
+            return None
+        if job := re.match(r"Job \d+: (.+)", text):
+            return f"[{self.done}/{self.total}] {job[1]}" if self.counting else job[1]
+        if text.startswith("Nothing to be done"):
+            self.nothing_to_do = True
+            return None
+        return None if _NOISE.match(text) else text
+
+
+_NOISE = re.compile(
+    r"""$|\s+(input|output|jobid|resources|reason|threads|log):|\(check|
+    Using\ (workflow|shell|profile)|Assuming|Building\ DAG|Provided\ |Rules\ claiming|Conda\ env|Job\ stats|job\ +count|
+    -+\ +-+$|\w+\ +\d+$|Select\ jobs|Execute\ \d|\[\w{3}\ \w{3}\ |Finished\ jobid|(local)?rule\ \w+:|Complete\ log|
+    Elapsed\ time|RuleException|CalledProcessError|Command\ '|Exiting\ because|Shutting\ down|Reason|Config\ file|
+    Resources\ before|Will\ exit|WorkflowError:$|At\ least\ one\ job|Trying\ to\ restart|Removing\ output|
+    Some\ jobs\ were\ triggered|If\ you\ (prefer|are\ sure)|Rules\ with\ provenance|This\ was\ a\ dry-run|
+    \s\ \ \ |Host:|Unlocking""",
+    re.VERBOSE,
+)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def launch(
+    tier_name: str,
+    study_names: Sequence[str],
+    cores: int | None,
+    dry_run: bool,
+    strict: bool,
+    verbose: bool,
+) -> int:
+    """From world to report. Returns 0 if all jobs ran (with ``strict``: and all records are ok), else 1.
+
+    Raises UserError for what can be known to fail before anything runs: an unknown name, a missing data set, too
+    little disk space, another workflow in the same folder.
+    """
+    root = repository_root()
+    folder = root if Path.cwd().is_relative_to(root) else Path.cwd()
+    tier = studies_of.load_tier(tier_name)
+    studies = [studies_of.load_study(name) for name in study_names]
+    studies_of.require_inputs(tier)
+    require_disk(folder / "results", disk_needed(tier, studies), f"tier {tier.name}")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
+    command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
+    command += ["--cores", str(cores)] if cores else []
+    command += ["--dry-run"] if dry_run else []
+    command += ["--config", f"tier={tier_name}", f"studies={','.join(study_names)}"]
+    progress = Progress(counting=not dry_run)
+    if dry_run:
+        code = follow(command, folder, progress, verbose)
+        print("nothing to do" if progress.nothing_to_do else f"{progress.total} jobs to do")
+        return 1 if code else 0
+    with only_workflow_in(folder) as lock:
+        if clear_stale_lock(folder):
+            print("removed the lock that a killed run left behind", file=sys.stderr)
+        code = follow(command, folder, progress, verbose, keep=[lock])
+    if code:
+        print(failure_summary(progress, folder), file=sys.stderr)
+        return 1
+    print("nothing to do, all is up to date" if progress.nothing_to_do else f"{progress.total} jobs done")
+    all_ok = print_outcome(folder, tier, studies)
+    print(f"report: {(folder / 'results' / tier.name / 'report' / 'index.html').resolve()}")
+    return 1 if strict and not all_ok else 0
+
+
+def disk_needed(tier: studies_of.Tier, studies: Sequence[studies_of.Study]) -> int:
+    """Rough upper bound in bytes: half a megabyte per synthetic frame, 60 MB of checkpoints per training."""
+    world = tier.world
+    scenes = sum(int(world.get(key, 0)) for key in ("train_scenes", "val_scenes"))
+    frames = scenes * int(world.get("frames_per_scene", 0))
+    trainings = len(studies_of.matrix(tier, studies)) + len(studies_of.base_runs(tier, studies))
+    return 500_000 * frames + 60_000_000 * trainings + 200_000_000
+
+
+def follow(command: list[str], folder: Path, progress: Progress, verbose: bool, keep: Iterable[int] = ()) -> int:
+    """Run Snakemake, show its progress, and return its exit code. Interrupted, it stops Snakemake and its jobs."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        pass_fds=tuple(keep),
+        # In its own group, Snakemake and all of its jobs can be stopped together, whoever asks for it.
+        start_new_session=True,
+    )
+    before = {s: signal.signal(s, _as_interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for line in process.stdout:
+            shown = progress.feed(line)
+            if verbose or shown is not None:
+                print(line.rstrip() if verbose else shown, flush=True)
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            _stop(process)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _as_interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Interrupt Snakemake and its jobs, and kill what is left of them after ten seconds."""
+    for how, patience in ((signal.SIGINT, 10), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, how)
+            process.wait(patience)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            return
+
+
+def failure_summary(progress: Progress, folder: Path, most: int = 3) -> str:
+    """What failed, where its log is, and the log's last line."""
+    logs = list(dict.fromkeys(progress.failed_logs))
+    if not logs:
+        return "error: the workflow did not run, see above (more with --verbose)"
+    lines = []
+    for log in logs[:most]:
+        file = folder / log
+        text = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
+        last = next((line.strip() for line in reversed(text) if line.strip()), "the log is empty")
+        lines.append(f"error: {last.removeprefix('error: ')}\n  log: {file}")
+    if len(logs) > most:
+        lines.append(f"and {len(logs) - most} more")
+    jobs = f"{len(logs)} job" + "s" * (len(logs) != 1)
+    return "\n".join([*lines, f"{jobs} failed; the same command goes on from here"])
+
+
+def print_outcome(folder: Path, tier: studies_of.Tier, studies: Sequence[studies_of.Study]) -> bool:
+    """Print how many records are ok and which are not; True if all are."""
+    from aqr_bench.record import describe, read_run
+
+    places = [f"{tier.name}/base", *(f"{tier.name}/{study.name}" for study in studies)]
+    files = sorted(file for place in places for file in (folder / "results" / place).rglob("*.jsonl"))
+    records = [record for file in files for record in read_run(file)]
+    failed = [record for record in records if not record.ok]
+    print(f"{len(records) - len(failed)} of {len(records)} records ok")
+    for record in failed[:10]:
+        print(f"  {record.status}: {describe(record)}: {record.reason}")
+    if len(failed) > 10:
+        print(f"  and {len(failed) - 10} more; all are listed in the report")
+    return not failed

@@ -1,0 +1,90 @@
+"""nuScenes detection scores by nuscenes-devkit: mAP, NDS, the five errors, per class."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.errors import UserError
+
+EVAL_SETS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val"}
+ERRORS = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
+
+
+def load_results(path: str | Path) -> dict:
+    """Read a nuScenes detection submission; UserError if it is missing, broken or not one."""
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"detection results cannot be read: {path} ({error})") from error
+    if not isinstance(content, dict) or "results" not in content:
+        raise UserError(f"{path} is no nuScenes detection submission: the key 'results' is missing")
+    return content
+
+
+def score_detections(
+    results_json: str | Path, nusc: Any, out_dir: str | Path, config: str = "detection_cvpr_2019"
+) -> dict:
+    """Score a submission with the devkit's DetectionEval.
+
+    Args:
+        results_json: nuScenes submission of every sample of the split.
+        nusc: devkit NuScenes of the data set (v1.0-mini or v1.0-trainval).
+        out_dir: where the devkit may write.
+        config: devkit evaluation configuration.
+    Returns:
+        ``{mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE, classes: {name: {AP, AP_dist, ATE, ...}}}``; a number that the
+        devkit leaves undefined is None.
+    """
+    from nuscenes.eval.common.config import config_factory
+    from nuscenes.eval.detection.evaluate import DetectionEval
+
+    load_results(results_json)
+    with _quiet_devkit():
+        evaluation = DetectionEval(
+            nusc,
+            config=config_factory(config),
+            result_path=str(results_json),
+            eval_set=EVAL_SETS[nusc.version],
+            output_dir=str(out_dir),
+            verbose=False,
+        )
+        metrics, _ = evaluation.evaluate()
+    return flatten_summary(metrics.serialize())
+
+
+def flatten_summary(summary: dict) -> dict:
+    """The devkit's metrics summary in the record's shape."""
+    scores: dict[str, Any] = {"mAP": _number(summary["mean_ap"]), "NDS": _number(summary["nd_score"])}
+    for key, name in ERRORS.items():
+        scores["m" + name] = _number(summary["tp_errors"][key])
+    scores["classes"] = {
+        name: {
+            "AP": _number(summary["mean_dist_aps"][name]),
+            "AP_dist": {str(d): _number(ap) for d, ap in summary["label_aps"][name].items()},
+            **{short: _number(summary["label_tp_errors"][name][key]) for key, short in ERRORS.items()},
+        }
+        for name in summary["label_aps"]
+    }
+    return scores
+
+
+def _number(value: float) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+@contextmanager
+def _quiet_devkit() -> Iterator[None]:
+    """The devkit draws a tqdm bar while it loads ground truth, whatever ``verbose`` says."""
+    import nuscenes.eval.common.loaders as loaders
+
+    bar, loaders.tqdm.tqdm = loaders.tqdm.tqdm, lambda items, **_: items
+    try:
+        yield
+    finally:
+        loaders.tqdm.tqdm = bar

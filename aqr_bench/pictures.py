@@ -1,0 +1,166 @@
+"""Pictures of detections: samples of the val split under every condition, or one keyframe from elsewhere.
+
+python -m aqr_bench.pictures --tier T --infos DIR --suite SUITE --train REC --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aqr_bench.errors import UserError, run_main
+from aqr_bench.evaluate import Evaluator, build_loader
+from aqr_bench.experiment import DataSet, build_config, load_data
+from aqr_bench.record import Record, read_records
+from aqr_bench.report.pictures import Boxes, draw_sample
+from aqr_bench.study import Condition, Tier, load_study, load_suite, load_tier
+from aqr_bench.train import verified_checkpoint
+
+SCORE_THRESHOLD = 0.25
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write ``<condition>.<n>.png`` for a few val samples and ``pictures.json``, which lists them."""
+    parser = argparse.ArgumentParser(prog="python -m aqr_bench.pictures", description=__doc__)
+    parser.add_argument("--tier", required=True)
+    parser.add_argument("--infos", required=True, help="folder that python -m aqr_bench.data wrote")
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--train", required=True, help="train record of the model")
+    parser.add_argument("--samples", type=int, default=1, help="samples per condition")
+    parser.add_argument("--threshold", type=float, default=SCORE_THRESHOLD, help="draw detections from this score on")
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args(argv)
+    tier, suite, data = load_tier(args.tier), load_suite(args.suite), load_data(args.infos)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    trained = read_records(args.train)[0]
+    pictures: list[dict] = []
+    if trained.ok:
+        evaluator = load_evaluator(tier, data, trained, args.train, out)
+        for condition in suite.conditions:
+            loader = build_loader(evaluator.config, condition, 1)
+            # Spread over the split: neighbouring samples are one scene.
+            for number, index in enumerate(np.linspace(0, len(loader.dataset) - 1, args.samples + 2)[1:-1].astype(int)):
+                path = out / f"{condition.name}.{number}.png"
+                draw_detections(evaluator, loader.dataset, int(index), condition, path, args.threshold)
+                pictures.append({"file": path.name, "condition": condition.name, "sample": int(index)})
+    index_file = out / "pictures.json"
+    index_file.with_suffix(".tmp").write_text(json.dumps({"pictures": pictures, "reason": trained.reason}))
+    os.replace(index_file.with_suffix(".tmp"), index_file)
+    print(f"{len(pictures)} pictures -> {out}")
+    return 0
+
+
+def load_evaluator(tier: Tier, data: DataSet, trained: Record, record_path: str | Path, work: Path) -> Evaluator:
+    """The trained model of a record, ready to detect; no tables are loaded until something is scored."""
+    study = load_study(trained.study) if trained.study else None
+    config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
+    return Evaluator(config, tier, data, verified_checkpoint(trained, record_path), work)
+
+
+def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
+    """A folder with one mmdet3d info file (.pkl, one or more samples) and the files that it names, side by side."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"keyframe folder not found: {folder}. Give a folder with an info file (.pkl) and its files.")
+    infos = sorted(folder.glob("*.pkl"))
+    if len(infos) != 1:
+        raise UserError(f"{folder} must hold exactly one info file (*.pkl), it holds {len(infos)}")
+    return DataSet(folder.resolve(), folder.resolve(), "v1.0-mini", ""), infos[0].name
+
+
+def evaluate_keyframe(tier: Tier, train: str | Path, folder: str | Path, out: str | Path) -> list[Path]:
+    """Detect on the samples of a keyframe folder with a trained model; write pictures and detections.json.
+
+    The way is that of every evaluation: mmdet3d's NuScenesDataset, the test pipeline, the detector. Only the place
+    of the files differs: they lie in one folder.
+    """
+    data, ann_file = keyframe_data(folder)
+    trained = read_records(train)[0]
+    if not trained.ok:
+        raise UserError(f"{train}: the training failed ({trained.reason}); there is no model to evaluate")
+    out = Path(out)
+    evaluator = load_evaluator(tier, data, trained, train, out)
+    dataset = evaluator.config.test_dataloader.dataset
+    dataset.ann_file = str(data.infos / ann_file)
+    dataset.data_prefix = dict.fromkeys(dataset.data_prefix, "")
+    written, detections = [], {}
+    condition = Condition("clean", "clean")
+    loader = build_loader(evaluator.config, condition, 1)
+    for index in range(len(loader.dataset)):
+        path = out / f"keyframe.{index}.png"
+        found = draw_detections(evaluator, loader.dataset, index, condition, path, SCORE_THRESHOLD)
+        written.append(path)
+        detections[loader.dataset.get_data_info(index)["token"]] = {
+            "boxes_lidar": found.boxes_n7.tolist(),
+            "labels": list(found.labels),
+            "scores": found.scores.tolist(),
+        }
+    (out / "detections.json").write_text(json.dumps(detections))
+    return written
+
+
+def draw_detections(
+    evaluator: Evaluator, dataset: Any, index: int, condition: Condition, path: Path, threshold: float
+) -> Boxes:
+    """Run one sample and draw it; returns all of its detections."""
+    from mmengine.dataset import pseudo_collate
+
+    info = dataset.get_data_info(index)
+    packed = dataset[index]
+    inputs, sample = packed["inputs"], packed["data_samples"]
+    points, network_images = inputs["points"].numpy().copy(), inputs["img"].numpy().copy()
+    projections = np.asarray(sample.metainfo["lidar2img"])
+    truth = truth_boxes(sample.eval_ann_info, dataset.metainfo["classes"])
+    detections = detected_boxes(evaluator.predict(pseudo_collate([packed])), dataset.metainfo["classes"])
+    cameras = list(info["images"])
+    if condition.corruption == "clean":
+        images, lidar2img = original_views(info)
+    else:
+        images = {c: view.transpose(1, 2, 0)[..., ::-1] for c, view in zip(cameras, network_images, strict=True)}
+        lidar2img = dict(zip(cameras, projections, strict=True))
+    shown = detections.above(threshold)
+    title = f"{condition.name}, sample {info['token'][:8]}, detections with a score of at least {threshold:g}"
+    draw_sample(path, images, lidar2img, points, truth, shown, title)
+    return detections
+
+
+def original_views(info: dict) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The images as they lie on disk (RGB) and their projections."""
+    import cv2
+
+    images, lidar2img = {}, {}
+    for camera, view in info["images"].items():
+        images[camera] = cv2.imread(view["img_path"])[..., ::-1]
+        intrinsic = np.eye(4)
+        intrinsic[:3, :3] = view["cam2img"]
+        lidar2img[camera] = intrinsic @ np.asarray(view["lidar2cam"])
+    return images, lidar2img
+
+
+def truth_boxes(annotations: dict | None, classes: list[str]) -> Boxes | None:
+    """Annotated boxes of the detection classes with at least one LiDAR point; None without annotations."""
+    if annotations is None:
+        return None
+    labels = annotations["gt_labels_3d"]
+    keep = labels >= 0
+    return Boxes(_seven(annotations["gt_bboxes_3d"])[keep], [classes[i] for i in labels[keep]])
+
+
+def detected_boxes(sample: Any, classes: list[str]) -> Boxes:
+    """All detections of one sample."""
+    found = sample.pred_instances_3d
+    return Boxes(_seven(found.bboxes_3d), [classes[i] for i in found.labels_3d.tolist()], found.scores_3d.numpy())
+
+
+def _seven(boxes: Any) -> np.ndarray:
+    return np.concatenate([boxes.gravity_center.numpy(), boxes.tensor[:, 3:7].numpy()], 1)
+
+
+if __name__ == "__main__":
+    run_main(main)

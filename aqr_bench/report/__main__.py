@@ -1,0 +1,36 @@
+"""Tables, figures and the page from records.
+
+python -m aqr_bench.report --tier quick --study bias_site --records results --out results/quick/report
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from aqr_bench.errors import UserError, run_main
+from aqr_bench.study import load_study, load_tier
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build the report; 0 also where runs failed or are missing, since the page says so. Raises UserError."""
+    parser = argparse.ArgumentParser(prog="python -m aqr_bench.report", description="Report on one or more studies.")
+    parser.add_argument("--tier", required=True, help="name or file of the tier")
+    parser.add_argument("--study", required=True, nargs="+", help="names or files of the studies")
+    parser.add_argument("--records", required=True, type=Path, help="results folder, with a folder per tier in it")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write index.html, tables and figures to")
+    args = parser.parse_args(argv)
+    tier = load_tier(args.tier)
+    studies = [load_study(name) for name in args.study]
+    if not args.records.is_dir():
+        raise UserError(f"--records: no folder '{args.records}'. Run a study first, or name its results folder.")
+    # Drawing libraries take seconds to import: only once the arguments are known to be good.
+    from aqr_bench.report.page import build_report
+
+    page = build_report(tier, studies, args.records, args.out)
+    print(f"report: {page.resolve()}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,73 @@
+"""The answer of a study in one sentence, with its evidence and no more than the evidence carries."""
+
+from __future__ import annotations
+
+from aqr_bench.report.collect import Results
+from aqr_bench.report.statistics import Difference, number, phrase, summarise
+from aqr_bench.report.tables import by_seed, differences
+from aqr_bench.study import Study
+
+
+def answer(study: Study, results: Results) -> str:
+    """One sentence (with a second one where runs are missing)."""
+    wanted = len(study.variants) * len(study.seeds) * len(study.suite.conditions)
+    ok = int((results.evaluations["status"] == "ok").sum())
+    gaps = "" if ok == wanted else f" {wanted - ok} of {wanted} evaluations are missing or failed."
+    return _sentence(study, results) + gaps
+
+
+def _sentence(study: Study, results: Results) -> str:
+    compared = {key: d for key, d in differences(study, results).items() if d is not None}
+    if len(study.variants) == 1:
+        return _single(study, results)
+    if not compared:
+        return "No answer yet: no variant can be compared with the baseline, for want of finished evaluations."
+    clear = {key: d for key, d in compared.items() if d.beyond_noise}
+    unknown = sum(d.low is None for d in compared.values())
+    within = len(compared) - len(clear) - unknown
+    rest = _rest(within, unknown)
+    if clear:
+        parts = [_difference(study, key, d) for key, d in sorted(clear.items(), key=lambda item: -abs(item[1].mean))]
+        more = [f"{len(parts) - 3} more differences are beyond the noise"] if len(parts) > 3 else []
+        return "; ".join([*parts[:3], *more, *rest]) + "."
+    (variant, condition), delta = max(compared.items(), key=lambda item: abs(item[1].mean))
+    evidence = phrase(delta, study.metric)
+    largest = f"the largest difference to '{study.baseline}' is '{variant}' under '{condition}': {evidence}"
+    if not within:
+        return f"No answer: with a single seed there is no estimate of the noise; {largest}."
+    everywhere = "" if unknown else ", under any condition"
+    seeds_missing = f"; {rest[-1]}" if unknown else ""
+    return (
+        f"No variant differs from '{study.baseline}' beyond the noise{everywhere} (every 95 % interval contains 0)"
+        f"{seeds_missing}; {largest}."
+    )
+
+
+def _rest(within: int, unknown: int) -> list[str]:
+    """Clauses on the differences of which nothing can be claimed."""
+    clauses = []
+    if within:
+        clauses.append(
+            "1 difference is within the noise" if within == 1 else f"{within} differences are within the noise"
+        )
+    if unknown:
+        rest = "1 difference rests" if unknown == 1 else f"{unknown} differences rest"
+        clauses.append(f"{rest} on a single pair of seeds, noise unknown")
+    return clauses
+
+
+def _difference(study: Study, key: tuple[str, str], difference: Difference) -> str:
+    variant, condition = key
+    word = "better" if (difference.mean > 0) == study.higher_is_better else "worse"
+    return f"'{variant}' is {word} than '{study.baseline}' under '{condition}' ({phrase(difference, study.metric)})"
+
+
+def _single(study: Study, results: Results) -> str:
+    reference = study.suite.conditions[0].name
+    summary = summarise(list(by_seed(results, study.baseline, reference, study.metric).values()))
+    if summary.mean is None:
+        return "No answer yet: the study's only variant has no finished evaluation."
+    return (
+        f"Nothing to compare: '{study.baseline}' is the only variant, with {study.metric} {number(summary.mean)} under "
+        f"'{reference}' (n = {summary.n})."
+    )

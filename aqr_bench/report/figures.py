@@ -1,0 +1,273 @@
+"""The figures of the report, one function each; a variant has the same colour in all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from aqr_bench.report.collect import BASE, Results
+from aqr_bench.report.statistics import number, summarise
+from aqr_bench.report.tables import by_seed, differences
+from aqr_bench.study import Study
+
+DPI = 150
+GREY = "#555555"
+
+
+def colours(study: Study) -> dict[str, tuple[float, float, float] | str]:
+    """Colour-blind safe colours: grey for the baseline, then the palette in the order of the study file."""
+    others = [v for v in study.variants if v != study.baseline]
+    palette = sns.color_palette("colorblind", 10)
+    palette.pop(7)  # the palette's own grey
+    if len(others) > len(palette):
+        palette = sns.color_palette("husl", len(others))
+    return {study.baseline: GREY, BASE: GREY, **dict(zip(others, palette, strict=False))}
+
+
+def save(figure: Figure, folder: Path, name: str) -> Path:
+    """Write ``<name>.png`` and ``<name>.pdf``; returns the PNG."""
+    for suffix, more in ((".png", {"dpi": DPI}), (".pdf", {"metadata": {"CreationDate": None}})):
+        figure.savefig(folder / f"{name}{suffix}", bbox_inches="tight", facecolor="white", **more)
+    plt.close(figure)
+    return folder / f"{name}.png"
+
+
+def _panels(
+    count: int, height: float, width: float = 3.3, most: int = 3, sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
+    columns = min(count, most)
+    rows = math.ceil(count / columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(max(width * columns, 4.6), height * rows), sharey=sharey, squeeze=False
+    )
+    flat = list(axes.flat)
+    for unused in flat[count:]:
+        unused.set_visible(False)
+    figure.set_layout_engine("constrained")
+    return figure, flat[:count]
+
+
+def _variant_axis(axis: Axes, names: Sequence[str], first: bool) -> None:
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    # The panels of a row share this axis: labels are hidden, not removed, where they would repeat.
+    axis.set_yticks(range(len(names)), names)
+    axis.tick_params(axis="y", length=0, labelleft=first)
+    axis.xaxis.set_major_locator(plt.MaxNLocator(4, min_n_ticks=2))
+
+
+def metric_figure(study: Study, results: Results) -> Figure | None:
+    """Score of every seed (rings) and their mean (diamond), one panel per condition."""
+    palette, names = colours(study), list(study.variants)
+    figure, axes = _panels(len(study.suite.conditions), 0.9 + 0.34 * len(names))
+    drawn = 0
+    for i, (axis, condition) in enumerate(zip(axes, study.suite.conditions, strict=True)):
+        values: list[float] = []
+        for y, name in enumerate(names):
+            scores = list(by_seed(results, name, condition.name, study.metric).values())
+            values += scores
+            if not scores:
+                axis.text(
+                    0.5, y, "no result", transform=axis.get_yaxis_transform(), color=GREY, va="center", ha="center"
+                )
+                continue
+            axis.plot(scores, [y] * len(scores), "o", mfc="none", mec=palette[name], ms=7, mew=1.4)
+            axis.plot(summarise(scores).mean, y, "D", color=palette[name], ms=4)
+        drawn += len(values)
+        baseline = summarise(list(by_seed(results, study.baseline, condition.name, study.metric).values())).mean
+        if baseline is not None:
+            axis.axvline(baseline, color=GREY, lw=0.9, ls="--", zorder=0)
+        if values:
+            # A narrow range is not blown up to fill the panel: at least 0.02 wide.
+            middle, half = (max(values) + min(values)) / 2, max((max(values) - min(values)) * 0.65, 0.01)
+            axis.set_xlim(middle - half, middle + half)
+        axis.set_title(condition.name)
+        axis.set_xlabel(study.metric)
+        _variant_axis(axis, names, i % 3 == 0)
+        if not values:
+            axis.set_xticks([])
+    return figure if drawn else _drop(figure)
+
+
+def _drop(figure: Figure) -> None:
+    plt.close(figure)
+
+
+def difference_figure(study: Study, results: Results) -> Figure | None:
+    """Paired difference to the baseline with its 95 % interval, one panel per condition."""
+    deltas, palette = differences(study, results), colours(study)
+    names = [v for v in study.variants if v != study.baseline]
+    if not any(d is not None for d in deltas.values()):
+        return None
+    figure, axes = _panels(len(study.suite.conditions), 1.0 + 0.34 * len(names))
+    for i, (axis, condition) in enumerate(zip(axes, study.suite.conditions, strict=True)):
+        axis.axvline(0, color=GREY, lw=0.9, ls="--", zorder=0)
+        reach = 0.005
+        for y, name in enumerate(names):
+            delta = deltas[name, condition.name]
+            if delta is None:
+                axis.text(
+                    0.5, y, "no result", transform=axis.get_yaxis_transform(), color=GREY, va="center", ha="center"
+                )
+                continue
+            low, high = (delta.mean, delta.mean) if delta.low is None else (delta.low, delta.high)
+            reach = max(reach, abs(low), abs(high))
+            axis.plot([low, high], [y, y], "-", color=palette[name], lw=2.2, solid_capstyle="butt")
+            axis.plot(
+                delta.mean, y, "D", color=palette[name], ms=6, mfc=palette[name] if delta.beyond_noise else "white"
+            )
+        axis.set_xlim(-1.1 * reach, 1.1 * reach)
+        axis.set_title(condition.name)
+        axis.set_xlabel(f"{study.metric} minus {study.baseline}")
+        _variant_axis(axis, names, i % 3 == 0)
+    return figure
+
+
+def heatmap_figure(study: Study, results: Results) -> Figure | None:
+    """Mean score, variants by conditions; a dash where no run finished."""
+    names, conditions = list(study.variants), [c.name for c in study.suite.conditions]
+    mean = [[summarise(list(by_seed(results, v, c, study.metric).values())).mean for c in conditions] for v in names]
+    values = np.array(mean, dtype=float)
+    if np.isnan(values).all():
+        return None
+    figure, axis = plt.subplots(figsize=(max(1.4 + 1.1 * len(conditions), 4.6), 1.1 + 0.42 * len(names)))
+    figure.set_layout_engine("constrained")
+    shade = "viridis" if study.higher_is_better else "viridis_r"
+    text = np.array([[number(v) for v in row] for row in mean])
+    sns.heatmap(
+        np.nan_to_num(values, nan=float(np.nanmin(values))), mask=np.isnan(values), ax=axis, cmap=shade,
+        annot=np.where(np.isnan(values), "", text), fmt="", linewidths=1, cbar_kws={"label": study.metric},
+        xticklabels=conditions, yticklabels=names,
+    )  # fmt: skip
+    for y, x in np.argwhere(np.isnan(values)):
+        axis.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=GREY)
+    axis.tick_params(axis="y", rotation=0)
+    if len(conditions) > 5:
+        axis.tick_params(axis="x", rotation=40)
+        plt.setp(axis.get_xticklabels(), ha="right")
+    return figure
+
+
+def cost_figure(study: Study, results: Results) -> Figure | None:
+    """Median latency (bar to the 95th percentile) against the score in the reference condition."""
+    reference, palette = study.suite.conditions[0].name, colours(study)
+    figure, axis = plt.subplots(figsize=(5.6, 3.6))
+    figure.set_layout_engine("constrained")
+    drawn = []
+    for row in results.measures.itertuples():
+        scores = list(by_seed(results, row.variant, reference, study.metric).values())
+        if row.status != "ok" or not math.isfinite(row.latency_ms) or not scores:
+            continue
+        mean = summarise(scores).mean
+        if math.isfinite(row.latency_p95_ms):
+            axis.plot([row.latency_ms, row.latency_p95_ms], [mean, mean], "-", color=palette[row.variant], lw=1.2)
+        axis.plot([row.latency_ms] * len(scores), scores, "o", mfc="none", mec=palette[row.variant], ms=5, alpha=0.8)
+        axis.plot(row.latency_ms, mean, "D", color=palette[row.variant], ms=7)
+        drawn.append(row.variant)
+    if not drawn:
+        return _drop(figure)
+    axis.set_xlabel("latency, ms (median; line to 95th percentile)")
+    axis.set_ylabel(f"{study.metric}, {reference}")
+    _legend_below(figure, palette, drawn)
+    return figure
+
+
+def classes_figure(study: Study, results: Results, most: int = 3) -> Figure | None:
+    """AP by class, mean over seeds, for the first conditions of the suite."""
+    frame = results.classes.dropna(subset=["AP"])
+    if frame.empty:
+        return None
+    palette, names = colours(study), list(study.variants)
+    conditions = [c.name for c in study.suite.conditions][:most]
+    order = list(dict.fromkeys(frame["class"]))
+    figure, axes = _panels(len(conditions), 1.1 + 0.36 * len(order))
+    step = min(0.6 / max(len(names) - 1, 1), 0.2)
+    for i, (axis, condition) in enumerate(zip(axes, conditions, strict=True)):
+        here = frame[frame["condition"] == condition].groupby(["variant", "class"])["AP"].mean()
+        for k, name in enumerate(names):
+            points = [(here[name, c], y) for y, c in enumerate(order) if (name, c) in here.index]
+            if points:
+                x, y = zip(*points, strict=True)
+                shift = (k - (len(names) - 1) / 2) * step
+                axis.plot(x, np.array(y) + shift, "o", color=palette[name], ms=4.5)
+        for y in range(len(order) - 1):
+            axis.axhline(y + 0.5, color="0.9", lw=0.8, zorder=0)
+        axis.grid(axis="y", visible=False)
+        axis.set_title(condition)
+        axis.set_xlabel("AP")
+        _variant_axis(axis, [c.replace("_", " ") for c in order], i == 0)
+    _legend_below(figure, palette, names)
+    return figure
+
+
+def _legend_below(figure: Figure, palette: dict, names: Sequence[str]) -> None:
+    handles = [Line2D([], [], marker="o", ls="", color=palette[n], label=n) for n in names]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 5), frameon=False)
+
+
+def curves_figure(study: Study, results: Results, base: Results) -> Figure | None:
+    """Training loss: the base models, and the variants, one thin line per seed."""
+    groups = [("base training", base.curves), ("variants", results.curves)]
+    groups = [(title, frame.dropna(subset=["loss"])) for title, frame in groups]
+    groups = [(title, frame) for title, frame in groups if not frame.empty]
+    if not groups:
+        return None
+    palette = colours(study)
+    figure, axes = _panels(len(groups), 3.0, width=4.4, sharey=False)
+    for axis, (title, frame) in zip(axes, groups, strict=True):
+        for name, rows in frame.groupby("variant"):
+            for j, (_, line) in enumerate(rows.groupby("seed")):
+                style = ["-", "--", ":", "-."][j % 4]
+                axis.plot(line["iteration"], line["loss"], style, color=palette[name], lw=1.2, alpha=0.9)
+        if frame["loss"].min() > 0 and frame["loss"].max() > 20 * frame["loss"].min():
+            axis.set_yscale("log")
+        axis.set_title(title)
+        axis.set_xlabel("iteration")
+        axis.set_ylabel("loss")
+    if not results.curves.empty:
+        _legend_below(figure, palette, [v for v in study.variants if (results.curves["variant"] == v).any()])
+    return figure
+
+
+def draw_study(study: Study, results: Results, base: Results, folder: Path) -> list[tuple[str, Path]]:
+    """Draw what there is data for; returns (caption, PNG) pairs."""
+    sns.set_theme(style="whitegrid", palette="colorblind", font_scale=0.95, rc={"pdf.fonttype": 42})
+    jobs: list[tuple[str, str, Callable[[], Figure | None]]] = [
+        (
+            "metric",
+            f"{study.metric} per condition: every seed (rings), mean (diamond), mean of '{study.baseline}' (dashed). "
+            "Each panel has its own scale.",
+            lambda: metric_figure(study, results),
+        ),
+        (
+            "difference",
+            f"Difference to '{study.baseline}', paired by seed, with its 95 % interval. A filled diamond means that "
+            "the interval does not contain 0; no line means a single pair of seeds. Each panel has its own scale.",
+            lambda: difference_figure(study, results),
+        ),
+        ("heatmap", f"Mean {study.metric}, variant by condition.", lambda: heatmap_figure(study, results)),
+        (
+            "cost",
+            f"Latency against {study.metric} under '{study.suite.conditions[0].name}': seeds (rings), mean (diamond).",
+            lambda: cost_figure(study, results),
+        ),
+        ("classes", "AP by class, mean over seeds.", lambda: classes_figure(study, results)),
+        ("curves", "Training loss; one line style per seed.", lambda: curves_figure(study, results, base)),
+    ]
+    drawn = []
+    for name, caption, draw in jobs:
+        figure = draw()
+        if figure is not None:
+            drawn.append((caption, save(figure, folder, f"{study.name}_{name}")))
+    return drawn

@@ -1,0 +1,270 @@
+"""One self-contained page per report: question, answer, tables, figures, failures, and where the numbers come from."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from aqr_bench import __version__
+from aqr_bench.provenance import git_state
+from aqr_bench.record import Record
+from aqr_bench.report.answer import answer
+from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
+from aqr_bench.report.figures import DPI, draw_study
+from aqr_bench.report.tables import (
+    Table,
+    base_table,
+    classes_table,
+    cost_table,
+    metrics_table,
+    problems_table,
+    runs_table,
+    scores_table,
+)
+from aqr_bench.study import Study, Tier
+
+PICTURE_BUDGET = 9_000_000  # bytes of pictures in the page, before base64 adds a third
+PICTURE_WIDTH = 1600
+
+
+def build_report(tier: Tier, studies: Sequence[Study], records: Path, out: Path) -> Path:
+    """Write tables, figures and ``index.html`` below ``out`` from the records below ``records/<tier>``.
+
+    Failed and missing runs are shown as such; with no record at all the page says so. Returns the page's path.
+    """
+    tables_dir, figures_dir = _fresh(out / "tables", (".csv", ".md")), _fresh(out / "figures", (".png", ".pdf"))
+    base = collect_base(records, tier, studies)
+    sections = [
+        _section(study, collect_study(records, tier, study), base, tables_dir, figures_dir) for study in studies
+    ]
+    base_part = _base_section(studies, base, tables_dir)
+    everything = [*base.records, *(r for section in sections for r in section["records"])]
+    pictures, left_out, picture_note = collect_pictures(records / tier.name / "pictures")
+    page = _template().render(
+        tier=tier,
+        sections=sections,
+        base=base_part,
+        pictures=pictures,
+        pictures_left_out=left_out,
+        picture_note=picture_note,
+        warnings=mixtures(everything),
+        provenance=provenance_rows(tier, studies, everything),
+        counts={"ok": sum(r.ok for r in everything), "all": len(everything)},
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    target = out / "index.html"
+    temporary = out / f".index.html.{os.getpid()}.tmp"
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, target)
+    return target
+
+
+def _fresh(folder: Path, suffixes: Sequence[str]) -> Path:
+    """The folder, without the files that an earlier report left there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        if file.suffix in suffixes:
+            file.unlink()
+    return folder
+
+
+def _section(study: Study, results: Results, base: Results, tables_dir: Path, figures_dir: Path) -> dict[str, Any]:
+    """What the template needs to know about one study."""
+    tables = {
+        "scores": scores_table(study, results),
+        "cost": cost_table(study, results),
+        "metrics": metrics_table(study, results),
+        "classes": classes_table(study, results),
+        "runs": runs_table(study, results),
+        "problems": problems_table(study.name, results),
+    }
+    for table in tables.values():
+        table.write(tables_dir)
+    figures = [
+        {"caption": caption, "source": embed(path), "width": _css_width(path)}
+        for caption, path in draw_study(study, results, base, figures_dir)
+    ]
+    return {
+        "study": study,
+        "answer": answer(study, results),
+        "tables": {name: html_table(table) for name, table in tables.items() if len(table.shown)},
+        "titles": {name: table.title for name, table in tables.items()},
+        "notes": {name: table.note for name, table in tables.items()},
+        "figures": figures,
+        "records": results.records,
+        "problems": len(tables["problems"].shown),
+    }
+
+
+def _base_section(studies: Sequence[Study], base: Results, tables_dir: Path) -> dict[str, Any] | None:
+    """Table and failures of the base models; None where variants start from scratch."""
+    if base.trainings.empty:
+        return None
+    conditions = list(dict.fromkeys(c.name for study in studies for c in study.suite.conditions))
+    table, problems = base_table(conditions, base), problems_table("base", base)
+    table.write(tables_dir)
+    problems.write(tables_dir)
+    return {
+        "table": html_table(table),
+        "note": table.note,
+        "problems": html_table(problems) if len(problems.shown) else None,
+    }
+
+
+def html_table(table: Table) -> Markup:
+    """The shown rows as an HTML table; every cell is escaped."""
+    columns = list(table.shown.columns)
+
+    def cell(tag: str, column: str, value: object) -> str:
+        kind = ' class="n"' if column in table.numeric else ""
+        return f"<{tag}{kind}>{html.escape(str(value))}</{tag}>"
+
+    head = "".join(cell("th", c, c) for c in columns)
+    rows = []
+    for i, row in enumerate(table.shown.itertuples(index=False)):
+        kind = ' class="gap"' if i in table.marked else ""
+        rows.append(f"<tr{kind}>{''.join(cell('td', c, v) for c, v in zip(columns, row, strict=True))}</tr>")
+    return Markup(
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _css_width(figure: Path) -> int:
+    """Width in CSS pixels (1/96 inch), so that the letters of all figures are of one size."""
+    from PIL import Image
+
+    with Image.open(figure) as image:
+        return round(image.width * 96 / DPI)
+
+
+def embed(path: Path, data: bytes | None = None, kind: str = "png") -> str:
+    """An image file as a data address."""
+    return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes() if data is None else data).decode()
+
+
+def collect_pictures(folder: Path) -> tuple[list[dict[str, str]], list[str], str | None]:
+    """Pictures below ``folder`` for the page, the names of those left out for their size, and a note.
+
+    ``pictures.json``, where present, gives order and captions; without it all PNG files are taken by name.
+    """
+    index, note = folder / "pictures.json", None
+    listed: list[dict] = []
+    if index.is_file():
+        try:
+            content = json.loads(index.read_text(encoding="utf-8"))
+            listed, note = list(content["pictures"]), content.get("reason")
+        except (ValueError, KeyError, TypeError) as err:
+            note = f"pictures.json cannot be read: {err}"
+    if not listed and folder.is_dir():
+        listed = [{"file": p.name} for p in sorted(folder.glob("*.png"))]
+    shown, left_out, used = [], [], 0
+    for entry in listed:
+        path = folder / str(entry.get("file", ""))
+        if not path.is_file():
+            left_out.append(f"{path.name} (not found)")
+            continue
+        try:
+            data = _shrunk(path)
+        except OSError as err:
+            left_out.append(f"{path.name} ({err})")
+            continue
+        if used + len(data) > PICTURE_BUDGET:
+            left_out.append(f"{path.name} (the page would grow too large)")
+            continue
+        used += len(data)
+        sample = f", sample {entry['sample']}" if "sample" in entry else ""
+        caption = entry.get("caption") or f"{entry.get('condition', path.stem)}{sample}"
+        shown.append({"source": embed(path, data, "jpeg"), "caption": caption})
+    return shown, left_out, note
+
+
+def _shrunk(path: Path) -> bytes:
+    """The picture as JPEG, at most PICTURE_WIDTH pixels wide. Raises OSError for a file that is no picture."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image = image.convert("RGB")
+        if image.width > PICTURE_WIDTH:
+            image = image.resize((PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width)))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------- provenance
+
+
+def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Label and text of everything needed to say where the numbers come from, and to get them again."""
+    facts = [r.provenance for r in records if r.provenance]
+    machines = [p.get("machine") or {} for p in facts]
+    names = " ".join(study.name for study in studies)
+    here = git_state()
+    commits = sorted(
+        {f"{p['git_commit']}{' with changes' if p.get('git_dirty') else ''}" for p in facts if p.get("git_commit")}
+    )
+    times = sorted(str(p[key]) for p in facts for key in ("started", "finished") if p.get(key))
+    seeds = sorted({seed for study in studies for seed in study.seeds})
+    rows = [
+        ("Reproduce", f"aqr-bench run --tier {tier.name} --study {names}"),
+        ("Tier", f"{tier.name}: {tier.summary} Data: {tier.kind} {tier.version}. Model config: {tier.model}."),
+        ("Schedule", _schedule(tier)),
+        ("Seeds", ", ".join(map(str, seeds))),
+        ("Git commit of the runs", _joined(commits)),
+        ("Git commit of this page", f"{here['git_commit'] or 'unknown'}{' with changes' if here['git_dirty'] else ''}"),
+        ("Package", f"aqr-bench {__version__}"),
+        ("Versions", _joined(_versions(facts))),
+        ("Machine", _joined(sorted({_machine(m) for m in machines if m}))),
+        ("Run between", f"{times[0]} and {times[-1]}" if times else "unknown"),
+    ]
+    for key, label in (("code_sha256", "Code"), ("data_sha256", "Data")):
+        for kind in ("train", "evaluate", "measure"):
+            values = sorted({r.provenance[key] for r in records if r.kind == kind and r.provenance.get(key)})
+            if values:
+                rows.append((f"{label} hash, {kind}", ", ".join(v[:16] for v in values)))
+    return rows
+
+
+def _schedule(tier: Tier) -> str:
+    start = "the base model" if tier.variant.init == "base" else "scratch"
+    return f"base {tier.base.iterations} iterations; variants {tier.variant.iterations} iterations from {start}"
+
+
+def _joined(values: Iterable[str]) -> str:
+    return "; ".join(values) or "unknown"
+
+
+def _versions(facts: Sequence[dict]) -> list[str]:
+    found: dict[str, set[str]] = {}
+    for fact in facts:
+        for name, version in (fact.get("packages") or {}).items():
+            found.setdefault(name, set()).add(str(version))
+    return [f"{name} {' / '.join(sorted(versions))}" for name, versions in sorted(found.items())]
+
+
+def _machine(machine: dict) -> str:
+    words = [machine.get("cpu"), f"{machine['cores']} cores" if machine.get("cores") else None]
+    words += [f"{machine['memory_gb']} GB" if machine.get("memory_gb") else None, machine.get("gpu") or "no GPU"]
+    words += [machine.get("system"), f"Python {machine['python']}" if machine.get("python") else None]
+    return ", ".join(str(w) for w in words if w)
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("index.html.j2")

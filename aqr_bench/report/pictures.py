@@ -1,0 +1,115 @@
+"""Draw one sample: detections and ground truth on the six images and in bird's-eye view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+TRUTH_COLOUR, DETECTION_COLOUR = "#009E73", "#D55E00"  # colour-blind safe green and vermilion
+NEAR_M = 0.1
+EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
+# Where a camera stands in the sheet: front row, back row.
+SHEET = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes in the LiDAR frame: [n, 7] gravity centre x, y, z (m), l, w, h (m), yaw (rad, counter-clockwise from x)."""
+
+    boxes_n7: np.ndarray
+    labels: Sequence[str]
+    scores: np.ndarray | None = None
+
+    def above(self, threshold: float) -> Boxes:
+        """Those with at least this score."""
+        keep = np.flatnonzero(self.scores >= threshold)
+        return Boxes(self.boxes_n7[keep], [self.labels[i] for i in keep], self.scores[keep])
+
+
+def corners(boxes_n7: np.ndarray) -> np.ndarray:
+    """[n, 8, 3]: bottom face (front left, front right, back right, back left), then the top face likewise."""
+    signs = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) / 2
+    local = np.concatenate([np.c_[signs, np.full(4, -0.5)], np.c_[signs, np.full(4, 0.5)]])
+    offset = local[None] * boxes_n7[:, None, 3:6]
+    cos, sin = np.cos(boxes_n7[:, 6:7]), np.sin(boxes_n7[:, 6:7])
+    x = offset[..., 0] * cos - offset[..., 1] * sin
+    y = offset[..., 0] * sin + offset[..., 1] * cos
+    return np.stack([x, y, offset[..., 2]], -1) + boxes_n7[:, None, :3]
+
+
+def projected_edges(boxes_n7: np.ndarray, lidar2img: np.ndarray) -> list[np.ndarray]:
+    """Edges [2, 2] (u, v) in pixels of all boxes, cut at the near plane; what lies behind the camera is left out."""
+    homogeneous = np.concatenate([corners(boxes_n7), np.ones((len(boxes_n7), 8, 1))], -1) @ lidar2img.T
+    edges = []
+    for box in homogeneous[..., :3]:
+        for i, j in EDGES:
+            a, b = box[i], box[j]
+            if a[2] < NEAR_M and b[2] < NEAR_M:
+                continue
+            if a[2] < NEAR_M or b[2] < NEAR_M:
+                cut = a + (b - a) * (NEAR_M - a[2]) / (b[2] - a[2])
+                a, b = (cut, b) if a[2] < NEAR_M else (a, cut)
+            edges.append(np.stack([a[:2] / a[2], b[:2] / b[2]]))
+    return edges
+
+
+def draw_sample(
+    path: str | Path,
+    images: Mapping[str, np.ndarray],
+    lidar2img: Mapping[str, np.ndarray],
+    points: np.ndarray,
+    truth: Boxes | None,
+    detections: Boxes,
+    title: str,
+    range_m: float = 40.0,
+) -> None:
+    """Write a PNG: six views (RGB uint8 [h, w, 3]) and the BEV, truth in green, detections in vermilion.
+
+    Args:
+        lidar2img: 4 x 4 per camera, LiDAR frame in metres to pixels of the given images.
+        points: [P, >=3], LiDAR frame; drawn in the BEV.
+        detections: with scores; the BEV labels those that are drawn.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
+
+    figure = plt.figure(figsize=(17, 5.6), layout="constrained")
+    grid = figure.add_gridspec(2, 4, width_ratios=[1, 1, 1, 1.25])
+    for index, camera in enumerate(SHEET):
+        axes = figure.add_subplot(grid[index // 3, index % 3])
+        image = images[camera]
+        axes.imshow(image, aspect="equal")
+        for boxes, colour, width in ((truth, TRUTH_COLOUR, 1.6), (detections, DETECTION_COLOUR, 1.0)):
+            if boxes is not None and len(boxes.boxes_n7):
+                edges = projected_edges(boxes.boxes_n7, lidar2img[camera])
+                axes.add_collection(LineCollection(edges, colors=colour, linewidths=width))
+        axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0), xticks=[], yticks=[])
+        axes.set_title(camera, fontsize=9)
+    bev = figure.add_subplot(grid[:, 3])
+    near = points[(np.abs(points[:, :2]) < range_m).all(1)]
+    bev.scatter(near[:, 0], near[:, 1], s=0.3, c="0.6", linewidths=0)
+    for boxes, colour, width in ((truth, TRUTH_COLOUR, 1.6), (detections, DETECTION_COLOUR, 1.0)):
+        if boxes is None or not len(boxes.boxes_n7):
+            continue
+        flat = corners(boxes.boxes_n7)[:, :4, :2]
+        front = flat[:, :2].mean(1)
+        lines = [*np.concatenate([flat, flat[:, :1]], 1), *np.stack([flat.mean(1), front], 1)]
+        bev.add_collection(LineCollection(lines, colors=colour, linewidths=width))
+    bev.plot(0, 0, marker="+", color="black")
+    bev.set(xlim=(-range_m, range_m), ylim=(-range_m, range_m), aspect="equal", xlabel="x (m)", ylabel="y (m)")
+    handles = [Line2D([], [], color=DETECTION_COLOUR, label=f"detections ({len(detections.boxes_n7)})")]
+    if truth is not None:
+        handles.insert(0, Line2D([], [], color=TRUTH_COLOUR, label=f"ground truth ({len(truth.boxes_n7)})"))
+    bev.legend(handles=handles, loc="upper right", fontsize=8)
+    bev.set_title("bird's-eye view, LiDAR frame", fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

@@ -1,0 +1,93 @@
+"""Means, paired differences with their confidence intervals, and what may be said about them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and standard deviation (n - 1) over seeds; ``sd`` is None for fewer than two, ``mean`` for none."""
+
+    n: int
+    mean: float | None
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean difference to the baseline over the seeds both have; the interval is None for fewer than two seeds."""
+
+    n: int
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def beyond_noise(self) -> bool:
+        """True if there is an interval and it does not contain 0."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Summary of the finite values."""
+    finite = [float(v) for v in values if v is not None and math.isfinite(v)]
+    n = len(finite)
+    if n == 0:
+        return Summary(0, None, None)
+    mean = math.fsum(finite) / n
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in finite) / (n - 1)) if n > 1 else None
+    return Summary(n, mean, sd)
+
+
+def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+    """Difference variant - baseline, paired by seed, with a Student t interval of 95 %.
+
+    The interval is mean +- t(n - 1) * sd / sqrt(n) of the per-seed differences. None if no seed has both.
+    """
+    seeds = sorted(set(variant) & set(baseline))
+    deltas = [variant[s] - baseline[s] for s in seeds if math.isfinite(variant[s]) and math.isfinite(baseline[s])]
+    summary = summarise(deltas)
+    if summary.mean is None:
+        return None
+    if summary.sd is None:
+        return Difference(summary.n, summary.mean, None, None)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
+    return Difference(summary.n, summary.mean, summary.mean - half, summary.mean + half)
+
+
+def verdict(difference: Difference | None, higher_is_better: bool) -> str:
+    """What may be said: better, worse, within the noise, no noise estimate (one seed), or not comparable."""
+    if difference is None:
+        return "not comparable"
+    if difference.low is None:
+        return "one seed, noise unknown"
+    if not difference.beyond_noise:
+        return "within the noise"
+    return "better" if (difference.mean > 0) == higher_is_better else "worse"
+
+
+def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """A number for people: fixed digits, a true minus sign, a dash for nothing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def phrase(difference: Difference, metric: str) -> str:
+    """``+0.012 mAP, 95 % interval −0.003 to +0.027, 3 seeds``."""
+    seeds = "1 seed" if difference.n == 1 else f"{difference.n} seeds"
+    text = f"{number(difference.mean, sign=True)} {metric}"
+    if difference.low is None:
+        return f"{text}, {seeds}"
+    low, high = number(difference.low, sign=True), number(difference.high, sign=True)
+    return f"{text}, 95 % interval {low} to {high}, {seeds}"

@@ -1,0 +1,276 @@
+"""The tables of the report: numbers for a program (CSV) and the same, rounded, for people (Markdown, the page)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from aqr_bench.report.collect import BASE, METRICS, Results
+from aqr_bench.report.statistics import Difference, number, paired_difference, summarise, verdict
+from aqr_bench.study import Study
+
+
+@dataclass(frozen=True)
+class Table:
+    """``data`` holds full precision, ``shown`` the same rows as text; ``marked`` are rows to set apart."""
+
+    name: str
+    title: str
+    data: pd.DataFrame
+    shown: pd.DataFrame
+    note: str = ""
+    marked: frozenset[int] = frozenset()
+    numeric: frozenset[str] = frozenset()
+
+    def markdown(self) -> str:
+        """A Markdown table of the shown rows, with title and note."""
+        head = [str(c) for c in self.shown.columns]
+        rule = ["---:" if c in self.numeric else "---" for c in head]
+        rows = [[_cell(v) for v in row] for row in self.shown.itertuples(index=False)]
+        lines = ["| " + " | ".join(cells) + " |" for cells in [[_cell(c) for c in head], rule, *rows]]
+        return "\n".join([f"### {self.title}", "", *lines, "", *([self.note, ""] if self.note else [])])
+
+    def write(self, folder: Path) -> None:
+        """Write ``<name>.csv`` and ``<name>.md``."""
+        self.data.to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
+        (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def by_seed(results: Results, variant: str, condition: str, metric: str) -> dict[int, float]:
+    """Score per seed of the evaluations that are ok and have one."""
+    rows = results.evaluations
+    rows = rows[(rows["variant"] == variant) & (rows["condition"] == condition) & (rows["status"] == "ok")]
+    return {int(seed): float(value) for seed, value in zip(rows["seed"], rows[metric], strict=True) if value == value}
+
+
+def differences(study: Study, results: Results) -> dict[tuple[str, str], Difference | None]:
+    """Paired difference to the baseline for every (variant, condition) but the baseline's own."""
+    found = {}
+    for condition in study.suite.conditions:
+        baseline = by_seed(results, study.baseline, condition.name, study.metric)
+        for name in study.variants:
+            if name != study.baseline:
+                scores = by_seed(results, name, condition.name, study.metric)
+                found[name, condition.name] = paired_difference(scores, baseline)
+    return found
+
+
+def scores_table(study: Study, results: Results) -> Table:
+    """Variant by condition: finished runs, mean, standard deviation, and the paired difference to the baseline."""
+    deltas = differences(study, results)
+    metric, wanted = study.metric, len(study.seeds)
+    rows, shown, marked = [], [], set()
+    for condition in study.suite.conditions:
+        for name in study.variants:
+            summary = summarise(list(by_seed(results, name, condition.name, metric).values()))
+            delta = deltas.get((name, condition.name))
+            is_baseline = name == study.baseline
+            said = "baseline" if is_baseline else verdict(delta, study.higher_is_better)
+            if summary.n < wanted:
+                marked.add(len(rows))
+            rows.append(
+                {
+                    "condition": condition.name,
+                    "variant": name,
+                    "ok": summary.n,
+                    "wanted": wanted,
+                    f"{metric}_mean": summary.mean,
+                    f"{metric}_sd": summary.sd,
+                    "difference": delta.mean if delta else None,
+                    "low95": delta.low if delta else None,
+                    "high95": delta.high if delta else None,
+                    "pairs": delta.n if delta else None,
+                    "verdict": said,
+                }
+            )
+            interval = f"{number(delta.low, sign=True)} to {number(delta.high, sign=True)}" if _has(delta) else "–"
+            shown.append(
+                {
+                    "Condition": condition.name,
+                    "Variant": name,
+                    metric: number(summary.mean),
+                    "Difference": number(delta.mean, sign=True) if delta else "–",
+                    "Verdict": said,
+                    "95 % interval": interval,
+                    "sd": number(summary.sd),
+                    "Runs": f"{summary.n} of {wanted}",
+                }
+            )
+    return Table(
+        f"{study.name}_scores",
+        f"{metric} by condition and variant",
+        pd.DataFrame(rows),
+        pd.DataFrame(shown),
+        noise_note(study),
+        frozenset(marked),
+        frozenset([metric, "sd", "Difference", "95 % interval"]),
+    )
+
+
+def _has(delta: Difference | None) -> bool:
+    return delta is not None and delta.low is not None
+
+
+def noise_note(study: Study) -> str:
+    """How to read the differences, and how far to trust them with so many seeds."""
+    n = len(study.seeds)
+    better = "higher" if study.higher_is_better else "lower"
+    text = (
+        f"{study.metric}: {better} is better. sd is over seeds. Differences are to '{study.baseline}', paired by seed"
+    )
+    if n == 1:
+        return f"{text}. One seed: fewer than three, and no estimate of the noise at all."
+    text += ", with a Student t interval; one that contains 0 is called within the noise."
+    comparisons = (len(study.variants) - 1) * len(study.suite.conditions)
+    if n < 3:
+        text += f" {n} seeds are fewer than three, so the intervals are very wide."
+    if comparisons > 1:
+        text += f" {comparisons} comparisons are made, each at 95 % by itself."
+    return text
+
+
+def metrics_table(study: Study, results: Results) -> Table:
+    """All detection metrics, mean over seeds, per condition and variant."""
+    keys = [(c.name, v) for c in study.suite.conditions for v in study.variants]
+    return _means(f"{study.name}_metrics", "All metrics, mean over seeds", results, keys, len(study.seeds))
+
+
+def base_table(suite_conditions: Sequence[str], results: Results) -> Table:
+    """Metrics of the base models per condition, mean over seeds."""
+    wanted = results.trainings["seed"].nunique()
+    table = _means("base", "Base model", results, [(c, BASE) for c in suite_conditions], wanted)
+    return Table(
+        table.name,
+        table.title,
+        table.data.drop(columns="variant"),
+        table.shown.drop(columns="Variant"),
+        "The model every variant starts from, before its own training. Mean over seeds.",
+        table.marked,
+        table.numeric,
+    )
+
+
+def _means(name: str, title: str, results: Results, keys: Sequence[tuple[str, str]], wanted: int) -> Table:
+    rows, shown, marked = [], [], set()
+    for condition, variant in keys:
+        summaries = {m: summarise(list(by_seed(results, variant, condition, m).values())) for m in METRICS}
+        n = max(s.n for s in summaries.values())
+        if n < wanted:
+            marked.add(len(rows))
+        rows.append(
+            {
+                "condition": condition,
+                "variant": variant,
+                "ok": n,
+                "wanted": wanted,
+                **{m: s.mean for m, s in summaries.items()},
+                **{f"{m}_sd": s.sd for m, s in summaries.items()},
+            }
+        )
+        shown.append(
+            {
+                "Condition": condition,
+                "Variant": variant,
+                "Runs": f"{n} of {wanted}",
+                **{m: number(s.mean) for m, s in summaries.items()},
+            }
+        )
+    note = "mAP and NDS: higher is better. mATE (m), mASE, mAOE (rad), mAVE (m/s), mAAE: lower is better."
+    return Table(name, title, pd.DataFrame(rows), pd.DataFrame(shown), note, frozenset(marked), frozenset(METRICS))
+
+
+def cost_table(study: Study, results: Results) -> Table:
+    """Parameters, training time, latency, throughput and memory per variant."""
+    measures = results.measures.set_index("variant")
+    baseline_ms = measures["latency_ms"].get(study.baseline)
+    rows, shown, marked = [], [], set()
+    for name in study.variants:
+        trained = results.trainings[(results.trainings["variant"] == name) & (results.trainings["status"] == "ok")]
+        measured = measures.loc[name]
+        parameters = measured["parameters"]
+        if pd.isna(parameters) and trained["parameters"].notna().any():
+            parameters = trained["parameters"].dropna().iloc[0]
+        ratio = measured["latency_ratio"]
+        if pd.isna(ratio) and baseline_ms is not None and baseline_ms > 0:
+            ratio = measured["latency_ms"] / baseline_ms
+        if measured["status"] != "ok":
+            marked.add(len(rows))
+        row = {
+            "variant": name,
+            "parameters": parameters,
+            "training_minutes": summarise(list(trained["minutes"])).mean,
+            "latency_median_ms": measured["latency_ms"],
+            "latency_p95_ms": measured["latency_p95_ms"],
+            "latency_ratio": ratio,
+            "throughput_per_s": measured["throughput_per_s"],
+            "peak_rss_mb": measured["peak_rss_mb"],
+            "measured": measured["status"],
+        }
+        rows.append(row)
+        shown.append(
+            {
+                "Variant": name,
+                "Parameters": "–" if pd.isna(parameters) else f"{int(parameters):,}".replace(",", " "),
+                "Training, min": number(row["training_minutes"], 1),
+                "Latency median, ms": number(row["latency_median_ms"], 1),
+                "p95, ms": number(row["latency_p95_ms"], 1),
+                "Ratio": number(ratio, 2),
+                "Samples per s": number(row["throughput_per_s"], 1),
+                "Peak memory, MB": number(row["peak_rss_mb"], 0),
+                "Measured": row["measured"],
+            }
+        )
+    note = f"Ratio: latency relative to '{study.baseline}'. Memory: the process' peak resident set while measuring."
+    numeric = frozenset(shown[0]) - {"Variant", "Measured"}
+    return Table(
+        f"{study.name}_cost", "Cost", pd.DataFrame(rows), pd.DataFrame(shown), note, frozenset(marked), numeric
+    )
+
+
+def classes_table(study: Study, results: Results) -> Table:
+    """AP per class: mean over seeds, one column per variant."""
+    frame = results.classes
+    rows, shown = [], []
+    for condition in study.suite.conditions:
+        here = frame[frame["condition"] == condition.name]
+        for name in dict.fromkeys(here["class"]):
+            one = here[here["class"] == name]
+            means = {v: summarise(list(one[one["variant"] == v]["AP"])).mean for v in study.variants}
+            rows.append({"condition": condition.name, "class": name, **means})
+            shown.append({"Condition": condition.name, "Class": name, **{v: number(m) for v, m in means.items()}})
+    columns = ["condition", "class", *study.variants]
+    return Table(
+        f"{study.name}_classes",
+        "AP by class, mean over seeds",
+        pd.DataFrame(rows, columns=columns),
+        pd.DataFrame(shown, columns=["Condition", "Class", *study.variants]),
+        numeric=frozenset(study.variants),
+    )
+
+
+def runs_table(study: Study, results: Results) -> Table:
+    """Every evaluation by itself, unrounded in the CSV."""
+    frame = results.evaluations
+    show: Mapping[str, Callable] = {"Variant": str, "Seed": str, "Condition": str, "Status": str}
+    shown = pd.DataFrame({name: frame[name.lower()].map(how) for name, how in show.items()})
+    for metric in METRICS:
+        shown[metric] = [number(v) for v in frame[metric]]
+    marked = frozenset(i for i, status in enumerate(frame["status"]) if status != "ok")
+    return Table(f"{study.name}_runs", "All runs", frame, shown, "", marked, frozenset(METRICS))
+
+
+def problems_table(name: str, results: Results) -> Table:
+    """Runs that failed or are missing, with the reason."""
+    frame = results.problems
+    shown = frame.map(lambda v: "–" if v is None or v != v else str(v))
+    # A seed column with gaps is read as floating point.
+    shown["seed"] = ["–" if s is None or s != s else str(int(s)) for s in frame["seed"]]
+    shown.columns = [c.capitalize() for c in shown.columns]
+    return Table(f"{name}_problems", "Runs that are not ok", frame, shown)

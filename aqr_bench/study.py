@@ -1,0 +1,346 @@
+"""A study file becomes runs: tiers, studies and condition suites, read from YAML and checked against their schemas.
+
+python -m aqr_bench.study list
+python -m aqr_bench.study check [STUDY ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.errors import UserError, nearest, run_main
+from aqr_bench.schema import read_yaml, repository_root, schema_error
+
+RESERVED = frozenset(
+    # Rule names and result folders: a study of that name would collide with them.
+    ["all", "base", "check", "evaluate", "infos", "measure", "pictures", "prepare", "report", "train", "work", "world"]
+)
+LOWER_IS_BETTER = frozenset(["mATE", "mASE", "mAOE", "mAVE", "mAAE"])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Iterations and config overrides of one training; ``init`` is ``base`` or ``scratch``."""
+
+    iterations: int
+    config: Mapping[str, Any] = field(default_factory=dict)
+    init: str = "scratch"
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Which data, which model config, which schedule. ``data_root`` is None for a synthetic world."""
+
+    name: str
+    summary: str
+    kind: str  # synthetic | nuscenes
+    version: str  # v1.0-mini | v1.0-trainval
+    model: str
+    base: Schedule
+    variant: Schedule
+    world: Mapping[str, Any]
+    data_root: Path | None
+    threads: int
+    evaluate_batch_size: int
+    measure_batch_size: int
+    measure_warmup: int
+    measure_rounds: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One state of the sensors; ``corruption`` names the registry entry that makes it."""
+
+    name: str
+    corruption: str
+    severity: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Conditions every trained model is evaluated under. The first one is the reference."""
+
+    name: str
+    summary: str
+    conditions: tuple[Condition, ...]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One design to compare: overrides of the model config."""
+
+    name: str
+    summary: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, the variants that answer it, and what they are compared under."""
+
+    name: str
+    question: str
+    summary: str
+    baseline: str
+    seeds: tuple[int, ...]
+    suite: Suite
+    metric: str
+    variants: Mapping[str, Variant]
+    path: Path
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metric not in LOWER_IS_BETTER
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with its evaluation; ``study`` and ``variant`` are None for a base model."""
+
+    tier: str
+    study: str | None
+    variant: str | None
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Folder of the run below the results folder, with forward slashes."""
+        middle = "base" if self.study is None else f"{self.study}/{self.variant}"
+        return f"{self.tier}/{middle}/seed{self.seed}"
+
+
+# ---------------------------------------------------------------- finding files
+
+
+def known_tiers() -> list[str]:
+    """Names of the tiers that ship with the repository."""
+    return _names(repository_root() / "ablations" / "tiers")
+
+
+def known_suites() -> list[str]:
+    """Names of the condition suites that ship with the repository."""
+    return _names(repository_root() / "ablations" / "conditions")
+
+
+def known_studies() -> list[str]:
+    """Names of the studies that ship with the repository."""
+    return _names(repository_root() / "ablations")
+
+
+def _names(folder: Path, pattern: str = "*.yaml") -> list[str]:
+    return sorted(p.stem for p in folder.glob(pattern) if not p.stem.startswith("_"))
+
+
+def _resolve(path_or_name: str | Path, folder: str, what: str) -> Path:
+    """A path is taken as it is; a bare name is looked up in ``ablations/<folder>``."""
+    text = str(path_or_name)
+    if isinstance(path_or_name, Path) or "/" in text or text.endswith((".yaml", ".yml")):
+        path = Path(text)
+        if path.is_file():
+            return path
+        raise UserError(f"{what} file not found: {text}")
+    place = repository_root() / "ablations" / folder
+    if (place / f"{text}.yaml").is_file():
+        return place / f"{text}.yaml"
+    known = _names(place)
+    hint = nearest(text, known)
+    listed = "" if hint.startswith("; known") else f" (known: {', '.join(known)})"
+    raise UserError(f"unknown {what} '{text}'{hint}{listed}")
+
+
+def _load(path_or_name: str | Path, folder: str, what: str) -> tuple[dict[str, Any], Path]:
+    path = _resolve(path_or_name, folder, what)
+    data = read_yaml(path)
+    problem = schema_error(data, what)
+    if problem:
+        raise UserError(f"{path}: {problem}")
+    if data["name"] != path.stem:
+        raise UserError(f"{path}: name: '{data['name']}' differs from the file's name '{path.stem}'")
+    return data, path
+
+
+# ---------------------------------------------------------------- the three kinds of file
+
+
+def load_tier(path_or_name: str | Path) -> Tier:
+    """Load a tier by name (``ablations/tiers/<name>.yaml``) or by file. UserError on any mistake in it."""
+    data, path = _load(path_or_name, "tiers", "tier")
+    evaluate, measure = data.get("evaluate", {}), data.get("measure", {})
+    root = data["data"].get("root")
+    return Tier(
+        name=data["name"],
+        summary=data["summary"],
+        kind=data["data"]["kind"],
+        version=data["data"]["version"],
+        model=data["model"],
+        base=Schedule(data["base"]["iterations"], data["base"].get("config", {})),
+        variant=Schedule(data["variant"]["iterations"], data["variant"].get("config", {}), data["variant"]["init"]),
+        world=data.get("world", {}),
+        data_root=None if root is None else Path(root).expanduser(),
+        threads=data.get("threads", 1),
+        evaluate_batch_size=evaluate.get("batch_size", 1),
+        measure_batch_size=measure.get("batch_size", 1),
+        measure_warmup=measure.get("warmup", 5),
+        measure_rounds=measure.get("rounds", 30),
+        path=path,
+    )
+
+
+def load_suite(path_or_name: str | Path) -> Suite:
+    """Load a condition suite by name (``ablations/conditions/<name>.yaml``) or by file."""
+    data, path = _load(path_or_name, "conditions", "suite")
+    names = [c["name"] for c in data["conditions"]]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: conditions: '{twice}' is given twice; every condition needs its own name")
+    conditions = tuple(
+        Condition(c["name"], c.get("corruption", c["name"]), c.get("severity"), c.get("options", {}))
+        for c in data["conditions"]
+    )
+    return Suite(data["name"], data["summary"], conditions, path)
+
+
+def load_study(path_or_name: str | Path) -> Study:
+    """Load a study by name (``ablations/<name>.yaml``) or by file, with its suite and every variant checked."""
+    data, path = _load(path_or_name, "", "study")
+    if data["name"] in RESERVED or "base" in data["variants"]:
+        name = data["name"] if data["name"] in RESERVED else "base"
+        raise UserError(f"{path}: '{name}' is reserved for a folder or target; choose another name")
+    variants = {name: Variant(name, v["summary"], v["config"]) for name, v in data["variants"].items()}
+    if data["baseline"] not in variants:
+        raise UserError(f"{path}: baseline: unknown variant '{data['baseline']}'{nearest(data['baseline'], variants)}")
+    try:
+        suite = load_suite(data["conditions"])
+        for variant in variants.values():
+            merge_overrides(variant.config)
+    except UserError as err:
+        raise UserError(f"{path}: {err}") from None
+    return Study(
+        name=data["name"],
+        question=data["question"],
+        summary=data.get("summary", ""),
+        baseline=data["baseline"],
+        seeds=tuple(data["seeds"]),
+        suite=suite,
+        metric=data["metric"],
+        variants=variants,
+        path=path,
+    )
+
+
+# ---------------------------------------------------------------- from files to runs
+
+
+def merge_overrides(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge dotted overrides, later ones first in force, so that no key of the result lies inside another.
+
+    ``{"a": {"x": 1}}`` then ``{"a.x": 2}`` gives ``{"a": {"x": 2}}``; ``{"a.x": 1}`` then ``{"a": None}`` gives
+    ``{"a": None}``. Raises UserError where a key reaches into a value that is no mapping.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            parent = next((k for k in merged if key.startswith(k + ".")), None)
+            if parent is not None:
+                _set_inside(merged[parent], parent, key, value)
+                continue
+            merged = {k: v for k, v in merged.items() if not k.startswith(key + ".")}
+            merged[key] = deepcopy(value)
+    return merged
+
+
+def _set_inside(target: Any, parent: str, key: str, value: Any) -> None:
+    parts = key[len(parent) + 1 :].split(".")
+    reached = parent
+    for i, part in enumerate(parts):
+        if not isinstance(target, dict):
+            raise UserError(f"config: '{key}' lies inside '{reached}', set to {target!r}; set '{reached}' whole")
+        if i == len(parts) - 1:
+            target[part] = deepcopy(value)
+        else:
+            target = target.setdefault(part, {})
+            reached = f"{reached}.{part}"
+
+
+def variant_config(tier: Tier, study: Study, variant: str) -> dict[str, Any]:
+    """Dotted overrides for the training of one variant: the tier's, then the variant's."""
+    if variant not in study.variants:
+        raise UserError(f"{study.path}: unknown variant '{variant}'{nearest(variant, study.variants)}")
+    return merge_overrides(tier.variant.config, study.variants[variant].config)
+
+
+def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any], where: str | Path) -> None:
+    """Raise UserError unless every dotted key exists in ``config`` (lists are entered by index)."""
+    for key in overrides:
+        node: Any = config
+        parts = key.split(".")
+        for i, part in enumerate(parts):
+            index = int(part) if part.isdigit() else -1
+            if isinstance(node, list | tuple) and 0 <= index < len(node):
+                node = node[index]
+            elif isinstance(node, Mapping) and part in node:
+                node = node[part]
+            else:
+                known = node if isinstance(node, Mapping) else []
+                place = ".".join(parts[:i]) or "the config"
+                raise UserError(f"{where}: config key '{key}': no '{part}' in {place}{nearest(part, known)}")
+
+
+def matrix(tier: Tier, studies: Iterable[Study]) -> list[Run]:
+    """Every variant run of the studies, in file order: study, variant, seed."""
+    return [Run(tier.name, s.name, v, seed) for s in studies for v in s.variants for seed in s.seeds]
+
+
+def base_runs(tier: Tier, studies: Iterable[Study]) -> list[Run]:
+    """The base trainings the variants start from, one per seed; none where variants start from scratch."""
+    if tier.variant.init != "base":
+        return []
+    return [Run(tier.name, None, None, seed) for seed in sorted({seed for s in studies for seed in s.seeds})]
+
+
+def require_inputs(tier: Tier) -> None:
+    """Raise UserError at once if the tier's model config or its nuScenes data is not there."""
+    configs = Path(__file__).parent / "cmt" / "configs"
+    known = _names(configs, "*.py")
+    if tier.model not in known:
+        raise UserError(f"{tier.path}: model: no '{tier.model}' in aqr_bench/cmt/configs{nearest(tier.model, known)}")
+    if tier.data_root is not None and not (tier.data_root / tier.version).is_dir():
+        raise UserError(
+            f"{tier.path}: data.root: no nuScenes {tier.version} under '{tier.data_root}' (looked for the folder "
+            f"'{tier.data_root / tier.version}'). Unpack or link the data set there, or change data.root."
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``list`` prints what there is, ``check`` loads everything (or the studies named) and names the first mistake."""
+    parser = argparse.ArgumentParser(prog="python -m aqr_bench.study", description="List or check tiers and studies.")
+    parser.add_argument("action", choices=["list", "check"])
+    parser.add_argument("study", nargs="*", help="names or files (default: all studies, tiers and suites)")
+    args = parser.parse_args(argv)
+    studies = [load_study(s) for s in args.study or known_studies()]
+    tiers = [] if args.study else [load_tier(t) for t in known_tiers()]
+    suites = [] if args.study else [load_suite(s) for s in known_suites()]
+    if args.action == "check":
+        print(f"{len(studies)} studies, {len(tiers)} tiers, {len(suites)} condition suites: all well formed")
+        return 0
+    for study in studies:
+        seeds = f"{len(study.seeds)} seed" + "s" * (len(study.seeds) != 1)
+        print(f"study {study.name}: {study.question}")
+        print(f"    variants {', '.join(study.variants)}; baseline {study.baseline}; {seeds}; suite {study.suite.name}")
+    for tier in tiers:
+        print(f"tier {tier.name}: {tier.summary}")
+    for suite in suites:
+        print(f"suite {suite.name}: {', '.join(c.name for c in suite.conditions)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

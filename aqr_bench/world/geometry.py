@@ -1,0 +1,114 @@
+"""Planar motion, oriented boxes and rays: the few formulas the whole world stands on.
+
+Everything stands upright on the plane z = 0, so a pose is (x, y, yaw) in metres and radians, yaw counter-clockwise
+from x. A solid is a cuboid with vertical sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Solids:
+    """P upright cuboids in one frame: centre (P, 3), yaw (P,), half size (P, 3), ``owner`` (P,) the actor's index."""
+
+    center: np.ndarray
+    yaw: np.ndarray
+    half: np.ndarray
+    owner: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.yaw)
+
+    def seen_from(self, pose: np.ndarray) -> Solids:
+        """Return the same cuboids in the frame of ``pose`` (x, y, yaw)."""
+        xy = rotate(self.center[:, :2] - pose[:2], -pose[2])
+        return Solids(np.concatenate([xy, self.center[:, 2:]], 1), self.yaw - pose[2], self.half, self.owner)
+
+
+def arc(start: np.ndarray, speed: np.ndarray, yaw_rate: np.ndarray, time_s: np.ndarray) -> np.ndarray:
+    """Return poses (..., 3) after driving ``time_s`` from ``start`` (..., 3) at constant speed and yaw rate.
+
+    The chord of a circle: it points along yaw + w t / 2 and has length v t sin(w t / 2) / (w t / 2).
+    """
+    turn = np.asarray(yaw_rate) * time_s
+    chord = np.asarray(speed) * time_s * np.sinc(turn / (2 * np.pi))
+    heading = start[..., 2] + turn / 2
+    x = start[..., 0] + chord * np.cos(heading)
+    y = start[..., 1] + chord * np.sin(heading)
+    return np.stack(np.broadcast_arrays(x, y, start[..., 2] + turn), -1)
+
+
+def rotate(xy: np.ndarray, angle: float | np.ndarray) -> np.ndarray:
+    """Rotate vectors (..., 2) by ``angle`` radians, counter-clockwise."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack([cos * xy[..., 0] - sin * xy[..., 1], sin * xy[..., 0] + cos * xy[..., 1]], -1)
+
+
+def footprint(pose: np.ndarray, length: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Return the ground corners (..., 4, 2) of boxes with poses (..., 3), counter-clockwise from the front left."""
+    signs = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) / 2
+    local = signs * np.stack([length, width], -1)[..., None, :]
+    return pose[..., None, :2] + rotate(local, pose[..., None, 2])
+
+
+def overlap(pose_a: np.ndarray, size_a: np.ndarray, pose_b: np.ndarray, size_b: np.ndarray) -> np.ndarray:
+    """Tell (...,) which pairs of rectangles overlap; poses (..., 3), sizes (..., 2) as length and width.
+
+    Separating axis theorem: two convex shapes are apart if and only if some edge normal of one separates them.
+    """
+    delta = pose_b[..., :2] - pose_a[..., :2]
+    turn = pose_b[..., 2] - pose_a[..., 2]
+    cos, sin = np.abs(np.cos(turn)), np.abs(np.sin(turn))
+
+    def reach(size: np.ndarray) -> np.ndarray:  # extent of one along the axes of the other
+        return np.stack([size[..., 0] * cos + size[..., 1] * sin, size[..., 0] * sin + size[..., 1] * cos], -1)
+
+    apart_a = np.abs(rotate(delta, -pose_a[..., 2])) > (size_a + reach(size_b)) / 2
+    apart_b = np.abs(rotate(delta, -pose_b[..., 2])) > (size_b + reach(size_a)) / 2
+    return ~(apart_a.any(-1) | apart_b.any(-1))
+
+
+def corners(center: np.ndarray, yaw: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """Return the 8 corners (P, 8, 3) of upright cuboids: the four of the bottom, then the four above them."""
+    flat = footprint(np.concatenate([center[:, :2], yaw[:, None]], 1), 2 * half[:, 0], 2 * half[:, 1])
+    low = np.concatenate([flat, np.broadcast_to((center[:, 2] - half[:, 2])[:, None, None], (len(yaw), 4, 1))], 2)
+    high = low.copy()
+    high[:, :, 2] += 2 * half[:, None, 2]
+    return np.concatenate([low, high], 1)
+
+
+def cast(
+    origin: np.ndarray, directions: np.ndarray, center: np.ndarray, yaw: float, half: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Cast rays from one point at one cuboid (slab method), all in the same frame.
+
+    ``directions`` is (3, ...) and need not be of unit length. Returns, for each ray, the distance in units of the
+    direction (infinite where it misses or starts inside), the axis of the face hit (0, 1, 2) and the origin (3,) and
+    directions (3, ...) in the frame of the cuboid.
+    """
+    cos, sin = np.float32(np.cos(yaw)), np.float32(np.sin(yaw))
+    shift = origin - center
+    start = np.array([cos * shift[0] + sin * shift[1], cos * shift[1] - sin * shift[0], shift[2]], np.float32)
+    ray = np.empty_like(directions)
+    ray[0] = cos * directions[0] + sin * directions[1]
+    ray[1] = cos * directions[1] - sin * directions[0]
+    ray[2] = directions[2]
+    ray[ray == 0] = 1e-9  # parallel to a face: keep 0 * inf out of the slabs
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = np.float32(1) / ray
+        near, far, axis = None, None, None
+        for dim in range(3):
+            reach = np.abs(np.float32(half[dim]) * inverse[dim])
+            middle = -start[dim] * inverse[dim]
+            enter, leave = middle - reach, middle + reach
+            if near is None:
+                near, far, axis = enter, leave, np.zeros(enter.shape, np.int8)
+            else:
+                axis[enter > near] = dim
+                near, far = np.maximum(near, enter), np.minimum(far, leave)
+        near[~((near < far) & (near > 0))] = np.inf
+    return near, axis, start, ray

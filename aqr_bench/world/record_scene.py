@@ -1,0 +1,120 @@
+"""Record one scene: run its sensors at their times and write the files and table records it leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from aqr_bench.world import lidar
+from aqr_bench.world.camera import photograph
+from aqr_bench.world.geometry import rotate
+from aqr_bench.world.rig import CAMERAS, LIDAR_CHANNEL, LIDAR_TRANSLATION, lidar_pose
+from aqr_bench.world.scene import Scene, simulate, stream, sweep_times
+from aqr_bench.world.spec import WorldSpec
+from aqr_bench.world.tables import Record, SceneTables
+
+_LIDAR_STREAM, _CAMERA_STREAM = 1, 2
+
+
+def record_scene(spec: WorldSpec, split: int, index: int, name: str, root: Path) -> dict:
+    """Simulate and write scene ``index`` of a split under ``root``; all folders must exist.
+
+    Returns ``records`` (table name to list), ``files_sha256`` over paths and contents, ``labels`` (how many objects and
+    distractors), ``files`` and ``bytes``.
+    """
+    scene = simulate(spec, split, index)
+    tables = SceneTables(spec, scene, name)
+    digest = hashlib.sha256()
+    counts = {"files": 0, "bytes": 0}
+
+    def save(filename: str, content: bytes) -> None:
+        (root / filename).write_bytes(content)
+        digest.update(f"{filename}\0{len(content)}\0".encode())
+        digest.update(content)
+        counts["files"] += 1
+        counts["bytes"] += len(content)
+
+    intensity = np.concatenate([actor.intensity for actor in scene.actors]) if scene.actors else np.zeros(0)
+    lidar_times, camera_times = (sweep_times(spec, sweeps) for sweeps in (spec.lidar_sweeps, spec.camera_sweeps))
+    for frame in range(spec.frames_per_scene):
+        annotated = tables.annotations(frame)
+        for turn, time_s in enumerate(lidar_times[frame]):
+            rng = stream(spec, split, index, _LIDAR_STREAM, frame, turn)
+            solids = scene.solids(time_s).seen_from(scene.ego_pose(time_s))
+            points, _ = lidar.scan(solids, intensity, scene.dropout, spec, rng)
+            filename = tables.add_recording(LIDAR_CHANNEL, frame, time_s, turn == spec.lidar_sweeps)
+            save(filename, points.tobytes())
+        inside = points_inside(points[:, :3], [record for _, record in annotated], lidar_pose(scene.ego_pose(time_s)))
+        for turn, time_s in enumerate(camera_times[frame]):
+            rng = stream(spec, split, index, _CAMERA_STREAM, frame, turn)
+            pose = scene.ego_pose(time_s)
+            pictures, seen, alone = photograph(scene, scene.solids(time_s).seen_from(pose), pose, spec.image_size, rng)
+            for camera, picture in zip(CAMERAS, pictures, strict=True):
+                filename = tables.add_recording(camera.channel, frame, time_s, turn == spec.camera_sweeps)
+                save(filename, encode_jpeg(picture, spec.jpeg_quality))
+        tables.add_annotations(annotated, inside, seen, alone)
+    records = {table: rows for table, rows in tables.records.items() if rows}
+    return {"records": records, "files_sha256": digest.hexdigest(), "labels": _labels(scene), **counts}
+
+
+def points_inside(points: np.ndarray, boxes: list[Record], pose: np.ndarray) -> np.ndarray:
+    """Count (B,) the LiDAR points (N, 3) inside annotated boxes; ``pose`` is ``rig.lidar_pose`` at the same time.
+
+    The stored float32 points and the rounded boxes are used, so the counts are those nuscenes-devkit's points_in_box
+    finds in the written files.
+    """
+    ahead, left, height = points[:, 1].astype(float), -points[:, 0].astype(float), points[:, 2].astype(float)
+    world = pose[:2] + rotate(np.stack([ahead, left], -1), pose[2])
+    height = height + LIDAR_TRANSLATION[2]
+    counts = np.zeros(len(boxes), int)
+    for index, box in enumerate(boxes):
+        width, length, tall = box["size"]
+        offset = world - box["translation"][:2]
+        near = np.nonzero(np.abs(offset).max(1) <= np.hypot(width, length) / 2)[0]
+        yaw = 2 * np.arctan2(box["rotation"][3], box["rotation"][0])
+        local = np.abs(rotate(offset[near], -yaw))
+        inside = (local[:, 0] <= length / 2) & (local[:, 1] <= width / 2)
+        counts[index] = (inside & (np.abs(height[near] - box["translation"][2]) <= tall / 2)).sum()
+    return counts
+
+
+def encode_jpeg(picture: np.ndarray, quality: int) -> bytes:
+    """Return an RGB picture (H, W, 3) uint8 as a JPEG file."""
+    done, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise RuntimeError("OpenCV could not encode a JPEG")
+    return data.tobytes()
+
+
+def run(spec: WorldSpec, split: int, index: int, name: str, root: str, result: str) -> str:
+    """Record a scene in a worker process and leave its result, whole or not at all, in the file ``result``."""
+    cv2.setNumThreads(1)
+    outcome = record_scene(spec, split, index, name, Path(root))
+    temporary = Path(result).with_suffix(".tmp")
+    temporary.write_text(json.dumps(outcome, separators=(",", ":")), encoding="utf-8")
+    os.replace(temporary, result)
+    return name
+
+
+def end_with_parent() -> None:
+    """Make a worker process end when its parent does, however that ended: it would wait for work for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _labels(scene: Scene) -> dict[str, int]:
+    return {
+        "objects": sum(actor.category is not None for actor in scene.actors),
+        "distractors": sum(actor.category is None for actor in scene.actors),
+    }

@@ -1,0 +1,187 @@
+"""What a synthetic world is made of: one frozen, checked set of numbers, read from a tier file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aqr_bench.errors import UserError, nearest, require_file
+
+GENERATOR_VERSION = "1"  # raise it whenever the same spec would give other bytes
+
+SPLITS = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_val")}
+
+# Inclusive limits of every number; a pair is checked element by element.
+_LIMITS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "train_scenes": (0, 700),
+    "val_scenes": (0, 150),
+    "frames_per_scene": (2, 80),
+    "keyframe_interval_s": (0.1, 2.0),
+    "image_size": (16, 4096),
+    "beams": (2, 256),
+    "azimuths": (32, 8192),
+    "lidar_sweeps": (0, 19),
+    "camera_sweeps": (0, 9),
+    "objects_per_frame": (1, 80),
+    "distractor_ratio": (0, 3),
+    "half_range_m": (12, 120),
+    "night_share": (0, 1),
+    "light": (0.2, 2),
+    "size_jitter": (0, 0.4),
+    "max_range_m": (10, 200),
+    "range_noise_m": (0, 0.5),
+    "dropout": (0, 0.95),
+    "jpeg_quality": (30, 100),
+}
+_INTEGER = {"seed", "train_scenes", "val_scenes", "frames_per_scene", "image_size", "beams", "azimuths"} | {
+    "lidar_sweeps",
+    "camera_sweeps",
+    "jpeg_quality",
+}
+_PAIRS = {"image_size": "[width, height]", "light": "[low, high]", "dropout": "[low, high]"}
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """Everything that decides the bytes of a world. Lengths in metres, times in seconds.
+
+    ``lidar_sweeps`` and ``camera_sweeps`` count the extra recordings in the interval before each keyframe.
+    ``objects_per_frame`` is the mean number of annotated boxes with ``|x|, |y| <= half_range_m`` around the LiDAR,
+    ``distractor_ratio`` the number of unlabelled solids in that range as a share of it.
+    ``light`` is the range of a scene's brightness by day, ``dropout`` that of its share of lost LiDAR returns.
+    """
+
+    seed: int = 1
+    version: str = "v1.0-trainval"
+    train_scenes: int = 150
+    val_scenes: int = 24
+    frames_per_scene: int = 8
+    keyframe_interval_s: float = 0.5
+    image_size: tuple[int, int] = (176, 96)
+    beams: int = 32
+    azimuths: int = 720
+    lidar_sweeps: int = 1
+    camera_sweeps: int = 0
+    objects_per_frame: float = 20.0
+    distractor_ratio: float = 0.45
+    half_range_m: float = 38.4
+    night_share: float = 0.12
+    light: tuple[float, float] = (0.6, 1.1)
+    size_jitter: float = 0.12
+    max_range_m: float = 70.0
+    range_noise_m: float = 0.03
+    dropout: tuple[float, float] = (0.1, 0.3)
+    jpeg_quality: int = 92
+
+    @property
+    def keyframes(self) -> int:
+        """Number of keyframes (nuScenes samples) in the whole world."""
+        return (self.train_scenes + self.val_scenes) * self.frames_per_scene
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON-able values, in field order."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
+    def sha256(self) -> str:
+        """Return the identity of the world: spec and generator version, as 64 hex digits."""
+        text = json.dumps({"generator": GENERATOR_VERSION, "spec": self.as_dict()}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any], source: str = "world") -> WorldSpec:
+        """Build a spec from parsed YAML; ``source`` names the file in messages.
+
+        Raises UserError on an unknown key, a value of the wrong type or out of range, and on more scenes than the
+        official split of that nuScenes version has.
+        """
+        if not isinstance(mapping, Mapping):
+            raise UserError(f"{source}: 'world' must be a mapping of keys to values, got {mapping!r}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {}
+        for key, value in mapping.items():
+            if key not in known:
+                raise UserError(f"{source}: unknown key 'world.{key}'{nearest(key, known)}")
+            values[key] = _checked(key, value, source)
+        spec = cls(**values)
+        _check_scene_counts(spec, source)
+        return spec
+
+
+def read_tier(path: str | Path) -> WorldSpec:
+    """Read the ``world`` mapping and ``data.version`` of a tier file. Raises UserError on any mistake in them."""
+    path = require_file(path, "tier file", "Give --tier one of ablations/tiers/*.yaml.")
+    try:
+        tier = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tier, Mapping):
+        raise UserError(f"{path}: a tier file must be a mapping, got {type(tier).__name__}")
+    data = tier.get("data")
+    if not isinstance(data, Mapping) or data.get("kind") != "synthetic":
+        raise UserError(f"{path}: data.kind must be 'synthetic' to write a world; other tiers bring their own data")
+    if "world" not in tier:
+        raise UserError(f"{path}: key 'world' is missing; write 'world: {{}}' for the default world")
+    world = tier["world"] if tier["world"] is not None else {}
+    if not isinstance(world, Mapping):
+        raise UserError(f"{path}: 'world' must be a mapping of keys to values, got {world!r}")
+    world = dict(world)
+    if "version" in data and world.setdefault("version", data["version"]) != data["version"]:
+        raise UserError(
+            f"{path}: data.version is {data['version']!r}, world.version is {world['version']!r}; drop the latter"
+        )
+    return WorldSpec.from_dict(world, str(path))
+
+
+def official_scenes(version: str) -> tuple[list[str], list[str]]:
+    """Return the scene names of the official train and val split that belong to a nuScenes version."""
+    from nuscenes.utils import splits  # late: the devkit's package import costs a second or two
+
+    names = splits.create_splits_scenes()
+    train, val = SPLITS[version]
+    return list(names[train]), list(names[val])
+
+
+def _checked(key: str, value: Any, source: str) -> Any:
+    if key == "version":
+        if value not in list(SPLITS):  # a list, so that an unhashable value is refused like any other
+            raise UserError(f"{source}: world.version is {value!r}; it must be one of {', '.join(sorted(SPLITS))}")
+        return value
+    if key not in _PAIRS:
+        return _number(key, value, source)
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise UserError(f"{source}: world.{key} must be {_PAIRS[key]}, got {value!r}")
+    low, high = (_number(key, item, source) for item in value)
+    if key != "image_size" and low > high:
+        raise UserError(f"{source}: world.{key} must be {_PAIRS[key]} with low <= high, got {value!r}")
+    return (low, high)
+
+
+def _number(key: str, value: Any, source: str) -> int | float:
+    whole = key in _INTEGER
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise UserError(f"{source}: world.{key} must be {'a whole number' if whole else 'a number'}, got {value!r}")
+    low, high = _LIMITS[key]
+    if not low <= value <= high:
+        raise UserError(f"{source}: world.{key} must lie in {low:g} .. {high:g}, got {value!r}")
+    return int(value) if whole else float(value)
+
+
+def _check_scene_counts(spec: WorldSpec, source: str) -> None:
+    train, val = official_scenes(spec.version)
+    for key, count, names in (("train_scenes", spec.train_scenes, train), ("val_scenes", spec.val_scenes, val)):
+        if count > len(names):
+            raise UserError(
+                f"{source}: world.{key} is {count}, but {spec.version} has only {len(names)} such scenes in the "
+                "official split that the evaluation uses; lower it or use v1.0-trainval"
+            )
+    if spec.train_scenes + spec.val_scenes == 0:
+        raise UserError(f"{source}: world.train_scenes and world.val_scenes are both 0; there is nothing to write")

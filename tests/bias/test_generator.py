@@ -1,0 +1,161 @@
+"""Router, scale and clamp, sites, layers, supervision, locality prior."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from aqr_bench.bias import AttentionBias, LocalityPrior, MemoryLayout, router_loss, sensor_weights
+from aqr_bench.bias.prior import image_rays
+
+spec = importlib.util.spec_from_file_location("bias_reference", Path(__file__).with_name("reference.py"))
+reference = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reference)
+
+RANGE = (-10.0, -10.0, -3.0, 10.0, 10.0, 3.0)
+LAYOUT = MemoryLayout((8, 8), (4, 3, 4), RANGE)
+
+
+def forward(aqr, state=None, seed=0, batch=2, queries=6):
+    g = torch.Generator().manual_seed(seed)
+    dims = 8
+    tensors = [torch.randn(batch, n, dims, generator=g) for n in (queries, queries, LAYOUT.num_keys, LAYOUT.num_keys)]
+    points = (torch.rand(batch, queries, 3, generator=g) - 0.5) * torch.tensor([18.0, 18.0, 2.0])
+    lidar2img = reference.ring_of_cameras(4, 32, 24, 20.0).expand(batch, -1, -1, -1)
+    shapes = torch.tensor([24.0, 32.0]).expand(batch, 4, 2)
+    return aqr(*tensors, points, lidar2img, shapes, LAYOUT, state)
+
+
+def test_a_new_learned_router_leaves_attention_unbiased():
+    out = forward(AttentionBias(8, num_heads=2, ffn_dims=16))
+    assert out.weights_BQ2.abs().max() == 0
+    assert out.cross.dense().abs().max() == 0
+
+
+def test_gradients_reach_router_and_scale():
+    aqr = AttentionBias(8, num_heads=2, ffn_dims=16)
+    torch.nn.init.normal_(aqr.router.output.weight)
+    out = forward(aqr)
+    (out.cross.dense() ** 2).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in aqr.router.output.parameters())
+    assert aqr.scale.grad.abs() > 0
+
+
+@pytest.mark.parametrize(
+    ("scale", "low", "high", "expected"), [(1, 0.1, 5, 1), (9, 0.1, 3, 3), (0, 0.5, 5, 0.5), (9, 0, 20, 5)]
+)
+def test_scale_and_bias_are_clamped(scale, low, high, expected):
+    aqr = AttentionBias(8, router="constant", scale=scale, min_scale=low, max_scale=high)
+    assert forward(aqr).cross.dense().max().item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("site", "cross", "self_"), [("none", 0, 0), ("cross", 1, 0), ("self", 0, 1), ("both", 1, 1)]
+)
+def test_sites(site, cross, self_):
+    out = forward(AttentionBias(8, site=site, router="constant"))
+    assert (out.cross is not None, out.self_BQQ is not None) == (bool(cross), bool(self_))
+
+
+@pytest.mark.parametrize(("layers", "seen"), [("all", [1, 1, 1]), ("first", [1, 0, 0]), ("last", [0, 0, 1])])
+def test_layers(layers, seen):
+    aqr = AttentionBias(8, site="both", router="constant", layers=layers)
+    out = forward(aqr)
+    assert [aqr.for_layer(out, i, 3)[0] is not None for i in range(3)] == [bool(s) for s in seen]
+    assert [aqr.for_layer(out, i, 3)[1] is not None for i in range(3)] == [bool(s) for s in seen]
+
+
+def test_oracle_knows_the_sensor_state():
+    out = forward(AttentionBias(8, router="oracle"), torch.tensor([1, 2]))
+    assert out.weights_BQ2[0, 0].tolist() == [-1, 1]
+    assert out.weights_BQ2[1, 0].tolist() == [1, -1]
+    with pytest.raises(ValueError, match="needs the sensor state"):
+        forward(AttentionBias(8, router="oracle"))
+
+
+def test_supervision_pulls_the_weights_to_the_true_state():
+    aqr = AttentionBias(8, num_heads=2, ffn_dims=16, supervision="modality")
+    state = torch.tensor([1, 2])
+    optimiser = torch.optim.Adam(aqr.parameters(), lr=0.05)
+    for _ in range(60):
+        optimiser.zero_grad()
+        out = forward(aqr, state)
+        aqr.loss(out, state)["loss_router"].backward()
+        optimiser.step()
+    assert (out.weights_BQ2[0, :, 0] < -0.5).all() and (out.weights_BQ2[1, :, 1] < -0.5).all()
+    assert AttentionBias(8, num_heads=2, ffn_dims=16).loss(out, state) == {}
+
+
+def test_router_loss_is_zero_at_certainty_and_log2_at_zero():
+    state = torch.tensor([0, 1])
+    sure = sensor_weights(state)[:, None].expand(2, 3, 2) * 20
+    assert router_loss(sure, state) < 1e-6
+    assert router_loss(torch.zeros(2, 3, 2), state) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"site": "crss"}, "aqr.site 'crss'"),
+        ({"bev_window": 4}, "aqr.bev_window must be 0 or odd"),
+        ({"min_scale": 3, "max_scale": 1}, "min_scale <= max_scale"),
+        ({"router": "constant", "supervision": "modality"}, "needs router 'learned'"),
+    ],
+)
+def test_wrong_options_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        AttentionBias(8, **kwargs)
+
+
+def test_locality_prior_is_the_gaussian_it_says():
+    prior = LocalityPrior(2, bev_sigma=[1.0, 4.0], angle_sigma=[0.1, 0.5]).double()
+    lidar2img = reference.ring_of_cameras(4, 32, 24, 20.0)[None]
+    shapes = torch.tensor([24.0, 32.0], dtype=torch.float64).expand(1, 4, 2)
+    points = torch.tensor([[[3.0, -2.0, 0.5], [-7.0, 6.0, -1.0]]], dtype=torch.float64)
+    pq, pk = prior(points, lidar2img, shapes, LAYOUT).dims
+    assert pq.shape[-1] == pk.shape[-1] == LocalityPrior.dims
+    scores = pq @ pk.transpose(-1, -2)
+    centres = LAYOUT.bev_centres(points)
+    rays, centre = image_rays(lidar2img, shapes, LAYOUT)
+    torch.testing.assert_close(centre, torch.zeros_like(centre), atol=1e-9, rtol=0)
+    direction = torch.nn.functional.normalize(points, dim=-1)
+    for h, (bev, angle) in enumerate([(1.0, 0.1), (4.0, 0.5)]):
+        distance = (points[0, :, None, :2] - centres).square().sum(-1)
+        # The widths pass through float32 logarithms.
+        torch.testing.assert_close(scores[0, h, :, :64], -distance / (2 * bev**2), rtol=1e-5, atol=1e-5)
+        cosine = direction[0] @ rays[0].T
+        torch.testing.assert_close(scores[0, h, :, 64:], (cosine - 1) / angle**2, rtol=1e-5, atol=1e-5)
+
+
+def test_image_rays_hit_the_pixel_they_came_from():
+    lidar2img = reference.ring_of_cameras(4, 32, 24, 20.0)[None]
+    shapes = torch.tensor([24.0, 32.0], dtype=torch.float64).expand(1, 4, 2)
+    rays, _ = image_rays(lidar2img, shapes, LAYOUT)
+    for camera in range(4):
+        for row in range(3):
+            for col in range(4):
+                point = torch.cat([5 * rays[0, (camera * 3 + row) * 4 + col], torch.ones(1)])
+                u, v, depth = (lidar2img[0, camera] @ point)[:3]
+                assert depth > 0
+                assert (u / depth).item() == pytest.approx((col + 0.5) * 8)
+                assert (v / depth).item() == pytest.approx((row + 0.5) * 8)
+
+
+def test_prior_offsets_tell_where_a_head_looked():
+    prior = LocalityPrior(1).double()
+    lidar2img = reference.ring_of_cameras(4, 32, 24, 20.0)[None]
+    shapes = torch.tensor([24.0, 32.0], dtype=torch.float64).expand(1, 4, 2)
+    points = torch.tensor([[[3.0, -2.0, 0.5]]], dtype=torch.float64)
+    made = prior(points, lidar2img, shapes, LAYOUT)
+    attention = torch.zeros(1, 1, 1, LAYOUT.num_keys, dtype=torch.float64)
+    attention[..., 11], attention[..., 70] = 0.25, 0.75
+    offsets = made.offsets(attention @ made.key_B1KE)[0, 0, 0]
+    cell, ray = LAYOUT.bev_centres(points)[11], image_rays(lidar2img, shapes, LAYOUT)[0][0, 70 - 64]
+    torch.testing.assert_close(offsets[:2], 0.25 * (cell - points[0, 0, :2]) / 4)
+    direction = torch.nn.functional.normalize(points[0, 0], dim=0)
+    torch.testing.assert_close(offsets[3:6], 0.75 * (ray - direction) * 4)
+    assert offsets[2].item() == pytest.approx(0.25) and offsets[6].item() == pytest.approx(0.75)

@@ -1,0 +1,106 @@
+"""A small head, a ring of cameras and random samples for the tests of this folder."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from cmt_official import head_config
+from mmdet3d.registry import MODELS
+from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+from mmengine.structures import InstanceData
+
+import aqr_bench.cmt  # noqa: F401  (registers)
+
+RANGE = [-20.0, -20.0, -5.0, 20.0, 20.0, 3.0]
+WIDTH = 32
+
+
+def ring(count: int, height: int, width: int, turn: float = 0.0) -> np.ndarray:
+    """``lidar2img`` of cameras that look outwards all around, 75 degrees wide each, [count, 4, 4] in float64."""
+    matrices = []
+    for k in range(count):
+        yaw = 2 * math.pi * k / count + turn
+        ahead = np.array([math.cos(yaw), math.sin(yaw), 0.0])
+        right = np.array([math.sin(yaw), -math.cos(yaw), 0.0])
+        extrinsic = np.eye(4)
+        extrinsic[:3, :3] = np.stack([right, [0.0, 0.0, -1.0], ahead])
+        extrinsic[:3, 3] = -extrinsic[:3, :3] @ (ahead * 0.8 + [0.0, 0.0, -0.3])
+        intrinsic = np.eye(4)
+        intrinsic[0, 0] = intrinsic[1, 1] = width / 2 / math.tan(math.radians(37.5))
+        intrinsic[0, 2], intrinsic[1, 2] = width / 2, height / 2
+        matrices.append(intrinsic @ extrinsic)
+    return np.stack(matrices)
+
+
+def small_head_config(kind: str = "CmtHead", layers: int = 2, **changes) -> dict:
+    config = head_config(kind)
+    config.update(in_channels=12, hidden_dim=WIDTH, num_query=20, depth_num=4, scalar=3)
+    config["bbox_coder"].update(pc_range=RANGE, post_center_range=[-25, -25, -10, 25, 25, 10], max_num=30)
+    decoder = config["transformer"]["decoder"]
+    decoder["num_layers"] = layers
+    for attention in decoder["transformerlayers"]["attn_cfgs"]:
+        attention.update(embed_dims=WIDTH, num_heads=4, dropout=0.0)
+    decoder["transformerlayers"]["ffn_cfgs"].update(embed_dims=WIDTH, feedforward_channels=48)
+    config["separate_head"].update(head_conv=16)
+    return {**config, **changes}
+
+
+def small_head(kind: str = "CmtHead", seed: int = 0, **changes):
+    torch.manual_seed(seed)
+    head = MODELS.build(small_head_config(kind, **changes))
+    head.init_weights()
+    return head
+
+
+def metas(batch: int, cameras: int = 3, height: int = 48, width: int = 80) -> list[dict]:
+    return [
+        dict(lidar2img=ring(cameras, height, width, turn=0.3 * b), pad_shape=[(height, width, 3)] * cameras)
+        for b in range(batch)
+    ]
+
+
+def boxes(count: int, seed: int) -> tuple[LiDARInstance3DBoxes, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    tensor = torch.rand(count, 9, generator=g)
+    tensor[:, :2] = tensor[:, :2] * 36 - 18
+    tensor[:, 2] -= 2.0
+    tensor[:, 3:6] = tensor[:, 3:6] * 3 + 0.4
+    tensor[:, 6] = tensor[:, 6] * 6 - 3
+    return LiDARInstance3DBoxes(tensor, box_dim=9), torch.randint(0, 10, (count,), generator=g)
+
+
+def with_truth(metadata: list[dict], counts: list[int]) -> list[dict]:
+    for index, (meta, count) in enumerate(zip(metadata, counts, strict=True)):
+        meta["gt_bboxes_3d"], meta["gt_labels_3d"] = boxes(count, seed=index)
+    return metadata
+
+
+def features(batch: int, cameras: int = 3, bev=(10, 10), image=(6, 10), seed: int = 0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 12, *bev, generator=g), torch.randn(batch * cameras, WIDTH, *image, generator=g)
+
+
+def train_step(head, metadata: list[dict], x, x_img) -> dict[str, torch.Tensor]:
+    """Losses of a batch, with the gradients left in the parameters."""
+    head.train()
+    outputs = head([x], [x_img], metadata)
+    losses = head.loss([m["gt_bboxes_3d"] for m in metadata], [m["gt_labels_3d"] for m in metadata], outputs)
+    sum(losses.values()).backward()
+    return losses
+
+
+def assert_finite_gradients(module: torch.nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, f"{name} got no gradient"
+        assert torch.isfinite(parameter.grad).all(), f"{name} got a gradient that is not finite"
+
+
+def data_sample(count: int, cameras: np.ndarray, seed: int = 0, **meta) -> Det3DDataSample:
+    sample = Det3DDataSample()
+    sample.set_metainfo(dict(lidar2img=cameras, box_type_3d=LiDARInstance3DBoxes, **meta))
+    truth = InstanceData()
+    truth.bboxes_3d, truth.labels_3d = boxes(count, seed)
+    sample.gt_instances_3d = truth
+    return sample

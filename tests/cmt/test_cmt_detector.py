@@ -1,0 +1,273 @@
+"""CmtDetector end to end on random data: the quick tier's model as configured, and the official one's names."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from cmt_official import CLASSES, PC_RANGE, head_config
+from cmt_small import assert_finite_gradients, data_sample, ring
+from mmdet3d.registry import MODELS
+from mmengine.config import Config
+
+import aqr_bench.cmt
+from aqr_bench.errors import UserError
+
+QUICK = Path(aqr_bench.cmt.__file__).parent / "configs" / "cmt_aqr_quick_model.py"
+HEAD = "model.pts_bbox_head"
+
+
+def quick_model(**overrides):
+    """The quick tier's model; overrides are dotted keys (with __ for the dot after ``model``'s parts)."""
+    config = Config.fromfile(QUICK)
+    config.merge_from_dict({key.replace("__", "."): value for key, value in overrides.items()})
+    torch.manual_seed(0)
+    model = MODELS.build(config.model)
+    model.init_weights()
+    return model
+
+
+def cloud(count: int, seed: int) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    points = torch.rand(count, 5, generator=g)
+    points[:, :2] = points[:, :2] * 80 - 40
+    points[:, 2] = points[:, 2] * 6 - 4
+    return points
+
+
+def batch(objects=(5, 3), points=(3000, 2500), sizes=((96, 176), (96, 176)), cameras: int = 6) -> dict:
+    """What mmdet3d's pseudo_collate hands to the data preprocessor."""
+    g = torch.Generator().manual_seed(0)
+    return dict(
+        inputs=dict(
+            points=[cloud(n, seed=i) for i, n in enumerate(points)],
+            img=[torch.randint(0, 255, (cameras, 3, *s), generator=g, dtype=torch.uint8) for s in sizes],
+        ),
+        data_samples=[
+            data_sample(n, ring(cameras, *s), seed=i) for i, (n, s) in enumerate(zip(objects, sizes, strict=True))
+        ],
+    )
+
+
+def losses_of(model, data: dict) -> dict[str, torch.Tensor]:
+    data = model.data_preprocessor(copy.deepcopy(data), training=True)
+    return model.train()(**data, mode="loss")
+
+
+def predictions_of(model, data: dict) -> list:
+    data = model.data_preprocessor(copy.deepcopy(data), training=False)
+    with torch.no_grad():
+        return [sample.pred_instances_3d for sample in model.eval()(**data, mode="predict")]
+
+
+@pytest.mark.parametrize(
+    "aqr", [None, {}, dict(site="both", bev_window=5, camera_window=3)], ids=["none", "empty", "aqr"]
+)
+def test_quick_model_trains_and_predicts(aqr):
+    model = quick_model(**{f"{HEAD}.aqr": aqr})
+    losses = losses_of(model, batch())
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(v) for v in losses.values())
+    assert_finite_gradients(model)
+    assert (model.pts_bbox_head.aqr is None) == (not aqr)
+    for found in predictions_of(model, batch()):
+        assert found.bboxes_3d.tensor.shape == (len(found.scores_3d), 9) and len(found.labels_3d) > 0
+        assert torch.isfinite(found.bboxes_3d.tensor).all() and found.labels_3d.max() < 10
+
+
+def test_quick_model_is_small_and_its_biases_are_extra_parameters_alone():
+    plain, biased = quick_model(), quick_model(**{f"{HEAD}.aqr.site": "cross"})
+    assert 0.5e6 < sum(p.numel() for p in plain.parameters()) < 1.0e6
+    extra = set(biased.state_dict()) - set(plain.state_dict())
+    assert extra and all(name.startswith("pts_bbox_head.aqr.") for name in extra)
+    bare = set(quick_model(**{f"{HEAD}.locality": None}).state_dict())
+    assert {name.rsplit(".", 1)[0] for name in set(plain.state_dict()) - bare} == {"pts_bbox_head.locality"}
+
+
+def test_quick_model_learns_one_batch():
+    model = quick_model()
+    data = batch(objects=(3, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    history = []
+    for _ in range(16):
+        torch.manual_seed(0)  # the same denoising noise each time
+        loss = sum(losses_of(model, data).values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < 0.6 * history[0], history
+
+
+def test_empty_clouds_and_empty_scenes_train_and_predict():
+    model = quick_model()
+    data = batch(objects=(0, 0), points=(0, 0))
+    losses = losses_of(model, data)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(v) for v in losses.values())
+    assert_finite_gradients(model)
+    assert all(torch.isfinite(b).all() for b in model.buffers())
+    assert len(predictions_of(model, data)) == 2
+    # A sample without points must not change its neighbour.
+    model = quick_model()
+    full, half = batch(), batch(points=(3000, 0))
+    a, b = predictions_of(model, full)[0], predictions_of(model, half)[0]
+    torch.testing.assert_close(a.bboxes_3d.tensor, b.bboxes_3d.tensor, atol=1e-4, rtol=1e-4)
+
+
+def test_a_sample_is_seen_alike_in_any_batch():
+    model = quick_model()
+    data = batch()
+    together = predictions_of(model, data)
+    for b in range(2):
+        alone = dict(
+            inputs={k: v[b : b + 1] for k, v in data["inputs"].items()}, data_samples=data["data_samples"][b : b + 1]
+        )
+        (found,) = predictions_of(model, alone)
+        torch.testing.assert_close(found.scores_3d, together[b].scores_3d, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.bboxes_3d.tensor, together[b].bboxes_3d.tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_other_image_sizes_and_camera_counts_need_no_other_config():
+    model = quick_model()
+    # The second sample is smaller: it is padded, and its own size goes with it. 90 is not a multiple of 16.
+    data = batch(sizes=((90, 200), (64, 120)), cameras=4)
+    losses = losses_of(model, data)
+    assert all(torch.isfinite(v) for v in losses.values())
+    prepared = model.data_preprocessor(copy.deepcopy(data), training=False)
+    assert prepared["data_samples"][1].pad_shape == (64, 128)
+    assert prepared["data_samples"][1].batch_input_shape == (96, 208)
+    assert len(predictions_of(model, data)) == 2
+
+
+def test_channels_last_changes_rounding_only():
+    fast, plain = quick_model(), quick_model(model__channels_last=False)
+    plain.load_state_dict(fast.state_dict())
+    for a, b in zip(predictions_of(fast, batch()), predictions_of(plain, batch()), strict=True):
+        torch.testing.assert_close(a.scores_3d, b.scores_3d, atol=1e-5, rtol=1e-3)
+
+
+def test_raw_outputs_and_copies():
+    model = quick_model()
+    predictions_of(model, batch())  # voxel generators exist now; copying must not trip over them
+    twin = copy.deepcopy(model).eval()
+    data = twin.data_preprocessor(batch(), training=False)
+    with torch.no_grad():
+        outputs = twin(**data, mode="tensor")
+    assert outputs[0][0]["cls_logits"].shape == (2, 2, 144, 10)
+
+
+def test_single_sensor_detectors():
+    transformer = Config.fromfile(QUICK).model.pts_bbox_head.transformer
+    lidar = Config.fromfile(QUICK)
+    for part in ("img_backbone", "img_neck"):
+        lidar.model.pop(part)
+    lidar.model.pts_bbox_head.update(type="CmtLidarHead", transformer=transformer)
+    camera = Config.fromfile(QUICK)
+    for part in [k for k in camera.model if k.startswith("pts_") and k != "pts_bbox_head"]:
+        camera.model.pop(part)
+    camera.model.pts_bbox_head.update(type="CmtImageHead")
+    for config, lacking in ((lidar, "img"), (camera, "points")):
+        model = MODELS.build(config.model)
+        model.init_weights()
+        data = batch()
+        del data["inputs"][lacking]
+        losses = losses_of(model, data)
+        sum(losses.values()).backward()
+        assert_finite_gradients(model)
+        assert len(predictions_of(model, data)) == 2
+
+
+def test_missing_inputs_and_parts_are_told():
+    model = quick_model()
+    for lacking, message in (("points", "needs points"), ("img", "needs images")):
+        data = batch()
+        del data["inputs"][lacking]
+        with pytest.raises(UserError, match=message):
+            predictions_of(model, data)
+    config = Config.fromfile(QUICK).model
+    for part, message in (("pts_voxel_layer", "pts_voxel_layer"), ("img_backbone", "img_backbone")):
+        broken = copy.deepcopy(config)
+        broken.pop(part)
+        with pytest.raises(UserError, match=message):
+            MODELS.build(broken)
+    broken = copy.deepcopy(config)
+    broken.img_backbone.type = "ResNett"
+    with pytest.raises(UserError, match="did you mean 'ResNet'"):
+        MODELS.build(broken)
+
+
+def test_the_whole_official_detector_has_the_official_names(shared):
+    """ResNet-50 fusion model from the official dicts: everything but the layout of the sparse kernels."""
+    norm = dict(type="BN", eps=0.001, momentum=0.01)
+    head = head_config()
+    train_cfg, test_cfg = head.pop("train_cfg"), head.pop("test_cfg")
+    model = MODELS.build(
+        dict(
+            type="CmtDetector",
+            use_grid_mask=True,
+            img_backbone=dict(
+                type="ResNet",
+                depth=50,
+                num_stages=4,
+                out_indices=(2, 3),
+                frozen_stages=-1,
+                norm_cfg=dict(type="BN", requires_grad=True),
+                norm_eval=True,
+                with_cp=True,
+                style="pytorch",
+            ),
+            img_neck=dict(type="CPFPN", in_channels=[1024, 2048], out_channels=256, num_outs=2),
+            pts_voxel_layer=dict(
+                num_point_features=5,
+                max_num_points=10,
+                voxel_size=[0.1, 0.1, 0.2],
+                max_voxels=(120000, 160000),
+                point_cloud_range=PC_RANGE,
+            ),
+            pts_voxel_encoder=dict(type="HardSimpleVFE", num_features=5),
+            pts_middle_encoder=dict(
+                type="SparseEncoder",
+                in_channels=5,
+                sparse_shape=[41, 1024, 1024],
+                output_channels=128,
+                order=("conv", "norm", "act"),
+                encoder_channels=((16, 16, 32), (32, 32, 64), (64, 64, 128), (128, 128)),
+                encoder_paddings=((0, 0, 1), (0, 0, 1), (0, 0, [0, 1, 1]), (0, 0)),
+                block_type="basicblock",
+            ),
+            pts_backbone=dict(
+                type="SECOND",
+                in_channels=256,
+                out_channels=[128, 256],
+                layer_nums=[5, 5],
+                layer_strides=[1, 2],
+                norm_cfg=norm,
+                conv_cfg=dict(type="Conv2d", bias=False),
+            ),
+            pts_neck=dict(
+                type="SECONDFPN",
+                in_channels=[128, 256],
+                out_channels=[256, 256],
+                upsample_strides=[1, 2],
+                norm_cfg=norm,
+                upsample_cfg=dict(type="deconv", bias=False),
+                use_conv_for_no_stride=True,
+            ),
+            pts_bbox_head=head,
+            train_cfg=dict(pts=train_cfg),
+            test_cfg=dict(pts=test_cfg),
+        )
+    )
+    assert len(CLASSES) == sum(model.pts_bbox_head.num_classes)
+    path = shared / "reference" / "official_state_dict" / "cmt_voxel0100_r50_800x320_cbgs.full.csv"
+    with open(path) as file:
+        expected = {row["name"]: row["shape"] for row in csv.DictReader(file)}
+    found = {k: "x".join(map(str, v.shape)) or "scalar" for k, v in model.state_dict().items()}
+    assert set(found) == set(expected)
+    sparse = [k for k in found if k.startswith("pts_middle_encoder") and len(found[k].split("x")) == 5]
+    assert {k: v for k, v in found.items() if k not in sparse} == {k: v for k, v in expected.items() if k not in sparse}

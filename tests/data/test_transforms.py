@@ -1,0 +1,130 @@
+"""Transforms on small made-up frames: sweeps land where they were seen, projections follow every change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
+
+from aqr_bench.data.transforms import (
+    AddProjections,
+    BadFrameError,
+    CheckFrame,
+    LoadExactSweeps,
+    MirrorWorld,
+    ResizeViews,
+    SensorCondition,
+    SensorDropout,
+)
+
+
+def frame(seed=0, height=90, width=160):
+    rng = np.random.default_rng(seed)
+    cam2img = np.array([[100.0, 0, 80], [0, 100, 45], [0, 0, 1]])
+    lidar2cam = np.eye(4)
+    lidar2cam[:3, :3] = [[1, 0, 0], [0, 0, -1], [0, 1, 0]]  # camera looks along LiDAR y
+    lidar2cam[:3, 3] = [0.1, 1.5, -0.3]
+    points = torch.from_numpy(rng.uniform(-20, 20, (50, 5)).astype(np.float32))
+    return {
+        "token": f"token{seed}",
+        "points": LiDARPoints(points, points_dim=5),
+        "img": [rng.integers(0, 255, (height, width, 3), dtype=np.uint8) for _ in range(2)],
+        "cam2img": [cam2img] * 2,
+        "lidar2cam": [lidar2cam] * 2,
+        "timestamp": 10.0,
+        "gt_bboxes_3d": LiDARInstance3DBoxes(torch.tensor([[3.0, 12, -1, 4, 2, 1.5, 0.4, 5, 1]]), box_dim=9),
+    }
+
+
+def project(lidar2img, xyz):
+    u, v, depth = (lidar2img @ np.append(xyz, 1.0))[:3]
+    return np.array([u / depth, v / depth])
+
+
+def pose(yaw, x, y):
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
+    matrix[:2, 3] = x, y
+    return matrix
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.1, 1.0])
+def test_static_points_of_a_turning_sweep_coincide(tmp_path, yaw):
+    key2global, sweep2global = pose(0.3, 7, 4), pose(0.3 - yaw, 2, 3)
+    rng = np.random.default_rng(0)
+    world = np.concatenate([rng.uniform(-20, 20, (30, 3)), np.ones((30, 1))], 1)
+    key = (world @ np.linalg.inv(key2global).T)[:, :3]
+    seen_by_sweep = (world @ np.linalg.inv(sweep2global).T)[:, :3]
+    np.concatenate([seen_by_sweep, np.ones((30, 2))], 1).astype(np.float32).tofile(tmp_path / "sweep.bin")
+    cloud = torch.from_numpy(np.concatenate([key, np.ones((30, 2))], 1).astype(np.float32))
+    sweep = {
+        "timestamp": 9.75,
+        "lidar_points": {
+            "lidar_path": str(tmp_path / "sweep.bin"),
+            "lidar2sensor": (np.linalg.inv(sweep2global) @ key2global).tolist(),
+        },
+    }
+    results = {"points": LiDARPoints(cloud, points_dim=5), "timestamp": 10.0, "lidar_sweeps": [sweep]}
+    out = LoadExactSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)(results)["points"].tensor.numpy()
+    assert out.shape == (60, 5)
+    np.testing.assert_allclose(out[30:, :3], out[:30, :3], atol=1e-4)
+    assert set(out[:30, 4]) == {0.0} and np.allclose(out[30:, 4], 0.25)
+
+
+def test_resize_keeps_the_bottom_and_moves_the_projection():
+    results = AddProjections()(frame())
+    before = results["lidar2img"][0].copy()
+    xyz = np.array([2.0, 15.0, -1.0])
+    u, v = project(before, xyz)
+    out = ResizeViews(size=(40, 80))(results)
+    assert out["img"][0].shape == (40, 80, 3) and out["pad_shape"] == (40, 80)
+    np.testing.assert_allclose(project(out["lidar2img"][0], xyz), [u / 2, v / 2 - 5])
+    np.testing.assert_allclose(project(ResizeViews((50, 80))(AddProjections()(frame()))["lidar2img"][0], xyz)[1], v / 2 + 5)
+
+
+def test_mirror_moves_points_boxes_and_images_together():
+    results = AddProjections()(frame())
+    xyz, centre = results["points"].tensor[0, :3].numpy().copy(), results["gt_bboxes_3d"].gravity_center[0].numpy()
+    pixel, image = project(results["lidar2img"][0], centre), results["img"][0].copy()
+    out = MirrorWorld(prob=1.0)(results)
+    np.testing.assert_allclose(out["points"].tensor[0, :3].numpy(), xyz * [-1, 1, 1])
+    mirrored = out["gt_bboxes_3d"].gravity_center[0].numpy()
+    np.testing.assert_allclose(mirrored, centre * [-1, 1, 1], rtol=1e-6)
+    u, v = project(out["lidar2img"][0], mirrored)
+    np.testing.assert_allclose([u, v], [160 - pixel[0], pixel[1]], rtol=1e-6)
+    assert np.array_equal(out["img"][0], image[:, ::-1])
+    np.testing.assert_allclose(out["gt_bboxes_3d"].tensor[0, 7:].numpy(), [-5, 1])
+    assert out["gt_bboxes_3d"].yaw[0].item() == pytest.approx(np.pi - 0.4, abs=1e-5)
+
+
+def test_conditions_leave_a_state_and_a_fingerprint():
+    digests = {}
+    for name, state in (("clean", 0), ("no_lidar", 1), ("no_cameras", 2)):
+        out = SensorCondition(name)(frame())
+        assert out["sensor_state"] == state
+        digests[name] = out["input_sha256"]
+        assert (out["points"].tensor.abs().sum() == 0) == (name == "no_lidar")
+        assert (sum(int(i.sum()) for i in out["img"]) == 0) == (name == "no_cameras")
+    assert len(set(digests.values())) == 3
+    assert SensorCondition("clean")(frame())["input_sha256"] == digests["clean"]
+
+
+def test_sensor_dropout_frequencies():
+    np.random.seed(0)
+    dropout = SensorDropout(lidar=0.25, cameras=0.5)
+    states = [dropout(frame())["sensor_state"] for _ in range(400)]
+    counts = np.bincount(states, minlength=3) / 400
+    np.testing.assert_allclose(counts, [0.25, 0.25, 0.5], atol=0.07)
+    with pytest.raises(ValueError, match="sum to at most 1"):
+        SensorDropout(0.7, 0.7)
+
+
+def test_damaged_frames_are_named(tmp_path):
+    (tmp_path / "cut.bin").write_bytes(b"\0" * 30)
+    results = {"token": "abc", "lidar_points": {"lidar_path": str(tmp_path / "cut.bin")}, "images": {}}
+    with pytest.raises(BadFrameError, match=r"cut short.*cut\.bin has 30 bytes"):
+        CheckFrame()(results)
+    results["lidar_points"]["lidar_path"] = str(tmp_path / "gone.bin")
+    with pytest.raises(BadFrameError, match=r"missing.*gone\.bin"):
+        CheckFrame()(results)

@@ -1,0 +1,255 @@
+"""The report from records: complete, partly failed, of one variant, of none; and nothing unescaped in the page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from aqr_bench.errors import UserError
+from aqr_bench.record import Record, write_records
+from aqr_bench.report.__main__ import main
+from aqr_bench.report.answer import answer
+from aqr_bench.report.collect import collect_base, collect_study, mixtures
+from aqr_bench.report.page import build_report
+from aqr_bench.report.tables import cost_table, scores_table
+from aqr_bench.study import base_runs, load_study, load_tier, matrix
+
+EFFECT = {"none": 0.0, "cross": 0.05}
+
+
+def make_study(folder: Path, variants=("none", "cross"), seeds=(0, 1), **changes) -> Path:
+    data = {
+        "name": "made_up",
+        "question": "Is <b>this</b> escaped?",
+        "baseline": "none",
+        "seeds": list(seeds),
+        "conditions": "missing_sensors",
+        "metric": "mAP",
+        "variants": {v: {"summary": f"{v} & <i>more</i>", "config": {"a": v}} for v in variants},
+    }
+    path = folder / "made_up.yaml"
+    path.write_text(yaml.safe_dump({**data, **changes}, sort_keys=False))
+    return path
+
+
+def fill(results: Path, study_path: Path, fail=(), skip=(), spread: float = 0.001) -> None:
+    """Records of every run; ``fail`` and ``skip`` hold (variant, seed). Scores: 0.4 + effect + a little per seed."""
+    tier, study = load_tier("smoke"), load_study(study_path)
+    for run in base_runs(tier, [study]) + matrix(tier, [study]):
+        key = (run.variant, run.seed)
+        if key in skip:
+            continue
+        name = {"tier": tier.name, "study": run.study, "variant": run.variant, "seed": run.seed}
+        bad = "loss is <not> finite" if key in fail else None
+        status = "diverged" if bad else "ok"
+        cost = {"wall_s": 120.0, "parameters": 1000}
+        curve = [[i, 5.0 / i] for i in range(1, 6)]
+        train = Record("train", status, **name, reason=bad, cost=cost, curve=curve, provenance={"code_sha256": "c"})
+        write_records(results / run.folder / "train.jsonl", [train])
+        rows = []
+        for k, condition in enumerate(study.suite.conditions):
+            score = 0.4 / (k + 1) + EFFECT.get(run.variant, 0) + spread * run.seed * (1 + k + len(run.variant or ""))
+            scores = {} if bad else {"mAP": score, "NDS": score, "classes": {"car": {"AP": score}, "bus": {"AP": None}}}
+            state = {"condition": condition.name, "suite": study.suite.name, "scores": scores}
+            reason = f"training failed: {bad}" if bad else None
+            proof = {"input_sha256": condition.name}
+            rows.append(Record("evaluate", "failed" if bad else "ok", **name, **state, reason=reason, provenance=proof))
+        write_records(results / run.folder / f"evaluate.{study.suite.name}.jsonl", rows)
+    for i, variant in enumerate(study.variants):
+        cost = {
+            "latency_ms": {"median": 10.0 + i, "p95": 12.0, "values": []},
+            "throughput_per_s": 100,
+            "peak_rss_mb": 5,
+        }
+        measured = Record("measure", "ok", tier.name, study.name, variant, cost=cost)
+        write_records(results / tier.name / study.name / variant / "measure.jsonl", [measured])
+
+
+def report_on(tmp_path: Path, study_path: Path) -> str:
+    out = tmp_path / "report"
+    arguments = [
+        "--tier",
+        "smoke",
+        "--study",
+        str(study_path),
+        "--records",
+        str(tmp_path / "results"),
+        "--out",
+        str(out),
+    ]
+    assert main(arguments) == 0
+    return (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_complete_report(tmp_path):
+    study_path = make_study(tmp_path)
+    fill(tmp_path / "results", study_path)
+    pictures = tmp_path / "results" / "smoke" / "pictures"
+    pictures.mkdir()
+    from PIL import Image
+
+    Image.new("RGB", (3000, 30)).save(pictures / "a.png")
+    (pictures / "b.png").write_text("no picture")
+    page = report_on(tmp_path, study_path)
+    assert "Is &lt;b&gt;this&lt;/b&gt; escaped?" in page and "<b>this" not in page and "<i>more" not in page
+    assert "within the noise" in page and "aqr-bench run --tier smoke --study made_up" in page
+    # Self-contained: every picture is embedded, and nothing is fetched from anywhere.
+    sources = re.findall(r'<img[^>]* src="([^"]+)"', page)
+    assert len(sources) == 7 and all(s.startswith("data:image/") for s in sources)
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page
+    assert base64.b64decode(sources[0].split(",")[1]).startswith(b"\x89PNG")
+    assert "b.png (cannot identify" in page and len(page) < 15_000_000
+    figures = {p.name for p in (tmp_path / "report" / "figures").iterdir()}
+    wanted = ("metric", "difference", "heatmap", "cost", "classes", "curves")
+    assert figures == {f"made_up_{name}{suffix}" for name in wanted for suffix in (".png", ".pdf")}
+    scores = pd.read_csv(tmp_path / "report" / "tables" / "made_up_scores.csv")
+    assert list(scores["ok"]) == [2] * 6 and scores["difference"].dropna().between(0.05, 0.06).all()
+    markdown = (tmp_path / "report" / "tables" / "made_up_scores.md").read_text()
+    assert "| clean | none | 0.40" in markdown
+
+
+def test_failed_and_missing_runs_are_shown_and_take_nothing_down(tmp_path):
+    study_path = make_study(tmp_path, seeds=(0, 1, 2))
+    fill(tmp_path / "results", study_path, fail={("cross", 1)}, skip={("none", 2)})
+    page = report_on(tmp_path, study_path)
+    assert "loss is &lt;not&gt; finite" in page and "<not>" not in page
+    assert "no record: not run yet" in page and "6 of 18 evaluations are missing or failed" in page
+    tables = tmp_path / "report" / "tables"
+    scores = pd.read_csv(tables / "made_up_scores.csv").set_index(["condition", "variant"])
+    assert (scores.loc[("clean", "cross"), ["ok", "wanted", "pairs"]] == [2, 3, 1]).all()
+    problems = pd.read_csv(tables / "made_up_problems.csv")
+    assert sorted(problems["status"]) == ["diverged"] + ["failed"] * 3 + ["missing"] * 4
+
+
+def test_no_records_at_all(tmp_path):
+    study_path = make_study(tmp_path)
+    (tmp_path / "results").mkdir()
+    page = report_on(tmp_path, study_path)
+    assert "There are no records yet" in page and "No answer yet" in page and "<img" not in page
+
+
+def test_a_single_variant(tmp_path):
+    study_path = make_study(tmp_path, variants=("none",), seeds=(0,))
+    fill(tmp_path / "results", study_path)
+    page = report_on(tmp_path, study_path)
+    assert "Nothing to compare" in page and "mAP 0.400" in page
+
+
+def test_figures_of_an_earlier_report_do_not_survive(tmp_path):
+    study_path = make_study(tmp_path)
+    stale = tmp_path / "report" / "figures" / "old_metric.png"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    keep = stale.with_suffix(".txt")
+    keep.touch()
+    (tmp_path / "results").mkdir()
+    report_on(tmp_path, study_path)
+    assert not stale.exists() and keep.exists()
+
+
+def test_missing_results_folder_is_a_mistake(tmp_path):
+    with pytest.raises(UserError, match="--records: no folder"):
+        main(["--tier", "smoke", "--study", "smoke", "--records", str(tmp_path / "x"), "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread", "words"),
+    [
+        ((0, 1, 2), 0.0001, "'cross' is better than 'none' under 'clean' (+0.05"),
+        ((0, 1), 0.1, "No variant differs from 'none' beyond the noise, under any condition"),
+        ((0,), 0.0, "No answer: with a single seed there is no estimate of the noise; the largest difference"),
+    ],
+)
+def test_answer_says_what_the_evidence_carries(seeds, spread, words, tmp_path):
+    study = load_study(make_study(tmp_path, seeds=seeds))
+    fill(tmp_path / "results", study.path, spread=spread)
+    assert words in answer(study, collect_study(tmp_path / "results", load_tier("smoke"), study))
+
+
+def test_answer_tells_noise_from_ignorance(tmp_path):
+    study = load_study(make_study(tmp_path, variants=("none", "cross", "flat")))
+    fill(tmp_path / "results", study.path, fail={("flat", 1)}, spread=0.1)
+    said = answer(study, collect_study(tmp_path / "results", load_tier("smoke"), study))
+    assert "beyond the noise (every 95 % interval contains 0); 3 differences rest on a single pair of seeds" in said
+
+
+def test_lower_is_better_for_error_metrics(tmp_path):
+    study = load_study(make_study(tmp_path, metric="mATE"))
+    results = collect_study(tmp_path, load_tier("smoke"), study)
+    frame = results.evaluations
+    frame["status"] = "ok"
+    frame["mATE"] = [
+        0.5 + (v == "cross") + s * 1e-3 * (v == "cross") for v, s in zip(frame.variant, frame.seed, strict=True)
+    ]
+    shown = scores_table(study, results).shown
+    assert list(shown["Verdict"]) == ["baseline", "worse"] * 3
+
+
+def test_a_record_in_another_runs_place_counts_as_failed(tmp_path):
+    study = load_study(make_study(tmp_path))
+    fill(tmp_path / "results", study.path)
+    folder = tmp_path / "results" / "smoke" / "made_up"
+    name = "evaluate.missing_sensors.jsonl"
+    (folder / "cross" / "seed1" / name).write_text((folder / "none" / "seed1" / name).read_text())
+    problems = collect_study(tmp_path / "results", load_tier("smoke"), study).problems
+    assert len(problems) == 3 and problems["reason"].str.contains("record of another run").all()
+
+
+def test_a_damaged_line_fails_its_conditions_only(tmp_path):
+    study = load_study(make_study(tmp_path))
+    fill(tmp_path / "results", study.path)
+    file = tmp_path / "results" / "smoke" / "made_up" / "cross" / "seed0" / "evaluate.missing_sensors.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], lines[1][:40], lines[2]]) + "\n")
+    problems = collect_study(tmp_path / "results", load_tier("smoke"), study).problems
+    assert list(problems["condition"]) == ["no_lidar"] and "line 2" in problems["reason"][0]
+
+
+def test_equal_inputs_do_not_count_as_robustness(tmp_path):
+    study = load_study(make_study(tmp_path))
+    fill(tmp_path / "results", study.path)
+    file = tmp_path / "results" / "smoke" / "made_up" / "cross" / "seed0" / "evaluate.missing_sensors.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[2]["provenance"]["input_sha256"] = rows[0]["provenance"]["input_sha256"]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    results = collect_study(tmp_path / "results", load_tier("smoke"), study)
+    assert list(results.problems["condition"]) == ["no_cameras"]
+
+
+def test_cost_ratio_and_base_results(tmp_path):
+    study, tier = load_study(make_study(tmp_path)), load_tier("smoke")
+    fill(tmp_path / "results", study.path)
+    cost = cost_table(study, collect_study(tmp_path / "results", tier, study)).data.set_index("variant")
+    assert cost.loc["cross", "latency_ratio"] == pytest.approx(1.1) and cost.loc["cross", "training_minutes"] == 2
+    assert cost.loc["cross", "parameters"] == 1000
+    base = collect_base(tmp_path / "results", tier, [study])
+    assert list(base.evaluations["variant"].unique()) == ["base"] and len(base.evaluations) == 6
+
+
+def test_mixed_code_is_warned_about():
+    rows = [Record("train", "ok", "t", provenance={"code_sha256": c}) for c in "aab"]
+    assert mixtures(rows) == ["train records come from 2 different versions of the code"]
+    assert mixtures(rows[:2]) == []
+
+
+def test_too_many_pictures_are_left_out_by_name(tmp_path, monkeypatch):
+    import numpy as np
+    from PIL import Image
+
+    from aqr_bench.report import page
+
+    monkeypatch.setattr(page, "PICTURE_BUDGET", 30_000)
+    folder = tmp_path / "results" / "smoke" / "pictures"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8)
+    for i in range(4):
+        Image.fromarray(noise).save(folder / f"p{i}.png")
+    study = load_study(make_study(tmp_path))
+    built = build_report(load_tier("smoke"), [study], tmp_path / "results", tmp_path / "out").read_text()
+    assert "p3.png (the page would grow too large)" in built and "Detections: p0" in built

@@ -1,0 +1,131 @@
+"""The aqr-bench command, and how it reads Snakemake's output."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from aqr_bench import cli, launch
+from aqr_bench.errors import UserError
+from aqr_bench.study import load_study, load_tier
+
+
+def test_help_is_quick_and_names_every_command():
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "aqr_bench.cli", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and time.perf_counter() - started < 5
+    assert all(name in done.stdout for name in ("run", *cli.STEPS))
+    code = "import sys, aqr_bench.cli; print([m for m in ('torch', 'pandas', 'snakemake') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_a_step_gets_its_arguments_and_its_result_is_returned(monkeypatch):
+    seen = []
+    fake = types.SimpleNamespace(main=lambda argv: seen.append(argv) or 7)
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: fake if name == "aqr_bench.train" else None)
+    assert cli.main(["train", "--help", "--seed", "1"]) == 7
+    assert seen == [["--help", "--seed", "1"]]
+
+
+def test_mistakes_are_one_line_and_exit_2(capsys):
+    assert cli.main(["run", "--tier", "quik"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: unknown tier 'quik'; did you mean 'quick'?") and said.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "--cores", "0"])
+    assert stop.value.code == 2
+
+
+def test_interruption_is_130(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "launch", interrupted)
+    assert cli.main(["run"]) == 130
+    assert "goes on from here" in capsys.readouterr().err
+
+
+def test_too_little_disk_is_said_up_front(monkeypatch):
+    monkeypatch.setattr(launch, "disk_needed", lambda *_: 10**18)
+    monkeypatch.setattr(launch, "follow", lambda *_: pytest.fail("started"))
+    with pytest.raises(UserError, match="tier smoke needs 1000000000"):
+        launch.launch("smoke", ["smoke"], None, True, False, False)
+
+
+def test_disk_grows_with_world_and_runs():
+    smoke, quick = load_tier("smoke"), load_tier("quick")
+    assert launch.disk_needed(smoke, [load_study("smoke")]) < launch.disk_needed(quick, [load_study("bias_site")])
+
+
+SNAKEMAKE = """\
+Assuming unrestricted shared filesystem usage.
+Building DAG of jobs...
+Job stats:
+job              count
+-------------  -------
+evaluate            10
+total               27
+
+Select jobs to execute...
+[Mon Nov 23 18:12:08 2026]
+Job 25: Evaluating base, tier quick
+error: the disk is on fire
+RuleException:
+Error in rule evaluate:
+    message: None
+    log: logs/quick/evaluate.log (check log file(s) for error details)
+    shell:
+        python -m aqr_bench.evaluate
+Something that Snakemake has never said before
+3 of 27 steps (11%) done
+Job 26: Report
+"""
+
+
+def test_progress_keeps_what_matters_and_everything_unknown():
+    progress = launch.Progress()
+    shown = [line for line in map(progress.feed, SNAKEMAKE.splitlines()) if line is not None]
+    assert shown == [
+        "[0/27] Evaluating base, tier quick",
+        "error: the disk is on fire",
+        "Something that Snakemake has never said before",
+        "[3/27] Report",
+    ]
+    assert progress.failed_logs == ["logs/quick/evaluate.log"] and not progress.nothing_to_do
+    assert progress.feed("Nothing to be done (all requested files are present)") is None and progress.nothing_to_do
+
+
+def test_failure_summary_ends_with_the_logs_last_line(tmp_path):
+    logs = [f"logs/{i}.log" for i in range(5)]
+    (tmp_path / "logs").mkdir()
+    for log in logs[1:]:
+        Path(tmp_path / log).write_text("trace\nValueError: x\n\n")
+    text = launch.failure_summary(launch.Progress(failed_logs=logs), tmp_path)
+    assert "error: the log is empty" in text and f"error: ValueError: x\n  log: {tmp_path / logs[1]}" in text
+    assert "and 2 more" in text and "5 jobs failed" in text
+
+
+def test_lock_is_held_by_one_and_freed(tmp_path):
+    refused = pytest.raises(UserError, match="another run is at work")
+    with launch.only_workflow_in(tmp_path), refused, launch.only_workflow_in(tmp_path):
+        pytest.fail("two at once")
+    with launch.only_workflow_in(tmp_path):
+        assert launch.clear_stale_lock(tmp_path) is False
+
+
+def test_a_job_left_running_is_noticed(tmp_path):
+    job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "-m", "aqr_bench.train"], cwd=tmp_path)
+    try:
+        assert launch.workers_in(tmp_path) == [(job.pid, "aqr_bench.train")]
+        with pytest.raises(UserError, match=f"aqr_bench.train as process {job.pid}"), launch.only_workflow_in(tmp_path):
+            pytest.fail("ran beside it")
+    finally:
+        job.kill()
+        job.wait()
+    assert launch.workers_in(tmp_path) == []

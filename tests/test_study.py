@@ -1,0 +1,214 @@
+"""Tiers, studies and suites: what is accepted, and how a mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aqr_bench import study as studies
+from aqr_bench.errors import UserError
+
+TIER = studies.repository_root() / "ablations" / "tiers" / "smoke.yaml"
+STUDY = studies.repository_root() / "ablations" / "bias_site.yaml"
+SUITE = studies.repository_root() / "ablations" / "conditions" / "missing_sensors.yaml"
+
+
+def changed(source: Path, folder: Path, change) -> Path:
+    """A copy of a YAML file with ``change`` applied to its content."""
+    data = yaml.safe_load(source.read_text())
+    change(data)
+    target = folder / source.name
+    target.write_text(yaml.safe_dump(data, sort_keys=False))
+    return target
+
+
+@pytest.mark.parametrize("name", studies.known_tiers())
+def test_every_shipped_tier_loads(name):
+    tier = studies.load_tier(name)
+    assert tier.name == name and tier.base.iterations > 0 and tier.variant.init in ("base", "scratch")
+    studies.require_inputs(tier) if tier.kind == "synthetic" else None
+
+
+@pytest.mark.parametrize("name", studies.known_studies())
+def test_every_shipped_study_loads(name):
+    study = studies.load_study(name)
+    assert study.baseline in study.variants and study.seeds and study.suite.conditions[0].name == "clean"
+
+
+def test_matrix_is_in_file_order_and_base_runs_are_shared():
+    tier, study = studies.load_tier("quick"), studies.load_study("bias_site")
+    runs = studies.matrix(tier, [study])
+    assert [run.variant for run in runs[::2]] == ["none", "cross", "self", "both"]
+    assert runs[3].folder == "quick/bias_site/cross/seed1"
+    assert [run.folder for run in studies.base_runs(tier, [study, study])] == ["quick/base/seed0", "quick/base/seed1"]
+
+
+def test_variants_from_scratch_have_no_base(tmp_path):
+    path = changed(TIER, tmp_path, lambda d: d["variant"].update(init="scratch"))
+    assert studies.base_runs(studies.load_tier(path), [studies.load_study("bias_site")]) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "load", "change", "message"),
+    [
+        (
+            TIER,
+            "tier",
+            lambda d: d["base"].update(iteratons=3),
+            "base.iteratons: unknown key; did you mean 'iterations'?",
+        ),
+        (
+            TIER,
+            "tier",
+            lambda d: d["base"].update(iterations="many"),
+            "base.iterations: 'many' is str, expected integer",
+        ),
+        (TIER, "tier", lambda d: d["base"].update(iterations=0), "base.iterations: 0 is less than the minimum of 1"),
+        (
+            TIER,
+            "tier",
+            lambda d: d["variant"].update(init="bse"),
+            "'bse' is not one of base, scratch; did you mean 'base'?",
+        ),
+        (TIER, "tier", lambda d: d.pop("model"), "model: missing key"),
+        (
+            TIER,
+            "tier",
+            lambda d: d.update(data={"kind": "nuscenes", "version": "v1.0-mini"}, world=None),
+            "world: None",
+        ),
+        (TIER, "tier", lambda d: d["data"].update(root="x"), "data.root: not allowed here"),
+        (TIER, "tier", lambda d: d["data"].update(kind="nuscenes"), "world: not allowed here"),
+        (TIER, "tier", lambda d: d["base"].update(config={"a b": 1}), "base.config.a b: not a valid name"),
+        (STUDY, "study", lambda d: d["variants"]["cross"].update(sumary="x"), "variants.cross.sumary: unknown key"),
+        (STUDY, "study", lambda d: d.update(baseline="non"), "baseline: unknown variant 'non'; did you mean 'none'?"),
+        (STUDY, "study", lambda d: d.update(metric="mAPP"), "metric: 'mAPP' is not one of"),
+        (STUDY, "study", lambda d: d.update(seeds=[0, 0]), "seeds: [0, 0] has non-unique elements"),
+        (STUDY, "study", lambda d: d.update(conditions="missing_sensor"), "did you mean 'missing_sensors'?"),
+        (SUITE, "suite", lambda d: d["conditions"].append({"name": "clean"}), "'clean' is given twice"),
+        (SUITE, "suite", lambda d: d["conditions"][1].update(severty=3), "conditions.1.severty: unknown key"),
+    ],
+)
+def test_mistake_names_file_key_and_way_out(source, load, change, message, tmp_path):
+    path = changed(source, tmp_path, change)
+    with pytest.raises(UserError) as err:
+        getattr(studies, f"load_{load}")(path)
+    assert str(path) in str(err.value) and message in str(err.value)
+    assert "\n" not in str(err.value)
+
+
+def test_unknown_names_are_answered_with_the_nearest_and_the_list():
+    with pytest.raises(UserError, match=r"unknown study 'bias_sit'; did you mean 'bias_site'\? \(known: .*smoke"):
+        studies.load_study("bias_sit")
+    with pytest.raises(UserError, match=r"unknown tier 'zzz'; known: .*quick"):
+        studies.load_tier("zzz")
+    with pytest.raises(UserError, match=r"tier file not found: no/such\.yaml"):
+        studies.load_tier("no/such.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2\n", "line 2: key 'a' is given twice"),
+        ("x: {no: 1}\n", "line 1: key False is read as bool; put it in quotes"),
+        ("a: [1\n", "not valid YAML"),
+        ("- a\n", "expected a mapping"),
+        ("", "expected a mapping"),
+    ],
+)
+def test_yaml_traps_are_errors(text, message, tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as err:
+        studies.read_yaml(path)
+    assert str(path) in str(err.value) and message in str(err.value)
+
+
+def test_exponent_without_a_dot_is_a_number(tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text("a: 1e-4\nb: 2\nc: '1e-4'\nd: e5\n")
+    assert studies.read_yaml(path) == {"a": 1e-4, "b": 2, "c": "1e-4", "d": "e5"}
+
+
+def test_file_name_and_reserved_names(tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(STUDY.read_text())
+    with pytest.raises(UserError, match="'bias_site' differs from the file's name 'other'"):
+        studies.load_study(other)
+    base = tmp_path / "base.yaml"
+    base.write_text(STUDY.read_text().replace("name: bias_site", "name: base"))
+    with pytest.raises(UserError, match="'base' is reserved for a folder"):
+        studies.load_study(base)
+
+
+@pytest.mark.parametrize(
+    ("layers", "merged"),
+    [
+        ([{"a.b": 1}, {"a.b": 2}], {"a.b": 2}),
+        ([{"a": {"x": 1, "y": 0}}, {"a.x": 2}], {"a": {"x": 2, "y": 0}}),
+        ([{"a": {}}, {"a.x.y": 2}], {"a": {"x": {"y": 2}}}),
+        ([{"a.x": 1, "ab": 3}, {"a": None}], {"ab": 3, "a": None}),
+        ([{"a": {"x": 1}}, {"a": {"z": 2}}], {"a": {"z": 2}}),
+    ],
+)
+def test_merge_overrides(layers, merged):
+    before = [dict(layer) for layer in layers]
+    assert studies.merge_overrides(*layers) == merged
+    assert layers == before
+
+
+def test_override_inside_null_is_refused():
+    with pytest.raises(UserError, match=r"'m\.aqr\.site' lies inside 'm\.aqr', set to None"):
+        studies.merge_overrides({"m.aqr": None}, {"m.aqr.site": "cross"})
+
+
+def test_variant_config_puts_the_variant_over_the_tier(tmp_path):
+    path = changed(TIER, tmp_path, lambda d: d["variant"].update(config={"lr": 1, "model.pts_bbox_head.aqr.x": 0}))
+    tier, study = studies.load_tier(path), studies.load_study("bias_site")
+    config = studies.variant_config(tier, study, "cross")
+    assert config["lr"] == 1 and config["model.pts_bbox_head.aqr"]["site"] == "cross" and len(config) == 2
+    with pytest.raises(UserError, match="unknown variant 'crss'; did you mean 'cross'"):
+        studies.variant_config(tier, study, "crss")
+
+
+def test_check_overrides_finds_a_key_the_config_does_not_have():
+    config = {"model": {"head": {"aqr": None}}, "layers": [{"d": 1}]}
+    studies.check_overrides(config, {"model.head.aqr": {"site": "x"}, "layers.0.d": 2}, "f")
+    with pytest.raises(UserError, match=r"f: config key 'model.haed.aqr': no 'haed' in model; did you mean 'head'"):
+        studies.check_overrides(config, {"model.haed.aqr": 1}, "f")
+    with pytest.raises(UserError, match="no '1' in layers"):
+        studies.check_overrides(config, {"layers.1.d": 2}, "f")
+
+
+def test_missing_data_and_model_are_found_before_anything_runs(tmp_path):
+    def real_data(d):
+        d["data"].update(kind="nuscenes", root=str(tmp_path / "nuscenes"))
+        del d["world"]
+
+    tier = studies.load_tier(changed(TIER, tmp_path, real_data))
+    with pytest.raises(UserError, match=r"data\.root: no nuScenes v1\.0-mini under"):
+        studies.require_inputs(tier)
+    (tmp_path / "nuscenes" / "v1.0-mini").mkdir(parents=True)
+    studies.require_inputs(tier)
+    wrong = studies.load_tier(changed(TIER, tmp_path, lambda d: d.update(model="cmt_aqr_quik")))
+    with pytest.raises(UserError, match="model: no 'cmt_aqr_quik' in aqr_bench/cmt/configs; did you mean"):
+        studies.require_inputs(wrong)
+
+
+def test_a_checkout_uses_its_own_files(tmp_path, monkeypatch):
+    (tmp_path / "ablations").mkdir()
+    (tmp_path / "workflow" / "schemas").mkdir(parents=True)
+    (tmp_path / "deeper").mkdir()
+    assert studies.repository_root() != tmp_path
+    monkeypatch.chdir(tmp_path / "deeper")
+    assert studies.repository_root() == tmp_path
+
+
+def test_list_and_check(capsys):
+    assert studies.main(["list"]) == 0
+    assert "study bias_site:" in capsys.readouterr().out
+    assert studies.main(["check"]) == 0
+    with pytest.raises(UserError, match="unknown study"):
+        studies.main(["check", "nothing"])

@@ -1,0 +1,120 @@
+"""A copy of the repository whose five work steps are stand-ins that write records within milliseconds.
+
+Snakemake, the study and tier files, the records and the report are the real ones; only world, data, train, evaluate
+and measure are replaced, so that the wiring can be tested without training anything.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LIGHT_MODULES = ["__init__", "errors", "schema", "study", "provenance", "record", "cli", "launch"]
+
+STEP = '''
+"""Stand-in for a work step: writes what the real step would write, with made-up numbers."""
+import argparse, hashlib, json, os, sys, time
+from pathlib import Path
+from aqr_bench import study
+from aqr_bench.record import Record, read_records, write_records
+
+parser = argparse.ArgumentParser()
+for name in ("tier", "root", "infos", "seed", "suite", "study", "variant", "base", "train", "out", "work", "workers"):
+    parser.add_argument("--" + name)
+parser.add_argument("--quiet", action="store_true")
+args = parser.parse_args()
+step, tier, out = STEP_NAME, study.load_tier(args.tier), Path(args.out)
+with open("steps.txt", "a") as file:
+    file.write(" ".join([step, args.study or "", args.variant or "", str(out)]) + "\\n")
+if os.environ.get("SLOW_STEP") == step:
+    time.sleep(120)
+if os.environ.get("BREAK_STEP") == step:
+    print("first line of the log")
+    sys.exit("error: the disk is on fire")
+if step in ("world", "prepare"):
+    out.mkdir(parents=True, exist_ok=True)
+    (out / {"world": "world.json", "prepare": "data.json"}[step]).write_text("{}")
+elif step == "train":
+    failed = os.environ.get("FAIL_VARIANT") == args.variant and args.variant
+    write_records(out, [Record(
+        "train", "diverged" if failed else "ok", tier.name, args.study, args.variant, int(args.seed),
+        reason="loss is not finite at iteration 3" if failed else None,
+        cost={"wall_s": 61.0, "parameters": 590000}, curve=[[1, 9.0], [2, 7.5], [3, 7.0]])])
+elif step == "evaluate":
+    train = read_records(args.train)[0]
+    suite = study.load_suite(args.suite)
+    rows = []
+    for condition in suite.conditions:
+        key = f"{train.study}{train.variant}{train.seed}{condition.name}"
+        score = int(hashlib.sha256(key.encode()).hexdigest(), 16) % 1000 / 2000
+        scores = {"mAP": score, "NDS": score, "classes": {"car": {"AP": score}, "bus": {"AP": score / 2}}}
+        rows.append(Record(
+            "evaluate", "ok" if train.ok else "failed", tier.name, train.study, train.variant, train.seed,
+            condition.name, suite.name, None if train.ok else "training failed: " + train.reason,
+            scores if train.ok else {}, provenance={"input_sha256": condition.name}))
+    write_records(out, rows)
+elif step == "pictures":
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "pictures.json").write_text(json.dumps({"pictures": [], "reason": None}))
+elif step == "measure":
+    write_records(out, [Record(
+        "measure", "ok", tier.name, args.study, args.variant,
+        cost={"latency_ms": {"median": 20.0, "p95": 25.0, "values": [20.0]}, "latency_ratio": 1.0,
+              "throughput_per_s": 50.0, "parameters": 590000, "peak_rss_mb": 900.0})])
+'''
+
+
+def copy_repository(target: Path) -> Path:
+    """Copy the workflow, the ablations and the light half of the package; put stand-ins where the work is done."""
+    for name in ("workflow", "ablations"):
+        shutil.copytree(REPOSITORY / name, target / name)
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(REPOSITORY / name, target)
+    package = target / "aqr_bench"
+    package.mkdir()
+    real = REPOSITORY / "aqr_bench"
+    for name in LIGHT_MODULES:
+        shutil.copy(real / f"{name}.py", package)
+    shutil.copytree(real / "report", package / "report", ignore=shutil.ignore_patterns("__pycache__"))
+    for step, place in [("world", "world/__main__.py"), ("prepare", "data/__main__.py"), ("train", "train.py")] + [
+        (step, f"{step}.py") for step in ("evaluate", "measure", "pictures")
+    ]:
+        file = package / place
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"STEP_NAME = {step!r}\n{STEP}")
+        if file.name == "__main__.py":
+            (file.parent / "__init__.py").touch()
+    configs = package / "cmt" / "configs"
+    configs.mkdir(parents=True)
+    for tier in (target / "ablations" / "tiers").glob("*.yaml"):
+        model = next(line.split()[1] for line in tier.read_text().splitlines() if line.startswith("model:"))
+        (configs / f"{model}.py").touch()
+    return target
+
+
+class Checkout:
+    """A copied repository, and ways to run commands in it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
+        """Run a command in the copy with the copy's package."""
+        env = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+        return subprocess.run(
+            [sys.executable, "-m", *command], cwd=self.root, env=env, capture_output=True, text=True, timeout=300
+        )
+
+    def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return self.run("snakemake", "--cores", "2", *arguments, **environment)
+
+    def steps(self) -> list[str]:
+        """Lines 'step study variant out' of what ran since the last call."""
+        file = self.root / "steps.txt"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return lines

@@ -1,0 +1,209 @@
+"""The wiring: what runs, what is run again after which change, and what happens when something fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from checkout import Checkout, copy_repository
+
+SMOKE = ("--config", "tier=smoke", "studies=smoke")
+JOBS = {"world": 1, "prepare": 1, "train_base": 1, "train_variant": 2, "evaluate": 3, "measure": 2, "pictures": 1}
+
+
+def planned(checkout: Checkout, *arguments: str) -> dict[str, int]:
+    """Number of jobs per rule in a dry run."""
+    done = checkout.snakemake("--quiet", "rules", "--dry-run", *arguments)
+    assert done.returncode == 0, done.stderr
+    table = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
+    return {rule: int(count) for rule, count in table if rule not in ("total", "all", "job")}
+
+
+def edit(file: Path, change) -> None:
+    data = yaml.safe_load(file.read_text())
+    change(data)
+    file.write_text(yaml.safe_dump(data, sort_keys=False))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(copy_repository(tmp_path / "checkout"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Checkout:
+    """A copied repository in which the smoke study has been run. Tests that change it work on a copy."""
+    checkout = Checkout(copy_repository(tmp_path_factory.mktemp("finished") / "checkout"))
+    done = checkout.run("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    checkout.said = done.stdout
+    return checkout
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Checkout:
+    subprocess.run(["cp", "-a", str(finished.root), str(tmp_path / "copy")], check=True)
+    return Checkout(tmp_path / "copy")
+
+
+def test_lint(checkout):
+    done = checkout.snakemake("--lint")
+    assert done.returncode == 0, done.stdout
+
+
+def test_default_plan_is_the_quick_tier(checkout):
+    plan = planned(checkout)
+    assert plan == {**JOBS, "train_base": 2, "train_variant": 8, "evaluate": 10, "measure": 4, "report": 1}
+
+
+def test_plan_in_another_folder_needs_nothing_there(checkout, tmp_path):
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    assert planned(checkout, "--directory", str(other), *SMOKE)["train_variant"] == 2
+
+
+def test_a_study_is_a_target(checkout):
+    assert planned(checkout, "smoke", "--config", "tier=smoke") == {
+        **{k: v for k, v in JOBS.items() if k != "pictures"},
+        "smoke": 1,
+    }
+
+
+def test_from_world_to_report(finished):
+    page = finished.root / "results" / "smoke" / "report" / "index.html"
+    assert f"report: {page}" in finished.said and finished.said.startswith("[0/13] World")
+    assert "14 of 14 records ok" in finished.said and page.stat().st_size > 10_000
+    steps = [line.split()[0] for line in (finished.root / "steps.txt").read_text().splitlines()]
+    assert steps[:2] == ["world", "prepare"] and {s: steps.count(s) for s in set(steps)} == {
+        "world": 1, "prepare": 1, "train": 3, "evaluate": 3, "measure": 2, "pictures": 1,
+    }  # fmt: skip
+
+
+def test_a_second_run_does_nothing(copy):
+    copy.steps()
+    done = copy.run("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
+    assert done.returncode == 0 and "nothing to do" in done.stdout and copy.steps() == []
+
+
+def test_a_new_variant_runs_alone(copy):
+    new = {"summary": "new", "config": {"model.pts_bbox_head.aqr": {"site": "self"}}}
+    edit(copy.root / "ablations" / "smoke.yaml", lambda d: d["variants"].update(new=new))
+    assert planned(copy, *SMOKE) == {"train_variant": 1, "evaluate": 1, "measure": 1, "report": 1}
+
+
+def test_a_changed_variant_runs_alone(copy):
+    edit(copy.root / "ablations" / "smoke.yaml", lambda d: d["variants"]["cross"].update(config={"lr": 1}))
+    assert planned(copy, *SMOKE) == {"train_variant": 1, "evaluate": 1, "measure": 1, "report": 1}
+
+
+def test_a_new_seed_runs_alone(copy):
+    edit(copy.root / "ablations" / "smoke.yaml", lambda d: d.update(seeds=[0, 7]))
+    assert planned(copy, *SMOKE) == {"train_base": 1, "train_variant": 2, "evaluate": 3, "report": 1}
+
+
+def test_new_words_make_a_new_report_only(copy):
+    edit(copy.root / "ablations" / "smoke.yaml", lambda d: d.update(question="Another question?"))
+    assert planned(copy, *SMOKE) == {"report": 1}
+
+
+def test_changed_conditions_evaluate_again_without_training(copy):
+    file = copy.root / "ablations" / "conditions" / "missing_sensors.yaml"
+    edit(file, lambda d: d["conditions"].append({"name": "fog", "severity": 2}))
+    plan = planned(copy, *SMOKE)
+    assert plan["evaluate"] == 3 and "train_base" not in plan and "train_variant" not in plan
+
+
+@pytest.mark.parametrize(
+    ("file", "again", "not_again"),
+    [
+        ("report/page.py", {"report"}, {"evaluate", "train_base", "measure", "world"}),
+        ("measure.py", {"measure", "report"}, {"evaluate", "train_base", "world"}),
+        ("evaluate.py", {"evaluate", "report"}, {"train_base", "train_variant", "world"}),
+        ("train.py", {"train_base", "train_variant", "evaluate", "report"}, {"world", "prepare"}),
+        ("cli.py", set(), {"report", "evaluate", "train_base", "measure", "world"}),
+    ],
+)
+def test_changed_code_runs_again_what_depends_on_it(file, again, not_again, copy):
+    with (copy.root / "aqr_bench" / file).open("a") as source:
+        source.write("\n# a change\n")
+    plan = set(planned(copy, *SMOKE))
+    assert again <= plan and not (not_again & plan)
+
+
+def test_failures_are_named_and_the_next_run_goes_on(checkout):
+    run = ("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
+    # A training that diverges is a record; an evaluation that breaks is a failed job.
+    broken = checkout.run(*run, BREAK_STEP="evaluate", FAIL_VARIANT="cross")
+    assert broken.returncode == 1 and "report:" not in broken.stdout
+    assert "error: the disk is on fire" in broken.stderr and "3 jobs failed" in broken.stderr
+    log = checkout.root / "logs" / "smoke" / "base" / "seed0" / "evaluate.missing_sensors.log"
+    assert f"log: {log}" in broken.stderr and "first line of the log" in log.read_text()
+    checkout.steps()
+    done = checkout.run(*run, "--strict")
+    assert {line.split()[0] for line in checkout.steps()} == {"evaluate"}
+    assert done.returncode == 1 and "10 of 14 records ok" in done.stdout, done.stdout + done.stderr
+    assert "diverged: train smoke smoke cross seed 0: loss is not finite" in done.stdout
+    page = (checkout.root / "results" / "smoke" / "report" / "index.html").read_text()
+    assert "training failed: loss is not finite at iteration 3" in page
+    checked = checkout.snakemake("--quiet", "rules", *SMOKE, "--", "check")
+    assert checked.returncode != 0 and "10 of 14 records ok" in checked.stdout + checked.stderr
+
+
+def test_one_workflow_per_folder_and_a_clean_interruption(checkout):
+    run = ("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
+    env = {**os.environ, "PYTHONPATH": str(checkout.root), "SLOW_STEP": "world"}
+    first = subprocess.Popen(
+        [sys.executable, "-m", *run], cwd=checkout.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell may have told its background jobs to ignore the interrupt that is sent below.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (checkout.root / "steps.txt").exists():
+        assert time.monotonic() < deadline and first.poll() is None
+        time.sleep(0.1)
+    second = checkout.run(*run)
+    assert second.returncode == 2 and "another run is at work" in second.stderr
+    first.send_signal(signal.SIGINT)
+    _, stderr = first.communicate(timeout=60)
+    assert first.returncode == 130 and b"the same command goes on" in stderr
+    # What a run that was killed outright would leave behind.
+    locks = checkout.root / ".snakemake" / "locks"
+    locks.mkdir(exist_ok=True)
+    (locks / "0.output.lock").write_text("results/smoke/world/world.json")
+    third = checkout.run(*run, BREAK_STEP="world")
+    assert "removed the lock" in third.stderr and "1 job failed" in third.stderr, third.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["tier=quik"], "unknown tier 'quik'; did you mean 'quick'?"),
+        (["studies=smok"], "unknown study 'smok'; did you mean 'smoke'?"),
+        (["teir=quick"], "--config teir: unknown key; did you mean 'tier'?"),
+    ],
+)
+def test_a_mistake_in_the_config_is_named(settings, message, finished):
+    done = finished.snakemake("--dry-run", "--config", *settings)
+    assert done.returncode != 0 and message in done.stdout + done.stderr
+
+
+def test_missing_data_set_is_said_before_anything_runs(checkout):
+    def real_data(d):
+        d["data"].update(kind="nuscenes", root="data/nuscenes")
+        del d["world"]
+
+    edit(checkout.root / "ablations" / "tiers" / "smoke.yaml", real_data)
+    done = checkout.run("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
+    assert done.returncode == 2 and "data.root: no nuScenes v1.0-mini under 'data/nuscenes'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    tables = checkout.root / "data" / "nuscenes" / "v1.0-mini"
+    tables.mkdir(parents=True)
+    (tables / "scene.json").write_text("[]")
+    assert "world" not in planned(checkout, *SMOKE)

@@ -1,0 +1,116 @@
+"""The simulated scenes: nothing overlaps, the numbers asked for come out, every scene has its own chances."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from aqr_bench.errors import UserError
+from aqr_bench.world.classes import CLASSES
+from aqr_bench.world.geometry import overlap
+from aqr_bench.world.rig import EGO_CENTER_M, EGO_LENGTH_M, EGO_WIDTH_M, lidar_pose
+from aqr_bench.world.scene import in_range, keyframe_times, simulate, sweep_times
+from aqr_bench.world.spec import WorldSpec
+
+SPEC = WorldSpec()
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [simulate(SPEC, split, index) for split in (0, 1) for index in range(20)]
+
+
+def test_no_two_boxes_ever_overlap(scenes):
+    times = sweep_times(SPEC, SPEC.lidar_sweeps).ravel()
+    for scene in scenes[:10]:
+        ego = scene.ego_pose(times)
+        ego[:, :2] += EGO_CENTER_M * np.stack([np.cos(ego[:, 2]), np.sin(ego[:, 2])], -1)
+        poses = np.stack([ego, *(actor.poses(times) for actor in scene.actors)])
+        sizes = np.stack([[EGO_LENGTH_M, EGO_WIDTH_M], *(actor.size[:2] for actor in scene.actors)])
+        first, second = np.triu_indices(len(poses), 1)
+        clash = overlap(poses[first], sizes[first][:, None], poses[second], sizes[second][:, None])
+        assert not clash.any()
+
+
+def test_as_many_objects_and_distractors_as_asked(scenes):
+    keys = keyframe_times(SPEC)
+    counts = {True: [], False: []}
+    for scene in scenes:
+        lidar = np.stack([lidar_pose(pose) for pose in scene.ego_pose(keys)])
+        for labelled, got in counts.items():
+            actors = [actor for actor in scene.actors if (actor.category is not None) == labelled]
+            got.append(sum(in_range(SPEC, lidar, actor.poses(keys)[:, :2]).mean() for actor in actors))
+    assert np.mean(counts[True]) == pytest.approx(SPEC.objects_per_frame, rel=0.1)
+    assert np.mean(counts[False]) == pytest.approx(SPEC.objects_per_frame * SPEC.distractor_ratio, rel=0.15)
+
+
+def test_all_classes_move_and_stand_as_their_table_says(scenes):
+    actors = [actor for scene in scenes for actor in scene.actors]
+    labelled = [actor for actor in actors if actor.category]
+    seen = Counter(actor.class_name for actor in labelled)
+    for info in CLASSES:
+        mine = [actor for actor in labelled if actor.class_name == info.name]
+        assert seen[info.name] > 0.4 * info.frequency * len(labelled)
+        moving = [actor.speed for actor in mine if actor.speed]
+        assert all(info.speed[0] <= speed <= info.speed[1] for speed in moving)
+        assert (len(moving) > 0) == (info.moving_share > 0)
+        assert {actor.category for actor in mine} <= {name for name, _ in info.categories}
+        length = np.median([actor.size[0] for actor in mine])
+        assert length == pytest.approx(info.size_lwh[0], rel=0.12)
+        for actor in mine:
+            assert (actor.attribute in ("vehicle.moving", "pedestrian.moving")) <= (actor.speed > 0)
+            assert (actor.attribute is None) == (info.attributes == "none")
+    assert not any(actor.speed or actor.attribute for actor in actors if actor.category is None)
+
+
+def test_parts_fill_the_box_and_stay_inside(scenes):
+    for actor in scenes[0].actors + scenes[1].actors:
+        low = (actor.parts[:, :3] - actor.parts[:, 3:]).min(0)
+        high = (actor.parts[:, :3] + actor.parts[:, 3:]).max(0)
+        half = actor.size / 2
+        assert (low >= [-half[0], -half[1], -1e-9]).all() and (high <= [half[0], half[1], actor.size[2]]).all()
+        assert (high - low >= 0.8 * actor.size).all()
+        assert low[2] == pytest.approx(0)
+
+
+def test_distractors_are_grey_and_objects_are_not(scenes):
+    """Only a camera can tell them apart: shapes and reflectances come from the same tables."""
+    colourful = {True: [], False: []}
+    for actor in (actor for scene in scenes for actor in scene.actors):
+        spread = actor.textures.max(-1) - actor.textures.min(-1)
+        colourful[actor.category is not None].append(spread.max())
+    assert max(colourful[False]) < 0.2 < min(colourful[True])
+
+
+def test_a_scene_depends_on_seed_split_and_index_alone():
+    def places(spec, split, index):
+        return np.stack([actor.start for actor in simulate(spec, split, index).actors])
+
+    base = places(SPEC, 0, 3)
+    np.testing.assert_array_equal(base, places(SPEC, 0, 3))
+    other_seed = WorldSpec.from_dict({"seed": 2})
+    for spec, split, index in ((other_seed, 0, 3), (SPEC, 1, 3), (SPEC, 0, 4)):
+        other = places(spec, split, index)
+        assert not np.isin(base, other).any()
+
+
+def test_the_share_of_nights():
+    def nights(share):
+        spec = WorldSpec.from_dict({"night_share": share, "objects_per_frame": 1, "distractor_ratio": 0})
+        return np.mean([simulate(spec, 0, index).light.night for index in range(60)])
+
+    assert (nights(0), nights(1)) == (0, 1)
+    assert 0.3 < nights(0.5) < 0.7
+
+
+def test_sweeps_come_before_their_keyframe():
+    spec = WorldSpec.from_dict({"frames_per_scene": 2, "keyframe_interval_s": 0.6})
+    np.testing.assert_allclose(sweep_times(spec, 2), [[-0.4, -0.2, 0], [0.2, 0.4, 0.6]])
+
+
+def test_too_many_objects_are_refused():
+    spec = WorldSpec.from_dict({"objects_per_frame": 80, "distractor_ratio": 3, "half_range_m": 12})
+    with pytest.raises(UserError, match="too full"):
+        simulate(spec, 0, 0)

@@ -1,0 +1,130 @@
+# What is to be run: the tier and the studies, loaded and checked, and the names of their records.
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from aqr_bench import study as studies_of
+from aqr_bench.errors import UserError
+from aqr_bench.provenance import config_hash, rooms_hash
+from aqr_bench.schema import schema_error
+
+min_version("9.27")
+
+# Jobs use the interpreter that runs Snakemake, also where its environment is not activated.
+shell.prefix(f"set -euo pipefail; PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+
+
+def load_selection(settings):
+    """The tier, the chosen studies, and every known study by name; a mistake is one clear line."""
+    try:
+        problem = schema_error(settings, "config")
+        if problem:
+            raise UserError(f"--config {problem}")
+        names = settings.get("studies", ["bias_site"])
+        names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+        chosen = [studies_of.load_study(name) for name in names]
+        known = {study.name: study for study in map(studies_of.load_study, studies_of.known_studies())}
+        tier = studies_of.load_tier(settings.get("tier", "quick"))
+        studies_of.require_inputs(tier)
+    except UserError as err:
+        raise WorkflowError(f"error: {err}")
+    return tier, chosen, {**known, **{study.name: study for study in chosen}}
+
+
+def reference(path):
+    """How a job names a tier, study or suite: by name if the repository ships it, by path otherwise."""
+    shipped = path.resolve().is_relative_to((studies_of.repository_root() / "ablations").resolve())
+    return path.stem if shipped else path.as_posix()
+
+
+def train_record(run):
+    return f"results/{run.folder}/train.jsonl"
+
+
+def base_records(studies):
+    """Trainings and evaluations of the base models that the studies start from."""
+    runs = studies_of.base_runs(TIER, studies)
+    suites = sorted({study.suite.name for study in studies})
+    return [train_record(run) for run in runs] + [
+        f"results/{run.folder}/evaluate.{suite}.jsonl" for run in runs for suite in suites
+    ]
+
+
+def study_records(study):
+    """Trainings, evaluations and measurements of one study."""
+    runs = studies_of.matrix(TIER, [study])
+    return (
+        [train_record(run) for run in runs]
+        + [f"results/{run.folder}/evaluate.{study.suite.name}.jsonl" for run in runs]
+        + [f"results/{TIER.name}/{study.name}/{variant}/measure.jsonl" for variant in study.variants]
+    )
+
+
+def dataset_marker(wildcards):
+    """A file that exists once the data set does."""
+    if TIER.kind == "synthetic":
+        return f"results/{wildcards.tier}/world/world.json"
+    return f"{TIER.data_root}/{TIER.version}/scene.json"
+
+
+def base_record(wildcards):
+    """The base training a variant starts from; none where the tier trains variants from scratch."""
+    if TIER.variant.init != "base":
+        return []
+    return f"results/{wildcards.tier}/base/seed{wildcards.seed}/train.jsonl"
+
+
+def variant_settings(wildcards):
+    """Everything in the tier and the study that one variant depends on, and nothing else."""
+    overrides = studies_of.variant_config(TIER, STUDIES[wildcards.study], wildcards.variant)
+    return {"model": TIER.model, "config": overrides}
+
+
+def schedule_hash(wildcards):
+    schedule = {"iterations": TIER.variant.iterations, "init": TIER.variant.init}
+    return config_hash({**variant_settings(wildcards), **schedule})
+
+
+def measure_hash(wildcards):
+    """A variant is measured in turns with the baseline, hence the baseline's config."""
+    baseline = STUDIES[wildcards.study].baseline
+    overrides = studies_of.variant_config(TIER, STUDIES[wildcards.study], baseline)
+    rounds = [TIER.measure_batch_size, TIER.measure_warmup, TIER.measure_rounds]
+    return config_hash({**variant_settings(wildcards), "baseline": overrides, "measure": rounds})
+
+
+def suite_hash(wildcards):
+    conditions = [vars(condition) for condition in SUITES[wildcards.suite].conditions]
+    return config_hash({"conditions": conditions, "batch_size": TIER.evaluate_batch_size})
+
+
+def study_option(wildcards):
+    """The study file of a variant's run; a base model belongs to none."""
+    study = wildcards.run.partition("/")[0]
+    return f"--study {reference(STUDIES[study].path)}" if study in STUDIES else ""
+
+
+def pictured_record(wildcards):
+    """The model whose detections are drawn: the first base model, or the first study's baseline."""
+    first = CHOSEN[0]
+    runs = studies_of.base_runs(TIER, [first]) or [
+        run for run in studies_of.matrix(TIER, [first]) if run.variant == first.baseline
+    ]
+    return train_record(runs[0])
+
+
+TIER, CHOSEN, STUDIES = load_selection(config)
+SUITES = {study.suite.name: study.suite for study in STUDIES.values()}
+
+
+wildcard_constraints:
+    tier=re.escape(TIER.name),
+    study="|".join(map(re.escape, STUDIES)),
+    variant="|".join(sorted({re.escape(v) for study in STUDIES.values() for v in study.variants})),
+    suite="|".join(map(re.escape, SUITES)),
+    seed=r"\d+",

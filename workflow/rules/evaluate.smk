@@ -1,0 +1,55 @@
+# Every trained model, base or variant, under every condition of a suite; and pictures of what one of them detects.
+
+
+rule evaluate:
+    input:
+        infos="results/{tier}/infos/data.json",
+        train="results/{tier}/{run}/seed{seed}/train.jsonl",
+    output:
+        "results/{tier}/{run}/seed{seed}/evaluate.{suite}.jsonl",
+    log:
+        "logs/{tier}/{run}/seed{seed}/evaluate.{suite}.log",
+    wildcard_constraints:
+        run="base|(" + "|".join(STUDIES) + r")/[^/]+",
+    params:
+        tier=reference(TIER.path),
+        suite=lambda wildcards: reference(SUITES[wildcards.suite].path),
+        study=study_option,
+        infos=subpath(input.infos, parent=True),
+        code=rooms_hash("evaluate"),
+        settings=suite_hash,
+    conda:
+        "../../environment.yml"
+    threads: TIER.threads
+    message:
+        "Evaluating {wildcards.run}, tier {wildcards.tier}, seed {wildcards.seed}, suite {wildcards.suite}"
+    shell:
+        "OMP_NUM_THREADS={threads} python -m aqr_bench.evaluate --tier {params.tier} --infos {params.infos}"
+        " --suite {params.suite} --train {input.train} {params.study} --out {output}"
+        " --work results/{wildcards.tier}/work > {log} 2>&1"
+        " || (tail -n 3 {log} >&2; exit 1)"
+
+
+rule pictures:
+    input:
+        infos="results/{tier}/infos/data.json",
+        train=pictured_record,
+    output:
+        "results/{tier}/pictures/pictures.json",
+    log:
+        "logs/{tier}/pictures.log",
+    params:
+        tier=reference(TIER.path),
+        suite=reference(CHOSEN[0].suite.path),
+        infos=subpath(input.infos, parent=True),
+        out=subpath(output[0], parent=True),
+        code=rooms_hash("pictures"),
+    conda:
+        "../../environment.yml"
+    threads: TIER.threads
+    message:
+        "Pictures of detections, tier {wildcards.tier}"
+    shell:
+        "OMP_NUM_THREADS={threads} python -m aqr_bench.pictures --tier {params.tier} --infos {params.infos}"
+        " --suite {params.suite} --train {input.train} --out {params.out} > {log} 2>&1"
+        " || (tail -n 3 {log} >&2; exit 1)"

@@ -1,0 +1,24 @@
+# Information files for mmdet3d, from a nuScenes data set, real or synthetic.
+
+
+rule prepare:
+    input:
+        dataset=dataset_marker,
+    output:
+        "results/{tier}/infos/data.json",
+    log:
+        "logs/{tier}/prepare.log",
+    params:
+        tier=reference(TIER.path),
+        root=lambda wildcards: TIER.data_root or f"results/{wildcards.tier}/world",
+        out=subpath(output[0], parent=True),
+        code=rooms_hash("prepare"),
+        version=TIER.version,
+    conda:
+        "../../environment.yml"
+    message:
+        "Information files of tier {wildcards.tier}"
+    shell:
+        "OMP_NUM_THREADS=1 python -m aqr_bench.data --tier {params.tier} --root {params.root}"
+        " --out {params.out} > {log} 2>&1"
+        " || (tail -n 3 {log} >&2; exit 1)"

@@ -1,0 +1,57 @@
+# The report on the chosen studies, a check that no run failed, and one target per study.
+
+
+rule report:
+    input:
+        [record for study in CHOSEN for record in study_records(study)],
+        base_records(CHOSEN),
+        f"results/{TIER.name}/pictures/pictures.json",
+    output:
+        page=report(
+            f"results/{TIER.name}/report/index.html",
+            caption="../report/page.rst",
+            category="Report",
+        ),
+        tables=directory(f"results/{TIER.name}/report/tables"),
+        figures=directory(f"results/{TIER.name}/report/figures"),
+    log:
+        f"logs/{TIER.name}/report.log",
+    params:
+        tier=reference(TIER.path),
+        studies=[reference(study.path) for study in CHOSEN],
+        out=subpath(output.page, parent=True),
+        code=rooms_hash("report"),
+        settings=config_hash({study.name: study.path.read_text() for study in CHOSEN}),
+    conda:
+        "../../environment.yml"
+    message:
+        "Report"
+    shell:
+        "python -m aqr_bench.report --tier {params.tier} --study {params.studies} --records results"
+        " --out {params.out} > {log} 2>&1"
+        " || (tail -n 3 {log} >&2; exit 1)"
+
+
+rule check:
+    input:
+        [record for study in CHOSEN for record in study_records(study)],
+        base_records(CHOSEN),
+    log:
+        f"logs/{TIER.name}/check.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "Checking that no run failed"
+    shell:
+        "python -m aqr_bench.record check {input} 2>&1 | tee {log}"
+
+
+for study in STUDIES.values():
+
+    rule:
+        name:
+            study.name
+        input:
+            study_records(study),
+            base_records([study]),
+        localrule: True
