@@ -16,7 +16,7 @@ class Prior:
     """The prior of one batch: extra dimensions of queries and keys, and where the queries are.
 
     Args:
-        query_BHQE, key_B1KE: E = 8 extra dimensions whose dot product is the log prior.
+        query_BHQE, key_B1KE: E = 12 extra dimensions whose dot product is the log prior.
         place_BQ5: x, y in metres (LiDAR frame) and the unit direction seen from the rig's centre.
     """
 
@@ -46,12 +46,19 @@ class Prior:
 
 
 class LocalityPrior(nn.Module):
-    """Log prior of a key given a query, carried by eight extra query and key dimensions.
+    """Log prior of a key given a query, carried by twelve extra query and key dimensions.
 
-    For a BEV key at (x, y) and a query at (X, Y): -((x - X)^2 + (y - Y)^2) / (2 s_h^2), metres. For an image
-    key with ray direction d and a query seen from the rig's centre in direction D: (D . d - 1) / a_h^2, which is
-    -angle^2 / (2 a_h^2) for small angles. Both are bilinear in functions of the query and of the key, so they
-    are added to the scores by widening q and k: fused attention stays fused. Widths are learnt per head.
+    For a BEV key at (x, y) and a query at (X, Y): -((x - X)^2 + (y - Y)^2) / (2 s_h^2), metres. For an image key
+    with ray direction d and a query point P at distance r = |P| in direction D = P / r from the rig's centre, seen by
+    a camera at c: ((P - c) . d / r + c . D / r - 1) / a_h^2. Its maximum over d is exactly the ray from c to P, where
+    it is |c|^2 / (2 r^2 a_h^2) or less above 0, and it falls off as -angle^2 / (2 a_h^2) |P - c| / r.
+
+    Both are bilinear in functions of the query and of the key, so they are added to the scores by widening q and k:
+    fused attention stays fused. Widths are learnt per head.
+
+    Each modality's part is normalised: its weights over an unbounded map of that token density sum to 1, whatever
+    the width. So every head starts with half of its prior mass on either modality; ``balance`` (learnt per head)
+    moves it. Without that, wide heads drown the few image tokens in BEV tokens and never look at them.
 
     Args:
         num_heads: H.
@@ -59,7 +66,8 @@ class LocalityPrior(nn.Module):
         angle_sigma: initial a_h in radians, one number or one per head.
     """
 
-    dims = 8
+    dims = 12
+    NEAREST_M = 3.0  # r is kept above it, or a camera beside the query would take all attention
 
     def __init__(
         self, num_heads: int, bev_sigma: float | list[float] = 4.0, angle_sigma: float | list[float] = 0.2
@@ -67,6 +75,7 @@ class LocalityPrior(nn.Module):
         super().__init__()
         self.log_bev_sigma = nn.Parameter(_per_head(bev_sigma, num_heads, "bev_sigma").log())
         self.log_angle_sigma = nn.Parameter(_per_head(angle_sigma, num_heads, "angle_sigma").log())
+        self.balance = nn.Parameter(torch.zeros(num_heads))
 
     def forward(
         self, reference_BQ3: Tensor, lidar2img_BN44: Tensor | None, image_shape_BN2: Tensor | None, layout: MemoryLayout
@@ -75,27 +84,44 @@ class LocalityPrior(nn.Module):
         batch = reference_BQ3.shape[0]
         keys = []
         centre_B3 = reference_BQ3.new_zeros(batch, 3)
+        # Normalisers: log of the number of tokens under the Gaussian, 2 pi sigma^2 times the token density.
+        bev_norm = math.log(2 * math.pi) + 2 * self.log_bev_sigma
+        angle_norm = math.log(2 * math.pi) + 2 * self.log_angle_sigma
         if layout.num_bev:
             xy = layout.bev_centres(reference_BQ3)
             bev = torch.cat([xy, torch.ones_like(xy[:, :1]), xy.square().sum(-1, keepdim=True)], -1)
-            keys.append(nn.functional.pad(bev, (0, 4)).expand(batch, -1, -1))
+            keys.append(nn.functional.pad(bev, (0, 8)).expand(batch, -1, -1))
+            x0, y0, _, x1, y1, _ = layout.pc_range
+            bev_norm = bev_norm + math.log(layout.num_bev / ((x1 - x0) * (y1 - y0)))
         if layout.num_camera:
-            direction_BK3, centre_B3 = image_rays(lidar2img_BN44.to(reference_BQ3), image_shape_BN2, layout)
-            image = torch.cat([direction_BK3, torch.ones_like(direction_BK3[..., :1])], -1)
+            direction_BK3, origin_BK3 = image_rays(lidar2img_BN44.to(reference_BQ3), image_shape_BN2, layout)
+            centre_B3 = origin_BK3.mean(1)
+            c = origin_BK3 - centre_B3[:, None]
+            along = (c * direction_BK3).sum(-1, keepdim=True)
+            image = torch.cat([direction_BK3, torch.ones_like(along), along, c], -1)
             keys.append(nn.functional.pad(image, (4, 0)))
+            angle_norm = angle_norm - _log_solid_angle(direction_BK3, layout)
         precision_bev = torch.exp(-2 * self.log_bev_sigma)[:, None, None]
         precision_angle = torch.exp(-2 * self.log_angle_sigma)[:, None, None]
         XY = reference_BQ3[:, None, :, :2]
-        half = -0.5 * torch.ones_like(XY[..., :1])
-        bev_query = torch.cat([XY, -0.5 * XY.square().sum(-1, keepdim=True), half], -1) * precision_bev
-        D = nn.functional.normalize(reference_BQ3 - centre_B3[:, None], dim=-1)[:, None]
-        angle_query = torch.cat([D, -torch.ones_like(D[..., :1])], -1) * precision_angle
+        half = -0.5 * precision_bev * torch.ones_like(XY[..., :1])
+        bev_level = (self.balance / 2 - bev_norm)[:, None, None]
+        angle_level = (-self.balance / 2 - angle_norm)[:, None, None]
+        own = -0.5 * XY.square().sum(-1, keepdim=True) * precision_bev + bev_level
+        bev_query = torch.cat([XY * precision_bev, own, half], -1)
+        seen = (reference_BQ3 - centre_B3[:, None])[:, None]
+        near = 1 / seen.norm(dim=-1, keepdim=True).clamp(min=self.NEAREST_M)
+        D = nn.functional.normalize(seen, dim=-1)
+        facing = (angle_level - precision_angle) * torch.ones_like(near)
+        angle_query = torch.cat(
+            [D * precision_angle, facing, -near * precision_angle, D * near * precision_angle], -1
+        )
         place = torch.cat([XY, D], -1)[:, 0]
         return Prior(torch.cat([bev_query, angle_query], -1), torch.cat(keys, 1)[:, None], place)
 
 
 def image_rays(lidar2img_BN44: Tensor, image_shape_BN2: Tensor, layout: MemoryLayout) -> tuple[Tensor, Tensor]:
-    """Unit ray direction of every image key [B, N*Hc*Wc, 3] and the mean camera centre [B, 3], LiDAR frame."""
+    """Unit ray direction and camera centre (metres) of every image key, both [B, N*Hc*Wc, 3], LiDAR frame."""
     _, rows, cols = layout.camera_shape
     height, width = image_shape_BN2.to(lidar2img_BN44).unbind(-1)
     u = (torch.arange(cols).to(width) + 0.5) / cols * width[..., None]
@@ -107,7 +133,17 @@ def image_rays(lidar2img_BN44: Tensor, image_shape_BN2: Tensor, layout: MemoryLa
     inverse = torch.linalg.inv(lidar2img_BN44[..., :3, :3])
     direction = nn.functional.normalize(torch.einsum("bnij,bnkj->bnki", inverse, pixel), dim=-1)
     centre = -torch.einsum("bnij,bnj->bni", inverse, lidar2img_BN44[..., :3, 3])
-    return direction.flatten(1, 2), centre.mean(1)
+    return direction.flatten(1, 2), centre[:, :, None].expand_as(direction).flatten(1, 2)
+
+
+def _log_solid_angle(direction_BK3: Tensor, layout: MemoryLayout) -> float:
+    """Log of the mean solid angle (sr) between neighbouring rays, from the first sample's first camera."""
+    _, rows, cols = layout.camera_shape
+    rays = direction_BK3[0, : rows * cols].reshape(rows, cols, 3).double()
+    if rows < 2 or cols < 2:
+        return math.log(4 * math.pi / layout.num_camera)
+    across = torch.linalg.cross(rays[:-1, 1:] - rays[:-1, :-1], rays[1:, :-1] - rays[:-1, :-1]).norm(dim=-1)
+    return math.log(across.mean().item())
 
 
 def _per_head(value: float | list[float], num_heads: int, name: str) -> Tensor:

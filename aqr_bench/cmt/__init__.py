@@ -5,6 +5,7 @@ from aqr_bench import runtime
 runtime.prepare()
 
 from aqr_bench.cmt.assigner import HungarianAssigner3D  # noqa: E402
+from aqr_bench.cmt.auxiliary import AuxiliaryHeatmaps  # noqa: E402
 from aqr_bench.cmt.coder import MultiTaskBBoxCoder  # noqa: E402
 from aqr_bench.cmt.detector import CmtDetector  # noqa: E402
 from aqr_bench.cmt.head import CmtHead, CmtImageHead, CmtLidarHead  # noqa: E402
@@ -15,6 +16,7 @@ from aqr_bench.cmt.transformer import CmtTransformer  # noqa: E402
 
 __all__ = [
     "CPFPN",
+    "AuxiliaryHeatmaps",
     "CmtDetector",
     "CmtHead",
     "CmtImageHead",

@@ -31,6 +31,7 @@ class CmtDetector(MVXTwoStageDetector):
         use_grid_mask: GridMask on the images in training.
         channels_last: keep convolution weights and maps channels-last, which is a third faster on CPUs. Numbers
             change by rounding only, names and shapes not at all.
+        auxiliary: config of :class:`AuxiliaryHeatmaps`, a training aid of the small tiers; None in CMT.
         pts_voxel_layer: arguments of :class:`HardVoxelizer`; None without a LiDAR branch.
         train_cfg, test_cfg: with a key ``pts`` that is handed to the head.
     """
@@ -40,6 +41,7 @@ class CmtDetector(MVXTwoStageDetector):
         use_grid_mask: bool = False,
         channels_last: bool = False,
         pts_voxel_layer: dict | None = None,
+        auxiliary: dict | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         **parts,
@@ -67,6 +69,7 @@ class CmtDetector(MVXTwoStageDetector):
             if module is not None:
                 module.to(memory_format=self.memory_format)
         self.grid_mask = GridMask() if use_grid_mask else None
+        self.auxiliary = None if auxiliary is None else MODELS.build(auxiliary)
         self.pts_voxel_layer = None if pts_voxel_layer is None else HardVoxelizer(**pts_voxel_layer)
 
     # ------------------------------------------------------------------ features
@@ -116,7 +119,11 @@ class CmtDetector(MVXTwoStageDetector):
     def loss(self, batch_inputs_dict: dict, batch_data_samples: Sequence, **kwargs) -> dict[str, Tensor]:
         """Losses of a batch; see :meth:`CmtHead.loss_by_feat` for the keys."""
         img_feats, pts_feats = self.extract_feat(batch_inputs_dict)
-        return self.pts_bbox_head.loss(pts_feats, img_feats, batch_data_samples)
+        losses = self.pts_bbox_head.loss(pts_feats, img_feats, batch_data_samples)
+        if self.auxiliary is not None:
+            metas = metas_of(batch_data_samples, with_truth=True)
+            losses.update(self.auxiliary.loss(pts_feats[0], img_feats[0], metas))
+        return losses
 
     def predict(self, batch_inputs_dict: dict, batch_data_samples: Sequence, **kwargs) -> Sequence:
         """The data samples with ``pred_instances_3d`` filled in."""

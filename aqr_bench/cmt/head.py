@@ -22,7 +22,7 @@ from aqr_bench.cmt.encoding import inverse_sigmoid, to_metres
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, metas_of, sensor_states
 from aqr_bench.cmt.head_losses import HeadLosses, Outputs
 from aqr_bench.cmt.losses import TaskSlice
-from aqr_bench.cmt.transformer import LayerBias, fuse_memory
+from aqr_bench.cmt.transformer import Biases, LayerBias, fuse_memory
 from aqr_bench.errors import UserError
 
 OFFSET_UNIT_M = 4.0
@@ -58,9 +58,11 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
             point cloud range. Windows and the locality prior use it.
         stretch_bev_keys: place BEV keys as if the map covered the point cloud range, as the official code does even
             where it does not (voxel 0.1 m, 1024 of 1080 cells). False places them by ``bev_range``.
-        centre_offset: ``logit``: the centre is the reference plus an offset in logit space, as CMT; an offset then means
-            19 m in the middle of the range and next to nothing at its rim. ``metres``: an offset in units of 4 m, and
-            the fifth code (``height``) as it comes: small models learn this sooner.
+        centre_offset: ``logit``: the centre is the reference plus an offset in logit space, as CMT; an offset then
+            means 19 m in the middle of the range and next to nothing at its rim. ``metres``: an offset in units of
+            4 m, and the third code (``height``) as it comes: small models learn this sooner.
+        refine_reference: centre the locality prior and the offsets of each layer on what the layer before predicted. In
+            CMT all layers share one reference; a coarse grid of few queries then never looks at the right pixels.
         downsample_scale, norm_bbox, loss_heatmap, test_cfg: part of the official configs; sizes are read from the
             tensors, and the official code does not use the others either.
     """
@@ -99,6 +101,7 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
         bev_range: Sequence[float] | None = None,
         stretch_bev_keys: bool = True,
         centre_offset: str = "logit",
+        refine_reference: bool = False,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         if transformer is None or bbox_coder is None or not tasks:
@@ -115,7 +118,11 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
         self.train_cfg, self.test_cfg = train_cfg, test_cfg
         if centre_offset not in ("logit", "metres"):
             raise UserError(f"pts_bbox_head.centre_offset is '{centre_offset}'; known: logit, metres")
-        self.centre_offset = centre_offset
+        if refine_reference and (centre_offset != "metres" or not locality or len(tasks) != 1):
+            raise UserError(
+                "pts_bbox_head.refine_reference needs centre_offset 'metres', a locality prior and exactly one task"
+            )
+        self.centre_offset, self.refine_reference = centre_offset, refine_reference
         self.reference_init, self.stretch_bev_keys = reference_init, stretch_bev_keys
 
         self.loss_cls = build_model(loss_cls or dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25))
@@ -215,13 +222,14 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
         query_pos = self.query_embed(reference, cameras)
         memory, memory_pos = fuse_memory(bev, bev_pos, images, image_pos)
         layout = MemoryLayout(None if bev is None else tuple(bev.shape[-2:]), camera_shape, tuple(self.bev_range))
-        biases, aqr_out = self._biases(reference, query_pos, memory, memory_pos, cameras, layout, metas)
+        centres: list[Tensor] = []  # per layer, what its offsets start from: filled while the decoder runs
+        biases, aqr_out = self._biases(reference, query_pos, memory, memory_pos, cameras, layout, metas, centres)
         mask = None if denoising is None else denoising.attn_mask
         decoded = self.transformer(query_pos, memory, memory_pos, mask, biases)
 
         results = []
         for task_head in self.task_heads:
-            outputs: dict[str, Any] = self._locate(task_head(decoded), reference)
+            outputs: dict[str, Any] = self._locate(task_head(decoded), reference, centres)
             if denoising is not None:
                 pad = denoising.pad_size
                 for key, value in list(outputs.items()):
@@ -262,28 +270,51 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
         cameras: CameraGeometry | None,
         layout: MemoryLayout,
         metas: Sequence[dict],
-    ) -> tuple[list[LayerBias] | None, Any]:
-        """What every decoder layer adds to its scores, and the router's output (None without a router)."""
+        centres: list[Tensor],
+    ) -> tuple[Biases, Any]:
+        """What every decoder layer adds to its scores, and the router's output (None without a router).
+
+        With ``refine_reference`` it is a function that follows the decoder and notes in ``centres`` the points
+        (metres) that the prior of each layer was centred on.
+        """
         if self.aqr is None and self.locality is None:
             return None, None
         points = to_metres(inner(reference), self.pc_range)
         matrices = None if cameras is None else cameras.lidar2img_BN44
         sizes = None if cameras is None else cameras.key_BN2
-        prior = None if self.locality is None else self.locality(points, matrices, sizes, layout)
         count = self.transformer.decoder.num_layers
-        if self.aqr is None:
-            return [LayerBias(prior=prior)] * count, None
-        states = sensor_states(metas, memory.device)
-        target = torch.zeros_like(query_pos)
-        out = self.aqr(target, query_pos, memory, memory_pos, points, matrices, sizes, layout, states)
-        pairs = [self.aqr.for_layer(out, i, count) for i in range(count)]
-        return [LayerBias(cross, own, prior) for cross, own in pairs], out
+        pairs, out = [(None, None)] * count, None
+        if self.aqr is not None:
+            states = sensor_states(metas, memory.device)
+            target = torch.zeros_like(query_pos)
+            out = self.aqr(target, query_pos, memory, memory_pos, points, matrices, sizes, layout, states)
+            pairs = [self.aqr.for_layer(out, i, count) for i in range(count)]
+        if not self.refine_reference:
+            prior = None if self.locality is None else self.locality(points, matrices, sizes, layout)
+            return [LayerBias(cross, own, prior) for cross, own in pairs], out
 
-    def _locate(self, outputs: dict[str, Tensor], reference_BQ3: Tensor) -> dict[str, Tensor]:
+        def follow(index: int, x: Tensor | None) -> LayerBias:
+            centres.append(points if x is None else self._predicted_centres(x, index - 1, centres[-1]))
+            return LayerBias(*pairs[index], self.locality(centres[-1], matrices, sizes, layout))
+
+        return follow, out
+
+    def _predicted_centres(self, x_BQC: Tensor, layer: int, before_BQ3: Tensor) -> Tensor:
+        """Gravity centres [B, Q, 3] (metres) that ``layer`` predicts, kept in the range, without gradient."""
+        found = self.task_heads[0].one_layer(x_BQC, layer, ("center", "dim"))
+        # The second number of ``dim`` is z: see the order of the codes in MultiTaskBBoxCoder.
+        xy = OFFSET_UNIT_M * found["center"] + before_BQ3[..., :2]
+        centre = torch.cat([xy, found["dim"][..., 1:2]], -1).detach()
+        low, high = centre.new_tensor(self.pc_range[:3]), centre.new_tensor(self.pc_range[3:])
+        return centre.clamp(low, high)
+
+    def _locate(
+        self, outputs: dict[str, Tensor], reference_BQ3: Tensor, centres: Sequence[Tensor] = ()
+    ) -> dict[str, Tensor]:
         """Offsets around the reference points to values in the point cloud range: center in metres, height likewise."""
         if self.centre_offset == "metres":
             outputs = dict(outputs)
-            points = to_metres(inner(reference_BQ3), self.pc_range)
+            points = torch.stack(list(centres)) if centres else to_metres(inner(reference_BQ3), self.pc_range)
             outputs["center"] = OFFSET_UNIT_M * outputs["center"] + points[..., :2]
             return outputs
         logits = inverse_sigmoid(reference_BQ3)

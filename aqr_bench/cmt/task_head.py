@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmdet3d.registry import MODELS
@@ -97,3 +97,9 @@ class SeparateTaskHead(BaseModule):
             name: getattr(self, name)(x).view(B, L, channels, Q).permute(1, 0, 3, 2)
             for name, (channels, _) in self.heads.items()
         }
+
+    def one_layer(self, x_BQC: Tensor, index: int, names: Sequence[str]) -> dict[str, Tensor]:
+        """The named outputs of decoder layer ``index`` alone: name -> [B, Q, channels]."""
+        B, Q, _ = x_BQC.shape
+        x = x_BQC.transpose(1, 2).repeat(1, self.groups, 1)
+        return {name: getattr(self, name)(x).view(B, self.groups, -1, Q)[:, index].transpose(1, 2) for name in names}

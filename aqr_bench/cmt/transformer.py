@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,7 @@ class LayerBias:
 
 
 NO_BIAS = LayerBias()
+Biases = Sequence[LayerBias] | Callable[[int, Tensor | None], LayerBias] | None
 
 
 @MODELS.register_module()
@@ -141,13 +142,19 @@ class PETRTransformerDecoder(BaseModule):
         memory_BKC: Tensor,
         memory_pos_BKC: Tensor,
         self_mask: Tensor | None = None,
-        biases: Sequence[LayerBias] | None = None,
+        biases: Biases = None,
     ) -> Tensor:
-        """Run all layers on queries that start at zero; returns the normed outputs, [layers, B, Q, C]."""
+        """Run all layers on queries that start at zero; returns the normed outputs, [layers, B, Q, C].
+
+        ``biases``: one per layer, or a function of (layer index, normed output of the layer before or None).
+        """
         x = torch.zeros_like(query_pos_BQC)
         outputs = []
         for index, layer in enumerate(self.layers):
-            bias = NO_BIAS if biases is None else biases[index]
+            if callable(biases):
+                bias = biases(index, outputs[-1] if outputs else None)
+            else:
+                bias = NO_BIAS if biases is None else biases[index]
             x = layer(x, query_pos_BQC, memory_BKC, memory_pos_BKC, self_mask, bias)
             outputs.append(self.post_norm(x))
         return torch.stack(outputs)
@@ -185,7 +192,7 @@ class CmtTransformer(BaseModule):
         memory_BKC: Tensor,
         memory_pos_BKC: Tensor,
         self_mask: Tensor | None = None,
-        biases: Sequence[LayerBias] | None = None,
+        biases: Biases = None,
     ) -> Tensor:
         """Decoder outputs, [layers, B, Q, C]."""
         return self.decoder(query_pos_BQC, memory_BKC, memory_pos_BKC, self_mask, biases)

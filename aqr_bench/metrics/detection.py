@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ def score_detections(
     from nuscenes.eval.common.config import config_factory
     from nuscenes.eval.detection.evaluate import DetectionEval
 
-    load_results(results_json)
+    if not any(load_results(results_json)["results"].values()):
+        # A collapsed model finds nothing anywhere; the devkit stops with "Invalid box type: None" on such a file.
+        return nothing_found(config_factory(config).class_names)
     with _quiet_devkit():
         evaluation = DetectionEval(
             nusc,
@@ -55,6 +57,24 @@ def score_detections(
         )
         metrics, _ = evaluation.evaluate()
     return flatten_summary(metrics.serialize())
+
+
+def nothing_found(class_names: Iterable[str]) -> dict:
+    """The scores of a submission without a single box: AP 0, every error at its worst, as the devkit counts a miss.
+
+    Errors that a class does not have (a cone has no heading) are None, as in every other case.
+    """
+    undefined = {"traffic_cone": ("AOE", "AVE", "AAE"), "barrier": ("AVE", "AAE")}
+    scores: dict[str, Any] = {"mAP": 0.0, "NDS": 0.0, **{f"m{name}": 1.0 for name in ERRORS.values()}}
+    scores["classes"] = {
+        name: {
+            "AP": 0.0,
+            "AP_dist": dict.fromkeys(("0.5", "1.0", "2.0", "4.0"), 0.0),
+            **{short: None if short in undefined.get(name, ()) else 1.0 for short in ERRORS.values()},
+        }
+        for name in class_names
+    }
+    return scores
 
 
 def flatten_summary(summary: dict) -> dict:

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from aqr_bench.bias import AttentionBias, LocalityPrior, MemoryLayout, router_loss, sensor_weights
+from aqr_bench.bias import (
+    AttentionBias,
+    LocalityPrior,
+    MemoryLayout,
+    project_to_cameras,
+    router_loss,
+    sensor_weights,
+)
 from aqr_bench.bias.prior import image_rays
 
 spec = importlib.util.spec_from_file_location("bias_reference", Path(__file__).with_name("reference.py"))
@@ -53,9 +60,7 @@ def test_scale_and_bias_are_clamped(scale, low, high, expected):
     assert forward(aqr).cross.dense().max().item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("site", "cross", "self_"), [("none", 0, 0), ("cross", 1, 0), ("self", 0, 1), ("both", 1, 1)]
-)
+@pytest.mark.parametrize(("site", "cross", "self_"), [("none", 0, 0), ("cross", 1, 0), ("self", 0, 1), ("both", 1, 1)])
 def test_sites(site, cross, self_):
     out = forward(AttentionBias(8, site=site, router="constant"))
     assert (out.cross is not None, out.self_BQQ is not None) == (bool(cross), bool(self_))
@@ -120,15 +125,60 @@ def test_locality_prior_is_the_gaussian_it_says():
     assert pq.shape[-1] == pk.shape[-1] == LocalityPrior.dims
     scores = pq @ pk.transpose(-1, -2)
     centres = LAYOUT.bev_centres(points)
-    rays, centre = image_rays(lidar2img, shapes, LAYOUT)
-    torch.testing.assert_close(centre, torch.zeros_like(centre), atol=1e-9, rtol=0)
+    rays, origin = image_rays(lidar2img, shapes, LAYOUT)
+    torch.testing.assert_close(origin, torch.zeros_like(origin), atol=1e-9, rtol=0)
     direction = torch.nn.functional.normalize(points, dim=-1)
     for h, (bev, angle) in enumerate([(1.0, 0.1), (4.0, 0.5)]):
         distance = (points[0, :, None, :2] - centres).square().sum(-1)
-        # The widths pass through float32 logarithms.
-        torch.testing.assert_close(scores[0, h, :, :64], -distance / (2 * bev**2), rtol=1e-5, atol=1e-5)
+        # Up to a constant of the head and modality. The widths pass through float32 logarithms.
+        shape = -distance / (2 * bev**2)
+        constant = (scores[0, h, :, :64] - shape).mean()
+        torch.testing.assert_close(scores[0, h, :, :64] - constant, shape, rtol=1e-5, atol=1e-5)
         cosine = direction[0] @ rays[0].T
-        torch.testing.assert_close(scores[0, h, :, 64:], (cosine - 1) / angle**2, rtol=1e-5, atol=1e-5)
+        constant = (scores[0, h, :, 64:] - (cosine - 1) / angle**2).mean()
+        torch.testing.assert_close(scores[0, h, :, 64:] - constant, (cosine - 1) / angle**2, rtol=1e-5, atol=1e-5)
+
+
+def test_image_prior_peaks_on_the_pixel_that_shows_the_point():
+    layout = MemoryLayout(None, (4, 60, 80), (-50.0, -50.0, -3.0, 50.0, 50.0, 3.0))
+    lidar2img = reference.ring_of_cameras(4, 320, 240, 160.0)[None].clone()
+    for n, shift in enumerate([(1.5, 0.0, 0.2), (0.0, 0.8, 0.0), (-1.0, 0.3, 0.0), (0.2, -0.9, 0.1)]):
+        lidar2img[0, n, :, 3] -= lidar2img[0, n, :, :3] @ torch.tensor(shift, dtype=torch.float64)
+    shapes = torch.tensor([240.0, 320.0], dtype=torch.float64).expand(1, 4, 2)
+    g = torch.Generator().manual_seed(0)
+    points = (torch.rand(1, 40, 3, generator=g).double() - 0.5) * torch.tensor([60.0, 60.0, 3.0])
+    points = points[:, points[0, :, :2].norm(dim=-1) > 5]
+    pq, pk = LocalityPrior(1, angle_sigma=0.05).double()(points, lidar2img, shapes, layout).dims
+    scores = (pq @ pk.transpose(-1, -2))[0, 0].view(-1, 4, 60, 80)
+    pixel, seen = project_to_cameras(points, lidar2img, shapes)
+    checked = 0
+    for q, n in seen[0].nonzero().tolist():
+        peak = scores[q, n].argmax().item()
+        row, col = divmod(peak, 80)
+        u, v = pixel[0, q, n].tolist()
+        # Nearest in angle, not in pixels: off by a little more than half a cell towards the corners.
+        assert abs((col + 0.5) * 4 - u) < 3 and abs((row + 0.5) * 4 - v) < 3
+        # The level at the peak is nearly the same in every camera: the offset of the cameras costs nothing.
+        assert abs(scores[q, n].max() - scores[q].max()) < 1.5**2 / (2 * 4**2 * 0.05**2)
+        checked += 1
+    assert checked > 20
+
+
+def test_prior_mass_is_split_evenly_whatever_the_width():
+    layout = MemoryLayout((100, 100), (8, 40, 60), (-50.0, -50.0, -3.0, 50.0, 50.0, 3.0))
+    lidar2img = reference.ring_of_cameras(8, 600, 400, 700.0)[None]  # 46 degrees each: no gap, no overlap
+    shapes = torch.tensor([400.0, 600.0], dtype=torch.float64).expand(1, 8, 2)
+    points = torch.tensor([[[12.0, 3.0, 0.1], [-9.0, 14.0, 0.2]]], dtype=torch.float64)
+    prior = LocalityPrior(3, bev_sigma=[2.0, 4.0, 7.0], angle_sigma=[0.02, 0.04, 0.07]).double()
+    pq, pk = prior(points, lidar2img, shapes, layout).dims
+    mass = (pq @ pk.transpose(-1, -2)).exp()
+    torch.testing.assert_close(mass[..., : 100 * 100].sum(-1), torch.ones(1, 3, 2).double(), atol=0.03, rtol=0)
+    torch.testing.assert_close(mass[..., 100 * 100 :].sum(-1), torch.ones(1, 3, 2).double(), atol=0.15, rtol=0)
+    with torch.no_grad():
+        prior.balance.fill_(2.0)
+    pq, pk = prior(points, lidar2img, shapes, layout).dims
+    moved = (pq @ pk.transpose(-1, -2)).softmax(-1)[..., : 100 * 100].sum(-1)
+    torch.testing.assert_close(moved, torch.full((1, 3, 2), 2.0).double().sigmoid(), atol=0.04, rtol=0)
 
 
 def test_image_rays_hit_the_pixel_they_came_from():

@@ -80,7 +80,9 @@ def test_resize_keeps_the_bottom_and_moves_the_projection():
     out = ResizeViews(size=(40, 80))(results)
     assert out["img"][0].shape == (40, 80, 3) and out["pad_shape"] == (40, 80)
     np.testing.assert_allclose(project(out["lidar2img"][0], xyz), [u / 2, v / 2 - 5])
-    np.testing.assert_allclose(project(ResizeViews((50, 80))(AddProjections()(frame()))["lidar2img"][0], xyz)[1], v / 2 + 5)
+    np.testing.assert_allclose(
+        project(ResizeViews((50, 80))(AddProjections()(frame()))["lidar2img"][0], xyz)[1], v / 2 + 5
+    )
 
 
 def test_mirror_moves_points_boxes_and_images_together():

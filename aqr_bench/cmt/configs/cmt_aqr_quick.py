@@ -86,13 +86,13 @@ test_dataloader = dict(
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=1000, val_interval=10**9)
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1.5e-3, weight_decay=0.01),
+    optimizer=dict(type="AdamW", lr=3e-3, weight_decay=0.01),
     # No clipping by norm: the first self-attention adds to zeros, so the LayerNorm behind it multiplies the gradient of
     # a few biases by 300, and their norm would decide the step of everything else.
     clip_grad=None,
 )
 param_scheduler = [
-    dict(type="OneCycleLR", eta_max=1.5e-3, total_steps=1000, pct_start=0.2, by_epoch=False),
+    dict(type="OneCycleLR", eta_max=3e-3, total_steps=1000, pct_start=0.15, by_epoch=False),
 ]
 custom_hooks = [
     # ExpMomentumEMA follows closely at first: a plain average of a short run still holds its random start.

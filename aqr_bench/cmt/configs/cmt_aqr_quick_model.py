@@ -44,6 +44,8 @@ model = dict(
     ),
     pts_voxel_encoder=dict(
         type="SparsePillarFeatureNet",
+        # x, y, z, intensity, time lag; offsets to the pillar's mean; offsets to its centre.
+        input_scale=[1 / 40, 1 / 40, 1.0, 1 / 64, 4.0, 5.0, 5.0, 3.0, 5.0, 5.0, 1.0],
         in_channels=5,
         feat_channels=[24],
         voxel_size=voxel_size,
@@ -83,6 +85,14 @@ model = dict(
     ),
     # Level 0 (stride 8) is what the head reads: start at level 1 for stride 16.
     img_neck=dict(type="CPFPN", in_channels=[32, 64], out_channels=_hidden, num_outs=1, start_level=1),
+    auxiliary=dict(
+        type="AuxiliaryHeatmaps",
+        bev_channels=96,
+        image_channels=_hidden,
+        num_classes=10,
+        pc_range=point_cloud_range,
+        loss_weight=1.0,
+    ),
     pts_bbox_head=dict(
         type="CmtHead",
         in_channels=96,
@@ -93,10 +103,11 @@ model = dict(
         downsample_scale=4,
         reference_init="grid",
         centre_offset="metres",
+        refine_reference=True,
         split=1.24,
         common_heads=dict(center=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2)),
         tasks=[dict(num_class=10, class_names=class_names)],
-        locality=dict(bev_sigma=[2.0, 4.0, 8.0, 16.0], angle_sigma=[0.1, 0.2, 0.3, 0.5]),
+        locality=dict(bev_sigma=[1.2, 1.6, 2.4, 4.0], angle_sigma=[0.06, 0.08, 0.12, 0.2]),
         aqr=dict(),
         bbox_coder=dict(
             type="MultiTaskBBoxCoder",

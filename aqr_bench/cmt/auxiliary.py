@@ -1,0 +1,120 @@
+"""Auxiliary heat-map losses on the BEV and image tokens: features learn classes before the decoder finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.models.losses import GaussianFocalLoss
+from mmdet3d.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from aqr_bench.bias import project_to_cameras
+from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, sensor_states
+
+NO_LIDAR, NO_CAMERAS = 1, 2
+MIN_SIGMA = 0.6  # cells; below it, a Gaussian is one cell
+
+
+@MODELS.register_module()
+class AuxiliaryHeatmaps(BaseModule):
+    """A class heat map by one 1x1 convolution on each feature map, with CenterPoint's focal loss; training only.
+
+    Not part of CMT: an aid of the small tiers, whose schedules are too short for the decoder's gradient alone to teach
+    the image branch. It is the same for all variants and costs nothing at inference.
+
+    Args:
+        bev_channels, image_channels: channels of the two feature maps.
+        num_classes: C.
+        pc_range: (x0, y0, z0, x1, y1, z1) of the BEV map, metres.
+        loss_weight: of both losses.
+    """
+
+    def __init__(
+        self,
+        bev_channels: int,
+        image_channels: int,
+        num_classes: int,
+        pc_range: Sequence[float],
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.bev = nn.Conv2d(bev_channels, num_classes, 1)
+        self.image = nn.Conv2d(image_channels, num_classes, 1)
+        for layer in (self.bev, self.image):
+            nn.init.constant_(layer.bias, -2.19)
+        self.num_classes, self.pc_range = num_classes, tuple(pc_range)
+        self.focal = GaussianFocalLoss(loss_weight=loss_weight)
+
+    def loss(self, bev_BCHW: Tensor, image_MCHW: Tensor, metas: Sequence[dict]) -> dict[str, Tensor]:
+        """``loss_bev_heatmap`` and ``loss_image_heatmap``; a sample's missing sensor is left out.
+
+        Args:
+            image_MCHW: M = B * N views, sample-major.
+            metas: with ground truth, ``lidar2img``, ``pad_shape`` and optionally ``sensor_state``.
+        """
+        device = bev_BCHW.device
+        boxes, labels = ground_truth(metas, device)
+        states = sensor_states(metas, device)
+        cameras = CameraGeometry.from_metas(metas, device)
+        samples = list(enumerate(zip(boxes, labels, strict=True)))
+        bev_target = torch.stack([self.bev_target(b, l, bev_BCHW.shape[-2:]) for _, (b, l) in samples])
+        image_size = image_MCHW.shape[-2:]
+        image_target = torch.stack([self.image_target(b, l, cameras, i, image_size) for i, (b, l) in samples])
+        image = self.image(image_MCHW).unflatten(0, image_target.shape[:2])
+        return {
+            "loss_bev_heatmap": self._focal(self.bev(bev_BCHW), bev_target, states != NO_LIDAR),
+            "loss_image_heatmap": self._focal(image, image_target, states != NO_CAMERAS),
+        }
+
+    def bev_target(self, boxes_n9: Tensor, labels_n: Tensor, size: Sequence[int]) -> Tensor:
+        """[C, H, W] with 1 in the cell of every centre; the Gaussian's width is a quarter of the box's."""
+        rows, cols = size
+        x0, y0, _, x1, y1, _ = self.pc_range
+        scale = boxes_n9.new_tensor([cols / (x1 - x0), rows / (y1 - y0)])
+        centre = (boxes_n9[:, :2] - boxes_n9.new_tensor([x0, y0])) * scale
+        sigma = boxes_n9[:, 3:5].amin(-1) / 4 * scale.min()
+        return self._gaussians(centre, sigma, labels_n, rows, cols)
+
+    def image_target(
+        self, boxes_n9: Tensor, labels_n: Tensor, cameras: CameraGeometry, sample: int, size: Sequence[int]
+    ) -> Tensor:
+        """[N, C, h, w] likewise for every view, at the projected centres of the boxes that the view sees."""
+        rows, cols = size
+        matrices, shapes = cameras.lidar2img_BN44[sample : sample + 1], cameras.key_BN2[sample : sample + 1]
+        top = boxes_n9[:, :3].clone()
+        top[:, 2] += boxes_n9[:, 5] / 2
+        pixel, seen = project_to_cameras(boxes_n9[None, :, :3], matrices, shapes)
+        pixel_top, _ = project_to_cameras(top[None], matrices, shapes)
+        half_height = (pixel_top - pixel).norm(dim=-1)[0]  # [n, N] pixels
+        targets = []
+        for view in range(cameras.num_views):
+            here = seen[0, :, view]
+            height, width = shapes[0, view].tolist()
+            scale = boxes_n9.new_tensor([cols / width, rows / height])
+            centre = pixel[0, here, view] * scale
+            sigma = half_height[here, view] / 2 * scale.min()
+            targets.append(self._gaussians(centre, sigma, labels_n[here], rows, cols))
+        return torch.stack(targets)
+
+    def _gaussians(self, centre_n2: Tensor, sigma_n: Tensor, labels_n: Tensor, rows: int, cols: int) -> Tensor:
+        """Maximum per class of Gaussians around the cells that hold the centres (x, y in cells)."""
+        heat = centre_n2.new_zeros(self.num_classes, rows, cols)
+        cell = centre_n2.floor()
+        inside = (cell >= 0).all(-1) & (cell[:, 0] < cols) & (cell[:, 1] < rows)
+        if not inside.any():
+            return heat
+        cell, sigma = cell[inside], sigma_n[inside].clamp(min=MIN_SIGMA)
+        dx = torch.arange(cols, device=heat.device) - cell[:, :1]
+        dy = torch.arange(rows, device=heat.device) - cell[:, 1:]
+        distance = dy.square()[:, :, None] + dx.square()[:, None, :]
+        blobs = torch.exp(-distance / (2 * sigma.square()[:, None, None]))
+        return heat.index_reduce_(0, labels_n[inside], blobs, "amax")
+
+    def _focal(self, logits: Tensor, target: Tensor, present_B: Tensor) -> Tensor:
+        if not present_B.any():
+            return logits.sum() * 0
+        logits, target = logits[present_B], target[present_B]
+        positives = target.eq(1).sum().clamp(min=1).item()
+        return self.focal(logits.sigmoid().clamp(1e-4, 1 - 1e-4), target, avg_factor=positives)
