@@ -33,7 +33,9 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(place) -> subprocess.CompletedProcess:
     """The first call is killed with SIGKILL, process group and all, while it trains; the second one goes on."""
-    first = subprocess.Popen(RUN, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    first = subprocess.Popen(
+        RUN, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     log = place / "logs" / "smoke" / "base" / "seed0" / "train.log"
     deadline = time.monotonic() + 240
     while not (log.is_file() and log.stat().st_size) and first.poll() is None and time.monotonic() < deadline:

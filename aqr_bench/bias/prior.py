@@ -100,22 +100,20 @@ class LocalityPrior(nn.Module):
             along = (c * direction_BK3).sum(-1, keepdim=True)
             image = torch.cat([direction_BK3, torch.ones_like(along), along, c], -1)
             keys.append(nn.functional.pad(image, (4, 0)))
-            angle_norm = angle_norm - _log_solid_angle(direction_BK3, layout)
+            angle_norm = angle_norm - _log_solid_angle(direction_BK3, layout)[:, None]
         precision_bev = torch.exp(-2 * self.log_bev_sigma)[:, None, None]
         precision_angle = torch.exp(-2 * self.log_angle_sigma)[:, None, None]
         XY = reference_BQ3[:, None, :, :2]
         half = -0.5 * precision_bev * torch.ones_like(XY[..., :1])
         bev_level = (self.balance / 2 - bev_norm)[:, None, None]
-        angle_level = (-self.balance / 2 - angle_norm)[:, None, None]
+        angle_level = (-self.balance / 2 - angle_norm)[..., None, None]
         own = -0.5 * XY.square().sum(-1, keepdim=True) * precision_bev + bev_level
         bev_query = torch.cat([XY * precision_bev, own, half], -1)
         seen = (reference_BQ3 - centre_B3[:, None])[:, None]
         near = 1 / seen.norm(dim=-1, keepdim=True).clamp(min=self.NEAREST_M)
         D = nn.functional.normalize(seen, dim=-1)
         facing = (angle_level - precision_angle) * torch.ones_like(near)
-        angle_query = torch.cat(
-            [D * precision_angle, facing, -near * precision_angle, D * near * precision_angle], -1
-        )
+        angle_query = torch.cat([D * precision_angle, facing, -near * precision_angle, D * near * precision_angle], -1)
         place = torch.cat([XY, D], -1)[:, 0]
         return Prior(torch.cat([bev_query, angle_query], -1), torch.cat(keys, 1)[:, None], place)
 
@@ -136,14 +134,15 @@ def image_rays(lidar2img_BN44: Tensor, image_shape_BN2: Tensor, layout: MemoryLa
     return direction.flatten(1, 2), centre[:, :, None].expand_as(direction).flatten(1, 2)
 
 
-def _log_solid_angle(direction_BK3: Tensor, layout: MemoryLayout) -> float:
-    """Log of the mean solid angle (sr) between neighbouring rays, from the first sample's first camera."""
+def _log_solid_angle(direction_BK3: Tensor, layout: MemoryLayout) -> Tensor:
+    """Log of the mean solid angle (sr) between neighbouring rays of every sample's first camera, [B]."""
     _, rows, cols = layout.camera_shape
-    rays = direction_BK3[0, : rows * cols].reshape(rows, cols, 3).double()
+    rays = direction_BK3[:, : rows * cols].unflatten(1, (rows, cols))
     if rows < 2 or cols < 2:
-        return math.log(4 * math.pi / layout.num_camera)
-    across = torch.linalg.cross(rays[:-1, 1:] - rays[:-1, :-1], rays[1:, :-1] - rays[:-1, :-1]).norm(dim=-1)
-    return math.log(across.mean().item())
+        return direction_BK3.new_full((len(rays),), math.log(4 * math.pi / layout.num_camera))
+    corner = rays[:, :-1, :-1]
+    across = torch.linalg.cross(rays[:, :-1, 1:] - corner, rays[:, 1:, :-1] - corner).norm(dim=-1)
+    return across.mean((1, 2)).log()
 
 
 def _per_head(value: float | list[float], num_heads: int, name: str) -> Tensor:

@@ -47,26 +47,27 @@ class AuxiliaryHeatmaps(BaseModule):
         self.num_classes, self.pc_range = num_classes, tuple(pc_range)
         self.focal = GaussianFocalLoss(loss_weight=loss_weight)
 
-    def loss(self, bev_BCHW: Tensor, image_MCHW: Tensor, metas: Sequence[dict]) -> dict[str, Tensor]:
-        """``loss_bev_heatmap`` and ``loss_image_heatmap``; a sample's missing sensor is left out.
+    def loss(self, bev_BCHW: Tensor | None, image_MCHW: Tensor | None, metas: Sequence[dict]) -> dict[str, Tensor]:
+        """``loss_bev_heatmap`` and ``loss_image_heatmap``; a missing sensor (no map, or dropped in a sample) has none.
 
         Args:
             image_MCHW: M = B * N views, sample-major.
             metas: with ground truth, ``lidar2img``, ``pad_shape`` and optionally ``sensor_state``.
         """
-        device = bev_BCHW.device
+        device = self.bev.weight.device
         boxes, labels = ground_truth(metas, device)
         states = sensor_states(metas, device)
-        cameras = CameraGeometry.from_metas(metas, device)
         samples = list(enumerate(zip(boxes, labels, strict=True)))
-        bev_target = torch.stack([self.bev_target(b, l, bev_BCHW.shape[-2:]) for _, (b, l) in samples])
-        image_size = image_MCHW.shape[-2:]
-        image_target = torch.stack([self.image_target(b, l, cameras, i, image_size) for i, (b, l) in samples])
-        image = self.image(image_MCHW).unflatten(0, image_target.shape[:2])
-        return {
-            "loss_bev_heatmap": self._focal(self.bev(bev_BCHW), bev_target, states != NO_LIDAR),
-            "loss_image_heatmap": self._focal(image, image_target, states != NO_CAMERAS),
-        }
+        losses = {}
+        if bev_BCHW is not None:
+            target = torch.stack([self.bev_target(b, l, bev_BCHW.shape[-2:]) for _, (b, l) in samples])
+            losses["loss_bev_heatmap"] = self._focal(self.bev(bev_BCHW), target, states != NO_LIDAR)
+        if image_MCHW is not None:
+            cameras, size = CameraGeometry.from_metas(metas, device), image_MCHW.shape[-2:]
+            target = torch.stack([self.image_target(b, l, cameras, i, size) for i, (b, l) in samples])
+            logits = self.image(image_MCHW).unflatten(0, target.shape[:2])
+            losses["loss_image_heatmap"] = self._focal(logits, target, states != NO_CAMERAS)
+        return losses
 
     def bev_target(self, boxes_n9: Tensor, labels_n: Tensor, size: Sequence[int]) -> Tensor:
         """[C, H, W] with 1 in the cell of every centre; the Gaussian's width is a quarter of the box's."""

@@ -83,8 +83,13 @@ def test_quick_model_is_small_and_its_biases_are_extra_parameters_alone():
     assert 0.5e6 < sum(p.numel() for p in plain.parameters()) < 1.0e6
     extra = set(biased.state_dict()) - set(plain.state_dict())
     assert extra and all(name.startswith("pts_bbox_head.aqr.") for name in extra)
-    bare = set(quick_model(**{f"{HEAD}.locality": None}).state_dict())
-    assert {name.rsplit(".", 1)[0] for name in set(plain.state_dict()) - bare} == {"pts_bbox_head.locality"}
+    attention = f"{HEAD}.transformer.decoder.transformerlayers.attn_cfgs.1.offset_values"
+    cmt = quick_model(
+        **{f"{HEAD}.locality": None, f"{HEAD}.refine_reference": False, attention: False, "auxiliary": None}
+    )
+    added = {name for name in plain.state_dict() if name not in cmt.state_dict()}
+    assert added and all("locality" in n or "offset_proj" in n or n.startswith("auxiliary.") for n in added)
+    assert set(cmt.state_dict()) <= set(plain.state_dict())
 
 
 def test_quick_model_learns_one_batch():
@@ -172,6 +177,7 @@ def test_single_sensor_detectors():
         camera.model.pop(part)
     camera.model.pts_bbox_head.update(type="CmtImageHead")
     for config, lacking in ((lidar, "img"), (camera, "points")):
+        config.model.auxiliary = None  # it has a part for either sensor
         model = MODELS.build(config.model)
         model.init_weights()
         data = batch()

@@ -1,0 +1,55 @@
+"""Detection scores in the record's shape; the real devkit runs are in tests/world and the end-to-end test."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from aqr_bench.errors import UserError
+from aqr_bench.metrics.detection import flatten_summary, load_results, nothing_found, score_detections
+
+UNDEFINED = ["orient_err", "vel_err", "attr_err"]
+CLASSES = ["car", "traffic_cone", "barrier"]
+
+
+def test_summary_keeps_every_number_and_says_none_for_undefined():
+    summary = {
+        "mean_ap": 0.25,
+        "nd_score": 0.4,
+        "tp_errors": {"trans_err": 0.5, "scale_err": 0.2, "orient_err": 0.1, "vel_err": 0.3, "attr_err": 0.6},
+        "mean_dist_aps": {"car": 0.5, "traffic_cone": 0.0},
+        "label_aps": {"car": {0.5: 0.4, 1.0: 0.6}, "traffic_cone": {0.5: 0.0, 1.0: 0.0}},
+        "label_tp_errors": {
+            "car": {"trans_err": 0.5, "scale_err": 0.2, "orient_err": 0.1, "vel_err": 0.3, "attr_err": 0.6},
+            "traffic_cone": {
+                "trans_err": 1.0,
+                "scale_err": 1.0,
+                "orient_err": float("nan"),
+                "vel_err": float("nan"),
+                "attr_err": float("nan"),
+            },
+        },
+    }
+    scores = flatten_summary(summary)
+    assert (scores["mAP"], scores["NDS"], scores["mATE"], scores["mAAE"]) == (0.25, 0.4, 0.5, 0.6)
+    assert scores["classes"]["car"]["AP_dist"] == {"0.5": 0.4, "1.0": 0.6}
+    assert scores["classes"]["traffic_cone"]["AOE"] is None
+
+
+def test_a_submission_without_a_box_scores_zero(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"meta": {}, "results": {"a": [], "b": []}}))
+    scores = score_detections(path, nusc=None, out_dir=tmp_path)
+    assert scores["mAP"] == scores["NDS"] == 0 and scores["mATE"] == 1 and len(scores["classes"]) == 10
+    assert nothing_found(CLASSES)["classes"]["traffic_cone"]["AOE"] is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"meta": {}}'])
+def test_a_broken_submission_is_named(tmp_path, content):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"results\.json"):
+        load_results(path)
+    with pytest.raises(UserError, match=r"gone\.json"):
+        load_results(tmp_path / "gone.json")
