@@ -194,6 +194,11 @@ def load_tier(path_or_name: str | Path) -> Tier:
     )
 
 
+def tier_path(path_or_name: str | Path) -> Path:
+    """The file of a tier given by name or by path; UserError if there is none."""
+    return _resolve(path_or_name, "tiers", "tier")
+
+
 def load_suite(path_or_name: str | Path) -> Suite:
     """Load a condition suite by name (``ablations/conditions/<name>.yaml``) or by file."""
     data, path = _load(path_or_name, "conditions", "suite")
