@@ -158,6 +158,28 @@ class MirrorWorld(BaseTransform):
 
 
 @TRANSFORMS.register_module()
+class TurnWorld(BaseTransform):
+    """Turn points, boxes and projections by half a turn about z; the images stay as they are.
+
+    Unlike mirroring it keeps traffic on its side of the road, so headings stay predictable from places.
+    """
+
+    def __init__(self, prob: float = 0.5) -> None:
+        self.prob = prob
+
+    def transform(self, results: dict) -> dict:
+        if np.random.rand() >= self.prob:
+            return results
+        # Two flips are half a turn, without the rounding of sin(pi).
+        for direction in ("horizontal", "vertical"):
+            results["points"].flip(direction)
+            if "gt_bboxes_3d" in results:
+                results["gt_bboxes_3d"].flip(direction)
+        results["lidar2img"] = results["lidar2img"] @ np.diag([-1.0, -1.0, 1.0, 1.0])
+        return results
+
+
+@TRANSFORMS.register_module()
 class SensorCondition(BaseTransform):
     """Apply a named test condition (aqr_bench.corruptions) and leave the input's fingerprint in the metas.
 

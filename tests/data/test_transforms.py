@@ -16,6 +16,7 @@ from aqr_bench.data.transforms import (
     ResizeViews,
     SensorCondition,
     SensorDropout,
+    TurnWorld,
 )
 
 
@@ -98,6 +99,21 @@ def test_mirror_moves_points_boxes_and_images_together():
     assert np.array_equal(out["img"][0], image[:, ::-1])
     np.testing.assert_allclose(out["gt_bboxes_3d"].tensor[0, 7:].numpy(), [-5, 1])
     assert out["gt_bboxes_3d"].yaw[0].item() == pytest.approx(np.pi - 0.4, abs=1e-5)
+
+
+def test_half_a_turn_keeps_everything_in_its_pixel():
+    results = AddProjections()(frame())
+    xyz, box = results["points"].tensor[0, :3].numpy().copy(), results["gt_bboxes_3d"].tensor[0].numpy().copy()
+    centre = results["gt_bboxes_3d"].gravity_center[0].numpy()
+    pixel, image = project(results["lidar2img"][0], centre), results["img"][0].copy()
+    out = TurnWorld(prob=1.0)(results)
+    np.testing.assert_allclose(out["points"].tensor[0, :3].numpy(), xyz * [-1, -1, 1])
+    turned = out["gt_bboxes_3d"].tensor[0].numpy()
+    np.testing.assert_allclose(turned[:3], box[:3] * [-1, -1, 1])
+    np.testing.assert_allclose(turned[7:], -box[7:])
+    assert np.cos(turned[6] - box[6]) == pytest.approx(-1) and np.array_equal(out["img"][0], image)
+    np.testing.assert_allclose(project(out["lidar2img"][0], out["gt_bboxes_3d"].gravity_center[0].numpy()), pixel)
+    assert out["lidar2img"].shape == (2, 4, 4)
 
 
 def test_conditions_leave_a_state_and_a_fingerprint():

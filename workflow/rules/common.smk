@@ -16,7 +16,9 @@ from aqr_bench.schema import schema_error
 min_version("9.27")
 
 # Jobs use the interpreter that runs Snakemake, also where its environment is not activated.
-shell.prefix(f"set -euo pipefail; PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+shell.prefix(
+    f"set -euo pipefail; PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)
 
 
 def load_selection(settings):
@@ -26,9 +28,16 @@ def load_selection(settings):
         if problem:
             raise UserError(f"--config {problem}")
         names = settings.get("studies", ["bias_site"])
-        names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+        names = (
+            [name.strip() for name in names.split(",")]
+            if isinstance(names, str)
+            else names
+        )
         chosen = [studies_of.load_study(name) for name in names]
-        known = {study.name: study for study in map(studies_of.load_study, studies_of.known_studies())}
+        known = {
+            study.name: study
+            for study in map(studies_of.load_study, studies_of.known_studies())
+        }
         tier = studies_of.load_tier(settings.get("tier", "quick"))
         studies_of.require_inputs(tier)
     except UserError as err:
@@ -38,7 +47,9 @@ def load_selection(settings):
 
 def reference(path):
     """How a job names a tier, study or suite: by name if the repository ships it, by path otherwise."""
-    shipped = path.resolve().is_relative_to((studies_of.repository_root() / "ablations").resolve())
+    shipped = path.resolve().is_relative_to(
+        (studies_of.repository_root() / "ablations").resolve()
+    )
     return path.stem if shipped else path.as_posix()
 
 
@@ -51,7 +62,9 @@ def base_records(studies):
     runs = studies_of.base_runs(TIER, studies)
     suites = sorted({study.suite.name for study in studies})
     return [train_record(run) for run in runs] + [
-        f"results/{run.folder}/evaluate.{suite}.jsonl" for run in runs for suite in suites
+        f"results/{run.folder}/evaluate.{suite}.jsonl"
+        for run in runs
+        for suite in suites
     ]
 
 
@@ -61,7 +74,10 @@ def study_records(study):
     return (
         [train_record(run) for run in runs]
         + [f"results/{run.folder}/evaluate.{study.suite.name}.jsonl" for run in runs]
-        + [f"results/{TIER.name}/{study.name}/{variant}/measure.jsonl" for variant in study.variants]
+        + [
+            f"results/{TIER.name}/{study.name}/{variant}/measure.jsonl"
+            for variant in study.variants
+        ]
     )
 
 
@@ -81,7 +97,9 @@ def base_record(wildcards):
 
 def variant_settings(wildcards):
     """Everything in the tier and the study that one variant depends on, and nothing else."""
-    overrides = studies_of.variant_config(TIER, STUDIES[wildcards.study], wildcards.variant)
+    overrides = studies_of.variant_config(
+        TIER, STUDIES[wildcards.study], wildcards.variant
+    )
     return {"model": TIER.model, "config": overrides}
 
 
@@ -95,12 +113,16 @@ def measure_hash(wildcards):
     baseline = STUDIES[wildcards.study].baseline
     overrides = studies_of.variant_config(TIER, STUDIES[wildcards.study], baseline)
     rounds = [TIER.measure_batch_size, TIER.measure_warmup, TIER.measure_rounds]
-    return config_hash({**variant_settings(wildcards), "baseline": overrides, "measure": rounds})
+    return config_hash(
+        {**variant_settings(wildcards), "baseline": overrides, "measure": rounds}
+    )
 
 
 def suite_hash(wildcards):
     conditions = [vars(condition) for condition in SUITES[wildcards.suite].conditions]
-    return config_hash({"conditions": conditions, "batch_size": TIER.evaluate_batch_size})
+    return config_hash(
+        {"conditions": conditions, "batch_size": TIER.evaluate_batch_size}
+    )
 
 
 def study_option(wildcards):
@@ -125,6 +147,8 @@ SUITES = {study.suite.name: study.suite for study in STUDIES.values()}
 wildcard_constraints:
     tier=re.escape(TIER.name),
     study="|".join(map(re.escape, STUDIES)),
-    variant="|".join(sorted({re.escape(v) for study in STUDIES.values() for v in study.variants})),
+    variant="|".join(
+        sorted({re.escape(v) for study in STUDIES.values() for v in study.variants})
+    ),
     suite="|".join(map(re.escape, SUITES)),
     seed=r"\d+",

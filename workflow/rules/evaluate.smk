@@ -11,6 +11,9 @@ rule evaluate:
         "logs/{tier}/{run}/seed{seed}/evaluate.{suite}.log",
     wildcard_constraints:
         run="base|(" + "|".join(STUDIES) + r")/[^/]+",
+    conda:
+        "../../environment.yml"
+    threads: TIER.threads
     params:
         tier=reference(TIER.path),
         suite=lambda wildcards: reference(SUITES[wildcards.suite].path),
@@ -18,9 +21,6 @@ rule evaluate:
         infos=subpath(input.infos, parent=True),
         code=rooms_hash("evaluate"),
         settings=suite_hash,
-    conda:
-        "../../environment.yml"
-    threads: TIER.threads
     message:
         "Evaluating {wildcards.run}, tier {wildcards.tier}, seed {wildcards.seed}, suite {wildcards.suite}"
     shell:
@@ -38,15 +38,15 @@ rule pictures:
         "results/{tier}/pictures/pictures.json",
     log:
         "logs/{tier}/pictures.log",
+    conda:
+        "../../environment.yml"
+    threads: TIER.threads
     params:
         tier=reference(TIER.path),
         suite=reference(CHOSEN[0].suite.path),
         infos=subpath(input.infos, parent=True),
         out=subpath(output[0], parent=True),
         code=rooms_hash("pictures"),
-    conda:
-        "../../environment.yml"
-    threads: TIER.threads
     message:
         "Pictures of detections, tier {wildcards.tier}"
     shell:

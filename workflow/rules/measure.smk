@@ -8,6 +8,10 @@ rule measure:
         "results/{tier}/{study}/{variant}/measure.jsonl",
     log:
         "logs/{tier}/{study}/{variant}/measure.log",
+    conda:
+        "../../environment.yml"
+    # Claims every core so that nothing else runs beside it; the job itself uses the tier's threads.
+    threads: workflow.cores or 1
     params:
         tier=reference(TIER.path),
         study=lambda wildcards: reference(STUDIES[wildcards.study].path),
@@ -15,10 +19,6 @@ rule measure:
         own_threads=TIER.threads,
         code=rooms_hash("measure"),
         settings=measure_hash,
-    conda:
-        "../../environment.yml"
-    # Claims every core so that nothing else runs beside it; the job itself uses the tier's threads.
-    threads: workflow.cores or 1
     message:
         "Measuring {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}"
     shell:

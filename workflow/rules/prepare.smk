@@ -8,14 +8,14 @@ rule prepare:
         "results/{tier}/infos/data.json",
     log:
         "logs/{tier}/prepare.log",
+    conda:
+        "../../environment.yml"
     params:
         tier=reference(TIER.path),
         root=lambda wildcards: TIER.data_root or f"results/{wildcards.tier}/world",
         out=subpath(output[0], parent=True),
         code=rooms_hash("prepare"),
         version=TIER.version,
-    conda:
-        "../../environment.yml"
     message:
         "Information files of tier {wildcards.tier}"
     shell:

@@ -16,14 +16,14 @@ rule report:
         figures=directory(f"results/{TIER.name}/report/figures"),
     log:
         f"logs/{TIER.name}/report.log",
+    conda:
+        "../../environment.yml"
     params:
         tier=reference(TIER.path),
         studies=[reference(study.path) for study in CHOSEN],
         out=subpath(output.page, parent=True),
         code=rooms_hash("report"),
         settings=config_hash({study.name: study.path.read_text() for study in CHOSEN}),
-    conda:
-        "../../environment.yml"
     message:
         "Report"
     shell:

@@ -8,16 +8,20 @@ rule train_base:
         "results/{tier}/base/seed{seed}/train.jsonl",
     log:
         "logs/{tier}/base/seed{seed}/train.log",
+    conda:
+        "../../environment.yml"
+    threads: TIER.threads
     params:
         tier=reference(TIER.path),
         infos=subpath(input.infos, parent=True),
         code=rooms_hash("train"),
         settings=config_hash(
-            {"model": TIER.model, "iterations": TIER.base.iterations, "config": TIER.base.config}
+            {
+                "model": TIER.model,
+                "iterations": TIER.base.iterations,
+                "config": TIER.base.config,
+            }
         ),
-    conda:
-        "../../environment.yml"
-    threads: TIER.threads
     message:
         "Base training, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
@@ -34,6 +38,9 @@ rule train_variant:
         "results/{tier}/{study}/{variant}/seed{seed}/train.jsonl",
     log:
         "logs/{tier}/{study}/{variant}/seed{seed}/train.log",
+    conda:
+        "../../environment.yml"
+    threads: TIER.threads
     params:
         tier=reference(TIER.path),
         study=lambda wildcards: reference(STUDIES[wildcards.study].path),
@@ -41,9 +48,6 @@ rule train_variant:
         base=lambda wildcards, input: f"--base {input.base}" if input.base else "",
         code=rooms_hash("train"),
         settings=schedule_hash,
-    conda:
-        "../../environment.yml"
-    threads: TIER.threads
     message:
         "Training {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:

@@ -7,14 +7,14 @@ if TIER.kind == "synthetic":
             "results/{tier}/world/world.json",
         log:
             "logs/{tier}/world.log",
+        conda:
+            "../../environment.yml"
+        threads: workflow.cores or 1
         params:
             tier=reference(TIER.path),
             out=subpath(output[0], parent=True),
             code=rooms_hash("world"),
             settings=config_hash({"version": TIER.version, "world": TIER.world}),
-        conda:
-            "../../environment.yml"
-        threads: workflow.cores or 1
         message:
             "World of tier {wildcards.tier}"
         shell:

@@ -35,7 +35,7 @@ train_pipeline = [
     *cameras,
     dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True),
     dict(type="SensorDropout", lidar=0.25, cameras=0.25),
-    dict(type="MirrorWorld", prob=0.5),
+    dict(type="TurnWorld", prob=0.5),
     dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
     dict(type="ObjectRangeFilter", point_cloud_range=point_cloud_range),
     dict(type="ObjectNameFilter", classes=class_names),
