@@ -6,6 +6,7 @@ import json
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,33 @@ def seed_all(*parts: int) -> None:
     torch.manual_seed(int(state[1]))
 
 
+class SeededBatches:
+    """Iterator over batches that seeds all generators before each: batch k is the same in every run.
+
+    The first ``skip`` batches, those trained on before a restart, are not loaded: only their indices are drawn.
+    """
+
+    def __init__(self, iterator: Any, seed: int, skip: int) -> None:
+        self.iterator, self.seed, self.skip, self.count = iterator, seed, skip, 0
+
+    def __next__(self) -> Any:
+        index, self.count = self.count, self.count + 1
+        if index < self.skip:
+            # mmengine's endless iterator around torch's; without workers, drawing the indices is all that moves it on.
+            return self.iterator._iterator._next_index()
+        seed_all(self.seed, index, 0)
+        return next(self.iterator)
+
+
 @HOOKS.register_module()
 class SeedIterations(Hook):
-    """Seed all generators from (seed, iteration) around every iteration, so that a resumed run equals an unbroken one.
+    """Seed all generators from (seed, iteration), so that a resumed run equals an unbroken one.
 
-    mmengine saves no generator state. With ``num_workers=0`` the next batch is drawn after ``after_train_iter``, so
-    its augmentation is seeded there; dropout and denoising noise in ``before_train_iter``.
+    mmengine saves no generator state. Augmentation is seeded as the batch is loaded, dropout and denoising noise as
+    the iteration starts.
+
+    Raises:
+        ValueError: the training loader has worker processes, whose generators this does not reach.
     """
 
     priority = "VERY_LOW"
@@ -41,13 +63,13 @@ class SeedIterations(Hook):
         self.seed = seed
 
     def before_train(self, runner) -> None:
-        seed_all(self.seed, runner.iter, 0)
+        loop = runner.train_loop
+        if loop.dataloader.num_workers:
+            raise ValueError("SeedIterations needs train_dataloader.num_workers=0")
+        loop.dataloader_iterator = SeededBatches(loop.dataloader_iterator, self.seed, skip=runner.iter)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         seed_all(self.seed, runner.iter, 1)
-
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        seed_all(self.seed, runner.iter + 1, 0)
 
 
 @HOOKS.register_module()

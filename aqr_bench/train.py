@@ -151,7 +151,9 @@ def run_training(config: Any, tier: Tier, init: Path | None) -> tuple[Path, dict
     # Evaluation is a job of its own; the Runner asks for a test loop where it sees a test loader.
     runner = Runner.from_cfg(_without_test(config))
     if init is not None and not config.resume:
-        load_weights(runner.model, init)
+        load_weights(runner.model, init)  # says what does not fit, where mmengine would only warn
+        # train() initialises the weights afresh and makes the averaged copy; what it loads comes after both.
+        runner._load_from = str(init)
     runner.train()
     curve = next(h for h in runner.hooks if isinstance(h, LossCurve)).points
     weights = final_weights(runner)
