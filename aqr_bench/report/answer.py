@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from aqr_bench.report.collect import Results
-from aqr_bench.report.statistics import Difference, number, phrase, summarise
+from aqr_bench.report.statistics import RESOLUTION, Difference, number, phrase, summarise
 from aqr_bench.report.tables import by_seed, differences
 from aqr_bench.study import Study
 
@@ -38,9 +40,16 @@ def _sentence(study: Study, results: Results) -> str:
     everywhere = "" if unknown else ", under any condition"
     seeds_missing = f"; {rest[-1]}" if unknown else ""
     return (
-        f"No variant differs from '{study.baseline}' beyond the noise{everywhere} (every 95 % interval contains 0)"
+        f"No variant differs from '{study.baseline}' beyond the noise{everywhere} ({_why_noise(compared.values())})"
         f"{seeds_missing}; {largest}."
     )
+
+
+def _why_noise(differences: Iterable[Difference]) -> str:
+    """Why none of them is a finding: its interval, or that it is too small to be printed."""
+    known = [d for d in differences if d.low is not None and d.high is not None]
+    tiny = any(not d.low <= 0 <= d.high for d in known)
+    return "every 95 % interval contains 0" + (f" or the difference is below {RESOLUTION:g}" if tiny else "")
 
 
 def _rest(within: int, unknown: int) -> list[str]:

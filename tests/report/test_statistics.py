@@ -62,3 +62,8 @@ def test_an_interval_with_zero_is_within_the_noise():
 )
 def test_number(value, sign, text):
     assert number(value, sign=sign) == text
+
+
+def test_a_difference_too_small_to_print_is_never_a_finding():
+    tiny = paired_difference({0: 0.0221, 1: 0.0196}, {0: 0.0222, 1: 0.0197})
+    assert tiny.high < 0 and not tiny.beyond_noise and verdict(tiny, True) == "within the noise"
