@@ -17,6 +17,7 @@ from pathlib import Path
 from aqr_bench import study as studies_of
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.schema import repository_root
+from aqr_bench.world.spec import read_tier
 
 WORK_MODULES = ("world", "data", "train", "evaluate", "measure")
 
@@ -150,6 +151,8 @@ def launch(
     tier = studies_of.load_tier(tier_name)
     studies = [studies_of.load_study(name) for name in study_names]
     studies_of.require_inputs(tier)
+    if tier.kind == "synthetic":
+        read_tier(tier.path)  # a mistake in the world's numbers is told now, not by the first job
     require_disk(folder / "results", disk_needed(tier, studies), f"tier {tier.name}")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
     command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]

@@ -129,3 +129,13 @@ def test_a_job_left_running_is_noticed(tmp_path):
         job.kill()
         job.wait()
     assert launch.workers_in(tmp_path) == []
+
+
+def test_a_misspelled_world_key_is_said_before_anything_runs(tmp_path, capsys):
+    text = load_tier("smoke").path.read_text().replace("frames_per_scene", "frames_per_scenes")
+    tier = tmp_path / "smoke.yaml"
+    tier.write_text(text)
+    assert cli.main(["run", "--tier", str(tier)]) == 2
+    said = capsys.readouterr().err
+    assert "unknown key 'world.frames_per_scenes'; did you mean 'frames_per_scene'" in said
+    assert said.count("\n") == 1 and str(tier) in said

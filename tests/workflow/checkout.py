@@ -88,6 +88,7 @@ def copy_repository(target: Path) -> Path:
         file.write_text(f"STEP_NAME = {step!r}\n{STEP}")
         if file.name == "__main__.py":
             (file.parent / "__init__.py").touch()
+    shutil.copy(real / "world" / "spec.py", package / "world")
     configs = package / "cmt" / "configs"
     configs.mkdir(parents=True)
     for tier in (target / "ablations" / "tiers").glob("*.yaml"):
