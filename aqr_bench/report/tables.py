@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from aqr_bench.report.collect import BASE, METRICS, Results
-from aqr_bench.report.statistics import Difference, number, paired_difference, summarise, verdict
+from aqr_bench.report.statistics import RESOLUTION, Difference, number, paired_difference, summarise, verdict
 from aqr_bench.study import Study
 
 
@@ -132,9 +132,8 @@ def noise_note(study: Study) -> str:
     if n < 3:
         text += f" {n} seeds are fewer than three, so the intervals are very wide."
     if comparisons > 1:
-        text += (
-            f" {comparisons} comparisons are made, each at 95 % by itself; a difference below 0.0005 counts as noise."
-        )
+        text += f" {comparisons} comparisons are made, each at 95 % by itself;"
+        text += f" a difference below {RESOLUTION:g} counts as noise."
     return text
 
 
