@@ -49,17 +49,29 @@ def base_config(tier: Tier, data: DataSet) -> Any:
     )
     config = Config.fromfile(path)
     for loader in (config.train_dataloader, config.test_dataloader):
-        _fill_dataset(loader.dataset, data)
+        fill_dataset(loader.dataset, data)
+    if config.get("test_evaluator"):
+        config.test_evaluator.data_root = str(data.root)
+        config.test_evaluator.ann_file = str(data.infos / config.test_evaluator.ann_file)
     return config
 
 
-def _fill_dataset(dataset: Any, data: DataSet) -> None:
-    """Class-balanced and other wrappers hold the data set under ``dataset``."""
+def inner_dataset(dataset: Any) -> Any:
+    """The config of the data set itself: class-balanced and other wrappers hold it under ``dataset``."""
     while "ann_file" not in dataset:
-        dataset = dataset.dataset
+        dataset = dataset["dataset"]
+    return dataset
+
+
+def fill_dataset(dataset: Any, data: DataSet) -> None:
+    """Put a data set's folder, info file, version and database of objects (for GT sampling) into a loader's config."""
+    dataset = inner_dataset(dataset)
     dataset.data_root = str(data.root)
     dataset.ann_file = str(data.infos / dataset.ann_file)
     dataset.metainfo.version = data.version
+    for step in dataset.pipeline:
+        if "db_sampler" in step:
+            step.db_sampler.info_path = str(data.infos / step.db_sampler.info_path)
 
 
 def build_config(

@@ -104,6 +104,44 @@ class LossCurve(Hook):
 
 
 @HOOKS.register_module()
+class StopObjectSample(Hook):
+    """Switch GT sampling off after so many epochs, also in a run that was resumed later than that.
+
+    mmdet3d's DisableObjectSampleHook acts at the very start of one epoch only: resumed after it, a training goes on
+    with objects pasted in. Without the switch CMT's r50 config was seen to reach 65.0 mAP instead of 67.9.
+
+    Args:
+        after_epoch: the last epoch with pasted objects.
+
+    Raises:
+        ValueError: the training pipeline has nothing to switch off.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self, after_epoch: int = 15) -> None:
+        self.after_epoch, self._done = after_epoch, False
+
+    def before_train_epoch(self, runner) -> None:
+        from mmdet3d.datasets.transforms import ObjectSample
+
+        if self._done or runner.epoch < self.after_epoch:
+            return
+        loader = runner.train_dataloader
+        dataset = loader.dataset
+        while not hasattr(dataset, "pipeline"):
+            dataset = dataset.dataset
+        samplers = [step for step in dataset.pipeline.transforms if isinstance(step, ObjectSample)]
+        if not samplers:
+            raise ValueError("StopObjectSample: the training pipeline has no ObjectSample to switch off")
+        for step in samplers:
+            step.disabled = True
+        # Workers that live on hold a copy of the old pipeline: the next pass over the loader starts new ones.
+        loader._iterator = None
+        self._done = True
+
+
+@HOOKS.register_module()
 class Progress(Hook):
     """One line every so many iterations: iteration, the losses, seconds per iteration."""
 

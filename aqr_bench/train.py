@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, run_main
-from aqr_bench.experiment import build_config, load_data
+from aqr_bench.experiment import build_config, inner_dataset, load_data
 from aqr_bench.record import (
     ROOMS,
     Record,
@@ -169,7 +169,7 @@ def _without_test(config: Any) -> Any:
     import copy
 
     config = copy.deepcopy(config)
-    config.test_dataloader = None
+    config.test_dataloader = config.test_cfg = config.test_evaluator = None
     return config
 
 
@@ -217,10 +217,12 @@ def hashable(config: Any) -> dict:
     plain = config.to_dict()
     plain.pop("work_dir", None)
     for loader in ("train_dataloader", "test_dataloader"):
-        dataset = plain[loader]["dataset"]
-        while "ann_file" not in dataset:
-            dataset = dataset["dataset"]
+        dataset = inner_dataset(plain[loader]["dataset"])
         dataset["data_root"], dataset["ann_file"] = None, Path(dataset["ann_file"]).name
+        for step in dataset["pipeline"]:
+            if "db_sampler" in step:
+                step["db_sampler"]["info_path"] = Path(step["db_sampler"]["info_path"]).name
+    plain.pop("test_evaluator", None)  # evaluation goes its own way; this one serves mmengine's own test command
     return plain
 
 

@@ -13,6 +13,7 @@ from aqr_bench.cmt.neck import CPFPN  # noqa: E402
 from aqr_bench.cmt.pillars import SparsePillarFeatureNet  # noqa: E402
 from aqr_bench.cmt.task_head import SeparateTaskHead  # noqa: E402
 from aqr_bench.cmt.transformer import CmtTransformer  # noqa: E402
+from aqr_bench.cmt.vovnet import VoVNet  # noqa: E402
 
 __all__ = [
     "CPFPN",
@@ -26,4 +27,5 @@ __all__ = [
     "MultiTaskBBoxCoder",
     "SeparateTaskHead",
     "SparsePillarFeatureNet",
+    "VoVNet",
 ]

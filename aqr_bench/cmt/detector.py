@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 
 import torch
 from mmdet3d.models.detectors import MVXTwoStageDetector
+from mmdet3d.models.middle_encoders import SparseEncoder
 from mmdet3d.registry import MODELS
 from mmengine.config import ConfigDict
 from torch import Tensor
@@ -13,11 +16,14 @@ from torch import Tensor
 from aqr_bench.cmt.building import scoped
 from aqr_bench.cmt.geometry import metas_of
 from aqr_bench.cmt.grid_mask import GridMask
+from aqr_bench.cmt.sparse import accept_both_layouts
 from aqr_bench.cmt.voxelize import HardVoxelizer
-from aqr_bench.errors import UserError
+from aqr_bench.errors import UserError, nearest
 
 _PARTS = ("pts_voxel_encoder", "pts_middle_encoder", "pts_backbone", "pts_neck", "img_backbone", "img_neck")
 _CONVOLUTIONAL = ("pts_backbone", "pts_neck", "img_backbone", "img_neck")
+# Cells of the voxel grid per side: the sparse encoder divides by 8, the pyramid behind it once more by 2.
+_GRID_MULTIPLE = 16
 
 
 @MODELS.register_module()
@@ -32,6 +38,12 @@ class CmtDetector(MVXTwoStageDetector):
         channels_last: keep convolution weights and maps channels-last, which is a third faster on CPUs. Numbers
             change by rounding only, names and shapes not at all.
         auxiliary: config of :class:`AuxiliaryHeatmaps`, a training aid of the small tiers; None in CMT.
+        consistent_grid: make the sparse grid cover the whole point cloud range and place the BEV keys where they are.
+            The published r50 config has 1024 cells of 0.1 m for 108 m, which cuts off all beyond 48.4 m and stretches
+            the keys' positions by 5.5 %. Parameters keep their names and shapes; configs whose grid fits stay as is.
+        frozen: names of submodules (``pts_middle_encoder``, ``img_backbone``, ...) that do not learn. They stay in
+            eval mode, so that their batch statistics stay too. On a CPU the sparse encoder has to be among them:
+            spconv has no backward there.
         pts_voxel_layer: arguments of :class:`HardVoxelizer`; None without a LiDAR branch.
         train_cfg, test_cfg: with a key ``pts`` that is handed to the head.
     """
@@ -42,6 +54,8 @@ class CmtDetector(MVXTwoStageDetector):
         channels_last: bool = False,
         pts_voxel_layer: dict | None = None,
         auxiliary: dict | None = None,
+        consistent_grid: bool = False,
+        frozen: Sequence[str] = (),
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         **parts,
@@ -49,6 +63,8 @@ class CmtDetector(MVXTwoStageDetector):
         resolved = {k: scoped(v) if k in _PARTS and v is not None else v for k, v in parts.items()}
         if resolved.get("pts_bbox_head") is not None:
             resolved["pts_bbox_head"] = ConfigDict(resolved["pts_bbox_head"])  # the parent writes into it
+        if consistent_grid and pts_voxel_layer is not None:
+            resolved = _consistent(resolved, pts_voxel_layer)
         if isinstance(resolved.get("data_preprocessor"), dict):
             # Built here, so that the name is found also without mmengine's default scope.
             resolved["data_preprocessor"] = MODELS.build(resolved["data_preprocessor"])
@@ -71,29 +87,48 @@ class CmtDetector(MVXTwoStageDetector):
         self.grid_mask = GridMask() if use_grid_mask else None
         self.auxiliary = None if auxiliary is None else MODELS.build(auxiliary)
         self.pts_voxel_layer = None if pts_voxel_layer is None else HardVoxelizer(**pts_voxel_layer)
+        self.sparse_encoder = isinstance(getattr(self, "pts_middle_encoder", None), SparseEncoder)
+        if self.sparse_encoder:
+            accept_both_layouts(self.pts_middle_encoder)
+        self.frozen = tuple(frozen)
+        for name in self.frozen:
+            if getattr(self, name, None) is None:
+                known = [child for child, _ in self.named_children()]
+                raise UserError(f"model.frozen: this model has no part '{name}'{nearest(name, known)}")
+        self._freeze()
+
+    def train(self, mode: bool = True) -> CmtDetector:
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        for name in self.frozen:
+            getattr(self, name).eval().requires_grad_(False)
 
     # ------------------------------------------------------------------ features
 
     def extract_feat(
         self, batch_inputs_dict: dict, batch_input_metas: Sequence[dict] | None = None
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """Image features [B * N, C, h, w] and BEV features [B, C, H, W] per level; ``[None]`` for an unused sensor.
+        """Image features [B * N, C, h, w] and BEV features [B, C, H, W] per level; ``[None]`` for an absent sensor.
+
+        A sensor is absent where the batch has no ``points`` or no ``imgs`` (or images of zero cameras): its tokens are
+        then left out of the memory. That is not CMT's missing-sensor test, which keeps the sensor and blanks its data.
 
         Raises:
-            UserError: the head needs a sensor that the batch does not have.
+            UserError: nothing that the head could use is there.
         """
-        points, images = batch_inputs_dict.get("points"), batch_inputs_dict.get("imgs")
         head = self.pts_bbox_head
-        if head.uses_lidar and points is None:
-            raise UserError(
-                f"{type(head).__name__} needs points, but the batch has none. To drop the LiDAR, pass empty clouds."
-            )
-        if head.uses_cameras and images is None:
-            raise UserError(
-                f"{type(head).__name__} needs images, but the batch has none. To drop cameras, pass blank images."
-            )
-        img_feats = self.extract_img_feat(images) if head.uses_cameras else [None]
-        pts_feats = self.extract_pts_feat(points) if head.uses_lidar else [None]
+        points = batch_inputs_dict.get("points") if head.uses_lidar else None
+        images = batch_inputs_dict.get("imgs") if head.uses_cameras else None
+        if images is not None and images.numel() == 0:
+            images = None
+        if points is None and images is None:
+            wanted = [name for name, used in (("points", head.uses_lidar), ("images", head.uses_cameras)) if used]
+            raise UserError(f"{type(head).__name__} needs {' or '.join(wanted)}, but the batch has none")
+        img_feats = [None] if images is None else self.extract_img_feat(images)
+        pts_feats = [None] if points is None else self.extract_pts_feat(points)
         return img_feats, pts_feats
 
     def extract_img_feat(self, img: Tensor, input_metas: Sequence[dict] | None = None) -> list[Tensor]:
@@ -110,6 +145,11 @@ class CmtDetector(MVXTwoStageDetector):
         with torch.autocast(device_type=points[0].device.type, enabled=False):
             voxels, counts, coors = self.pts_voxel_layer(points)
             x = self.pts_voxel_encoder(voxels, counts, coors)
+            if self.sparse_encoder and x.device.type == "cpu" and _learns(self.pts_middle_encoder):
+                raise UserError(
+                    "the sparse encoder cannot learn on a CPU: spconv has no backward there. "
+                    "Train on a GPU, or freeze it: model.frozen = ['pts_middle_encoder']"
+                )
             x = self.pts_middle_encoder(x, coors, len(points))
         x = self.pts_backbone(x.contiguous(memory_format=self.memory_format))
         return list(self.pts_neck(x)) if self.with_pts_neck else list(x)
@@ -135,3 +175,21 @@ class CmtDetector(MVXTwoStageDetector):
         """Raw outputs of the head, without post-processing."""
         img_feats, pts_feats = self.extract_feat(batch_inputs_dict)
         return self.pts_bbox_head(pts_feats, img_feats, metas_of(batch_data_samples, with_truth=self.training))
+
+
+def _learns(module: torch.nn.Module) -> bool:
+    return torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+
+
+def _consistent(parts: dict, voxel_layer: dict) -> dict:
+    """Copies of the part configs: a sparse grid over the whole range, and a head that knows what it covers."""
+    low, high = voxel_layer["point_cloud_range"][:3], voxel_layer["point_cloud_range"][3:]
+    size = voxel_layer["voxel_size"]
+    cells = [math.ceil(round((high[i] - low[i]) / size[i], 6) / _GRID_MULTIPLE) * _GRID_MULTIPLE for i in (0, 1)]
+    encoder, head = dict(parts["pts_middle_encoder"]), copy.deepcopy(parts["pts_bbox_head"])
+    if "sparse_shape" not in encoder:
+        raise UserError("model.consistent_grid is for models with a sparse encoder (pts_middle_encoder.sparse_shape)")
+    encoder["sparse_shape"] = [encoder["sparse_shape"][0], cells[1], cells[0]]
+    head["stretch_bev_keys"] = False
+    head["bev_range"] = [low[0], low[1], low[0] + cells[0] * size[0], low[1] + cells[1] * size[1]]
+    return {**parts, "pts_middle_encoder": encoder, "pts_bbox_head": head}

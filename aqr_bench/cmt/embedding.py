@@ -23,7 +23,7 @@ class PositionEmbeddings:
     """Mixin of the heads: embeddings of BEV keys, image keys and queries.
 
     Needs ``bev_embedding``, ``rv_embedding`` (with cameras), ``reference_points``, ``hidden_dim``, ``depth_num``,
-    ``pc_range``, ``bev_range``, ``stretch_bev_keys``, ``reference_init``, ``num_query`` and ``uses_cameras``.
+    ``pc_range``, ``bev_range``, ``stretch_bev_keys``, ``reference_init`` and ``num_query``.
     """
 
     def coords_bev(self, rows: int, cols: int) -> Tensor:
@@ -66,9 +66,9 @@ class PositionEmbeddings:
         return total.index_put((index[:, 0], index[:, 2]), embedded, accumulate=True)
 
     def query_embed(self, reference_BQ3: Tensor, cameras: CameraGeometry | None) -> Tensor:
-        """Position embedding of the queries, [B, Q, C]."""
+        """Position embedding of the queries, [B, Q, C]; without cameras that of the BEV alone."""
         embedding = self.bev_query_embed(reference_BQ3)
-        if self.uses_cameras:
+        if cameras is not None:
             embedding = embedding + self.rv_query_embed(reference_BQ3, cameras)
         return embedding
 

@@ -176,15 +176,16 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
 
     def forward(
         self,
-        pts_feats: Sequence[Tensor | None],
+        pts_feats: Sequence[Tensor | None] | None,
         img_feats: Sequence[Tensor | None] | None = None,
         img_metas: Sequence[dict] | None = None,
     ) -> Outputs:
         """Predictions of every decoder layer.
 
         Args:
-            pts_feats: BEV maps [B, in_channels, H, W] (rows = y); the first is used.
-            img_feats: image maps [B * N, hidden_dim, H, W], sample-major; the first is used.
+            pts_feats: BEV maps [B, in_channels, H, W] (rows = y); the first is used. ``[None]``: there is no LiDAR, and
+                the memory has no BEV tokens. (CMT's missing-LiDAR test is another thing: a cloud of zeros.)
+            img_feats: image maps [B * N, hidden_dim, H, W], sample-major; the first is used. ``[None]`` likewise.
             img_metas: per sample ``lidar2img`` (N x 4 x 4) and ``pad_shape`` (per view); in training also
                 ``gt_bboxes_3d`` and ``gt_labels_3d``; optionally ``sensor_state`` and ``batch_input_shape``.
 
@@ -192,8 +193,12 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
             [task][0] -> dict of center, height, dim, rot, vel, cls_logits, each [layers, B, Q, C]. In training with
             objects also ``dn_*`` and ``dn_queries``; with a router also ``aqr`` (its output, the sensor states).
         """
-        bev = pts_feats[0] if self.uses_lidar else None
-        images = img_feats[0] if self.uses_cameras else None
+        bev = pts_feats[0] if self.uses_lidar and pts_feats else None
+        images = img_feats[0] if self.uses_cameras and img_feats else None
+        if images is not None and len(images) == 0:  # a rig of zero cameras
+            images = None
+        if bev is None and images is None:
+            raise ValueError(f"{type(self).__name__} got no features at all")
         device = (bev if bev is not None else images).device
         with torch.autocast(device_type=device.type, enabled=False):  # CMT keeps its head in float32
             return self._forward(
@@ -203,12 +208,12 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
     def _forward(self, bev: Tensor | None, images: Tensor | None, metas: list[dict]) -> Outputs:
         device = self.reference_points.weight.device
         cameras = bev_pos = image_pos = camera_shape = None
-        if self.uses_lidar:
+        if bev is not None:
             if bev.shape[0] != len(metas):
                 raise ValueError(f"{bev.shape[0]} BEV maps for {len(metas)} samples")
             bev = self.shared_conv(bev)
             bev_pos = self.bev_pos_embed(*bev.shape[-2:])
-        if self.uses_cameras:
+        if images is not None:
             cameras = CameraGeometry.from_metas(metas, device)
             if images.shape[0] != len(metas) * cameras.num_views:
                 raise ValueError(

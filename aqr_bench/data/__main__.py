@@ -1,4 +1,7 @@
-"""python -m aqr_bench.data --tier T --root ROOT --out DIR: write the info files of a nuScenes root."""
+"""python -m aqr_bench.data --tier T --root ROOT --out DIR: write the info files of a nuScenes root.
+
+With --database, also cut the objects of the train split out of points and images, for ground-truth sampling.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from aqr_bench.errors import run_main
+from aqr_bench.errors import UserError, run_main
 from aqr_bench.study import load_tier
 
 from .infos import INFO_CLASSES, build_infos, open_nuscenes, tables_digest, write_infos
@@ -21,8 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/")
     parser.add_argument("--out", required=True, help="folder for the info files")
     parser.add_argument("--max-sweeps", type=int, default=10)
+    parser.add_argument("--database", action="store_true", help="also cut out the objects for ground-truth sampling")
+    parser.add_argument("--workers", type=int, default=1, help="processes of --database (default: 1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
+    if args.workers < 1:
+        raise UserError(f"--workers is {args.workers}; it must be at least 1")
     tier = load_tier(args.tier)
     version = tier.version
     infos = build_infos(open_nuscenes(args.root, version), args.max_sweeps, args.quiet)
@@ -34,13 +41,28 @@ def main(argv: list[str] | None = None) -> int:
         "splits": {split: _counts(entries) for split, entries in infos.items()},
         "files": {split: path.name for split, path in paths.items()},
     }
+    if args.database:
+        summary["database"] = {"objects": _database(args)}
     target = Path(args.out) / "data.json"
     temporary = target.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(summary, indent=1))
     os.replace(temporary, target)
     counts = ", ".join(f"{split} {len(entries)} samples" for split, entries in infos.items())
     print(f"infos of {version}: {counts} -> {args.out}")
+    if args.database:
+        print(f"ground-truth database: {sum(summary['database']['objects'].values())} objects -> {args.out}")
     return 0
+
+
+def _database(args: argparse.Namespace) -> dict[str, int]:
+    """Write the database beside the info files; return the number of objects of each class."""
+    from .database import build_database  # late: imports mmdet3d
+    from .transforms import BadFrameError
+
+    try:
+        return build_database(args.out, args.root, args.out, args.workers, args.max_sweeps, args.quiet)
+    except BadFrameError as error:
+        raise UserError(f"{error}. Restore the file and run the same command again.") from error
 
 
 def _counts(entries: list[dict]) -> dict:

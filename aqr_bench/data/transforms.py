@@ -55,21 +55,27 @@ class LoadExactSweeps(LoadPointsFromMultiSweeps):
 
 @TRANSFORMS.register_module()
 class CheckFrame(BaseTransform):
-    """Refuse a key frame whose cloud is missing or cut short, before anything decodes it; names the file."""
+    """Refuse a key frame whose files are missing or cut short, before anything decodes them; names the file.
 
-    def __init__(self, load_dim: int = 5) -> None:
-        self.load_dim = load_dim
+    Args:
+        load_dim: columns of a point on disk.
+        lidar, cameras: which sensors the pipeline loads.
+    """
+
+    def __init__(self, load_dim: int = 5, lidar: bool = True, cameras: bool = True) -> None:
+        self.load_dim, self.lidar, self.cameras = load_dim, lidar, cameras
 
     def transform(self, results: dict) -> dict:
-        for path in [results["lidar_points"]["lidar_path"]]:
-            size = Path(path).stat().st_size if Path(path).is_file() else None
-            if size is None:
+        if self.lidar:
+            path = Path(results["lidar_points"]["lidar_path"])
+            if not path.is_file():
                 raise BadFrameError(f"LiDAR file is missing: {path} (sample {results['token']})")
+            size = path.stat().st_size
             if size % (4 * self.load_dim):
                 raise BadFrameError(
                     f"LiDAR file is cut short: {path} has {size} bytes, no multiple of {4 * self.load_dim}"
                 )
-        for camera, info in results.get("images", {}).items():
+        for camera, info in results.get("images", {}).items() if self.cameras else ():
             if not Path(info["img_path"]).is_file():
                 raise BadFrameError(f"image of {camera} is missing: {info['img_path']} (sample {results['token']})")
         return results
@@ -223,11 +229,15 @@ class SensorDropout(BaseTransform):
 
 
 def _sensor_data(results: dict) -> SensorData:
-    return SensorData(points=results["points"].tensor.numpy(), images=tuple(results["img"]))
+    """What a sample holds; a sensor that the pipeline does not load has no points, or no images."""
+    points = results["points"].tensor.numpy() if "points" in results else np.zeros((0, 5), np.float32)
+    return SensorData(points=points, images=tuple(results.get("img", ())))
 
 
 def _with_sensor_data(results: dict, data: SensorData) -> dict:
-    results["points"] = results["points"].new_point(data.points)
-    results["img"] = list(data.images)
+    if "points" in results:
+        results["points"] = results["points"].new_point(data.points)
+    if "img" in results:
+        results["img"] = list(data.images)
     results["sensor_state"] = data.state
     return results

@@ -1,0 +1,111 @@
+"""nuScenes as CMT sees it: classes, range, data set, and the steps that the pipelines of the configs are made of."""
+
+default_scope = "mmdet3d"
+custom_imports = dict(
+    imports=[
+        "aqr_bench.cmt",
+        "aqr_bench.data.transforms",
+        "aqr_bench.data.augment",
+        "aqr_bench.data.balanced",
+        "aqr_bench.data.paste",
+        "aqr_bench.hooks",
+    ]
+)
+
+# CMT's class order, not mmdet3d's.
+class_names = [
+    "car", "truck", "construction_vehicle", "bus", "trailer",
+    "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
+]  # fmt: skip
+point_cloud_range = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
+data_root = "data/nuscenes/"
+
+# ---------------------------------------------------------------- steps of the pipelines
+load_points = [
+    dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=[0, 1, 2, 3, 4]),
+]
+train_sweeps = dict(type="LoadExactSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4])
+test_sweeps = dict(type="LoadExactSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4], test_mode=True)
+load_images = [
+    dict(type="LoadMultiViewImageFromFiles", to_float32=False, num_views=6),
+    dict(type="AddProjections"),
+]
+load_boxes = dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True)
+db_sampler = dict(
+    type="UnifiedDataBaseSampler",
+    data_root=None,
+    info_path="dbinfos_train.pkl",
+    rate=1.0,
+    prepare=dict(filter_by_difficulty=[-1], filter_by_min_points=dict.fromkeys(class_names, 5)),
+    classes=class_names,
+    sample_groups=dict(
+        car=2, truck=3, construction_vehicle=7, bus=4, trailer=6,
+        barrier=2, motorcycle=6, bicycle=6, pedestrian=2, traffic_cone=2,
+    ),
+    points_loader=dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=[0, 1, 2, 3, 4]),
+)  # fmt: skip
+sample_objects = dict(type="UnifiedObjectSample", db_sampler=db_sampler)
+paste_objects = dict(type="UnifiedObjectSample", sample_2d=True, mixup_rate=0.5, db_sampler=db_sampler)
+modal_mask = dict(type="SensorDropout", lidar=0.25, cameras=0.25)
+bev_augmentation = [
+    dict(
+        type="GlobalRotScaleTransAll",
+        rot_range=[-0.785, 0.785],
+        scale_ratio_range=[0.9, 1.1],
+        translation_std=[0.5, 0.5, 0.5],
+    ),
+    dict(type="CustomRandomFlip3D", flip_ratio_bev_horizontal=0.5, flip_ratio_bev_vertical=0.5),
+]
+in_range = dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range)
+keep_in_range = [
+    in_range,
+    dict(type="ObjectRangeFilter", point_cloud_range=point_cloud_range),
+    dict(type="ObjectNameFilter", classes=class_names),
+    dict(type="PointShuffle"),
+]
+condition = dict(type="SensorCondition", name="clean", seed=0)
+meta_keys = (
+    "sample_idx", "token", "lidar2img", "img_shape", "pad_shape", "pcd_rotation", "pcd_scale_factor", "pcd_trans",
+    "pcd_horizontal_flip", "pcd_vertical_flip", "box_type_3d", "box_mode_3d", "sensor_state", "input_sha256",
+)  # fmt: skip
+
+# ---------------------------------------------------------------- data set and loaders
+dataset = dict(
+    type="NuScenesDataset",
+    data_root=data_root,
+    data_prefix=dict(
+        pts="samples/LIDAR_TOP",
+        sweeps="sweeps/LIDAR_TOP",
+        CAM_FRONT="samples/CAM_FRONT",
+        CAM_FRONT_RIGHT="samples/CAM_FRONT_RIGHT",
+        CAM_FRONT_LEFT="samples/CAM_FRONT_LEFT",
+        CAM_BACK="samples/CAM_BACK",
+        CAM_BACK_LEFT="samples/CAM_BACK_LEFT",
+        CAM_BACK_RIGHT="samples/CAM_BACK_RIGHT",
+    ),
+    modality=dict(use_lidar=True, use_camera=True),
+    metainfo=dict(classes=class_names, version="v1.0-trainval"),
+    box_type_3d="LiDAR",
+    filter_empty_gt=False,
+)
+# The pipelines are filled in by each config.
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=6,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(
+        type="BalancedDataset",
+        dataset=dict(dataset, ann_file="infos_train.pkl", pipeline=[], test_mode=False, use_valid_flag=False),
+    ),
+)
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=6,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(dataset, ann_file="infos_val.pkl", pipeline=[], test_mode=True),
+)
+test_cfg = dict(type="TestLoop")
+test_evaluator = dict(type="NuScenesMetric", data_root=data_root, ann_file="infos_val.pkl", metric="bbox")

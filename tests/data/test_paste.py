@@ -1,0 +1,462 @@
+"""Pasting: objects keep their places, points and pixels agree, and nothing that was there is written to."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet3d.datasets.transforms import ObjectSample
+from mmdet3d.registry import DATASETS, TRANSFORMS
+from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
+from mmdet3d.structures.ops import box_np_ops
+from shapely.geometry import Polygon
+
+from aqr_bench.data.database import build_database, project_boxes
+from aqr_bench.data.infos import CAMERAS, INFO_CLASSES, build_infos, open_nuscenes, write_infos
+from aqr_bench.data.paste import UnifiedDataBaseSampler, UnifiedObjectSample, overlaps_bev, paste_crops
+from aqr_bench.errors import UserError
+from aqr_bench.world.spec import WorldSpec
+from aqr_bench.world.write import write_world
+
+# CMT's class order and its group sizes.
+CLASSES = [
+    "car", "truck", "construction_vehicle", "bus", "trailer",
+    "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
+]  # fmt: skip
+GROUPS = dict(zip(CLASSES, (2, 3, 7, 4, 6, 2, 6, 6, 2, 2), strict=True))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(nuScenes root, folder with infos and database)."""
+    root = tmp_path_factory.mktemp("paste") / "world"
+    spec = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2, seed=4)
+    write_world(WorldSpec.from_dict(spec), root)
+    infos = root.parent / "infos"
+    write_infos(build_infos(open_nuscenes(root, "v1.0-mini")), infos, "v1.0-mini")
+    build_database(infos, root, infos)
+    return root, infos
+
+
+@pytest.fixture(scope="module")
+def frames(world):
+    """The training frames as the pipeline has them where objects are pasted."""
+    root, infos = world
+    pipeline = [
+        dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=5),
+        dict(type="LoadExactSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4], test_mode=True),
+        dict(type="LoadMultiViewImageFromFiles", num_views=6),
+        dict(type="AddProjections"),
+        dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True),
+    ]
+    dataset = DATASETS.build(
+        dict(
+            type="NuScenesDataset",
+            data_root=str(root),
+            ann_file=str(infos / "infos_train.pkl"),
+            data_prefix=dict(pts="samples/LIDAR_TOP", sweeps="sweeps/LIDAR_TOP")
+            | {camera: f"samples/{camera}" for camera in CAMERAS},
+            modality=dict(use_lidar=True, use_camera=True),
+            metainfo=dict(classes=CLASSES, version="v1.0-mini"),
+            pipeline=[],
+            filter_empty_gt=False,
+        )
+    )
+    # Built here: a pipeline inside the data set would look its transforms up in the current default scope.
+    transforms = [TRANSFORMS.build(config) for config in pipeline]
+    return [functools.reduce(lambda results, step: step(results), transforms, frame) for frame in dataset]
+
+
+def sampler_config(folder, **changes):
+    config = dict(
+        info_path=str(folder / "dbinfos_train.pkl"),
+        data_root=None,
+        rate=1.0,
+        prepare=dict(filter_by_difficulty=[-1], filter_by_min_points=dict.fromkeys(CLASSES, 5)),
+        sample_groups=GROUPS,
+        classes=CLASSES,
+    )
+    return config | changes
+
+
+def state_of(results):
+    """Everything that pasting could touch, copied."""
+    return {
+        "points": results["points"].tensor.numpy().copy(),
+        "boxes": results["gt_bboxes_3d"].tensor.numpy().copy(),
+        "labels": results["gt_labels_3d"].copy(),
+        "img": [image.copy() for image in results["img"]],
+        "lidar2img": np.array(results["lidar2img"]),
+    }
+
+
+def equal_states(one, other):
+    return all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def footprint(box):
+    x, y, _, length, width, _, yaw = box[:7].astype(np.float64)
+    corners = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) / 2 * [length, width]
+    turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
+    return Polygon(corners @ turn.T + [x, y])
+
+
+def empty(results):
+    """The frame without its boxes."""
+    none = LiDARInstance3DBoxes(torch.zeros((0, 9)), box_dim=9)
+    return results | {"gt_bboxes_3d": none, "gt_labels_3d": np.zeros(0, np.int64)}
+
+
+# ------------------------------------------------------------------ a real database
+
+
+def test_pasted_boxes_collide_with_nothing_and_fill_up_their_groups(world, frames):
+    np.random.seed(0)
+    sampler = UnifiedDataBaseSampler(**sampler_config(world[1]))
+    total = 0
+    for frame in (*frames, *(empty(frame) for frame in frames)):
+        boxes, labels = frame["gt_bboxes_3d"].tensor.numpy(), frame["gt_labels_3d"]
+        drawn = sampler.sample_all(boxes, labels)
+        total += len(drawn["gt_bboxes_3d"])
+        assert drawn["gt_labels_3d"].dtype == np.int64 and drawn["gt_bboxes_3d"].shape[1] == 9
+        assert drawn["group_ids"].tolist() == list(range(len(boxes), len(boxes) + len(drawn["gt_bboxes_3d"])))
+        assert drawn["images"] == [None] * len(drawn["gt_bboxes_3d"])
+        shapes = [footprint(box) for box in (*boxes, *drawn["gt_bboxes_3d"])]
+        for index in range(len(boxes), len(shapes)):
+            for other in range(index):
+                assert shapes[index].intersection(shapes[other]).area < 1e-4
+        for label, name in enumerate(CLASSES):
+            added = int((drawn["gt_labels_3d"] == label).sum())
+            assert added <= max(0, GROUPS[name] - int((labels == label).sum()))
+    assert total > 40
+
+
+def test_points_in_pasted_boxes_are_the_objects_points(world, frames):
+    np.random.seed(1)
+    transform = UnifiedObjectSample(sampler_config(world[1]))
+    dbinfos = pickle.loads((world[1] / "dbinfos_train.pkl").read_bytes())
+    for frame in frames:
+        before, results = state_of(frame), transform(dict(frame))
+        boxes, points = results["gt_bboxes_3d"].tensor.numpy(), results["points"].tensor.numpy()
+        count = len(before["boxes"])
+        assert len(boxes) > count and np.array_equal(boxes[:count], before["boxes"])
+        assert np.array_equal(results["gt_labels_3d"][:count], before["labels"])
+        start = len(points)
+        for box, label in zip(boxes[count:][::-1], results["gt_labels_3d"][count:][::-1], strict=True):
+            # Objects come last in the cloud, in the order of their boxes. A box that stands still has several entries.
+            entries = [e for e in dbinfos[CLASSES[label]] if np.array_equal(e["box3d_lidar"], box)]
+            clouds = [np.fromfile(world[1] / e["path"], dtype=np.float32).reshape(-1, 5) for e in entries]
+            ends = [points[start - len(cloud) : start] - np.pad(box[:3], (0, 2)) for cloud in clouds]
+            stored = next(
+                cloud for cloud, end in zip(clouds, ends, strict=True) if np.allclose(end, cloud, rtol=0, atol=1e-5)
+            )
+            start -= len(stored)
+            core = box[:7] - np.array([0, 0, -1e-3, 2e-3, 2e-3, 2e-3, 0], np.float32)
+            inside = np.flatnonzero(box_np_ops.points_in_rbbox(points[:, :3].copy(), core[None])[:, 0])
+            assert ((inside >= start) & (inside < start + len(stored))).all()
+        assert equal_states(before, state_of(frame))
+
+
+def test_images_change_only_where_objects_fall(world, frames):
+    np.random.seed(2)
+    transform = UnifiedObjectSample(sampler_config(world[1]), sample_2d=True, mixup_rate=0.5)
+    changed = 0
+    for frame in frames:
+        before, results = state_of(frame), transform(dict(frame))
+        assert equal_states(before, state_of(frame))
+        count, corners = len(before["boxes"]), results["gt_bboxes_3d"].corners.numpy()
+        for old, new, lidar2img in zip(frame["img"], results["img"], frame["lidar2img"], strict=True):
+            assert new.dtype == np.uint8 and new.shape == old.shape
+            rectangles, _, in_front = project_boxes(corners[count:], lidar2img, old.shape[1], old.shape[0])
+            allowed = np.zeros(old.shape[:2], bool)
+            for left, top, right, bottom in rectangles[in_front]:
+                allowed[top:bottom, left:right] = True
+            difference = (old != new).any(-1)
+            assert not (difference & ~allowed).any()
+            changed += difference.any()
+    assert changed > 3
+
+
+def test_an_empty_frame_takes_objects_and_a_lidar_only_frame_needs_no_images(world, frames):
+    np.random.seed(3)
+    transform = UnifiedObjectSample(sampler_config(world[1]), sample_2d=True)
+    results = transform(empty(frames[0]))
+    assert len(results["gt_bboxes_3d"]) == len(results["gt_labels_3d"]) > 5
+    lidar_only = {key: frames[0][key] for key in ("points", "gt_bboxes_3d", "gt_labels_3d")}
+    results = UnifiedObjectSample(sampler_config(world[1]))(dict(lidar_only))
+    assert len(results["gt_bboxes_3d"]) > len(lidar_only["gt_bboxes_3d"]) and "img" not in results
+    with pytest.raises(UserError, match="sample_2d needs img and lidar2img"):
+        transform(dict(lidar_only))
+
+
+def test_disabled_gives_the_frame_back(world, frames):
+    config = sampler_config(world[1])
+    before = copy.deepcopy(config)
+    transform = TRANSFORMS.build(dict(type="UnifiedObjectSample", db_sampler=config, sample_2d=True))
+    assert isinstance(transform, ObjectSample) and transform.disabled is False and config == before
+    transform.disabled = True
+    given = state_of(frames[0])
+    results = transform(dict(frames[0]))
+    assert all(results[key] is frames[0][key] for key in frames[0]) and equal_states(given, state_of(results))
+
+
+def test_a_draw_depends_on_the_seed_alone(world, frames):
+    boxes, labels = frames[0]["gt_bboxes_3d"].tensor.numpy(), frames[0]["gt_labels_3d"]
+    one = UnifiedDataBaseSampler(**sampler_config(world[1]))
+    for _ in range(3):
+        one.sample_all(boxes, labels)
+    other = UnifiedDataBaseSampler(**sampler_config(world[1]))
+    drawn = []
+    for sampler in (one, other):
+        np.random.seed(7)
+        drawn.append(sampler.sample_all(boxes, labels)["gt_bboxes_3d"])
+    assert np.array_equal(*drawn)
+
+
+def test_classes_without_entries_are_passed_over(world, frames, tmp_path):
+    dbinfos = pickle.loads((world[1] / "dbinfos_train.pkl").read_bytes())
+    assert dbinfos["barrier"] == []
+    del dbinfos["bus"]
+    (tmp_path / "dbinfos_train.pkl").write_bytes(pickle.dumps(dbinfos))
+    few = dict.fromkeys(CLASSES, 0) | {"trailer": 10**6, "bus": 5}
+    config = sampler_config(
+        tmp_path,
+        data_root=str(world[1]),
+        prepare=dict(filter_by_difficulty=[-1], filter_by_min_points=few),
+        sample_groups=dict(bus=4, trailer=4, barrier=4, motorcycle=500),
+    )
+    np.random.seed(0)
+    drawn = UnifiedDataBaseSampler(**config).sample_all(np.zeros((0, 9), np.float32), np.zeros(0, np.int64))
+    assert {CLASSES[label] for label in drawn["gt_labels_3d"]} == {"motorcycle"}
+    assert len(drawn["gt_labels_3d"]) <= len(dbinfos["motorcycle"])
+    config["sample_groups"] = dict(barrier=4)
+    transform = UnifiedObjectSample(config)
+    before = state_of(frames[0])
+    assert equal_states(before, state_of(transform(dict(frames[0]))))
+
+
+@pytest.mark.parametrize(("rate", "present", "expected"), [(1.0, 0, 4), (0.5, 1, 2), (0.3, 0, 1), (1.0, 6, 0)])
+def test_numbers_follow_rate_and_what_is_there(tmp_path, rate, present, expected):
+    objects = [("car", [10 * i, 50, 0, 2, 2, 2, 0, 0, 0], None) for i in range(9)]
+    sampler = UnifiedDataBaseSampler(**small_config(tmp_path, objects, rate=rate, sample_groups=dict(car=4)))
+    boxes = np.array([[10 * i, -50, 0, 2, 2, 2, 0, 0, 0] for i in range(present)], np.float32).reshape(-1, 9)
+    drawn = sampler.sample_all(boxes, np.zeros(present, np.int64))
+    assert (0 if drawn is None else len(drawn["gt_labels_3d"])) == expected
+    if drawn is not None:
+        assert len(np.unique(drawn["gt_bboxes_3d"][:, 0])) == expected
+        assert drawn["points_idx"].tolist() == np.repeat(np.arange(expected), 3).tolist()
+
+
+def test_the_same_box_twice_collides_and_a_free_place_does_not():
+    rng = np.random.default_rng(0)
+    boxes = np.zeros((60, 9), np.float32)
+    boxes[:, :2], boxes[:, 3:5] = rng.uniform(-8, 8, (60, 2)), rng.uniform(0.5, 6, (60, 2))
+    boxes[:, 6] = rng.uniform(-4, 4, 60)
+    shapes = [footprint(box) for box in boxes]
+    for box, shape in zip(boxes, shapes, strict=True):
+        assert overlaps_bev(box, boxes).tolist() == [shape.intersection(other).area > 0 for other in shapes]
+    side_by_side = np.array([[0, 0, 0, 2, 2, 2, 0], [2, 0, 0, 2, 2, 2, 0], [9, 0, 0, 2, 2, 2, 1]], np.float32)
+    assert overlaps_bev(side_by_side[0], side_by_side).tolist() == [True, False, False]
+    assert overlaps_bev(side_by_side[0], side_by_side[:0]).shape == (0,)
+
+
+def test_an_object_is_not_pasted_onto_itself(tmp_path):
+    sampler = UnifiedDataBaseSampler(**small_config(tmp_path, [("car", CAR, None)] * 3, sample_groups=dict(car=3)))
+    drawn = sampler.sample_all(np.zeros((0, 9), np.float32), np.zeros(0, np.int64))
+    assert len(drawn["gt_bboxes_3d"]) == 1
+    assert sampler.sample_all(np.array([CAR], np.float32), np.zeros(1, np.int64)) is None
+
+
+# ------------------------------------------------------------------ mistakes
+
+
+def test_wrong_databases_and_arguments_are_named(world, tmp_path):
+    good = sampler_config(world[1])
+    with pytest.raises(UserError, match=r"not found: .*dbinfos_train\.pkl\. Make it with: aqr-bench data .*--database"):
+        UnifiedDataBaseSampler(**sampler_config(tmp_path))
+    with pytest.raises(UserError, match="class 'lorry' is not in classes"):
+        UnifiedDataBaseSampler(**good | {"sample_groups": {"lorry": 1}})
+    with pytest.raises(UserError, match=r"unknown filter 'filter_by_min_point'; did you mean 'filter_by_min_points'"):
+        UnifiedDataBaseSampler(**good | {"prepare": {"filter_by_min_point": {}}})
+    with pytest.raises(UserError, match="mixup_rate is 2"):
+        UnifiedObjectSample(good, mixup_rate=2)
+    with pytest.raises(UserError, match="sample_method is 'breadth'"):
+        UnifiedObjectSample(good, sample_method="breadth")
+    path = tmp_path / "dbinfos_train.pkl"
+    entry = dict(name="car", path="0.bin", num_points_in_gt=3, difficulty=0)
+    for content, message in (
+        ([], "holds a list"),
+        ({"car": 1}, "'car' is no list"),
+        ({"car": [{}]}, "entry 0 of 'car' lacks"),
+        ({"car": [entry | {"box3d_lidar": np.zeros(7)}]}, r"has shape \(7,\)"),
+    ):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(UserError, match=message):
+            UnifiedDataBaseSampler(**sampler_config(tmp_path))
+
+
+def test_a_hostile_database_executes_nothing(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    (tmp_path / "dbinfos_train.pkl").write_bytes(pickle.dumps({"car": [Hostile()]}))
+    with pytest.raises(UserError, match=r"asks for '.*system'"):
+        UnifiedDataBaseSampler(**sampler_config(tmp_path))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_missing_and_cut_files_of_objects_are_named(tmp_path):
+    objects = [("car", [0, 10, 0, 2, 2, 2, 0, 0, 0], np.zeros((12, 12, 3), np.uint8))]
+    sampler = UnifiedDataBaseSampler(**small_config(tmp_path, objects))
+    nothing = np.zeros((0, 9), np.float32), np.zeros(0, np.int64)
+    assert sampler.sample_all(*nothing, with_img=True)["images"][0].shape == (12, 12, 3)
+    for name in ("0.png", "0.bin"):
+        payload = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(payload[:13])
+        with pytest.raises(UserError, match=rf"{name}.*aqr-bench data"):
+            sampler.sample_all(*nothing, with_img=True)
+        (tmp_path / name).unlink()
+        with pytest.raises(UserError, match=rf"{name}.*aqr-bench data"):
+            sampler.sample_all(*nothing, with_img=True)
+        (tmp_path / name).write_bytes(payload)
+
+
+def test_points_of_another_width_are_refused(tmp_path):
+    objects = [("car", [0, 10, 0, 2, 2, 2, 0, 0, 0], None)]
+    loader = dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=[0, 1, 2, 3])
+    with pytest.raises(UserError, match=r"5 columns, the database's 4; make .*use_dim fit"):
+        UnifiedObjectSample(small_config(tmp_path, objects, points_loader=loader))(small_frame([]))
+
+
+# ------------------------------------------------------------------ images, by hand
+
+# Two cameras at the origin, along LiDAR y and against it; depth is |y|.
+AHEAD = np.array([[100.0, 80, 0, 0], [0, 45, -100, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+BEHIND = AHEAD @ np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def small_config(folder, objects, **changes):
+    """Sampler config of a database of (class, box, crop); each object has three points."""
+    entries = {name: [] for name in INFO_CLASSES}
+    for index, (name, box, crop) in enumerate(objects):
+        np.full((3, 5), 0.5, np.float32).tofile(folder / f"{index}.bin")
+        if crop is not None:
+            cv2.imwrite(str(folder / f"{index}.png"), crop)
+        entries[name].append(
+            {
+                "name": name,
+                "path": f"{index}.bin",
+                "image_path": f"{index}.png" if crop is not None else "",
+                "box3d_lidar": np.array(box, np.float32),
+                "num_points_in_gt": 3,
+                "difficulty": 0,
+            }
+        )
+    (folder / "dbinfos_train.pkl").write_bytes(pickle.dumps(entries))
+    return sampler_config(folder, prepare={}, sample_groups=dict(car=1, bus=1)) | changes
+
+
+def small_frame(boxes, dtype=np.uint8):
+    rng = np.random.default_rng(0)
+    return {
+        "points": LiDARPoints(torch.from_numpy(rng.uniform(-20, 20, (50, 5)).astype(np.float32)), points_dim=5),
+        "img": [rng.integers(0, 255, (90, 160, 3)).astype(dtype) for _ in range(2)],
+        "lidar2img": np.stack([AHEAD, BEHIND]),
+        "gt_bboxes_3d": LiDARInstance3DBoxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 9), box_dim=9),
+        "gt_labels_3d": np.full(len(boxes), 8, np.int64),
+    }
+
+
+def rectangle(box, lidar2img=AHEAD):
+    """Slice of a box of yaw 0 in a view of 160 x 90."""
+    x, y, z, length, width, height = box[:6]
+    corners = [
+        [x + a * length, y + b * width, z + c * height, 1] for a in (-0.5, 0.5) for b in (-0.5, 0.5) for c in (0, 1)
+    ]
+    u, v, depth = (np.array(corners) @ lidar2img.T)[:, :3].T
+    assert (depth > 0).all()
+    left, right = np.clip([(u / depth).min(), (u / depth).max()], 0, 160).astype(int)
+    top, bottom = np.clip([(v / depth).min(), (v / depth).max()], 0, 90).astype(int)
+    return np.s_[top:bottom, left:right]
+
+
+def crop_for(box, lidar2img=AHEAD, seed=1):
+    """A random crop of the size of the box's rectangle."""
+    rows, columns = rectangle(box, lidar2img)
+    size = rows.stop - rows.start, columns.stop - columns.start, 3
+    return np.random.default_rng(seed).integers(0, 255, size, dtype=np.uint8)
+
+
+CAR = [2, 20, -1, 4, 2, 2, 0, 0, 0]
+BUS = [-1, -12, -1, 3, 2, 3, 0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("mixup", [-1, 0.5, 0.0, 1.0])
+def test_a_patch_appears_at_its_rectangle_in_each_view(tmp_path, mixup, dtype):
+    car, bus = crop_for(CAR), crop_for(BUS, BEHIND, seed=2)
+    frame = small_frame([], dtype)
+    before = state_of(frame)
+    config = small_config(tmp_path, [("car", CAR, car), ("bus", BUS, bus)])
+    results = UnifiedObjectSample(config, sample_2d=True, mixup_rate=mixup)(dict(frame))
+    assert equal_states(before, state_of(frame))
+    for view, (crop, where) in enumerate(((car, rectangle(CAR)), (bus, rectangle(BUS, BEHIND)))):
+        weight = 1 if mixup < 0 else mixup
+        expected = before["img"][view].astype(np.float32)
+        expected[where] = (1 - weight) * expected[where] + weight * crop
+        if dtype == np.uint8:
+            expected = np.rint(expected)
+        assert results["img"][view].dtype == dtype
+        assert np.array_equal(results["img"][view], expected.astype(dtype))
+
+
+def test_a_crop_of_another_size_is_resized(tmp_path):
+    flat = np.full((50, 70, 3), (10, 20, 30), np.uint8)
+    for size in ((50, 70), (5, 7)):
+        config = small_config(tmp_path, [("car", CAR, cv2.resize(flat, size))])
+        results = UnifiedObjectSample(config, sample_2d=True)(small_frame([]))
+        assert (results["img"][0][rectangle(CAR)] == (10, 20, 30)).all()
+
+
+@pytest.mark.parametrize("mixup", [-1, 0.5])
+def test_a_nearer_real_object_keeps_its_pixels(tmp_path, mixup):
+    near, far = [2.2, 10, -1, 1, 1, 1.2, 0, 0, 0], [1, 30, -1, 4, 2, 3, 0, 0, 0]
+    crop = crop_for(CAR)
+    frame = small_frame([near, far])
+    results = UnifiedObjectSample(small_config(tmp_path, [("car", CAR, crop)]), sample_2d=True, mixup_rate=mixup)(
+        dict(frame)
+    )
+    old, new = frame["img"][0], results["img"][0]
+    masks = {name: np.zeros(old.shape[:2], bool) for name in ("near", "car", "far")}
+    for name, box in (("near", near), ("car", CAR), ("far", far)):
+        masks[name][rectangle(box)] = True
+    covered, free = masks["near"] & masks["car"], masks["car"] & ~masks["near"]
+    assert covered.sum() > 20 and free.sum() > 20 and (free & masks["far"]).sum() > 20
+    pasted = old.astype(np.float32)
+    pasted[rectangle(CAR)] = crop if mixup < 0 else 0.5 * pasted[rectangle(CAR)] + 0.5 * crop
+    assert np.array_equal(new[free], np.rint(pasted[free]).astype(np.uint8))
+    restored = old[covered] if mixup < 0 else np.rint(0.5 * pasted[covered] + 0.5 * old[covered])
+    assert np.array_equal(new[covered], restored)
+    assert np.array_equal(new[~masks["car"]], old[~masks["car"]])
+
+
+def test_nearer_pasted_objects_cover_farther_ones_and_objects_without_pixels_cover_nothing():
+    boxes = LiDARInstance3DBoxes(torch.tensor([[2.0, 10, -1, 1, 1, 1, 0], CAR[:7], [2, 5, -1, 2, 1, 2, 0]]))
+    crops = [np.full((9, 9, 3), 1, np.uint8), np.full((9, 9, 3), 2, np.uint8), None]
+    image = np.zeros((90, 160, 3), np.uint8)
+    result = paste_crops(image, AHEAD, boxes.corners.numpy(), crops, -1)
+    expected = image.copy()
+    expected[rectangle(CAR)] = 2
+    expected[rectangle([2, 10, -1, 1, 1, 1])] = 1
+    assert np.array_equal(result, expected) and not image.any()
+    # No crop in view, or only boxes too small or partly behind: the very same image.
+    assert paste_crops(image, BEHIND, boxes.corners.numpy(), crops, -1) is image
+    tiny = LiDARInstance3DBoxes(torch.tensor([[0, 150, 0, 1, 1, 1, 0], [0, 0.2, 0, 1, 1, 1, 0]]))
+    assert paste_crops(image, AHEAD, tiny.corners.numpy(), crops[:2], 0.5) is image
