@@ -1,11 +1,19 @@
-"""The official CMT head configs and the rule that fills weights and inputs of the golden outputs."""
+"""Heads out of the official configs, and the rule that fills weights and inputs of the golden outputs."""
 
 from __future__ import annotations
 
-import copy
 import zlib
 
 import torch
+from mmengine.config import Config
+
+from aqr_bench.experiment import CONFIGS
+
+CONFIG_OF = {
+    "CmtHead": "cmt_voxel0100_r50_800x320_cbgs",
+    "CmtLidarHead": "cmt_lidar_voxel0075_cbgs",
+    "CmtImageHead": "cmt_camera_vov_1600x640_cbgs",
+}
 
 PC_RANGE = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
 CLASSES = [
@@ -15,70 +23,19 @@ CLASSES = [
 CODE_WEIGHTS = [2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2]
 
 
-def head_config(kind: str = "CmtHead", voxel: float = 0.1, grid: int = 1024, **changes) -> dict:
-    """The ``pts_bbox_head`` of an official config, with its train and test settings, as plain dicts."""
-    kernel = 3 if kind == "CmtLidarHead" else 1
-    transformer = {"CmtHead": "CmtTransformer", "CmtLidarHead": "CmtLidarTransformer"}.get(kind, "CmtImageTransformer")
-    attention = dict(embed_dims=256, num_heads=8, dropout=0.1)
-    config = dict(
-        type=kind,
-        in_channels=512,
-        hidden_dim=256,
-        downsample_scale=8,
-        common_heads=dict(center=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2)),
-        tasks=[dict(num_class=10, class_names=CLASSES)],
-        bbox_coder=dict(
-            type="MultiTaskBBoxCoder",
-            post_center_range=[-61.2, -61.2, -10.0, 61.2, 61.2, 10.0],
-            pc_range=PC_RANGE,
-            max_num=300,
-            voxel_size=[voxel, voxel, 0.2],
-            num_classes=10,
-        ),
-        separate_head=dict(type="SeparateTaskHead", init_bias=-2.19, final_kernel=kernel),
-        transformer=dict(
-            type=transformer,
-            decoder=dict(
-                type="PETRTransformerDecoder",
-                return_intermediate=True,
-                num_layers=6,
-                transformerlayers=dict(
-                    type="PETRTransformerDecoderLayer",
-                    attn_cfgs=[
-                        dict(type="MultiheadAttention", **attention),
-                        dict(type="PETRMultiheadFlashAttention", **attention),
-                    ],
-                    ffn_cfgs=dict(
-                        type="FFN",
-                        embed_dims=256,
-                        feedforward_channels=1024,
-                        num_fcs=2,
-                        ffn_drop=0.0,
-                        act_cfg=dict(type="ReLU", inplace=True),
-                    ),
-                    feedforward_channels=1024,
-                    operation_order=("self_attn", "norm", "cross_attn", "norm", "ffn", "norm"),
-                ),
-            ),
-        ),
-        loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2, alpha=0.25, reduction="mean", loss_weight=2.0),
-        loss_bbox=dict(type="L1Loss", reduction="mean", loss_weight=0.25),
-        loss_heatmap=dict(type="GaussianFocalLoss", reduction="mean", loss_weight=1.0),
-        train_cfg=dict(
-            assigner=dict(
-                type="HungarianAssigner3D",
-                cls_cost=dict(type="FocalLossCost", weight=2.0),
-                reg_cost=dict(type="BBox3DL1Cost", weight=0.25),
-                iou_cost=dict(type="IoUCost", weight=0.0),
-                pc_range=PC_RANGE,
-                code_weights=CODE_WEIGHTS,
-            ),
-            grid_size=[grid, grid, 40],
-            code_weights=CODE_WEIGHTS,
-        ),
-        test_cfg=dict(grid_size=[grid, grid, 40], max_num=200),
-    )
-    return copy.deepcopy({**config, **changes})
+def head_config(kind: str = "CmtHead", **changes) -> dict:
+    """The ``pts_bbox_head`` of the official config with a head of that kind, its train and test settings filled in."""
+    model = Config.fromfile(CONFIGS / f"{CONFIG_OF[kind]}.py").model.to_dict()
+    settings = dict(train_cfg=model["train_cfg"]["pts"], test_cfg=model["test_cfg"]["pts"])
+    return {**model["pts_bbox_head"], **settings, **changes}
+
+
+def golden_head_config(kind: str = "CmtHead", **changes) -> dict:
+    """The same as the golden outputs were made with: 50 queries, a grid of 128 x 128 cells."""
+    config = head_config(kind, num_query=50, **changes)
+    for settings in (config["train_cfg"], config["test_cfg"]):
+        settings["grid_size"] = [128, 128, 40]
+    return config
 
 
 def generator(name: str) -> torch.Generator:

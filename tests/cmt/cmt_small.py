@@ -36,6 +36,7 @@ def ring(count: int, height: int, width: int, turn: float = 0.0) -> np.ndarray:
 
 def small_head_config(kind: str = "CmtHead", layers: int = 2, **changes) -> dict:
     config = head_config(kind)
+    config.pop("bev_range", None)  # here the map covers the whole range
     config.update(in_channels=12, hidden_dim=WIDTH, num_query=20, depth_num=4, scalar=3)
     config["bbox_coder"].update(pc_range=RANGE, post_center_range=[-25, -25, -10, 25, 25, 10], max_num=30)
     decoder = config["transformer"]["decoder"]

@@ -33,7 +33,7 @@ def step(config: Config, kind: str, train: bool = True) -> dict | None:
 
 
 def head_of(config: Config, **changes):
-    """The head as the golden outputs were made: 50 queries, a BEV of 16 x 16."""
+    """The config's head with 50 queries."""
     pts = dict(train_cfg=config.model.train_cfg.pts, test_cfg=config.model.test_cfg.pts)
     return MODELS.build({**config.model.pts_bbox_head, **pts, "num_query": 50, **changes})
 
