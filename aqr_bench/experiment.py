@@ -52,7 +52,7 @@ def base_config(tier: Tier, data: DataSet) -> Any:
         fill_dataset(loader.dataset, data)
     if config.get("test_evaluator"):
         config.test_evaluator.data_root = str(data.root)
-        config.test_evaluator.ann_file = str(data.infos / config.test_evaluator.ann_file)
+        config.test_evaluator.ann_file = str(data.infos / Path(config.test_evaluator.ann_file).name)
     return config
 
 
@@ -71,7 +71,7 @@ def fill_dataset(dataset: Any, data: DataSet) -> None:
     dataset.metainfo.version = data.version
     for step in dataset.pipeline:
         if "db_sampler" in step:
-            step.db_sampler.info_path = str(data.infos / step.db_sampler.info_path)
+            step.db_sampler.info_path = str(data.infos / Path(step.db_sampler.info_path).name)
 
 
 def build_config(

@@ -74,21 +74,26 @@ def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
     return DataSet(folder.resolve(), folder.resolve(), "v1.0-mini", ""), infos[0].name
 
 
+def point_at_keyframe(dataset: Any, folder: str | Path) -> None:
+    """Let a data set's config read the samples of a keyframe folder, where all files lie side by side."""
+    data, ann_file = keyframe_data(folder)
+    dataset.data_root, dataset.ann_file = str(data.root), str(data.infos / ann_file)
+    dataset.data_prefix = dict.fromkeys(dataset.data_prefix, "")
+
+
 def evaluate_keyframe(tier: Tier, train: str | Path, folder: str | Path, out: str | Path) -> list[Path]:
     """Detect on the samples of a keyframe folder with a trained model; write pictures and detections.json.
 
     The way is that of every evaluation: mmdet3d's NuScenesDataset, the test pipeline, the detector. Only the place
     of the files differs: they lie in one folder.
     """
-    data, ann_file = keyframe_data(folder)
+    data, _ = keyframe_data(folder)
     trained = read_records(train)[0]
     if not trained.ok:
         raise UserError(f"{train}: the training failed ({trained.reason}); there is no model to evaluate")
     out = Path(out)
     evaluator = load_evaluator(tier, data, trained, train, out)
-    dataset = evaluator.config.test_dataloader.dataset
-    dataset.ann_file = str(data.infos / ann_file)
-    dataset.data_prefix = dict.fromkeys(dataset.data_prefix, "")
+    point_at_keyframe(evaluator.config.test_dataloader.dataset, folder)
     written, detections = [], {}
     condition = Condition("clean", "clean")
     loader = build_loader(evaluator.config, condition, 1)

@@ -30,9 +30,9 @@ from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 
-from aqr_bench.experiment import CONFIGS  # noqa: E402
+from aqr_bench.experiment import CONFIGS, inner_dataset  # noqa: E402
 from aqr_bench.hooks import seed_all  # noqa: E402
-from aqr_bench.pictures import keyframe_data  # noqa: E402
+from aqr_bench.pictures import point_at_keyframe  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,11 +73,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def load_sample(config: Config, keyframe: Path, train: bool) -> dict:
     """The first sample of the folder through the config's own pipeline, without GT sampling (it needs a database)."""
-    data, ann_file = keyframe_data(keyframe)
-    dataset = config.train_dataloader.dataset.dataset if train else config.test_dataloader.dataset
+    dataset = inner_dataset((config.train_dataloader if train else config.test_dataloader).dataset)
     dataset.pipeline = [step for step in dataset.pipeline if step["type"] != "UnifiedObjectSample"]
-    dataset.data_root, dataset.ann_file = str(data.root), str(data.infos / ann_file)
-    dataset.data_prefix = dict.fromkeys(dataset.data_prefix, "")
+    point_at_keyframe(dataset, keyframe)
     return DATASETS.build(dataset)[0]
 
 

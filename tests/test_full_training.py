@@ -20,9 +20,9 @@ from mmdet3d.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from aqr_bench.experiment import CONFIGS
+from aqr_bench.experiment import CONFIGS, inner_dataset
 from aqr_bench.hooks import seed_all
-from aqr_bench.pictures import keyframe_data
+from aqr_bench.pictures import point_at_keyframe
 from aqr_bench.report.pictures import Boxes, draw_sample
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,13 +47,11 @@ def train_set(name: str, keyframe: Path, without: tuple[str, ...]):
     """The config's training data set on the keyframe, some steps left out."""
     config = Config.fromfile(CONFIGS / f"{name}.py")
     init_default_scope("mmdet3d")
-    data, ann_file = keyframe_data(keyframe)
-    dataset = config.train_dataloader.dataset.dataset
+    dataset = inner_dataset(config.train_dataloader.dataset)
     steps = [step for step in dataset.pipeline if step["type"] not in without]
     steps.insert(1 + [step["type"] for step in steps].index("LoadExactSweeps"), number_points)
     dataset.pipeline = steps
-    dataset.data_root, dataset.ann_file = str(data.root), str(data.infos / ann_file)
-    dataset.data_prefix = dict.fromkeys(dataset.data_prefix, "")
+    point_at_keyframe(dataset, keyframe)
     return DATASETS.build(dataset)
 
 

@@ -14,7 +14,7 @@ from aqr_bench.cli import main
 from aqr_bench.errors import UserError
 from aqr_bench.evaluate import build_loader
 from aqr_bench.experiment import base_config
-from aqr_bench.pictures import keyframe_data
+from aqr_bench.pictures import keyframe_data, point_at_keyframe
 from aqr_bench.record import Record, sha256_file, write_records
 from aqr_bench.report.pictures import Boxes, corners, projected_edges
 from aqr_bench.study import Condition, load_tier
@@ -59,11 +59,8 @@ def test_the_keyframe_is_detected_on_and_drawn(keyframe, untrained, tmp_path, ca
 
 def test_network_input_of_the_keyframe_keeps_boxes_on_their_points(keyframe):
     """After resizing and cropping, LiDAR points inside a box still project into the drawn box."""
-    data, ann_file = keyframe_data(keyframe)
-    tier = load_tier("quick")
-    config = base_config(tier, data)
-    dataset = config.test_dataloader.dataset
-    dataset.ann_file, dataset.data_prefix = str(data.infos / ann_file), dict.fromkeys(dataset.data_prefix, "")
+    config = base_config(load_tier("quick"), keyframe_data(keyframe)[0])
+    point_at_keyframe(config.test_dataloader.dataset, keyframe)
     sample = build_loader(config, Condition("clean", "clean"), 1).dataset[0]
     points, lidar2img = sample["inputs"]["points"].numpy(), np.asarray(sample["data_samples"].metainfo["lidar2img"])
     assert sample["inputs"]["img"].shape == (6, 3, 96, 176) and len(points) > 20_000

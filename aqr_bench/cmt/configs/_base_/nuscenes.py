@@ -34,7 +34,7 @@ load_boxes = dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=Tru
 db_sampler = dict(
     type="UnifiedDataBaseSampler",
     data_root=None,
-    info_path="dbinfos_train.pkl",
+    info_path=data_root + "dbinfos_train.pkl",
     rate=1.0,
     prepare=dict(filter_by_difficulty=[-1], filter_by_min_points=dict.fromkeys(class_names, 5)),
     classes=class_names,
@@ -108,4 +108,4 @@ test_dataloader = dict(
     dataset=dict(dataset, ann_file="infos_val.pkl", pipeline=[], test_mode=True),
 )
 test_cfg = dict(type="TestLoop")
-test_evaluator = dict(type="NuScenesMetric", data_root=data_root, ann_file="infos_val.pkl", metric="bbox")
+test_evaluator = dict(type="NuScenesMetric", data_root=data_root, ann_file=data_root + "infos_val.pkl", metric="bbox")
