@@ -32,7 +32,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
     spec = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2, seed=4)
     write_world(WorldSpec.from_dict(spec), folder / "world")
-    command = ["--tier", "smoke", "--root", str(folder / "world"), "--out", str(folder / "infos"), "--quiet"]
+    command = ["--version", "v1.0-mini", "--root", str(folder / "world"), "--out", str(folder / "infos"), "--quiet"]
     assert write_infos([*command, "--database"]) == 0
     return load_data(folder / "infos")
 

@@ -1,4 +1,4 @@
-"""python -m aqr_bench.data --tier T --root ROOT --out DIR: write the info files of a nuScenes root.
+"""python -m aqr_bench.data --tier T | --version V --root ROOT --out DIR: write the info files of a nuScenes root.
 
 With --database, also cut the objects of the train split out of points and images, for ground-truth sampling.
 """
@@ -14,13 +14,15 @@ from pathlib import Path
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.study import load_tier
 
-from .infos import INFO_CLASSES, build_infos, open_nuscenes, tables_digest, write_infos
+from .infos import INFO_CLASSES, SPLITS, build_infos, open_nuscenes, tables_digest, write_infos
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write infos_train.pkl, infos_val.pkl and data.json (what they hold); return 0."""
     parser = argparse.ArgumentParser(prog="python -m aqr_bench.data", description=__doc__)
-    parser.add_argument("--tier", required=True, help="tier file or name")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--tier", help="tier file or name; it says the version")
+    which.add_argument("--version", choices=sorted(SPLITS), help="version of the tables, without a tier")
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/")
     parser.add_argument("--out", required=True, help="folder for the info files")
     parser.add_argument("--max-sweeps", type=int, default=10)
@@ -30,8 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.workers < 1:
         raise UserError(f"--workers is {args.workers}; it must be at least 1")
-    tier = load_tier(args.tier)
-    version = tier.version
+    version = args.version or load_tier(args.tier).version
     infos = build_infos(open_nuscenes(args.root, version), args.max_sweeps, args.quiet)
     paths = write_infos(infos, args.out, version)
     summary = {
