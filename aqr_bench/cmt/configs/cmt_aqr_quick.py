@@ -1,15 +1,9 @@
 """Quick tier: a small CMT on the synthetic world, trained on two CPU cores; data, schedule and evaluation."""
 
-_base_ = ["./cmt_aqr_quick_model.py"]
+_base_ = ["./cmt_aqr_quick_model.py", "./_base_/dataset.py"]
 
 custom_imports = dict(imports=["aqr_bench.cmt", "aqr_bench.data.transforms", "aqr_bench.hooks"])
-default_scope = "mmdet3d"
 
-# CMT's class order, not mmdet3d's.
-class_names = [
-    "car", "truck", "construction_vehicle", "bus", "trailer",
-    "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
-]  # fmt: skip
 point_cloud_range = [-38.4, -38.4, -5.0, 38.4, 38.4, 3.0]
 image_size = (96, 176)  # height, width
 sweeps_num = 1
@@ -38,7 +32,7 @@ train_pipeline = [
     dict(type="TurnWorld", prob=0.5),
     dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
     dict(type="ObjectRangeFilter", point_cloud_range=point_cloud_range),
-    dict(type="ObjectNameFilter", classes=class_names),
+    dict(type="ObjectNameFilter", classes=_base_.class_names),
     dict(type="Pack3DDetInputs", keys=["points", "img", "gt_bboxes_3d", "gt_labels_3d"], meta_keys=meta_keys),
 ]
 test_pipeline = [
@@ -50,37 +44,21 @@ test_pipeline = [
     dict(type="Pack3DDetInputs", keys=["points", "img"], meta_keys=meta_keys),
 ]
 
-dataset = dict(
-    type="NuScenesDataset",
-    data_root="",
-    data_prefix=dict(
-        pts="samples/LIDAR_TOP",
-        sweeps="sweeps/LIDAR_TOP",
-        CAM_FRONT="samples/CAM_FRONT",
-        CAM_FRONT_RIGHT="samples/CAM_FRONT_RIGHT",
-        CAM_FRONT_LEFT="samples/CAM_FRONT_LEFT",
-        CAM_BACK="samples/CAM_BACK",
-        CAM_BACK_LEFT="samples/CAM_BACK_LEFT",
-        CAM_BACK_RIGHT="samples/CAM_BACK_RIGHT",
-    ),
-    modality=dict(use_lidar=True, use_camera=True),
-    metainfo=dict(classes=class_names, version="v1.0-trainval"),
-    box_type_3d="LiDAR",
-    filter_empty_gt=False,
-)
 train_dataloader = dict(
     batch_size=4,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type="InfiniteSampler", shuffle=True),
-    dataset=dict(dataset, ann_file="infos_train.pkl", pipeline=train_pipeline, test_mode=False, use_valid_flag=False),
+    dataset=dict(
+        _base_.dataset, ann_file="infos_train.pkl", pipeline=train_pipeline, test_mode=False, use_valid_flag=False
+    ),
 )
 test_dataloader = dict(
     batch_size=4,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(dataset, ann_file="infos_val.pkl", pipeline=test_pipeline, test_mode=True),
+    dataset=dict(_base_.dataset, ann_file="infos_val.pkl", pipeline=test_pipeline, test_mode=True),
 )
 
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=1000, val_interval=10**9)

@@ -6,7 +6,7 @@ Variants change ``model.pts_bbox_head.aqr`` (empty here: plain CMT).
 
 point_cloud_range = [-38.4, -38.4, -5.0, 38.4, 38.4, 3.0]
 voxel_size = [0.4, 0.4, 8.0]
-class_names = [
+_class_names = [
     "car",
     "truck",
     "construction_vehicle",
@@ -106,7 +106,7 @@ model = dict(
         refine_reference=True,
         split=1.24,
         common_heads=dict(center=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2)),
-        tasks=[dict(num_class=10, class_names=class_names)],
+        tasks=[dict(num_class=10, class_names=_class_names)],
         locality=dict(bev_sigma=[1.2, 1.6, 2.4, 4.0], angle_sigma=[0.06, 0.08, 0.12, 0.2]),
         aqr=dict(),
         bbox_coder=dict(

@@ -1,6 +1,7 @@
 """nuScenes as CMT sees it: classes, range, data set, and the steps that the pipelines of the configs are made of."""
 
-default_scope = "mmdet3d"
+_base_ = ["./dataset.py"]
+
 custom_imports = dict(
     imports=[
         "aqr_bench.cmt",
@@ -12,13 +13,7 @@ custom_imports = dict(
     ]
 )
 
-# CMT's class order, not mmdet3d's.
-class_names = [
-    "car", "truck", "construction_vehicle", "bus", "trailer",
-    "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
-]  # fmt: skip
 point_cloud_range = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
-data_root = "data/nuscenes/"
 
 # ---------------------------------------------------------------- steps of the pipelines
 load_points = [
@@ -34,10 +29,10 @@ load_boxes = dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=Tru
 db_sampler = dict(
     type="UnifiedDataBaseSampler",
     data_root=None,
-    info_path=data_root + "dbinfos_train.pkl",
+    info_path=_base_.data_root + "dbinfos_train.pkl",
     rate=1.0,
-    prepare=dict(filter_by_difficulty=[-1], filter_by_min_points=dict.fromkeys(class_names, 5)),
-    classes=class_names,
+    prepare=dict(filter_by_difficulty=[-1], filter_by_min_points=dict.fromkeys(_base_.class_names, 5)),
+    classes=_base_.class_names,
     sample_groups=dict(
         car=2, truck=3, construction_vehicle=7, bus=4, trailer=6,
         barrier=2, motorcycle=6, bicycle=6, pedestrian=2, traffic_cone=2,
@@ -60,7 +55,7 @@ in_range = dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range)
 keep_in_range = [
     in_range,
     dict(type="ObjectRangeFilter", point_cloud_range=point_cloud_range),
-    dict(type="ObjectNameFilter", classes=class_names),
+    dict(type="ObjectNameFilter", classes=_base_.class_names),
     dict(type="PointShuffle"),
 ]
 condition = dict(type="SensorCondition", name="clean", seed=0)
@@ -70,24 +65,6 @@ meta_keys = (
 )  # fmt: skip
 
 # ---------------------------------------------------------------- data set and loaders
-dataset = dict(
-    type="NuScenesDataset",
-    data_root=data_root,
-    data_prefix=dict(
-        pts="samples/LIDAR_TOP",
-        sweeps="sweeps/LIDAR_TOP",
-        CAM_FRONT="samples/CAM_FRONT",
-        CAM_FRONT_RIGHT="samples/CAM_FRONT_RIGHT",
-        CAM_FRONT_LEFT="samples/CAM_FRONT_LEFT",
-        CAM_BACK="samples/CAM_BACK",
-        CAM_BACK_LEFT="samples/CAM_BACK_LEFT",
-        CAM_BACK_RIGHT="samples/CAM_BACK_RIGHT",
-    ),
-    modality=dict(use_lidar=True, use_camera=True),
-    metainfo=dict(classes=class_names, version="v1.0-trainval"),
-    box_type_3d="LiDAR",
-    filter_empty_gt=False,
-)
 # The pipelines are filled in by each config.
 train_dataloader = dict(
     batch_size=2,
@@ -96,7 +73,7 @@ train_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
         type="BalancedDataset",
-        dataset=dict(dataset, ann_file="infos_train.pkl", pipeline=[], test_mode=False, use_valid_flag=False),
+        dataset=dict(_base_.dataset, ann_file="infos_train.pkl", pipeline=[], test_mode=False, use_valid_flag=False),
     ),
 )
 test_dataloader = dict(
@@ -105,7 +82,9 @@ test_dataloader = dict(
     persistent_workers=True,
     drop_last=False,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(dataset, ann_file="infos_val.pkl", pipeline=[], test_mode=True),
+    dataset=dict(_base_.dataset, ann_file="infos_val.pkl", pipeline=[], test_mode=True),
 )
 test_cfg = dict(type="TestLoop")
-test_evaluator = dict(type="NuScenesMetric", data_root=data_root, ann_file=data_root + "infos_val.pkl", metric="bbox")
+test_evaluator = dict(
+    type="NuScenesMetric", data_root=_base_.data_root, ann_file=_base_.data_root + "infos_val.pkl", metric="bbox"
+)
