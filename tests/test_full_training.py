@@ -165,7 +165,16 @@ def r50():
     return model
 
 
-@pytest.mark.parametrize("case", ["no object", "no points", "no cameras", "more objects than queries"])
+# The two that the head alone decides are in test_cmt_configs.py too, for all four configs and every day.
+@pytest.mark.parametrize(
+    "case",
+    [
+        "no points",
+        "no cameras",
+        pytest.param("no object", marks=pytest.mark.slow),
+        pytest.param("more objects than queries", marks=pytest.mark.slow),
+    ],
+)
 def test_the_fusion_model_trains_and_infers_on_odd_batches(r50, case):
     """The official code crashes on each. Images are small here; all the rest is of full size."""
     g = torch.Generator().manual_seed(0)
