@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.evaluate import Evaluator, build_loader
 from aqr_bench.experiment import DataSet, build_config, load_data
@@ -142,9 +143,7 @@ def original_views(info: dict) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
     images, lidar2img = {}, {}
     for camera, view in info["images"].items():
         images[camera] = cv2.imread(view["img_path"])[..., ::-1]
-        intrinsic = np.eye(4)
-        intrinsic[:3, :3] = view["cam2img"]
-        lidar2img[camera] = intrinsic @ np.asarray(view["lidar2cam"])
+        lidar2img[camera] = lidar_to_image(view["cam2img"], view["lidar2cam"])
     return images, lidar2img
 
 

@@ -42,3 +42,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("reference folder ../shared is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def keyframe(shared) -> Path:
+    """A folder with one real nuScenes keyframe and its info file."""
+    folder = shared / "data" / "nuscenes_sample"
+    if not folder.is_dir():
+        pytest.skip("the real keyframe ../shared/data/nuscenes_sample is not here")
+    return folder

@@ -8,21 +8,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmdet3d.registry import MODELS
+from mmdet3d.structures.ops import box_np_ops
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from aqr_bench.data.__main__ import main as write_infos
+from aqr_bench.data.infos import CAMERAS
 from aqr_bench.experiment import base_config, inner_dataset, load_data
 from aqr_bench.hooks import seed_all
 from aqr_bench.report.pictures import Boxes, draw_sample
-from aqr_bench.train import _without_test, final_weights, hashable
+from aqr_bench.train import _without_test, final_weights, hashable, load_weights
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
 ARTEFACTS = Path(__file__).resolve().parents[1] / "build" / "artefacts"
 R50, LIDAR, CAMERA = "cmt_voxel0100_r50_800x320_cbgs", "cmt_lidar_voxel0075_cbgs", "cmt_camera_vov_1600x640_cbgs"
-
-
 MOVING = ("GlobalRotScaleTransAll", "CustomRandomFlip3D")
 
 
@@ -90,20 +91,21 @@ def test_objects_are_pasted_into_points_and_images_together(data):
     before, after = (s.gt_instances_3d.bboxes_3d for s in (plain, pasted))
     assert len(after) > len(before) and torch.equal(after.tensor[: len(before)], before.tensor)
     new = np.concatenate([after.gravity_center.numpy(), after.tensor[:, 3:7].numpy()], 1)
-    cameras = ["CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT"]
     images = {
-        c: i.numpy().transpose(1, 2, 0)[..., ::-1] for c, i in zip(cameras, frames[1.0]["inputs"]["img"], strict=True)
+        c: i.numpy().transpose(1, 2, 0)[..., ::-1] for c, i in zip(CAMERAS, frames[1.0]["inputs"]["img"], strict=True)
     }
-    matrices = dict(zip(cameras, np.asarray(pasted.lidar2img), strict=True))
+    matrices = dict(zip(CAMERAS, np.asarray(pasted.lidar2img), strict=True))
     truth, added = Boxes(new[: len(before)], []), Boxes(new[len(before) :], [], np.ones(len(after) - len(before)))
     points = frames[1.0]["inputs"]["points"].numpy()
     draw_sample(ARTEFACTS / "pasted.png", images, matrices, points, truth, added, "objects pasted into a frame")
     changed = (frames[0.0]["inputs"]["img"] != frames[1.0]["inputs"]["img"]).any(1)
     assert 0 < changed.float().mean() < 0.5
+    inside = box_np_ops.points_in_rbbox(points[:, :3], after.tensor[len(before) :, :7].numpy())
+    assert (inside.sum(0) >= 5).all()  # each brought the points along that the filter asks for
 
 
 def test_two_epochs_of_the_published_schedule(data, tmp_path):
-    """Pasting stops after the first; every part learns but the frozen one; the weights load into the config's model."""
+    """Pasting stops after the first; the weights stay finite and load into the config's model."""
     config = config_of(R50, data)
     config.work_dir, config.launcher = str(tmp_path), "none"
     config.model.frozen = ["pts_middle_encoder"]
@@ -123,7 +125,12 @@ def test_two_epochs_of_the_published_schedule(data, tmp_path):
     assert runner.iter == 2 and runner.epoch == 2
     steps = runner.train_dataloader.dataset.pipeline.transforms
     assert [s.disabled for s in steps if type(s).__name__ == "UnifiedObjectSample"] == [True]
-    assert all(torch.isfinite(value).all() for value in final_weights(runner).values())
+    weights = final_weights(runner)
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    torch.save({"state_dict": weights}, tmp_path / "final.pth")
+    model = MODELS.build(config.model)
+    load_weights(model, tmp_path / "final.pth")
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert (tmp_path / "last_checkpoint").is_file()
 
 

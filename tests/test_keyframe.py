@@ -21,14 +21,6 @@ from aqr_bench.study import Condition, load_tier
 
 
 @pytest.fixture(scope="module")
-def keyframe(shared) -> Path:
-    folder = shared / "data" / "nuscenes_sample"
-    if not folder.is_dir():
-        pytest.skip("the real keyframe ../shared/data/nuscenes_sample is not here")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def untrained(tmp_path_factory) -> Path:
     """Train record of a model that has learnt nothing: its pictures show the way, not the quality."""
     from mmdet3d.registry import MODELS

@@ -30,7 +30,7 @@ from mmdet3d.structures.ops import box_np_ops  # noqa: E402
 from aqr_bench.errors import UserError  # noqa: E402
 from aqr_bench.world.record_scene import end_with_parent  # noqa: E402
 
-from .infos import INFO_CLASSES  # noqa: E402
+from .infos import INFO_CLASSES, lidar_to_image  # noqa: E402
 from .plain_pickle import load_plain_pickle  # noqa: E402
 from .transforms import BadFrameError, CheckFrame, LoadExactSweeps  # noqa: E402
 
@@ -273,9 +273,7 @@ def _load_view(view: dict[str, Any], token: str) -> tuple[np.ndarray, np.ndarray
     image = read_image(view["img_path"])
     if image is None:
         raise BadFrameError(f"image is cut short or damaged: {view['img_path']} (sample {token})")
-    intrinsic = np.eye(4)
-    intrinsic[:3, :3] = np.asarray(view["cam2img"])[:3, :3]
-    return image, intrinsic @ np.asarray(view["lidar2cam"], dtype=np.float64)
+    return image, lidar_to_image(view["cam2img"], view["lidar2cam"])
 
 
 def _bottom_boxes(instances: list[dict]) -> LiDARInstance3DBoxes:

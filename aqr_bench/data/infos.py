@@ -106,6 +106,18 @@ def tables_digest(root: str | Path, version: str) -> str:
     return digest.hexdigest()
 
 
+def lidar_to_image(cam2img: Any, lidar2cam: Any) -> np.ndarray:
+    """Projection [4, 4] float64 of a camera as an info file has it: LiDAR frame (metres) to (u d, v d, d, 1) in pixels.
+
+    Args:
+        cam2img: intrinsic matrix, 3 x 3 or larger.
+        lidar2cam: 4 x 4.
+    """
+    intrinsic = np.eye(4)
+    intrinsic[: len(cam2img), : len(cam2img[0])] = cam2img
+    return intrinsic @ np.asarray(lidar2cam, dtype=np.float64)
+
+
 def _matrix(rotation: Iterable[float], translation: Iterable[float]) -> np.ndarray:
     from pyquaternion import Quaternion
 

@@ -17,6 +17,7 @@ from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 from aqr_bench.corruptions import SensorData, corrupt, fingerprint, get_condition  # noqa: E402
 from aqr_bench.corruptions.conditions import CLEAN, NO_CAMERAS, NO_LIDAR  # noqa: E402
+from aqr_bench.data.infos import lidar_to_image  # noqa: E402
 
 
 class BadFrameError(RuntimeError):
@@ -96,12 +97,8 @@ class AddProjections(BaseTransform):
     """Add ``lidar2img`` [N, 4, 4] float64: LiDAR frame (metres) to pixels of the loaded images."""
 
     def transform(self, results: dict) -> dict:
-        views = []
-        for cam2img, lidar2cam in zip(results["cam2img"], results["lidar2cam"], strict=True):
-            intrinsic = np.eye(4)
-            intrinsic[: len(cam2img), : len(cam2img[0])] = cam2img
-            views.append(intrinsic @ np.asarray(lidar2cam, dtype=np.float64))
-        results["lidar2img"] = np.stack(views)
+        views = zip(results["cam2img"], results["lidar2cam"], strict=True)
+        results["lidar2img"] = np.stack([lidar_to_image(*view) for view in views])
         return results
 
 

@@ -6,10 +6,7 @@ No GT sampling, no flips in BEV, and a narrower rotation and scale than with LiD
 _base_ = ["./_base_/nuscenes.py", "./_base_/model.py", "./_base_/schedule_20e.py"]
 
 modality = dict(use_lidar=False, use_camera=True)
-image_size = dict(
-    H=900, W=1600, final_dim=(640, 1600), resize_lim=(0.94, 1.25), bot_pct_lim=(0.0, 0.0), rot_lim=(0.0, 0.0),
-    rand_flip=True,
-)  # fmt: skip
+image_size = dict(_base_.recorded_image, final_dim=(640, 1600), resize_lim=(0.94, 1.25))
 train_pipeline = [
     dict(type="CheckFrame", lidar=False),
     *_base_.load_images,

@@ -9,7 +9,7 @@ _base_ = ["./_base_/nuscenes.py", "./_base_/model.py", "./_base_/schedule_20e.py
 modality = dict(use_lidar=True, use_camera=False)
 train_pipeline = [
     dict(type="CheckFrame", cameras=False),
-    *_base_.load_points,
+    _base_.load_points,
     _base_.train_sweeps,
     _base_.load_boxes,
     _base_.sample_objects,
@@ -19,7 +19,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="CheckFrame", cameras=False),
-    *_base_.load_points,
+    _base_.load_points,
     _base_.test_sweeps,
     _base_.condition,
     _base_.in_range,
@@ -37,4 +37,4 @@ model = dict(
     ),
 )
 optim_wrapper = dict(paramwise_cfg=dict(_delete_=True, custom_keys=dict()))
-param_scheduler = [dict(s, eta_min_ratio=6.0) if s["eta_min_ratio"] == 8.0 else s for s in _base_.param_scheduler]
+param_scheduler = _base_.gentle_param_scheduler

@@ -2,10 +2,7 @@
 
 _base_ = ["./_base_/fusion.py"]
 
-image_size = dict(
-    H=900, W=1600, final_dim=(640, 1600), resize_lim=(0.94, 1.25), bot_pct_lim=(0.0, 0.0), rot_lim=(0.0, 0.0),
-    rand_flip=True,
-)  # fmt: skip
+image_size = dict(_base_.recorded_image, final_dim=(640, 1600), resize_lim=(0.94, 1.25))
 train_pipeline = [
     *_base_.train_steps,
     dict(type="ResizeCropFlipImage", data_aug_conf=image_size, training=True),

@@ -7,10 +7,7 @@ weights load into either.
 
 _base_ = ["./_base_/fusion.py"]
 
-image_size = dict(
-    H=900, W=1600, final_dim=(320, 800), resize_lim=(0.47, 0.625), bot_pct_lim=(0.0, 0.0), rot_lim=(0.0, 0.0),
-    rand_flip=True,
-)  # fmt: skip
+image_size = dict(_base_.recorded_image, final_dim=(320, 800), resize_lim=(0.47, 0.625))
 train_pipeline = [
     *_base_.train_steps,
     dict(type="ResizeCropFlipImage", data_aug_conf=image_size, training=True),
@@ -36,6 +33,6 @@ model = dict(
     train_cfg=dict(pts=_grid),
     test_cfg=dict(pts=_grid),
 )
-# A static scale and a gentler cycle than the three other configs.
+# The only one with a static loss scale.
 optim_wrapper = dict(loss_scale=512.0, optimizer=dict(lr=1.4e-4))
-param_scheduler = [dict(s, eta_min_ratio=6.0) if s["eta_min_ratio"] == 8.0 else s for s in _base_.param_scheduler]
+param_scheduler = _base_.gentle_param_scheduler

@@ -6,7 +6,7 @@ model = dict(use_grid_mask=True, **_base_.lidar_branch)
 
 train_steps = [
     dict(type="CheckFrame"),
-    *_base_.load_points,
+    _base_.load_points,
     _base_.train_sweeps,
     *_base_.load_images,
     _base_.load_boxes,
@@ -20,7 +20,7 @@ train_pack = dict(
 )
 test_steps = [
     dict(type="CheckFrame"),
-    *_base_.load_points,
+    _base_.load_points,
     _base_.test_sweeps,
     *_base_.load_images,
     _base_.condition,

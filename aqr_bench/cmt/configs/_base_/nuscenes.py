@@ -16,9 +16,7 @@ custom_imports = dict(
 point_cloud_range = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
 
 # ---------------------------------------------------------------- steps of the pipelines
-load_points = [
-    dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=[0, 1, 2, 3, 4]),
-]
+load_points = dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=[0, 1, 2, 3, 4])
 train_sweeps = dict(type="LoadExactSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4])
 test_sweeps = dict(type="LoadExactSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4], test_mode=True)
 load_images = [
@@ -37,7 +35,7 @@ db_sampler = dict(
         car=2, truck=3, construction_vehicle=7, bus=4, trailer=6,
         barrier=2, motorcycle=6, bicycle=6, pedestrian=2, traffic_cone=2,
     ),
-    points_loader=dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=[0, 1, 2, 3, 4]),
+    points_loader=load_points,
 )  # fmt: skip
 sample_objects = dict(type="UnifiedObjectSample", db_sampler=db_sampler)
 paste_objects = dict(type="UnifiedObjectSample", sample_2d=True, mixup_rate=0.5, db_sampler=db_sampler)
@@ -58,6 +56,8 @@ keep_in_range = [
     dict(type="ObjectNameFilter", classes=_base_.class_names),
     dict(type="PointShuffle"),
 ]
+# What the recorded images are, for ResizeCropFlipImage; each config adds final_dim and resize_lim.
+recorded_image = dict(H=900, W=1600, bot_pct_lim=(0.0, 0.0), rot_lim=(0.0, 0.0), rand_flip=True)
 condition = dict(type="SensorCondition", name="clean", seed=0)
 meta_keys = (
     "sample_idx", "token", "lidar2img", "img_shape", "pad_shape", "pcd_rotation", "pcd_scale_factor", "pcd_trans",

@@ -31,6 +31,8 @@ param_scheduler = [
         by_epoch=True, convert_to_iter_based=True,
     ),
 ]  # fmt: skip
+# The r50 and LiDAR configs rise to 6 times their rate, the two with VoVNet to 8.
+gentle_param_scheduler = [dict(param_scheduler[0], eta_min_ratio=6.0), *param_scheduler[1:]]
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 custom_hooks = [
     dict(type="StopObjectSample", after_epoch=15),
