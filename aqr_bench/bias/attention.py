@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import dropout, pad, scaled_dot_product_attention
 
+from .corrected import window_attention
+from .flex import flex_attention
+from .masked import masked_attention
 from .windows import WindowBias
 
-BACKENDS = ("auto", "dense", "literal")
+BACKENDS = ("auto", "literal", "masked", "window", "flex")
 Bias = WindowBias | Tensor
+FAST = {"masked": masked_attention, "window": window_attention, "flex": flex_attention}
+# With so many keys per window cell, correcting at the cells is faster than a dense mask (benchmarks/README.md).
+KEYS_PER_CELL = 100
 
 
 def biased_attention(
@@ -33,71 +40,151 @@ def biased_attention(
         bias: WindowBias, or dense [B, Q, K]; -inf allowed.
         prior: extra query [B, H, Q, E] and key [B, 1 or H, K, E] dimensions whose dot product is added.
         dropout_p: dropout on the attention probabilities.
-        backend: ``auto``; ``dense`` (SDPA with the mask as a tensor); ``literal`` (the formula, written out).
+        backend: how a WindowBias is applied. All mean the same:
+
+            - ``literal``: the formula, written out, as ``nn.MultiheadAttention`` does it: [B, H, Q, K] is held.
+            - ``masked``: fused attention with one [Q, K] mask per sample, and a gradient of its own.
+            - ``window``: unbiased fused attention, corrected at the window cells. float32 and float64.
+            - ``flex``: FlexAttention; for CUDA.
+            - ``auto``: see :func:`choose_backend`.
+
+            Without a bias, with a dense one, with a mask that has a gradient, or with dropout, which fused kernels
+            on a CPU have not, all but ``literal`` are PyTorch's ``scaled_dot_product_attention`` with a dense mask.
     Returns:
         [B, H, Q, width of v]. A row whose keys are all masked gives zeros.
     Raises:
-        ValueError: unknown backend.
+        ValueError: unknown backend; one that cannot do this (``window`` in half precision, ``flex`` on a CPU with
+            gradients or with windows that are not on a grid).
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown attention backend '{backend}'; known: {', '.join(BACKENDS)}")
-    added, dead = _added_scores(mask, bias, q_BHQd.dtype)
-    if backend == "literal":
-        out = _literal(q_BHQd, k_BHKd, v_BHKd, added, prior, dropout_p)
+    width = v_BHKd.shape[-1]
+    if isinstance(bias, WindowBias) and bias.index_BQW.shape[-1] == 0:  # nobody has a window in this batch
+        if bias.hard:
+            return (q_BHQd[..., :1] * 0).expand(*q_BHQd.shape[:3], width)
+        bias = None
+    q, k, scale = _scaled(q_BHQd, k_BHKd, prior)
+    added = _as_scores(mask, q.dtype)
+    alive, dead_BQ = _rows_with_keys(added, bias)
+    empty = 0 in q.shape[:3] or k.shape[2] == 0
+    if backend == "literal" or empty:
+        out = _literal(q, k, v_BHKd, _dense(alive, bias, dead_BQ), scale, dropout_p)
     else:
-        out = _fused(q_BHQd, k_BHKd, v_BHKd, added, prior, dropout_p)
-    return out if dead is None else out.masked_fill(dead[..., None], 0)
+        q, k, v = _equal_widths(q, k, v_BHKd)
+        if isinstance(bias, WindowBias) and not dropout_p and not (mask is not None and mask.requires_grad):
+            name = choose_backend(q, bias) if backend == "auto" else backend
+            if name == "window" and q.dtype not in (torch.float32, torch.float64):
+                raise ValueError(f"attention backend 'window' needs float32 or float64, not {q.dtype}; use 'masked'")
+            out = FAST[name](q, k, v, _without_dead_rows(bias, dead_BQ), alive, scale)
+        else:
+            dense = _dense(alive, bias, dead_BQ)
+            dense = None if dense is None else dense.expand(len(q), -1, -1, -1)
+            out = scaled_dot_product_attention(q, k, v, attn_mask=dense, dropout_p=dropout_p, scale=scale)
+        out = out[..., :width]
+    return out if dead_BQ is None else out.masked_fill(dead_BQ[:, None, :, None], 0)
 
 
-def _added_scores(mask: Tensor | None, bias: Bias | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-    """Everything that is added to the scores as [B or 1, 1, Q, K], and which rows have no key left.
+def choose_backend(q_BHQd: Tensor, bias: WindowBias) -> str:
+    """What ``auto`` stands for, by device, dtype and number of cells (measured: benchmarks/README.md).
 
-    Dead rows get score 0 everywhere, so that no backend sees a row of -inf; their output is zeroed.
+    Args:
+        q_BHQd: queries of any width.
+        bias: the bias that is to be applied.
+    Returns:
+        ``window``, ``masked`` or ``flex``.
     """
-    added = None
+    exact = q_BHQd.dtype in (torch.float32, torch.float64)
+    if bias.hard and exact:
+        return "window"
+    if q_BHQd.device.type == "cuda":
+        return "flex" if bias.grids else "masked"
+    return "window" if exact and bias.num_keys >= KEYS_PER_CELL * bias.index_BQW.shape[-1] else "masked"
+
+
+def _scaled(q: Tensor, k: Tensor, prior: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, float]:
+    """q, k and the factor on their product; the prior's dimensions appended: (q, pq) . (k, pk) = q . k + pq . pk."""
+    scale = 1 / math.sqrt(q.shape[-1])
+    if prior is None:
+        return q, k, scale
+    pq, pk = (extra.to(x).expand(*x.shape[:2], -1, -1) for extra, x in zip(prior, (q, k), strict=True))
+    return _beside(q * scale, pq), _beside(k, pk), 1.0
+
+
+def _beside(a_BHSd: Tensor, b_BHSe: Tensor) -> Tensor:
+    """[B, H, S, d + e], laid out like projected heads: all heads of a token in one row."""
+    return torch.cat([a_BHSd.transpose(1, 2), b_BHSe.transpose(1, 2)], -1).transpose(1, 2)
+
+
+def _equal_widths(*tensors: Tensor) -> list[Tensor]:
+    """As fused kernels want it: zeros appended to what is narrower, and vectors whose numbers lie side by side."""
+    widest = max(x.shape[-1] for x in tensors)
+    rows = [
+        pad(x.transpose(1, 2), (0, widest - x.shape[-1])) if x.shape[-1] < widest else x.transpose(1, 2)
+        for x in tensors
+    ]
+    # The kernel on the CPU reads past strides of the last axis without a word.
+    return [(x if x.stride(-1) == 1 else x.contiguous()).transpose(1, 2) for x in rows]
+
+
+def _as_scores(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The mask as added scores, [B or 1, Q, K]."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))
+    return (mask if mask.dim() == 3 else mask[None]).to(dtype)
+
+
+def _rows_with_keys(added: Tensor | None, bias: Bias | None) -> tuple[Tensor | None, Tensor | None]:
+    """The added scores with 0 in rows that have no key left, so that no backend sees a row of -inf, and these rows.
+
+    They are [B or 1, Q], or None where there cannot be any.
+    """
+    nothing = float("-inf")
+    if isinstance(bias, WindowBias) and bias.hard:
+        open_ = bias.valid_BQW
+        if added is not None:
+            at = bias.index_BQW.masked_fill(~open_, 0)
+            open_ = open_ & (added.expand(len(at), -1, -1).gather(-1, at) > nothing)
+    elif isinstance(bias, Tensor):
+        open_ = (bias if added is None else bias + added) > nothing
+    elif added is not None:
+        open_ = added > nothing
+    else:
+        return None, None
+    dead = ~open_.any(-1)
+    return None if added is None else added.masked_fill(dead[..., None], 0), dead
+
+
+def _without_dead_rows(bias: WindowBias, dead_BQ: Tensor | None) -> WindowBias:
+    """The bias with one more column that gives rows without a key the first one; their output is not used."""
+    if not bias.hard or dead_BQ is None:
+        return bias
+    column = dead_BQ[..., None]
+    return replace(
+        bias,
+        index_BQW=torch.cat([bias.index_BQW, torch.zeros_like(column, dtype=torch.long)], -1),
+        valid_BQW=torch.cat([bias.valid_BQW & ~column, column], -1),
+        value_BQW=pad(bias.value_BQW, (0, 1)),
+    )
+
+
+def _dense(added: Tensor | None, bias: Bias | None, dead_BQ: Tensor | None) -> Tensor | None:
+    """Everything that is added to the scores, [B or 1, 1, Q, K]."""
     if bias is not None:
         dense = bias.dense() if isinstance(bias, WindowBias) else bias
-        added = dense.to(dtype)[:, None]
-    if mask is not None:
-        if mask.dtype == torch.bool:
-            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))
-        mask = (mask if mask.dim() == 3 else mask[None])[:, None].to(dtype)
-        added = mask if added is None else added + mask
-    hard = mask is not None or (isinstance(bias, WindowBias) and bias.hard) or isinstance(bias, Tensor)
-    if not hard or added is None or added.shape[-1] == 0:
-        return added, None
-    dead = (added == float("-inf")).all(-1)
-    return added.masked_fill(dead[..., None], 0), dead
+        added = dense if added is None else added + dense
+        if dead_BQ is not None:
+            added = added.masked_fill(dead_BQ[..., None], 0)
+    return None if added is None else added[:, None]
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, prior, dropout_p: float) -> Tensor:
-    width = v.shape[-1]
-    scale = 1 / math.sqrt(q.shape[-1])
-    if prior is not None:
-        q, k = _widen(q * scale, k, prior)
-        scale = 1.0
-    if q.shape[-1] != width:
-        # Fused kernels want equal widths of q, k and v.
-        widest = max(q.shape[-1], width)
-        q, k, v = (pad(x, (0, widest - x.shape[-1])) for x in (q, k, v))
-    if added is not None:
-        added = added.expand(q.shape[0], -1, -1, -1)
-    return scaled_dot_product_attention(q, k, v, attn_mask=added, dropout_p=dropout_p, scale=scale)[..., :width]
-
-
-def _literal(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, prior, dropout_p: float) -> Tensor:
-    q = q / math.sqrt(q.shape[-1])
-    if prior is not None:
-        q, k = _widen(q, k, prior)
-    scores = q @ k.transpose(-1, -2)
-    if added is not None:
-        scores = scores + added
-    return torch.nn.functional.dropout(scores.softmax(-1), dropout_p) @ v
-
-
-def _widen(q: Tensor, k: Tensor, prior: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Append the prior's dimensions to q and k: (q, pq) . (k, pk) = q . k + pq . pk."""
-    pq, pk = prior
-    pq = pq.to(q).expand(q.shape[0], q.shape[1], -1, -1)
-    pk = pk.to(k).expand(k.shape[0], k.shape[1], -1, -1)
-    return torch.cat([q, pq], -1), torch.cat([k, pk], -1)
+def _literal(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, scale: float, dropout_p: float) -> Tensor:
+    """The design note's formula, in the steps of ``nn.MultiheadAttention``: its mask is [B * H, Q, K], batch-major."""
+    q, k, rows = (x.flatten(0, 1) for x in (q * scale, k, v))
+    if added is None:
+        scores = torch.bmm(q, k.transpose(1, 2))
+    else:
+        mask = added.to(q.dtype).expand(*v.shape[:2], -1, -1).flatten(0, 1)
+        scores = torch.baddbmm(mask, q, k.transpose(1, 2))
+    return torch.bmm(dropout(scores.softmax(-1), dropout_p), rows).unflatten(0, v.shape[:2])

@@ -9,7 +9,17 @@ from torch import Tensor, nn
 
 from .layout import MemoryLayout
 from .router import QueryRouter, router_loss, sensor_weights
-from .windows import PROFILES, WindowBias, bev_window, camera_window, self_window, window_offsets, window_profile
+from .windows import (
+    PROFILES,
+    GridWindow,
+    WindowBias,
+    grid_windows,
+    has_windows,
+    self_window,
+    window_bias,
+    window_offsets,
+    window_profile,
+)
 
 SITES = ("none", "cross", "self", "both")
 ROUTERS = ("learned", "oracle", "constant")
@@ -20,10 +30,17 @@ MAX_BIAS = 5.0  # beyond it the softmax is saturated (the design note's clamp)
 
 @dataclass(frozen=True)
 class BiasOutput:
-    """What one forward pass hands to the decoder. ``weights_BQ2`` are (LiDAR, camera) in [-1, 1]."""
+    """What one forward pass hands to the decoder.
+
+    Args:
+        cross: bias of cross-attention, queries by memory cells.
+        own: bias of self-attention, queries by queries.
+        weights_BQ2: (LiDAR, camera) in [-1, 1].
+        logits_BQ2: what they are the tanh of; None without a learned router.
+    """
 
     cross: WindowBias | None
-    self_BQQ: Tensor | None
+    own: WindowBias | None
     weights_BQ2: Tensor
     logits_BQ2: Tensor | None
 
@@ -41,6 +58,8 @@ class AttentionBias(nn.Module):
         scale, min_scale, max_scale, learnable_scale: the one scale number and its clamp.
         layers: decoder layers that see the bias: all, first, last.
         num_heads, ffn_dims: of the router's layer.
+        router_bev_window, router_camera_window: odd sizes of the windows that the router's own attention is restricted
+            to (MoME: 5 and 15); both 0: it sees the whole memory.
         loss_weight: weight of the supervision loss.
     Raises:
         ValueError: a value outside of those listed.
@@ -62,6 +81,8 @@ class AttentionBias(nn.Module):
         layers: str = "all",
         num_heads: int = 4,
         ffn_dims: int = 1024,
+        router_bev_window: int = 0,
+        router_camera_window: int = 0,
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
@@ -70,11 +91,16 @@ class AttentionBias(nn.Module):
         _choice("router", router, ROUTERS)
         _choice("supervision", supervision, SUPERVISIONS)
         _choice("layers", layers, LAYERS)
-        for name, size in (("bev_window", bev_window), ("camera_window", camera_window)):
+        self.router_windows = (router_bev_window, router_camera_window)
+        sizes = dict(bev_window=bev_window, camera_window=camera_window)
+        sizes.update(router_bev_window=router_bev_window, router_camera_window=router_camera_window)
+        for name, size in sizes.items():
             if size < 0 or (size and size % 2 == 0):
                 raise ValueError(f"aqr.{name} must be 0 or odd, not {size}")
         if not 0 <= min_scale <= max_scale:
             raise ValueError(f"aqr: need 0 <= min_scale <= max_scale, not {min_scale} and {max_scale}")
+        if any(self.router_windows) and router != "learned":
+            raise ValueError(f"aqr.router_bev_window and router_camera_window need router 'learned', not '{router}'")
         if supervision != "none" and router != "learned":
             raise ValueError(f"aqr.supervision '{supervision}' needs router 'learned', not '{router}'")
         self.site, self.profile, self.router_kind, self.supervision = site, profile, router, supervision
@@ -101,9 +127,15 @@ class AttentionBias(nn.Module):
     ) -> BiasOutput:
         """Bias of every query; ``reference_BQ3`` in metres (LiDAR frame), ``image_shape_BN2`` padded (h, w)."""
         batch, queries, _ = query_BQC.shape
+        where = (reference_BQ3.detach(), lidar2img_BN44, image_shape_BN2, layout)
         logits = None
         if self.router is not None:
-            logits = self.router(query_BQC, query_pos_BQC, memory_BKC, memory_pos_BKC)
+            local = None
+            if has_windows(layout, *self.router_windows):
+                windows = grid_windows(*where, *self.router_windows)
+                nothing = query_BQC.new_zeros(batch, queries, sum(w.size**2 for w in windows))
+                local = window_bias(windows, nothing, layout.num_keys, hard=True)
+            logits = self.router(query_BQC, query_pos_BQC, memory_BKC, memory_pos_BKC, local)
             weights = logits.tanh()
         elif self.router_kind == "oracle":
             if sensor_state_B is None:
@@ -111,18 +143,18 @@ class AttentionBias(nn.Module):
             weights = sensor_weights(sensor_state_B.to(query_BQC.device)).to(query_BQC)[:, None].expand(-1, queries, -1)
         else:
             weights = query_BQC.new_ones(batch, queries, 2)
-        cross = self_bias = None
-        if self.site in ("cross", "both"):
-            cross = self._cross(weights, reference_BQ3.detach(), lidar2img_BN44, image_shape_BN2, layout)
+        cross = own = None
+        if self.site in ("cross", "both") and has_windows(layout, self.bev_size, self.camera_size):
+            cross = self._cross(weights, grid_windows(*where, self.bev_size, self.camera_size), layout.num_keys)
         if self.site in ("self", "both"):
-            self_bias = self._self(weights, reference_BQ3.detach(), layout)
-        return BiasOutput(cross, self_bias, weights, logits)
+            own = self._self(weights, where[0], layout)
+        return BiasOutput(cross, own, weights, logits)
 
-    def for_layer(self, out: BiasOutput, index: int, num_layers: int) -> tuple[WindowBias | None, Tensor | None]:
+    def for_layer(self, out: BiasOutput, index: int, num_layers: int) -> tuple[WindowBias | None, WindowBias | None]:
         """(cross bias, self bias) that decoder layer ``index`` of ``num_layers`` sees."""
         if (self.layers == "first" and index > 0) or (self.layers == "last" and index < num_layers - 1):
             return None, None
-        return out.cross, out.self_BQQ
+        return out.cross, out.own
 
     def loss(self, out: BiasOutput, sensor_state_B: Tensor) -> dict[str, Tensor]:
         """``{"loss_router": ...}`` if supervised by the sensor state, else ``{}``."""
@@ -134,29 +166,19 @@ class AttentionBias(nn.Module):
         limit = min(MAX_BIAS, self.max_scale)
         return (raw * self.scale.clamp(self.min_scale, self.max_scale)).clamp(-limit, limit)
 
-    def _cross(self, weights, reference, lidar2img, image_shape, layout: MemoryLayout) -> WindowBias | None:
-        parts = []
-        if layout.num_bev and self.bev_size:
-            index, valid = bev_window(reference, layout, self.bev_size)
-            parts.append((index, valid, self._raw(weights[..., 0], self.bev_size, index.shape[-1])))
-        if layout.num_camera and self.camera_size:
-            index, valid = camera_window(reference, lidar2img, image_shape, layout, self.camera_size)
-            parts.append((index, valid, self._raw(weights[..., 1], self.camera_size, index.shape[-1])))
-        if not parts:
-            return None
-        index, valid, raw = (torch.cat(column, -1) for column in zip(*parts, strict=True))
-        return WindowBias(index, valid, self._scaled(raw), layout.num_keys, hard=self.profile == "hard")
+    def _cross(self, weights: Tensor, windows: tuple[GridWindow, ...], num_keys: int) -> WindowBias:
+        raw = [weights[..., int(w.is_camera), None] * self._profile(w.size, weights) for w in windows]
+        raw = raw or [weights[..., :0]]
+        return window_bias(windows, self._scaled(torch.cat(raw, -1)), num_keys, hard=self.profile == "hard")
 
-    def _raw(self, weight_BQ: Tensor, size: int, cells: int) -> Tensor:
-        """Weight times profile on ``cells`` window cells: one or several windows of size x size."""
-        shape = window_profile(window_offsets(size, weight_BQ.device), size, self.profile).to(weight_BQ)
-        return weight_BQ[..., None] * shape.repeat(cells // (size * size))
+    def _profile(self, size: int, like: Tensor) -> Tensor:
+        return window_profile(window_offsets(size, like.device), size, self.profile).to(like)
 
-    def _self(self, weights: Tensor, reference: Tensor, layout: MemoryLayout) -> Tensor | None:
+    def _self(self, weights: Tensor, reference: Tensor, layout: MemoryLayout) -> WindowBias | None:
         if not (layout.num_bev and self.bev_size):
             return None
-        profile, valid = self_window(reference, layout, self.bev_size, self.profile)
-        return self._scaled(weights[..., :1] * profile).masked_fill(~valid, 0)
+        index, valid, profile = self_window(reference, layout, self.bev_size, self.profile)
+        return WindowBias(index, valid, self._scaled(weights[..., :1] * profile), reference.shape[1])
 
 
 def _choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from .attention import biased_attention
+from .windows import WindowBias
 
 
 class CrossAttention(nn.Module):
-    """Multi-head cross-attention with nn.MultiheadAttention's parameter names, batch first, never biased."""
+    """Multi-head cross-attention with nn.MultiheadAttention's parameter names, batch first."""
 
     def __init__(self, embed_dims: int, num_heads: int) -> None:
         super().__init__()
@@ -18,13 +19,14 @@ class CrossAttention(nn.Module):
         self.num_heads = num_heads
         self.attn = nn.MultiheadAttention(embed_dims, num_heads, batch_first=True)
 
-    def forward(self, query_BQC: Tensor, key_BKC: Tensor, value_BKC: Tensor) -> Tensor:
+    def forward(self, query_BQC: Tensor, key_BKC: Tensor, value_BKC: Tensor, local: WindowBias | None = None) -> Tensor:
+        """[B, Q, C] -> [B, Q, C]; ``local`` is a hard window bias of zeros that restricts it to the windows."""
         weights, biases = self.attn.in_proj_weight.chunk(3), self.attn.in_proj_bias.chunk(3)
         heads = [
             nn.functional.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, w, b in zip((query_BQC, key_BKC, value_BKC), weights, biases, strict=True)
         ]
-        return self.attn.out_proj(biased_attention(*heads).transpose(1, 2).flatten(2))
+        return self.attn.out_proj(biased_attention(*heads, bias=local).transpose(1, 2).flatten(2))
 
 
 class QueryRouter(nn.Module):
@@ -46,9 +48,16 @@ class QueryRouter(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, query_BQC: Tensor, query_pos_BQC: Tensor, memory_BKC: Tensor, memory_pos_BKC: Tensor) -> Tensor:
+    def forward(
+        self,
+        query_BQC: Tensor,
+        query_pos_BQC: Tensor,
+        memory_BKC: Tensor,
+        memory_pos_BKC: Tensor,
+        local: WindowBias | None = None,
+    ) -> Tensor:
         """Return logits [B, Q, 2] (LiDAR, camera); the weights are their tanh."""
-        attended = self.attention(query_BQC + query_pos_BQC, memory_BKC + memory_pos_BKC, memory_BKC)
+        attended = self.attention(query_BQC + query_pos_BQC, memory_BKC + memory_pos_BKC, memory_BKC, local)
         x = self.norm1(query_BQC + attended)
         x = self.norm2(x + self.ffn(x))
         return self.output(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,37 @@ from torch import Tensor
 from .layout import MemoryLayout, project_to_cameras
 
 PROFILES = ("uniform", "gaussian", "hard")
+
+
+@dataclass(frozen=True)
+class GridWindow:
+    """A size x size window of feature cells around one centre cell per query.
+
+    Args:
+        first_key: key index of the first cell of the first map.
+        shape: (maps, rows, columns): one BEV map, or one map per camera.
+        size: odd number of cells.
+        centre_BQ3: (map, row, column) of the centre, long; it may lie outside the map.
+        seen_BQ: False where the query has no window.
+        is_camera: whether the maps are cameras'.
+    """
+
+    first_key: int
+    shape: tuple[int, int, int]
+    size: int
+    centre_BQ3: Tensor
+    seen_BQ: Tensor
+    is_camera: bool = False
+
+    def cells(self) -> tuple[Tensor, Tensor]:
+        """Key indices and validity [B, Q, size * size], row-major; cells outside the map are not valid."""
+        _, rows, cols = self.shape
+        offset = window_offsets(self.size, self.centre_BQ3.device)
+        number = self.centre_BQ3[..., :1]
+        row, col = (self.centre_BQ3[..., None, 1:] + offset).unbind(-1)
+        valid = self.seen_BQ[..., None] & (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
+        index = self.first_key + (number * rows + row) * cols + col
+        return index.masked_fill(~valid, 0), valid
 
 
 @dataclass(frozen=True)
@@ -22,6 +55,7 @@ class WindowBias:
         value_BQW: the bias of each cell; no key stands twice among the valid cells of a row.
         num_keys: K.
         hard: outside the windows the bias is -inf instead of 0 (MoME's local attention mask).
+        grids: the windows whose cells the W columns are, one after the other; empty where they are not of this kind.
     """
 
     index_BQW: Tensor
@@ -29,6 +63,13 @@ class WindowBias:
     value_BQW: Tensor
     num_keys: int
     hard: bool = False
+    grids: tuple[GridWindow, ...] = ()
+
+    @property
+    def parts(self) -> tuple[slice, ...]:
+        """Columns of each window; all of them where ``grids`` is empty."""
+        ends = list(itertools.accumulate(g.size**2 for g in self.grids)) or [self.index_BQW.shape[-1]]
+        return tuple(slice(a, b) for a, b in zip([0, *ends], ends, strict=False))
 
     def dense(self) -> Tensor:
         """The same bias as a [B, Q, K] tensor, differentiable in ``value_BQW``."""
@@ -40,6 +81,11 @@ class WindowBias:
             return dense
         inside = torch.zeros_like(dense).scatter_add(-1, index, self.valid_BQW.to(value.dtype)) > 0
         return dense.masked_fill(~inside, float("-inf"))
+
+    def rows(self, sample: int, row: Tensor) -> WindowBias:
+        """The bias of some queries of one sample, as a batch of one."""
+        picked = (x[sample, row][None] for x in (self.index_BQW, self.valid_BQW, self.value_BQW))
+        return WindowBias(*picked, self.num_keys, self.hard)
 
 
 def window_profile(offset_2: Tensor, size: int, profile: str) -> Tensor:
@@ -58,24 +104,23 @@ def window_offsets(size: int, device: torch.device) -> Tensor:
     return torch.stack(torch.meshgrid(half, half, indexing="ij"), -1).reshape(-1, 2)
 
 
-def bev_window(reference_BQ3: Tensor, layout: MemoryLayout, size: int) -> tuple[Tensor, Tensor]:
-    """Key indices and validity [B, Q, size * size] of the BEV cells around each reference point (metres)."""
-    rows, cols = layout.bev_shape
-    cell = layout.bev_cells(reference_BQ3)[..., None, :] + window_offsets(size, reference_BQ3.device)
-    row, col = cell.unbind(-1)
-    valid = (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
-    return (row * cols + col).masked_fill(~valid, 0), valid
+def bev_window(reference_BQ3: Tensor, layout: MemoryLayout, size: int) -> GridWindow:
+    """The BEV cells around each reference point (metres, LiDAR frame)."""
+    cell = layout.bev_cells(reference_BQ3)
+    centre = torch.cat([torch.zeros_like(cell[..., :1]), cell], -1)
+    seen = torch.ones(cell.shape[:-1], dtype=torch.bool, device=cell.device)
+    return GridWindow(0, (1, *layout.bev_shape), size, centre, seen)
 
 
-def camera_window(
+def camera_windows(
     reference_BQ3: Tensor, lidar2img_BN44: Tensor, image_shape_BN2: Tensor, layout: MemoryLayout, size: int
-) -> tuple[Tensor, Tensor]:
-    """Key indices and validity [B, Q, S * size * size] of the feature cells around each projection.
+) -> tuple[GridWindow, ...]:
+    """The feature cells around each projection: the first window of a query is in the first camera that sees it, ...
 
-    Every camera that sees the point contributes a window; S is the largest number of cameras that see one
-    point of this batch. A point that no camera sees has no valid cell.
+    As many windows as the largest number of cameras that see one point of this batch. A point that no camera sees has
+    none.
     """
-    _cameras, rows, cols = layout.camera_shape
+    _, rows, cols = layout.camera_shape
     pixel, seen = project_to_cameras(reference_BQ3, lidar2img_BN44, image_shape_BN2)
     views = int(seen.sum(-1).max()) if seen.numel() else 0
     # Cameras that see the point first; stable, so the lower camera index stays in front.
@@ -85,22 +130,63 @@ def camera_window(
     height, width = (image_shape_BN2.to(pixel)[:, None].expand(-1, order.shape[1], -1, -1)).unbind(-1)
     row = torch.floor(view_pixel[..., 1] * rows / height.gather(-1, order))
     col = torch.floor(view_pixel[..., 0] * cols / width.gather(-1, order))
-    centre = torch.stack([row, col], -1).masked_fill(~view_seen[..., None], 0).long()
-    cell = centre[..., None, :] + window_offsets(size, reference_BQ3.device)
-    row, col = cell.unbind(-1)
-    valid = view_seen[..., None] & (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
-    index = layout.num_bev + (order[..., None] * rows + row) * cols + col
-    return index.masked_fill(~valid, 0).flatten(2), valid.flatten(2)
+    cell = torch.stack([row, col], -1).masked_fill(~view_seen[..., None], 0).long()
+    centre = torch.cat([order[..., None], cell], -1)
+    return tuple(
+        GridWindow(layout.num_bev, layout.camera_shape, size, centre[:, :, i], view_seen[..., i], is_camera=True)
+        for i in range(views)
+    )
 
 
-def self_window(reference_BQ3: Tensor, layout: MemoryLayout, size: int, profile: str) -> tuple[Tensor, Tensor]:
-    """For self-attention: profile [B, Q, Q] of query j's BEV cell in the BEV window of query q, and validity.
+def grid_windows(
+    reference_BQ3: Tensor,
+    lidar2img_BN44: Tensor | None,
+    image_shape_BN2: Tensor | None,
+    layout: MemoryLayout,
+    bev_size: int,
+    camera_size: int,
+) -> tuple[GridWindow, ...]:
+    """All windows of the modalities that the memory holds; size 0 = none of that modality."""
+    windows = []
+    if layout.num_bev and bev_size:
+        windows.append(bev_window(reference_BQ3, layout, bev_size))
+    if layout.num_camera and camera_size:
+        windows += camera_windows(reference_BQ3, lidar2img_BN44, image_shape_BN2, layout, camera_size)
+    return tuple(windows)
 
-    Not valid where j lies outside q's window or outside the map.
+
+def window_bias(windows: Sequence[GridWindow], value_BQW: Tensor, num_keys: int, hard: bool = False) -> WindowBias:
+    """The bias that has ``value_BQW`` on the cells of ``windows``, one after the other; there may be none of them."""
+    cells = [w.cells() for w in windows]
+    nothing = value_BQW.new_zeros(*value_BQW.shape[:2], 0)
+    index = torch.cat([nothing.long(), *(index for index, _ in cells)], -1)
+    valid = torch.cat([nothing.bool(), *(valid for _, valid in cells)], -1)
+    return WindowBias(index, valid, value_BQW, num_keys, hard, tuple(windows))
+
+
+def has_windows(layout: MemoryLayout, bev_size: int, camera_size: int) -> bool:
+    """Whether windows of these sizes can have any cell in this memory."""
+    return bool((layout.num_bev and bev_size) or (layout.num_camera and camera_size))
+
+
+def self_window(reference_BQ3: Tensor, layout: MemoryLayout, size: int, profile: str) -> tuple[Tensor, Tensor, Tensor]:
+    """For self-attention: the queries j whose BEV cell lies in the BEV window of query q.
+
+    Returns:
+        index (which j), valid and profile at j's cell, each [B, Q, W], W the largest number of neighbours in this
+        batch. A query outside the map has a window but is nobody's neighbour.
     """
     rows, cols = layout.bev_shape
     cell = layout.bev_cells(reference_BQ3)
     inside = ((cell >= 0) & (cell < cell.new_tensor([rows, cols]))).all(-1)
     offset = cell[:, None, :, :] - cell[:, :, None, :]
-    valid = (offset.abs() <= size // 2).all(-1) & inside[:, None, :]
-    return window_profile(offset.clamp(-size, size), size, profile).to(reference_BQ3), valid
+    near = (offset.abs() <= size // 2).all(-1) & inside[:, None, :]
+    position = near.cumsum(-1)
+    count = position[..., -1] if near.numel() else near.sum(-1)
+    most = int(count.max()) if near.numel() else 0
+    valid = torch.arange(most, device=near.device) < count[..., None]
+    index = torch.zeros(valid.shape, dtype=torch.long, device=near.device)
+    at = near.nonzero(as_tuple=True)
+    index[at[0], at[1], position[at] - 1] = at[2]
+    offset = offset.gather(2, index[..., None].expand(*index.shape, 2)).masked_fill(~valid[..., None], 0)
+    return index, valid, window_profile(offset, size, profile).to(reference_BQ3)

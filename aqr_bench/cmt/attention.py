@@ -132,6 +132,8 @@ class DecoderAttention(BaseModule):
 def set_backend(module: nn.Module, backend: str) -> None:
     """Choose the attention backend of every attention inside ``module``.
 
+    ``flex`` is for cross-attention: the windows of self-attention are not on a grid, and go through ``masked``.
+
     Raises:
         UserError: unknown backend.
     """
@@ -139,4 +141,4 @@ def set_backend(module: nn.Module, backend: str) -> None:
         raise UserError(f"attention_backend '{backend}' is unknown{nearest(backend, BACKENDS)}")
     for child in module.modules():
         if isinstance(child, DecoderAttention):
-            child.backend = backend
+            child.backend = "masked" if backend == "flex" and child.role == "self" else backend

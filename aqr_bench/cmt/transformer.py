@@ -24,12 +24,12 @@ OPERATIONS = ("self_attn", "cross_attn", "norm", "ffn")
 class LayerBias:
     """What one decoder layer adds to its attention scores: all optional.
 
-    ``cross`` and ``self_BQQ`` are the generated biases; ``prior`` holds the extra query and key dimensions of the
-    locality prior (cross-attention only).
+    ``cross`` and ``own`` are the generated biases of cross- and self-attention; ``prior`` holds the extra query and key
+    dimensions of the locality prior (cross-attention only).
     """
 
     cross: WindowBias | Tensor | None = None
-    self_BQQ: Tensor | None = None
+    own: WindowBias | Tensor | None = None
     prior: Prior | None = None
 
 
@@ -99,7 +99,7 @@ class PETRTransformerDecoderLayer(BaseModule):
         attentions, norms, ffns = iter(self.attentions), iter(self.norms), iter(self.ffns)
         for name in self.operation_order:
             if name == "self_attn":
-                x = next(attentions)(x, query_pos, mask=mask, bias=bias.self_BQQ)
+                x = next(attentions)(x, query_pos, mask=mask, bias=bias.own)
             elif name == "cross_attn":
                 x = next(attentions)(x, query_pos, memory, memory_pos, bias=bias.cross, prior=bias.prior)
             elif name == "norm":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
 
+import bias_reference as reference
 import pytest
 import torch
 
@@ -13,15 +12,12 @@ from aqr_bench.bias import (
     AttentionBias,
     LocalityPrior,
     MemoryLayout,
+    grid_windows,
     project_to_cameras,
     router_loss,
     sensor_weights,
 )
 from aqr_bench.bias.prior import image_rays
-
-spec = importlib.util.spec_from_file_location("bias_reference", Path(__file__).with_name("reference.py"))
-reference = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(reference)
 
 RANGE = (-10.0, -10.0, -3.0, 10.0, 10.0, 3.0)
 LAYOUT = MemoryLayout((8, 8), (4, 3, 4), RANGE)
@@ -63,7 +59,7 @@ def test_scale_and_bias_are_clamped(scale, low, high, expected):
 @pytest.mark.parametrize(("site", "cross", "self_"), [("none", 0, 0), ("cross", 1, 0), ("self", 0, 1), ("both", 1, 1)])
 def test_sites(site, cross, self_):
     out = forward(AttentionBias(8, site=site, router="constant"))
-    assert (out.cross is not None, out.self_BQQ is not None) == (bool(cross), bool(self_))
+    assert (out.cross is not None, out.own is not None) == (bool(cross), bool(self_))
 
 
 @pytest.mark.parametrize(("layers", "seen"), [("all", [1, 1, 1]), ("first", [1, 0, 0]), ("last", [0, 0, 1])])
@@ -95,6 +91,32 @@ def test_supervision_pulls_the_weights_to_the_true_state():
     assert AttentionBias(8, num_heads=2, ffn_dims=16).loss(out, state) == {}
 
 
+def test_a_local_router_sees_its_windows_and_nothing_else():
+    aqr = AttentionBias(8, num_heads=2, ffn_dims=16, router_bev_window=3, router_camera_window=3)
+    torch.nn.init.normal_(aqr.router.output.weight)
+    seen = {}
+
+    def forward_with(change):
+        g = torch.Generator().manual_seed(0)
+        query, query_pos = (torch.randn(1, 1, 8, generator=g) for _ in range(2))
+        memory, memory_pos = (torch.randn(1, LAYOUT.num_keys, 8, generator=g) for _ in range(2))
+        memory[0, change] += 3.0
+        points = torch.tensor([[[6.0, 0.5, 0.0]]])
+        lidar2img = reference.ring_of_cameras(4, 32, 24, 20.0)[None].float()
+        seen["windows"] = grid_windows(points, lidar2img, torch.tensor([24.0, 32.0]).expand(1, 4, 2), LAYOUT, 3, 3)
+        shapes = torch.tensor([24.0, 32.0]).expand(1, 4, 2)
+        return aqr(query, query_pos, memory, memory_pos, points, lidar2img, shapes, LAYOUT).logits_BQ2
+
+    plain = forward_with(slice(0, 0))
+    inside = torch.zeros(LAYOUT.num_keys, dtype=torch.bool)
+    for window in seen["windows"]:
+        index, valid = window.cells()
+        inside[index[valid]] = True
+    assert 9 < inside.sum() < LAYOUT.num_keys
+    torch.testing.assert_close(forward_with(~inside), plain)
+    assert (forward_with(inside) - plain).abs().max() > 1e-3
+
+
 def test_router_loss_is_zero_at_certainty_and_log2_at_zero():
     state = torch.tensor([0, 1])
     sure = sensor_weights(state)[:, None].expand(2, 3, 2) * 20
@@ -109,6 +131,8 @@ def test_router_loss_is_zero_at_certainty_and_log2_at_zero():
         ({"bev_window": 4}, "aqr.bev_window must be 0 or odd"),
         ({"min_scale": 3, "max_scale": 1}, "min_scale <= max_scale"),
         ({"router": "constant", "supervision": "modality"}, "needs router 'learned'"),
+        ({"router_bev_window": 2}, "aqr.router_bev_window must be 0 or odd"),
+        ({"router": "oracle", "router_camera_window": 15}, "need router 'learned'"),
     ],
 )
 def test_wrong_options_are_named(kwargs, message):

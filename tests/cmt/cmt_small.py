@@ -92,6 +92,14 @@ def train_step(head, metadata: list[dict], x, x_img) -> dict[str, torch.Tensor]:
     return losses
 
 
+def wake_router(head) -> None:
+    """A new router gives weights of 0, and with them no bias: let it have an opinion."""
+    g = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        head.aqr.router.output.weight.normal_(std=0.5, generator=g)
+        head.aqr.router.output.bias.normal_(generator=g)
+
+
 def assert_finite_gradients(module: torch.nn.Module) -> None:
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, f"{name} got no gradient"

@@ -15,6 +15,7 @@ from cmt_small import (
     small_head,
     small_head_config,
     train_step,
+    wake_router,
     with_truth,
 )
 from mmdet3d.registry import MODELS
@@ -254,10 +255,30 @@ def test_bias_can_be_kept_to_the_last_layer():
 
 def test_the_attention_backends_agree():
     x, x_img = features(2)
-    heads = [small_head(aqr=AQR, locality=LOCALITY, attention_backend=b) for b in ("auto", "dense", "literal")]
-    auto, *others = (run(h, x, x_img, metas(2)) for h in heads)
+    backends = ("literal", "auto", "masked", "window", "flex")
+    heads = [small_head(aqr=AQR, locality=LOCALITY, attention_backend=b) for b in backends]
+    for head in heads:
+        wake_router(head)
+    literal, *others = (run(h, x, x_img, metas(2)) for h in heads)
     for other in others:
-        assert_equal_outputs(auto, other)
+        assert_equal_outputs(literal, other)
+
+
+@pytest.mark.parametrize("profile", ["uniform", "hard"])
+def test_the_attention_backends_train_alike(profile):
+    """With denoising queries, whose mask the bias of self-attention comes on top of; router and scale included."""
+    gradients = {}
+    for backend in ("literal", "masked", "window"):
+        head = small_head(aqr={**AQR, "site": "both", "profile": profile}, attention_backend=backend)
+        wake_router(head)
+        torch.manual_seed(7)
+        x, x_img = features(2)
+        losses = train_step(head, with_truth(metas(2), [3, 1]), x, x_img)
+        gradients[backend] = (losses, {name: p.grad for name, p in head.named_parameters()})
+    assert gradients["literal"][1]["aqr.scale"].abs() > 0
+    for backend in ("masked", "window"):
+        for mine, theirs in zip(gradients[backend], gradients["literal"], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=2e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", ["CmtLidarHead", "CmtImageHead"])

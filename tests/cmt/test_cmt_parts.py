@@ -15,6 +15,7 @@ from cmt_small import boxes, ring
 from mmdet3d.registry import MODELS
 from torch.nn import functional as F
 
+from aqr_bench.bias import WindowBias
 from aqr_bench.cmt import encoding
 from aqr_bench.cmt.assigner import HungarianAssigner3D
 from aqr_bench.cmt.attention import DecoderAttention
@@ -24,7 +25,7 @@ from aqr_bench.cmt.geometry import gravity_boxes
 from aqr_bench.cmt.grid_mask import GridMask
 from aqr_bench.cmt.neck import CPFPN
 from aqr_bench.cmt.task_head import GroupLayerNorm1d, SeparateTaskHead
-from aqr_bench.cmt.transformer import PETRTransformerDecoderLayer
+from aqr_bench.cmt.transformer import LayerBias, PETRTransformerDecoderLayer
 from aqr_bench.cmt.voxelize import HardVoxelizer
 from aqr_bench.errors import UserError
 
@@ -377,3 +378,25 @@ def test_neck_adds_the_coarse_level_to_the_fine_one():
     assert third.shape == (1, 5, 2, 3)
     with pytest.raises(UserError, match="num_outs"):
         CPFPN([4, 6], 5, 1)
+
+
+def test_a_cross_bias_never_reaches_self_attention_even_when_keys_are_as_many_as_queries():
+    torch.manual_seed(0)
+    count, width = 12, 16
+    cross = WindowBias(
+        torch.arange(count)[None, :, None],
+        torch.ones(1, count, 1, dtype=torch.bool),
+        torch.full((1, count, 1), 4.0),
+        count,
+    )
+    x, position, memory, memory_position = torch.randn(4, 1, count, width)
+    for order, changes in ((("self_attn", "norm"), False), (("cross_attn", "norm"), True)):
+        layer = PETRTransformerDecoderLayer(
+            attn_cfgs=dict(type="PETRMultiheadAttention", embed_dims=width, num_heads=2), operation_order=order
+        )
+        plain, biased, other = (
+            layer(x, position, memory, memory_position, bias=bias)
+            for bias in (LayerBias(), LayerBias(cross=cross), LayerBias(own=cross))
+        )
+        assert torch.equal(plain, biased) != changes
+        assert torch.equal(plain, other) == changes

@@ -1,0 +1,221 @@
+"""The attention table: every backend in interleaved rounds, time over no bias, peak memory, error against float64.
+
+    python benchmarks/attention.py                                  # the note's size, all windows: table and JSON
+    python benchmarks/attention.py --size quick --rounds 21
+    python benchmarks/attention.py --size vov --windows 5/5 --variants none auto masked window
+    python benchmarks/attention.py --device cuda --dtype bfloat16
+
+Timed are the projections of queries, keys, values and output, and the attention between them: forward without
+gradients, and forward with backward to inputs, weights and bias. A round times every variant once, in an order that
+turns from round to round; ratios are taken within a round and given as median and quartiles. Memory is the peak over
+the inputs in a fresh process. Needs torch and ``aqr_bench.bias``, nothing else of the project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from attention_cases import SIZES, VARIANTS, Case, errors, exact, make_case, step
+
+from aqr_bench.bias import choose_backend
+
+MODES = ("forward", "forward+backward")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print the table as Markdown, write the JSON."""
+    args = _arguments(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    dtype = getattr(torch, args.dtype)
+    if args.peak_of:
+        case = make_case(args.size, *_window(args.windows[0]), args.device, dtype)
+        print(json.dumps(peak(case, args.peak_of, args.mode == MODES[1], args.device)))
+        return 0
+    rows = []
+    for windows in args.windows:
+        case = make_case(args.size, *_window(windows), args.device, dtype)
+        rows += measure(case, windows, args)
+    result = {"machine": machine(args.device), "size": args.size, "dtype": args.dtype, "rounds": args.rounds}
+    result["date"] = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    result["rows"] = rows
+    print(table(result))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="note")
+    parser.add_argument("--windows", nargs="+", default=["5/5", "5/15", "15/15"], help="BEV/camera, in cells")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: all that the device runs")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64", "bfloat16", "float16"])
+    parser.add_argument("--threads", type=int, help="default: as torch decides")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the fresh processes")
+    parser.add_argument("--no-errors", action="store_true", help="leave out the float64 reference")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--mode", choices=MODES, default=MODES[0], help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.variants is None:
+        args.variants = [name for name in VARIANTS if name != "flex" or args.device == "cuda"]
+        if args.dtype not in ("float32", "float64"):
+            args.variants = [name for name in args.variants if not name.startswith("window")]
+    if "none" not in args.variants:
+        args.variants.insert(0, "none")
+    return args
+
+
+def _window(text: str) -> tuple[int, int]:
+    bev, camera = text.split("/")
+    return int(bev), int(camera)
+
+
+def measure(case: Case, windows: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per variant: seconds, ratios, memory, errors. A variant that fails has the reason instead."""
+    rows = {name: {"windows": windows, "variant": name} for name in args.variants}
+    bias = case.bias()
+    rows["none"]["cells_per_query"] = round(float(bias.valid_BQW.sum()) / bias.valid_BQW[..., 0].numel(), 1)
+    if "auto" in rows:
+        rows["auto"]["chosen"] = choose_backend(case.query_BQC, bias)
+    for mode in MODES:
+        for name, seconds in interleaved(case, rows, mode, args.rounds, args.device).items():
+            ratios = [a / b for a, b in zip(seconds, rows["none"].get(f"{mode}, all", seconds), strict=True)]
+            if name == "none":
+                rows[name][f"{mode}, all"] = seconds
+            rows[name][mode] = {
+                "seconds": statistics.median(seconds),
+                "ratio": statistics.median(ratios),
+                "quartiles": statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2,
+            }
+        if not args.no_memory:
+            for name in rows:
+                if "failed" not in rows[name]:
+                    rows[name][mode]["peak_mb"] = fresh_peak(name, windows, mode, args)
+    rows["none"] = {key: value for key, value in rows["none"].items() if not key.endswith(", all")}
+    if not args.no_errors:
+        reference = exact(case)
+        for name in rows:
+            if name != "none" and "failed" not in rows[name]:
+                found = errors(case, name, reference)
+                rows[name]["error"] = {"output": found[0], "gradients": max(found[1:])}
+    return list(rows.values())
+
+
+def interleaved(case: Case, rows: dict[str, dict], mode: str, rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of every round and variant, ``none`` first. What fails in its warm-up is marked in ``rows``."""
+    for name in list(rows):
+        if "failed" in rows[name]:
+            continue
+        try:
+            _timed(case, name, mode, device)
+            _timed(case, name, mode, device)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            rows[name]["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    alive = [name for name in rows if "failed" not in rows[name]]
+    seconds: dict[str, list[float]] = {name: [] for name in alive}
+    for turn in range(rounds):
+        shift = turn % len(alive)
+        for name in alive[shift:] + alive[:shift]:
+            seconds[name].append(_timed(case, name, mode, device))
+    return seconds
+
+
+def _timed(case: Case, name: str, mode: str, device: str) -> float:
+    start = time.perf_counter()
+    step(case, name, mode == MODES[1])
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def fresh_peak(name: str, windows: str, mode: str, args: argparse.Namespace) -> float:
+    """Peak memory over the inputs, MB, of the second step of a new process."""
+    command = [sys.executable, __file__, "--size", args.size, "--windows", windows, "--peak-of", name, "--mode", mode]
+    command += ["--device", args.device, "--dtype", args.dtype]
+    command += ["--threads", str(args.threads)] if args.threads else []
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr}")
+    return json.loads(run.stdout)
+
+
+def peak(case: Case, name: str, backward: bool, device: str) -> float:
+    """Peak memory of one step over what is held before it, MB: the allocator's on CUDA, resident set on a CPU."""
+    if device == "cuda":
+        step(case, name, backward)
+        for leaf in case.leaves:
+            leaf.grad = None
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(case, name, backward)
+        return round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
+    small = make_case("tiny", 3, 3)
+    step(small, name, backward)  # libraries and thread pools
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+    before = _status("VmRSS")
+    step(case, name, backward)
+    return round((_status("VmHWM") - before) / 1e3, 1)
+
+
+def _status(field: str) -> float:
+    """kB of a field of /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return float(line.split()[1]) * 1.024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the numbers belong to."""
+    facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "platform": platform.platform()}
+    if device == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return {**facts, "cpu": f"{names[0]} x {len(names)}" if names else platform.processor()}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: one line per windows and variant."""
+    m = result["machine"]
+    lines = [
+        f"{result['size']}, {result['dtype']}, {m.get('gpu', m['cpu'])}, torch {m['torch']}, {m['threads']} threads, "
+        f"{result['rounds']} rounds",
+        "",
+        "| windows | variant | forward | quartiles | forward+backward | quartiles | MB | MB f+b | error | gradients |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        name = row["variant"] + (f" ({row['chosen']})" if "chosen" in row else "")
+        if "failed" in row:
+            lines.append(f"| {row['windows']} | {name} | failed: {row['failed']} |" + " |" * 7)
+            continue
+        cells = [row["windows"], name]
+        for mode in MODES:
+            value = row[mode]
+            seconds = f" ({value['seconds'] * 1e3:.0f} ms)" if row["variant"] == "none" else ""
+            cells += [f"{value['ratio']:.2f}{seconds}", "{:.2f}-{:.2f}".format(*value["quartiles"])]
+        cells += [f"{row[mode]['peak_mb']:.0f}" if "peak_mb" in row[mode] else "" for mode in MODES]
+        error = row.get("error", {})
+        cells += [f"{error[key]:.1e}" if key in error else "" for key in ("output", "gradients")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

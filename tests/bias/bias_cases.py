@@ -1,0 +1,111 @@
+"""Attention inputs for the tests of this folder, and the formula that every backend is held against."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from bias_reference import ring_of_cameras
+
+from aqr_bench.bias import MemoryLayout, WindowBias, biased_attention, grid_windows, window_bias
+
+RANGE = (-10.0, -8.0, -3.0, 10.0, 8.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """q, k, v [B, H, Q or K, d], the bias, and what else there may be."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    bias: WindowBias | None
+    mask: torch.Tensor | None = None
+    prior: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def to(self, dtype: torch.dtype) -> Inputs:
+        q, k, v = (x.to(dtype) for x in (self.q, self.k, self.v))
+        return replace(self, q=q, k=k, v=v, bias=replace(self.bias, value_BQW=self.bias.value_BQW.to(dtype)))
+
+
+def random_inputs(seed, B=2, H=2, Q=5, K=7, d=4, hard=False, masked=False, prior=False, dtype=torch.float64) -> Inputs:
+    """Random cells without any geometry, as self-attention has them; some of them not valid."""
+    g = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(B, H, n, d, generator=g, dtype=dtype) for n in (Q, K, K))
+    W = min(3, K)
+    index = torch.stack([torch.randperm(K, generator=g)[:W] for _ in range(B * Q)]).view(B, Q, W)
+    valid = torch.rand(B, Q, W, generator=g) > 0.3
+    value = (torch.randn(B, Q, W, generator=g, dtype=dtype) * 3).clamp(-5, 5)
+    mask = (torch.rand(Q, K, generator=g) > 0.5) if masked else None
+    if prior:
+        prior = (torch.randn(B, H, Q, 3, generator=g, dtype=dtype), torch.randn(B, 1, K, 3, generator=g, dtype=dtype))
+    return Inputs(q, k, v, WindowBias(index, valid, value, K, hard), mask, prior or None)
+
+
+def grid_inputs(seed, sizes=(3, 3), focal=8.0, Q=6, hard=False, masked=False, dtype=torch.float64) -> Inputs:
+    """True windows: over borders, of points outside the BEV range, in no camera and (focal 8) in two cameras."""
+    g = torch.Generator().manual_seed(seed)
+    layout = MemoryLayout((5, 7), (4, 3, 4), RANGE)
+    points = (torch.rand(2, Q, 3, generator=g, dtype=torch.float64) - 0.5) * torch.tensor([26.0, 20.0, 4.0]).double()
+    if Q > 2:
+        points[:, 0] = torch.tensor([RANGE[3], RANGE[4], 0.0])  # the far corner
+        points[:, 1] = torch.tensor([0.5, 0.5, 50.0])  # above every camera
+    lidar2img = ring_of_cameras(4, 32, 24, focal).expand(2, -1, -1, -1)
+    shapes = torch.tensor([24.0, 32.0], dtype=torch.float64).expand(2, 4, 2)
+    windows = grid_windows(points, lidar2img, shapes, layout, *sizes)
+    q, k, v = (torch.randn(2, 2, n, 4, generator=g, dtype=dtype) for n in (Q, layout.num_keys, layout.num_keys))
+    cells = sum(w.size**2 for w in windows)
+    value = (torch.randn(2, Q, cells, generator=g, dtype=dtype) * 3).clamp(-5, 5)
+    mask = (torch.rand(Q, layout.num_keys, generator=g) > 0.5) if masked else None
+    return Inputs(q, k, v, window_bias(windows, value, layout.num_keys, hard), mask)
+
+
+def peaked_inputs(seed, gap, level, Q=24, K=600, W=25, d=16) -> Inputs:
+    """float32; scores of a row span ``gap``, and its window holds its best keys: where a correction cancels.
+
+    Sample 0: the best keys of each row. Sample 1: keys that stand out in all rows, so that they hold all the mass.
+    ``level`` is the bias of every cell, or ``random`` for -5 to 5.
+    """
+    g = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(2, 2, n, d, generator=g) for n in (Q, K, K))
+    k[..., -1], q[..., -1] = 0.0, 15 * math.sqrt(d)
+    k[1, :, torch.randperm(K, generator=g)[:W], -1] = 1.0
+    scores = q @ k.mT / math.sqrt(d)
+    q = q * (gap / (scores.amax(-1) - scores.amin(-1)))[..., None]
+    index = (q @ k.mT)[:, 0].topk(W, -1).indices
+    value = torch.rand(2, Q, W, generator=g) * 10 - 5 if level == "random" else torch.full((2, Q, W), float(level))
+    return Inputs(q, k, v, WindowBias(index, torch.ones_like(index, dtype=torch.bool), value, K))
+
+
+def formula(inputs: Inputs) -> torch.Tensor:
+    """softmax(q k^T / sqrt(d) + prior + mask + bias) v, zeros for a row without a key."""
+    scores = inputs.q @ inputs.k.transpose(-1, -2) / math.sqrt(inputs.q.shape[-1])
+    if inputs.prior is not None:
+        scores = scores + inputs.prior[0] @ inputs.prior[1].transpose(-1, -2)
+    if inputs.bias is not None:
+        scores = scores + inputs.bias.dense()[:, None]
+    if inputs.mask is not None:
+        scores = scores.masked_fill(inputs.mask, float("-inf"))
+    dead = (scores == float("-inf")).all(-1, keepdim=True)
+    return scores.masked_fill(dead, 0).softmax(-1).masked_fill(dead, 0) @ inputs.v
+
+
+def with_gradients(inputs: Inputs, backend: str | None) -> list[torch.Tensor]:
+    """Output, and gradients of q, k, v and the bias values, by a backend or (None) by the formula."""
+    leaves = [x.detach().clone().requires_grad_() for x in (inputs.q, inputs.k, inputs.v, inputs.bias.value_BQW)]
+    own = replace(inputs, q=leaves[0], k=leaves[1], v=leaves[2], bias=replace(inputs.bias, value_BQW=leaves[3]))
+    out = formula(own) if backend is None else attend(own, backend)
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out)
+    return [out.detach(), *torch.autograd.grad((out * direction).sum(), leaves, materialize_grads=True)]
+
+
+def attend(inputs: Inputs, backend: str) -> torch.Tensor:
+    return biased_attention(
+        inputs.q, inputs.k, inputs.v, mask=inputs.mask, bias=inputs.bias, prior=inputs.prior, backend=backend
+    )
+
+
+def relative_errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
+    """Largest error over the largest value, tensor by tensor."""
+    return [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
