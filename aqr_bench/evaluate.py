@@ -102,7 +102,7 @@ def _failure(condition: Condition, suite: Suite, trained: Record, tier: Tier, er
 def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trained: Record) -> Record:
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
-        scores, inputs, samples = evaluator.run(condition)
+        scores, inputs, samples, router = evaluator.run(condition)
     except Exception as error:
         traceback.print_exc()
         return _failure(condition, suite, trained, evaluator.tier, error)
@@ -111,6 +111,7 @@ def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trai
         status="ok",
         scores=scores,
         cost={**cost_since(clock), "samples": samples},
+        extra={"router": router} if router else {},
         provenance=provenance(
             config=hashable(evaluator.config),
             rooms=ROOMS["evaluate"],
@@ -159,14 +160,18 @@ class Evaluator:
         with torch.no_grad():
             return self.model.test_step(batch)[0].cpu()
 
-    def run(self, condition: Condition) -> tuple[dict, str, int]:
-        """Detect and score under one condition: scores, fingerprint of all inputs, number of samples."""
-        submission, digests = self.detect(condition)
+    def run(self, condition: Condition) -> tuple[dict, str, int, dict]:
+        """Detect and score under one condition: scores, fingerprint of all inputs, samples, what the router did."""
+        from aqr_bench.telemetry import RouterLog
+
+        with RouterLog(self.model.pts_bbox_head) as log:
+            submission, digests = self.detect(condition)
         from aqr_bench.metrics.detection import score_detections
 
         scores = score_detections(submission, self.tables, submission.parent)
         fingerprint = hashlib.sha256("\n".join(f"{t} {d}" for t, d in sorted(digests.items())).encode()).hexdigest()
-        return scores, fingerprint, len(digests)
+        router = log.save(self.work / condition.name / "router.npz")
+        return scores, fingerprint, len(digests), router
 
     def detect(self, condition: Condition) -> tuple[Path, dict[str, str]]:
         """Write the nuScenes submission of the val split; return its path and the inputs' SHA-256 by sample token."""

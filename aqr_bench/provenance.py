@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "world": ("world",),
     "prepare": ("data",),
     "train": (*_MODEL, "hooks.py", "train.py"),
-    "evaluate": (*_MODEL, "metrics", "evaluate.py"),
+    "evaluate": (*_MODEL, "metrics", "evaluate.py", "telemetry.py"),
     "measure": (*_MODEL, "evaluate.py", "measure.py"),
     "pictures": (*_MODEL, "metrics", "evaluate.py", "pictures.py", "report/pictures.py"),
     "report": ("report",),

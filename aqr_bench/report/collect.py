@@ -25,6 +25,8 @@ class Results:
     trainings    one row per variant and seed: status, reason, minutes, parameters
     measures     one row per variant: status, reason, latency and memory
     curves       one row per variant, seed and iteration: loss
+    routers      one row per variant, seed, condition and group of queries (all, confident) where there is a router:
+                 mean, standard deviation and percentiles of the LiDAR and the camera weight
     records      all records that were read
     """
 
@@ -33,6 +35,7 @@ class Results:
     trainings: pd.DataFrame
     measures: pd.DataFrame
     curves: pd.DataFrame
+    routers: pd.DataFrame
     records: tuple[Record, ...]
 
     @property
@@ -60,7 +63,7 @@ def collect_base(records: Path, tier: Tier, studies: Sequence[Study]) -> Results
 
 
 def _collect(records: Path, runs: Iterable[Run], suites: Sequence[Suite], measures: dict[str, Record]) -> Results:
-    evaluations, classes, trainings, curves = [], [], [], []
+    evaluations, classes, trainings, curves, routers = [], [], [], [], []
     seen: list[Record] = []
     for run in runs:
         key = {"variant": run.variant or BASE, "seed": run.seed}
@@ -74,6 +77,7 @@ def _collect(records: Path, runs: Iterable[Run], suites: Sequence[Suite], measur
                 seen.append(record)
                 here = {**key, "condition": record.condition}
                 evaluations.append({**here, **_state(record), **{m: record.scores.get(m) for m in METRICS}})
+                routers += [{**here, **row} for row in _router(record)]
                 for name, scores in record.scores.get("classes", {}).items():
                     classes.append({**here, "class": name, "AP": scores.get("AP")})
     seen += measures.values()
@@ -86,6 +90,7 @@ def _collect(records: Path, runs: Iterable[Run], suites: Sequence[Suite], measur
         ),
         measures=_frame(measured, ["variant", "status", "reason", *MEASURED], MEASURED),
         curves=_frame(curves, ["variant", "seed", "iteration", "loss"], ["iteration", "loss"]),
+        routers=_frame(routers, ["variant", "seed", "condition", "group", "queries", *ROUTER], ["queries", *ROUTER]),
         records=tuple(r for r in seen if r.status != MISSING),
     )
 
@@ -151,6 +156,21 @@ def _measured(record: Record) -> dict:
     # Inference alone, where it was told apart from the rest of the process' life.
     plain["peak_rss_mb"] = record.cost.get("inference_peak_rss_mb", plain["peak_rss_mb"])
     return {**plain, "latency_ms": latency.get("median"), "latency_p95_ms": latency.get("p95")}
+
+
+ROUTER = tuple(f"{m}_{s}" for m in ("lidar", "camera") for s in ("mean", "sd", "p5", "p50", "p95"))
+
+
+def _router(record: Record) -> list[dict]:
+    """What an evaluation says about its router's weights, by group of queries; nothing where it is damaged."""
+    rows = []
+    for group in ("all", "confident"):
+        found = (record.extra.get("router") or {}).get(group) if record.ok else None
+        if not isinstance(found, dict) or not isinstance(found.get("lidar"), dict):
+            continue
+        weights = {f"{m}_{s}": (found.get(m) or {}).get(s) for m in ("lidar", "camera") for s in found["lidar"]}
+        rows.append({"group": group, "queries": found.get("queries"), **weights})
+    return rows
 
 
 def mixtures(records: Iterable[Record]) -> list[str]:

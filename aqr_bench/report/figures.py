@@ -183,6 +183,33 @@ def cost_figure(study: Study, results: Results) -> Figure | None:
     return figure
 
 
+def router_figure(study: Study, results: Results) -> Figure | None:
+    """Mean weight of each modality (diamond) and the range of 90 % of the queries (line), by condition and variant."""
+    frame = results.routers[results.routers["group"] == "all"]
+    names = [v for v in study.variants if (frame["variant"] == v).any()]
+    if not names:
+        return None
+    palette, conditions = colours(study), [c.name for c in study.suite.conditions]
+    figure, axes = _panels(2, 1.1 + 0.3 * len(conditions) * len(names) ** 0.5, width=4.0)
+    for i, (axis, sensor, title) in enumerate(zip(axes, ("lidar", "camera"), ("LiDAR", "camera"), strict=True)):
+        for k, name in enumerate(names):
+            shift = (k - (len(names) - 1) / 2) * min(0.6 / max(len(names) - 1, 1), 0.25)
+            means = frame[frame["variant"] == name].drop(columns=["variant", "group"]).groupby("condition").mean()
+            for y, condition in enumerate(conditions):
+                if condition in means.index:
+                    row = means.loc[condition]
+                    low, high = row[f"{sensor}_p5"], row[f"{sensor}_p95"]
+                    axis.plot([low, high], [y + shift] * 2, "-", color=palette[name], lw=1.4)
+                    axis.plot(row[f"{sensor}_mean"], y + shift, "D", color=palette[name], ms=5)
+        axis.set_title(f"{title} weight")
+        axis.set_xlim(-1.05, 1.05)
+        axis.axvline(0, color=GREY, lw=0.9, ls="--", zorder=0)
+        axis.grid(axis="y", visible=False)
+        _variant_axis(axis, conditions, i == 0)
+    _legend_below(figure, palette, names)
+    return figure
+
+
 def classes_figure(study: Study, results: Results, most: int = 3) -> Figure | None:
     """AP by class, mean over seeds, for the first conditions of the suite."""
     frame = results.classes.dropna(subset=["AP"])
@@ -261,6 +288,11 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path) -> l
             "cost",
             f"Latency against {study.metric} under '{study.suite.conditions[0].name}': seeds (rings), mean (diamond).",
             lambda: cost_figure(study, results),
+        ),
+        (
+            "router",
+            "What the router does: mean weight over all queries (diamond), and the range of 90 % of them (line).",
+            lambda: router_figure(study, results),
         ),
         ("classes", "AP by class, mean over seeds.", lambda: classes_figure(study, results)),
         ("curves", "Training loss; one line style per seed.", lambda: curves_figure(study, results, base)),

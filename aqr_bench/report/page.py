@@ -28,6 +28,7 @@ from aqr_bench.report.tables import (
     cost_table,
     metrics_table,
     problems_table,
+    router_table,
     runs_table,
     scores_table,
 )
@@ -83,13 +84,15 @@ def _section(study: Study, results: Results, base: Results, tables_dir: Path, fi
     tables = {
         "scores": scores_table(study, results),
         "cost": cost_table(study, results),
+        "router": router_table(study, results),
         "metrics": metrics_table(study, results),
         "classes": classes_table(study, results),
         "runs": runs_table(study, results),
         "problems": problems_table(study.name, results),
     }
     for table in tables.values():
-        table.write(tables_dir)
+        if table.name != f"{study.name}_router" or len(table.shown):
+            table.write(tables_dir)
     figures = [
         {"caption": caption, "source": embed(path), "width": _css_width(path)}
         for caption, path in draw_study(study, results, base, figures_dir)

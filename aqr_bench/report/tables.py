@@ -235,6 +235,44 @@ def cost_table(study: Study, results: Results) -> Table:
     )
 
 
+def router_table(study: Study, results: Results) -> Table:
+    """The router's weights by condition and variant: mean over seeds, and the spread over queries."""
+    frame, rows, shown = results.routers, [], []
+    order = [(c.name, v) for c in study.suite.conditions for v in study.variants]
+    for condition, variant in order:
+        here = frame[(frame["condition"] == condition) & (frame["variant"] == variant)]
+        means = {
+            g: here[here["group"] == g].drop(columns=["variant", "condition", "group"]) for g in ("all", "confident")
+        }
+        if means["all"].empty:
+            continue
+        for group, part in means.items():
+            mean = part.mean()
+            rows.append(
+                {"condition": condition, "variant": variant, "group": group, "runs": len(part), **mean.drop("seed")}
+            )
+        shown.append({"Condition": condition, "Variant": variant, **_weights(means)})
+    columns = ["condition", "variant", "group", "runs", *frame.columns[4:]]
+    return Table(
+        f"{study.name}_router",
+        "What the router does",
+        pd.DataFrame(rows, columns=columns),
+        pd.DataFrame(shown),
+        "Weights in [-1, 1], mean over seeds and over all queries of all frames, and standard deviation over queries. "
+        "Confident: queries with a score of 0.3 or more.",
+        numeric=frozenset(shown[0]) - {"Condition", "Variant"} if shown else frozenset(),
+    )
+
+
+def _weights(groups: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    found = {}
+    for sensor, name in (("lidar", "LiDAR"), ("camera", "Camera")):
+        found[f"{name} weight"] = number(groups["all"][f"{sensor}_mean"].mean(), 2, sign=True)
+        found[f"{name} sd"] = number(groups["all"][f"{sensor}_sd"].mean(), 2)
+        found[f"{name}, confident"] = number(groups["confident"][f"{sensor}_mean"].mean(), 2, sign=True)
+    return found
+
+
 def classes_table(study: Study, results: Results) -> Table:
     """AP per class: mean over seeds, one column per variant."""
     frame = results.classes

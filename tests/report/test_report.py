@@ -38,6 +38,13 @@ def make_study(folder: Path, variants=("none", "cross"), seeds=(0, 1), **changes
     return path
 
 
+def router_extra(k: int) -> dict:
+    """What an evaluation under the k-th condition says about its router."""
+    weights = {"mean": 0.5 - 0.4 * k, "sd": 0.11, "p5": 0.3 - 0.4 * k, "p50": 0.5 - 0.4 * k, "p95": 0.7 - 0.4 * k}
+    group = {"queries": 40, "lidar": weights, "camera": {**weights, "mean": 0.25}}
+    return {"file": "router.npz", "all": group, "confident": {"queries": 0}}
+
+
 def fill(results: Path, study_path: Path, fail=(), skip=(), spread: float = 0.001) -> None:
     """Records of every run; ``fail`` and ``skip`` hold (variant, seed). Scores: 0.4 + effect + a little per seed."""
     tier, study = load_tier("smoke"), load_study(study_path)
@@ -59,7 +66,9 @@ def fill(results: Path, study_path: Path, fail=(), skip=(), spread: float = 0.00
             state = {"condition": condition.name, "suite": study.suite.name, "scores": scores}
             reason = f"training failed: {bad}" if bad else None
             proof = {"input_sha256": condition.name}
-            rows.append(Record("evaluate", "failed" if bad else "ok", **name, **state, reason=reason, provenance=proof))
+            extra = {"router": router_extra(k)} if run.variant == "cross" else {}
+            more = {"reason": reason, "provenance": proof, "extra": extra}
+            rows.append(Record("evaluate", "failed" if bad else "ok", **name, **state, **more))
         write_records(results / run.folder / f"evaluate.{study.suite.name}.jsonl", rows)
     for i, variant in enumerate(study.variants):
         cost = {
@@ -101,17 +110,34 @@ def test_complete_report(tmp_path):
     assert "within the noise" in page and "aqr-bench run --tier smoke --study made_up" in page
     # Self-contained: every picture is embedded, and nothing is fetched from anywhere.
     sources = re.findall(r'<img[^>]* src="([^"]+)"', page)
-    assert len(sources) == 7 and all(s.startswith("data:image/") for s in sources)
+    assert len(sources) == 8 and all(s.startswith("data:image/") for s in sources)
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page
     assert base64.b64decode(sources[0].split(",")[1]).startswith(b"\x89PNG")
     assert "b.png (cannot identify" in page and len(page) < 15_000_000
     figures = {p.name for p in (tmp_path / "report" / "figures").iterdir()}
-    wanted = ("metric", "difference", "heatmap", "cost", "classes", "curves")
+    wanted = ("metric", "difference", "heatmap", "cost", "router", "classes", "curves")
     assert figures == {f"made_up_{name}{suffix}" for name in wanted for suffix in (".png", ".pdf")}
     scores = pd.read_csv(tmp_path / "report" / "tables" / "made_up_scores.csv")
     assert list(scores["ok"]) == [2] * 6 and scores["difference"].dropna().between(0.05, 0.06).all()
     markdown = (tmp_path / "report" / "tables" / "made_up_scores.md").read_text()
     assert "| clean | none | 0.40" in markdown
+
+
+def test_what_the_router_does_is_shown_where_there_is_one(tmp_path):
+    study = make_study(tmp_path)
+    fill(tmp_path / "results", study)
+    page = report_on(tmp_path, study)
+    assert "What the router does" in page
+    table = pd.read_csv(tmp_path / "report" / "tables" / "made_up_router.csv")
+    row = table[(table["condition"] == "no_lidar") & (table["group"] == "all")].iloc[0]
+    assert (row["variant"], row["runs"]) == ("cross", 2)
+    assert (row["lidar_mean"], row["camera_mean"]) == pytest.approx((0.1, 0.25))
+    assert (tmp_path / "report" / "figures" / "made_up_router.png").stat().st_size > 10_000
+    shown = (tmp_path / "report" / "tables" / "made_up_router.md").read_text()
+    assert "+0.50 | 0.11 | – | +0.25 |" in shown
+    without = make_study(tmp_path, variants=("none", "self"))
+    fill(tmp_path / "results", without)
+    assert "What the router does" not in report_on(tmp_path, without)
 
 
 def test_failed_and_missing_runs_are_shown_and_take_nothing_down(tmp_path):

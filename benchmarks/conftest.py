@@ -1,0 +1,23 @@
+"""Options and cases of the attention pieces."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--size", default="note", help="a size of attention_cases.SIZES")
+    parser.addoption("--windows", default="5/5", help="BEV/camera window in cells")
+
+
+@pytest.fixture(scope="session")
+def case(request):
+    from attention_cases import make_case
+
+    windows = request.config.getoption("--windows").split("/")
+    return make_case(request.config.getoption("--size"), *map(int, windows))
