@@ -72,7 +72,7 @@ def biased_attention(
     else:
         q, k, v = _equal_widths(q, k, v_BHKd)
         if isinstance(bias, WindowBias) and not dropout_p and not (mask is not None and mask.requires_grad):
-            name = choose_backend(q, bias) if backend == "auto" else backend
+            name = choose_backend(q, bias, prior is not None) if backend == "auto" else backend
             if name == "window" and q.dtype not in (torch.float32, torch.float64):
                 raise ValueError(f"attention backend 'window' needs float32 or float64, not {q.dtype}; use 'masked'")
             out = FAST[name](q, k, v, _without_dead_rows(bias, dead_BQ), alive, scale)
@@ -84,12 +84,14 @@ def biased_attention(
     return out if dead_BQ is None else out.masked_fill(dead_BQ[:, None, :, None], 0)
 
 
-def choose_backend(q_BHQd: Tensor, bias: WindowBias) -> str:
+def choose_backend(q_BHQd: Tensor, bias: WindowBias, local: bool = False) -> str:
     """What ``auto`` stands for, by device, dtype and number of cells (measured: benchmarks/README.md).
 
     Args:
         q_BHQd: queries of any width.
         bias: the bias that is to be applied.
+        local: a locality prior already draws attention into the windows. A negative bias then makes ``window`` redo
+            most rows, and ``masked`` is the better choice.
     Returns:
         ``window``, ``masked`` or ``flex``.
     """
@@ -98,7 +100,8 @@ def choose_backend(q_BHQd: Tensor, bias: WindowBias) -> str:
         return "window"
     if q_BHQd.device.type == "cuda":
         return "flex" if bias.grids else "masked"
-    return "window" if exact and bias.num_keys >= KEYS_PER_CELL * bias.index_BQW.shape[-1] else "masked"
+    few = bias.num_keys >= KEYS_PER_CELL * bias.index_BQW.shape[-1]
+    return "window" if exact and few and not local else "masked"
 
 
 def _scaled(q: Tensor, k: Tensor, prior: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, float]:

@@ -224,6 +224,7 @@ def test_what_auto_stands_for():
 
     q = torch.zeros(1, 1, 1, 8)
     assert choose_backend(q, bias(75, 22784)) == "window"
+    assert choose_backend(q, bias(75, 22784), local=True) == "masked"
     assert choose_backend(q, bias(475, 22784)) == "masked"
     assert choose_backend(q, bias(475, 22784, hard=True)) == "window"
     assert choose_backend(q.bfloat16(), bias(75, 22784)) == "masked"
