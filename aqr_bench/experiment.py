@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, require_file
-from aqr_bench.study import Schedule, Study, Tier, check_overrides, variant_config
+from aqr_bench.study import Schedule, Study, Tier, check_overrides, config_entry, variant_config
 
 CONFIGS = Path(__file__).parent / "cmt" / "configs"
 
@@ -106,14 +106,11 @@ def _schedule(tier: Tier, study: Study | None, variant: str | None) -> tuple[Sch
 def _merge(config: Any, overrides: Mapping[str, Any]) -> None:
     """Set dotted keys one by one: a mapping replaces what stood there, it is not merged into it."""
     for key, value in overrides.items():
-        node = config
+        node = config._cfg_dict  # a Config is not a mapping itself
         *path, last = key.split(".")
         for part in path:
-            node = node[int(part)] if isinstance(node, (list, tuple)) else node[part]
-        if isinstance(node, list):
-            node[int(last)] = value
-        else:
-            node[last] = value
+            node = node[config_entry(node, part)]
+        node[config_entry(node, last)] = value
 
 
 def _set_iterations(config: Any, iterations: int) -> None:

@@ -282,21 +282,37 @@ def variant_config(tier: Tier, study: Study, variant: str) -> dict[str, Any]:
     return merge_overrides(tier.variant.config, study.variants[variant].config)
 
 
+def config_entry(node: Any, part: str) -> str | int | None:
+    """Key or index that one part of a dotted key means in ``node``; None if there is no such thing.
+
+    A list is entered by index, or by the ``type`` of an element that is the only one of its type.
+    """
+    if isinstance(node, Mapping):
+        return part if part in node else None
+    if not isinstance(node, list | tuple):
+        return None
+    if part.isdigit():
+        return int(part) if int(part) < len(node) else None
+    at = [i for i, element in enumerate(node) if isinstance(element, Mapping) and element.get("type") == part]
+    return at[0] if len(at) == 1 else None
+
+
 def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any], where: str | Path) -> None:
-    """Raise UserError unless every dotted key exists in ``config`` (lists are entered by index)."""
+    """Raise UserError unless every dotted key exists in ``config`` (lists: see :func:`config_entry`)."""
     for key in overrides:
         node: Any = config
         parts = key.split(".")
         for i, part in enumerate(parts):
-            index = int(part) if part.isdigit() else -1
-            if isinstance(node, list | tuple) and 0 <= index < len(node):
-                node = node[index]
-            elif isinstance(node, Mapping) and part in node:
-                node = node[part]
-            else:
+            entry = config_entry(node, part)
+            if entry is None:
                 known = node if isinstance(node, Mapping) else []
+                if isinstance(node, list | tuple):
+                    known = [e["type"] for e in node if isinstance(e, Mapping) and "type" in e]
                 place = ".".join(parts[:i]) or "the config"
+                if known and list(known).count(part) > 1:
+                    raise UserError(f"{where}: config key '{key}': several '{part}' in {place}; give the index")
                 raise UserError(f"{where}: config key '{key}': no '{part}' in {place}{nearest(part, known)}")
+            node = node[entry]
 
 
 def matrix(tier: Tier, studies: Iterable[Study]) -> list[Run]:

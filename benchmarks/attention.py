@@ -6,8 +6,8 @@
     python benchmarks/attention.py --device cuda --dtype bfloat16
 
 Timed are the projections of queries, keys, values and output, and the attention between them: forward without
-gradients, and forward with backward to inputs, weights and bias. A round times every variant once, in an order that
-turns from round to round; ratios are taken within a round and given as median and quartiles. Memory is the peak over
+gradients, and forward with backward to inputs, weights and bias. A round times every variant once, in a shuffled
+order; ratios are taken within a round and given as median and quartiles. Memory is the peak over
 the inputs in a fresh process. Needs torch and ``aqr_bench.bias``, nothing else of the project.
 """
 
@@ -17,6 +17,7 @@ import argparse
 import datetime
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -129,8 +130,8 @@ def interleaved(case: Case, rows: dict[str, dict], mode: str, rounds: int, devic
     alive = [name for name in rows if "failed" not in rows[name]]
     seconds: dict[str, list[float]] = {name: [] for name in alive}
     for turn in range(rounds):
-        shift = turn % len(alive)
-        for name in alive[shift:] + alive[:shift]:
+        # Shuffled, since what ran before leaves caches and freed memory behind.
+        for name in random.Random(turn).sample(alive, len(alive)):
             seconds[name].append(_timed(case, name, mode, device))
     return seconds
 

@@ -182,6 +182,15 @@ def test_check_overrides_finds_a_key_the_config_does_not_have():
         studies.check_overrides(config, {"layers.1.d": 2}, "f")
 
 
+def test_an_element_of_a_list_can_be_named_by_its_type():
+    config = {"pipeline": [{"type": "Load"}, {"type": "SensorDropout", "lidar": 0.25}, {"type": "Load"}]}
+    studies.check_overrides(config, {"pipeline.SensorDropout.lidar": 0.0}, "f")
+    with pytest.raises(UserError, match=r"no 'SensorDrpout' in pipeline; did you mean 'SensorDropout'"):
+        studies.check_overrides(config, {"pipeline.SensorDrpout.lidar": 0.0}, "f")
+    with pytest.raises(UserError, match="several 'Load' in pipeline; give the index"):
+        studies.check_overrides(config, {"pipeline.Load.type": 1}, "f")
+
+
 def test_missing_data_and_model_are_found_before_anything_runs(tmp_path):
     def real_data(d):
         d["data"].update(kind="nuscenes", root=str(tmp_path / "nuscenes"))

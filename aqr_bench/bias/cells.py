@@ -223,14 +223,7 @@ class _Rows:
 
     def gather(self, key_nw: Tensor) -> None:
         """Fill ``keys`` and ``values``, [n, w, H * E]."""
-        n, w = key_nw.shape
-        flat = key_nw.flatten()
-        self.keys = torch.index_select(self.k_rows, 0, flat, out=self._buffer("k", self.k_rows, n * w)).unflatten(
-            0, (n, w)
-        )
-        self.values = torch.index_select(self.v_rows, 0, flat, out=self._buffer("v", self.v_rows, n * w)).unflatten(
-            0, (n, w)
-        )
+        self.keys, self.values = self._gathered("k", self.k_rows, key_nw), self._gathered("v", self.v_rows, key_nw)
 
     def diagonal(self, row: Tensor) -> Tensor:
         """[n, H, H * E]: the scaled query vectors of each head on the diagonal, zeros elsewhere."""
@@ -251,8 +244,9 @@ class _Rows:
         """What each head gives for its own part of the width: [n, H, H * E] -> [n, H, E]."""
         return x_nHC.unflatten(2, (self.num_heads, -1)).diagonal(dim1=1, dim2=2).transpose(1, 2)
 
-    def _buffer(self, name: str, like: Tensor, rows: int) -> Tensor:
+    def _gathered(self, name: str, rows: Tensor, key_nw: Tensor) -> Tensor:
         held = self._buffers.get(name)
-        if held is None or len(held) < rows:
-            self._buffers[name] = held = like.new_empty(rows, like.shape[1])
-        return held[:rows]
+        if held is None or len(held) < key_nw.numel():
+            self._buffers[name] = held = rows.new_empty(key_nw.numel(), rows.shape[1])
+        out = held[: key_nw.numel()]
+        return torch.index_select(rows, 0, key_nw.flatten(), out=out).unflatten(0, key_nw.shape)

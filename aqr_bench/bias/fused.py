@@ -10,6 +10,7 @@ from torch import Tensor
 aten = torch.ops.aten
 # Memory-efficient attention on CUDA reads an added mask in vectors of 16 bytes.
 CUDA_MASK_ALIGNMENT = 8
+CUDA_LSE_ROWS = 32  # and pads the log-sum-exp to a multiple of this
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,20 @@ def attend_backward(
     Both may differ from what :func:`attend` gave: that is how a correction over few keys gets its gradient.
     """
     out, lse = done.out_BHQD, done.lse_BHQ
+    if grad_BHQD.stride(-1) != 1:  # an expanded gradient, which kernels would read past
+        grad_BHQD = grad_BHQD.contiguous()
     if q.device.type == "cpu":
         return aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad_BHQD, q, k, v, out, lse, 0.0, False, attn_mask=added, scale=scale
         )
-    rows = -(-q.shape[2] // 32) * 32  # the kernel's own padding
-    lse = torch.nn.functional.pad(lse, (0, rows - lse.shape[-1]), value=float("inf"))
-    gradients = aten._scaled_dot_product_efficient_attention_backward(
-        grad_BHQD, q, k, v, _per_head(added, q), out, lse, *done.rng, 0.0, [True, True, True, False], False, scale=scale
-    )
-    return gradients[:3]
+    lse = torch.nn.functional.pad(lse, (0, -lse.shape[-1] % CUDA_LSE_ROWS), value=float("inf"))
+    grad, q_, k_, v_, out = (x.transpose(1, 2) for x in (grad_BHQD, q, k, v, out))
+    nothing = (None, None)
+    gradients = aten._efficient_attention_backward(
+        grad, q_, k_, v_, _per_head(added, q), out, *nothing, q_.shape[1], k_.shape[1], lse, 0.0, *done.rng, 0, False,
+        scale=scale,
+    )  # fmt: skip
+    return tuple(x.transpose(1, 2) for x in gradients[:3])
 
 
 def empty_mask(rows: int, keys: int, like: Tensor) -> Tensor:

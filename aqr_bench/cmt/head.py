@@ -164,6 +164,11 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
             self.locality = _configured(LocalityPrior, "locality", dict(locality), num_heads=heads)
         if aqr:  # an empty dict is what overrides of single keys are merged into
             self.aqr = _configured(AttentionBias, "aqr", dict(aqr), embed_dims=hidden_dim)
+            if (self.aqr.site, self.aqr.layers) == ("self", "first"):
+                raise UserError(
+                    "pts_bbox_head.aqr: site 'self' with layers 'first' changes nothing: queries start at zero, so the "
+                    "values of the first self-attention are all equal; use layers 'all' or 'last'"
+                )
         set_backend(self.transformer, attention_backend)
         self._place_references()
 
