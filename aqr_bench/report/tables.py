@@ -268,7 +268,7 @@ def _weights(groups: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     found = {}
     for sensor, name in (("lidar", "LiDAR"), ("camera", "Camera")):
         found[f"{name} weight"] = number(groups["all"][f"{sensor}_mean"].mean(), 2, sign=True)
-        found[f"{name} sd"] = number(groups["all"][f"{sensor}_sd"].mean(), 2)
+        found[f"{name} sd"] = number(groups["all"][f"{sensor}_sd"].mean(), 3)
         found[f"{name}, confident"] = number(groups["confident"][f"{sensor}_mean"].mean(), 2, sign=True)
     return found
 

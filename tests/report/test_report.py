@@ -134,7 +134,7 @@ def test_what_the_router_does_is_shown_where_there_is_one(tmp_path):
     assert (row["lidar_mean"], row["camera_mean"]) == pytest.approx((0.1, 0.25))
     assert (tmp_path / "report" / "figures" / "made_up_router.png").stat().st_size > 10_000
     shown = (tmp_path / "report" / "tables" / "made_up_router.md").read_text()
-    assert "+0.50 | 0.11 | – | +0.25 |" in shown
+    assert "+0.50 | 0.110 | – | +0.25 |" in shown
     without = make_study(tmp_path, variants=("none", "self"))
     fill(tmp_path / "results", without)
     assert "What the router does" not in report_on(tmp_path, without)
