@@ -206,7 +206,7 @@ def router_figure(study: Study, results: Results) -> Figure | None:
         axis.axvline(0, color=GREY, lw=0.9, ls="--", zorder=0)
         axis.grid(axis="y", visible=False)
         _variant_axis(axis, conditions, i == 0)
-        axis.set_xticks([-1, -0.5, 0, 0.5, 1])
+        axis.set_xticks([-0.5, 0, 0.5])  # -1 and 1 of neighbouring panels would touch
     _legend_below(figure, palette, names)
     return figure
 
