@@ -31,8 +31,8 @@ class Scratch:
     """One [Q, K] mask that is filled for one sample after the other: a context, entered once per pass.
 
     Without a mask of its own, and with windows that are not hard, it is zero but for the window cells. Such a buffer is
-    kept for the next pass of this thread, zeroed again at the cells alone: clearing 80 MB would be a quarter of what the
-    mask costs in all.
+    kept for the next pass of this thread, zeroed again at the cells alone: clearing 80 MB would be a quarter of what
+    the mask costs in all.
     """
 
     _kept = threading.local()
