@@ -109,14 +109,13 @@ class _Corrected(torch.autograd.Function):
         q, k, v, out, lse, mask, index, valid, value = ctx.saved_tensors
         cells = make_cells(WindowBias(index, valid, value, ctx.num_keys, grids=ctx.grids), mask, correction=True)
         delta = (grad * out).sum(-1)
-        onto = (None, None, None)
+        onto = None
         if any(ctx.needs_input_grad[:3]):
             added = None if mask is None else mask[:, None].expand(len(q), -1, -1, -1)
             onto = attend_backward(grad, q, k, v, Attended(out, lse, ctx.rng), added, ctx.scale)
             onto = tuple(in_rows(x) for x in onto)
-        at = None if onto[0] is None else onto
-        dvalue = cell_gradients(q, k, v, lse, grad, delta, cells, value.shape[-1], ctx.scale, at)
-        return *onto, dvalue, None, None, None
+        dvalue = cell_gradients(q, k, v, lse, grad, delta, cells, value.shape[-1], ctx.scale, onto)
+        return *(onto or (None, None, None)), dvalue, None, None, None
 
 
 class _WindowOnly(torch.autograd.Function):

@@ -44,13 +44,13 @@ class Scratch:
         self.keep = mask is None and not bias.hard and like.device.type == "cpu"
         self.used: tuple[Tensor, Tensor] | None = None
         rows, keys = bias.index_BQW.shape[1], bias.num_keys
-        flat = getattr(self._kept, "zeros", None) if self.keep else None
-        self._kept.zeros = None  # nobody else's while it is in use
-        if flat is None or flat.dtype != like.dtype or flat.numel() < rows * keys:
-            flat = None
         if self.keep:
-            self.flat = torch.zeros(rows * keys, dtype=like.dtype) if flat is None else flat
-            self.tensor = self.flat[: rows * keys].view(rows, keys)
+            flat = getattr(self._kept, "zeros", None)
+            self._kept.zeros = None  # nobody else's while it is in use
+            if flat is None or flat.dtype != like.dtype or flat.numel() < rows * keys:
+                flat = torch.zeros(rows * keys, dtype=like.dtype)
+            self.flat = flat
+            self.tensor = flat[: rows * keys].view(rows, keys)
         else:
             self.tensor = empty_mask(rows, keys, like).fill_(self.background)
 

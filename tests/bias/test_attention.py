@@ -184,6 +184,23 @@ def test_a_dense_bias_and_a_float_mask_with_gradients():
             torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), mask, retain_graph=True))
 
 
+@pytest.mark.parametrize("backend", TRAINABLE)
+@pytest.mark.parametrize("prior", [False, True])
+def test_without_a_bias_mask_and_prior_are_applied_alike(backend, prior):
+    inputs = replace(random_inputs(4, masked=True, prior=prior), bias=None)
+    inputs.mask[2] = True  # a row without a key
+    torch.testing.assert_close(attend(inputs, backend), formula(inputs))
+    torch.testing.assert_close(attend(replace(inputs, mask=None), backend), formula(replace(inputs, mask=None)))
+
+
+def test_a_mask_elsewhere_does_not_throw_the_kept_one_away():
+    inputs = grid_inputs(0)
+    attend(inputs, "masked")
+    kept = masked.Scratch._kept.zeros
+    attend(random_inputs(0, masked=True), "masked")
+    assert masked.Scratch._kept.zeros is kept and kept.abs().max() == 0
+
+
 def test_dropout_drops_and_keeps_the_mean():
     inputs = random_inputs(0, Q=4, K=6)
     torch.manual_seed(0)
