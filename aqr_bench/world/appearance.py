@@ -1,77 +1,59 @@
-"""Colours: the painted faces of every class, the grey of the distractors, and the light of a scene."""
+"""Colours: the painted faces of every class and the grey of the distractors."""
 
 from __future__ import annotations
 
 import colorsys
-from dataclasses import dataclass
 
 import numpy as np
 
 from aqr_bench.world.classes import ClassInfo
-from aqr_bench.world.spec import WorldSpec
+from aqr_bench.world.light import LIT
 
 TEXELS = 16
 # Faces of a cuboid, in the order of a texture: +x, -x, +y, -y, +z, -z.
 FRONT, BACK, LEFT, RIGHT, TOP, BOTTOM = range(6)
 GLASS = np.array([0.10, 0.13, 0.17])
 RUBBER = np.array([0.05, 0.05, 0.06])
+HEADLAMP = np.array([0.98, 0.97, 0.85])
 SKIN_TONES = np.array([[0.95, 0.78, 0.66], [0.78, 0.57, 0.42], [0.50, 0.34, 0.25]])
 
 
-@dataclass(frozen=True)
-class Light:
-    """The light of a scene. Colours are linear RGB in 0 .. 1; ``sun`` (3,) points to the sun in the global frame."""
-
-    night: bool
-    gain: float
-    sun: np.ndarray
-    ambient: float
-    shadow: float  # brightness of ground in shadow, as a share
-    sky: np.ndarray
-    haze: np.ndarray
-    ground: np.ndarray
-    asphalt: np.ndarray
-    noise: float  # standard deviation of the pixel noise, in grey levels of 255
-
-
-def draw_light(spec: WorldSpec, rng: np.random.Generator) -> Light:
-    """Draw the light of a scene: by day within ``spec.light``, by night (``spec.night_share``) 0.3 of that."""
-    night = bool(rng.random() < spec.night_share)
-    azimuth, elevation = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(28, 65))
-    sun = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
-    overcast = rng.random()
-    gain = float(rng.uniform(*spec.light))
-    sky = (1 - overcast) * np.array([0.45, 0.66, 0.92]) + overcast * np.array([0.74, 0.77, 0.80])
-    ground = np.array([0.40, 0.43, 0.30]) * rng.uniform(0.8, 1.15) + rng.normal(0, 0.02, 3)
-    asphalt = np.array([0.34, 0.34, 0.36]) * rng.uniform(0.8, 1.2)
-    noise = float(rng.uniform(1.5, 3.5))
-    if night:
-        return Light(
-            True, gain * 0.3, sun, 0.85, 0.8, sky * 0.12, np.array([0.09, 0.10, 0.14]), ground, asphalt, 2 * noise
-        )
-    haze = 0.5 * sky + 0.5 * np.array([0.86, 0.88, 0.90])
-    return Light(False, gain, sun, 0.5 + 0.2 * overcast, 0.5 + 0.25 * overcast, sky, haze, ground, asphalt, noise)
-
-
 def paint(
-    info: ClassInfo | None, roles: list[str], category: str, attribute: str | None, rng: np.random.Generator
+    info: ClassInfo | None,
+    roles: list[str],
+    category: str,
+    attribute: str | None,
+    rng: np.random.Generator,
+    variation: float = 1.0,
+    dark: bool = False,
+    lit: bool = False,
 ) -> np.ndarray:
-    """Paint the parts of one object; ``info`` None paints a distractor. Returns (P, 6, S, S, 3) float32 in 0 .. 1.
+    """Paint the parts of one object; ``info`` None paints a distractor. Returns (P, 6, S, S, 3) float32.
 
-    Rows run from the top down. Columns run from back to front on the sides and on top, from right to left at the ends.
+    Colours lie in 0 .. 1, but for the lamps of a thing that is ``lit``, which shine. ``variation`` scales how much
+    objects of one class differ in colour; ``dark`` paint has half the brightness. Rows run from the top down. Columns
+    run from back to front on the sides and on top, from right to left at the ends.
     """
     if info is None:
         return np.stack([_clutter(rng)] * len(roles)).astype(np.float32)
     hue, saturation, value = info.colour_hsv
-    base = _rgb(hue + rng.normal(0, 6), saturation * np.exp(rng.normal(0, 0.08)), value * np.exp(rng.normal(0, 0.12)))
+    hue += variation * rng.normal(0, 6)
+    saturation *= np.exp(variation * rng.normal(0, 0.08))
+    value *= np.exp(variation * rng.normal(0, 0.12)) * (0.5 if dark else 1.0)
+    base = rgb(hue, saturation, value)
     tail = np.array([0.95, 0.06, 0.05]) if attribute == "vehicle.stopped" else np.array([0.55, 0.05, 0.05])
     painted = [_PAINTERS[info.name](_plain(base), role, base, tail, rng) for role in roles]
     if category == "human.pedestrian.construction_worker":
         painted[0][:4, 5:8] = (0.75, 0.95, 0.15)
-    return np.clip(np.stack(painted), 0, 1).astype(np.float32)
+    painted = np.clip(np.stack(painted), 0, 1)
+    if lit:
+        shining = (painted == HEADLAMP).all(-1) | (painted == tail).all(-1)
+        painted[shining] *= LIT
+    return painted.astype(np.float32)
 
 
-def _rgb(hue_deg: float, saturation: float, value: float) -> np.ndarray:
+def rgb(hue_deg: float, saturation: float, value: float) -> np.ndarray:
+    """Return a colour (3,) in 0 .. 1 from its hue in degrees, saturation and value."""
     return np.array(colorsys.hsv_to_rgb(hue_deg / 360 % 1, min(max(saturation, 0), 1), min(max(value, 0), 1)))
 
 
@@ -94,7 +76,7 @@ def _wheels(face: np.ndarray, columns: tuple[int, ...], top: int) -> None:
 
 def _lamps(face: np.ndarray, tail: np.ndarray, rows: slice) -> None:
     for side in (slice(0, 4), slice(12, 16)):
-        face[FRONT, rows, side] = (0.98, 0.97, 0.85)
+        face[FRONT, rows, side] = HEADLAMP
         face[BACK, rows, side] = tail
 
 
@@ -154,7 +136,7 @@ def _construction_vehicle(face, role, base, tail, rng):
 
 def _pedestrian(face, role, base, tail, rng):
     face[:4, :3] = SKIN_TONES[rng.integers(3)]
-    face[:4, 9:] = _rgb(rng.uniform(200, 250), 0.5, 0.3)
+    face[:4, 9:] = rgb(rng.uniform(200, 250), 0.5, 0.3)
     face[TOP] = (0.2, 0.14, 0.1)
     return face
 

@@ -1,45 +1,40 @@
-"""Six pinhole cameras by ray casting into a depth buffer, drawn at twice the size and averaged down."""
+"""Six pinhole cameras by ray casting, drawn at twice the size and averaged down."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
-import cv2
 import numpy as np
 
-from aqr_bench.world import ground
-from aqr_bench.world.appearance import TEXELS, Light
-from aqr_bench.world.geometry import Solids, cast, corners, rotate
-from aqr_bench.world.rig import CAMERAS, CameraMount
+from aqr_bench.world import ground, rays
+from aqr_bench.world.geometry import Solids, corners, rotate
+from aqr_bench.world.light import NIGHT_FLOOR, Light, lamplight
+from aqr_bench.world.rig import CAMERAS
 from aqr_bench.world.scene import Scene
 
 SUPERSAMPLE = 2
 NEAR_M = 0.1
 HAZE_M = 90.0  # depth at which 63 % of a colour is lost in the haze
-_EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
 
 
 @dataclass(frozen=True)
 class _View:
-    """What never changes about a camera: its rays, and where on the ground they fall.
+    """What never changes about a camera: where it sits and its fan of rays, whose distances are depths.
 
-    ``rays`` (3, H, W) in ego axes have unit depth, so distances along them are depths. ``column`` and ``row``
-    (H - horizon, W) look up the ground drawing, ``clear`` (H - horizon, W, 1) is the share of its colour that gets
-    through the haze, ``far`` (H - horizon, W, 1) the share of plain ground where the drawing ends.
+    ``axes`` (3, 3) from camera to ego frame, ``dx`` and ``dy`` (W,) the directions of the columns on the ground,
+    ``dz`` (H,) the slopes of the rows, ``depth`` (H, 1) of the ground at each row; H and W are those of the doubled
+    picture.
     """
 
-    mount: CameraMount
-    focal: float
-    center: tuple[float, float]
     origin: np.ndarray
-    rays: np.ndarray
-    horizon: int
+    axes: np.ndarray
+    focal: float
+    center: float
+    dx: np.ndarray
+    dy: np.ndarray
+    dz: np.ndarray
     depth: np.ndarray
-    column: np.ndarray
-    row: np.ndarray
-    clear: np.ndarray
-    far: np.ndarray
 
 
 @lru_cache(maxsize=4)
@@ -48,26 +43,13 @@ def _views(image_size: tuple[int, int]) -> tuple[_View, ...]:
     width, height = (SUPERSAMPLE * size for size in image_size)
     for mount in CAMERAS:
         matrix = mount.intrinsic(image_size) * SUPERSAMPLE
-        focal, center = matrix[0, 0], (matrix[0, 2], matrix[1, 2])
-        right = (np.arange(width) + 0.5 - center[0]) / focal
-        down = (np.arange(height) + 0.5 - center[1]) / focal
-        local = np.stack(np.broadcast_arrays(right, down[:, None], 1.0))
-        rays = np.einsum("ij,jhw->ihw", mount.axes, local).astype(np.float32)
-        origin = np.array(mount.translation)
-        horizon = int(np.searchsorted(down, 0.0, "right"))
-        depth = np.full((height, width), np.inf, np.float32)
-        depth[horizon:] = (origin[2] / down[horizon:, None]).astype(np.float32)
-        ground_xy = origin[:2, None, None] + rays[:2, horizon:] * depth[horizon:]
-        lookup = ((ground_xy + ground.REACH_M) / ground.CELL_M - 0.5).astype(np.float32)
-        distance = np.abs(ground_xy).max(0)
-        far = np.clip((distance - 0.75 * ground.REACH_M) / (0.22 * ground.REACH_M), 0, 1)
-        clear = np.exp(-depth[horizon:] / HAZE_M)
-        views.append(
-            _View(
-                mount, focal, center, origin, rays, horizon, depth, lookup[0], lookup[1],
-                clear[..., None].astype(np.float32), far[..., None].astype(np.float32),
-            )
-        )  # fmt: skip
+        right = (np.arange(width) + 0.5 - matrix[0, 2]) / matrix[0, 0]
+        down = (np.arange(height) + 0.5 - matrix[1, 2]) / matrix[0, 0]
+        axes, origin = mount.axes, np.array(mount.translation)
+        dx, dy = (axes[axis, 0] * right + axes[axis, 2] for axis in (0, 1))
+        with np.errstate(divide="ignore"):
+            depth = np.where(down > 0, origin[2] / down, np.inf)[:, None]
+        views.append(_View(origin, axes, matrix[0, 0], matrix[0, 2], dx, dy, -down, depth))
     return tuple(views)
 
 
@@ -79,120 +61,85 @@ def photograph(
     Returns RGB pictures (H, W, 3) uint8 in the order of ``rig.CAMERAS``, and for each actor how many pixels (of the
     doubled pictures) show it and how many would if it stood there alone.
     """
+    light, actors = scene.light, len(scene.actors)
     drawing = ground.draw(scene, ego_pose, solids_ego)
-    sun = np.append(rotate(scene.light.sun[:2], -ego_pose[2]), scene.light.sun[2])
-    first_part = np.concatenate([[0], np.cumsum([len(actor.parts) for actor in scene.actors])])
-    seen, alone = np.zeros(len(scene.actors), int), np.zeros(len(scene.actors), int)
+    faces = _brightness(scene, solids_ego, ego_pose)
+    center, half, owner = solids_ego.packed
+    heading = np.stack([np.cos(solids_ego.yaw), np.sin(solids_ego.yaw)], -1)
     boxes = corners(solids_ego.center, solids_ego.yaw, solids_ego.half)
+    texture_of = np.arange(len(owner))
+    plain = np.asarray(light.ground, float) * (NIGHT_FLOOR if light.night else 1.0)
+    haze, exposure = np.asarray(light.haze, float), 255.0 * light.gain
+    seen, alone = np.zeros(actors, np.int64), np.zeros(actors, np.int64)
     pictures = []
     for view in _views(image_size):
-        colour = _backdrop(view, scene, drawing)
-        depth = view.depth.copy()
-        shown = np.full(depth.shape, -1, np.int32)
-        rectangles = _rectangles(view, boxes)
-        for index, actor in enumerate(scene.actors):
-            own = range(first_part[index], first_part[index + 1])
-            parts = [(p, actor.textures[p - own.start], rectangles[p]) for p in own if rectangles[p] is not None]
-            if parts:
-                buffers = (colour, depth, shown)
-                alone[index] += _draw_actor(view, scene.light, sun, solids_ego, parts, index, buffers)
-        seen += np.bincount(shown[shown >= 0], minlength=len(seen))
-        pictures.append(_develop(colour, scene, image_size, rng))
+        depth = np.repeat(view.depth, len(view.dx), 1)
+        part, stamp = np.full(depth.shape, rays.MISS, np.int32), np.zeros(depth.shape, np.int32)
+        first, count = _columns(view, boxes)
+        rays.cast_fan(
+            view.origin,
+            view.dx,
+            view.dy,
+            view.dz,
+            center,
+            heading,
+            half,
+            owner,
+            first,
+            count,
+            depth,
+            part,
+            stamp,
+            alone,
+        )
+        shown = np.bincount(part.ravel() + 1, minlength=len(owner) + 1)[1:]
+        seen += np.bincount(owner, shown, minlength=actors)[:actors].astype(np.int64)
+        noise = rng.standard_normal((image_size[1], image_size[0], 3), dtype=np.float32)
+        noise *= np.float32(light.noise)
+        picture = np.empty(noise.shape, np.uint8)
+        rays.shade(
+            view.origin, view.dx, view.dy, view.dz, depth, part, center, heading, half, texture_of, scene.textures,
+            faces, haze, _clear(), _sky(view, light), plain, drawing, ground.REACH_M, exposure, noise, picture,
+        )  # fmt: skip
+        pictures.append(picture)
     return pictures, seen, alone
 
 
-def _backdrop(view: _View, scene: Scene, drawing: np.ndarray) -> np.ndarray:
-    """Return sky and ground (H, W, 3) float32."""
+def _columns(view: _View, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first column (P,) that each cuboid with corners (P, 8, 3) may cover, and how many it may."""
+    flat = (boxes[:, :4] - view.origin) @ view.axes  # the camera stands upright: the lower four have all columns
+    ahead = flat[..., 2] > NEAR_M
+    with np.errstate(divide="ignore", invalid="ignore"):
+        column = view.focal * flat[..., 0] / flat[..., 2] + view.center
+    width = len(view.dx)
+    whole = ahead.all(1)
+    first = np.where(whole, np.clip(np.floor(column.min(1)), 0, width), 0)
+    last = np.where(whole, np.clip(np.ceil(column.max(1)) + 1, 0, width), width)  # else: it passes the near plane
+    count = np.where(ahead.any(1), last - first, 0)
+    return first.astype(np.int64), count.astype(np.int64)
+
+
+def _sky(view: _View, light: Light) -> np.ndarray:
+    """Return the colour of the sky (H, 3) for each row above the horizon."""
+    horizon = int((view.dz >= 0).sum())
+    rise = np.zeros((len(view.dz), 1))
+    rise[:horizon, 0] = np.linspace(1, 0, horizon) ** 0.7
+    return light.haze + (light.sky - light.haze) * rise
+
+
+@cache
+def _clear() -> np.ndarray:
+    """Return the share (N,) of a colour that gets through the haze, for depths in quarters of a metre."""
+    return np.exp(-(np.arange(1200) + 0.5) / 4 / HAZE_M)
+
+
+def _brightness(scene: Scene, solids: Solids, ego_pose: np.ndarray) -> np.ndarray:
+    """Return the brightness (P, 6) float32 of the faces +x, -x, +y, -y, +z, -z: ambient light, sun, lamps."""
     light = scene.light
-    haze, sky, plain = (np.asarray(value, np.float32) for value in (light.haze, light.sky, light.ground))
-    colour = np.empty((*view.depth.shape, 3), np.float32)
-    rise = np.linspace(1, 0, view.horizon, dtype=np.float32)[:, None, None] ** 0.7
-    colour[: view.horizon] = haze + (sky - haze) * rise
-    surface = cv2.remap(drawing, view.column, view.row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    surface += (plain - surface) * view.far
-    colour[view.horizon :] = haze + (surface - haze) * view.clear
-    return colour
-
-
-def _rectangles(view: _View, boxes: np.ndarray) -> list[tuple[slice, slice] | None]:
-    """Return the rows and columns that each cuboid with corners (P, 8, 3) may cover, None where it is out of sight."""
-    local = (boxes - view.origin) @ view.mount.axes
-    height, width = view.depth.shape
-    result: list[tuple[slice, slice] | None] = []
-    for points in local:
-        ahead = points[:, 2] > NEAR_M
-        if not ahead.any():
-            result.append(None)
-            continue
-        if not ahead.all():  # cut the edges that pass the near plane
-            start, end = points[_EDGES[:, 0]], points[_EDGES[:, 1]]
-            crossing = ahead[_EDGES[:, 0]] != ahead[_EDGES[:, 1]]
-            start, end = start[crossing], end[crossing]
-            share = (NEAR_M - start[:, 2]) / (end[:, 2] - start[:, 2])
-            points = np.concatenate([points[ahead], start + share[:, None] * (end - start)])
-        column = view.focal * points[:, 0] / points[:, 2] + view.center[0]
-        row = view.focal * points[:, 1] / points[:, 2] + view.center[1]
-        left, right = max(0, int(np.floor(column.min()))), min(width, int(np.ceil(column.max())) + 1)
-        top, bottom = max(0, int(np.floor(row.min()))), min(height, int(np.ceil(row.max())) + 1)
-        result.append((slice(top, bottom), slice(left, right)) if right > left and bottom > top else None)
-    return result
-
-
-def _draw_actor(
-    view: _View,
-    light: Light,
-    sun: np.ndarray,
-    solids: Solids,
-    parts: list[tuple[int, np.ndarray, tuple[slice, slice]]],
-    index: int,
-    buffers: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> int:
-    """Draw actor ``index`` into the buffers (colour, depth, shown actor); return how many pixels it would cover alone.
-
-    ``parts`` gives for each of its cuboids the index in ``solids``, the texture, and the rows and columns it may cover.
-    """
-    colour, depth, shown = buffers
-    rectangles = [rectangle for _, _, rectangle in parts]
-    top, left = (min(rectangle[axis].start for rectangle in rectangles) for axis in (0, 1))
-    bottom, right = (max(rectangle[axis].stop for rectangle in rectangles) for axis in (0, 1))
-    covered = np.zeros((bottom - top, right - left), bool)
-    haze = np.asarray(light.haze, np.float32)
-    for part, texture, (rows, columns) in parts:
-        hit, axis, start, ray = cast(
-            view.origin, view.rays[:, rows, columns], solids.center[part], solids.yaw[part], solids.half[part]
-        )
-        solid = np.isfinite(hit)
-        covered[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] |= solid
-        row, column = np.nonzero(hit < depth[rows, columns])
-        if not len(row):
-            continue
-        t, dim = hit[row, column], axis[row, column]
-        point = (start[:, None] + ray[:, row, column] * t) / solids.half[part].astype(np.float32)[:, None]
-        face = 2 * dim + (np.take_along_axis(point, dim[None].astype(np.intp), 0)[0] < 0)
-        u = np.where(dim == 0, point[1], point[0])
-        v = np.where(dim == 2, point[1], -point[2])
-        texel = np.clip(((np.stack([v, u]) + 1) * (TEXELS / 2)).astype(np.intp), 0, TEXELS - 1)
-        painted = texture[face, texel[0], texel[1]] * _shading(solids.yaw[part], sun, light.ambient)[face, None]
-        clear = np.exp(t * np.float32(-1 / HAZE_M))[:, None]
-        where = (row + rows.start, column + columns.start)
-        colour[where] = haze + (painted - haze) * clear
-        depth[where] = t
-        shown[where] = index
-    return int(covered.sum())
-
-
-def _shading(yaw: float, sun: np.ndarray, ambient: float) -> np.ndarray:
-    """Return the brightness (6,) of the faces +x, -x, +y, -y, +z, -z: ambient light and Lambert's cosine."""
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    along, across = cos * sun[0] + sin * sun[1], cos * sun[1] - sin * sun[0]
-    facing = np.array([along, -along, across, -across, sun[2], -sun[2]])
-    level = ambient + (1 - ambient) * np.clip(facing, 0, None) + 0.12 * np.array([0, 0, 0, 0, 1, -1])
-    return level.astype(np.float32)
-
-
-def _develop(colour: np.ndarray, scene: Scene, image_size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Average down, expose, add pixel noise."""
-    picture = cv2.resize(colour, image_size, interpolation=cv2.INTER_AREA)
-    picture *= np.float32(255 * scene.light.gain)
-    picture += np.float32(scene.light.noise) * rng.standard_normal(picture.shape, dtype=np.float32)
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    sun = rotate(light.sun[:2], -ego_pose[2])
+    cos, sin = np.cos(solids.yaw), np.sin(solids.yaw)
+    along, across, up = cos * sun[0] + sin * sun[1], cos * sun[1] - sin * sun[0], np.full(len(solids), light.sun[2])
+    facing = np.stack([along, -along, across, -across, up, -up], -1)
+    level = light.ambient + (1 - light.ambient) * np.clip(facing, 0, None) + 0.12 * np.array([0, 0, 0, 0, 1, -1])
+    lamps = rotate(scene.lamps - ego_pose[:2], -ego_pose[2])
+    return (level * lamplight(light, lamps, solids.center[:, :2])[:, None]).astype(np.float32)

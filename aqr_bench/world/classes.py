@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 # Part: role and the extent of a cuboid within its box, as fractions: x from back (0) to front (1), y from right (0)
 # to left (1), z from ground (0) to top (1): (x0, x1, y0, y1, z0, z1).
 Part = tuple[str, tuple[float, float, float, float, float, float]]
@@ -68,6 +70,28 @@ CLASSES: tuple[ClassInfo, ...] = tuple(ClassInfo(*row) for row in (
      (0.55, 2.5, 1.0), _BARRIER, 0.07, 0, (0, 0), (355, 0.85, 0.85), 50, "none", 0.72),
 ))
 # fmt: on
+
+# Annotated boxes of nuScenes v1.0-trainval by detection class; where the numbers come from: docs/world.md.
+NUSCENES_COUNTS: dict[str, int] = {
+    "car": 493_322,
+    "truck": 88_519,
+    "bus": 16_321,
+    "trailer": 24_860,
+    "construction_vehicle": 14_671,
+    "pedestrian": 220_194,
+    "motorcycle": 12_617,
+    "bicycle": 11_859,
+    "traffic_cone": 97_959,
+    "barrier": 152_087,
+}
+
+
+def class_shares(class_mix: str) -> np.ndarray:
+    """Return the share (10,) of each of CLASSES among the objects, for ``class_mix`` balanced or nuscenes."""
+    nuscenes = class_mix == "nuscenes"
+    weights = [NUSCENES_COUNTS[info.name] if nuscenes else info.frequency for info in CLASSES]
+    return np.array(weights) / sum(weights)
+
 
 # nuScenes' 23 categories, 8 attributes and 4 visibility levels, by their own names.
 CATEGORIES: tuple[tuple[str, str], ...] = (

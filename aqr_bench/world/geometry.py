@@ -23,6 +23,12 @@ class Solids:
     def __len__(self) -> int:
         return len(self.yaw)
 
+    @property
+    def packed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Centre, half size and owner in the memory layout that the compiled loops are compiled for."""
+        center, half = (np.ascontiguousarray(array, float) for array in (self.center, self.half))
+        return center, half, np.ascontiguousarray(self.owner, np.int64)
+
     def seen_from(self, pose: np.ndarray) -> Solids:
         """Return the same cuboids in the frame of ``pose`` (x, y, yaw)."""
         xy = rotate(self.center[:, :2] - pose[:2], -pose[2])

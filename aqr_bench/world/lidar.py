@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from aqr_bench.world.geometry import Solids, cast, corners
+from aqr_bench.world import rays
+from aqr_bench.world.geometry import Solids, corners
 from aqr_bench.world.rig import LIDAR_TRANSLATION, beam_elevations
 from aqr_bench.world.spec import WorldSpec
 
@@ -18,71 +19,49 @@ def scan(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scan cuboids given in the ego frame; ``intensity`` (P,) is their mean reflectance (0 .. 255).
 
+    A share ``dropout`` of the pulses is lost anyhow. Of the others 1 - 2 ** -(s (h / r)^2 / 10) come back from range r,
+    where s is reflectance times incidence and h is ``spec.half_return_m``: dark, slanted and far surfaces fade out.
+
     Returns points (N, 5) float32 in the LiDAR frame (x right, y forward, z up; metres), intensity 0 .. 255 and ring
-    (0 lowest), in firing order, and the owner (N,) of each: an actor index, or ``GROUND``.
+    (0 lowest), in firing order, and the owner (N,) of each: an owner of ``solids``, or ``GROUND``.
     """
     origin = np.array(LIDAR_TRANSLATION)
-    elevation = beam_elevations(spec.beams)
-    azimuth = (np.arange(spec.azimuths) + rng.random()) * (2 * np.pi / spec.azimuths) - np.pi
-    cos_e, sin_e = np.cos(elevation)[:, None], np.sin(elevation)[:, None]
-    rays = np.stack(np.broadcast_arrays(cos_e * np.cos(azimuth), cos_e * np.sin(azimuth), sin_e)).astype(np.float32)
+    elevation = beam_elevations(spec.beams)[::-1]  # a fan's slopes fall
+    level, slope = np.cos(elevation), np.tan(elevation)
+    step = 2 * np.pi / spec.azimuths
+    azimuth = (np.arange(spec.azimuths) + rng.random()) * step - np.pi
+    dx, dy = np.cos(azimuth), np.sin(azimuth)
+    shape = (spec.beams, spec.azimuths)
 
-    height = origin[2] + rng.normal(0, GROUND_ROUGHNESS_M, rays.shape[1:])
+    height = origin[2] + GROUND_ROUGHNESS_M * rng.standard_normal(shape)
     with np.errstate(divide="ignore"):
-        ground = np.where(sin_e < 0, -height / sin_e, np.inf)
-    distance = ground.astype(np.float32)
-    part = np.full(distance.shape, -1)
-    slope = np.abs(np.broadcast_to(sin_e, distance.shape)).astype(np.float32)  # |cosine| of incidence
+        depth = np.where(slope[:, None] < 0, -height / slope[:, None], np.inf)
+    part = np.full(shape, rays.MISS, np.int32)
+    heading = np.stack([np.cos(solids.yaw), np.sin(solids.yaw)], -1)
+    first, count = _windows(solids, origin, azimuth[0], step)
+    center, half, owner = solids.packed
+    stamp, alone = np.zeros((1, 1), np.int32), np.zeros(0, np.int64)
+    rays.cast_fan(origin, dx, dy, slope, center, heading, half, owner, first, count, depth, part, stamp, alone)
 
-    for index, (rings, first, count) in _windows(solids, origin, elevation, azimuth):
-        columns = np.arange(first, first + count) % spec.azimuths
-        window = rays[:, rings, :][:, :, columns]
-        hit, axis, _, local = cast(origin, window, solids.center[index], solids.yaw[index], solids.half[index])
-        row, column = np.nonzero(hit < distance[rings][:, columns])
-        where = (row + rings.start, columns[column])
-        distance[where] = hit[row, column]
-        part[where] = index
-        slope[where] = np.abs(local[axis[row, column], row, column])
-
-    lost = rng.random(distance.shape) < dropout
-    keep = ~lost & (distance < spec.max_range_m)
-    ranges = distance + rng.normal(0, spec.range_noise_m, distance.shape)
-    points = np.moveaxis(rays * ranges, 0, -1)
-    points = np.stack([-points[..., 1], points[..., 0], points[..., 2]], -1)  # ego axes to LiDAR axes
-
-    reflectance = np.append(intensity, GROUND_INTENSITY)[part]  # part -1 is the last one, the ground
-    strength = reflectance * (0.35 + 0.65 * slope) * np.exp(rng.normal(0, 0.25, part.shape))
-    owner = np.append(solids.owner, GROUND)[part]
-    ring = np.broadcast_to(np.arange(spec.beams)[:, None], part.shape)
-    cloud = np.concatenate([points, np.clip(np.round(strength), 0, 255)[..., None], ring[..., None]], -1)
-    order = keep.T  # all rings of one azimuth fire together
-    return cloud.transpose(1, 0, 2)[order].astype(np.float32), owner.T[order]
+    lost = rng.standard_exponential(shape)
+    lost[rng.random(shape) < dropout] = np.inf
+    noise = spec.range_noise_m * rng.standard_normal(shape)
+    speckle = np.exp(0.25 * rng.standard_normal(shape))
+    strength = np.log(2) / 10 * spec.half_return_m**2
+    cloud, owners = np.empty((part.size, 5), np.float32), np.empty(part.size, np.int64)
+    number = rays.returns(
+        origin, dx, dy, slope, level, depth, part, center, heading, half, owner, np.asarray(intensity, float),
+        GROUND_INTENSITY, spec.max_range_m, strength, lost, noise, speckle, cloud, owners,
+    )  # fmt: skip
+    return cloud[:number], owners[:number]
 
 
-def _windows(solids: Solids, origin: np.ndarray, elevation: np.ndarray, azimuth: np.ndarray):
-    """Yield, for each cuboid the LiDAR may see, its index and (slice of rings, first column, number of columns)."""
-    if not len(solids):
-        return
+def _windows(solids: Solids, origin: np.ndarray, azimuth: float, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first column (P,) at which the LiDAR may see each cuboid and how many; ``azimuth`` is column 0."""
     flat = corners(solids.center, solids.yaw, solids.half)[:, :4, :2] - origin[:2]
-    middle = solids.center[:, :2] - origin[:2]
-    bearing = np.arctan2(middle[:, 1], middle[:, 0])
+    bearing = np.arctan2(solids.center[:, 1] - origin[1], solids.center[:, 0] - origin[0])
     off = (np.arctan2(flat[..., 1], flat[..., 0]) - bearing[:, None] + np.pi) % (2 * np.pi) - np.pi
-    step = 2 * np.pi / len(azimuth)
-    first = np.ceil((bearing + off.min(1) - azimuth[0]) / step).astype(int)
-    last = np.floor((bearing + off.max(1) - azimuth[0]) / step).astype(int)
-
-    # Distances from the LiDAR to the nearest and farthest point of each footprint, for the range of elevations.
-    cos, sin = np.cos(solids.yaw), np.sin(solids.yaw)
-    local = np.abs(np.stack([cos * middle[:, 0] + sin * middle[:, 1], cos * middle[:, 1] - sin * middle[:, 0]], -1))
-    near = np.hypot(*np.maximum(local - solids.half[:, :2], 0.05).T)
-    far = np.hypot(*(local + solids.half[:, :2]).T)
-    low = solids.center[:, 2] - solids.half[:, 2] - origin[2]
-    high = solids.center[:, 2] + solids.half[:, 2] - origin[2]
-    lowest = np.arctan2(low, np.where(low < 0, near, far))
-    highest = np.arctan2(high, np.where(high < 0, far, near))
-    ring_from = np.searchsorted(elevation, lowest, "left")
-    ring_to = np.searchsorted(elevation, highest, "right")
-    for index in range(len(solids)):
-        count = last[index] - first[index] + 1
-        if count > 0 and ring_to[index] > ring_from[index]:
-            yield index, (slice(ring_from[index], ring_to[index]), first[index], count)
+    turns = round(2 * np.pi / step)
+    first = np.ceil((bearing + off.min(1) - azimuth) / step).astype(np.int64)
+    last = np.floor((bearing + off.max(1) - azimuth) / step).astype(np.int64)
+    return first % turns, np.clip(last - first + 1, 0, turns)

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from aqr_bench.world import lidar
+from aqr_bench.world import lidar, rays
 from aqr_bench.world.camera import photograph
 from aqr_bench.world.geometry import rotate
 from aqr_bench.world.rig import CAMERAS, LIDAR_CHANNEL, LIDAR_TRANSLATION, lidar_pose
@@ -26,8 +26,8 @@ _LIDAR_STREAM, _CAMERA_STREAM = 1, 2
 def record_scene(spec: WorldSpec, split: int, index: int, name: str, root: Path) -> dict:
     """Simulate and write scene ``index`` of a split under ``root``; all folders must exist.
 
-    Returns ``records`` (table name to list), ``files_sha256`` over paths and contents, ``labels`` (how many objects and
-    distractors), ``files`` and ``bytes``.
+    Returns ``records`` (table name to list), ``files_sha256`` over paths and contents, ``labels`` (how many objects,
+    distractors and pieces of scenery), ``files`` and ``bytes``.
     """
     scene = simulate(spec, split, index)
     tables = SceneTables(spec, scene, name)
@@ -41,14 +41,13 @@ def record_scene(spec: WorldSpec, split: int, index: int, name: str, root: Path)
         counts["files"] += 1
         counts["bytes"] += len(content)
 
-    intensity = np.concatenate([actor.intensity for actor in scene.actors]) if scene.actors else np.zeros(0)
     lidar_times, camera_times = (sweep_times(spec, sweeps) for sweeps in (spec.lidar_sweeps, spec.camera_sweeps))
     for frame in range(spec.frames_per_scene):
         annotated = tables.annotations(frame)
         for turn, time_s in enumerate(lidar_times[frame]):
             rng = stream(spec, split, index, _LIDAR_STREAM, frame, turn)
             solids = scene.solids(time_s).seen_from(scene.ego_pose(time_s))
-            points, _ = lidar.scan(solids, intensity, scene.dropout, spec, rng)
+            points, _ = lidar.scan(solids, scene.intensity, scene.dropout, spec, rng)
             filename = tables.add_recording(LIDAR_CHANNEL, frame, time_s, turn == spec.lidar_sweeps)
             save(filename, points.tobytes())
         inside = points_inside(points[:, :3], [record for _, record in annotated], lidar_pose(scene.ego_pose(time_s)))
@@ -71,18 +70,13 @@ def points_inside(points: np.ndarray, boxes: list[Record], pose: np.ndarray) -> 
     finds in the written files.
     """
     ahead, left, height = points[:, 1].astype(float), -points[:, 0].astype(float), points[:, 2].astype(float)
-    world = pose[:2] + rotate(np.stack([ahead, left], -1), pose[2])
-    height = height + LIDAR_TRANSLATION[2]
-    counts = np.zeros(len(boxes), int)
-    for index, box in enumerate(boxes):
-        width, length, tall = box["size"]
-        offset = world - box["translation"][:2]
-        near = np.nonzero(np.abs(offset).max(1) <= np.hypot(width, length) / 2)[0]
-        yaw = 2 * np.arctan2(box["rotation"][3], box["rotation"][0])
-        local = np.abs(rotate(offset[near], -yaw))
-        inside = (local[:, 0] <= length / 2) & (local[:, 1] <= width / 2)
-        counts[index] = (inside & (np.abs(height[near] - box["translation"][2]) <= tall / 2)).sum()
-    return counts
+    world = np.empty((len(points), 3))
+    world[:, :2] = pose[:2] + rotate(np.stack([ahead, left], -1), pose[2])
+    world[:, 2] = height + LIDAR_TRANSLATION[2]
+    center = np.array([box["translation"] for box in boxes], float).reshape(-1, 3)
+    half = np.array([box["size"] for box in boxes], float).reshape(-1, 3)[:, [1, 0, 2]] / 2
+    yaw = 2 * np.array([np.arctan2(box["rotation"][3], box["rotation"][0]) for box in boxes])
+    return rays.count_inside(world, center, np.stack([np.cos(yaw), np.sin(yaw)], -1), np.ascontiguousarray(half))
 
 
 def encode_jpeg(picture: np.ndarray, quality: int) -> bytes:
@@ -117,4 +111,5 @@ def _labels(scene: Scene) -> dict[str, int]:
     return {
         "objects": sum(actor.category is not None for actor in scene.actors),
         "distractors": sum(actor.category is None for actor in scene.actors),
+        "scenery": len(scene.scenery),
     }

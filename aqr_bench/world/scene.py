@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from aqr_bench.errors import UserError
-from aqr_bench.world.appearance import Light, draw_light, paint
-from aqr_bench.world.classes import CLASSES, CYCLE_ALONE_PARTS, ClassInfo
-from aqr_bench.world.geometry import Solids, arc, overlap, rotate
-from aqr_bench.world.rig import EGO_CENTER_M, EGO_LENGTH_M, EGO_WIDTH_M, lidar_pose
+from aqr_bench.world.actor import Actor, cuboids
+from aqr_bench.world.appearance import paint
+from aqr_bench.world.classes import CLASSES, CYCLE_ALONE_PARTS, ClassInfo, class_shares
+from aqr_bench.world.crowd import Crowd
+from aqr_bench.world.geometry import Solids, arc, rotate
+from aqr_bench.world.light import Light, draw_light
+from aqr_bench.world.placement import Places, Spot
+from aqr_bench.world.rig import lidar_pose
+from aqr_bench.world.road import MAX_CURVATURE, Layout, Street, draw_layout
+from aqr_bench.world.scenery import Plot, draw_scenery
 from aqr_bench.world.spec import WorldSpec
 
 MAP_SIZE_M = 400.0  # scenes lie near the middle of a square map of this side
-ROAD_CENTER_M, ROAD_HALF_WIDTH_M = 2.0, 6.0  # the car drives on the right: the middle of the road is on its left
-GAP_M = 0.3  # least distance between boxes
-EGO_GAP_M = 1.0
-# The solid is a little smaller than its annotated box, as annotated boxes are: range noise then leaves most of its
-# points inside the box.
-SKIN_M = 0.04
-
-
-@dataclass(frozen=True)
-class Actor:
-    """A labelled object or an unlabelled distractor (``category`` None). Sizes l, w, h in metres.
-
-    ``start`` is (x, y, yaw) at time 0, ``parts`` (P, 6) the centre and half size of its cuboids in its own frame
-    (origin on the ground below the box centre), ``textures`` (P, 6, S, S, 3) their faces, ``intensity`` (P,) their
-    mean LiDAR reflectance.
-    """
-
-    class_name: str
-    category: str | None
-    attribute: str | None
-    size: np.ndarray
-    start: np.ndarray
-    speed: float
-    yaw_rate: float
-    parts: np.ndarray
-    textures: np.ndarray
-    intensity: np.ndarray
-
-    def poses(self, time_s: np.ndarray) -> np.ndarray:
-        """Return (x, y, yaw) at each time, shape (T, 3), in the global frame."""
-        return arc(self.start, self.speed, self.yaw_rate, np.asarray(time_s))
+DARK_REFLECTANCE = 0.07  # what a dark vehicle reflects, as a share of what others do
+_PLACES_PER_OBJECT = 10  # so many places are tried before an object is given up and another class drawn
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One simulated scene. Times are seconds since its first keyframe."""
+    """One simulated scene. Times are seconds since its first keyframe.
+
+    ``actors`` are labelled objects and distractors, ``scenery`` what is never labelled and never moves; ``lamps``
+    (L, 2) are the street lamps in the global frame. Without a ``layout`` there is one street, along the ego path.
+    """
 
     split: int  # 0 train, 1 val
     index: int
@@ -59,30 +41,51 @@ class Scene:
     light: Light
     dropout: float
     actors: tuple[Actor, ...]
+    scenery: tuple[Actor, ...] = ()
+    layout: Layout | None = None
+    plots: tuple[Plot, ...] = ()
+    lamps: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
     def ego_pose(self, time_s: float | np.ndarray) -> np.ndarray:
         """Return the ego pose (x, y, yaw) at a time, or poses (T, 3) at times (T,), in the global frame."""
         return arc(self.ego_start, self.ego_speed, self.ego_yaw_rate, np.asarray(time_s))
 
-    @property
-    def curvature(self) -> float:
-        """Curvature of the road in 1/m, positive to the left."""
-        return self.ego_yaw_rate / self.ego_speed if self.ego_speed else 0.0
+    @cached_property
+    def roads(self) -> Layout:
+        """The streets of the scene."""
+        curvature = self.ego_yaw_rate / self.ego_speed if self.ego_speed else 0.0
+        return self.layout or Layout((Street(self.ego_start, curvature),))
+
+    @cached_property
+    def _things(self) -> tuple[np.ndarray, ...]:
+        """Starts (A, 3), speeds, yaw rates and numbers of parts (A,) of actors and scenery, all parts (P, 6)."""
+        things = self.actors + self.scenery
+        counts = np.array([len(thing.parts) for thing in things], int)
+        parts = np.concatenate([thing.parts for thing in things]) if things else np.zeros((0, 6))
+        start = np.array([thing.start for thing in things]).reshape(-1, 3)
+        speed = np.array([thing.speed for thing in things])
+        return start, speed, np.array([thing.yaw_rate for thing in things]), counts, parts
+
+    @cached_property
+    def textures(self) -> np.ndarray:
+        """The faces (P, 6, S, S, 3) float32 of all cuboids, in the order of ``solids``."""
+        things = self.actors + self.scenery
+        empty = np.zeros((1, 6, 16, 16, 3), np.float32)  # a compiled function wants an array, whatever its length
+        return np.ascontiguousarray(np.concatenate([thing.textures for thing in things])) if things else empty
+
+    @cached_property
+    def intensity(self) -> np.ndarray:
+        """The mean reflectance (P,) of all cuboids, 0 .. 255, in the order of ``solids``."""
+        return np.concatenate([np.zeros(0), *(thing.intensity for thing in self.actors + self.scenery)])
 
     def solids(self, time_s: float) -> Solids:
-        """Return all cuboids at a time, in the global frame."""
-        centers, yaws, halves, owners = [], [], [], []
-        for index, actor in enumerate(self.actors):
-            pose = actor.poses(time_s)
-            center = actor.parts[:, :3].copy()
-            center[:, :2] = pose[:2] + rotate(center[:, :2], pose[2])
-            centers.append(center)
-            yaws.append(np.full(len(center), pose[2]))
-            halves.append(actor.parts[:, 3:])
-            owners.append(np.full(len(center), index))
-        if not centers:
-            return Solids(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 3)), np.zeros(0, int))
-        return Solids(*(np.concatenate(parts) for parts in (centers, yaws, halves, owners)))
+        """Return all cuboids at a time, in the global frame; owners count the actors first, then the scenery."""
+        start, speed, yaw_rate, counts, parts = self._things
+        owner = np.repeat(np.arange(len(counts)), counts)
+        pose = arc(start, speed, yaw_rate, np.asarray(time_s))[owner]
+        center = parts[:, :3].copy()
+        center[:, :2] = pose[:, :2] + rotate(center[:, :2], pose[:, 2])
+        return Solids(center, pose[:, 2], parts[:, 3:], owner)
 
 
 def stream(spec: WorldSpec, split: int, index: int, *purpose: int) -> np.random.Generator:
@@ -111,103 +114,79 @@ def simulate(spec: WorldSpec, split: int, index: int) -> Scene:
     """Draw scene ``index`` of split 0 (train) or 1 (val). Raises UserError if the objects asked for do not fit."""
     rng = stream(spec, split, index)
     start = np.array([*(MAP_SIZE_M / 2 + rng.uniform(-30, 30, 2)), rng.uniform(-np.pi, np.pi)])
-    standing = rng.random() < 0.12
-    ego_speed = 0.0 if standing else float(rng.uniform(1.5, 9.0))
-    ego_yaw_rate = 0.0 if standing else float(np.clip(rng.normal(0, 0.05), -0.15, 0.15))
+    ego_speed = 0.0 if rng.random() < 0.12 else float(rng.uniform(1.5, 9.0))
+    curvature = float(np.clip(rng.normal(0, 0.01), -MAX_CURVATURE, MAX_CURVATURE))
+    ego_yaw_rate = ego_speed * curvature
     light = draw_light(spec, rng)
     dropout = float(rng.uniform(*spec.dropout))
 
     keys = keyframe_times(spec)
     times = np.unique(np.concatenate([sweep_times(spec, n).ravel() for n in (spec.lidar_sweeps, spec.camera_sweeps)]))
-    ego = arc(start, ego_speed, ego_yaw_rate, times)
-    lidar_keys = np.stack([lidar_pose(pose) for pose in arc(start, ego_speed, ego_yaw_rate, keys)])
-    crowd = _Crowd(ego)
+    lidar = np.stack([lidar_pose(pose) for pose in arc(start, ego_speed, ego_yaw_rate, keys)])
+    crowd = Crowd(arc(start, ego_speed, ego_yaw_rate, times))
+    travel_m = ego_speed * keys[-1]
+    layout = draw_layout(start, curvature, travel_m, rng)
+    scenery, plots, lamps = draw_scenery(layout, travel_m, crowd, light, spec.clutter, rng)
+
+    places = Places(layout, crowd, lidar, spec.half_range_m, spec.hidden_share, rng)
+    shares = class_shares(spec.class_mix)
     wanted = spec.objects_per_frame * rng.uniform(0.8, 1.2)
-    actors = []
+    actors: list[Actor] = []
     for labelled, count in ((True, wanted), (False, wanted * spec.distractor_ratio)):
         got, tries = 0.0, 0
         while got < count:
             tries += 1
-            if tries > 400 + 60 * count:
+            if tries > 60 + 8 * count:
                 what = "objects" if labelled else "distractors"
                 raise UserError(
                     f"the world is too full: {count:.0f} {what} do not fit into a range of {spec.half_range_m:g} m; "
-                    "lower world.objects_per_frame or world.distractor_ratio, or raise world.half_range_m"
+                    "lower world.objects_per_frame, world.distractor_ratio or world.clutter, or raise "
+                    "world.half_range_m"
                 )
-            actor = _draw_actor(spec, rng, labelled, lidar_keys, (start, ego_yaw_rate, ego_speed))
-            here = in_range(spec, lidar_keys, actor.poses(keys)[:, :2]).mean()
-            if here == 0 or not crowd.admit(actor, times):
-                continue
-            actors.append(actor)
-            got += here
-    return Scene(split, index, start, ego_speed, ego_yaw_rate, light, dropout, tuple(actors))
+            info = CLASSES[rng.choice(len(CLASSES), p=shares)]
+            size = np.array(info.size_lwh) * np.exp(rng.normal(0, spec.size_jitter, 3).clip(-0.35, 0.35))
+            speed = float(rng.uniform(*info.speed)) if labelled and rng.random() < info.moving_share else 0.0
+            for _ in range(_PLACES_PER_OBJECT):
+                frame = int(rng.integers(len(keys)))
+                spot = places.draw(info, size, speed, frame)
+                begin = arc(spot.pose, -speed, -spot.yaw_rate, np.asarray(frame * spec.keyframe_interval_s))
+                here = in_range(spec, lidar, arc(begin, speed, spot.yaw_rate, keys)[:, :2]).mean()
+                if here and crowd.admit(arc(begin, speed, spot.yaw_rate, times), size[:2]):
+                    actors.append(_dress(spec, info, size, begin, speed, spot, labelled, light, rng))
+                    got += here
+                    break
+    return Scene(
+        split, index, start, ego_speed, ego_yaw_rate, light, dropout, tuple(actors), tuple(scenery), layout,
+        tuple(plots), lamps,
+    )  # fmt: skip
 
 
-class _Crowd:
-    """The boxes admitted so far at all recording times, for refusing those that would overlap one."""
-
-    def __init__(self, ego: np.ndarray):
-        body = ego.copy()
-        body[:, :2] += EGO_CENTER_M * np.stack([np.cos(ego[:, 2]), np.sin(ego[:, 2])], -1)
-        self.poses = body[None]  # (N, T, 3)
-        extra = 2 * (EGO_GAP_M - GAP_M)
-        self.sizes = np.array([[EGO_LENGTH_M + extra, EGO_WIDTH_M + extra]])
-
-    def admit(self, actor: Actor, times: np.ndarray) -> bool:
-        poses = actor.poses(times)
-        size = actor.size[:2] + 2 * GAP_M
-        reach = np.hypot(*size) / 2 + np.hypot(*self.sizes.T) / 2
-        near = np.hypot(*np.moveaxis(self.poses[..., :2] - poses[:, :2], -1, 0)) < reach[:, None]
-        other, moment = np.nonzero(near)
-        if len(other):
-            mine = np.broadcast_to(size, (len(other), 2))
-            if overlap(self.poses[other, moment], self.sizes[other], poses[moment], mine).any():
-                return False
-        self.poses = np.concatenate([self.poses, poses[None]])
-        self.sizes = np.concatenate([self.sizes, actor.size[None, :2]])
-        return True
-
-
-def _draw_actor(
+def _dress(
     spec: WorldSpec,
-    rng: np.random.Generator,
+    info: ClassInfo,
+    size: np.ndarray,
+    start: np.ndarray,
+    speed: float,
+    spot: Spot,
     labelled: bool,
-    lidar_keys: np.ndarray,
-    road: tuple[np.ndarray, float, float],
+    light: Light,
+    rng: np.random.Generator,
 ) -> Actor:
-    weights = np.array([info.frequency for info in CLASSES])
-    info = CLASSES[rng.choice(len(CLASSES), p=weights / weights.sum())]
-    moving = labelled and rng.random() < info.moving_share
-    speed = float(rng.uniform(*info.speed)) if moving else 0.0
-    yaw_rate = float(np.clip(rng.normal(0, 0.12), -0.3, 0.3)) if moving and rng.random() < 0.4 else 0.0
-
-    # Where: near the path, more often close by; it passes the drawn place at the drawn keyframe.
-    frame = int(rng.integers(len(lidar_keys)))
-    reach = spec.half_range_m * info.range_share
-    if rng.random() < 0.5:
-        offset = rng.uniform(-reach, reach, 2)
-    else:
-        angle = rng.uniform(-np.pi, np.pi)
-        offset = rng.uniform(3, reach) * np.array([np.cos(angle), np.sin(angle)])
-    place = lidar_keys[frame, :2] + rotate(offset, lidar_keys[frame, 2])
-    lateral, heading = _road_frame(place, *road)
-    if info.attributes in ("vehicle", "cycle") and rng.random() < 0.75:
-        yaw = heading + (np.pi if lateral > ROAD_CENTER_M else 0.0) + rng.normal(0, 0.08)  # drives on the right
-    else:
-        yaw = rng.uniform(-np.pi, np.pi)
-    pose = np.array([*place, yaw])
-    start = arc(pose, -speed, -yaw_rate, np.array(frame * spec.keyframe_interval_s))
-
-    size = np.array(info.size_lwh) * np.exp(rng.normal(0, spec.size_jitter, 3).clip(-0.35, 0.35))
-    attribute, parts = _attribute(info, rng, moving, abs(lateral - ROAD_CENTER_M) < ROAD_HALF_WIDTH_M), info.parts
+    """Give an object that has found its place a category, an attribute, a shape and its colours."""
+    attribute, parts = _attribute(info, rng, speed > 0, spot.where), info.parts
     if attribute == "cycle.without_rider":
-        parts, size[2] = CYCLE_ALONE_PARTS, size[2] * 0.72
+        parts, size = CYCLE_ALONE_PARTS, size * np.array([1, 1, 0.72])
     elif attribute == "pedestrian.sitting_lying_down":
-        size[2] *= 0.7
+        size = size * np.array([1, 1, 0.7])
     names, shares = zip(*info.categories, strict=True)
     category = names[rng.choice(len(names), p=np.array(shares) / sum(shares))]
-    textures = paint(info if labelled else None, [role for role, _ in parts], category, attribute, rng)
-    intensity = np.clip(info.intensity * np.exp(rng.normal(0, 0.35, len(parts))), 2, 240)
+    dark = bool(info.attributes == "vehicle" and rng.random() < spec.dark_share)
+    lit = light.night and attribute in ("vehicle.moving", "vehicle.stopped", "cycle.with_rider")
+    roles = [role for role, _ in parts]
+    textures = paint(
+        info if labelled else None, roles, category, attribute, rng, spec.colour_variation, dark, bool(lit)
+    )
+    intensity = info.intensity * np.exp(rng.normal(0, 0.35, len(parts))) * (DARK_REFLECTANCE if dark else 1.0)
     return Actor(
         class_name=info.name,
         category=category if labelled else None,
@@ -215,41 +194,20 @@ def _draw_actor(
         size=size,
         start=start,
         speed=speed,
-        yaw_rate=yaw_rate,
-        parts=_cuboids([extent for _, extent in parts], size),
+        yaw_rate=spot.yaw_rate,
+        parts=cuboids([extent for _, extent in parts], size),
         textures=textures,
-        intensity=intensity,
+        intensity=np.clip(intensity, 1, 240),
     )
 
 
-def _road_frame(place: np.ndarray, start: np.ndarray, yaw_rate: float, speed: float) -> tuple[float, float]:
-    """Return the signed distance to the left of the ego path and the path's heading abreast of ``place``."""
-    curvature = yaw_rate / speed if speed else 0.0
-    local = rotate(place - start[:2], -start[2])
-    if abs(curvature) < 1e-6:
-        return float(local[1]), float(start[2])
-    to_center = np.array([0, 1 / curvature]) - local
-    lateral = (1 / abs(curvature) - np.hypot(*to_center)) * np.sign(curvature)
-    heading = np.arctan2(to_center[1], to_center[0]) - np.sign(curvature) * np.pi / 2
-    return float(lateral), float(start[2] + heading)
-
-
-def _attribute(info: ClassInfo, rng: np.random.Generator, moving: bool, on_road: bool) -> str | None:
+def _attribute(info: ClassInfo, rng: np.random.Generator, moving: bool, where: str) -> str | None:
     if info.attributes == "vehicle":
-        return "vehicle.moving" if moving else "vehicle.stopped" if on_road else "vehicle.parked"
+        return "vehicle.moving" if moving else "vehicle.stopped" if where == "lane" else "vehicle.parked"
     if info.attributes == "cycle":
-        return "cycle.with_rider" if moving or rng.random() < 0.15 else "cycle.without_rider"
+        return "cycle.with_rider" if moving or where == "lane" or rng.random() < 0.1 else "cycle.without_rider"
     if info.attributes == "pedestrian":
         if moving:
             return "pedestrian.moving"
         return "pedestrian.sitting_lying_down" if rng.random() < 0.2 else "pedestrian.standing"
     return None
-
-
-def _cuboids(extents: list[tuple[float, ...]], size: np.ndarray) -> np.ndarray:
-    """Return centre and half size (P, 6) in metres of parts given as fractions of a box of ``size`` (l, w, h)."""
-    skin = np.minimum(SKIN_M, 0.08 * size)
-    low, high = np.array(extents).reshape(-1, 3, 2).transpose(2, 0, 1)
-    inner = size - np.array([2, 2, 1]) * skin  # it stands on the ground: no skin below
-    base = np.array([-inner[0] / 2, -inner[1] / 2, 0])
-    return np.concatenate([base + (low + high) / 2 * inner, (high - low) / 2 * inner], 1)

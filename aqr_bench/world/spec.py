@@ -14,9 +14,44 @@ import yaml
 
 from aqr_bench.errors import UserError, nearest, require_file
 
-GENERATOR_VERSION = "1"  # raise it whenever the same spec would give other bytes
+GENERATOR_VERSION = "2"  # raise it whenever the same spec would give other bytes
 
 SPLITS = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_val")}
+
+# What a level of difficulty sets unless the tier says otherwise; "normal" are the defaults of the fields below.
+LEVELS: dict[str, dict[str, Any]] = {
+    "easy": {
+        "clutter": 0.3,
+        "distractor_ratio": 0.2,
+        "dark_share": 0.0,
+        "hidden_share": 0.0,
+        "night_share": 0.0,
+        "dusk_share": 0.0,
+        "colour_variation": 0.5,
+        "dropout": (0.0, 0.1),
+    },
+    "normal": {
+        "clutter": 0.6,
+        "distractor_ratio": 0.45,
+        "dark_share": 0.12,
+        "hidden_share": 0.08,
+        "night_share": 0.12,
+        "dusk_share": 0.12,
+        "colour_variation": 1.0,
+        "dropout": (0.1, 0.3),
+    },
+    "hard": {
+        "clutter": 0.9,
+        "distractor_ratio": 0.7,
+        "dark_share": 0.3,
+        "hidden_share": 0.2,
+        "night_share": 0.3,
+        "dusk_share": 0.2,
+        "colour_variation": 1.8,
+        "dropout": (0.2, 0.5),
+    },
+}
+_CHOICES = {"version": tuple(SPLITS), "level": tuple(LEVELS), "class_mix": ("balanced", "nuscenes")}
 
 # Inclusive limits of every number; a pair is checked element by element.
 _LIMITS: dict[str, tuple[float, float]] = {
@@ -33,12 +68,18 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "objects_per_frame": (1, 80),
     "distractor_ratio": (0, 3),
     "half_range_m": (12, 120),
+    "clutter": (0, 1),
+    "dark_share": (0, 1),
+    "hidden_share": (0, 0.6),
     "night_share": (0, 1),
+    "dusk_share": (0, 1),
+    "colour_variation": (0, 3),
     "light": (0.2, 2),
     "size_jitter": (0, 0.4),
     "max_range_m": (10, 200),
     "range_noise_m": (0, 0.5),
     "dropout": (0, 0.95),
+    "half_return_m": (5, 10_000),
     "jpeg_quality": (30, 100),
 }
 _INTEGER = {"seed", "train_scenes", "val_scenes", "frames_per_scene", "image_size", "beams", "azimuths"} | {
@@ -56,10 +97,17 @@ class WorldSpec:
     ``lidar_sweeps`` and ``camera_sweeps`` count the extra recordings in the interval before each keyframe.
     ``objects_per_frame`` is the mean number of annotated boxes with ``|x|, |y| <= half_range_m`` around the LiDAR,
     ``distractor_ratio`` the number of unlabelled solids in that range as a share of it.
-    ``light`` is the range of a scene's brightness by day, ``dropout`` that of its share of lost LiDAR returns.
+    ``clutter`` (0 .. 1) is how built-up and overgrown the roadside is, ``dark_share`` the share of vehicles that
+    reflect almost no LiDAR light, ``hidden_share`` that of standing objects put behind something on purpose.
+    ``night_share`` and ``dusk_share`` are shares of scenes (the night's comes first if they exceed 1 together).
+    ``light`` is the range of a scene's brightness by day, ``dropout`` that of its share of lost LiDAR returns;
+    ``half_return_m`` is the range at which a surface of reflectance 10 of 255, met head-on, returns half the pulses.
+    ``level`` gives the defaults in ``LEVELS``: use ``from_dict``, the constructor does not look at it.
     """
 
     seed: int = 1
+    level: str = "normal"
+    class_mix: str = "balanced"
     version: str = "v1.0-trainval"
     train_scenes: int = 150
     val_scenes: int = 24
@@ -73,12 +121,18 @@ class WorldSpec:
     objects_per_frame: float = 20.0
     distractor_ratio: float = 0.45
     half_range_m: float = 38.4
+    clutter: float = 0.6
+    dark_share: float = 0.12
+    hidden_share: float = 0.08
     night_share: float = 0.12
+    dusk_share: float = 0.12
+    colour_variation: float = 1.0
     light: tuple[float, float] = (0.6, 1.1)
     size_jitter: float = 0.12
     max_range_m: float = 70.0
     range_noise_m: float = 0.03
     dropout: tuple[float, float] = (0.1, 0.3)
+    half_return_m: float = 52.0
     jpeg_quality: int = 92
 
     @property
@@ -111,7 +165,7 @@ class WorldSpec:
             if key not in known:
                 raise UserError(f"{source}: unknown key 'world.{key}'{nearest(key, known)}")
             values[key] = _checked(key, value, source)
-        spec = cls(**values)
+        spec = cls(**(LEVELS[values.get("level", "normal")] | values))
         _check_scene_counts(spec, source)
         return spec
 
@@ -151,9 +205,9 @@ def official_scenes(version: str) -> tuple[list[str], list[str]]:
 
 
 def _checked(key: str, value: Any, source: str) -> Any:
-    if key == "version":
-        if value not in list(SPLITS):  # a list, so that an unhashable value is refused like any other
-            raise UserError(f"{source}: world.version is {value!r}; it must be one of {', '.join(sorted(SPLITS))}")
+    if key in _CHOICES:
+        if value not in _CHOICES[key]:
+            raise UserError(f"{source}: world.{key} is {value!r}; it must be one of {', '.join(sorted(_CHOICES[key]))}")
         return value
     if key not in _PAIRS:
         return _number(key, value, source)

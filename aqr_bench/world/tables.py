@@ -155,7 +155,7 @@ class SceneTables:
 
     def _scene_records(self) -> None:
         spec, frames = self.spec, self.spec.frames_per_scene
-        light = "night" if self.scene.light.night else "day"
+        place = "straight road" if self.scene.roads.crossing is None else "crossing"
         self.records["log"].append(
             {
                 "token": self.token("log"),
@@ -173,7 +173,7 @@ class SceneTables:
                 "first_sample_token": self.token("sample", 0),
                 "last_sample_token": self.token("sample", frames - 1),
                 "name": self.name,
-                "description": f"Synthetic, {light}, {self.scene.ego_speed:.1f} m/s",
+                "description": f"Synthetic, {self.scene.light.name}, {place}, {self.scene.ego_speed:.1f} m/s",
             }
         )
         for frame, time_s in enumerate(keyframe_times(spec)):

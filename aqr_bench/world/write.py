@@ -194,7 +194,8 @@ def _finish(spec: WorldSpec, partial: Path, names: list[str]) -> None:
         "generator": GENERATOR_VERSION,
         "sha256": spec.sha256,
         "spec": spec.as_dict(),
-        "counts": {table: len(tables[table]) for table in TABLES} | {k: totals[k] for k in ("objects", "distractors")},
+        "counts": {table: len(tables[table]) for table in TABLES}
+        | {key: totals[key] for key in ("objects", "distractors", "scenery")},
         "tables_sha256": digest.hexdigest(),
         "files_sha256": files.hexdigest(),
         "files": totals["files"],

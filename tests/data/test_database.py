@@ -22,7 +22,7 @@ from aqr_bench.world.write import write_world
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("database") / "world"
-    spec = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2, seed=4)
+    spec = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2, seed=75)
     write_world(WorldSpec.from_dict(spec), folder)
     return folder
 

@@ -36,7 +36,7 @@ GROUPS = dict(zip(CLASSES, (2, 3, 7, 4, 6, 2, 6, 6, 2, 2), strict=True))
 def world(tmp_path_factory):
     """(nuScenes root, folder with infos and database)."""
     root = tmp_path_factory.mktemp("paste") / "world"
-    spec = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2, seed=4)
+    spec = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2, seed=75)
     write_world(WorldSpec.from_dict(spec), root)
     infos = root.parent / "infos"
     write_infos(build_infos(open_nuscenes(root, "v1.0-mini")), infos, "v1.0-mini")

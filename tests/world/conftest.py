@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aqr_bench.world.appearance import Light
-from aqr_bench.world.scene import Actor, Scene
+from aqr_bench.world.actor import Actor
+from aqr_bench.world.light import Light
+from aqr_bench.world.scene import Scene
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
-TINY = {"version": "v1.0-mini", "train_scenes": 2, "val_scenes": 2, "frames_per_scene": 3, "seed": 9}
+TINY = {"version": "v1.0-mini", "train_scenes": 2, "val_scenes": 2, "frames_per_scene": 3, "seed": 64}
 
 
 @pytest.fixture(scope="session")

@@ -6,19 +6,18 @@ import numpy as np
 import pytest
 
 from aqr_bench.world import lidar
-from aqr_bench.world.geometry import cast, rotate
+from aqr_bench.world.geometry import Solids, cast, rotate
 from aqr_bench.world.rig import LIDAR_TRANSLATION, beam_elevations
 from aqr_bench.world.scene import simulate
 from aqr_bench.world.spec import WorldSpec
 
-EXACT = WorldSpec.from_dict({"range_noise_m": 0, "dropout": [0, 0]})
+EXACT = WorldSpec.from_dict({"range_noise_m": 0, "dropout": [0, 0], "half_return_m": 10_000})
 
 
 def scan(scene, spec, time_s=0.0, dropout=0.0):
     """Return points (N, 3) and yawless ego-frame coordinates (N, 3), rings, owners and the solids of a scan."""
     solids = scene.solids(time_s).seen_from(scene.ego_pose(time_s))
-    intensity = np.concatenate([actor.intensity for actor in scene.actors])
-    cloud, owner = lidar.scan(solids, intensity, dropout, spec, np.random.default_rng(3))
+    cloud, owner = lidar.scan(solids, scene.intensity, dropout, spec, np.random.default_rng(3))
     ego = np.stack([cloud[:, 1], -cloud[:, 0], cloud[:, 2]], -1) + LIDAR_TRANSLATION
     return cloud, ego, owner, solids
 
@@ -95,6 +94,44 @@ def test_culling_by_angle_loses_no_hit(stage, place, yaw):
     hit = np.isfinite(distance)
     above = origin[2] + rays[2][hit] * distance[hit] > 0.1  # at its foot the rough ground may come first
     assert (ego[owner == 0, 2] > 0.1).sum() == above.sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("reflectance", "distance", "share"), [(10, 26, 15 / 16), (10, 52, 0.5), (5, 52, 0.29), (2.5, 26, 0.5)]
+)
+def test_dark_and_far_surfaces_return_fewer_pulses(reflectance, distance, share):
+    """Half of the pulses come back at half_return_m from a surface of reflectance 10 that faces the LiDAR."""
+    origin = np.array(LIDAR_TRANSLATION)
+    center = np.array([[origin[0] + distance + 0.1, 0.0, 2.0]])
+    wall = Solids(center, np.zeros(1), np.array([[0.1, distance / 8, 2.0]]), np.array([0]))
+    spec = WorldSpec.from_dict({"range_noise_m": 0, "azimuths": 8192, "beams": 64})
+    counts = []
+    for intensity in (reflectance, 1e9):
+        _, owner = lidar.scan(wall, np.array([intensity], float), 0.0, spec, np.random.default_rng(3))
+        counts.append((owner == 0).sum())
+    assert counts[1] > 1000
+    assert counts[0] / counts[1] == pytest.approx(share, abs=0.03)
+
+
+def test_a_dark_vehicle_fades_with_distance():
+    """Out of the whole generator: the share of pulses that a dark vehicle loses grows with its distance."""
+    lost = {}
+    for spec in (WorldSpec.from_dict({"dark_share": share, "seed": 5}) for share in (0.0, 1.0)):
+        for index in range(3):
+            scene = simulate(spec, 0, index)
+            solids = scene.solids(0.0).seen_from(scene.ego_pose(0.0))
+            counts = []
+            for one in (spec, EXACT):
+                _, owner = lidar.scan(solids, scene.intensity, 0.0, one, np.random.default_rng(3))
+                counts.append(np.bincount(owner[owner >= 0], minlength=len(scene.actors)))
+            for number, actor in enumerate(scene.actors):
+                distance = np.hypot(*(actor.start[:2] - scene.ego_start[:2]))
+                if actor.class_name in ("car", "truck", "bus", "trailer") and counts[1][number]:
+                    far = distance > 22
+                    lost.setdefault((spec.dark_share, far), []).append(counts[0][number] / counts[1][number])
+    mean = {key: np.mean(shares) for key, shares in lost.items()}
+    assert mean[0.0, False] > 0.95 and mean[0.0, True] > 0.8
+    assert mean[1.0, True] < 0.65 < mean[1.0, False]
 
 
 def test_dropout_and_noise_do_what_they_say(stage):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from aqr_bench.errors import UserError
-from aqr_bench.world.classes import CLASSES
-from aqr_bench.world.geometry import overlap
+from aqr_bench.world.classes import CLASSES, class_shares
+from aqr_bench.world.geometry import footprint, overlap
 from aqr_bench.world.rig import EGO_CENTER_M, EGO_LENGTH_M, EGO_WIDTH_M, lidar_pose
-from aqr_bench.world.scene import in_range, keyframe_times, simulate, sweep_times
+from aqr_bench.world.scene import in_range, keyframe_times, simulate, stream, sweep_times
 from aqr_bench.world.spec import WorldSpec
 
 SPEC = WorldSpec()
@@ -32,6 +32,103 @@ def test_no_two_boxes_ever_overlap(scenes):
         first, second = np.triu_indices(len(poses), 1)
         clash = overlap(poses[first], sizes[first][:, None], poses[second], sizes[second][:, None])
         assert not clash.any()
+
+
+def test_scenery_keeps_off_the_streets_and_off_everybody(scenes):
+    times = sweep_times(SPEC, SPEC.lidar_sweeps).ravel()
+    solid = {"building": 0, "hedge": 0, "wall": 0, "bush": 0}
+    for scene in scenes[:12]:
+        for thing in scene.scenery:
+            if thing.class_name not in solid:
+                continue
+            solid[thing.class_name] += 1
+            ring = footprint(thing.start, thing.size[0], thing.size[1])
+            edge = np.concatenate([ring + share * (np.roll(ring, 1, 0) - ring) for share in (0, 0.25, 0.5, 0.75)])
+            assert scene.roads.clear_of_streets(edge, 0.0)
+            for actor in scene.actors:
+                poses = actor.poses(times)
+                mine = np.broadcast_to(thing.start, poses.shape)
+                assert not overlap(poses, actor.size[:2], mine, thing.size[:2]).any()
+    assert min(solid.values()) > 0
+
+
+def test_traffic_keeps_to_the_lanes_on_the_right(scenes):
+    times, seen = keyframe_times(SPEC), 0
+    for scene in scenes:
+        for actor in scene.actors:
+            if not actor.speed or actor.attribute == "pedestrian.moving":
+                continue
+            poses = actor.poses(times)
+            inside = []
+            for street in scene.roads.streets:
+                station, lateral = street.frame(poses[:, :2])
+                along = street.poses(station, 0.0)[:, 2]
+                direction = np.cos(poses[:, 2] - along)
+                right = (lateral - street.middle) * direction < 0
+                inside.append(
+                    (right & (np.abs(direction) > 0.9) & (street.off_middle(poses[:, :2]) < street.half)).all()
+                )
+            assert any(inside), actor.class_name
+            seen += 1
+    assert seen > 100
+
+
+def test_pedestrians_walk_on_pavements_and_zebra_crossings(scenes):
+    where = Counter()
+    for scene in scenes:
+        for actor in scene.actors:
+            if actor.attribute != "pedestrian.moving":
+                continue
+            place = actor.poses(1.0)[:2]
+            lateral = min(street.off_middle(place) - street.half for street in scene.roads.streets)
+            where["street" if lateral < 0 else "pavement" if lateral < 3.5 else "plot"] += 1
+    assert where["pavement"] > where["street"] > 3
+
+
+def test_levels_do_what_they_say():
+    made = {}
+    for level in ("easy", "normal", "hard"):
+        spec = WorldSpec.from_dict({"level": level})
+        scenes = [simulate(spec, 0, index) for index in range(20)]
+        actors = [actor for scene in scenes for actor in scene.actors]
+        vehicles = [actor for actor in actors if actor.class_name in ("car", "truck", "bus", "trailer")]
+        made[level] = (
+            np.mean([len(scene.scenery) for scene in scenes]),
+            np.mean([actor.intensity.max() < 9 for actor in vehicles]),
+            np.mean([actor.category is None for actor in actors]),
+            np.mean([scene.light.name != "day" for scene in scenes]),
+            np.mean([scene.dropout for scene in scenes]),
+        )
+    for easy, normal, hard in zip(*made.values(), strict=True):
+        assert easy < normal < hard
+    assert made["easy"][1] == made["easy"][3] == 0
+
+
+def test_the_class_mix_of_nuscenes():
+    spec = WorldSpec.from_dict({"class_mix": "nuscenes", "distractor_ratio": 0})
+    seen = Counter(actor.class_name for index in range(40) for actor in simulate(spec, 0, index).actors)
+    shares = dict(zip((info.name for info in CLASSES), class_shares("nuscenes"), strict=True))
+    assert sum(shares.values()) == pytest.approx(1) and shares["car"] == pytest.approx(0.435, abs=0.01)
+    for name, share in shares.items():
+        assert seen[name] / seen.total() == pytest.approx(share, abs=0.05), name
+
+
+def test_train_and_val_share_no_seed_layout_or_instance():
+    """Both splits of a world, scene by scene: no two have the same streets, objects, colours or random numbers."""
+    drawn, places, textures = set(), Counter(), Counter()
+    for split, count in ((0, 30), (1, 10)):
+        for index in range(count):
+            scene = simulate(SPEC, split, index)
+            drawn.add(stream(SPEC, split, index).integers(2**63))
+            drawn.update(stream(SPEC, split, index, *purpose).integers(2**63) for purpose in ((1, 0, 0), (2, 0, 0)))
+            street = scene.roads.streets[0]
+            places[(*street.start, street.curvature, scene.roads.crossing, scene.roads.zebras)] += 1
+            for thing in scene.actors + scene.scenery:
+                places[tuple(thing.start)] += 1
+            textures.update(actor.textures.tobytes() for actor in scene.actors)
+    assert len(drawn) == 3 * 40
+    assert max(places.values()) == 1
+    assert max(textures.values()) == 1
 
 
 def test_as_many_objects_and_distractors_as_asked(scenes):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from aqr_bench.errors import UserError
-from aqr_bench.world.spec import WorldSpec, official_scenes, read_tier
+from aqr_bench.world.spec import LEVELS, WorldSpec, official_scenes, read_tier
 
 
 def test_defaults_are_valid_and_survive_a_round_trip():
@@ -20,13 +22,36 @@ def test_every_field_changes_the_identity():
     other |= {"dropout": [0, 0.1], "seed": 2, "frames_per_scene": 9, "keyframe_interval_s": 0.25, "beams": 16}
     other |= {"azimuths": 360, "lidar_sweeps": 2, "camera_sweeps": 1, "objects_per_frame": 9, "distractor_ratio": 0}
     other |= {"half_range_m": 30, "night_share": 1, "size_jitter": 0, "max_range_m": 50, "range_noise_m": 0}
-    other |= {"jpeg_quality": 80}
+    other |= {"jpeg_quality": 80, "level": "hard", "class_mix": "nuscenes", "clutter": 0.1, "dark_share": 0.5}
+    other |= {"hidden_share": 0.1, "dusk_share": 0.5, "colour_variation": 2, "half_return_m": 100}
     assert set(other) == set(WorldSpec().as_dict())
     small = {"train_scenes": 1, "val_scenes": 0}
     base = WorldSpec.from_dict(small).sha256
     for key, value in other.items():
         if key != "train_scenes":
             assert WorldSpec.from_dict(small | {key: value}).sha256 != base, key
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_gives_defaults_that_a_tier_may_override(level):
+    spec = WorldSpec.from_dict({"level": level, "dropout": [0.05, 0.06]})
+    assert spec.dropout == (0.05, 0.06)
+    for key, value in LEVELS[level].items():
+        assert key == "dropout" or getattr(spec, key) == value
+    assert WorldSpec.from_dict(spec.as_dict()) == spec
+
+
+def test_levels_set_the_same_fields_and_rise():
+    easy, normal, hard = (LEVELS[level] for level in ("easy", "normal", "hard"))
+    assert set(easy) == set(normal) == set(hard)
+    assert WorldSpec.from_dict({"level": "normal"}) == WorldSpec()
+    for key in normal:
+        assert easy[key] < normal[key] < hard[key], key
+
+
+def test_the_tiers_of_this_repository_are_read():
+    tiers = Path(__file__).parents[2] / "ablations" / "tiers"
+    assert [read_tier(path).level for path in sorted(tiers.glob("*.yaml")) if "synthetic" in path.read_text()]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +72,10 @@ def test_every_field_changes_the_identity():
         ({"image_size": [176, 96, 3]}, r"world.image_size must be \[width, height\]"),
         ({"image_size": [176, 0]}, "world.image_size must lie in"),
         ({"dropout": [0.5, 0.1]}, "low <= high"),
+        ({"level": "harder"}, "world.level is 'harder'; it must be one of easy, hard, normal"),
+        ({"level": ["hard"]}, "must be one of easy, hard, normal"),
+        ({"class_mix": "kitti"}, "must be one of balanced, nuscenes"),
+        ({"hidden_share": 0.7}, "world.hidden_share must lie in 0 .. 0.6"),
         ({"version": "v1.0-test"}, "must be one of v1.0-mini, v1.0-trainval"),
         ({"version": ["v1.0-mini"]}, "must be one of v1.0-mini, v1.0-trainval"),
         ({"version": "v1.0-mini", "train_scenes": 9, "val_scenes": 1}, "is 9, but v1.0-mini has only 8"),
