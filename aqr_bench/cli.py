@@ -22,6 +22,7 @@ STEPS = {
     "evaluate": ("aqr_bench.evaluate", "evaluate a trained model under every condition of a suite"),
     "measure": ("aqr_bench.measure", "measure latency, throughput and memory of a variant"),
     "report": ("aqr_bench.report.__main__", "tables, figures and the page from records"),
+    "gate": ("aqr_bench.gate", "do fixed biases on the trained base models move anything at all?"),
     "checkpoint": ("aqr_bench.checkpoint", "look into a published CMT checkpoint, or convert it for these configs"),
     "studies": ("aqr_bench.study", "list or check the studies, tiers and condition suites"),
 }
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="everything, from world to report, resuming what is there")
     run.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
     run.add_argument("--study", nargs="+", default=["bias_site"], metavar="STUDY", help="names or files of studies")
+    run.add_argument("--seeds", type=_positive, help="so many of every study's seeds (default: as the tier says)")
     run.add_argument("--cores", type=_positive, help="cores to use (default: what the profile says)")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     run.add_argument("--strict", action="store_true", help="exit with 1 if any run is recorded as failed")
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         args = build_parser().parse_args(argv)
         from aqr_bench.launch import launch
 
-        return launch(args.tier, args.study, args.cores, args.dry_run, args.strict, args.verbose)
+        return launch(args.tier, args.study, args.cores, args.dry_run, args.strict, args.verbose, args.seeds)
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2

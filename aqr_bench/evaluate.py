@@ -1,6 +1,6 @@
 """Evaluate a trained model under every condition of a suite: python -m aqr_bench.evaluate --tier T --suite S ...
 
-One record per condition. mmdet3d's NuScenesMetric writes the submission, nuscenes-devkit scores it.
+One record per condition. The submission holds what mmdet3d's NuScenesMetric would write; nuscenes-devkit scores it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 import hashlib
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from aqr_bench.experiment import DataSet, build_config, load_data
 from aqr_bench.record import (
     ROOMS,
     Record,
+    code_hash,
+    config_hash,
     provenance,
     read_records,
     refuse_equal_inputs,
@@ -25,6 +28,7 @@ from aqr_bench.record import (
     utc_now,
     write_records,
 )
+from aqr_bench.reuse import find_twin, leave, take_over
 from aqr_bench.study import Condition, Suite, Tier, load_study, load_suite, load_tier
 from aqr_bench.train import cost_since, hashable, load_weights, one_line, verified_checkpoint, work_folder
 
@@ -46,18 +50,26 @@ def main(argv: list[str] | None = None) -> int:
     study = load_study(args.study or trained.study) if trained.study else None
     work = work_folder(args.work, trained.study, trained.variant, trained.seed or 0)
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
-    records = []
     try:
         if not trained.ok:
             raise RuntimeError(f"training failed: {trained.reason}")
-        evaluator = Evaluator(config, tier, data, verified_checkpoint(trained, args.train), work / "detections")
+        checkpoint = verified_checkpoint(trained, args.train)
+        identity = _identity_of(config, tier, data, suite, trained)
+        twin = find_twin(Path(args.work), work, f"evaluate.{suite.name}", identity)
+        evaluator = Evaluator(config, tier, data, checkpoint, work / "detections") if twin is None else None
     except Exception as error:
         if trained.ok:
             traceback.print_exc()
         records = [_failure(c, suite, trained, tier, error) for c in suite.conditions]
     else:
-        for condition in suite.conditions:
-            records.append(_evaluate_one(evaluator, condition, suite, trained))
+        if twin is None:
+            records = [_evaluate_one(evaluator, condition, suite, trained) for condition in suite.conditions]
+        else:
+            records = _taken_over(*twin, work, trained)
+        if all(record.ok for record in records):
+            run = work.relative_to(args.work).as_posix() if twin is None else twin[1]["run"]
+            found = {"run": run, "records": [record.to_dict() for record in records]}
+            leave(work, f"evaluate.{suite.name}", identity, found)
     write_records(args.out, refuse_equal_inputs(records, suite.conditions[0].name))
     for record in records:
         numbers = ", ".join(f"{k} {record.scores[k]:.3f}" for k in ("mAP", "NDS") if record.ok)
@@ -76,6 +88,27 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="record file (.jsonl), one line per condition; or picture folder")
     parser.add_argument("--work", help="folder for detections")
     return parser.parse_args(argv)
+
+
+def _identity_of(config: Any, tier: Tier, data: DataSet, suite: Suite, trained: Record) -> list[str]:
+    """What an evaluation depends on: two with the same identity find the same."""
+    conditions = {"conditions": [vars(c) for c in suite.conditions], "batch_size": tier.evaluate_batch_size}
+    hashes = [config_hash(hashable(config)), config_hash(conditions), code_hash(ROOMS["evaluate"]), data.sha256]
+    return [*hashes, str(trained.provenance.get("checkpoint_sha256"))]
+
+
+def _taken_over(folder: Path, found: dict, work: Path, trained: Record) -> list[Record]:
+    """The records of a twin as those of this run, with the files that they name."""
+    records = []
+    for data in found["records"]:
+        record = Record.from_dict(data)
+        place = Path("detections") / str(record.condition)
+        for part in record.extra.values():
+            if isinstance(part, dict) and "file" in part:
+                take_over(folder / place / part["file"], work / place / part["file"])
+        own = dict(study=trained.study, variant=trained.variant, seed=trained.seed)
+        records.append(replace(record, **own, extra={**record.extra, "same_as": found["run"]}))
+    return records
 
 
 def _identity(suite: Suite, trained: Record, tier: Tier, condition: Condition) -> dict[str, Any]:
@@ -102,7 +135,7 @@ def _failure(condition: Condition, suite: Suite, trained: Record, tier: Tier, er
 def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trained: Record) -> Record:
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
-        scores, inputs, samples, router = evaluator.run(condition)
+        scores, inputs, samples, extra = evaluator.run(condition)
     except Exception as error:
         traceback.print_exc()
         return _failure(condition, suite, trained, evaluator.tier, error)
@@ -111,7 +144,7 @@ def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trai
         status="ok",
         scores=scores,
         cost={**cost_since(clock), "samples": samples},
-        extra={"router": router} if router else {},
+        extra=extra,
         provenance=provenance(
             config=hashable(evaluator.config),
             rooms=ROOMS["evaluate"],
@@ -161,43 +194,51 @@ class Evaluator:
             return self.model.test_step(batch)[0].cpu()
 
     def run(self, condition: Condition) -> tuple[dict, str, int, dict]:
-        """Detect and score under one condition: scores, fingerprint of all inputs, samples, what the router did."""
+        """Detect and score under one condition: scores, fingerprint of all inputs, samples, and the record's extra."""
         from aqr_bench.telemetry import RouterLog
 
         with RouterLog(self.model.pts_bbox_head) as log:
             submission, digests = self.detect(condition)
         from aqr_bench.metrics.detection import score_detections
 
-        scores = score_detections(submission, self.tables, submission.parent)
+        folder = self.work / condition.name
+        scores = score_detections(submission, self.tables, submission.parent, matches=folder / "matches.npz")
         fingerprint = hashlib.sha256("\n".join(f"{t} {d}" for t, d in sorted(digests.items())).encode()).hexdigest()
-        router = log.save(self.work / condition.name / "router.npz")
-        return scores, fingerprint, len(digests), router
+        router = log.save(folder / "router.npz")
+        extra = {"matches": {"file": "matches.npz"}, **({"router": router} if router else {})}
+        return scores, fingerprint, len(digests), extra
 
     def detect(self, condition: Condition) -> tuple[Path, dict[str, str]]:
         """Write the nuScenes submission of the val split; return its path and the inputs' SHA-256 by sample token."""
         import torch
-        from mmdet3d.evaluation import NuScenesMetric
+        from nuscenes.eval.common.config import config_factory
+
+        from aqr_bench.metrics.submission import sample_detections, write_submission
 
         loader = build_loader(self.config, condition, self.tier.evaluate_batch_size)
-        folder = self.work / condition.name
-        metric = NuScenesMetric(
-            data_root=str(self.data.root),
-            ann_file=loader.dataset.ann_file,
-            modality=dict(use_camera=True, use_lidar=True),
-            format_only=True,
-            jsonfile_prefix=str(folder),
-        )
-        metric.dataset_meta = loader.dataset.metainfo
+        infos = {info["token"]: info for info in map(loader.dataset.get_data_info, range(len(loader.dataset)))}
+        names, ranges = loader.dataset.metainfo["classes"], config_factory("detection_cvpr_2019").class_range
         digests: dict[str, str] = {}
+        results: dict[str, list] = {}
         with torch.no_grad():
             for batch in loader:
-                samples = [sample.cpu() for sample in self.model.test_step(batch)]
-                digests.update({s.metainfo["token"]: s.metainfo["input_sha256"] for s in samples})
-                metric.process(batch, [s.to_dict() for s in samples])
-        if len(digests) != len(loader.dataset):
-            raise RuntimeError(f"{len(digests)} of {len(loader.dataset)} samples were evaluated")
-        _quietly(metric.evaluate, len(loader.dataset))
-        return folder / "pred_instances_3d" / "results_nusc.json", digests
+                for sample in self.model.test_step(batch):
+                    token, found = sample.metainfo["token"], sample.cpu().pred_instances_3d
+                    digests[token] = sample.metainfo["input_sha256"]
+                    boxes = torch.cat([found.bboxes_3d.gravity_center, found.bboxes_3d.tensor[:, 3:]], 1)
+                    results[token] = sample_detections(
+                        token,
+                        boxes.numpy(),
+                        found.scores_3d.numpy(),
+                        found.labels_3d.numpy(),
+                        names,
+                        infos[token]["lidar_points"]["lidar2ego"],
+                        infos[token]["ego2global"],
+                        ranges,
+                    )
+        if len(digests) != len(infos):
+            raise RuntimeError(f"{len(digests)} of {len(infos)} samples were evaluated")
+        return write_submission(self.work / condition.name / "results_nusc.json", results), digests
 
 
 def build_loader(config: Any, condition: Condition, batch_size: int) -> Any:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.errors import UserError, require_file
-from aqr_bench.study import Schedule, Study, Tier, check_overrides, config_entry, variant_config
+from aqr_bench.errors import UserError, nearest, require_file
+from aqr_bench.study import Schedule, Study, Tier, check_overrides, config_entry, variant_schedule
 
 CONFIGS = Path(__file__).parent / "cmt" / "configs"
 
@@ -75,20 +75,29 @@ def fill_dataset(dataset: Any, data: DataSet) -> None:
 
 
 def build_config(
-    tier: Tier, data: DataSet, seed: int, work_dir: str | Path, study: Study | None, variant: str | None
+    tier: Tier,
+    data: DataSet,
+    seed: int,
+    work_dir: str | Path,
+    study: Study | None,
+    variant: str | None,
+    pretrain: str | None = None,
 ) -> Any:
     """The full mmengine config of one training.
 
     Args:
         study, variant: both None for the base model of the tier.
+        pretrain: name of a branch of the tier that is trained alone; without study and variant.
     Raises:
         UserError: an override that names a key which the config does not have.
     """
-    schedule, overrides, where = _schedule(tier, study, variant)
+    schedule, where = _schedule(tier, study, variant, pretrain)
+    overrides = schedule.config
     config = base_config(tier, data)
     check_overrides(config.to_dict(), overrides, where)
     _merge(config, overrides)
-    _set_iterations(config, schedule.iterations)
+    if schedule.iterations:
+        _set_iterations(config, schedule.iterations)
     config.work_dir = str(work_dir)
     config.randomness = dict(seed=seed, deterministic=False)
     for hook in config.get("custom_hooks", []):
@@ -97,10 +106,15 @@ def build_config(
     return config
 
 
-def _schedule(tier: Tier, study: Study | None, variant: str | None) -> tuple[Schedule, Mapping[str, Any], Path]:
+def _schedule(tier: Tier, study: Study | None, variant: str | None, pretrain: str | None) -> tuple[Schedule, Path]:
+    if pretrain is not None:
+        if pretrain not in tier.pretrain:
+            raise UserError(f"{tier.path}: no pretrain '{pretrain}'{nearest(pretrain, tier.pretrain)}")
+        entry = tier.pretrain[pretrain]
+        return Schedule(entry.iterations, entry.config), tier.path
     if study is None or variant is None:
-        return tier.base, tier.base.config, tier.path
-    return tier.variant, variant_config(tier, study, variant), study.path
+        return tier.base, tier.path
+    return variant_schedule(tier, study, variant), study.path
 
 
 def _merge(config: Any, overrides: Mapping[str, Any]) -> None:

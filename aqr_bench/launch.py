@@ -140,6 +140,7 @@ def launch(
     dry_run: bool,
     strict: bool,
     verbose: bool,
+    seeds: int | None = None,
 ) -> int:
     """From world to report. Returns 0 if all jobs ran (with ``strict``: and all records are ok), else 1.
 
@@ -149,7 +150,7 @@ def launch(
     root = repository_root()
     folder = root if Path.cwd().is_relative_to(root) else Path.cwd()
     tier = studies_of.load_tier(tier_name)
-    studies = [studies_of.load_study(name) for name in study_names]
+    studies = [studies_of.limit_seeds(studies_of.load_study(name), tier, seeds) for name in study_names]
     studies_of.require_inputs(tier)
     if tier.kind == "synthetic":
         read_tier(tier.path)  # a mistake in the world's numbers is told now, not by the first job
@@ -159,6 +160,7 @@ def launch(
     command += ["--cores", str(cores)] if cores else []
     command += ["--dry-run"] if dry_run else []
     command += ["--config", f"tier={tier_name}", f"studies={','.join(study_names)}"]
+    command += [f"seeds={seeds}"] if seeds else []
     progress = Progress(counting=not dry_run)
     if dry_run:
         code = follow(command, folder, progress, verbose)

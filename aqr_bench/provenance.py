@@ -22,11 +22,11 @@ _MODEL = ("bias", "cmt", "corruptions", "data", "experiment.py", "runtime.py")
 ROOMS: dict[str, tuple[str, ...]] = {
     "world": ("world",),
     "prepare": ("data",),
-    "train": (*_MODEL, "hooks.py", "train.py"),
-    "evaluate": (*_MODEL, "metrics", "evaluate.py", "telemetry.py"),
+    "train": (*_MODEL, "hooks.py", "reuse.py", "train.py"),
+    "evaluate": (*_MODEL, "metrics", "evaluate.py", "reuse.py", "telemetry.py"),
     "measure": (*_MODEL, "evaluate.py", "measure.py"),
     "pictures": (*_MODEL, "metrics", "evaluate.py", "pictures.py", "report/pictures.py"),
-    "report": ("report",),
+    "report": ("report", "metrics"),
 }
 PACKAGES = (
     "aqr-bench",

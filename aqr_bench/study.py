@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,46 @@ from aqr_bench.schema import read_yaml, repository_root, schema_error
 
 RESERVED = frozenset(
     # Rule names and result folders: a study of that name would collide with them.
-    ["all", "base", "check", "evaluate", "infos", "measure", "pictures", "prepare", "report", "train", "work", "world"]
+    [
+        "all",
+        "base",
+        "check",
+        "evaluate",
+        "infos",
+        "measure",
+        "pictures",
+        "prepare",
+        "pretrain",
+        "report",
+        "train",
+        "work",
+        "world",
+    ]
 )
 LOWER_IS_BETTER = frozenset(["mATE", "mASE", "mAOE", "mAVE", "mAAE"])
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Iterations and config overrides of one training; ``init`` is ``base`` or ``scratch``."""
+    """Iterations and config overrides of one training, and where its weights start.
+
+    ``init``: ``base`` (the base model of the same seed), ``features`` (the tier's pretrained branches, everything else
+    at random) or ``scratch``. No iterations: the base model as it is, for designs that differ at test time only.
+    """
 
     iterations: int
     config: Mapping[str, Any] = field(default_factory=dict)
     init: str = "scratch"
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Training of one branch alone, once per tier; only the ``parts`` (prefixes of parameter names) are kept."""
+
+    name: str
+    iterations: int
+    config: Mapping[str, Any]
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -43,8 +71,10 @@ class Tier:
     model: str
     base: Schedule
     variant: Schedule
+    pretrain: Mapping[str, Pretraining]
     world: Mapping[str, Any]
     data_root: Path | None
+    seeds: int | None  # at most so many of a study's seeds
     threads: int
     evaluate_batch_size: int
     measure_batch_size: int
@@ -75,16 +105,25 @@ class Suite:
 
 @dataclass(frozen=True)
 class Variant:
-    """One design to compare: overrides of the model config."""
+    """One design to compare: overrides of the model config, and of the tier's schedule for variants.
+
+    ``against``: the variant that it is compared with, where that is not the study's baseline.
+    """
 
     name: str
     summary: str
     config: Mapping[str, Any]
+    iterations: int | None = None
+    init: str | None = None
+    against: str | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question, the variants that answer it, and what they are compared under."""
+    """A question, the variants that answer it, and what they are compared under.
+
+    ``gate``: its variants are fixed biases on the trained base, and the report says whether they move anything.
+    """
 
     name: str
     question: str
@@ -95,6 +134,11 @@ class Study:
     metric: str
     variants: Mapping[str, Variant]
     path: Path
+    gate: bool = False
+
+    def compared_with(self, variant: str) -> str:
+        """Name of the variant that ``variant`` is compared with."""
+        return self.variants[variant].against or self.baseline
 
     @property
     def higher_is_better(self) -> bool:
@@ -103,16 +147,22 @@ class Study:
 
 @dataclass(frozen=True)
 class Run:
-    """One training with its evaluation; ``study`` and ``variant`` are None for a base model."""
+    """One training with its evaluation; ``study`` and ``variant`` are None for a base model.
+
+    ``pretrain``: the branch that it trains, where it is no model but a pretraining; there is one per tier, of seed 0.
+    """
 
     tier: str
     study: str | None
     variant: str | None
     seed: int
+    pretrain: str | None = None
 
     @property
     def folder(self) -> str:
         """Folder of the run below the results folder, with forward slashes."""
+        if self.pretrain is not None:
+            return f"{self.tier}/pretrain/{self.pretrain}"
         middle = "base" if self.study is None else f"{self.study}/{self.variant}"
         return f"{self.tier}/{middle}/seed{self.seed}"
 
@@ -175,16 +225,24 @@ def load_tier(path_or_name: str | Path) -> Tier:
     data, path = _load(path_or_name, "tiers", "tier")
     evaluate, measure = data.get("evaluate", {}), data.get("measure", {})
     root = data["data"].get("root")
+    pretrain = {
+        name: Pretraining(name, entry["iterations"], entry.get("config", {}), tuple(entry["parts"]))
+        for name, entry in data.get("pretrain", {}).items()
+    }
     return Tier(
         name=data["name"],
         summary=data["summary"],
         kind=data["data"]["kind"],
         version=data["data"]["version"],
         model=data["model"],
-        base=Schedule(data["base"]["iterations"], data["base"].get("config", {})),
+        base=Schedule(
+            data["base"]["iterations"], data["base"].get("config", {}), "features" if pretrain else "scratch"
+        ),
         variant=Schedule(data["variant"]["iterations"], data["variant"].get("config", {}), data["variant"]["init"]),
+        pretrain=pretrain,
         world=data.get("world", {}),
         data_root=None if root is None else Path(root).expanduser(),
+        seeds=data.get("seeds"),
         threads=data.get("threads", 1),
         evaluate_batch_size=evaluate.get("batch_size", 1),
         measure_batch_size=measure.get("batch_size", 1),
@@ -219,7 +277,23 @@ def load_study(path_or_name: str | Path) -> Study:
     if data["name"] in RESERVED or "base" in data["variants"]:
         name = data["name"] if data["name"] in RESERVED else "base"
         raise UserError(f"{path}: '{name}' is reserved for a folder or target; choose another name")
-    variants = {name: Variant(name, v["summary"], v["config"]) for name, v in data["variants"].items()}
+    shared = {key: data.get(key) for key in ("iterations", "init")}
+    variants = {
+        name: Variant(
+            name,
+            v["summary"],
+            v["config"],
+            v.get("iterations", shared["iterations"]),
+            v.get("init", shared["init"]),
+            v.get("against"),
+        )
+        for name, v in data["variants"].items()
+    }
+    for name, variant in variants.items():
+        if variant.against is not None and (variant.against not in variants or variant.against == name):
+            others = [other for other in variants if other != name]
+            hint = nearest(variant.against, others)
+            raise UserError(f"{path}: variants.{name}.against: no other variant '{variant.against}'{hint}")
     if data["baseline"] not in variants:
         raise UserError(f"{path}: baseline: unknown variant '{data['baseline']}'{nearest(data['baseline'], variants)}")
     try:
@@ -238,10 +312,21 @@ def load_study(path_or_name: str | Path) -> Study:
         metric=data["metric"],
         variants=variants,
         path=path,
+        gate=data.get("gate", False),
     )
 
 
 # ---------------------------------------------------------------- from files to runs
+
+
+def limit_seeds(study: Study, tier: Tier, asked: int | None = None) -> Study:
+    """The study with the first ``asked`` of its seeds, or as many as the tier has time for."""
+    count = asked or tier.seeds or len(study.seeds)
+    if asked and asked > len(study.seeds):
+        raise UserError(
+            f"{study.path}: {asked} seeds are asked for, the study names {len(study.seeds)}; add some there"
+        )
+    return replace(study, seeds=study.seeds[:count])
 
 
 def merge_overrides(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,11 +360,23 @@ def _set_inside(target: Any, parent: str, key: str, value: Any) -> None:
             reached = f"{reached}.{part}"
 
 
-def variant_config(tier: Tier, study: Study, variant: str) -> dict[str, Any]:
-    """Dotted overrides for the training of one variant: the tier's, then the variant's."""
+def variant_schedule(tier: Tier, study: Study, variant: str) -> Schedule:
+    """How one variant is trained: the tier's schedule for variants with what study and variant say about it.
+
+    The config is the tier's, then the variant's. A variant that does not start from the base model is trained like a
+    base model: the tier's overrides for base trainings count, not those for warm starts.
+    """
     if variant not in study.variants:
         raise UserError(f"{study.path}: unknown variant '{variant}'{nearest(variant, study.variants)}")
-    return merge_overrides(tier.variant.config, study.variants[variant].config)
+    own = study.variants[variant]
+    init = own.init or tier.variant.init
+    if init == "features" and not tier.pretrain:
+        raise UserError(f"{study.path}: variant '{variant}' starts from 'features', but {tier.path} has no 'pretrain'")
+    like = tier.variant if init == "base" else tier.base
+    iterations = like.iterations if own.iterations is None else own.iterations
+    if iterations == 0 and init != "base":
+        raise UserError(f"{study.path}: variant '{variant}' has 0 iterations, so init must be 'base', not '{init}'")
+    return Schedule(iterations, merge_overrides(like.config, own.config), init)
 
 
 def config_entry(node: Any, part: str) -> str | int | None:
@@ -321,10 +418,20 @@ def matrix(tier: Tier, studies: Iterable[Study]) -> list[Run]:
 
 
 def base_runs(tier: Tier, studies: Iterable[Study]) -> list[Run]:
-    """The base trainings the variants start from, one per seed; none where variants start from scratch."""
-    if tier.variant.init != "base":
-        return []
-    return [Run(tier.name, None, None, seed) for seed in sorted({seed for s in studies for seed in s.seeds})]
+    """The base trainings the variants start from, one per seed; none where all variants start elsewhere."""
+    seeds = {
+        seed
+        for study in studies
+        for variant in study.variants
+        if variant_schedule(tier, study, variant).init == "base"
+        for seed in study.seeds
+    }
+    return [Run(tier.name, None, None, seed) for seed in sorted(seeds)]
+
+
+def pretrain_runs(tier: Tier) -> list[Run]:
+    """The pretrainings of a tier, one per branch."""
+    return [Run(tier.name, None, None, 0, name) for name in tier.pretrain]
 
 
 def require_inputs(tier: Tier) -> None:

@@ -1,7 +1,8 @@
 """Train one model and leave a record: python -m aqr_bench.train --tier T --infos DIR --seed N --out REC --work DIR.
 
-With --study and --variant it trains that variant (from the base model of --base where the tier says so), without
-them the base model. Killed at any moment, the same command goes on from the last checkpoint in --work.
+With --study and --variant it trains that variant, with --pretrain one branch of the model alone, without them the base
+model. --base and --features are the train records to start from, where tier or study say so. Killed at any moment, the
+same command goes on from the last checkpoint in --work.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import resource
 import shutil
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ from aqr_bench.record import (
     utc_now,
     write_records,
 )
-from aqr_bench.study import Tier, load_study, load_tier
+from aqr_bench.reuse import find_twin, leave, take_over
+from aqr_bench.study import Tier, load_study, load_tier, variant_schedule
 
 NEW_PARAMETERS = ("pts_bbox_head.aqr.",)  # what a variant may have that its base has not
 
@@ -42,19 +45,38 @@ def main(argv: list[str] | None = None) -> int:
     study = load_study(args.study) if args.study else None
     if (args.study is None) != (args.variant is None):
         raise UserError("--study and --variant go together")
+    if args.pretrain and (args.study or args.base or args.features):
+        raise UserError("--pretrain trains a branch from scratch: it goes without --study, --base and --features")
     data = load_data(args.infos)
-    needs_base = study is not None and tier.variant.init == "base"
-    if needs_base and not args.base:
-        raise UserError(f"tier '{tier.name}' starts its variants from the base model: give --base TRAIN_RECORD")
-    work = work_folder(args.work, args.study and study.name, args.variant, args.seed)
-    config = build_config(tier, data, args.seed, work, study, args.variant)
+    work = work_folder(args.work, args.study and study.name, args.variant, args.seed, args.pretrain)
+    config = build_config(tier, data, args.seed, work, study, args.variant, args.pretrain)
+    schedule = tier.base if study is None else variant_schedule(tier, study, args.variant)
+    start = "scratch" if args.pretrain else schedule.init
+    given = {"base": [args.base] if args.base else [], "features": args.features}
+    if start != "scratch" and not given[start]:
+        what = "the base model" if start == "base" else "the pretrained branches"
+        raise UserError(f"this training starts from {what} (tier '{tier.name}'): give --{start} TRAIN_RECORD")
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     known: dict[str, Any] = dict(config=hashable(config), rooms=ROOMS["train"], seed=args.seed, started=started)
+    extra = {"pretrain": args.pretrain} if args.pretrain else {}
     try:
-        init = base_checkpoint(args.base) if needs_base else None
-        start_afresh_unless_same(work, [config_hash(known["config"]), code_hash(ROOMS["train"]), data.sha256, init])
-        checkpoint, facts, curve = run_training(config, tier, init)
-        status, reason = "ok", None
+        init = [trained_checkpoint(path) for path in given.get(start, [])]
+        identity = [config_hash(known["config"]), code_hash(ROOMS["train"]), data.sha256, *map(sha256_file, init)]
+        start_afresh_unless_same(work, identity)
+        twin = find_twin(Path(args.work), work, "train", identity)
+        if twin is not None:
+            checkpoint, done = take_over(twin[0] / "final.pth", work / "final.pth"), twin[1]
+            # The cost is that of the run which did the work.
+            facts, curve, extra["same_as"] = done["cost"], done["curve"], done["run"]
+        elif args.pretrain is None and schedule.iterations == 0:
+            checkpoint, facts, curve = keep_base(config, init[0])
+        else:
+            parts = tier.pretrain[args.pretrain].parts if args.pretrain else None
+            checkpoint, facts, curve = run_training(config, tier, init, whole=start == "base", parts=parts)
+        status, reason, cost = "ok", None, {**cost_since(clock), **facts}
+        run = "/".join([*([study.name, args.variant] if study else ["base"]), f"seed{args.seed}"])
+        if args.pretrain is None:
+            leave(work, "train", identity, {"run": extra.get("same_as", run), "cost": cost, "curve": curve})
         # Relative to the record, so that a results folder can be moved.
         where = dict(
             checkpoint=os.path.relpath(checkpoint, Path(args.out).parent), checkpoint_sha256=sha256_file(checkpoint)
@@ -64,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         traceback.print_exc()
         status, reason, where = status_of(error), one_line(error), {}
-        facts, curve = {}, []
+        cost, curve = cost_since(clock), []
     record = Record(
         kind="train",
         status=status,
@@ -73,9 +95,10 @@ def main(argv: list[str] | None = None) -> int:
         study=study.name if study else None,
         variant=args.variant,
         seed=args.seed,
-        cost={**cost_since(clock), **facts},
+        cost=cost,
         provenance=provenance(**known, data_sha256=data.sha256, **where),
         curve=curve,
+        extra=extra,
     )
     write_records(args.out, [record])
     print(f"{status}: {args.out}" + (f" ({reason})" if reason else ""))
@@ -91,12 +114,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", required=True, help="folder for checkpoints and logs")
     parser.add_argument("--study", help="study file or name")
     parser.add_argument("--variant", help="variant of the study")
+    parser.add_argument("--pretrain", help="train this branch of the tier's 'pretrain' alone")
     parser.add_argument("--base", help="train record of the base model to start from")
+    parser.add_argument("--features", nargs="+", default=[], help="train records of the pretrained branches")
     return parser.parse_args(argv)
 
 
-def work_folder(root: str | Path, study: str | None, variant: str | None, seed: int) -> Path:
+def work_folder(
+    root: str | Path, study: str | None, variant: str | None, seed: int, pretrain: str | None = None
+) -> Path:
     """Folder of one run's checkpoints and detections below the work folder of a tier."""
+    if pretrain is not None:
+        return Path(root) / "pretrain" / pretrain
     return Path(root) / ("base" if study is None else f"{study}/{variant}") / f"seed{seed}"
 
 
@@ -105,7 +134,6 @@ def start_afresh_unless_same(work: Path, identity: list) -> None:
 
     Going on from them would mix two experiments into one record.
     """
-    identity = [sha256_file(part) if isinstance(part, Path) else part for part in identity]
     marker = work / "identity.json"
     if marker.is_file() and json.loads(marker.read_text()) == identity:
         return
@@ -115,11 +143,12 @@ def start_afresh_unless_same(work: Path, identity: list) -> None:
     marker.write_text(json.dumps(identity))
 
 
-def base_checkpoint(record_path: str | Path) -> Path:
-    """Checkpoint of the base model that a train record names; RuntimeError if that training failed or changed."""
+def trained_checkpoint(record_path: str | Path) -> Path:
+    """Checkpoint that a train record names; RuntimeError if that training failed or its checkpoint changed."""
     record = read_records(record_path)[0]
     if not record.ok:
-        raise RuntimeError(f"base training failed: {record.reason}")
+        name = record.extra.get("pretrain")
+        raise RuntimeError(f"{f'pretraining {name}' if name else 'base training'} failed: {record.reason}")
     return verified_checkpoint(record, record_path)
 
 
@@ -134,13 +163,20 @@ def verified_checkpoint(record: Record, record_path: str | Path) -> Path:
     return path
 
 
-def run_training(config: Any, tier: Tier, init: Path | None) -> tuple[Path, dict, list]:
-    """Train with mmengine's Runner. Returns the final checkpoint, cost facts and the loss curve."""
+def run_training(
+    config: Any, tier: Tier, init: Sequence[Path] = (), whole: bool = True, parts: Sequence[str] | None = None
+) -> tuple[Path, dict, list]:
+    """Train with mmengine's Runner. Returns the final checkpoint, cost facts and the loss curve.
+
+    Args:
+        init: checkpoints to start from, later ones first in force.
+        whole: they make up the model (only AQR's own parameters may be missing); else whatever they hold is taken.
+        parts: prefixes of the parameters that the final checkpoint keeps; None: all.
+    """
     from aqr_bench import runtime
 
     runtime.prepare()
     threads = runtime.use_threads(tier.threads)
-    import torch
     from mmengine.runner import Runner
 
     from aqr_bench.hooks import LossCurve
@@ -150,19 +186,59 @@ def run_training(config: Any, tier: Tier, init: Path | None) -> tuple[Path, dict
     config.launcher = "none"
     # Evaluation is a job of its own; the Runner asks for a test loop where it sees a test loader.
     runner = Runner.from_cfg(_without_test(config))
-    if init is not None and not config.resume:
-        load_weights(runner.model, init)  # says what does not fit, where mmengine would only warn
+    if init and not config.resume:
+        merged = merged_weights(init, work / "init.pth")
+        load_weights(runner.model, merged, whole)  # says what does not fit, where mmengine would only warn
         # train() initialises the weights afresh and makes the averaged copy; what it loads comes after both.
-        runner._load_from = str(init)
+        runner._load_from = str(merged)
     runner.train()
     curve = next(h for h in runner.hooks if isinstance(h, LossCurve)).points
     weights = final_weights(runner)
-    path = work / "final.pth"
-    temporary = path.with_suffix(".tmp")
-    torch.save({"state_dict": weights, "meta": {"iterations": runner.iter}}, temporary)
-    os.replace(temporary, path)
+    if parts is not None:
+        weights = {name: value for name, value in weights.items() if name.startswith(tuple(parts))}
+        for part in parts:
+            if not any(name.startswith(part) for name in weights):
+                raise RuntimeError(f"the model has no parameters '{part}': see parts of pretrain in {tier.path}")
+    path = _save(weights, work / "final.pth", runner.iter)
     parameters = sum(p.numel() for p in runner.model.parameters())
     return path, {"parameters": parameters, "iterations": runner.iter, "threads": threads}, curve
+
+
+def keep_base(config: Any, base: Path) -> tuple[Path, dict, list]:
+    """The base's weights as those of a variant that differs at test time only; what only the variant has is initial."""
+    from aqr_bench import runtime
+
+    runtime.prepare()
+    from mmdet3d.registry import MODELS
+
+    from aqr_bench.hooks import seed_all
+
+    seed_all(config.randomness.seed)
+    model = MODELS.build(config.model)
+    load_weights(model, base)
+    path = _save(dict(model.state_dict()), Path(config.work_dir) / "final.pth", 0)
+    return path, {"parameters": sum(p.numel() for p in model.parameters()), "iterations": 0}, []
+
+
+def merged_weights(checkpoints: Sequence[Path], out: Path) -> Path:
+    """One checkpoint of several, as it is if there is but one."""
+    import torch
+
+    if len(checkpoints) == 1:
+        return checkpoints[0]
+    weights: dict = {}
+    for checkpoint in checkpoints:
+        weights.update(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    return _save(weights, out, 0)
+
+
+def _save(weights: dict, path: Path, iterations: int) -> Path:
+    import torch
+
+    temporary = path.with_suffix(".tmp")
+    torch.save({"state_dict": weights, "meta": {"iterations": iterations}}, temporary)
+    os.replace(temporary, path)
+    return path
 
 
 def _without_test(config: Any) -> Any:
@@ -182,13 +258,13 @@ def final_weights(runner: Any) -> dict:
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
-def load_weights(model: Any, checkpoint: Path) -> None:
-    """Load a checkpoint weights-only; only AQR's own parameters may be missing, nothing may be left over."""
+def load_weights(model: Any, checkpoint: Path, whole: bool = True) -> None:
+    """Load a checkpoint weights-only; nothing may be left over; of a ``whole`` one only AQR's parameters be missing."""
     import torch
 
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     result = model.load_state_dict(state, strict=False)
-    missing = [k for k in result.missing_keys if not k.startswith(NEW_PARAMETERS)]
+    missing = [k for k in result.missing_keys if whole and not k.startswith(NEW_PARAMETERS)]
     unexpected = [k for k in result.unexpected_keys if not k.startswith(NEW_PARAMETERS)]
     if missing or unexpected:
         raise RuntimeError(f"{checkpoint} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")

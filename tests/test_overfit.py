@@ -46,6 +46,7 @@ def test_one_batch_is_learnt_by_heart(tmp_path):
     tier = load_tier("quick")
     overrides = {
         "train_dataloader.dataset.ann_file": str(tmp_path / "infos" / "infos_val.pkl"),
+        "train_dataloader.batch_size": 4,  # all four frames
         f"{PIPELINE}.7.lidar": 0.0,
         f"{PIPELINE}.7.cameras": 0.0,
         f"{PIPELINE}.8.prob": 0.0,

@@ -27,7 +27,7 @@ def changed(source: Path, folder: Path, change) -> Path:
 @pytest.mark.parametrize("name", studies.known_tiers())
 def test_every_shipped_tier_loads(name):
     tier = studies.load_tier(name)
-    assert tier.name == name and tier.base.iterations > 0 and tier.variant.init in ("base", "scratch")
+    assert tier.name == name and tier.base.iterations > 0 and tier.variant.init in ("base", "features", "scratch")
     studies.require_inputs(tier) if tier.kind == "synthetic" else None
 
 
@@ -40,9 +40,53 @@ def test_every_shipped_study_loads(name):
 def test_matrix_is_in_file_order_and_base_runs_are_shared():
     tier, study = studies.load_tier("quick"), studies.load_study("bias_site")
     runs = studies.matrix(tier, [study])
-    assert [run.variant for run in runs[::2]] == ["none", "cross", "self", "both"]
-    assert runs[3].folder == "quick/bias_site/cross/seed1"
-    assert [run.folder for run in studies.base_runs(tier, [study, study])] == ["quick/base/seed0", "quick/base/seed1"]
+    assert [run.variant for run in runs[::3]] == ["none", "cross", "self", "both"]
+    assert runs[4].folder == "quick/bias_site/cross/seed1"
+    assert [run.folder for run in studies.base_runs(tier, [study, study])] == [f"quick/base/seed{i}" for i in range(3)]
+    assert [run.folder for run in studies.pretrain_runs(tier)] == ["quick/pretrain/lidar", "quick/pretrain/cameras"]
+
+
+def test_a_tier_limits_seeds_unless_more_are_asked_for():
+    tier, study = studies.load_tier("quick"), studies.load_study("bias_site")
+    assert studies.limit_seeds(study, tier).seeds == (0, 1)
+    assert studies.limit_seeds(study, tier, 3).seeds == (0, 1, 2)
+    assert studies.limit_seeds(study, studies.load_tier("smoke")).seeds == (0, 1, 2)
+    with pytest.raises(UserError, match=r"bias_site.yaml: 9 seeds are asked for"):
+        studies.limit_seeds(study, tier, 9)
+
+
+def test_study_and_variant_may_change_the_schedule(tmp_path):
+    def change(data):
+        data |= {"iterations": 0}
+        data["variants"]["self"] |= {"iterations": 7, "init": "features", "against": "cross"}
+        data["variants"]["both"] |= {"iterations": 5, "init": "scratch"}
+
+    tier, study = studies.load_tier("quick"), studies.load_study(changed(STUDY, tmp_path, change))
+    kept = studies.variant_schedule(tier, study, "cross")
+    assert (kept.iterations, kept.init) == (0, "base") and kept.config["optim_wrapper.optimizer.lr"] == 4e-4
+    fresh = studies.variant_schedule(tier, study, "self")
+    assert (fresh.iterations, fresh.init) == (7, "features")
+    assert fresh.config["optim_wrapper.optimizer.lr"] == tier.base.config["optim_wrapper.optimizer.lr"]
+    assert study.compared_with("self") == "cross" and study.compared_with("both") == "none"
+    with pytest.raises(UserError, match=r"starts from 'features', but .*smoke\.yaml has no 'pretrain'"):
+        studies.variant_schedule(studies.load_tier("smoke"), study, "self")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda d: d["variants"]["self"].update(against="crss"),
+            "self.against: no other variant 'crss'; did",
+        ),
+        (lambda d: d["variants"]["self"].update(against="self"), r"self.against: no other variant 'self'"),
+        (lambda d: d["variants"]["self"].update(iterations=0, init="scratch"), "0 iterations, so init must be 'base'"),
+    ],
+)
+def test_schedules_that_cannot_be(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        study = studies.load_study(changed(STUDY, tmp_path, change))
+        studies.variant_schedule(studies.load_tier("quick"), study, "self")
 
 
 def test_variants_from_scratch_have_no_base(tmp_path):
@@ -70,7 +114,7 @@ def test_variants_from_scratch_have_no_base(tmp_path):
             TIER,
             "tier",
             lambda d: d["variant"].update(init="bse"),
-            "'bse' is not one of base, scratch; did you mean 'base'?",
+            "'bse' is not one of base, features, scratch; did you mean 'base'?",
         ),
         (TIER, "tier", lambda d: d.pop("model"), "model: missing key"),
         (
@@ -167,10 +211,10 @@ def test_override_inside_null_is_refused():
 def test_variant_config_puts_the_variant_over_the_tier(tmp_path):
     path = changed(TIER, tmp_path, lambda d: d["variant"].update(config={"lr": 1, "model.pts_bbox_head.aqr.x": 0}))
     tier, study = studies.load_tier(path), studies.load_study("bias_site")
-    config = studies.variant_config(tier, study, "cross")
+    config = studies.variant_schedule(tier, study, "cross").config
     assert config["lr"] == 1 and config["model.pts_bbox_head.aqr"]["site"] == "cross" and len(config) == 2
     with pytest.raises(UserError, match="unknown variant 'crss'; did you mean 'cross'"):
-        studies.variant_config(tier, study, "crss")
+        studies.variant_schedule(tier, study, "crss")
 
 
 def test_check_overrides_finds_a_key_the_config_does_not_have():

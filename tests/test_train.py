@@ -12,10 +12,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from aqr_bench.data.__main__ import main as prepare
+from aqr_bench.errors import UserError
 from aqr_bench.experiment import build_config, load_data
 from aqr_bench.record import read_records
 from aqr_bench.study import load_study, load_tier
-from aqr_bench.train import base_checkpoint, load_weights, main, run_training, start_afresh_unless_same
+from aqr_bench.train import load_weights, main, run_training, start_afresh_unless_same, trained_checkpoint
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
@@ -67,7 +68,7 @@ def train(place: Path, name: str, *more: str, tier: str = "tiny.yaml") -> Path:
 
 
 def weights(record: Path) -> dict[str, torch.Tensor]:
-    return torch.load(base_checkpoint(record), weights_only=True)["state_dict"]
+    return torch.load(trained_checkpoint(record), weights_only=True)["state_dict"]
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,61 @@ def test_a_variant_starts_from_its_base(place, base):
     assert len(parameters) > 100
     for name in parameters:
         assert torch.equal(before[name], after[name]), name
+
+
+def test_no_iterations_keep_the_base_as_it_is(place, base, tmp_path):
+    study = yaml.safe_load(load_study("smoke").path.read_text()) | {"name": "still", "iterations": 0}
+    (tmp_path / "still.yaml").write_text(yaml.safe_dump(study))
+    command = ["--study", str(tmp_path / "still.yaml"), "--variant", "cross", "--base", str(base)]
+    record = train(place, "still", *command)
+    before, after = weights(base), weights(record)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert set(after) - set(before) and read_records(record)[0].cost["iterations"] == 0
+
+
+def test_the_same_work_is_done_once(place, base):
+    """Under another name, in the same work folder: taken over, bit by bit, and the record says from whom."""
+    once = train(place, "once", "--study", "smoke", "--variant", "none", "--base", str(base))
+    study = yaml.safe_load(load_study("smoke").path.read_text()) | {"name": "again"}
+    (place / "again.yaml").write_text(yaml.safe_dump(study))
+    command = ["--tier", str(place / "tiny.yaml"), "--infos", str(place), "--seed", "0", "--base", str(base)]
+    command += ["--study", str(place / "again.yaml"), "--variant", "none", "--work", str(place / "once" / "work")]
+    assert main([*command, "--out", str(place / "again" / "train.jsonl")]) == 0
+    first, second = read_records(once)[0], read_records(place / "again" / "train.jsonl")[0]
+    assert second.extra == {"same_as": "smoke/none/seed0"} and "same_as" not in first.extra
+    assert second.provenance["checkpoint_sha256"] == first.provenance["checkpoint_sha256"]
+    assert second.cost == first.cost and second.curve == first.curve
+    assert trained_checkpoint(place / "again" / "train.jsonl").is_file()
+    # Another seed is other work.
+    command[5] = "1"
+    assert main([*command, "--out", str(place / "other" / "train.jsonl")]) == 0
+    assert "same_as" not in read_records(place / "other" / "train.jsonl")[0].extra
+
+
+def test_a_base_starts_from_pretrained_branches(place):
+    tier = yaml.safe_load((place / "tiny.yaml").read_text()) | {"name": "branches"}
+    parts = {"lidar": ["pts_backbone", "pts_neck"], "cameras": ["img_backbone", "pts_bbox_head.image_points"]}
+    tier["pretrain"] = {
+        name: dict(iterations=2, parts=part, config=tier["base"]["config"] | {"model.features_only": name})
+        for name, part in parts.items()
+    }
+    tier["base"]["config"] = tier["variant"]["config"]  # a learning rate of 0
+    (place / "branches.yaml").write_text(yaml.safe_dump(tier))
+    records = [train(place, f"pre_{name}", "--pretrain", name, tier="branches.yaml") for name in parts]
+    kept = {}
+    for record, part in zip(records, parts.values(), strict=True):
+        found = weights(record)
+        assert found and all(name.startswith(tuple(part)) for name in found)
+        kept |= found
+    assert read_records(records[0])[0].extra == {"pretrain": "lidar"}
+    after = weights(train(place, "on_top", "--features", *map(str, records), tier="branches.yaml"))
+    for name, value in kept.items():
+        if "running_" not in name and "num_batches" not in name:
+            assert torch.equal(after[name], value), name
+    with pytest.raises(UserError, match=r"starts from the pretrained branches .* give --features"):
+        train(place, "without", tier="branches.yaml")
+    with pytest.raises(UserError, match="no pretrain 'lidr'; did you mean 'lidar'"):
+        train(place, "typo", "--pretrain", "lidr", tier="branches.yaml")
 
 
 def test_a_resumed_run_equals_an_unbroken_one(place, base):
@@ -107,7 +163,7 @@ def test_a_diverging_run_leaves_a_record(place, capsys):
     record = read_records(train(place, "hot", tier="hot.yaml"))[0]
     assert record.status == "diverged" and "loss is nan" in record.reason
     with pytest.raises(RuntimeError, match="base training failed"):
-        base_checkpoint(place / "hot" / "train.jsonl")
+        trained_checkpoint(place / "hot" / "train.jsonl")
 
 
 def test_the_record_says_where_it_came_from(base):
@@ -123,10 +179,10 @@ def test_a_changed_or_missing_checkpoint_is_refused(place, base, tmp_path):
     line["provenance"]["checkpoint"] = str(tmp_path / "gone.pth")
     (tmp_path / "train.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(RuntimeError, match="checkpoint is missing"):
-        base_checkpoint(tmp_path / "train.jsonl")
+        trained_checkpoint(tmp_path / "train.jsonl")
     (tmp_path / "gone.pth").write_bytes(b"something else")
     with pytest.raises(RuntimeError, match="SHA-256 differs"):
-        base_checkpoint(tmp_path / "train.jsonl")
+        trained_checkpoint(tmp_path / "train.jsonl")
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

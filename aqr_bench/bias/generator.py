@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,7 @@ class AttentionBias(nn.Module):
         site: where the bias acts: none, cross, self or both.
         bev_window, camera_window: odd window sizes in cells; 0 leaves that modality unbiased.
         profile: uniform, gaussian, or hard (cross: -inf outside the windows).
-        router: learned; oracle (true sensor state); constant (+1 for both).
+        router: learned; oracle (true sensor state); constant (``constant_weights`` for every query).
         supervision: none (the detection loss alone) or modality (the true sensor state as target).
         scale, min_scale, max_scale, learnable_scale: the one scale number and its clamp.
         layers: decoder layers that see the bias: all, first, last.
@@ -61,6 +62,7 @@ class AttentionBias(nn.Module):
         router_bev_window, router_camera_window: odd sizes of the windows that the router's own attention is restricted
             to (MoME: 5 and 15); both 0: it sees the whole memory.
         loss_weight: weight of the supervision loss.
+        constant_weights: (LiDAR, camera) in [-1, 1], of router constant.
     Raises:
         ValueError: a value outside of those listed.
     """
@@ -84,6 +86,7 @@ class AttentionBias(nn.Module):
         router_bev_window: int = 0,
         router_camera_window: int = 0,
         loss_weight: float = 1.0,
+        constant_weights: Sequence[float] = (1.0, 1.0),
     ) -> None:
         super().__init__()
         _choice("site", site, SITES)
@@ -99,6 +102,9 @@ class AttentionBias(nn.Module):
                 raise ValueError(f"aqr.{name} must be 0 or odd, not {size}")
         if not 0 <= min_scale <= max_scale:
             raise ValueError(f"aqr: need 0 <= min_scale <= max_scale, not {min_scale} and {max_scale}")
+        if len(constant_weights) != 2 or not all(-1 <= weight <= 1 for weight in constant_weights):
+            raise ValueError(f"aqr.constant_weights must be two numbers in [-1, 1], not {constant_weights!r}")
+        self.constant_weights = tuple(float(weight) for weight in constant_weights)
         if any(self.router_windows) and router != "learned":
             raise ValueError(f"aqr.router_bev_window and router_camera_window need router 'learned', not '{router}'")
         if supervision != "none" and router != "learned":
@@ -142,7 +148,7 @@ class AttentionBias(nn.Module):
                 raise ValueError("aqr.router 'oracle' needs the sensor state of every sample")
             weights = sensor_weights(sensor_state_B.to(query_BQC.device)).to(query_BQC)[:, None].expand(-1, queries, -1)
         else:
-            weights = query_BQC.new_ones(batch, queries, 2)
+            weights = query_BQC.new_tensor(self.constant_weights).expand(batch, queries, 2)
         cross = own = None
         if self.site in ("cross", "both") and has_windows(layout, self.bev_size, self.camera_size):
             cross = self._cross(weights, grid_windows(*where, self.bev_size, self.camera_size), layout.num_keys)

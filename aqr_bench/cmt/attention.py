@@ -56,7 +56,7 @@ class DecoderAttention(BaseModule):
         attn_drop: float = 0.0,
         out_drop: float = 0.0,
         backend: str = "auto",
-        offset_values: bool = False,
+        offset_values: bool | str = False,
     ) -> None:
         super().__init__()
         if embed_dims % num_heads:
@@ -69,7 +69,8 @@ class DecoderAttention(BaseModule):
         self.backend = backend
         self.attn = PackedProjections(embed_dims)
         self.out_drop = nn.Dropout(out_drop)
-        self.offset_proj = nn.Linear(7 * num_heads, embed_dims) if offset_values and role == "cross" else None
+        numbers = 9 if offset_values == "points" else 7
+        self.offset_proj = nn.Linear(numbers * num_heads, embed_dims) if offset_values and role == "cross" else None
 
     @classmethod
     def from_config(cls, role: Role, cfg: dict) -> DecoderAttention:
@@ -116,7 +117,7 @@ class DecoderAttention(BaseModule):
         if self.offset_proj is not None:
             if prior is None:
                 raise ValueError("offset_values needs the head's locality prior: set pts_bbox_head.locality")
-            v = torch.cat([v, prior.key_B1KE.to(v).expand(-1, self.num_heads, -1, -1)], -1)
+            v = torch.cat([v, prior.values_B1KV.to(v).expand(-1, self.num_heads, -1, -1)], -1)
         dims = None if prior is None else prior.dims
         out = biased_attention(q, k, v, mask=mask, bias=bias, prior=dims, dropout_p=drop, backend=self.backend)
         x = self.attn.out_proj(out[..., :width].transpose(1, 2).flatten(2))

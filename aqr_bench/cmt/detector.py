@@ -41,6 +41,9 @@ class CmtDetector(MVXTwoStageDetector):
         consistent_grid: make the sparse grid cover the whole point cloud range and place the BEV keys where they are.
             The published r50 config has 1024 cells of 0.1 m for 108 m, which cuts off all beyond 48.4 m and stretches
             the keys' positions by 5.5 %. Parameters keep their names and shapes; configs whose grid fits stay as is.
+        features_only: ``lidar`` or ``cameras``: train that branch alone, by the auxiliary losses and that of the image
+            points; all else is left as it is. Published CMT models start from an image backbone that was trained for
+            monocular detection; this is how the small tiers get theirs.
         frozen: names of submodules (``pts_middle_encoder``, ``img_backbone``, ...) that do not learn. They stay in
             eval mode, so that their batch statistics stay too. On a CPU the sparse encoder has to be among them:
             spconv has no backward there.
@@ -55,6 +58,7 @@ class CmtDetector(MVXTwoStageDetector):
         pts_voxel_layer: dict | None = None,
         auxiliary: dict | None = None,
         consistent_grid: bool = False,
+        features_only: str | None = None,
         frozen: Sequence[str] = (),
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
@@ -90,6 +94,11 @@ class CmtDetector(MVXTwoStageDetector):
         self.sparse_encoder = isinstance(getattr(self, "pts_middle_encoder", None), SparseEncoder)
         if self.sparse_encoder:
             accept_both_layouts(self.pts_middle_encoder)
+        if features_only not in (None, "lidar", "cameras"):
+            raise UserError(f"model.features_only is '{features_only}'; known: lidar, cameras, or None")
+        if features_only and self.auxiliary is None:
+            raise UserError("model.features_only needs model.auxiliary: there is no other loss on features alone")
+        self.features_only = features_only
         self.frozen = tuple(frozen)
         for name in self.frozen:
             if getattr(self, name, None) is None:
@@ -104,7 +113,9 @@ class CmtDetector(MVXTwoStageDetector):
 
     def _freeze(self) -> None:
         for name in self.frozen:
-            getattr(self, name).eval().requires_grad_(False)
+            part = getattr(self, name)
+            part.eval()  # mmdet's ResNet returns None
+            part.requires_grad_(False)
 
     # ------------------------------------------------------------------ features
 
@@ -158,11 +169,22 @@ class CmtDetector(MVXTwoStageDetector):
 
     def loss(self, batch_inputs_dict: dict, batch_data_samples: Sequence, **kwargs) -> dict[str, Tensor]:
         """Losses of a batch; see :meth:`CmtHead.loss_by_feat` for the keys."""
+        if self.features_only:
+            return self._feature_losses(batch_inputs_dict, metas_of(batch_data_samples, with_truth=True))
         img_feats, pts_feats = self.extract_feat(batch_inputs_dict)
         losses = self.pts_bbox_head.loss(pts_feats, img_feats, batch_data_samples)
         if self.auxiliary is not None:
             metas = metas_of(batch_data_samples, with_truth=True)
             losses.update(self.auxiliary.loss(pts_feats[0], img_feats[0], metas))
+        return losses
+
+    def _feature_losses(self, batch_inputs_dict: dict, metas: Sequence[dict]) -> dict[str, Tensor]:
+        if self.features_only == "lidar":
+            return self.auxiliary.loss(self.extract_pts_feat(batch_inputs_dict["points"])[0], None, metas)
+        images = self.extract_img_feat(batch_inputs_dict["imgs"])[0]
+        losses = self.auxiliary.loss(None, images, metas)
+        if self.pts_bbox_head.image_points is not None:
+            losses["loss_image_points"] = self.pts_bbox_head.image_points_loss(images, metas)
         return losses
 
     def predict(self, batch_inputs_dict: dict, batch_data_samples: Sequence, **kwargs) -> Sequence:

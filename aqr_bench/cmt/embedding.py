@@ -15,6 +15,7 @@ from aqr_bench.cmt.encoding import (
     pos2embed,
     query_rays,
     to_metres,
+    to_normalised,
 )
 from aqr_bench.cmt.geometry import CameraGeometry
 
@@ -45,6 +46,11 @@ class PositionEmbeddings:
         depths = self._depths(cameras.key_BN2.device)
         rays = camera_key_rays(cameras.img2lidar_BN44, cameras.key_BN2, rows, cols, depths, self.pc_range)
         return self.rv_embedding(rays)
+
+    def spot_embed(self, points_BK3: Tensor) -> Tensor:
+        """What BEV keys at these points (metres) would have as position embedding, [B, K, C]."""
+        place = to_normalised(points_BK3, self.pc_range)[..., :2].clamp(-0.5, 1.5)
+        return self.bev_embedding(pos2embed(place, self.hidden_dim))
 
     def bev_query_embed(self, reference_BQ3: Tensor) -> Tensor:
         """Embedding of where a query is in the BEV, [B, Q, C]."""

@@ -21,6 +21,7 @@ from aqr_bench.cmt.embedding import PositionEmbeddings, inner, mlp
 from aqr_bench.cmt.encoding import inverse_sigmoid, to_metres
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, metas_of, sensor_states
 from aqr_bench.cmt.head_losses import HeadLosses, Outputs
+from aqr_bench.cmt.image_points import ImagePoints
 from aqr_bench.cmt.losses import TaskSlice
 from aqr_bench.cmt.transformer import Biases, LayerBias, fuse_memory
 from aqr_bench.errors import UserError
@@ -52,6 +53,8 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
             ``embed_dims``); None or {} = plain CMT.
         locality: keyword arguments of :class:`aqr_bench.bias.LocalityPrior` (less ``num_heads``);
             None or {} = none.
+        image_points: keyword arguments of :class:`ImagePoints` (less ``channels``): image keys become points, with the
+            position embedding of a BEV key there beside that of their ray; None or {} = rays, as CMT.
         attention_backend: see :func:`aqr_bench.bias.biased_attention`.
         reference_init: ``random`` (uniform in the range, as CMT) or ``grid`` (even in x and y, mid-height).
         bev_range: (x0, y0, x1, y1) in metres that the BEV map really covers, where it is not the whole
@@ -63,8 +66,7 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
             4 m, and the third code (``height``) as it comes: small models learn this sooner.
         refine_reference: centre the locality prior and the offsets of each layer on what the layer before predicted. In
             CMT all layers share one reference; a coarse grid of few queries then never looks at the right pixels.
-        downsample_scale, norm_bbox, loss_heatmap, test_cfg: part of the official configs; sizes are read from the
-            tensors, and the official code does not use the others either.
+        downsample_scale, norm_bbox, loss_heatmap, test_cfg: part of the official configs, which do not use them either.
     """
 
     uses_lidar = True
@@ -96,6 +98,7 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
         init_cfg: dict | None = None,
         aqr: dict | None = None,
         locality: dict | None = None,
+        image_points: dict | None = None,
         attention_backend: str = "auto",
         reference_init: str = "random",
         bev_range: Sequence[float] | None = None,
@@ -162,6 +165,9 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
         if locality:
             heads = self.transformer.decoder.layers[0].attentions[-1].num_heads
             self.locality = _configured(LocalityPrior, "locality", dict(locality), num_heads=heads)
+        self.image_points = None
+        if image_points and self.uses_cameras:
+            self.image_points = _configured(ImagePoints, "image_points", dict(image_points), channels=hidden_dim)
         if aqr:  # an empty dict is what overrides of single keys are merged into
             self.aqr = _configured(AttentionBias, "aqr", dict(aqr), embed_dims=hidden_dim)
             if (self.aqr.site, self.aqr.layers) == ("self", "first"):
@@ -227,13 +233,18 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
             images = images.unflatten(0, (len(metas), cameras.num_views))
             image_pos = self.rv_pos_embed(cameras, *images.shape[-2:])
             camera_shape = (cameras.num_views, *images.shape[-2:])
+        layout = MemoryLayout(None if bev is None else tuple(bev.shape[-2:]), camera_shape, tuple(self.bev_range))
+        spots = None
+        if images is not None and self.image_points is not None:
+            found = self.image_points(images, cameras)
+            spots = found.detach()  # they learn from their own loss: the decoder takes them as given
+            image_pos = image_pos + self.spot_embed(spots).view_as(image_pos)
 
         reference, denoising = self.references(metas)
         query_pos = self.query_embed(reference, cameras)
         memory, memory_pos = fuse_memory(bev, bev_pos, images, image_pos)
-        layout = MemoryLayout(None if bev is None else tuple(bev.shape[-2:]), camera_shape, tuple(self.bev_range))
         centres: list[Tensor] = []  # per layer, what its offsets start from: filled while the decoder runs
-        biases, aqr_out = self._biases(reference, query_pos, memory, memory_pos, cameras, layout, metas, centres)
+        biases, aqr_out = self._biases(reference, query_pos, memory, memory_pos, cameras, layout, metas, centres, spots)
         mask = None if denoising is None else denoising.attn_mask
         decoded = self.transformer(query_pos, memory, memory_pos, mask, biases)
 
@@ -247,8 +258,16 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
                 outputs["dn_queries"] = denoising
             if aqr_out is not None:
                 outputs["aqr"] = (aqr_out, sensor_states(metas, device))
+            if spots is not None and self.training:
+                outputs["image_points"] = (found, cameras, metas, images.shape[-2:])
             results.append([outputs])
         return tuple(results)
+
+    def image_points_loss(self, images: Tensor, metas: Sequence[dict]) -> Tensor:
+        """Loss of the image points alone, of an image map [B * N, C, h, w]."""
+        cameras = CameraGeometry.from_metas(metas, images.device)
+        images = images.unflatten(0, (len(metas), cameras.num_views))
+        return self.image_points.loss(self.image_points(images, cameras), cameras, metas, images.shape[-2:])
 
     def references(self, metas: Sequence[dict]) -> tuple[Tensor, DenoisingQueries | None]:
         """Normalised reference points [B, P + Q, 3], denoising queries (training only) first."""
@@ -281,6 +300,7 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
         layout: MemoryLayout,
         metas: Sequence[dict],
         centres: list[Tensor],
+        spots: Tensor | None,
     ) -> tuple[Biases, Any]:
         """What every decoder layer adds to its scores, and the router's output (None without a router).
 
@@ -300,12 +320,12 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
             out = self.aqr(target, query_pos, memory, memory_pos, points, matrices, sizes, layout, states)
             pairs = [self.aqr.for_layer(out, i, count) for i in range(count)]
         if not self.refine_reference:
-            prior = None if self.locality is None else self.locality(points, matrices, sizes, layout)
+            prior = None if self.locality is None else self.locality(points, matrices, sizes, layout, spots)
             return [LayerBias(cross, own, prior) for cross, own in pairs], out
 
         def follow(index: int, x: Tensor | None) -> LayerBias:
             centres.append(points if x is None else self._predicted_centres(x, index - 1, centres[-1]))
-            return LayerBias(*pairs[index], self.locality(centres[-1], matrices, sizes, layout))
+            return LayerBias(*pairs[index], self.locality(centres[-1], matrices, sizes, layout, spots))
 
         return follow, out
 

@@ -76,6 +76,8 @@ class HeadLosses:
             losses[f"{prefix}loss_bbox"] = sum(p[1] for p in pairs)
         if self.scalar:
             losses.update(self._denoising_losses(outputs, layers, code_weights))
+        if "image_points" in outputs[0]:
+            losses["loss_image_points"] = self.image_points.loss(*outputs[0]["image_points"])
         if "aqr" in outputs[0]:
             losses.update(self.aqr.loss(*outputs[0]["aqr"]))
         return losses

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError
+from aqr_bench.metrics.matching import match_boxes
 
 EVAL_SETS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val"}
 ERRORS = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
@@ -27,7 +28,11 @@ def load_results(path: str | Path) -> dict:
 
 
 def score_detections(
-    results_json: str | Path, nusc: Any, out_dir: str | Path, config: str = "detection_cvpr_2019"
+    results_json: str | Path,
+    nusc: Any,
+    out_dir: str | Path,
+    config: str = "detection_cvpr_2019",
+    matches: str | Path | None = None,
 ) -> dict:
     """Score a submission with the devkit's DetectionEval.
 
@@ -36,27 +41,50 @@ def score_detections(
         nusc: devkit NuScenes of the data set (v1.0-mini or v1.0-trainval).
         out_dir: where the devkit may write.
         config: devkit evaluation configuration.
+        matches: where to keep which detection found which object (see matching.py), or None.
     Returns:
         ``{mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE, classes: {name: {AP, AP_dist, ATE, ...}}}``; a number that the
         devkit leaves undefined is None.
     """
     from nuscenes.eval.common.config import config_factory
+    from nuscenes.eval.common.data_classes import EvalBoxes
     from nuscenes.eval.detection.evaluate import DetectionEval
 
+    rules = config_factory(config)
     if not any(load_results(results_json)["results"].values()):
         # A collapsed model finds nothing anywhere; the devkit stops with "Invalid box type: None" on such a file.
-        return nothing_found(config_factory(config).class_names)
+        if matches is not None:
+            with _quiet_devkit():
+                _save_matches(_truth(nusc, rules), EvalBoxes(), nusc, rules, matches)
+        return nothing_found(rules.class_names)
     with _quiet_devkit():
         evaluation = DetectionEval(
             nusc,
-            config=config_factory(config),
+            config=rules,
             result_path=str(results_json),
             eval_set=EVAL_SETS[nusc.version],
             output_dir=str(out_dir),
             verbose=False,
         )
         metrics, _ = evaluation.evaluate()
+    if matches is not None:
+        _save_matches(evaluation.gt_boxes, evaluation.pred_boxes, nusc, rules, matches)
     return flatten_summary(metrics.serialize())
+
+
+def _truth(nusc: Any, rules: Any) -> Any:
+    """The devkit's filtered ground truth, as DetectionEval loads it."""
+    from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes, load_gt
+    from nuscenes.eval.detection.data_classes import DetectionBox
+
+    boxes = add_center_dist(nusc, load_gt(nusc, EVAL_SETS[nusc.version], DetectionBox, verbose=False))
+    return filter_eval_boxes(nusc, boxes, rules.class_range, verbose=False)
+
+
+def _save_matches(truth: Any, found: Any, nusc: Any, rules: Any, path: str | Path) -> None:
+    samples = {token: nusc.get("sample", token)["scene_token"] for token in truth.sample_tokens}
+    scene_of = {token: nusc.get("scene", scene)["name"] for token, scene in samples.items()}
+    match_boxes(truth, found, scene_of, rules).save(path)
 
 
 def nothing_found(class_names: Iterable[str]) -> dict:

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from aqr_bench.errors import UserError, run_main
-from aqr_bench.study import load_study, load_tier
+from aqr_bench.study import limit_seeds, load_study, load_tier
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,9 +19,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--study", required=True, nargs="+", help="names or files of the studies")
     parser.add_argument("--records", required=True, type=Path, help="results folder, with a folder per tier in it")
     parser.add_argument("--out", required=True, type=Path, help="folder to write index.html, tables and figures to")
+    parser.add_argument("--seeds", type=int, help="so many of every study's seeds (default: as many as the tier says)")
     args = parser.parse_args(argv)
     tier = load_tier(args.tier)
-    studies = [load_study(name) for name in args.study]
+    studies = [limit_seeds(load_study(name), tier, args.seeds) for name in args.study]
     if not args.records.is_dir():
         raise UserError(f"--records: no folder '{args.records}'. Run a study first, or name its results folder.")
     # Drawing libraries take seconds to import: only once the arguments are known to be good.

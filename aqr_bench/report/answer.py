@@ -30,11 +30,15 @@ def _sentence(study: Study, results: Results) -> str:
     rest = _rest(within, unknown)
     if clear:
         parts = [_difference(study, key, d) for key, d in sorted(clear.items(), key=lambda item: -abs(item[1].mean))]
-        more = [f"{len(parts) - 3} more differences are beyond the noise"] if len(parts) > 3 else []
+        left = len(parts) - 3
+        words = "1 more difference is" if left == 1 else f"{left} more differences are"
+        more = [f"{words} beyond the noise"] if left > 0 else []
         return "; ".join([*parts[:3], *more, *rest]) + "."
     (variant, condition), delta = max(compared.items(), key=lambda item: abs(item[1].mean))
     evidence = phrase(delta, study.metric)
-    largest = f"the largest difference to '{study.baseline}' is '{variant}' under '{condition}': {evidence}"
+    largest = (
+        f"the largest difference to '{study.compared_with(variant)}' is '{variant}' under '{condition}': {evidence}"
+    )
     if not within:
         return f"No answer: with a single seed there is no estimate of the noise; {largest}."
     everywhere = "" if unknown else ", under any condition"
@@ -46,10 +50,12 @@ def _sentence(study: Study, results: Results) -> str:
 
 
 def _why_noise(differences: Iterable[Difference]) -> str:
-    """Why none of them is a finding: its interval, or that it is too small to be printed."""
-    known = [d for d in differences if d.low is not None and d.high is not None]
-    tiny = any(not d.low <= 0 <= d.high for d in known)
-    return "every 95 % interval contains 0" + (f" or the difference is below {RESOLUTION:g}" if tiny else "")
+    """Why none of them is a finding: its intervals, or that it is too small to be printed."""
+    known = [d for d in differences if d.low is not None]
+    tiny = any(all(low > 0 or high < 0 for low, high in d.intervals) for d in known)
+    both = any(d.scenes is not None for d in known)
+    why = "of each an interval over seeds or over scenes contains 0" if both else "every 95 % interval contains 0"
+    return why + (f" or the difference is below {RESOLUTION:g}" if tiny else "")
 
 
 def _rest(within: int, unknown: int) -> list[str]:
@@ -68,7 +74,8 @@ def _rest(within: int, unknown: int) -> list[str]:
 def _difference(study: Study, key: tuple[str, str], difference: Difference) -> str:
     variant, condition = key
     word = "better" if (difference.mean > 0) == study.higher_is_better else "worse"
-    return f"'{variant}' is {word} than '{study.baseline}' under '{condition}' ({phrase(difference, study.metric)})"
+    against, evidence = study.compared_with(variant), phrase(difference, study.metric)
+    return f"'{variant}' is {word} than '{against}' under '{condition}' ({evidence})"
 
 
 def _single(study: Study, results: Results) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from aqr_bench.metrics.bootstrap import SceneInterval
 from aqr_bench.record import Record, read_records, refuse_equal_inputs
+from aqr_bench.report.scenes import kept_file, scene_intervals
 from aqr_bench.study import Run, Study, Suite, Tier, base_runs, matrix
 
 METRICS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
@@ -28,6 +30,8 @@ class Results:
     routers      one row per variant, seed, condition and group of queries (all, confident) where there is a router:
                  mean, standard deviation and percentiles of the LiDAR and the camera weight
     records      all records that were read
+    router_files every query's weights by (variant, seed, condition), where there is a router
+    scenes       scene bootstrap of the difference to the baseline by (variant, condition), where there is one
     """
 
     evaluations: pd.DataFrame
@@ -37,6 +41,8 @@ class Results:
     curves: pd.DataFrame
     routers: pd.DataFrame
     records: tuple[Record, ...]
+    router_files: Mapping[tuple[str, int, str], Path] = field(default_factory=dict)
+    scenes: Mapping[tuple[str, str], SceneInterval] = field(default_factory=dict)
 
     @property
     def problems(self) -> pd.DataFrame:
@@ -53,7 +59,7 @@ def collect_study(records: Path, tier: Tier, study: Study) -> Results:
     """Results of a study's variants below the folder ``records``."""
     runs = matrix(tier, [study])
     measures = {v: _one(records / tier.name / study.name / v / "measure.jsonl", "measure") for v in study.variants}
-    return _collect(records, runs, [study.suite], measures)
+    return _collect(records, runs, [study.suite], measures, study)
 
 
 def collect_base(records: Path, tier: Tier, studies: Sequence[Study]) -> Results:
@@ -62,9 +68,16 @@ def collect_base(records: Path, tier: Tier, studies: Sequence[Study]) -> Results
     return _collect(records, base_runs(tier, studies), suites, {})
 
 
-def _collect(records: Path, runs: Iterable[Run], suites: Sequence[Suite], measures: dict[str, Record]) -> Results:
-    evaluations, classes, trainings, curves, routers = [], [], [], [], []
+def _collect(
+    records: Path,
+    runs: Iterable[Run],
+    suites: Sequence[Suite],
+    measures: dict[str, Record],
+    study: Study | None = None,
+) -> Results:
+    evaluations, classes, trainings, curves, routers, matched = [], [], [], [], [], []
     seen: list[Record] = []
+    router_files: dict[tuple[str, int, str], Path] = {}
     for run in runs:
         key = {"variant": run.variant or BASE, "seed": run.seed}
         train = _checked(_one(records / run.folder / "train.jsonl", "train"), run)
@@ -77,6 +90,11 @@ def _collect(records: Path, runs: Iterable[Run], suites: Sequence[Suite], measur
                 seen.append(record)
                 here = {**key, "condition": record.condition}
                 evaluations.append({**here, **_state(record), **{m: record.scores.get(m) for m in METRICS}})
+                score = record.scores.get("mAP") if record.ok else None
+                matched.append((*here.values(), score, kept_file(records, run, record, "matches")))
+                weights = kept_file(records, run, record, "router")
+                if weights is not None:
+                    router_files[key["variant"], run.seed, record.condition] = weights
                 routers += [{**here, **row} for row in _router(record)]
                 for name, scores in record.scores.get("classes", {}).items():
                     classes.append({**here, "class": name, "AP": scores.get("AP")})
@@ -92,6 +110,8 @@ def _collect(records: Path, runs: Iterable[Run], suites: Sequence[Suite], measur
         curves=_frame(curves, ["variant", "seed", "iteration", "loss"], ["iteration", "loss"]),
         routers=_frame(routers, ["variant", "seed", "condition", "group", "queries", *ROUTER], ["queries", *ROUTER]),
         records=tuple(r for r in seen if r.status != MISSING),
+        router_files=router_files,
+        scenes=scene_intervals(study, matched) if study else {},
     )
 
 

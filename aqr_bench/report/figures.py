@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from aqr_bench.report.collect import BASE, Results
+from aqr_bench.report.routers import distribution_figure
 from aqr_bench.report.statistics import number, summarise
 from aqr_bench.report.tables import by_seed, differences
 from aqr_bench.study import Study
@@ -105,7 +106,10 @@ def _drop(figure: Figure) -> None:
 
 
 def difference_figure(study: Study, results: Results) -> Figure | None:
-    """Paired difference to the baseline with its 95 % interval, one panel per condition."""
+    """Paired difference to the baseline with its 95 % intervals, one panel per condition.
+
+    Thick line: over seeds. Thin line below, with ends: over scenes.
+    """
     deltas, palette = differences(study, results), colours(study)
     names = [v for v in study.variants if v != study.baseline]
     if not any(d is not None for d in deltas.values()):
@@ -124,6 +128,10 @@ def difference_figure(study: Study, results: Results) -> Figure | None:
             low, high = (delta.mean, delta.mean) if delta.low is None else (delta.low, delta.high)
             reach = max(reach, abs(low), abs(high))
             axis.plot([low, high], [y, y], "-", color=palette[name], lw=2.2, solid_capstyle="butt")
+            if delta.scenes is not None:
+                over_scenes = [delta.scenes.low, delta.scenes.high]
+                reach = max(reach, *map(abs, over_scenes))
+                axis.plot(over_scenes, [y + 0.27] * 2, "|-", color=palette[name], lw=1.1, ms=5)
             axis.plot(
                 delta.mean, y, "D", color=palette[name], ms=6, mfc=palette[name] if delta.beyond_noise else "white"
             )
@@ -280,8 +288,9 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path) -> l
         ),
         (
             "difference",
-            f"Difference to '{study.baseline}', paired by seed, with its 95 % interval. A filled diamond means that "
-            "the interval does not contain 0; no line means a single pair of seeds. Each panel has its own scale.",
+            f"Difference to '{study.baseline}', paired by seed, with its 95 % interval over seeds (thick line; none "
+            "for a single pair of seeds) and over scenes (thin line below, where there is one). A filled diamond means "
+            "that no interval contains 0. Each panel has its own scale.",
             lambda: difference_figure(study, results),
         ),
         ("heatmap", f"Mean {study.metric}, variant by condition.", lambda: heatmap_figure(study, results)),
@@ -294,6 +303,11 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path) -> l
             "router",
             "What the router does: mean weight over all queries (diamond), and the range of 90 % of them (line).",
             lambda: router_figure(study, results),
+        ),
+        (
+            "weights",
+            "Distribution of the router's weights over all queries of all frames and seeds.",
+            lambda: distribution_figure(study, results.router_files),
         ),
         ("classes", "AP by class, mean over seeds.", lambda: classes_figure(study, results)),
         ("curves", "Training loss; one line style per seed.", lambda: curves_figure(study, results, base)),

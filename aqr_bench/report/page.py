@@ -21,6 +21,9 @@ from aqr_bench.record import Record
 from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
 from aqr_bench.report.figures import DPI, draw_study
+from aqr_bench.report.gate import gate, gate_sentence, gate_table
+from aqr_bench.report.resolution import resolution_sentence, resolution_table
+from aqr_bench.report.routers import sensing_table
 from aqr_bench.report.tables import (
     Table,
     base_table,
@@ -83,15 +86,22 @@ def _section(study: Study, results: Results, base: Results, tables_dir: Path, fi
     """What the template needs to know about one study."""
     tables = {
         "scores": scores_table(study, results),
+        "resolution": resolution_table(study, results),
         "cost": cost_table(study, results),
         "router": router_table(study, results),
+        "sensing": sensing_table(study, results.router_files),
         "metrics": metrics_table(study, results),
         "classes": classes_table(study, results),
         "runs": runs_table(study, results),
         "problems": problems_table(study.name, results),
     }
-    for table in tables.values():
-        if table.name != f"{study.name}_router" or len(table.shown):
+    said = {"resolution": resolution_sentence(study, results)}
+    # Only a study that asks for the verdict gets it: of trained variants it would say nothing.
+    if getattr(study, "gate", False):
+        rows = gate(results, study)
+        tables["gate"], said["gate"] = gate_table(rows, study), gate_sentence(rows, study)
+    for key, table in tables.items():
+        if key not in ("router", "sensing", "resolution", "gate") or len(table.shown):
             table.write(tables_dir)
     figures = [
         {"caption": caption, "source": embed(path), "width": _css_width(path)}
@@ -100,6 +110,7 @@ def _section(study: Study, results: Results, base: Results, tables_dir: Path, fi
     return {
         "study": study,
         "answer": answer(study, results),
+        "said": said,
         "tables": {name: html_table(table) for name, table in tables.items() if len(table.shown)},
         "titles": {name: table.title for name, table in tables.items()},
         "notes": {name: table.note for name, table in tables.items()},

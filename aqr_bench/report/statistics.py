@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
+from aqr_bench.metrics.bootstrap import SceneInterval
+
 CONFIDENCE = 0.95
 # Half of the last digit that the tables print. Below it nothing is claimed: with two seeds, two equal differences of
 # 0.0001 would have an interval without 0, which says more of the seeds than of the design.
@@ -25,19 +27,36 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference to the baseline over the seeds both have; the interval is None for fewer than two seeds."""
+    """Mean difference to the baseline over the seeds both have, and how sure it is.
+
+    low, high  95 % interval over seeds (Student t); None for fewer than two seeds
+    sd         standard deviation of the differences over seeds; None likewise
+    scenes     interval over scenes (bootstrap); None where it could not be had
+    """
 
     n: int
     mean: float
     low: float | None
     high: float | None
+    sd: float | None = None
+    scenes: SceneInterval | None = None
 
     @property
     def beyond_noise(self) -> bool:
-        """True if there is an interval, it does not contain 0, and the difference is one that the tables can show."""
+        """True if the difference is one that the tables can show, and neither interval contains 0.
+
+        Without an interval over seeds nothing is claimed: two trained models differ beyond their scenes, whatever the
+        design. An interval over scenes counts where there is one.
+        """
         if self.low is None or self.high is None or abs(self.mean) < RESOLUTION:
             return False
-        return self.low > 0 or self.high < 0
+        return all(low > 0 for low, _ in self.intervals) or all(high < 0 for _, high in self.intervals)
+
+    @property
+    def intervals(self) -> list[tuple[float, float]]:
+        """The intervals that exist: over seeds, over scenes."""
+        over_seeds = [] if self.low is None or self.high is None else [(self.low, self.high)]
+        return over_seeds + ([] if self.scenes is None else [(self.scenes.low, self.scenes.high)])
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -64,7 +83,7 @@ def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float
     if summary.sd is None:
         return Difference(summary.n, summary.mean, None, None)
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
-    return Difference(summary.n, summary.mean, summary.mean - half, summary.mean + half)
+    return Difference(summary.n, summary.mean, summary.mean - half, summary.mean + half, summary.sd)
 
 
 def verdict(difference: Difference | None, higher_is_better: bool) -> str:
@@ -89,10 +108,17 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
 
 
 def phrase(difference: Difference, metric: str) -> str:
-    """``+0.012 mAP, 95 % interval −0.003 to +0.027, 3 seeds``."""
+    """``+0.012 mAP, 95 % interval −0.003 to +0.027, 3 seeds``; both intervals where there is one over scenes."""
     seeds = "1 seed" if difference.n == 1 else f"{difference.n} seeds"
     text = f"{number(difference.mean, sign=True)} {metric}"
-    if difference.low is None:
-        return f"{text}, {seeds}"
-    low, high = number(difference.low, sign=True), number(difference.high, sign=True)
-    return f"{text}, 95 % interval {low} to {high}, {seeds}"
+    over_seeds = None if difference.low is None else span(difference.low, difference.high)
+    if difference.scenes is None:
+        return f"{text}, {seeds}" if over_seeds is None else f"{text}, 95 % interval {over_seeds}, {seeds}"
+    over_scenes = f"{span(difference.scenes.low, difference.scenes.high)} over {difference.scenes.scenes} scenes"
+    first = seeds if over_seeds is None else f"95 % interval {over_seeds} over {seeds}"
+    return f"{text}, {first}, {over_scenes if over_seeds else f'95 % interval {over_scenes}'}"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """``−0.003 to +0.027``; a dash for nothing."""
+    return "–" if low is None or high is None else f"{number(low, sign=True)} to {number(high, sign=True)}"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from aqr_bench.report.collect import BASE, METRICS, Results
-from aqr_bench.report.statistics import RESOLUTION, Difference, number, paired_difference, summarise, verdict
+from aqr_bench.report.statistics import RESOLUTION, Difference, number, paired_difference, span, summarise, verdict
 from aqr_bench.study import Study
+
+SEEDS_INTERVAL, SCENES_INTERVAL = "95 %, seeds", "95 %, scenes"  # columns
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,15 @@ def by_seed(results: Results, variant: str, condition: str, metric: str) -> dict
 
 def differences(study: Study, results: Results) -> dict[tuple[str, str], Difference | None]:
     """Paired difference to the baseline for every (variant, condition) but the baseline's own."""
-    found = {}
+    found: dict[tuple[str, str], Difference | None] = {}
     for condition in study.suite.conditions:
-        baseline = by_seed(results, study.baseline, condition.name, study.metric)
         for name in study.variants:
             if name != study.baseline:
                 scores = by_seed(results, name, condition.name, study.metric)
-                found[name, condition.name] = paired_difference(scores, baseline)
+                baseline = by_seed(results, study.compared_with(name), condition.name, study.metric)
+                delta, scenes = paired_difference(scores, baseline), results.scenes.get((name, condition.name))
+                same = delta is not None and scenes is not None and scenes.seeds == delta.n
+                found[name, condition.name] = replace(delta, scenes=scenes) if same else delta
     return found
 
 
@@ -86,11 +90,14 @@ def scores_table(study: Study, results: Results) -> Table:
                     "difference": delta.mean if delta else None,
                     "low95": delta.low if delta else None,
                     "high95": delta.high if delta else None,
+                    "scenes_low95": delta.scenes.low if delta and delta.scenes else None,
+                    "scenes_high95": delta.scenes.high if delta and delta.scenes else None,
+                    "scenes": delta.scenes.scenes if delta and delta.scenes else None,
                     "pairs": delta.n if delta else None,
                     "verdict": said,
                 }
             )
-            interval = f"{number(delta.low, sign=True)} to {number(delta.high, sign=True)}" if _has(delta) else "–"
+            over_scenes = delta.scenes if delta else None
             shown.append(
                 {
                     "Condition": condition.name,
@@ -98,7 +105,8 @@ def scores_table(study: Study, results: Results) -> Table:
                     metric: number(summary.mean),
                     "Difference": number(delta.mean, sign=True) if delta else "–",
                     "Verdict": said,
-                    "95 % interval": interval,
+                    SEEDS_INTERVAL: span(delta.low, delta.high) if delta else "–",
+                    SCENES_INTERVAL: span(over_scenes.low, over_scenes.high) if over_scenes else "–",
                     "sd": number(summary.sd),
                     "Runs": f"{summary.n} of {wanted}",
                 }
@@ -108,17 +116,13 @@ def scores_table(study: Study, results: Results) -> Table:
         f"{metric} by condition and variant",
         pd.DataFrame(rows),
         pd.DataFrame(shown),
-        noise_note(study),
+        noise_note(study, any(d is not None and d.scenes is not None for d in deltas.values())),
         frozenset(marked),
-        frozenset([metric, "sd", "Difference", "95 % interval"]),
+        frozenset([metric, "sd", "Difference", SEEDS_INTERVAL, SCENES_INTERVAL]),
     )
 
 
-def _has(delta: Difference | None) -> bool:
-    return delta is not None and delta.low is not None
-
-
-def noise_note(study: Study) -> str:
+def noise_note(study: Study, over_scenes: bool = False) -> str:
     """How to read the differences, and how far to trust them with so many seeds."""
     n = len(study.seeds)
     better = "higher" if study.higher_is_better else "lower"
@@ -127,7 +131,13 @@ def noise_note(study: Study) -> str:
     )
     if n == 1:
         return f"{text}. One seed: fewer than three, and no estimate of the noise at all."
-    text += ", with a Student t interval; one that contains 0 is called within the noise."
+    if over_scenes:
+        text += (
+            ", with a Student t interval over seeds and a bootstrap interval over scenes (same trained models, other "
+            "scenes); a difference is called within the noise if either contains 0."
+        )
+    else:
+        text += ", with a Student t interval; one that contains 0 is called within the noise."
     comparisons = (len(study.variants) - 1) * len(study.suite.conditions)
     if n < 3:
         text += f" {n} seeds are fewer than three, so the intervals are very wide."

@@ -45,8 +45,8 @@ def test_offsets_of_a_layer_start_at_the_centre_that_the_layer_before_predicted(
         head.task_heads[0].center[-1].weight[2:] = 0
         head.task_heads[0].center[-1].bias[2:] = 0
         centre = head(*inputs())[0][0]["center"]
-        start = head.reference_points.weight[:, :2] * 76.8 - 38.4
-    torch.testing.assert_close(centre[1], centre[0].clamp(-38.4, 38.4))
+        start = head.reference_points.weight[:, :2] * 64.0 - 32.0
+    torch.testing.assert_close(centre[1], centre[0].clamp(-32.0, 32.0))
     assert (centre[0] - start).abs().max() > 0.01
 
 
@@ -56,7 +56,7 @@ def test_without_refinement_all_layers_start_at_the_reference():
         head.task_heads[0].center[-1].weight[2:] = 0
         head.task_heads[0].center[-1].bias[2:] = 0
         centre = head(*inputs())[0][0]["center"]
-        start = head.reference_points.weight[:, :2] * 76.8 - 38.4
+        start = head.reference_points.weight[:, :2] * 64.0 - 32.0
     torch.testing.assert_close(centre[1, 0], start, atol=1e-3, rtol=0)
 
 

@@ -39,6 +39,10 @@ def load_selection(settings):
             for study in map(studies_of.load_study, studies_of.known_studies())
         }
         tier = studies_of.load_tier(settings.get("tier", "quick"))
+        chosen = [
+            studies_of.limit_seeds(study, tier, settings.get("seeds"))
+            for study in chosen
+        ]
         studies_of.require_inputs(tier)
     except UserError as err:
         raise WorkflowError(f"error: {err}")
@@ -88,30 +92,55 @@ def dataset_marker(wildcards):
     return f"{TIER.data_root}/{TIER.version}/scene.json"
 
 
+def schedule_of(wildcards):
+    return studies_of.variant_schedule(
+        TIER, STUDIES[wildcards.study], wildcards.variant
+    )
+
+
 def base_record(wildcards):
-    """The base training a variant starts from; none where the tier trains variants from scratch."""
-    if TIER.variant.init != "base":
+    """The base training a variant starts from; none where it starts elsewhere."""
+    if schedule_of(wildcards).init != "base":
         return []
     return f"results/{wildcards.tier}/base/seed{wildcards.seed}/train.jsonl"
 
 
-def variant_settings(wildcards):
+def feature_records(init):
+    """The pretrained branches a training starts from; none where it starts elsewhere."""
+    if init != "features":
+        return []
+    return [train_record(run) for run in studies_of.pretrain_runs(TIER)]
+
+
+def option(flag, files):
+    """A command-line option with its values, or nothing without values."""
+    files = [files] if isinstance(files, str) else list(files)
+    return " ".join([flag, *files]) if files else ""
+
+
+def variant_settings(wildcards, variant=None):
     """Everything in the tier and the study that one variant depends on, and nothing else."""
-    overrides = studies_of.variant_config(
-        TIER, STUDIES[wildcards.study], wildcards.variant
+    schedule = studies_of.variant_schedule(
+        TIER, STUDIES[wildcards.study], variant or wildcards.variant
     )
-    return {"model": TIER.model, "config": overrides}
+    return {"model": TIER.model, "config": schedule.config}
 
 
 def schedule_hash(wildcards):
-    schedule = {"iterations": TIER.variant.iterations, "init": TIER.variant.init}
-    return config_hash({**variant_settings(wildcards), **schedule})
+    schedule = schedule_of(wildcards)
+    return config_hash(
+        {
+            **variant_settings(wildcards),
+            "iterations": schedule.iterations,
+            "init": schedule.init,
+        }
+    )
 
 
 def measure_hash(wildcards):
     """A variant is measured in turns with the baseline, hence the baseline's config."""
     baseline = STUDIES[wildcards.study].baseline
-    overrides = studies_of.variant_config(TIER, STUDIES[wildcards.study], baseline)
+    overrides = variant_settings(wildcards, baseline)["config"]
     rounds = [TIER.measure_batch_size, TIER.measure_warmup, TIER.measure_rounds]
     return config_hash(
         {**variant_settings(wildcards), "baseline": overrides, "measure": rounds}
@@ -141,6 +170,7 @@ def pictured_record(wildcards):
 
 
 TIER, CHOSEN, STUDIES = load_selection(config)
+SEEDS = config.get("seeds")
 SUITES = {study.suite.name: study.suite for study in STUDIES.values()}
 
 
@@ -150,5 +180,6 @@ wildcard_constraints:
     variant="|".join(
         sorted({re.escape(v) for study in STUDIES.values() for v in study.variants})
     ),
+    branch="|".join(map(re.escape, TIER.pretrain)) or "none",
     suite="|".join(map(re.escape, SUITES)),
     seed=r"\d+",

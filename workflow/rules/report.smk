@@ -21,13 +21,14 @@ rule report:
     params:
         tier=reference(TIER.path),
         studies=[reference(study.path) for study in CHOSEN],
+        seeds=f"--seeds {SEEDS}" if SEEDS else "",
         out=subpath(output.page, parent=True),
         code=rooms_hash("report"),
         settings=config_hash({study.name: study.path.read_text() for study in CHOSEN}),
     message:
         "Report"
     shell:
-        "python -m aqr_bench.report --tier {params.tier} --study {params.studies} --records results"
+        "python -m aqr_bench.report --tier {params.tier} --study {params.studies} {params.seeds} --records results"
         " --out {params.out} > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"
 

@@ -1,9 +1,36 @@
-# Base trainings, and the variants that start from them. Checkpoints to resume from live in results/<tier>/work.
+# Pretrained branches, base trainings that start from them, and the variants that start from those. Checkpoints to resume
+# from live in results/<tier>/work.
+
+
+rule pretrain:
+    input:
+        infos="results/{tier}/infos/data.json",
+    output:
+        "results/{tier}/pretrain/{branch}/train.jsonl",
+    log:
+        "logs/{tier}/pretrain/{branch}/train.log",
+    conda:
+        "../../environment.yml"
+    threads: TIER.threads
+    params:
+        tier=reference(TIER.path),
+        infos=subpath(input.infos, parent=True),
+        code=rooms_hash("train"),
+        settings=lambda wildcards: config_hash(
+            {"model": TIER.model, **vars(TIER.pretrain[wildcards.branch])}
+        ),
+    message:
+        "Pretraining of the {wildcards.branch} branch, tier {wildcards.tier}"
+    shell:
+        "OMP_NUM_THREADS={threads} python -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
+        " --seed 0 --pretrain {wildcards.branch} --out {output} --work results/{wildcards.tier}/work"
+        " > {log} 2>&1 || (tail -n 3 {log} >&2; exit 1)"
 
 
 rule train_base:
     input:
         infos="results/{tier}/infos/data.json",
+        features=feature_records(TIER.base.init),
     output:
         "results/{tier}/base/seed{seed}/train.jsonl",
     log:
@@ -14,6 +41,7 @@ rule train_base:
     params:
         tier=reference(TIER.path),
         infos=subpath(input.infos, parent=True),
+        features=lambda wildcards, input: option("--features", input.features),
         code=rooms_hash("train"),
         settings=config_hash(
             {
@@ -26,7 +54,7 @@ rule train_base:
         "Base training, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
         "OMP_NUM_THREADS={threads} python -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
-        " --seed {wildcards.seed} --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
+        " --seed {wildcards.seed} {params.features} --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"
 
 
@@ -34,6 +62,7 @@ rule train_variant:
     input:
         infos="results/{tier}/infos/data.json",
         base=base_record,
+        features=lambda wildcards: feature_records(schedule_of(wildcards).init),
     output:
         "results/{tier}/{study}/{variant}/seed{seed}/train.jsonl",
     log:
@@ -45,13 +74,15 @@ rule train_variant:
         tier=reference(TIER.path),
         study=lambda wildcards: reference(STUDIES[wildcards.study].path),
         infos=subpath(input.infos, parent=True),
-        base=lambda wildcards, input: f"--base {input.base}" if input.base else "",
+        start=lambda wildcards, input: (
+            option("--base", input.base) or option("--features", input.features)
+        ),
         code=rooms_hash("train"),
         settings=schedule_hash,
     message:
         "Training {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
         "OMP_NUM_THREADS={threads} python -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
-        " --seed {wildcards.seed} --study {params.study} --variant {wildcards.variant} {params.base}"
+        " --seed {wildcards.seed} --study {params.study} --variant {wildcards.variant} {params.start}"
         " --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"

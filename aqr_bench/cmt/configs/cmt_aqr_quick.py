@@ -4,7 +4,7 @@ _base_ = ["./cmt_aqr_quick_model.py", "./_base_/dataset.py"]
 
 custom_imports = dict(imports=["aqr_bench.cmt", "aqr_bench.data.transforms", "aqr_bench.hooks"])
 
-point_cloud_range = [-38.4, -38.4, -5.0, 38.4, 38.4, 3.0]
+point_cloud_range = [-32.0, -32.0, -5.0, 32.0, 32.0, 3.0]
 image_size = (96, 176)  # height, width
 sweeps_num = 1
 
@@ -28,7 +28,7 @@ train_pipeline = [
     *sweeps,
     *cameras,
     dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True),
-    dict(type="SensorDropout", lidar=0.25, cameras=0.25),
+    dict(type="SensorDropout", lidar=0.35, cameras=0.2),
     dict(type="TurnWorld", prob=0.5),
     dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
     dict(type="ObjectRangeFilter", point_cloud_range=point_cloud_range),
@@ -45,7 +45,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=2,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type="InfiniteSampler", shuffle=True),

@@ -1,10 +1,10 @@
 """Quick tier: a small CMT that trains on one CPU core in minutes, with the same parts as the full model.
 
-Range +-38.4 m, pillars of 0.4 m (192 x 192), 48 x 48 BEV tokens; six cameras of 96 x 176 pixels, 6 x 11 tokens each.
+Range +-32.0 m, pillars of 0.4 m (160 x 160), 40 x 40 BEV tokens; six cameras of 96 x 176 pixels, 12 x 22 tokens each.
 Variants change ``model.pts_bbox_head.aqr`` (empty here: plain CMT).
 """
 
-point_cloud_range = [-38.4, -38.4, -5.0, 38.4, 38.4, 3.0]
+point_cloud_range = [-32.0, -32.0, -5.0, 32.0, 32.0, 3.0]
 voxel_size = [0.4, 0.4, 8.0]
 _class_names = [
     "car",
@@ -27,6 +27,8 @@ model = dict(
     type="CmtDetector",
     use_grid_mask=False,
     channels_last=True,
+    frozen=[],
+    features_only=None,
     data_preprocessor=dict(
         type="Det3DDataPreprocessor",
         voxel=False,
@@ -52,7 +54,7 @@ model = dict(
         point_cloud_range=point_cloud_range,
         norm_cfg=dict(type="BN1d", eps=1e-3, momentum=0.1),
     ),
-    pts_middle_encoder=dict(type="PointPillarsScatter", in_channels=24, output_shape=[192, 192]),
+    pts_middle_encoder=dict(type="PointPillarsScatter", in_channels=24, output_shape=[160, 160]),
     pts_backbone=dict(
         type="SECOND",
         in_channels=24,
@@ -83,8 +85,8 @@ model = dict(
         norm_eval=False,
         style="pytorch",
     ),
-    # Level 0 (stride 8) is what the head reads: start at level 1 for stride 16.
-    img_neck=dict(type="CPFPN", in_channels=[32, 64], out_channels=_hidden, num_outs=1, start_level=1),
+    # The head reads level 0, stride 8.
+    img_neck=dict(type="CPFPN", in_channels=[32, 64], out_channels=_hidden, num_outs=2),
     auxiliary=dict(
         type="AuxiliaryHeatmaps",
         bev_channels=96,
@@ -107,13 +109,14 @@ model = dict(
         split=1.24,
         common_heads=dict(center=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2)),
         tasks=[dict(num_class=10, class_names=_class_names)],
-        locality=dict(bev_sigma=[1.2, 1.6, 2.4, 4.0], angle_sigma=[0.06, 0.08, 0.12, 0.2]),
+        locality=dict(bev_sigma=[1.2, 1.6, 2.4, 4.0], angle_sigma=[0.06, 0.08, 0.12, 0.2], depth_sigma=0.2),
+        image_points=dict(hidden=64, loss_weight=1.0),
         aqr=dict(),
         bbox_coder=dict(
             type="MultiTaskBBoxCoder",
-            post_center_range=[-46.0, -46.0, -10.0, 46.0, 46.0, 10.0],
+            post_center_range=[-40.0, -40.0, -10.0, 40.0, 40.0, 10.0],
             pc_range=point_cloud_range,
-            max_num=200,
+            max_num=120,
             voxel_size=voxel_size,
             num_classes=10,
         ),
@@ -133,7 +136,7 @@ model = dict(
                             embed_dims=_hidden,
                             num_heads=_heads,
                             dropout=0.0,
-                            offset_values=True,
+                            offset_values="points",
                         ),
                     ],
                     ffn_cfgs=dict(
@@ -161,9 +164,9 @@ model = dict(
                 pc_range=point_cloud_range,
                 code_weights=_code_weights,
             ),
-            grid_size=[192, 192, 1],
+            grid_size=[160, 160, 1],
             code_weights=_code_weights,
         )
     ),
-    test_cfg=dict(pts=dict(grid_size=[192, 192, 1])),
+    test_cfg=dict(pts=dict(grid_size=[160, 160, 1])),
 )

@@ -1,0 +1,114 @@
+"""The gate: does a fixed bias on a trained base move the score under missing sensors more than another seed would?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from aqr_bench.report.collect import Results
+from aqr_bench.report.statistics import RESOLUTION, number, summarise
+from aqr_bench.report.tables import Table, by_seed, differences
+from aqr_bench.study import Study
+
+SPREADS = 2  # standard deviations over seeds that a move has to exceed
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """Moves of the score under one missing-sensor condition, means over seeds of the paired differences.
+
+    variant, move    the largest move in either direction, with its sign, and the variant that made it; None: no pair
+    best, gain       the largest improvement, likewise; None if no variant improves on the baseline
+    bar              two standard deviations over seeds of the baseline's score; None for fewer than two seeds
+    seeds            finished seeds of the baseline
+    passed           the gain exceeds the bar; None where that cannot be told. Harm passes no gate: that a wrong bias
+                     does damage says nothing on whether a right one can help.
+    """
+
+    condition: str
+    variant: str | None
+    move: float | None
+    best: str | None
+    gain: float | None
+    bar: float | None
+    seeds: int
+    passed: bool | None
+
+
+def gate(results: Results, study: Study) -> list[GateRow]:
+    """One row per condition of the suite but the first, which misses no sensor."""
+    deltas = differences(study, results)
+    sign = 1 if study.higher_is_better else -1
+    rows = []
+    for condition in (c.name for c in study.suite.conditions[1:]):
+        moves = {v: d.mean for (v, where), d in deltas.items() if where == condition and d is not None}
+        baseline = summarise(list(by_seed(results, study.baseline, condition, study.metric).values()))
+        bar = None if baseline.sd is None else SPREADS * baseline.sd
+        largest = max(moves, key=lambda v: abs(moves[v]), default=None)
+        best = max(moves, key=lambda v: sign * moves[v], default=None)
+        if best is not None and sign * moves[best] <= 0:
+            best = None
+        move = None if largest is None else moves[largest]
+        # A baseline that scores 0 with every seed has no spread: what the tables cannot show passes no gate.
+        gain = None if best is None else moves[best]
+        passed = None if move is None or bar is None else gain is not None and abs(gain) > max(bar, RESOLUTION)
+        rows.append(GateRow(condition, largest, move, best, gain, bar, baseline.n, passed))
+    return rows
+
+
+def gate_passed(rows: Sequence[GateRow]) -> bool | None:
+    """True if any condition passed, None if none did and one could not be told (or there is none)."""
+    verdicts = [row.passed for row in rows]
+    if any(verdicts):
+        return True
+    return None if None in verdicts or not verdicts else False
+
+
+def gate_sentence(rows: Sequence[GateRow], study: Study) -> str:
+    """The verdict with the move it rests on."""
+    passed = gate_passed(rows)
+    known = [row for row in rows if row.passed is not None]
+    if passed is None:
+        missing = ", ".join(f"'{row.condition}'" for row in rows if row.passed is None) or "any missing sensor"
+        return f"No verdict: under {missing} there is no finished variant to compare, or fewer than two baseline seeds."
+    # The condition with the largest gain for its bar.
+    row = max(known, key=lambda r: abs(r.gain or 0) / max(r.bar, RESOLUTION))
+    bar = f"two standard deviations over {row.seeds} baseline seeds are {number(row.bar)}"
+    gained = "" if row.gain is None else f"'{row.best}' changes {study.metric} by {number(row.gain, sign=True)} under "
+    if passed:
+        return f"Passed: {gained}'{row.condition}', {bar}."
+    closest = f"; the closest: {gained}'{row.condition}', {bar}" if gained else f" (under '{row.condition}' {bar})"
+    return f"Not passed: no fixed bias improves {study.metric} beyond the noise of the seeds{closest}."
+
+
+def gate_table(rows: Sequence[GateRow], study: Study) -> Table:
+    """The rows as a table."""
+    words = {True: "passed", False: "not passed", None: "no verdict"}
+
+    def named(value: float | None, variant: str | None) -> str:
+        return "–" if value is None else f"{number(value, sign=True)} ({variant})"
+
+    shown = [
+        {
+            "Condition": row.condition,
+            "Largest move": named(row.move, row.variant),
+            "Best gain": named(row.gain, row.best),
+            "2 sd of baseline": number(row.bar),
+            "Baseline seeds": f"{row.seeds}, fewer than three" if row.seeds < 3 else str(row.seeds),
+            "Gate": words[row.passed],
+        }
+        for row in rows
+    ]
+    return Table(
+        f"{study.name}_gate",
+        "Gate: do fixed biases move anything?",
+        pd.DataFrame([vars(row) for row in rows], columns=list(GateRow.__dataclass_fields__)),
+        pd.DataFrame(shown),
+        f"Moves are means over seeds of the paired difference to '{study.baseline}' in {study.metric}. The gate is "
+        "passed if under one condition at least the best gain exceeds two standard deviations over seeds of the "
+        "baseline. The largest move, in either direction, shows what a wrong bias can do.",
+        frozenset(i for i, row in enumerate(rows) if row.passed is None),
+        frozenset({"Largest move", "Best gain", "2 sd of baseline"}),
+    )

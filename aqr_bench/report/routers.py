@@ -1,0 +1,132 @@
+"""Does the router mean anything: do its weights tell that a sensor is missing, and how are they distributed?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+from aqr_bench.report.statistics import number
+from aqr_bench.report.tables import Table
+from aqr_bench.study import Study
+
+SENSORS = ("lidar", "camera")  # order of the weights' last axis
+MISSING = {"no_lidar": "lidar", "no_cameras": "camera"}  # corruption -> the sensor that it takes away
+SAMPLES = 20_000  # queries drawn for a figure's histogram
+Key = tuple[str, int, str]  # variant, seed, condition
+
+
+def roc_area(present: np.ndarray, missing: np.ndarray) -> float:
+    """Area under the ROC curve of "a high weight means that the sensor is there": P(present > missing), ties half.
+
+    The Mann-Whitney statistic over the product of the sample sizes. 0.5: the weight says nothing; NaN without samples.
+    """
+    if not len(present) or not len(missing):
+        return float("nan")
+    ranks = rankdata(np.concatenate([present, missing]))[: len(present)]
+    return float((ranks.sum() - len(present) * (len(present) + 1) / 2) / (len(present) * len(missing)))
+
+
+def load_weights(path: Path) -> np.ndarray | None:
+    """Weights [frames * queries, 2] (LiDAR, camera) of an evaluation; None if the file is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            weight = np.asarray(file["weight"], np.float32)
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    return weight.reshape(-1, 2) if weight.ndim == 3 and weight.shape[-1] == 2 else None
+
+
+def sensing_table(study: Study, files: Mapping[Key, Path]) -> Table:
+    """ROC area of either weight, clean against the condition in which that sensor is missing, by variant and seed."""
+    clean = study.suite.conditions[0].name
+    rows = []
+    for variant in study.variants:
+        areas: dict[str, list[float]] = {sensor: [] for sensor in SENSORS}
+        for condition in study.suite.conditions[1:]:
+            sensor = MISSING.get(condition.corruption)
+            for seed in study.seeds:
+                paths = files.get((variant, seed, clean)), files.get((variant, seed, condition.name))
+                if sensor is None or None in paths:
+                    continue
+                there, gone = (load_weights(path) for path in paths)
+                if there is not None and gone is not None:
+                    column = SENSORS.index(sensor)
+                    areas[sensor].append(roc_area(there[:, column], gone[:, column]))
+        if any(areas.values()):
+            rows.append({"variant": variant, **{sensor: values for sensor, values in areas.items()}})
+    data = pd.DataFrame(
+        [
+            dict(variant=row["variant"], sensor=s, seeds=len(row[s]), mean=np.mean(row[s]), lowest=np.min(row[s]))
+            for row in rows
+            for s in SENSORS
+            if row[s]
+        ],
+        columns=["variant", "sensor", "seeds", "mean", "lowest"],
+    )
+    shown = pd.DataFrame(
+        [
+            {"Variant": row["variant"], **{_title(s): number(np.mean(row[s]) if row[s] else None) for s in SENSORS}}
+            for row in rows
+        ]
+    )
+    return Table(
+        f"{study.name}_sensing",
+        "Does the router see what is missing",
+        data,
+        shown,
+        "Area under the ROC curve over all queries of all frames, mean over seeds: how well a weight tells the clean "
+        "input from the one without its sensor. 1: always, 0.5: not at all.",
+        numeric=frozenset(map(_title, SENSORS)),
+    )
+
+
+def _title(sensor: str) -> str:
+    return "LiDAR weight" if sensor == "lidar" else "Camera weight"
+
+
+def distribution_figure(study: Study, files: Mapping[Key, Path]) -> Figure | None:
+    """Distribution over queries of either weight under each condition, one row per variant with a router, all seeds."""
+    variants = [v for v in study.variants if any(key[0] == v for key in files)]
+    found = {v: _samples(study, files, v) for v in variants}
+    variants = [v for v in variants if found[v] and not all(np.ptp(w) == 0 for w in found[v].values())]
+    if not variants:
+        return None
+    palette = dict(zip((c.name for c in study.suite.conditions), sns.color_palette("colorblind"), strict=False))
+    figure = Figure(figsize=(8.0, 0.9 + 1.5 * len(variants)), layout="constrained")
+    axes = figure.subplots(len(variants), 2, squeeze=False, sharex=True)
+    bins = np.linspace(-1, 1, 81)
+    for row, variant in zip(axes, variants, strict=True):
+        for axis, column, sensor in zip(row, (0, 1), SENSORS, strict=True):
+            for condition, weights in found[variant].items():
+                share = np.histogram(weights[:, column], bins)[0] / len(weights)
+                axis.stairs(share, bins, color=palette[condition], fill=True, alpha=0.25)
+                axis.stairs(share, bins, color=palette[condition], lw=1.4, label=condition)
+            axis.set_yticks([])
+            axis.set_xlim(-1.02, 1.02)
+            axis.grid(axis="x", color="0.9")
+            if axis in axes[0]:
+                axis.set_title(_title(sensor))
+        row[0].set_ylabel(variant)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def _samples(study: Study, files: Mapping[Key, Path], variant: str) -> dict[str, np.ndarray]:
+    """Weights [n, 2] by condition, of all seeds, evenly thinned out."""
+    found = {}
+    for condition in study.suite.conditions:
+        paths = [
+            files[variant, seed, condition.name] for seed in study.seeds if (variant, seed, condition.name) in files
+        ]
+        parts = [part for part in map(load_weights, paths) if part is not None and len(part)]
+        if parts:
+            weights = np.concatenate(parts)
+            found[condition.name] = weights[:: max(1, len(weights) // SAMPLES)]
+    return found

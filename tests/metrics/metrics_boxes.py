@@ -1,0 +1,75 @@
+"""Boxes as nuscenes-devkit holds them, made up for the tests of the matching."""
+
+from __future__ import annotations
+
+import numpy as np
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.common.data_classes import EvalBoxes
+from nuscenes.eval.detection.algo import accumulate, calc_ap
+from nuscenes.eval.detection.data_classes import DetectionBox
+
+CONFIG = config_factory("detection_cvpr_2019")
+PRESENT = ("car", "pedestrian", "bus", "truck")  # bus: no truth; truck: no detection; the other classes: neither
+
+
+def box(token: str, name: str, xy, score: float = -1.0) -> DetectionBox:
+    attribute = {"car": "vehicle.parked", "pedestrian": "pedestrian.moving"}.get(name, "vehicle.parked")
+    return DetectionBox(
+        sample_token=token,
+        translation=(float(xy[0]), float(xy[1]), 0.0),
+        size=(2.0, 4.0, 1.5),
+        detection_name=name,
+        detection_score=score,
+        attribute_name=attribute,
+    )
+
+
+def made_up(scenes: int = 6, samples: int = 2, seed: int = 0, ties: bool = True, quality: float = 1.0):
+    """Truth, detections (EvalBoxes) and scene by sample; ``ties``: scores of two digits, so that many are equal.
+
+    Some samples have no truth, some no detection; truths stand close enough to compete for detections. Truth depends
+    on ``seed`` alone; ``quality`` scales how far detections stray, downwards.
+    """
+    rng = np.random.default_rng(seed)
+    truth, found, scene_of = EvalBoxes(), EvalBoxes(), {}
+    for k in range(scenes * samples):
+        token = f"sample{k}"
+        scene_of[token] = f"scene-{k // samples:04d}"
+        truths, boxes = [], []
+        for name in PRESENT:
+            centres = rng.uniform(-8, 8, (rng.integers(2, 7), 2))
+            near = np.repeat(centres, 2, 0) + rng.normal(0, 0.7, (2 * len(centres), 2)) / quality
+            spots = np.vstack([near, rng.uniform(-9, 9, (rng.integers(0, 8), 2))])
+            right = np.arange(len(spots)) < len(near)
+            scores = np.clip(rng.uniform(0, 0.6, len(spots)) + 0.3 * right, 0, 1)
+            scores = np.round(scores, 2) if ties else scores
+            if name != "bus" and k % 5 != 3:
+                truths += [box(token, name, c) for c in centres]
+            if name != "truck" and k % 7 != 5:
+                boxes += [box(token, name, c, float(s)) for c, s in zip(spots, scores, strict=True)]
+        order = rng.permutation(len(boxes))
+        truth.add_boxes(token, truths)
+        found.add_boxes(token, [boxes[i] for i in order])
+    return truth, found, scene_of
+
+
+def devkit_aps(truth: EvalBoxes, found: EvalBoxes) -> dict[str, list[float]]:
+    """AP by class and threshold, by the devkit itself."""
+
+    def ap(name: str, distance: float) -> float:
+        curve = accumulate(truth, found, name, CONFIG.dist_fcn_callable, distance)
+        return calc_ap(curve, CONFIG.min_recall, CONFIG.min_precision)
+
+    return {name: [ap(name, d) for d in CONFIG.dist_ths] for name in CONFIG.class_names}
+
+
+def repeated(boxes: EvalBoxes, scene_of: dict[str, str], weights: dict[str, int]) -> EvalBoxes:
+    """The boxes of the set in which a scene is there as often as its weight says, every copy with its own samples."""
+    many = EvalBoxes()
+    for token in boxes.sample_tokens:
+        for copy in range(weights[scene_of[token]]):
+            copies = [
+                box(f"{token}.{copy}", b.detection_name, b.translation[:2], b.detection_score) for b in boxes[token]
+            ]
+            many.add_boxes(f"{token}.{copy}", copies)
+    return many

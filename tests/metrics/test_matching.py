@@ -1,0 +1,126 @@
+"""Matching and AP against nuscenes-devkit itself: on the set as it is, and on sets with scenes drawn several times."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from metrics_boxes import CONFIG, devkit_aps, made_up, repeated
+from nuscenes.eval.common.data_classes import EvalBoxes
+
+from aqr_bench.metrics import matching
+from aqr_bench.metrics.detection import score_detections
+from aqr_bench.metrics.matching import Matches, match_boxes
+
+
+def aps(matches: Matches) -> dict[str, list[float]]:
+    return {name: list(matches.ap(name)[0]) for name in matches.classes}
+
+
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_ap_is_the_devkits(seed, ties):
+    truth, found, scene_of = made_up(seed=seed, ties=ties)
+    expected = devkit_aps(truth, found)
+    matches = match_boxes(truth, found, scene_of, CONFIG)
+    assert 0.3 < max(expected["car"]) < 1 and expected["bus"] == expected["truck"] == expected["barrier"] == [0] * 4
+    for name, values in aps(matches).items():
+        assert values == pytest.approx(expected[name], abs=1e-12), name
+    assert matches.map()[0] == pytest.approx(np.mean([np.mean(v) for v in expected.values()]), abs=1e-12)
+    cars = matches.classes["car"]
+    assert ((len(np.unique(cars.score)) < len(cars.score)) == ties) and (np.diff(cars.score) <= 0).all()
+    assert cars.positives.sum() == sum(b.detection_name == "car" for b in truth.all)
+
+
+def test_matching_a_few_samples_at_a_time_changes_nothing(monkeypatch):
+    truth, found, scene_of = made_up()
+    whole = match_boxes(truth, found, scene_of, CONFIG)
+    monkeypatch.setattr(matching, "SAMPLES_AT_ONCE", 5)
+    parts = match_boxes(truth, found, scene_of, CONFIG)
+    assert all((whole.classes[n].tp == parts.classes[n].tp).all() for n in whole.classes)
+
+
+def test_a_truth_is_taken_once_and_by_the_best():
+    """Three detections around two objects; the second best finds the nearer object taken, and takes the other one."""
+    tp = matching.match(
+        np.zeros(3, int),
+        np.array([[0.1, 0], [0.2, 0], [0.3, 0]]),
+        np.zeros(2, int),
+        np.array([[0, 0], [1.8, 0]]),
+        [1, 2],
+    )
+    assert tp.tolist() == [[True, True], [False, True], [False, False]]
+
+
+def test_resampled_sets_score_as_the_devkit_scores_them_written_out():
+    """Also a set that loses every sample of a scene, one that is a single scene, and one with four copies of one."""
+    truth, found, scene_of = made_up(seed=5, ties=False)
+    matches = match_boxes(truth, found, scene_of, CONFIG)
+    weights = np.random.default_rng(1).multinomial(6, [1 / 6] * 6, size=4)
+    weights = np.vstack([weights, [0, 0, 6, 0, 0, 0], [1, 1, 0, 4, 0, 0]])
+    by_class = {name: matches.ap(name, weights) for name in matches.classes}
+    for r, row in enumerate(weights):
+        times = dict(zip(matches.scenes, row.tolist(), strict=True))
+        expected = devkit_aps(repeated(truth, scene_of, times), repeated(found, scene_of, times))
+        for name, values in expected.items():
+            assert list(by_class[name][r]) == pytest.approx(values, abs=1e-12), (row, name)
+        assert matches.map(weights)[r] == pytest.approx(np.mean([np.mean(v) for v in expected.values()]), abs=1e-12)
+
+
+def test_no_detection_and_no_truth_at_all():
+    truth, found, scene_of = made_up()
+    assert match_boxes(truth, EvalBoxes(), scene_of, CONFIG).map(np.full((2, 6), 1)).tolist() == [0, 0]
+    assert match_boxes(EvalBoxes(), found, scene_of, CONFIG).map().tolist() == [0]
+
+
+def test_a_file_gives_back_what_was_saved(tmp_path):
+    truth, found, scene_of = made_up()
+    matches = match_boxes(truth, found, scene_of, CONFIG)
+    again = Matches.load(matches.save(tmp_path / "new" / "matches.npz"))
+    assert aps(again) == aps(matches) and again.scenes == matches.scenes and again.distances == (0.5, 1.0, 2.0, 4.0)
+    assert all((again.classes[n].score == matches.classes[n].score).all() for n in matches.classes)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["matches.npz"]
+
+
+@pytest.mark.parametrize("weights", [[[1, 2]], [1] * 6, [[0.5] * 6], [[-1] + [1] * 5]])
+def test_weights_that_are_no_counts_are_refused(weights):
+    truth, found, scene_of = made_up()
+    with pytest.raises(ValueError, match="whole numbers"):
+        match_boxes(truth, found, scene_of, CONFIG).map(np.array(weights))
+
+
+def test_scoring_keeps_the_matches_of_a_real_data_set(tmp_path):
+    """The devkit loads and filters a small world; detections are its objects, moved, and some that are not there."""
+    from nuscenes import NuScenes
+
+    from aqr_bench.world.spec import WorldSpec
+    from aqr_bench.world.write import write_world
+
+    spec = {"version": "v1.0-mini", "train_scenes": 1, "val_scenes": 2, "frames_per_scene": 2, "seed": 3}
+    write_world(WorldSpec.from_dict(spec), tmp_path / "world")
+    nusc = NuScenes("v1.0-mini", str(tmp_path / "world"), verbose=False)
+    results, rng = {}, np.random.default_rng(0)
+    validation = {s["token"] for s in nusc.scene if s["name"] in ("scene-0103", "scene-0916")}
+    for sample in (s for s in nusc.sample if s["scene_token"] in validation):
+        rows = results[sample["token"]] = []
+        for annotation in (nusc.get("sample_annotation", token) for token in sample["anns"]):
+            name = "pedestrian" if annotation["category_name"].startswith("human") else "car"
+            place = np.add(annotation["translation"], (*rng.normal(0, 0.6, 2), 0))
+            row = {"sample_token": sample["token"], "translation": place.tolist(), "size": annotation["size"]}
+            row |= {"rotation": annotation["rotation"], "velocity": [0.0, 0.0], "detection_name": name}
+            rows.append({**row, "detection_score": round(rng.uniform(), 1), "attribute_name": ""})
+    meta = {f"use_{m}": True for m in ("camera", "lidar", "radar", "map", "external")}
+    (tmp_path / "results.json").write_text(json.dumps({"meta": meta, "results": results}))
+    scores = score_detections(tmp_path / "results.json", nusc, tmp_path, matches=tmp_path / "matches.npz")
+    found = Matches.load(tmp_path / "matches.npz")
+    assert found.scenes == ("scene-0103", "scene-0916") and found.map()[0] == pytest.approx(scores["mAP"], abs=1e-12)
+    assert scores["mAP"] > 0.01
+    for name, values in aps(found).items():
+        assert values == pytest.approx(list(scores["classes"][name]["AP_dist"].values()), abs=1e-12), name
+    # Nothing found at all: the positives are counted all the same.
+    (tmp_path / "none.json").write_text(json.dumps({"meta": meta, "results": {token: [] for token in results}}))
+    assert score_detections(tmp_path / "none.json", nusc, tmp_path, matches=tmp_path / "none.npz")["mAP"] == 0
+    none = Matches.load(tmp_path / "none.npz")
+    assert none.map()[0] == 0 and none.scenes == found.scenes
+    assert all((none.classes[n].positives == found.classes[n].positives).all() for n in found.classes)

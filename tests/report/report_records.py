@@ -1,0 +1,92 @@
+"""Studies and records made up for the tests of the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from aqr_bench.metrics.matching import ClassMatches, Matches
+from aqr_bench.record import Record, write_records
+from aqr_bench.study import base_runs, load_study, load_tier, matrix
+
+EFFECT = {"none": 0.0, "cross": 0.05}
+
+
+def make_study(folder: Path, variants=("none", "cross"), seeds=(0, 1), **changes) -> Path:
+    data = {
+        "name": "made_up",
+        "question": "Is <b>this</b> escaped?",
+        "baseline": "none",
+        "seeds": list(seeds),
+        "conditions": "missing_sensors",
+        "metric": "mAP",
+        "variants": {v: {"summary": f"{v} & <i>more</i>", "config": {"a": v}} for v in variants},
+    }
+    path = folder / "made_up.yaml"
+    path.write_text(yaml.safe_dump({**data, **changes}, sort_keys=False))
+    return path
+
+
+def router_extra(k: int) -> dict:
+    """What an evaluation under the k-th condition says about its router."""
+    weights = {"mean": 0.5 - 0.4 * k, "sd": 0.11, "p5": 0.3 - 0.4 * k, "p50": 0.5 - 0.4 * k, "p95": 0.7 - 0.4 * k}
+    group = {"queries": 40, "lidar": weights, "camera": {**weights, "mean": 0.25}}
+    return {"file": "router.npz", "all": group, "confident": {"queries": 0}}
+
+
+def made_up_matches(effect: float, seed: int, scenes: int = 12) -> Matches:
+    """Matches of a model that finds ``effect`` more of the same objects: 10 boxes and 10 objects in every scene."""
+    rng = np.random.default_rng(0)
+    share, ease = 0.5 + effect + 0.01 * seed, np.repeat(rng.uniform(-0.2, 0.2, scenes), 10)
+    tp = rng.uniform(size=10 * scenes) < share + ease
+    score = np.sort(rng.uniform(size=10 * scenes))[::-1]
+    scene = rng.permutation(np.repeat(np.arange(scenes), 10))
+    car = ClassMatches(score, scene, np.repeat(tp[:, None], 4, 1), np.full(scenes, 10))
+    return Matches(tuple(f"scene-{i:04d}" for i in range(scenes)), (0.5, 1.0, 2.0, 4.0), 0.1, 0.1, {"car": car})
+
+
+def fill(
+    results: Path, study_path: Path, fail=(), skip=(), spread: float = 0.001, effects=EFFECT, scenes: int = 0
+) -> None:
+    """Records of every run; ``fail`` and ``skip`` hold (variant, seed). Scores: 0.4 + effect + a little per seed.
+
+    With ``scenes`` every evaluation leaves matches of so many scenes instead, and scores what they do.
+    """
+    tier, study = load_tier("smoke"), load_study(study_path)
+    for run in base_runs(tier, [study]) + matrix(tier, [study]):
+        key = (run.variant, run.seed)
+        if key in skip:
+            continue
+        name = {"tier": tier.name, "study": run.study, "variant": run.variant, "seed": run.seed}
+        bad = "loss is <not> finite" if key in fail else None
+        status = "diverged" if bad else "ok"
+        cost = {"wall_s": 120.0, "parameters": 1000}
+        curve = [[i, 5.0 / i] for i in range(1, 6)]
+        train = Record("train", status, **name, reason=bad, cost=cost, curve=curve, provenance={"code_sha256": "c"})
+        write_records(results / run.folder / "train.jsonl", [train])
+        rows = []
+        for k, condition in enumerate(study.suite.conditions):
+            score = 0.4 / (k + 1) + effects.get(run.variant, 0) + spread * run.seed * (1 + k + len(run.variant or ""))
+            extra = {"router": router_extra(k)} if run.variant == "cross" else {}
+            if scenes and not bad:
+                matches = made_up_matches(effects.get(run.variant, 0) / (k + 1), run.seed, scenes)
+                work = results / tier.name / "work" / Path(run.folder).relative_to(tier.name)
+                matches.save(work / "detections" / condition.name / "matches.npz")
+                score, extra = float(matches.map()[0]), {**extra, "matches": {"file": "matches.npz"}}
+            scores = {} if bad else {"mAP": score, "NDS": score, "classes": {"car": {"AP": score}, "bus": {"AP": None}}}
+            state = {"condition": condition.name, "suite": study.suite.name, "scores": scores}
+            reason = f"training failed: {bad}" if bad else None
+            proof = {"input_sha256": condition.name}
+            more = {"reason": reason, "provenance": proof, "extra": extra}
+            rows.append(Record("evaluate", "failed" if bad else "ok", **name, **state, **more))
+        write_records(results / run.folder / f"evaluate.{study.suite.name}.jsonl", rows)
+    for i, variant in enumerate(study.variants):
+        cost = {
+            "latency_ms": {"median": 10.0 + i, "p95": 12.0, "values": []},
+            "throughput_per_s": 100,
+            "peak_rss_mb": 5,
+        }
+        measured = Record("measure", "ok", tier.name, study.name, variant, cost=cost)
+        write_records(results / tier.name / study.name / variant / "measure.jsonl", [measured])
