@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, nearest, require_file
-from aqr_bench.study import Schedule, Study, Tier, check_overrides, config_entry, variant_schedule
+from aqr_bench.overrides import check_overrides, config_entry
+from aqr_bench.study import Schedule, Study, Tier, variant_schedule
 
 CONFIGS = Path(__file__).parent / "cmt" / "configs"
 

@@ -18,7 +18,7 @@ from aqr_bench.errors import UserError
 from aqr_bench.schema import repository_root
 
 # Parts of the package that a result of each kind depends on. A change elsewhere does not make the result stale.
-_MODEL = ("bias", "cmt", "corruptions", "data", "experiment.py", "runtime.py")
+_MODEL = ("bias", "cmt", "corruptions", "data", "experiment.py", "overrides.py", "runtime.py")
 ROOMS: dict[str, tuple[str, ...]] = {
     "world": ("world",),
     "prepare": ("data",),

@@ -8,32 +8,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, nearest, run_main
+from aqr_bench.overrides import merge_overrides
 from aqr_bench.schema import read_yaml, repository_root, schema_error
 
-RESERVED = frozenset(
-    # Rule names and result folders: a study of that name would collide with them.
-    [
-        "all",
-        "base",
-        "check",
-        "evaluate",
-        "infos",
-        "measure",
-        "pictures",
-        "prepare",
-        "pretrain",
-        "report",
-        "train",
-        "work",
-        "world",
-    ]
-)
+# Rule names and result folders: a study of that name would collide with them.
+_FOLDERS = ["base", "infos", "pictures", "pretrain", "report", "work", "world"]
+RESERVED = frozenset(["all", "check", "evaluate", "measure", "prepare", "train", *_FOLDERS])
 LOWER_IS_BETTER = frozenset(["mATE", "mASE", "mAOE", "mAVE", "mAAE"])
 
 
@@ -329,37 +314,6 @@ def limit_seeds(study: Study, tier: Tier, asked: int | None = None) -> Study:
     return replace(study, seeds=study.seeds[:count])
 
 
-def merge_overrides(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge dotted overrides, later ones first in force, so that no key of the result lies inside another.
-
-    ``{"a": {"x": 1}}`` then ``{"a.x": 2}`` gives ``{"a": {"x": 2}}``; ``{"a.x": 1}`` then ``{"a": None}`` gives
-    ``{"a": None}``. Raises UserError where a key reaches into a value that is no mapping.
-    """
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            parent = next((k for k in merged if key.startswith(k + ".")), None)
-            if parent is not None:
-                _set_inside(merged[parent], parent, key, value)
-                continue
-            merged = {k: v for k, v in merged.items() if not k.startswith(key + ".")}
-            merged[key] = deepcopy(value)
-    return merged
-
-
-def _set_inside(target: Any, parent: str, key: str, value: Any) -> None:
-    parts = key[len(parent) + 1 :].split(".")
-    reached = parent
-    for i, part in enumerate(parts):
-        if not isinstance(target, dict):
-            raise UserError(f"config: '{key}' lies inside '{reached}', set to {target!r}; set '{reached}' whole")
-        if i == len(parts) - 1:
-            target[part] = deepcopy(value)
-        else:
-            target = target.setdefault(part, {})
-            reached = f"{reached}.{part}"
-
-
 def variant_schedule(tier: Tier, study: Study, variant: str) -> Schedule:
     """How one variant is trained: the tier's schedule for variants with what study and variant say about it.
 
@@ -377,39 +331,6 @@ def variant_schedule(tier: Tier, study: Study, variant: str) -> Schedule:
     if iterations == 0 and init != "base":
         raise UserError(f"{study.path}: variant '{variant}' has 0 iterations, so init must be 'base', not '{init}'")
     return Schedule(iterations, merge_overrides(like.config, own.config), init)
-
-
-def config_entry(node: Any, part: str) -> str | int | None:
-    """Key or index that one part of a dotted key means in ``node``; None if there is no such thing.
-
-    A list is entered by index, or by the ``type`` of an element that is the only one of its type.
-    """
-    if isinstance(node, Mapping):
-        return part if part in node else None
-    if not isinstance(node, list | tuple):
-        return None
-    if part.isdigit():
-        return int(part) if int(part) < len(node) else None
-    at = [i for i, element in enumerate(node) if isinstance(element, Mapping) and element.get("type") == part]
-    return at[0] if len(at) == 1 else None
-
-
-def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any], where: str | Path) -> None:
-    """Raise UserError unless every dotted key exists in ``config`` (lists: see :func:`config_entry`)."""
-    for key in overrides:
-        node: Any = config
-        parts = key.split(".")
-        for i, part in enumerate(parts):
-            entry = config_entry(node, part)
-            if entry is None:
-                known = node if isinstance(node, Mapping) else []
-                if isinstance(node, list | tuple):
-                    known = [e["type"] for e in node if isinstance(e, Mapping) and "type" in e]
-                place = ".".join(parts[:i]) or "the config"
-                if known and list(known).count(part) > 1:
-                    raise UserError(f"{where}: config key '{key}': several '{part}' in {place}; give the index")
-                raise UserError(f"{where}: config key '{key}': no '{part}' in {place}{nearest(part, known)}")
-            node = node[entry]
 
 
 def matrix(tier: Tier, studies: Iterable[Study]) -> list[Run]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aqr_bench import overrides
 from aqr_bench import study as studies
 from aqr_bench.errors import UserError
 
@@ -199,13 +200,13 @@ def test_file_name_and_reserved_names(tmp_path):
 )
 def test_merge_overrides(layers, merged):
     before = [dict(layer) for layer in layers]
-    assert studies.merge_overrides(*layers) == merged
+    assert overrides.merge_overrides(*layers) == merged
     assert layers == before
 
 
 def test_override_inside_null_is_refused():
     with pytest.raises(UserError, match=r"'m\.aqr\.site' lies inside 'm\.aqr', set to None"):
-        studies.merge_overrides({"m.aqr": None}, {"m.aqr.site": "cross"})
+        overrides.merge_overrides({"m.aqr": None}, {"m.aqr.site": "cross"})
 
 
 def test_variant_config_puts_the_variant_over_the_tier(tmp_path):
@@ -219,20 +220,20 @@ def test_variant_config_puts_the_variant_over_the_tier(tmp_path):
 
 def test_check_overrides_finds_a_key_the_config_does_not_have():
     config = {"model": {"head": {"aqr": None}}, "layers": [{"d": 1}]}
-    studies.check_overrides(config, {"model.head.aqr": {"site": "x"}, "layers.0.d": 2}, "f")
+    overrides.check_overrides(config, {"model.head.aqr": {"site": "x"}, "layers.0.d": 2}, "f")
     with pytest.raises(UserError, match=r"f: config key 'model.haed.aqr': no 'haed' in model; did you mean 'head'"):
-        studies.check_overrides(config, {"model.haed.aqr": 1}, "f")
+        overrides.check_overrides(config, {"model.haed.aqr": 1}, "f")
     with pytest.raises(UserError, match="no '1' in layers"):
-        studies.check_overrides(config, {"layers.1.d": 2}, "f")
+        overrides.check_overrides(config, {"layers.1.d": 2}, "f")
 
 
 def test_an_element_of_a_list_can_be_named_by_its_type():
     config = {"pipeline": [{"type": "Load"}, {"type": "SensorDropout", "lidar": 0.25}, {"type": "Load"}]}
-    studies.check_overrides(config, {"pipeline.SensorDropout.lidar": 0.0}, "f")
+    overrides.check_overrides(config, {"pipeline.SensorDropout.lidar": 0.0}, "f")
     with pytest.raises(UserError, match=r"no 'SensorDrpout' in pipeline; did you mean 'SensorDropout'"):
-        studies.check_overrides(config, {"pipeline.SensorDrpout.lidar": 0.0}, "f")
+        overrides.check_overrides(config, {"pipeline.SensorDrpout.lidar": 0.0}, "f")
     with pytest.raises(UserError, match="several 'Load' in pipeline; give the index"):
-        studies.check_overrides(config, {"pipeline.Load.type": 1}, "f")
+        overrides.check_overrides(config, {"pipeline.Load.type": 1}, "f")
 
 
 def test_missing_data_and_model_are_found_before_anything_runs(tmp_path):

@@ -38,3 +38,11 @@ def build_task_util(cfg: dict, registry: Registry = TASK_UTILS) -> Any:
     if isinstance(name, str) and registry.get(name) is None:
         raise UserError(f"model config: type '{name}' is unknown{nearest(name, registry.module_dict)}")
     return registry.build(dict(cfg))
+
+
+def configured(kind: type, key: str, cfg: dict, **filled: Any) -> Any:
+    """``kind(**cfg)`` with mistakes in the config of ``pts_bbox_head.<key>`` told as such."""
+    try:
+        return kind(**filled, **cfg)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"pts_bbox_head.{key}: {error}") from error

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aqr_bench.bias import AttentionBias, LocalityPrior, MemoryLayout
 from aqr_bench.cmt.attention import set_backend
-from aqr_bench.cmt.building import build_model, build_task_util
+from aqr_bench.cmt.building import build_model, build_task_util, configured
 from aqr_bench.cmt.denoising import DenoisingQueries, make_denoising_queries
 from aqr_bench.cmt.embedding import PositionEmbeddings, inner, mlp
 from aqr_bench.cmt.encoding import inverse_sigmoid, to_metres
@@ -164,12 +164,12 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
         self.locality = self.aqr = None
         if locality:
             heads = self.transformer.decoder.layers[0].attentions[-1].num_heads
-            self.locality = _configured(LocalityPrior, "locality", dict(locality), num_heads=heads)
+            self.locality = configured(LocalityPrior, "locality", dict(locality), num_heads=heads)
         self.image_points = None
         if image_points and self.uses_cameras:
-            self.image_points = _configured(ImagePoints, "image_points", dict(image_points), channels=hidden_dim)
+            self.image_points = configured(ImagePoints, "image_points", dict(image_points), channels=hidden_dim)
         if aqr:  # an empty dict is what overrides of single keys are merged into
-            self.aqr = _configured(AttentionBias, "aqr", dict(aqr), embed_dims=hidden_dim)
+            self.aqr = configured(AttentionBias, "aqr", dict(aqr), embed_dims=hidden_dim)
             if (self.aqr.site, self.aqr.layers) == ("self", "first"):
                 raise UserError(
                     "pts_bbox_head.aqr: site 'self' with layers 'first' changes nothing: queries start at zero, so the "
@@ -397,11 +397,3 @@ class CmtImageHead(CmtHead):
     """CMT on cameras alone. ``pts_feats`` is not looked at."""
 
     uses_lidar = False
-
-
-def _configured(kind: type, key: str, cfg: dict, **filled: Any) -> nn.Module:
-    """``kind(**cfg)`` with mistakes in the config told as such."""
-    try:
-        return kind(**filled, **cfg)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"pts_bbox_head.{key}: {error}") from error

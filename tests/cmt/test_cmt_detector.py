@@ -204,7 +204,7 @@ def test_a_fusion_model_goes_without_a_sensor(lacking, aqr):
 
 def test_a_rig_of_zero_cameras_is_no_camera():
     images, bev = quick_model().extract_feat({"points": [cloud(100, seed=0)], "imgs": torch.zeros(1, 0, 3, 96, 176)})
-    assert images == [None] and bev[0].shape == (1, 96, 48, 48)
+    assert images == [None] and bev[0].shape == (1, 96, 40, 40)
 
 
 def test_missing_inputs_and_parts_are_told():

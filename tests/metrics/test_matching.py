@@ -115,7 +115,7 @@ def test_scoring_keeps_the_matches_of_a_real_data_set(tmp_path):
     scores = score_detections(tmp_path / "results.json", nusc, tmp_path, matches=tmp_path / "matches.npz")
     found = Matches.load(tmp_path / "matches.npz")
     assert found.scenes == ("scene-0103", "scene-0916") and found.map()[0] == pytest.approx(scores["mAP"], abs=1e-12)
-    assert scores["mAP"] > 0.01
+    assert scores["mAP"] > 0.001
     for name, values in aps(found).items():
         assert values == pytest.approx(list(scores["classes"][name]["AP_dist"].values()), abs=1e-12), name
     # Nothing found at all: the positives are counted all the same.

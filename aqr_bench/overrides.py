@@ -1,0 +1,74 @@
+"""Overrides of a config: dotted keys and their values, merged in layers and checked against the config they change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.errors import UserError, nearest
+
+
+def merge_overrides(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge dotted overrides, later ones first in force, so that no key of the result lies inside another.
+
+    ``{"a": {"x": 1}}`` then ``{"a.x": 2}`` gives ``{"a": {"x": 2}}``; ``{"a.x": 1}`` then ``{"a": None}`` gives
+    ``{"a": None}``. Raises UserError where a key reaches into a value that is no mapping.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            parent = next((k for k in merged if key.startswith(k + ".")), None)
+            if parent is not None:
+                _set_inside(merged[parent], parent, key, value)
+                continue
+            merged = {k: v for k, v in merged.items() if not k.startswith(key + ".")}
+            merged[key] = deepcopy(value)
+    return merged
+
+
+def _set_inside(target: Any, parent: str, key: str, value: Any) -> None:
+    parts = key[len(parent) + 1 :].split(".")
+    reached = parent
+    for i, part in enumerate(parts):
+        if not isinstance(target, dict):
+            raise UserError(f"config: '{key}' lies inside '{reached}', set to {target!r}; set '{reached}' whole")
+        if i == len(parts) - 1:
+            target[part] = deepcopy(value)
+        else:
+            target = target.setdefault(part, {})
+            reached = f"{reached}.{part}"
+
+
+def config_entry(node: Any, part: str) -> str | int | None:
+    """Key or index that one part of a dotted key means in ``node``; None if there is no such thing.
+
+    A list is entered by index, or by the ``type`` of an element that is the only one of its type.
+    """
+    if isinstance(node, Mapping):
+        return part if part in node else None
+    if not isinstance(node, list | tuple):
+        return None
+    if part.isdigit():
+        return int(part) if int(part) < len(node) else None
+    at = [i for i, element in enumerate(node) if isinstance(element, Mapping) and element.get("type") == part]
+    return at[0] if len(at) == 1 else None
+
+
+def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any], where: str | Path) -> None:
+    """Raise UserError unless every dotted key exists in ``config`` (lists: see :func:`config_entry`)."""
+    for key in overrides:
+        node: Any = config
+        parts = key.split(".")
+        for i, part in enumerate(parts):
+            entry = config_entry(node, part)
+            if entry is None:
+                known = node if isinstance(node, Mapping) else []
+                if isinstance(node, list | tuple):
+                    known = [e["type"] for e in node if isinstance(e, Mapping) and "type" in e]
+                place = ".".join(parts[:i]) or "the config"
+                if known and list(known).count(part) > 1:
+                    raise UserError(f"{where}: config key '{key}': several '{part}' in {place}; give the index")
+                raise UserError(f"{where}: config key '{key}': no '{part}' in {place}{nearest(part, known)}")
+            node = node[entry]
