@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LIGHT_MODULES = ["__init__", "errors", "schema", "study", "provenance", "record", "cli", "launch"]
+LIGHT_MODULES = ["__init__", "errors", "schema", "overrides", "study", "provenance", "record", "cli", "launch"]
 
 STEP = '''
 """Stand-in for a work step: writes what the real step would write, with made-up numbers."""
@@ -25,6 +25,8 @@ from aqr_bench.record import Record, read_records, write_records
 parser = argparse.ArgumentParser()
 for name in ("tier", "root", "infos", "seed", "suite", "study", "variant", "base", "train", "out", "work", "workers"):
     parser.add_argument("--" + name)
+parser.add_argument("--pretrain")
+parser.add_argument("--features", nargs="+")
 parser.add_argument("--quiet", action="store_true")
 args = parser.parse_args()
 step, tier, out = STEP_NAME, study.load_tier(args.tier), Path(args.out)
@@ -79,7 +81,8 @@ def copy_repository(target: Path) -> Path:
     real = REPOSITORY / "aqr_bench"
     for name in LIGHT_MODULES:
         shutil.copy(real / f"{name}.py", package)
-    shutil.copytree(real / "report", package / "report", ignore=shutil.ignore_patterns("__pycache__"))
+    for room in ("report", "metrics"):
+        shutil.copytree(real / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
     for step, place in [("world", "world/__main__.py"), ("prepare", "data/__main__.py"), ("train", "train.py")] + [
         (step, f"{step}.py") for step in ("evaluate", "measure", "pictures")
     ]:

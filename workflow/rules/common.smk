@@ -21,6 +21,15 @@ shell.prefix(
 )
 
 
+def can_run(tier, study):
+    """Whether the tier has all that the study's variants start from."""
+    try:
+        studies_of.base_runs(tier, [study])
+    except UserError:
+        return False
+    return True
+
+
 def load_selection(settings):
     """The tier, the chosen studies, and every known study by name; a mistake is one clear line."""
     try:
@@ -43,6 +52,10 @@ def load_selection(settings):
             studies_of.limit_seeds(study, tier, settings.get("seeds"))
             for study in chosen
         ]
+        studies_of.base_runs(
+            tier, chosen
+        )  # a study that this tier cannot run is refused here
+        known = {name: study for name, study in known.items() if can_run(tier, study)}
         studies_of.require_inputs(tier)
     except UserError as err:
         raise WorkflowError(f"error: {err}")
