@@ -60,7 +60,15 @@ def test_lint(checkout):
 
 def test_default_plan_is_the_quick_tier(checkout):
     plan = planned(checkout)
-    assert plan == {**JOBS, "train_base": 2, "train_variant": 8, "evaluate": 10, "measure": 4, "pretrain": 2, "report": 1}
+    assert plan == {
+        **JOBS,
+        "train_base": 2,
+        "train_variant": 8,
+        "evaluate": 10,
+        "measure": 4,
+        "pretrain": 2,
+        "report": 1,
+    }
 
 
 def test_plan_in_another_folder_needs_nothing_there(checkout, tmp_path):
