@@ -23,8 +23,8 @@ class GateRow:
     best, gain       the largest improvement, likewise; None if no variant improves on the baseline
     bar              two standard deviations over seeds of the baseline's score; None for fewer than two seeds
     seeds            finished seeds of the baseline
-    passed           the gain exceeds the bar; None where that cannot be told. Harm passes no gate: that a wrong bias
-                     does damage says nothing on whether a right one can help.
+    passed           the largest move, in either direction, exceeds the bar; None where that cannot be told. Harm
+                     counts: it shows that there is attention to be moved. What there is to win, the gain says.
     """
 
     condition: str
@@ -53,7 +53,7 @@ def gate(results: Results, study: Study) -> list[GateRow]:
         move = None if largest is None else moves[largest]
         # A baseline that scores 0 with every seed has no spread: what the tables cannot show passes no gate.
         gain = None if best is None else moves[best]
-        passed = None if move is None or bar is None else gain is not None and abs(gain) > max(bar, RESOLUTION)
+        passed = None if move is None or bar is None else abs(move) > max(bar, RESOLUTION)
         rows.append(GateRow(condition, largest, move, best, gain, bar, baseline.n, passed))
     return rows
 
@@ -73,14 +73,28 @@ def gate_sentence(rows: Sequence[GateRow], study: Study) -> str:
     if passed is None:
         missing = ", ".join(f"'{row.condition}'" for row in rows if row.passed is None) or "any missing sensor"
         return f"No verdict: under {missing} there is no finished variant to compare, or fewer than two baseline seeds."
-    # The condition with the largest gain for its bar.
-    row = max(known, key=lambda r: abs(r.gain or 0) / max(r.bar, RESOLUTION))
-    bar = f"two standard deviations over {row.seeds} baseline seeds are {number(row.bar)}"
-    gained = "" if row.gain is None else f"'{row.best}' changes {study.metric} by {number(row.gain, sign=True)} under "
+    # The condition with the largest move for its bar, and the one with the largest gain for its bar.
+    row = max(known, key=lambda r: abs(r.move) / max(r.bar, RESOLUTION))
+    best = max(known, key=lambda r: abs(r.gain or 0) / max(r.bar, RESOLUTION))
+    better = (row.move > 0) == study.higher_is_better
+    evidence = (
+        f"'{row.variant}' moves {study.metric} by {number(row.move, sign=True)} under '{row.condition}' "
+        f"({'better' if better else 'worse'}), two standard deviations over {row.seeds} baseline seeds are "
+        f"{number(row.bar)}"
+    )
+    if best.gain is None:
+        won = "No fixed bias improves it under a missing sensor."
+    else:
+        size = "beyond" if abs(best.gain) > max(best.bar, RESOLUTION) else "within"
+        won = (
+            f"The best gain is {number(best.gain, sign=True)} ('{best.best}' under '{best.condition}'), {size} two "
+            f"standard deviations ({number(best.bar)})."
+        )
     if passed:
-        return f"Passed: {gained}'{row.condition}', {bar}."
-    closest = f"; the closest: {gained}'{row.condition}', {bar}" if gained else f" (under '{row.condition}' {bar})"
-    return f"Not passed: no fixed bias improves {study.metric} beyond the noise of the seeds{closest}."
+        return f"Passed: {evidence}. {won}"
+    return (
+        f"Not passed: no fixed bias moves {study.metric} beyond the noise of the seeds; the closest: {evidence}. {won}"
+    )
 
 
 def gate_table(rows: Sequence[GateRow], study: Study) -> Table:
@@ -107,8 +121,9 @@ def gate_table(rows: Sequence[GateRow], study: Study) -> Table:
         pd.DataFrame([vars(row) for row in rows], columns=list(GateRow.__dataclass_fields__)),
         pd.DataFrame(shown),
         f"Moves are means over seeds of the paired difference to '{study.baseline}' in {study.metric}. The gate is "
-        "passed if under one condition at least the best gain exceeds two standard deviations over seeds of the "
-        "baseline. The largest move, in either direction, shows what a wrong bias can do.",
+        "passed if under one condition at least the largest move, in either direction, exceeds two standard deviations "
+        "over seeds of the baseline: then there is attention that a bias can move. The best gain says whether there is "
+        "anything to win by it.",
         frozenset(i for i, row in enumerate(rows) if row.passed is None),
         frozenset({"Largest move", "Best gain", "2 sd of baseline"}),
     )

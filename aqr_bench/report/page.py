@@ -253,8 +253,11 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
 
 
 def _schedule(tier: Tier) -> str:
-    start = "the base model" if tier.variant.init == "base" else "scratch"
-    return f"base {tier.base.iterations} iterations; variants {tier.variant.iterations} iterations from {start}"
+    parts = [f"{p.name} branch {p.iterations} iterations alone" for p in tier.pretrain.values()]
+    starts = {"base": "the base model", "features": "the pretrained branches", "scratch": "scratch"}
+    parts.append(f"base {tier.base.iterations} iterations from {starts[tier.base.init]}")
+    parts.append(f"variants {tier.variant.iterations} iterations from {starts[tier.variant.init]}")
+    return "; ".join(parts) + " (where a study does not say otherwise)"
 
 
 def _joined(values: Iterable[str]) -> str:

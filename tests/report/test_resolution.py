@@ -159,7 +159,7 @@ def test_the_gate_looks_at_missing_sensors_only(tmp_path):
     assert (first.move, first.gain, first.bar) == pytest.approx((-0.03, 0.025, 0.02))
     assert (second.variant, second.best, second.gain, second.passed) == ("b", None, None, False)
     said = gate_sentence(rows, study)
-    assert gate_passed(rows) and said.startswith("Passed: 'a' changes mAP by +0.025 under 'no_lidar'")
+    assert gate_passed(rows) and said.startswith("Passed: 'b' moves mAP by −0.030 under 'no_lidar' (worse)")
     assert gate_passed(rows[1:]) is False and gate_sentence(rows[1:], study).startswith("Not passed: no fixed bias")
 
 
@@ -182,5 +182,5 @@ def test_the_page_shows_the_resolution_always_and_the_gate_where_asked(tmp_path,
 
     object.__setattr__(study, "gate", True)  # as the study file's own key does
     page = report_page.build_report(TIER, [study], tmp_path / "results", tmp_path / "out").read_text()
-    assert 'id="made_up-gate"' in page and "Passed: &#39;cross&#39; changes mAP by +" in page
+    assert 'id="made_up-gate"' in page and "Passed: &#39;cross&#39; moves mAP by +" in page
     assert (tmp_path / "out" / "tables" / "made_up_gate.md").read_text().startswith("### Gate")
