@@ -19,6 +19,7 @@ from aqr_bench.study import Study
 SENSORS = ("lidar", "camera")  # order of the weights' last axis
 MISSING = {"no_lidar": "lidar", "no_cameras": "camera"}  # corruption -> the sensor that it takes away
 SAMPLES = 20_000  # queries drawn for a figure's histogram
+STYLES = ("-", "--", ":", "-.") * 8  # equal distributions lie on each other
 Key = tuple[str, int, str]  # variant, seed, condition
 
 
@@ -104,12 +105,13 @@ def distribution_figure(study: Study, files: Mapping[Key, Path]) -> Figure | Non
     bins = np.linspace(-1, 1, 81)
     for row, variant in zip(axes, variants, strict=True):
         for axis, column, sensor in zip(row, (0, 1), SENSORS, strict=True):
-            for condition, weights in found[variant].items():
+            for style, (condition, weights) in zip(STYLES, found[variant].items(), strict=False):
                 share = np.histogram(weights[:, column], bins)[0] / len(weights)
-                axis.stairs(share, bins, color=palette[condition], fill=True, alpha=0.25)
-                axis.stairs(share, bins, color=palette[condition], lw=1.4, label=condition)
+                axis.stairs(share, bins, color=palette[condition], fill=True, alpha=0.15)
+                axis.stairs(share, bins, color=palette[condition], ls=style, lw=1.8, label=condition)
             axis.set_yticks([])
             axis.set_xlim(-1.02, 1.02)
+            axis.set_xticks([-0.5, 0, 0.5])  # -1 and 1 of neighbouring panels would touch
             axis.grid(axis="x", color="0.9")
             if axis in axes[0]:
                 axis.set_title(_title(sensor))
