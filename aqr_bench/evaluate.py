@@ -10,6 +10,7 @@ import functools
 import hashlib
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         if all(record.ok for record in records):
             run = work.relative_to(args.work).as_posix() if twin is None else twin[1]["run"]
             found = {"run": run, "records": [record.to_dict() for record in records]}
-            leave(work, f"evaluate.{suite.name}", identity, found)
+            leave(work, f"evaluate.{suite.name}", identity, found, _kept_files(records))
     write_records(args.out, refuse_equal_inputs(records, suite.conditions[0].name))
     for record in records:
         numbers = ", ".join(f"{k} {record.scores[k]:.3f}" for k in ("mAP", "NDS") if record.ok)
@@ -99,16 +100,21 @@ def _identity_of(config: Any, tier: Tier, data: DataSet, suite: Suite, trained: 
 
 def _taken_over(folder: Path, found: dict, work: Path, trained: Record) -> list[Record]:
     """The records of a twin as those of this run, with the files that they name."""
-    records = []
-    for data in found["records"]:
-        record = Record.from_dict(data)
-        place = Path("detections") / str(record.condition)
-        for part in record.extra.values():
-            if isinstance(part, dict) and "file" in part:
-                take_over(folder / place / part["file"], work / place / part["file"])
-        own = dict(study=trained.study, variant=trained.variant, seed=trained.seed)
-        records.append(replace(record, **own, extra={**record.extra, "same_as": found["run"]}))
-    return records
+    records = [Record.from_dict(data) for data in found["records"]]
+    for file in _kept_files(records):
+        take_over(folder / file, work / file)
+    own = dict(study=trained.study, variant=trained.variant, seed=trained.seed)
+    return [replace(record, **own, extra={**record.extra, "same_as": found["run"]}) for record in records]
+
+
+def _kept_files(records: Sequence[Record]) -> list[Path]:
+    """The files that evaluations name in their records, relative to the work folder of the run."""
+    return [
+        Path("detections") / str(record.condition) / part["file"]
+        for record in records
+        for part in record.extra.values()
+        if isinstance(part, dict) and "file" in part
+    ]
 
 
 def _identity(suite: Suite, trained: Record, tier: Tier, condition: Condition) -> dict[str, Any]:

@@ -13,26 +13,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.provenance import sha256_file
 
-def leave(folder: Path, name: str, identity: Sequence[str], content: dict[str, Any]) -> None:
-    """Note in ``folder`` that the work of this identity is done, with what it found out, as ``<name>.done.json``."""
+
+def leave(
+    folder: Path, name: str, identity: Sequence[str], content: dict[str, Any], files: Sequence[str | Path] = ()
+) -> None:
+    """Note in ``folder`` that the work of this identity is done, as ``<name>.done.json``.
+
+    ``content`` is what was found out, ``files`` (relative to ``folder``) what has to be there for a twin to take over.
+    """
     path = folder / f"{name}.done.json"
+    hashes = {Path(file).as_posix(): sha256_file(folder / file) for file in files}
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"identity": list(identity), **content}), encoding="utf-8")
+    temporary.write_text(json.dumps({"identity": list(identity), "files": hashes, **content}), encoding="utf-8")
     os.replace(temporary, path)
 
 
 def find_twin(root: Path, own: Path, name: str, identity: Sequence[str]) -> tuple[Path, dict[str, Any]] | None:
     """Another work folder below ``root`` where the same work is done, and what was left there; None if there is none.
 
-    A note that cannot be read is passed over: the work is then simply done again.
+    A note that cannot be read is passed over, and so is one whose files are gone or changed: the work is then simply
+    done again.
     """
     for path in sorted(root.glob(f"*/*/seed*/{name}.done.json")):
         if path.parent == own:
             continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("identity") == list(identity):
+            if content.pop("identity") != list(identity):
+                continue
+            if all(sha256_file(path.parent / file) == known for file, known in content.pop("files").items()):
                 return path.parent, content
         except (OSError, ValueError, KeyError, AttributeError):
             continue

@@ -76,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         status, reason, cost = "ok", None, {**cost_since(clock), **facts}
         run = "/".join([*([study.name, args.variant] if study else ["base"]), f"seed{args.seed}"])
         if args.pretrain is None:
-            leave(work, "train", identity, {"run": extra.get("same_as", run), "cost": cost, "curve": curve})
+            found = {"run": extra.get("same_as", run), "cost": cost, "curve": curve}
+            leave(work, "train", identity, found, ["final.pth"])
         # Relative to the record, so that a results folder can be moved.
         where = dict(
             checkpoint=os.path.relpath(checkpoint, Path(args.out).parent), checkpoint_sha256=sha256_file(checkpoint)

@@ -21,6 +21,18 @@ def test_a_twin_has_the_same_identity_and_is_not_oneself(tmp_path):
     assert find_twin(tmp_path, own, "train", ["x", "y"]) is None
 
 
+def test_a_twin_without_its_files_is_none(tmp_path):
+    own, twin = tmp_path / "b" / "none" / "seed0", tmp_path / "a" / "none" / "seed0"
+    twin.mkdir(parents=True)
+    (twin / "final.pth").write_bytes(b"weights")
+    leave(twin, "train", ["x"], {"run": "a"}, ["final.pth"])
+    assert find_twin(tmp_path, own, "train", ["x"]) == (twin, {"run": "a"})
+    (twin / "final.pth").write_bytes(b"others")
+    assert find_twin(tmp_path, own, "train", ["x"]) is None
+    (twin / "final.pth").unlink()
+    assert find_twin(tmp_path, own, "train", ["x"]) is None
+
+
 def test_files_are_put_in_place_also_over_older_ones(tmp_path):
     (tmp_path / "a").write_text("new")
     (tmp_path / "b").write_text("old")
