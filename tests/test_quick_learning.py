@@ -21,7 +21,7 @@ from aqr_bench.world.write import write_world
 
 pytestmark = pytest.mark.slow
 
-ITERATIONS = 600
+ITERATIONS = 400
 
 
 @DATASETS.register_module(force=True)
@@ -37,7 +37,7 @@ class OtherTruth(NuScenesDataset):
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("quick")
     tier = yaml.safe_load(load_tier("quick").path.read_text()) | {"name": "short"}
-    tier["world"] |= {"train_scenes": 200, "val_scenes": 16}
+    tier["world"] |= {"train_scenes": 120, "val_scenes": 16}
     del tier["pretrain"]
     tier["base"] = {"iterations": ITERATIONS, "config": {"train_dataloader.batch_size": 4}}
     (folder / "short.yaml").write_text(yaml.safe_dump(tier))
@@ -66,8 +66,8 @@ def score(config, tier, data, checkpoint, out: Path) -> float:
 def test_shuffled_labels_teach_nothing(place, base):
     honest = score(*base, place / "honest")
     shuffled = score(*trained(place, "shuffled", type="OtherTruth"), place / "other")
-    assert honest > 0.1, "the control has to learn, or the test says nothing"
-    assert shuffled < 0.02
+    assert honest > 0.05, "the control has to learn, or the test says nothing"
+    assert shuffled < 0.01
 
 
 def test_a_supervised_router_sees_which_sensor_is_missing(place, base):
