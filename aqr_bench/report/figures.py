@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from aqr_bench.report.collect import BASE, Results
 from aqr_bench.report.routers import distribution_figure
 from aqr_bench.report.statistics import number, summarise
-from aqr_bench.report.tables import by_seed, differences
+from aqr_bench.report.tables import by_seed, differences, opponents
 from aqr_bench.study import Study
 
 DPI = 150
@@ -137,7 +137,8 @@ def difference_figure(study: Study, results: Results) -> Figure | None:
             )
         axis.set_xlim(-1.1 * reach, 1.1 * reach)
         axis.set_title(condition.name)
-        axis.set_xlabel(f"{study.metric} minus {study.baseline}")
+        alone = all(study.compared_with(name) == study.baseline for name in names)
+        axis.set_xlabel(f"{study.metric} minus {study.baseline}" if alone else f"difference in {study.metric}")
         _variant_axis(axis, names, i % 3 == 0)
     return figure
 
@@ -288,7 +289,7 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path) -> l
         ),
         (
             "difference",
-            f"Difference to '{study.baseline}', paired by seed, with its 95 % interval over seeds (thick line; none "
+            f"Difference to {opponents(study)}, paired by seed, with its 95 % interval over seeds (thick line; none "
             "for a single pair of seeds) and over scenes (thin line below, where there is one). A filled diamond means "
             "that no interval contains 0. Each panel has its own scale.",
             lambda: difference_figure(study, results),

@@ -122,12 +122,18 @@ def scores_table(study: Study, results: Results) -> Table:
     )
 
 
+def opponents(study: Study) -> str:
+    """What the variants are compared with: the baseline, and those that a variant names instead."""
+    others = [f"{name}: '{v.against}'" for name, v in study.variants.items() if v.against]
+    return f"'{study.baseline}'" + (f" ({', '.join(others)})" if others else "")
+
+
 def noise_note(study: Study, over_scenes: bool = False) -> str:
     """How to read the differences, and how far to trust them with so many seeds."""
     n = len(study.seeds)
     better = "higher" if study.higher_is_better else "lower"
     text = (
-        f"{study.metric}: {better} is better. sd is over seeds. Differences are to '{study.baseline}', paired by seed"
+        f"{study.metric}: {better} is better. sd is over seeds. Differences are to {opponents(study)}, paired by seed"
     )
     if n == 1:
         return f"{text}. One seed: fewer than three, and no estimate of the noise at all."
