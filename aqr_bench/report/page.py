@@ -97,7 +97,7 @@ def _section(study: Study, results: Results, base: Results, tables_dir: Path, fi
     }
     said = {"resolution": resolution_sentence(study, results)}
     # Only a study that asks for the verdict gets it: of trained variants it would say nothing.
-    if getattr(study, "gate", False):
+    if study.gate:
         rows = gate(results, study)
         tables["gate"], said["gate"] = gate_table(rows, study), gate_sentence(rows, study)
     for key, table in tables.items():
