@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import time
 import traceback
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.corruptions.proof import Proof, summary
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.experiment import DataSet, build_config, load_data
 from aqr_bench.record import (
@@ -141,7 +141,7 @@ def _failure(condition: Condition, suite: Suite, trained: Record, tier: Tier, er
 def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trained: Record) -> Record:
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
-        scores, inputs, samples, extra = evaluator.run(condition)
+        scores, inputs, extra = evaluator.run(condition)
     except Exception as error:
         traceback.print_exc()
         return _failure(condition, suite, trained, evaluator.tier, error)
@@ -149,15 +149,15 @@ def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trai
         **_identity(suite, trained, evaluator.tier, condition),
         status="ok",
         scores=scores,
-        cost={**cost_since(clock), "samples": samples},
-        extra=extra,
+        cost={**cost_since(clock), "samples": inputs["samples"]},
+        extra={**extra, "inputs": inputs},
         provenance=provenance(
             config=hashable(evaluator.config),
             rooms=ROOMS["evaluate"],
             seed=trained.seed,
             started=started,
             data_sha256=evaluator.data.sha256,
-            input_sha256=inputs,
+            input_sha256=inputs["sha256"],
             checkpoint=evaluator.checkpoint.name,
             checkpoint_sha256=trained.provenance.get("checkpoint_sha256"),
         ),
@@ -199,23 +199,22 @@ class Evaluator:
         with torch.no_grad():
             return self.model.test_step(batch)[0].cpu()
 
-    def run(self, condition: Condition) -> tuple[dict, str, int, dict]:
-        """Detect and score under one condition: scores, fingerprint of all inputs, samples, and the record's extra."""
+    def run(self, condition: Condition) -> tuple[dict, dict, dict]:
+        """Detect and score under one condition: scores, fingerprint of all inputs, and the record's extra."""
         from aqr_bench.telemetry import RouterLog
 
         with RouterLog(self.model.pts_bbox_head) as log:
-            submission, digests = self.detect(condition)
+            submission, proofs = self.detect(condition)
         from aqr_bench.metrics.detection import score_detections
 
         folder = self.work / condition.name
         scores = score_detections(submission, self.tables, submission.parent, matches=folder / "matches.npz")
-        fingerprint = hashlib.sha256("\n".join(f"{t} {d}" for t, d in sorted(digests.items())).encode()).hexdigest()
         router = log.save(folder / "router.npz")
         extra = {"matches": {"file": "matches.npz"}, **({"router": router} if router else {})}
-        return scores, fingerprint, len(digests), extra
+        return scores, summary(proofs), extra
 
-    def detect(self, condition: Condition) -> tuple[Path, dict[str, str]]:
-        """Write the nuScenes submission of the val split; return its path and the inputs' SHA-256 by sample token."""
+    def detect(self, condition: Condition) -> tuple[Path, dict[str, Proof]]:
+        """Write the nuScenes submission of the val split; return its path and the inputs' fingerprints by token."""
         import torch
         from nuscenes.eval.common.config import config_factory
 
@@ -224,13 +223,13 @@ class Evaluator:
         loader = build_loader(self.config, condition, self.tier.evaluate_batch_size)
         infos = {info["token"]: info for info in map(loader.dataset.get_data_info, range(len(loader.dataset)))}
         names, ranges = loader.dataset.metainfo["classes"], config_factory("detection_cvpr_2019").class_range
-        digests: dict[str, str] = {}
+        proofs: dict[str, Proof] = {}
         results: dict[str, list] = {}
         with torch.no_grad():
             for batch in loader:
                 for sample in self.model.test_step(batch):
                     token, found = sample.metainfo["token"], sample.cpu().pred_instances_3d
-                    digests[token] = sample.metainfo["input_sha256"]
+                    proofs[token] = Proof(**sample.metainfo["input_proof"])
                     boxes = torch.cat([found.bboxes_3d.gravity_center, found.bboxes_3d.tensor[:, 3:]], 1)
                     results[token] = sample_detections(
                         token,
@@ -242,9 +241,9 @@ class Evaluator:
                         infos[token]["ego2global"],
                         ranges,
                     )
-        if len(digests) != len(infos):
-            raise RuntimeError(f"{len(digests)} of {len(infos)} samples were evaluated")
-        return write_submission(self.work / condition.name / "results_nusc.json", results), digests
+        if len(proofs) != len(infos):
+            raise RuntimeError(f"{len(proofs)} of {len(infos)} samples were evaluated")
+        return write_submission(self.work / condition.name / "results_nusc.json", results), proofs
 
 
 def build_loader(config: Any, condition: Condition, batch_size: int) -> Any:
@@ -258,7 +257,8 @@ def build_loader(config: Any, condition: Condition, batch_size: int) -> Any:
     steps = [s for s in loader.dataset.pipeline if s["type"] == "SensorCondition"]
     if len(steps) != 1:
         raise RuntimeError(f"the test pipeline needs exactly one SensorCondition, it has {len(steps)}")
-    steps[0]["name"] = condition.corruption
+    steps[0].update(name=condition.corruption, severity=condition.severity, options=dict(condition.options))
+    steps[0].update(ann_file=loader.dataset.ann_file, data_root=loader.dataset.data_root)
     return _quietly(Runner.build_dataloader, loader)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.corruptions import get_condition
 from aqr_bench.errors import UserError, nearest, run_main
 from aqr_bench.overrides import merge_overrides
 from aqr_bench.schema import read_yaml, repository_root, schema_error
@@ -74,7 +75,7 @@ class Condition:
 
     name: str
     corruption: str
-    severity: float | None = None
+    severity: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -253,6 +254,11 @@ def load_suite(path_or_name: str | Path) -> Suite:
         Condition(c["name"], c.get("corruption", c["name"]), c.get("severity"), c.get("options", {}))
         for c in data["conditions"]
     )
+    for condition in conditions:
+        try:
+            get_condition(condition.corruption, condition.severity, condition.options)
+        except UserError as error:
+            raise UserError(f"{path}: conditions: {condition.name}: {error}") from None
     return Suite(data["name"], data["summary"], conditions, path)
 
 

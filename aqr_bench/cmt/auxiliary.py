@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aqr_bench.bias import project_to_cameras
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, sensor_states
-from aqr_bench.corruptions.conditions import NO_CAMERAS, NO_LIDAR
+from aqr_bench.corruptions.frame import NO_CAMERAS, NO_LIDAR
 
 MIN_SIGMA = 0.6  # cells; below it, a Gaussian is one cell
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, sensor_states
-from aqr_bench.corruptions.conditions import NO_CAMERAS
+from aqr_bench.corruptions.frame import NO_CAMERAS
 
 NEAREST_M, FARTHEST_M = 1.0, 80.0
 TYPICAL_M = 15.0

@@ -30,9 +30,10 @@ from mmdet3d.structures.ops import box_np_ops  # noqa: E402
 from aqr_bench.errors import UserError  # noqa: E402
 from aqr_bench.world.record_scene import end_with_parent  # noqa: E402
 
+from .frames import BadFrameError  # noqa: E402
 from .infos import INFO_CLASSES, lidar_to_image  # noqa: E402
 from .plain_pickle import load_plain_pickle  # noqa: E402
-from .transforms import BadFrameError, CheckFrame, LoadExactSweeps  # noqa: E402
+from .transforms import CheckFrame, LoadExactSweeps  # noqa: E402
 
 DBINFOS = "dbinfos_train.pkl"
 FOLDER = "gt_database"

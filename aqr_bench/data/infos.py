@@ -153,10 +153,13 @@ def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
             "cam2ego": cam2ego.tolist(),
             "sample_data_token": record["token"],
             "timestamp": record["timestamp"] / 1e6,
+            "sweeps": _image_sweeps(nusc, record, max_sweeps),
         }
     return {
         "sample_idx": index,
         "token": sample["token"],
+        "scene_token": sample["scene_token"],
+        "prev": sample["prev"],
         "timestamp": sample["timestamp"] / 1e6,
         "ego2global": ego2global.tolist(),
         "lidar_points": {
@@ -188,6 +191,15 @@ def _sweeps(nusc: Any, lidar: dict, global2lidar: np.ndarray, max_sweeps: int) -
                 },
             }
         )
+    return sweeps
+
+
+def _image_sweeps(nusc: Any, record: dict, most: int) -> list[dict]:
+    """Images of a camera before the key frame's, nearest first, earlier key frames included."""
+    sweeps: list[dict] = []
+    while len(sweeps) < most and record["prev"]:
+        record = nusc.get("sample_data", record["prev"])
+        sweeps.append({"img_path": record["filename"], "timestamp": record["timestamp"] / 1e6})
     return sweeps
 
 

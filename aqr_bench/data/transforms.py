@@ -1,7 +1,8 @@
-"""mmdet3d transforms that mmdet3d lacks: exact sweeps, projections, resizing, mirrored world, sensor conditions."""
+"""mmdet3d transforms that mmdet3d lacks: exact sweeps, projections, resizing, mirrored world."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -15,13 +16,9 @@ from mmcv.transforms import BaseTransform  # noqa: E402
 from mmdet3d.datasets.transforms import LoadPointsFromMultiSweeps  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
-from aqr_bench.corruptions import SensorData, corrupt, fingerprint, get_condition  # noqa: E402
-from aqr_bench.corruptions.conditions import CLEAN, NO_CAMERAS, NO_LIDAR  # noqa: E402
+from aqr_bench.corruptions import Cloud  # noqa: E402
+from aqr_bench.data.frames import BadFrameError, sweep_clouds  # noqa: E402
 from aqr_bench.data.infos import lidar_to_image  # noqa: E402
-
-
-class BadFrameError(RuntimeError):
-    """A file of the data set cannot be used; the message names it."""
 
 
 @TRANSFORMS.register_module()
@@ -36,22 +33,26 @@ class LoadExactSweeps(LoadPointsFromMultiSweeps):
     def transform(self, results: dict) -> dict:
         points = results["points"]
         points.tensor[:, 4] = 0
-        clouds = [points]
+        merged = [points]
+        for cloud in self._sweeps(results):
+            array = cloud.points.copy()
+            if self.remove_close:
+                array = self._remove_close(array)
+            array[:, :3] = array[:, :3] @ cloud.to_key[:3, :3].T + cloud.to_key[:3, 3]
+            array[:, 4] = results["timestamp"] - cloud.time
+            merged.append(points.new_point(array))
+        results["points"] = points.cat(merged)[:, self.use_dim]
+        return results
+
+    def _sweeps(self, results: dict) -> Sequence[Cloud]:
+        """The sweeps to merge: those that SensorCondition left, or read here."""
+        if "sweep_clouds" in results:
+            return results.pop("sweep_clouds")[: self.sweeps_num]
         sweeps = results.get("lidar_sweeps", [])
         count = min(self.sweeps_num, len(sweeps))
         picked = range(count) if self.test_mode else np.random.choice(len(sweeps), count, replace=False)
-        for index in sorted(picked):
-            sweep = sweeps[index]
-            path = sweep["lidar_points"]["lidar_path"]
-            cloud = _read_cloud(path, self.load_dim)
-            if self.remove_close:
-                cloud = self._remove_close(cloud)
-            sensor2key = np.linalg.inv(np.asarray(sweep["lidar_points"]["lidar2sensor"], dtype=np.float64))
-            cloud[:, :3] = cloud[:, :3] @ sensor2key[:3, :3].T + sensor2key[:3, 3]
-            cloud[:, 4] = results["timestamp"] - sweep["timestamp"]
-            clouds.append(points.new_point(cloud))
-        results["points"] = points.cat(clouds)[:, self.use_dim]
-        return results
+        chosen = [sweeps[index] for index in sorted(picked)]
+        return sweep_clouds(chosen, [sweep["lidar_points"]["lidar_path"] for sweep in chosen])
 
 
 @TRANSFORMS.register_module()
@@ -82,23 +83,14 @@ class CheckFrame(BaseTransform):
         return results
 
 
-def _read_cloud(path: str, load_dim: int) -> np.ndarray:
-    try:
-        flat = np.fromfile(path, dtype=np.float32)
-    except OSError as error:
-        raise BadFrameError(f"LiDAR sweep cannot be read: {path} ({error})") from error
-    if flat.size % load_dim:
-        raise BadFrameError(f"LiDAR sweep is cut short: {path} has {flat.size} floats, no multiple of {load_dim}")
-    return flat.reshape(-1, load_dim)
-
-
 @TRANSFORMS.register_module()
 class AddProjections(BaseTransform):
     """Add ``lidar2img`` [N, 4, 4] float64: LiDAR frame (metres) to pixels of the loaded images."""
 
     def transform(self, results: dict) -> dict:
         views = zip(results["cam2img"], results["lidar2cam"], strict=True)
-        results["lidar2img"] = np.stack([lidar_to_image(*view) for view in views])
+        projections = [lidar_to_image(*view) for view in views]
+        results["lidar2img"] = np.stack(projections) if projections else np.zeros((0, 4, 4))
         return results
 
 
@@ -180,61 +172,3 @@ class TurnWorld(BaseTransform):
                 results["gt_bboxes_3d"].flip(direction)
         results["lidar2img"] = results["lidar2img"] @ np.diag([-1.0, -1.0, 1.0, 1.0])
         return results
-
-
-@TRANSFORMS.register_module()
-class SensorCondition(BaseTransform):
-    """Apply a named test condition (aqr_bench.corruptions) and leave the input's fingerprint in the metas.
-
-    Args:
-        name: condition name; ``seed``: benchmark seed of its randomness.
-    """
-
-    def __init__(self, name: str = "clean", seed: int = 0) -> None:
-        self.condition, self.seed = get_condition(name), seed
-
-    def transform(self, results: dict) -> dict:
-        data = corrupt(self.condition, _sensor_data(results), results["token"], self.seed)
-        results["input_sha256"] = fingerprint(data)
-        return _with_sensor_data(results, data)
-
-
-@TRANSFORMS.register_module()
-class SensorDropout(BaseTransform):
-    """Masked-modal training: with the given probabilities a sample loses its LiDAR or its cameras.
-
-    CMT trains with 0.25 and 0.25; the zero-filling is that of the test conditions ``no_lidar`` and ``no_cameras``.
-    """
-
-    def __init__(self, lidar: float = 0.25, cameras: float = 0.25) -> None:
-        if lidar < 0 or cameras < 0 or lidar + cameras > 1:
-            raise ValueError(f"SensorDropout: probabilities {lidar} and {cameras} must be >= 0 and sum to at most 1")
-        self.lidar, self.cameras = lidar, cameras
-
-    def transform(self, results: dict) -> dict:
-        draw = np.random.rand()
-        results["sensor_state"] = CLEAN
-        for state, name, upper in (
-            (NO_LIDAR, "no_lidar", self.lidar),
-            (NO_CAMERAS, "no_cameras", self.lidar + self.cameras),
-        ):
-            if draw < upper:
-                data = corrupt(get_condition(name), _sensor_data(results), results["token"])
-                assert data.state == state
-                return _with_sensor_data(results, data)
-        return results
-
-
-def _sensor_data(results: dict) -> SensorData:
-    """What a sample holds; a sensor that the pipeline does not load has no points, or no images."""
-    points = results["points"].tensor.numpy() if "points" in results else np.zeros((0, 5), np.float32)
-    return SensorData(points=points, images=tuple(results.get("img", ())))
-
-
-def _with_sensor_data(results: dict, data: SensorData) -> dict:
-    if "points" in results:
-        results["points"] = results["points"].new_point(data.points)
-    if "img" in results:
-        results["img"] = list(data.images)
-    results["sensor_state"] = data.state
-    return results

@@ -7,15 +7,13 @@ import pytest
 import torch
 from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 
+from aqr_bench.data.frames import BadFrameError
 from aqr_bench.data.transforms import (
     AddProjections,
-    BadFrameError,
     CheckFrame,
     LoadExactSweeps,
     MirrorWorld,
     ResizeViews,
-    SensorCondition,
-    SensorDropout,
     TurnWorld,
 )
 
@@ -114,28 +112,6 @@ def test_half_a_turn_keeps_everything_in_its_pixel():
     assert np.cos(turned[6] - box[6]) == pytest.approx(-1) and np.array_equal(out["img"][0], image)
     np.testing.assert_allclose(project(out["lidar2img"][0], out["gt_bboxes_3d"].gravity_center[0].numpy()), pixel)
     assert out["lidar2img"].shape == (2, 4, 4)
-
-
-def test_conditions_leave_a_state_and_a_fingerprint():
-    digests = {}
-    for name, state in (("clean", 0), ("no_lidar", 1), ("no_cameras", 2)):
-        out = SensorCondition(name)(frame())
-        assert out["sensor_state"] == state
-        digests[name] = out["input_sha256"]
-        assert (out["points"].tensor.abs().sum() == 0) == (name == "no_lidar")
-        assert (sum(int(i.sum()) for i in out["img"]) == 0) == (name == "no_cameras")
-    assert len(set(digests.values())) == 3
-    assert SensorCondition("clean")(frame())["input_sha256"] == digests["clean"]
-
-
-def test_sensor_dropout_frequencies():
-    np.random.seed(0)
-    dropout = SensorDropout(lidar=0.25, cameras=0.5)
-    states = [dropout(frame())["sensor_state"] for _ in range(400)]
-    counts = np.bincount(states, minlength=3) / 400
-    np.testing.assert_allclose(counts, [0.25, 0.25, 0.5], atol=0.07)
-    with pytest.raises(ValueError, match="sum to at most 1"):
-        SensorDropout(0.7, 0.7)
 
 
 def test_damaged_frames_are_named(tmp_path):

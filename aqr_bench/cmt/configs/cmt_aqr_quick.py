@@ -2,7 +2,9 @@
 
 _base_ = ["./cmt_aqr_quick_model.py", "./_base_/dataset.py"]
 
-custom_imports = dict(imports=["aqr_bench.cmt", "aqr_bench.data.transforms", "aqr_bench.hooks"])
+custom_imports = dict(
+    imports=["aqr_bench.cmt", "aqr_bench.data.transforms", "aqr_bench.data.sensors", "aqr_bench.hooks"]
+)
 
 point_cloud_range = [-32.0, -32.0, -5.0, 32.0, 32.0, 3.0]
 image_size = (96, 176)  # height, width
@@ -13,19 +15,20 @@ load = [
     dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=5),
 ]
 sweeps = [dict(type="LoadExactSweeps", sweeps_num=sweeps_num, use_dim=[0, 1, 2, 3, 4], test_mode=True)]
+load_images = dict(type="LoadMultiViewImageFromFiles", to_float32=False, num_views=6)
 cameras = [
-    dict(type="LoadMultiViewImageFromFiles", to_float32=False, num_views=6),
     dict(type="AddProjections"),
     dict(type="ResizeViews", size=image_size),
 ]
 meta_keys = (
     "sample_idx", "token", "lidar2img", "img_shape", "pad_shape",
-    "box_type_3d", "box_mode_3d", "sensor_state", "input_sha256",
+    "box_type_3d", "box_mode_3d", "sensor_state", "input_proof",
 )  # fmt: skip
 
 train_pipeline = [
     *load,
     *sweeps,
+    load_images,
     *cameras,
     dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True),
     dict(type="SensorDropout", lidar=0.35, cameras=0.2),
@@ -37,10 +40,12 @@ train_pipeline = [
 ]
 test_pipeline = [
     *load,
+    load_images,
+    dict(type="SensorCondition", name="clean", seed=0, sweeps_num=sweeps_num),
     *sweeps,
     *cameras,
-    dict(type="SensorCondition", name="clean", seed=0),
     dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
+    dict(type="InputProof"),
     dict(type="Pack3DDetInputs", keys=["points", "img"], meta_keys=meta_keys),
 ]
 

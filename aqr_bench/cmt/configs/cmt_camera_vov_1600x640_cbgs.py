@@ -9,7 +9,8 @@ modality = dict(use_lidar=False, use_camera=True)
 image_size = dict(_base_.recorded_image, final_dim=(640, 1600), resize_lim=(0.94, 1.25))
 train_pipeline = [
     dict(type="CheckFrame", lidar=False),
-    *_base_.load_images,
+    _base_.load_images,
+    _base_.add_projections,
     _base_.load_boxes,
     dict(
         type="GlobalRotScaleTransImage",
@@ -24,9 +25,11 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="CheckFrame", lidar=False),
-    *_base_.load_images,
+    _base_.load_images,
     _base_.condition,
+    _base_.add_projections,
     dict(type="ResizeCropFlipImage", data_aug_conf=image_size, training=False),
+    _base_.proof,
     dict(type="Pack3DDetInputs", keys=["img"], meta_keys=_base_.meta_keys),
 ]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline, modality=modality)))

@@ -20,9 +20,10 @@ train_pipeline = [
 test_pipeline = [
     dict(type="CheckFrame", cameras=False),
     _base_.load_points,
-    _base_.test_sweeps,
     _base_.condition,
+    _base_.test_sweeps,
     _base_.in_range,
+    _base_.proof,
     dict(type="Pack3DDetInputs", keys=["points"], meta_keys=_base_.meta_keys),
 ]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline, modality=modality)))

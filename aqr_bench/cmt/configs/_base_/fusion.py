@@ -8,7 +8,8 @@ train_steps = [
     dict(type="CheckFrame"),
     _base_.load_points,
     _base_.train_sweeps,
-    *_base_.load_images,
+    _base_.load_images,
+    _base_.add_projections,
     _base_.load_boxes,
     _base_.paste_objects,
     _base_.modal_mask,
@@ -21,9 +22,10 @@ train_pack = dict(
 test_steps = [
     dict(type="CheckFrame"),
     _base_.load_points,
-    _base_.test_sweeps,
-    *_base_.load_images,
+    _base_.load_images,
     _base_.condition,
+    _base_.test_sweeps,
+    _base_.add_projections,
     _base_.in_range,
 ]
 test_pack = dict(type="Pack3DDetInputs", keys=["points", "img"], meta_keys=_base_.meta_keys)

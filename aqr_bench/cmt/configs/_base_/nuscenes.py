@@ -9,6 +9,7 @@ custom_imports = dict(
         "aqr_bench.data.augment",
         "aqr_bench.data.balanced",
         "aqr_bench.data.paste",
+        "aqr_bench.data.sensors",
         "aqr_bench.hooks",
     ]
 )
@@ -19,10 +20,8 @@ point_cloud_range = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
 load_points = dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=[0, 1, 2, 3, 4])
 train_sweeps = dict(type="LoadExactSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4])
 test_sweeps = dict(type="LoadExactSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4], test_mode=True)
-load_images = [
-    dict(type="LoadMultiViewImageFromFiles", to_float32=False, num_views=6),
-    dict(type="AddProjections"),
-]
+load_images = dict(type="LoadMultiViewImageFromFiles", to_float32=False, num_views=6)
+add_projections = dict(type="AddProjections")
 load_boxes = dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True)
 db_sampler = dict(
     type="UnifiedDataBaseSampler",
@@ -58,10 +57,12 @@ keep_in_range = [
 ]
 # What the recorded images are, for ResizeCropFlipImage; each config adds final_dim and resize_lim.
 recorded_image = dict(H=900, W=1600, bot_pct_lim=(0.0, 0.0), rot_lim=(0.0, 0.0), rand_flip=True)
-condition = dict(type="SensorCondition", name="clean", seed=0)
+# On raw data: behind the loaders of key frame and images, before sweeps are merged and projections computed.
+condition = dict(type="SensorCondition", name="clean", seed=0, sweeps_num=10)
+proof = dict(type="InputProof")
 meta_keys = (
     "sample_idx", "token", "lidar2img", "img_shape", "pad_shape", "pcd_rotation", "pcd_scale_factor", "pcd_trans",
-    "pcd_horizontal_flip", "pcd_vertical_flip", "box_type_3d", "box_mode_3d", "sensor_state", "input_sha256",
+    "pcd_horizontal_flip", "pcd_vertical_flip", "box_type_3d", "box_mode_3d", "sensor_state", "input_proof",
 )  # fmt: skip
 
 # ---------------------------------------------------------------- data set and loaders

@@ -1,0 +1,166 @@
+"""A condition: a named, sourced, seeded corruption of one frame; how it is looked up and applied."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from aqr_bench.corruptions.frame import Frame, require
+from aqr_bench.errors import UserError, nearest
+
+MODALITIES = ("none", "lidar", "camera", "both", "calibration")
+
+
+def sample_rng(seed: int, condition: str, severity: int, token: str, sensor: str) -> np.random.Generator:
+    """Generator seeded by a hash of what it is for: the same whatever the workers, order, batch or model."""
+    key = f"{seed}|{condition}|{severity}|{token}|{sensor}".encode()
+    # SFC64: the fastest bit generator that numpy has; some conditions draw for every pixel.
+    return np.random.Generator(np.random.SFC64(int.from_bytes(hashlib.sha256(key).digest()[:16], "little")))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The randomness of one condition: ``draws(token, sensor)`` is the generator of one sensor in one sample.
+
+    Asking twice for the same gives the same numbers again; ask for another ``sensor`` for further ones
+    (``LIDAR_TOP/<sweep token>``, ``CAM_FRONT/2``). Other samples can be asked for too: what happened to the frame
+    before must be known to say what a stuck sensor shows.
+    """
+
+    seed: int
+    condition: str
+    severity: int
+
+    def __call__(self, token: str, sensor: str) -> np.random.Generator:
+        return sample_rng(self.seed, self.condition, self.severity, token, sensor)
+
+
+Apply = Callable[[Frame, Draws, Mapping[str, Any]], Frame]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A named state of the sensors at one severity.
+
+    Args:
+        name: unique in its suite. ``suite``: missing_sensors, nuscenes_r, multicorrupt or nuscenes_c.
+        severity: 1, 2, ...; 0 where there is only one.
+        modality: what it changes: none, lidar, camera, both or calibration.
+        summary: one line for people.
+        parameters: every number that it uses, units in the keys. ``sweeps`` says which clouds it acts on: ``all`` or
+            ``key``; without it the condition decides itself, or does not touch the LiDAR.
+        source: repository or paper that defines it.
+        deviations: where this differs from the source, and why.
+        needs: of ``intensity``, ``ring``, ``boxes``, ``history``.
+        apply: pure function from frame, draws and parameters to the corrupted frame.
+    """
+
+    name: str
+    suite: str
+    severity: int
+    modality: str
+    summary: str
+    parameters: Mapping[str, Any]
+    source: str
+    apply: Apply = field(repr=False)
+    deviations: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.modality in MODALITIES, self.modality
+        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+
+    @property
+    def key(self) -> str:
+        """Full name without the severity: ``multicorrupt.fog``; missing_sensors needs no prefix."""
+        return self.name if self.suite == "missing_sensors" else f"{self.suite}.{self.name}"
+
+    def __str__(self) -> str:
+        return f"{self.key}@{self.severity}" if self.severity else self.key
+
+    def with_options(self, options: Mapping[str, Any]) -> Condition:
+        """The same condition with some parameters changed; UserError for one that it does not have."""
+        for key in options:
+            if key not in self.parameters:
+                raise UserError(f"condition '{self}' has no parameter '{key}'{nearest(key, self.parameters)}")
+        return replace(self, parameters={**self.parameters, **options}) if options else self
+
+
+def corrupt(condition: Condition, frame: Frame, seed: int = 0) -> Frame:
+    """The frame under a condition; the arrays of the frame given are not written to.
+
+    Raises:
+        FrameError: a frame without what the condition needs, or with values that no sensor gives.
+    """
+    require(frame, condition.needs, str(condition))
+    draws = Draws(seed, condition.key, condition.severity)
+    if condition.parameters.get("sweeps") == "key":
+        key_only = condition.apply(replace(frame, clouds=frame.clouds[:1]), draws, condition.parameters)
+        return replace(key_only, clouds=key_only.clouds + frame.clouds[1:])
+    return condition.apply(frame, draws, condition.parameters)
+
+
+class Registry(Mapping[str, tuple[Condition, ...]]):
+    """All conditions: full name -> its severities in order."""
+
+    def __init__(self, conditions: Iterable[Condition]) -> None:
+        self._by_key: dict[str, tuple[Condition, ...]] = {}
+        for condition in conditions:
+            others = self._by_key.get(condition.key, ())
+            assert condition.severity not in [other.severity for other in others], f"{condition} is there twice"
+            self._by_key[condition.key] = (*others, condition)
+
+    def __getitem__(self, key: str) -> tuple[Condition, ...]:
+        return self._by_key[key]
+
+    def __iter__(self):
+        return iter(self._by_key)
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def get_condition(
+        self, name: str, severity: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> Condition:
+        """The condition of that name and severity, with its parameters changed by ``options``.
+
+        Args:
+            name: full name (``multicorrupt.fog``), bare name where only one suite has it, either with ``@severity``.
+        Raises:
+            UserError: unknown name, severity or parameter; it names the nearest or the known ones.
+        """
+        base, at, level = name.partition("@")
+        if at and (not level.isdigit() or severity not in (None, int(level))):
+            raise UserError(f"condition '{name}': after @ comes a severity, a whole number")
+        severity = int(level) if at else severity
+        entries = self._find(base)
+        if severity is None:
+            if len(entries) > 1:
+                raise UserError(f"condition '{base}' has {len(entries)} severities: give one, as in {entries[0]}")
+            found = entries[0]
+        else:
+            levels = {entry.severity: entry for entry in entries}
+            if severity not in levels:
+                known = ", ".join(map(str, levels)) if len(entries) > 1 else "it has none"
+                raise UserError(f"condition '{base}' has no severity {severity} (known: {known})")
+            found = levels[severity]
+        return found.with_options(options or {})
+
+    def _find(self, name: str) -> tuple[Condition, ...]:
+        if name in self._by_key:
+            return self._by_key[name]
+        alike = [key for key in self._by_key if key.rpartition(".")[2] == name]
+        if len(alike) == 1:
+            return self._by_key[alike[0]]
+        if alike:
+            raise UserError(f"condition '{name}' is in several suites: {', '.join(alike)}")
+        raise UserError(f"unknown condition '{name}'{nearest(name, self._by_key)}")
+
+    def every(self, suite: str | None = None) -> list[Condition]:
+        """All conditions with all their severities, of one suite or of all."""
+        return [c for entries in self._by_key.values() for c in entries if suite in (None, c.suite)]

@@ -1,0 +1,206 @@
+"""What a corruption gets and gives back: the raw sensor data of one key frame, with its calibration and its past."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+CLEAN, NO_LIDAR, NO_CAMERAS = 0, 1, 2  # sensor states, as the router's supervision knows them
+LIDAR = "LIDAR_TOP"
+X, Y, Z, INTENSITY, RING = range(5)  # columns of a nuScenes point on disk
+MAX_RINGS = 128
+
+
+class FrameError(ValueError):
+    """A frame that a condition cannot work on: names the sample, the sensor and what is wrong or missing."""
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """One LiDAR sweep as recorded.
+
+    Args:
+        points: float32 [P, F], F >= 3: x, y, z (m, this sweep's own sensor frame), intensity (0..255), ring.
+        to_key: float64 [4, 4], this sweep's sensor frame to the key frame's LiDAR frame.
+        time: seconds (Unix).
+        token: names the sweep; its file name serves.
+    """
+
+    points: np.ndarray
+    to_key: np.ndarray = field(default_factory=lambda: np.eye(4))
+    time: float = 0.0
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """One camera image with its calibration.
+
+    Args:
+        camera: channel, as ``CAM_FRONT``.
+        image: uint8 [h, w, 3], BGR, as recorded.
+        cam2img: float64 [3, 3], pixels. ``lidar2cam``: float64 [4, 4], key frame's LiDAR frame to camera frame (m).
+        time: seconds (Unix).
+    """
+
+    camera: str
+    image: np.ndarray
+    cam2img: np.ndarray = field(default_factory=lambda: np.eye(3))
+    lidar2cam: np.ndarray = field(default_factory=lambda: np.eye(4))
+    time: float = 0.0
+
+    @property
+    def lidar2img(self) -> np.ndarray:
+        """float64 [4, 4]: LiDAR frame (m) to (u d, v d, d, 1) in pixels."""
+        projection = np.eye(4)
+        projection[:3, :3] = self.cam2img
+        return projection @ self.lidar2cam
+
+
+class History(Protocol):
+    """Earlier recordings of the scene that a key frame belongs to. ``steps`` counts key frames back; 0 is the frame."""
+
+    def token(self, steps: int) -> str | None:
+        """Sample token, None before the scene's first frame."""
+
+    def clouds(self, steps: int) -> tuple[Cloud, ...]:
+        """Key cloud and sweeps of an earlier key frame; ``to_key`` leads to that earlier key frame."""
+
+    def view(self, steps: int, camera: str) -> View:
+        """Image of an earlier key frame, with that frame's calibration."""
+
+    def view_sweep(self, steps: int, camera: str) -> View | None:
+        """The image that many recordings of this camera back, sweeps included; None before the scene's first."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Raw data of one sample. Arrays are never written to in place: a corruption returns a new frame.
+
+    Args:
+        token: sample token.
+        clouds: key frame first, then its sweeps, nearest first; empty without LiDAR.
+        views: the cameras there are, in the data set's order.
+        boxes: float64 [N, 7], ground truth in the key frame's LiDAR frame: gravity centre (m), l, w, h (m), yaw (rad,
+            counter-clockwise from x); None where it is not known.
+        history: earlier recordings, None where they are not known.
+        state: CLEAN, NO_LIDAR or NO_CAMERAS.
+    """
+
+    token: str
+    clouds: tuple[Cloud, ...] = ()
+    views: tuple[View, ...] = ()
+    boxes: np.ndarray | None = None
+    history: History | None = None
+    state: int = CLEAN
+
+    def with_images(self, change: Callable[[View], np.ndarray]) -> Frame:
+        """Every view with the image that ``change`` makes of it."""
+        return replace(self, views=tuple(replace(view, image=change(view)) for view in self.views))
+
+    def with_points(self, change: Callable[[Cloud], np.ndarray]) -> Frame:
+        """Every cloud with the points that ``change`` makes of it."""
+        return replace(self, clouds=tuple(replace(cloud, points=change(cloud)) for cloud in self.clouds))
+
+
+# ---------------------------------------------------------------- all sweeps in the key frame's coordinates
+
+
+def merged_xyz(frame: Frame) -> np.ndarray:
+    """float64 [sum P, 3]: the points of all clouds, in order, in the key frame's LiDAR frame (m)."""
+    parts = [to_key_xyz(cloud) for cloud in frame.clouds]
+    return np.concatenate(parts) if parts else np.zeros((0, 3))
+
+
+def to_key_xyz(cloud: Cloud) -> np.ndarray:
+    """float64 [P, 3]: a cloud's points in the key frame's LiDAR frame (m)."""
+    return cloud.points[:, :3].astype(np.float64) @ cloud.to_key[:3, :3].T + cloud.to_key[:3, 3]
+
+
+def split_like(frame: Frame, merged: np.ndarray) -> list[np.ndarray]:
+    """An array over all points of a frame, cut into one array per cloud."""
+    ends = np.cumsum([len(cloud.points) for cloud in frame.clouds])
+    return np.split(merged, ends[:-1]) if len(ends) else []
+
+
+def keep_merged(frame: Frame, keep: np.ndarray) -> Frame:
+    """The frame with only the points where ``keep`` (bool [sum P]) is True."""
+    parts = zip(frame.clouds, split_like(frame, keep), strict=True)
+    return replace(frame, clouds=tuple(replace(cloud, points=cloud.points[mask]) for cloud, mask in parts))
+
+
+def move_merged(frame: Frame, where: np.ndarray, xyz: np.ndarray) -> Frame:
+    """The frame with some points at other places.
+
+    Args:
+        where: bool [sum P], which points move; the others keep their exact values.
+        xyz: float64 [sum where, 3], new places in the key frame's LiDAR frame (m).
+    """
+    moved = np.zeros((len(where), 3))
+    moved[where] = xyz
+    clouds = []
+    masks, targets = split_like(frame, where), split_like(frame, moved)
+    for cloud, mask, target in zip(frame.clouds, masks, targets, strict=True):
+        if mask.any():
+            back = np.linalg.inv(cloud.to_key)
+            points = cloud.points.copy()
+            points[mask, :3] = target[mask] @ back[:3, :3].T + back[:3, 3]
+            cloud = replace(cloud, points=points)
+        clouds.append(cloud)
+    return replace(frame, clouds=tuple(clouds))
+
+
+# ---------------------------------------------------------------- what a condition may ask of a frame
+
+
+def require(frame: Frame, needs: Sequence[str], condition: str) -> None:
+    """Raise FrameError unless the frame is sound and has what a condition needs.
+
+    Args:
+        needs: of ``intensity``, ``ring``, ``boxes``, ``history``.
+    """
+    where = f"sample {frame.token}, condition '{condition}'"
+    for cloud in frame.clouds:
+        _check_cloud(cloud, needs, f"{where}, LiDAR {cloud.token or 'cloud'}")
+    for view in frame.views:
+        _check_view(view, f"{where}, {view.camera}")
+    if "boxes" in needs and frame.boxes is None:
+        raise FrameError(f"{where}: needs ground-truth boxes, and this sample comes without annotations")
+    if "history" in needs and frame.history is None:
+        raise FrameError(
+            f"{where}: needs earlier frames of the scene, and the info file does not tell them (no 'scene_token'); "
+            "make it with aqr-bench data"
+        )
+
+
+def _check_cloud(cloud: Cloud, needs: Sequence[str], where: str) -> None:
+    points = cloud.points
+    if points.ndim != 2 or points.shape[1] < 3:
+        raise FrameError(f"{where}: points have shape {points.shape}, expected [P, 5]: x, y, z, intensity, ring")
+    bad = int((~np.isfinite(points[:, :3])).any(1).sum())
+    if bad:
+        raise FrameError(f"{where}: {bad} of {len(points)} points have a coordinate that is not finite")
+    if not np.isfinite(cloud.to_key).all():
+        raise FrameError(f"{where}: its pose is not finite")
+    if "intensity" in needs and points.shape[1] <= INTENSITY:
+        raise FrameError(f"{where}: needs the intensity, column 3; the points have {points.shape[1]} columns")
+    if "ring" in needs:
+        if points.shape[1] <= RING:
+            raise FrameError(f"{where}: needs the ring index, column 4; the points have {points.shape[1]} columns")
+        ring = points[:, RING]
+        if not ((ring >= 0) & (ring < MAX_RINGS) & (ring == np.floor(ring))).all():
+            raise FrameError(
+                f"{where}: needs the ring index in column 4 and found other values there; corrupt the clouds before "
+                "sweeps are merged, which puts the time lag in its place"
+            )
+
+
+def _check_view(view: View, where: str) -> None:
+    image = view.image
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise FrameError(f"{where}: image is {image.dtype} {image.shape}, expected uint8 [h, w, 3]")
+    if not (np.isfinite(view.cam2img).all() and np.isfinite(view.lidar2cam).all()):
+        raise FrameError(f"{where}: its calibration is not finite")

@@ -1,0 +1,179 @@
+"""Raw sensor data of a sample: from mmdet3d's info entries and pipeline results to a Frame, and its scene's past."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from aqr_bench.corruptions import Cloud, Frame, View
+from aqr_bench.data.plain_pickle import load_plain_pickle
+from aqr_bench.errors import UserError
+
+POINT_COLUMNS = 5  # x, y, z, intensity, ring: a nuScenes point on disk
+
+
+class BadFrameError(RuntimeError):
+    """A file of the data set cannot be used; the message names it."""
+
+
+def read_cloud(path: str | Path, load_dim: int = POINT_COLUMNS) -> np.ndarray:
+    """Points [P, load_dim] float32 of a LiDAR file; BadFrameError names a file that is missing or cut short."""
+    try:
+        flat = np.fromfile(path, dtype=np.float32)
+    except OSError as error:
+        raise BadFrameError(f"LiDAR sweep cannot be read: {path} ({error})") from error
+    if flat.size % load_dim:
+        raise BadFrameError(f"LiDAR sweep is cut short: {path} has {flat.size} floats, no multiple of {load_dim}")
+    return flat.reshape(-1, load_dim)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Image [h, w, 3] uint8, BGR; BadFrameError names a file that is missing or cannot be decoded."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise BadFrameError(f"image is missing or cannot be decoded: {path}")
+    return image
+
+
+def sweep_clouds(sweeps: Sequence[Mapping[str, Any]], paths: Sequence[str | Path]) -> tuple[Cloud, ...]:
+    """The sweeps of an info entry as clouds, read from ``paths``."""
+    return tuple(
+        Cloud(
+            points=read_cloud(path),
+            to_key=np.linalg.inv(np.asarray(sweep["lidar_points"]["lidar2sensor"], dtype=np.float64)),
+            time=float(sweep["timestamp"]),
+            token=Path(path).name,
+        )
+        for sweep, path in zip(sweeps, paths, strict=True)
+    )
+
+
+def view_of(camera: str, info: Mapping[str, Any], image: np.ndarray) -> View:
+    """One camera of an info entry with its image."""
+    return View(
+        camera=camera,
+        image=image,
+        cam2img=np.asarray(info["cam2img"], dtype=np.float64)[:3, :3],
+        lidar2cam=np.asarray(info["lidar2cam"], dtype=np.float64),
+        time=float(info.get("timestamp", 0.0)),
+    )
+
+
+class InfoFile:
+    """Samples of an info file with their files, as ``python -m aqr_bench.data`` writes them or in one flat folder.
+
+    Args:
+        path: info file (.pkl). ``root``: nuScenes root with ``samples/`` and ``sweeps/``.
+        flat: all files lie in ``root`` itself, side by side.
+    """
+
+    def __init__(self, path: str | Path, root: str | Path, flat: bool = False) -> None:
+        self.path, self.root, self.flat = Path(path), Path(root), flat
+        loaded = load_plain_pickle(path, "info file", "Make it again: python -m aqr_bench.data")
+        try:
+            self.infos: list[dict] = list(loaded["data_list"])
+            self._number = {info["token"]: number for number, info in enumerate(self.infos)}
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is no mmdet3d info file: {error!r} is missing") from None
+
+    def number(self, token: str) -> int:
+        """Position of a sample; UserError if the file does not have it."""
+        if token not in self._number:
+            raise UserError(f"{self.path} has no sample '{token}'")
+        return self._number[token]
+
+    def back(self, token: str, steps: int) -> dict | None:
+        """The entry ``steps`` key frames before a sample in its scene, None before the scene's first."""
+        for _ in range(steps):
+            token = self.infos[self.number(token)]["prev"]
+            if not token or token not in self._number:
+                return None
+        return self.infos[self.number(token)]
+
+    def lidar_path(self, info: Mapping[str, Any]) -> Path:
+        """The key frame's LiDAR file."""
+        return self._place("samples/LIDAR_TOP", info["lidar_points"]["lidar_path"])
+
+    def image_path(self, info: Mapping[str, Any], camera: str) -> Path:
+        """The key frame's image of a camera."""
+        return self._place(f"samples/{camera}", info["images"][camera]["img_path"])
+
+    def sweep_path(self, filename: str) -> Path:
+        """A file that is named relative to the root, as sweeps are."""
+        return self.root / (Path(filename).name if self.flat else filename)
+
+    def _place(self, folder: str, name: str) -> Path:
+        return self.root / Path(name).name if self.flat else self.root / folder / Path(name).name
+
+    def clouds(self, info: Mapping[str, Any], sweeps: int) -> tuple[Cloud, ...]:
+        """Key cloud and up to so many sweeps."""
+        path = self.lidar_path(info)
+        key = Cloud(read_cloud(path), np.eye(4), float(info["timestamp"]), path.name)
+        earlier = info.get("lidar_sweeps", [])[:sweeps]
+        return (key, *sweep_clouds(earlier, [self.sweep_path(s["lidar_points"]["lidar_path"]) for s in earlier]))
+
+    def view(self, info: Mapping[str, Any], camera: str) -> View:
+        """The key frame's view of a camera."""
+        if camera not in info["images"]:
+            raise BadFrameError(f"sample {info['token']} of {self.path} has no camera {camera}")
+        return view_of(camera, info["images"][camera], read_image(self.image_path(info, camera)))
+
+    def frame(self, number: int, sweeps: int = 10) -> Frame:
+        """Everything about one sample."""
+        info = self.infos[number]
+        boxes = [i["bbox_3d"][:7] for i in info.get("instances", []) if i["bbox_label_3d"] >= 0]
+        return Frame(
+            token=info["token"],
+            clouds=self.clouds(info, sweeps),
+            views=tuple(self.view(info, camera) for camera in info["images"]),
+            boxes=np.asarray(boxes, dtype=np.float64).reshape(-1, 7) if "instances" in info else None,
+            history=SceneHistory(self, info["token"], sweeps) if "scene_token" in info else None,
+        )
+
+
+class SceneHistory:
+    """Earlier recordings of a sample's scene, read from an info file when they are asked for.
+
+    Args:
+        token: the sample. ``sweeps``: most LiDAR sweeps per key frame.
+    """
+
+    def __init__(self, infos: InfoFile, token: str, sweeps: int) -> None:
+        self._infos, self._token, self._sweeps = infos, token, sweeps
+
+    def _entry(self, steps: int) -> dict:
+        info = self._infos.back(self._token, steps)
+        assert info is not None, f"{steps} key frames before {self._token} there is none: ask for its token first"
+        return info
+
+    def token(self, steps: int) -> str | None:
+        info = self._infos.back(self._token, steps)
+        return None if info is None else info["token"]
+
+    def clouds(self, steps: int) -> tuple[Cloud, ...]:
+        return self._infos.clouds(self._entry(steps), self._sweeps)
+
+    def view(self, steps: int, camera: str) -> View:
+        return self._infos.view(self._entry(steps), camera)
+
+    def view_sweep(self, steps: int, camera: str) -> View | None:
+        info = self._entry(0)
+        earlier = info["images"][camera].get("sweeps", [])
+        if steps > len(earlier):
+            return None
+        if not steps:
+            return self._infos.view(info, camera)
+        sweep = earlier[steps - 1]
+        view = view_of(camera, info["images"][camera], read_image(self._infos.sweep_path(sweep["img_path"])))
+        return View(view.camera, view.image, view.cam2img, view.lidar2cam, float(sweep["timestamp"]))
+
+
+@lru_cache(maxsize=4)
+def open_infos(path: str, root: str) -> InfoFile:
+    """An info file, read once per process."""
+    return InfoFile(path, root)

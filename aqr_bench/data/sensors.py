@@ -1,0 +1,184 @@
+"""mmdet3d transforms that change what the sensors saw: test conditions, masked-modal training, proof of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from aqr_bench import runtime
+
+runtime.prepare()
+
+from mmcv.transforms import BaseTransform  # noqa: E402
+from mmdet3d.registry import TRANSFORMS  # noqa: E402
+
+from aqr_bench.corruptions import Cloud, Condition, Frame, corrupt, fingerprint, get_condition  # noqa: E402
+from aqr_bench.corruptions.frame import CLEAN, NO_CAMERAS, NO_LIDAR  # noqa: E402
+from aqr_bench.data.frames import SceneHistory, open_infos, sweep_clouds, view_of  # noqa: E402
+
+
+@TRANSFORMS.register_module()
+class SensorCondition(BaseTransform):
+    """Apply a named condition (aqr_bench.corruptions) to raw points, sweeps, images and calibration.
+
+    Stands behind the loaders of key frame and images, and before sweeps are merged (``LoadExactSweeps``) and
+    projections computed (``AddProjections``): only there every LiDAR point still has its ring index.
+
+    Args:
+        name, severity, options: as in a suite of conditions. ``seed``: benchmark seed of its randomness.
+        sweeps_num: LiDAR sweeps that ``LoadExactSweeps`` will merge; as many are loaded and corrupted here.
+        ann_file, data_root: info file and root of the data set, for conditions that need earlier frames.
+    """
+
+    def __init__(
+        self,
+        name: str = "clean",
+        severity: int | None = None,
+        options: dict | None = None,
+        seed: int = 0,
+        sweeps_num: int = 0,
+        ann_file: str | None = None,
+        data_root: str | None = None,
+    ) -> None:
+        self.condition = get_condition(name, severity, options)
+        self.seed, self.sweeps_num, self.ann_file, self.data_root = seed, sweeps_num, ann_file, data_root
+
+    def transform(self, results: dict) -> dict:
+        return apply_condition(results, self.condition, self.seed, self.sweeps_num, self._history(results["token"]))
+
+    def _history(self, token: str) -> SceneHistory | None:
+        if "history" not in self.condition.needs or self.ann_file is None or self.data_root is None:
+            return None
+        infos = open_infos(self.ann_file, self.data_root)
+        known = "scene_token" in infos.infos[infos.number(token)]
+        return SceneHistory(infos, token, self.sweeps_num) if known else None
+
+
+@TRANSFORMS.register_module()
+class RandomCondition(SensorCondition):
+    """Training under corruption: with probability ``prob`` one of the named conditions, another draw every time.
+
+    Args:
+        names: ``[name]`` or ``[name@severity]`` each, all equally likely.
+        prob: of a sample to be corrupted. The other arguments are those of :class:`SensorCondition`.
+    """
+
+    def __init__(self, names: Sequence[str], prob: float = 0.5, **kwargs: Any) -> None:
+        if not names or not 0 <= prob <= 1:
+            raise ValueError(f"RandomCondition: needs at least one name and 0 <= prob <= 1, got {names}, {prob}")
+        super().__init__(**kwargs)
+        self.clean, self.prob = self.condition, prob
+        self.conditions = [get_condition(name) for name in names]
+
+    def transform(self, results: dict) -> dict:
+        self.condition = self.clean
+        if np.random.rand() < self.prob:
+            self.condition = self.conditions[np.random.randint(len(self.conditions))]
+        self.seed = int(np.random.randint(2**31))
+        return super().transform(results)
+
+
+@TRANSFORMS.register_module()
+class SensorDropout(BaseTransform):
+    """Masked-modal training: with the given probabilities a sample loses its LiDAR or its cameras.
+
+    CMT trains with 0.25 and 0.25. Points and images are multiplied by 0, as the test conditions ``no_lidar`` and
+    ``no_cameras`` have it; it stands behind the merging of sweeps.
+    """
+
+    def __init__(self, lidar: float = 0.25, cameras: float = 0.25) -> None:
+        if lidar < 0 or cameras < 0 or lidar + cameras > 1:
+            raise ValueError(f"SensorDropout: probabilities {lidar} and {cameras} must be >= 0 and sum to at most 1")
+        self.lidar, self.cameras = lidar, cameras
+
+    def transform(self, results: dict) -> dict:
+        draw = np.random.rand()
+        results["sensor_state"] = CLEAN
+        if draw < self.lidar:
+            results["sensor_state"] = NO_LIDAR
+            if "points" in results:
+                results["points"] = results["points"].new_point(results["points"].tensor * 0)
+        elif draw < self.lidar + self.cameras:
+            results["sensor_state"] = NO_CAMERAS
+            if "img" in results:
+                results["img"] = [np.zeros_like(image) for image in results["img"]]
+        return results
+
+
+@TRANSFORMS.register_module()
+class InputProof(BaseTransform):
+    """Leave a fingerprint of what the detector is about to see: ``input_proof``, a dict; stands right before packing.
+
+    A sensor that a condition removed altogether leaves the sample here, since packing cannot hold it.
+    """
+
+    def transform(self, results: dict) -> dict:
+        points = results["points"].tensor.numpy() if "points" in results else np.zeros((0, 5), np.float32)
+        proof = fingerprint(points, results.get("img", ()), results.get("lidar2img", ()))
+        results["input_proof"] = asdict(proof)
+        if "img" in results and not len(results["img"]):
+            del results["img"]
+        if results.get("sensor_state") == NO_LIDAR and not len(points):
+            results.pop("points", None)
+        return results
+
+
+def apply_condition(
+    results: dict, condition: Condition, seed: int = 0, sweeps_num: int = 0, history: SceneHistory | None = None
+) -> dict:
+    """Put a condition between the loaders and the rest of a pipeline; returns ``results`` with the new data in it."""
+    frame = frame_of(results, sweeps_num, history)
+    out = corrupt(condition, frame, seed)
+    results["sensor_state"] = out.state
+    if "points" in results:
+        key = out.clouds[0].points if out.clouds else np.zeros((0, results["points"].tensor.shape[1]), np.float32)
+        results["points"] = results["points"].new_point(key)
+        results["sweep_clouds"] = out.clouds[1:]
+    if "img" in results:
+        wanted = results["img"][0].dtype if results["img"] else np.uint8
+        results["img"] = [view.image.astype(wanted, copy=False) for view in out.views]
+        results["cam2img"] = [_like(view.cam2img) for view in out.views]
+        results["lidar2cam"] = [view.lidar2cam for view in out.views]
+        kept = {view.camera for view in out.views}
+        results["images"] = {camera: info for camera, info in results["images"].items() if camera in kept}
+        results["num_views"] = len(out.views)
+    return results
+
+
+def frame_of(results: dict, sweeps_num: int, history: SceneHistory | None) -> Frame:
+    """The raw data that the loaders of a pipeline left in ``results``; a sensor that it does not load is not there."""
+    clouds: tuple[Cloud, ...] = ()
+    if "points" in results:
+        key = results["points"].tensor.numpy()
+        name = results.get("lidar_points", {}).get("lidar_path", "key")
+        sweeps = results.get("lidar_sweeps", [])[:sweeps_num]
+        paths = [sweep["lidar_points"]["lidar_path"] for sweep in sweeps]
+        clouds = (
+            Cloud(key, np.eye(4), float(results.get("timestamp", 0.0)), str(name).rpartition("/")[2]),
+            *sweep_clouds(sweeps, paths),
+        )
+    views = ()
+    if "img" in results:
+        infos = zip(results["images"].items(), results["img"], strict=True)
+        # mmdet3d's loader stacks the views along the last axis: made contiguous here, since strided pixels are slow.
+        views = tuple(view_of(c, info, np.ascontiguousarray(image, dtype=np.uint8)) for (c, info), image in infos)
+    return Frame(results["token"], clouds, views, _boxes(results), history)
+
+
+def _boxes(results: dict) -> np.ndarray | None:
+    """[N, 7]: gravity centre, l, w, h, yaw of the annotated boxes of the detection classes; None without any."""
+    annotations = results.get("eval_ann_info") or results.get("ann_info") or {}
+    found = results.get("gt_bboxes_3d", annotations.get("gt_bboxes_3d"))
+    if found is None:
+        return None
+    boxes = np.concatenate([found.gravity_center.numpy(), found.tensor[:, 3:7].numpy()], 1).astype(np.float64)
+    labels = results.get("gt_labels_3d", annotations.get("gt_labels_3d"))
+    return boxes if labels is None else boxes[np.asarray(labels) >= 0]
+
+
+def _like(cam2img: np.ndarray) -> list[list[float]]:
+    """An intrinsic matrix as info files have it."""
+    return cam2img.tolist()

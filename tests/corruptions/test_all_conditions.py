@@ -1,0 +1,118 @@
+"""What holds for every condition: pure, seeded per sample, changing something, standing hostile frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from corruption_frames import MemoryHistory, make_frame, real_keyframe
+
+from aqr_bench.corruptions import CONDITIONS, Frame, FrameError, corrupt, fingerprint
+from aqr_bench.corruptions.frame import merged_xyz
+
+EVERY = CONDITIONS.every()
+CHANGING = [condition for condition in EVERY if condition.modality != "none"]
+
+
+def proof(frame: Frame) -> str:
+    """Fingerprint of all that a frame holds: clouds with their poses, images, calibration."""
+    points = np.concatenate([c.points for c in frame.clouds]) if frame.clouds else np.zeros((0, 5), np.float32)
+    poses = [c.to_key for c in frame.clouds] + [v.lidar2img for v in frame.views]
+    return fingerprint(points, [v.image for v in frame.views], poses).sha256
+
+
+def with_past(seed=0, **kwargs) -> Frame:
+    """The third frame of its scene."""
+    frame = make_frame(seed, **kwargs)
+    return replace(frame, history=MemoryHistory((frame.token, f"{frame.token}-1", f"{frame.token}-2")))
+
+
+@pytest.mark.parametrize("condition", EVERY, ids=str)
+def test_pure_and_repeatable(condition):
+    frame = with_past()
+    before = proof(frame)
+    outs = [corrupt(condition, frame, seed=3) for _ in range(2)]
+    assert proof(frame) == before and proof(outs[0]) == proof(outs[1])
+    for cloud in outs[0].clouds:
+        assert cloud.points.dtype == np.float32 and cloud.points.shape[1] == 5 and np.isfinite(cloud.points).all()
+    for view in outs[0].views:
+        assert view.image.dtype == np.uint8 and view.image.shape == (18, 32, 3)
+
+
+@pytest.mark.parametrize("condition", CHANGING, ids=str)
+def test_changes_its_sensors_and_no_other(condition):
+    frames = [with_past(seed) for seed in range(12)]
+    outs = [corrupt(condition, frame) for frame in frames]
+    # Some conditions strike only a share of the samples.
+    assert any(proof(a) != proof(b) for a, b in zip(frames, outs, strict=True))
+    for before, after in zip(frames, outs, strict=True):
+        if condition.modality in ("camera", "calibration"):
+            assert after.clouds is before.clouds or np.array_equal(merged_xyz(after), merged_xyz(before))
+        if condition.modality in ("lidar", "calibration"):
+            assert all(np.array_equal(a.image, b.image) for a, b in zip(before.views, after.views, strict=True))
+        if condition.modality in ("lidar", "camera"):
+            pairs = {v.camera: v.lidar2img for v in before.views}
+            assert all(np.array_equal(pairs[v.camera], v.lidar2img) for v in after.views)
+
+
+@pytest.mark.parametrize("condition", CHANGING, ids=str)
+def test_severities_differ(condition):
+    frames = [with_past(seed) for seed in range(12)]
+    mine = [proof(corrupt(condition, frame)) for frame in frames]
+    for other in CONDITIONS[condition.key]:
+        if other.severity != condition.severity:
+            assert mine != [proof(corrupt(other, frame)) for frame in frames]
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+HOSTILE = {
+    "zero points": with_past(points=0, boxes=0),
+    "one point": with_past(points=1, boxes=1),
+    "no box": with_past(boxes=0),
+    "one-pixel images": with_past(size=(1, 1)),
+    "one-row images": with_past(size=(1, 7)),
+    "five cameras": with_past(cameras=tuple(v.camera for v in make_frame().views[1:])),
+    "no cameras": with_past(cameras=()),
+    "no sweeps": with_past(sweeps=0),
+    "no LiDAR": replace(with_past(), clouds=()),
+    "first frame": make_frame(),
+    "no ring": with_past().with_points(lambda c: c.points[:, :4]),
+    "xyz alone": with_past().with_points(lambda c: c.points[:, :3]),
+    "nan": with_past().with_points(lambda c: np.where(np.arange(5) == 1, np.nan, c.points).astype(np.float32)),
+    "huge": with_past().with_points(lambda c: c.points * np.float32(1e6) ** (np.arange(5) < 3).astype(np.float32)),
+    "all at the origin": with_past().with_points(lambda c: c.points * (np.arange(5) == 4).astype(np.float32)),
+    "read-only": with_past().with_points(lambda c: _frozen(c.points)).with_images(lambda v: _frozen(v.image)),
+    "strided": with_past().with_images(lambda v: np.stack([v.image] * 2, -1)[..., 1]),
+    "no annotations, no past": replace(make_frame(), boxes=None, history=None),
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("condition", EVERY, ids=str)
+@pytest.mark.filterwarnings("error")
+def test_hostile_frames_give_a_result_or_a_clear_error(condition, hostile):
+    frame = HOSTILE[hostile]
+    try:
+        out = corrupt(condition, frame)
+    except FrameError as error:
+        assert frame.token in str(error)
+        return
+    assert all(np.isfinite(cloud.points).all() for cloud in out.clouds)
+
+
+@pytest.mark.parametrize("condition", [entries[-1] for entries in CONDITIONS.values()], ids=str)
+def test_on_the_real_keyframe(condition, keyframe_frame):
+    out = corrupt(condition, keyframe_frame)
+    assert all(np.isfinite(cloud.points).all() for cloud in out.clouds)
+    assert all(view.image.shape == (900, 1600, 3) for view in out.views)
+
+
+@pytest.fixture(scope="module")
+def keyframe_frame(keyframe):
+    return real_keyframe(keyframe)

@@ -1,0 +1,173 @@
+"""Sensor transforms: conditions work on raw data inside the pipeline, and what comes out is proven."""
+
+from __future__ import annotations
+
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
+
+from aqr_bench.data.frames import InfoFile, SceneHistory
+from aqr_bench.data.sensors import InputProof, RandomCondition, SensorCondition, SensorDropout, frame_of
+from aqr_bench.data.transforms import AddProjections, LoadExactSweeps
+
+CAMERAS = ("CAM_BACK", "CAM_FRONT")
+
+
+def sample(folder, seed=0, sweeps=1):
+    """What mmdet3d's loaders leave: key points, views of one stacked array, infos."""
+    rng = np.random.default_rng(seed)
+    pose = np.eye(4)
+    pose[:3, 3] = [0.0, -2.0, 0.0]  # key frame LiDAR to sweep LiDAR: the sweep was taken 2 m ahead
+    lidar_sweeps = []
+    for number in range(sweeps):
+        points = np.concatenate([rng.uniform(-20, 20, (30, 3)), np.full((30, 1), 9.0), np.arange(30)[:, None]], 1)
+        path = folder / f"sweep{seed}-{number}.bin"
+        points.astype(np.float32).tofile(path)
+        lidar_sweeps.append({"timestamp": 9.9, "lidar_points": {"lidar_path": str(path), "lidar2sensor": pose}})
+    stacked = rng.integers(0, 255, (9, 16, 3, 2), dtype=np.uint8)
+    points = np.concatenate([rng.uniform(-20, 20, (50, 4)), np.arange(50)[:, None] % 32], 1).astype(np.float32)
+    lidar2cam = np.eye(4)
+    lidar2cam[:3, :3] = [[1, 0, 0], [0, 0, -1], [0, 1, 0]]
+    cam2img = [[10.0, 0, 8], [0, 10, 4], [0, 0, 1]]
+    boxes = LiDARInstance3DBoxes(torch.tensor([[3.0, 12, -1, 4, 2, 1.5, 0.4, 5, 1]] * 2), box_dim=9)
+    images = {c: {"cam2img": cam2img, "lidar2cam": lidar2cam, "timestamp": 10.0} for c in CAMERAS}
+    return {
+        "token": f"token{seed}",
+        "timestamp": 10.0,
+        "lidar_points": {"lidar_path": f"{folder}/key{seed}.bin"},
+        "lidar_sweeps": lidar_sweeps,
+        "points": LiDARPoints(torch.from_numpy(points), points_dim=5),
+        "images": images,
+        "img": [stacked[..., i] for i in range(2)],
+        "cam2img": [cam2img] * 2,
+        "lidar2cam": [lidar2cam] * 2,
+        "eval_ann_info": {"gt_bboxes_3d": boxes, "gt_labels_3d": np.array([0, -1])},
+    }
+
+
+def run(results, condition, **kwargs):
+    """The part of a test pipeline from the loaders to packing."""
+    merge = LoadExactSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)
+    for step in (SensorCondition(condition, sweeps_num=1, **kwargs), merge, AddProjections(), InputProof()):
+        results = step(results)
+    return results
+
+
+def test_clean_changes_nothing(tmp_path):
+    plain, out = sample(tmp_path), run(sample(tmp_path), "clean")
+    merged = LoadExactSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)(plain)["points"].tensor
+    assert torch.equal(out["points"].tensor, merged) and out["sensor_state"] == 0
+    assert all(np.array_equal(a, b) for a, b in zip(out["img"], sample(tmp_path)["img"], strict=True))
+    np.testing.assert_array_equal(out["lidar2img"], AddProjections()(plain)["lidar2img"])
+
+
+def test_the_frame_holds_what_was_recorded(tmp_path):
+    results = sample(tmp_path)
+    frame = frame_of(results, 1, None)
+    assert [view.camera for view in frame.views] == list(CAMERAS)
+    assert frame.views[0].image.flags.c_contiguous and np.array_equal(frame.views[1].image, results["img"][1])
+    assert len(frame.clouds) == 2 and np.array_equal(frame.clouds[1].points[:, 4], np.arange(30))
+    np.testing.assert_allclose(frame.clouds[1].to_key[:3, 3], [0, 2, 0])
+    # Boxes of other classes are no objects; centres are gravity centres (mmdet3d boxes stand on their bottom).
+    np.testing.assert_allclose(frame.boxes, [[3, 12, -1 + 0.75, 4, 2, 1.5, 0.4]], rtol=1e-6)
+
+
+def test_conditions_leave_a_state_and_a_proof(tmp_path):
+    proofs = {}
+    for name, state in (("clean", 0), ("no_lidar", 1), ("no_cameras", 2), ("no_cam_back", 0)):
+        out = run(sample(tmp_path), name)
+        assert out["sensor_state"] == state
+        proofs[name] = out["input_proof"]
+        assert (out["points"].tensor.abs().sum() == 0) == (name == "no_lidar")
+        assert [bool(image.any()) for image in out["img"]] == [
+            name not in ("no_cameras", "no_cam_back"),
+            name != "no_cameras",
+        ]
+    assert len({proof["sha256"] for proof in proofs.values()}) == 4
+    assert proofs["clean"]["points"] == proofs["no_lidar"]["points"] == 80 and proofs["no_lidar"]["range_m"] == 0
+    assert proofs["no_cameras"]["brightness"] == 0 and proofs["clean"]["views"] == 2
+    assert run(sample(tmp_path), "clean")["input_proof"] == proofs["clean"]
+
+
+def test_absent_sensors_leave_the_sample(tmp_path):
+    out = run(sample(tmp_path), "no_lidar_absent")
+    assert "points" not in out and out["input_proof"]["points"] == 0 and len(out["img"]) == 2
+    out = run(sample(tmp_path), "no_cameras_absent")
+    assert "img" not in out and out["lidar2img"].shape == (0, 4, 4) and len(out["points"]) == 80
+    out = run(sample(tmp_path), "no_cam_back", options={"form": "absent"})
+    assert len(out["img"]) == 1 and out["lidar2img"].shape == (1, 4, 4) and list(out["images"]) == ["CAM_FRONT"]
+
+
+def test_a_pipeline_of_one_sensor(tmp_path):
+    results = {k: v for k, v in sample(tmp_path).items() if k not in ("img", "cam2img", "lidar2cam")}
+    out = SensorCondition("no_cameras", sweeps_num=1)(results)
+    assert len(out["points"]) == 50 and "img" not in out and len(out["sweep_clouds"]) == 1
+
+
+def test_random_conditions_in_training(tmp_path):
+    np.random.seed(0)
+    step = RandomCondition(["no_lidar", "no_cameras"], prob=0.5, sweeps_num=1)
+    states = [step(sample(tmp_path))["sensor_state"] for _ in range(300)]
+    np.testing.assert_allclose(np.bincount(states, minlength=3) / 300, [0.5, 0.25, 0.25], atol=0.08)
+    with pytest.raises(ValueError, match="at least one name"):
+        RandomCondition([])
+
+
+def test_sensor_dropout_frequencies(tmp_path):
+    np.random.seed(0)
+    dropout = SensorDropout(lidar=0.25, cameras=0.5)
+    outs = [dropout(sample(tmp_path)) for _ in range(400)]
+    counts = np.bincount([out["sensor_state"] for out in outs], minlength=3) / 400
+    np.testing.assert_allclose(counts, [0.25, 0.25, 0.5], atol=0.07)
+    for out in outs[:40]:
+        assert (out["points"].tensor.abs().sum() == 0) == (out["sensor_state"] == 1)
+        assert (not any(image.any() for image in out["img"])) == (out["sensor_state"] == 2)
+    with pytest.raises(ValueError, match="sum to at most 1"):
+        SensorDropout(0.7, 0.7)
+
+
+def write_scene(folder):
+    """Two scenes of two and one key frames, with the files that the info file names."""
+    rng = np.random.default_rng(0)
+    infos = []
+    for number, (token, prev, scene) in enumerate([("a", "", "s"), ("b", "a", "s"), ("c", "", "t")]):
+        images = {}
+        for camera in CAMERAS:
+            for kind in ("samples", "sweeps"):
+                (folder / kind / camera).mkdir(parents=True, exist_ok=True)
+                image = np.full((9, 16, 3), 40 * number + 10 * (kind == "sweeps"), np.uint8)
+                cv2.imwrite(str(folder / kind / camera / f"{token}.png"), image)
+            sweeps = [{"img_path": f"sweeps/{camera}/{token}.png", "timestamp": number - 0.1}]
+            eye = {"cam2img": np.eye(3).tolist(), "lidar2cam": np.eye(4).tolist()}
+            images[camera] = {"img_path": f"{token}.png", "timestamp": float(number), "sweeps": sweeps, **eye}
+        (folder / "samples" / "LIDAR_TOP").mkdir(parents=True, exist_ok=True)
+        rng.normal(size=(10 + number, 5)).astype(np.float32).tofile(folder / "samples" / "LIDAR_TOP" / f"{token}.bin")
+        infos.append(
+            {"token": token, "prev": prev, "scene_token": scene, "timestamp": float(number), "images": images}
+            | {"lidar_points": {"lidar_path": f"{token}.bin"}, "lidar_sweeps": [], "instances": []}
+        )
+    path = folder / "infos.pkl"
+    path.write_bytes(pickle.dumps({"data_list": infos, "metainfo": {}}))
+    return path
+
+
+def test_history_stays_in_its_scene(tmp_path):
+    infos = InfoFile(write_scene(tmp_path), tmp_path)
+    second, other = SceneHistory(infos, "b", 10), SceneHistory(infos, "c", 10)
+    assert [second.token(k) for k in range(3)] == ["b", "a", None]
+    assert [other.token(k) for k in range(2)] == ["c", None]
+    assert len(second.clouds(1)[0].points) == 10 and second.view(1, "CAM_BACK").image[0, 0, 0] == 0
+    assert second.view_sweep(1, "CAM_BACK").image[0, 0, 0] == 50 and second.view_sweep(2, "CAM_BACK") is None
+    assert second.view_sweep(0, "CAM_BACK").image[0, 0, 0] == 40
+    frame = infos.frame(1)
+    assert len(frame.views) == 2 and frame.boxes.shape == (0, 7) and frame.history.token(1) == "a"
+
+
+def test_history_reaches_the_condition_only_if_asked_for(tmp_path):
+    path = write_scene(tmp_path)
+    step = SensorCondition("clean", ann_file=str(path), data_root=str(tmp_path))
+    assert step._history("b") is None
