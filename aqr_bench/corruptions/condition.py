@@ -138,7 +138,7 @@ class Registry(Mapping[str, tuple[Condition, ...]]):
         if at and (not level.isdigit() or severity not in (None, int(level))):
             raise UserError(f"condition '{name}': after @ comes a severity, a whole number")
         severity = int(level) if at else severity
-        entries = self._find(base)
+        entries = self.family(base)
         if severity is None:
             if len(entries) > 1:
                 raise UserError(f"condition '{base}' has {len(entries)} severities: give one, as in {entries[0]}")
@@ -151,7 +151,8 @@ class Registry(Mapping[str, tuple[Condition, ...]]):
             found = levels[severity]
         return found.with_options(options or {})
 
-    def _find(self, name: str) -> tuple[Condition, ...]:
+    def family(self, name: str) -> tuple[Condition, ...]:
+        """All severities of a condition by its full name, or its bare one where only one suite has it."""
         if name in self._by_key:
             return self._by_key[name]
         alike = [key for key in self._by_key if key.rpartition(".")[2] == name]

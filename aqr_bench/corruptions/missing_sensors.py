@@ -107,14 +107,23 @@ CONDITIONS: tuple[Condition, ...] = (
     _entry("no_front_cameras", "camera", "the three front images zero", _named_cameras, _OWN, cameras=FRONT, form=ZERO),
     _entry("no_back_cameras", "camera", "the three back images zero", _named_cameras, _OWN, cameras=BACK, form=ZERO),
     *(
-        _entry("random_cameras", "camera", f"{k} random images zero", _random_cameras, _OWN, k, cameras=k, form=ZERO)
+        _entry(
+            "random_cameras",
+            "camera",
+            f"{k} random image{'s' * (k > 1)} zero",
+            _random_cameras,
+            _OWN,
+            k,
+            cameras=k,
+            form=ZERO,
+        )
         for k in range(1, 6)
     ),
     *(
         _entry(
             "no_lidar_random_cameras",
             "both",
-            f"LiDAR and {k} random images zero",
+            f"LiDAR and {k} random image{'s' * (k > 1)} zero",
             _lidar_and_random_cameras,
             _OWN,
             k,
