@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
             run = work.relative_to(args.work).as_posix() if twin is None else twin[1]["run"]
             found = {"run": run, "records": [record.to_dict() for record in records]}
             leave(work, f"evaluate.{suite.name}", identity, found, _kept_files(records))
-    write_records(args.out, refuse_equal_inputs(records, suite.conditions[0].name))
+    records = refuse_equal_inputs(records, suite.conditions[0].name)
+    write_records(args.out, records)
     for record in records:
         numbers = ", ".join(f"{k} {record.scores[k]:.3f}" for k in ("mAP", "NDS") if record.ok)
         print(f"{record.condition}: {numbers or record.reason}")
