@@ -120,11 +120,13 @@ def draw_detections(
     info = dataset.get_data_info(index)
     packed = dataset[index]
     inputs, sample = packed["inputs"], packed["data_samples"]
-    points, network_images = inputs["points"].numpy().copy(), inputs["img"].numpy().copy()
+    # A condition may have removed a sensor altogether.
+    points = inputs["points"].numpy().copy() if "points" in inputs else np.zeros((0, 3), np.float32)
+    network_images = inputs["img"].numpy().copy() if "img" in inputs else ()
     projections = np.asarray(sample.metainfo["lidar2img"])
     truth = truth_boxes(sample.eval_ann_info, dataset.metainfo["classes"])
     detections = detected_boxes(evaluator.predict(pseudo_collate([packed])), dataset.metainfo["classes"])
-    cameras = list(info["images"])
+    cameras = sample.metainfo["cameras"]
     if condition.corruption == "clean":
         images, lidar2img = original_views(info)
     else:

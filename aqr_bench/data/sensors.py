@@ -145,6 +145,7 @@ def apply_condition(
         kept = {view.camera for view in out.views}
         results["images"] = {camera: info for camera, info in results["images"].items() if camera in kept}
         results["num_views"] = len(out.views)
+        results["cameras"] = list(results["images"])
     return results
 
 

@@ -66,7 +66,7 @@ def draw_sample(
     title: str,
     range_m: float = 40.0,
 ) -> None:
-    """Write a PNG: six views (RGB uint8 [h, w, 3]) and the BEV, truth in green, detections in vermilion.
+    """Write a PNG: the views (RGB uint8 [h, w, 3], absent ones grey) and the BEV; truth green, detections vermilion.
 
     Args:
         lidar2img: 4 x 4 per camera, LiDAR frame in metres to pixels of the given images.
@@ -84,6 +84,10 @@ def draw_sample(
     grid = figure.add_gridspec(2, 4, width_ratios=[1, 1, 1, 1.25])
     for index, camera in enumerate(SHEET):
         axes = figure.add_subplot(grid[index // 3, index % 3])
+        axes.set_title(camera, fontsize=9)
+        if camera not in images:
+            axes.set(xticks=[], yticks=[], facecolor="0.9")
+            continue
         image = images[camera]
         axes.imshow(image, aspect="equal")
         for boxes, colour, width in ((truth, TRUTH_COLOUR, 1.6), (detections, DETECTION_COLOUR, 1.0)):
@@ -91,7 +95,6 @@ def draw_sample(
                 edges = projected_edges(boxes.boxes_n7, lidar2img[camera])
                 axes.add_collection(LineCollection(edges, colors=colour, linewidths=width))
         axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0), xticks=[], yticks=[])
-        axes.set_title(camera, fontsize=9)
     bev = figure.add_subplot(grid[:, 3])
     near = points[(np.abs(points[:, :2]) < range_m).all(1)]
     bev.scatter(near[:, 0], near[:, 1], s=0.3, c="0.6", linewidths=0)

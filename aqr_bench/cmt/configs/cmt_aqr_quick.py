@@ -22,7 +22,7 @@ cameras = [
 ]
 meta_keys = (
     "sample_idx", "token", "lidar2img", "img_shape", "pad_shape",
-    "box_type_3d", "box_mode_3d", "sensor_state", "input_proof",
+    "box_type_3d", "box_mode_3d", "sensor_state", "cameras", "input_proof",
 )  # fmt: skip
 
 train_pipeline = [

@@ -62,7 +62,7 @@ condition = dict(type="SensorCondition", name="clean", seed=0, sweeps_num=10)
 proof = dict(type="InputProof")
 meta_keys = (
     "sample_idx", "token", "lidar2img", "img_shape", "pad_shape", "pcd_rotation", "pcd_scale_factor", "pcd_trans",
-    "pcd_horizontal_flip", "pcd_vertical_flip", "box_type_3d", "box_mode_3d", "sensor_state", "input_proof",
+    "pcd_horizontal_flip", "pcd_vertical_flip", "box_type_3d", "box_mode_3d", "sensor_state", "cameras", "input_proof",
 )  # fmt: skip
 
 # ---------------------------------------------------------------- data set and loaders
