@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
     run.add_argument("--study", nargs="+", default=["bias_site"], metavar="STUDY", help="names or files of studies")
     run.add_argument("--seeds", type=_positive, help="so many of every study's seeds (default: as the tier says)")
+    run.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
     run.add_argument("--cores", type=_positive, help="cores to use (default: what the profile says)")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     run.add_argument("--strict", action="store_true", help="exit with 1 if any run is recorded as failed")
@@ -66,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         args = build_parser().parse_args(argv)
         from aqr_bench.launch import launch
 
-        return launch(args.tier, args.study, args.cores, args.dry_run, args.strict, args.verbose, args.seeds)
+        return launch(
+            args.tier, args.study, args.cores, args.dry_run, args.strict, args.verbose, args.seeds, args.suites
+        )
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2

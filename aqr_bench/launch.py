@@ -141,6 +141,7 @@ def launch(
     strict: bool,
     verbose: bool,
     seeds: int | None = None,
+    suites: Sequence[str] = (),
 ) -> int:
     """From world to report. Returns 0 if all jobs ran (with ``strict``: and all records are ok), else 1.
 
@@ -151,6 +152,8 @@ def launch(
     folder = root if Path.cwd().is_relative_to(root) else Path.cwd()
     tier = studies_of.load_tier(tier_name)
     studies = [studies_of.limit_seeds(studies_of.load_study(name), tier, seeds) for name in study_names]
+    for suite in suites:
+        studies_of.load_suite(suite)
     studies_of.require_inputs(tier)
     if tier.kind == "synthetic":
         read_tier(tier.path)  # a mistake in the world's numbers is told now, not by the first job
@@ -161,6 +164,7 @@ def launch(
     command += ["--dry-run"] if dry_run else []
     command += ["--config", f"tier={tier_name}", f"studies={','.join(study_names)}"]
     command += [f"seeds={seeds}"] if seeds else []
+    command += [f"suites={','.join(suites)}"] if suites else []
     progress = Progress(counting=not dry_run)
     if dry_run:
         code = follow(command, folder, progress, verbose)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.corruptions import get_condition
 from aqr_bench.errors import UserError, nearest, run_main
 from aqr_bench.overrides import merge_overrides
 from aqr_bench.schema import read_yaml, repository_root, schema_error
@@ -254,6 +253,8 @@ def load_suite(path_or_name: str | Path) -> Suite:
         Condition(c["name"], c.get("corruption", c["name"]), c.get("severity"), c.get("options", {}))
         for c in data["conditions"]
     )
+    from aqr_bench.corruptions import get_condition  # takes half a second to import, and not every command needs it
+
     for condition in conditions:
         try:
             get_condition(condition.corruption, condition.severity, condition.options)

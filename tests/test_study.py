@@ -266,3 +266,19 @@ def test_list_and_check(capsys):
     assert studies.main(["check"]) == 0
     with pytest.raises(UserError, match="unknown study"):
         studies.main(["check", "nothing"])
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ({"name": "x", "corruption": "no_lidr"}, "conditions: x: unknown condition 'no_lidr'; did you mean 'no_lidar'"),
+        ({"name": "x", "corruption": "random_cameras"}, "has 5 severities"),
+        ({"name": "x", "corruption": "random_cameras", "severity": 9}, "no severity 9"),
+        ({"name": "no_lidar", "options": {"from": "absent"}}, "no parameter 'from'; did you mean 'form'"),
+    ],
+)
+def test_a_suite_names_conditions_that_exist(tmp_path, condition, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"name": "mine", "summary": "x", "conditions": [{"name": "clean"}, condition]}))
+    with pytest.raises(UserError, match=message):
+        studies.load_suite(file)

@@ -81,7 +81,7 @@ def copy_repository(target: Path) -> Path:
     real = REPOSITORY / "aqr_bench"
     for name in LIGHT_MODULES:
         shutil.copy(real / f"{name}.py", package)
-    for room in ("report", "metrics"):
+    for room in ("report", "metrics", "corruptions"):
         shutil.copytree(real / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
     for step, place in [("world", "world/__main__.py"), ("prepare", "data/__main__.py"), ("train", "train.py")] + [
         (step, f"{step}.py") for step in ("evaluate", "measure", "pictures")

@@ -121,9 +121,20 @@ def test_new_words_make_a_new_report_only(copy):
     assert planned(copy, *SMOKE) == {"report": 1}
 
 
+def test_a_further_suite_evaluates_alone(copy):
+    suite = {"name": "two", "summary": "x", "conditions": [{"name": "clean"}, {"name": "no_cam_back"}]}
+    (copy.root / "ablations" / "conditions" / "two.yaml").write_text(yaml.safe_dump(suite))
+    assert planned(copy, *SMOKE, "suites=two") == {"evaluate": 2, "report": 1}
+    done = copy.run("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke", "--suites", "two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(copy.root.rglob("evaluate.two.jsonl"))) == 2
+    again = copy.run("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke", "--suites", "tow")
+    assert again.returncode == 2 and "unknown suite 'tow'; did you mean 'two'" in again.stderr
+
+
 def test_changed_conditions_evaluate_again_without_training(copy):
     file = copy.root / "ablations" / "conditions" / "missing_sensors.yaml"
-    edit(file, lambda d: d["conditions"].append({"name": "fog", "severity": 2}))
+    edit(file, lambda d: d["conditions"].append({"name": "two", "corruption": "random_cameras", "severity": 2}))
     plan = planned(copy, *SMOKE)
     assert plan["evaluate"] == 3 and "train_base" not in plan and "train_variant" not in plan
 

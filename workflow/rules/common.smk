@@ -30,19 +30,22 @@ def can_run(tier, study):
     return True
 
 
+def listed(value):
+    """A list from the configuration, which may be written as one string with commas."""
+    return (
+        [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    )
+
+
 def load_selection(settings):
-    """The tier, the chosen studies, and every known study by name; a mistake is one clear line."""
+    """The tier, the chosen studies, every known study by name, and the further suites; a mistake is one clear line."""
     try:
         problem = schema_error(settings, "config")
         if problem:
             raise UserError(f"--config {problem}")
-        names = settings.get("studies", ["bias_site"])
-        names = (
-            [name.strip() for name in names.split(",")]
-            if isinstance(names, str)
-            else names
-        )
+        names = listed(settings.get("studies", ["bias_site"]))
         chosen = [studies_of.load_study(name) for name in names]
+        further = [studies_of.load_suite(s) for s in listed(settings.get("suites", []))]
         known = {
             study.name: study
             for study in map(studies_of.load_study, studies_of.known_studies())
@@ -59,7 +62,7 @@ def load_selection(settings):
         studies_of.require_inputs(tier)
     except UserError as err:
         raise WorkflowError(f"error: {err}")
-    return tier, chosen, {**known, **{study.name: study for study in chosen}}
+    return tier, chosen, {**known, **{study.name: study for study in chosen}}, further
 
 
 def reference(path):
@@ -88,9 +91,14 @@ def base_records(studies):
 def study_records(study):
     """Trainings, evaluations and measurements of one study."""
     runs = studies_of.matrix(TIER, [study])
+    suites = dict.fromkeys([study.suite.name, *(suite.name for suite in FURTHER)])
     return (
         [train_record(run) for run in runs]
-        + [f"results/{run.folder}/evaluate.{study.suite.name}.jsonl" for run in runs]
+        + [
+            f"results/{run.folder}/evaluate.{suite}.jsonl"
+            for run in runs
+            for suite in suites
+        ]
         + [
             f"results/{TIER.name}/{study.name}/{variant}/measure.jsonl"
             for variant in study.variants
@@ -182,9 +190,10 @@ def pictured_record(wildcards):
     return train_record(runs[0])
 
 
-TIER, CHOSEN, STUDIES = load_selection(config)
+TIER, CHOSEN, STUDIES, FURTHER = load_selection(config)
 SEEDS = config.get("seeds")
 SUITES = {study.suite.name: study.suite for study in STUDIES.values()}
+SUITES |= {suite.name: suite for suite in FURTHER}
 
 
 wildcard_constraints:
