@@ -26,7 +26,7 @@ def backscatter(alpha: float) -> float:
 
 
 def transmission(alpha: float, distance: np.ndarray) -> np.ndarray:
-    """Part of the light that comes back from a target at a distance (m): exp(-2 alpha r), equation 6 of the paper."""
+    """Part of the light that comes back from a target at a distance (m): exp(-2 alpha r) (the paper's hard target)."""
     return np.exp(-2 * alpha * distance)
 
 
@@ -34,10 +34,10 @@ def transmission(alpha: float, distance: np.ndarray) -> np.ndarray:
 def fog_response(alpha: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The strongest return of the fog in front of a target.
 
-    The paper's soft target (equations 9 to 15): the pulse sin^2(pi t / (2 tau)), 0 <= t <= 2 tau, convolved with the fog's
-    impulse response exp(-2 alpha s) xi(s) / s^2 up to the target. With s = R - c t / 2 the integral over time becomes one
-    over the depth s, so its running value gives the response for all targets at once. A target farther than the depth
-    from which the strongest return still gets light does not change it: the table ends there.
+    The paper's soft target: the pulse sin^2(pi t / (2 tau)), 0 <= t <= 2 tau, convolved with the fog's impulse response
+    exp(-2 alpha s) xi(s) / s^2 up to the target. With s = R - c t / 2 the integral over time becomes one over the depth
+    s, so its running value gives the response for all targets at once. A target farther than the depth from which the
+    strongest return still gets light does not change it: the table ends at 7 m, and is constant up to any range.
 
     Returns:
         (target distance (m), distance at which the fog appears (m), response (s/m^2)), float64 [K] each.
@@ -64,7 +64,7 @@ def fog(
 ) -> np.ndarray:
     """Points in homogeneous fog, after Hahner et al. ICCV 2021; no point is lost.
 
-    The target's intensity becomes I exp(-2 alpha r), rounded; the fog in front of it returns I r^2 (beta / beta_0) times
+    The target's intensity becomes I exp(-2 alpha r), rounded; the fog in front of it returns I r^2 beta / beta_0 times
     :func:`fog_response`, at most 255. Where the fog returns more, the point moves to it along its ray. Its distance is
     multiplied by r / U(r - n, r + n), n = ``noise_m`` but at most r / 2, and never exceeds r. (The source takes n =
     ``noise_m`` always: nearer than that its points fly off or come out behind the sensor.)

@@ -27,8 +27,7 @@ from aqr_bench.corruptions.mie import (
 SMALLEST_DROP_MM, NEAREST_M, ACCURACY_M = 0.05, 1.5, 0.09
 # Fresnel reflection of water at normal incidence, the part of the light that a drop returns (LISA).
 DROP_REFLECTIVITY = ((WATER_INDEX - 1) / (WATER_INDEX + 1)) ** 2
-# LISA's floor has no margin; the margin of LiDAR_snow_sim is taken for both.
-NOISE_FLOOR = 0.7
+NOISE_FLOOR = 0.9  # LISA: weakest power 0.9 / r_max^2
 
 
 def range_noise(intensity: np.ndarray, distance: np.ndarray) -> np.ndarray:
@@ -47,8 +46,8 @@ def rain(
     """Points in rain, after LISA's hybrid Monte-Carlo model in strongest-return mode.
 
     Drops follow Marshall and Palmer; the target's intensity becomes I exp(-2 alpha r) with the Mie extinction alpha of
-    :func:`rain_extinction`. Where a drop returns more light (0.02 of what falls on it, over r^2), the point moves to it;
-    else its range gets noise that grows as its signal sinks. It is lost below the weakest intensity registered.
+    :func:`rain_extinction`. Where a drop returns more light (0.02 of what falls on it, over r^2), the point moves to
+    it; else its range gets noise that grows as its signal sinks. It is lost below the weakest intensity registered.
 
     Args:
         points: float32 [P, F >= 4], one cloud in its sensor frame (m), intensity 0..255.

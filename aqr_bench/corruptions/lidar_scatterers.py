@@ -67,7 +67,6 @@ def _table(law: Particles) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     """Distance (m), smallest diameter seen there (mm), number of seen particles and light taken away up to there."""
     dimmest = np.sqrt(law.faintest_per_m2 / law.brightness)  # the share must be (dimmest r)^2 or more
     farthest = np.sqrt(1e-3 * law.largest_mm / (law.divergence_rad * dimmest))
-    # Nearer than 1 / dimmest any particle that fills the beam is seen; the farthest is nearer still.
     distance = np.geomspace(law.nearest_m, max(farthest, law.nearest_m * 1.001), STEPS)
     width_mm = 1e3 * law.divergence_rad * distance
     seen_mm = np.clip(width_mm * dimmest * distance, law.smallest_mm, law.largest_mm)

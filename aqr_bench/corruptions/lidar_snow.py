@@ -27,7 +27,8 @@ FLAKE_REFLECTIVITY = 0.9
 # Gunn and Marshall 1958: slope of the size distribution 25.5 R^-0.48 per cm, R in mm/h of water.
 SLOPE_PER_MM, SLOPE_POWER = 2.55, -0.48
 NEAREST_M = 1.0  # the receiver sees all of the beam from here on (LiDAR_fog_sim, LiDAR_snow_sim: R2)
-SMALLEST_FLAKE_MM = 0.05  # LISA
+# LiDAR_snow_sim gives 1 to 10 mm as diameters of flakes; smaller crystals only dim, as a haze.
+SMALLEST_FLAKE_MM = 1.0
 
 
 def rain_rate(rate_mm_h: float, terminal_m_s: float) -> float:
@@ -78,8 +79,8 @@ def snow(
 ) -> np.ndarray:
     """Points in falling snow, after Hahner et al. CVPR 2022 with LISA's conical beam.
 
-    The strongest return wins: the target with the light that the flakes in front of it leave, or the flake of the largest
-    share / r^2, to which the point then moves along its ray. A target is lost where its intensity falls below
+    The strongest return wins: the target with the light that the flakes in front of it leave, or the flake of the
+    largest share / r^2, to which the point then moves along its ray. A target is lost where its intensity falls below
     ``noise_floor`` times the weakest that the sensor registers.
 
     Args:
