@@ -181,6 +181,8 @@ def _grid(scores: pd.DataFrame) -> tuple[list[str], dict[str, list[Severity]], d
     clean: dict[str, float] = {}
     columns = (scores[name] for name in ("model", "corruption", "severity", "score"))
     for model, corruption, severity, score in zip(*columns, strict=True):
+        if isinstance(severity, float) and severity.is_integer():
+            severity = int(severity)  # a column with gaps is read as floating point
         if corruption == CLEAN:
             twice = model in clean
             clean[model] = score
