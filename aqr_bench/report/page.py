@@ -23,6 +23,7 @@ from aqr_bench.report.collect import Results, collect_base, collect_study, mixtu
 from aqr_bench.report.figures import DPI, draw_study
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
 from aqr_bench.report.resolution import resolution_sentence, resolution_table
+from aqr_bench.report.robustness_tables import study_parts
 from aqr_bench.report.routers import sensing_table
 from aqr_bench.report.tables import (
     Table,
@@ -51,6 +52,8 @@ def build_report(tier: Tier, studies: Sequence[Study], records: Path, out: Path)
     sections = [
         _section(study, collect_study(records, tier, study), base, tables_dir, figures_dir) for study in studies
     ]
+    for section in sections:
+        _add_robustness(section, records, tier, tables_dir, figures_dir)
     base_part = _base_section(studies, base, tables_dir)
     everything = [*base.records, *(r for section in sections for r in section["records"])]
     pictures, left_out, picture_note = collect_pictures(records / tier.name / "pictures")
@@ -103,10 +106,6 @@ def _section(study: Study, results: Results, base: Results, tables_dir: Path, fi
     for key, table in tables.items():
         if key not in ("router", "sensing", "resolution", "gate") or len(table.shown):
             table.write(tables_dir)
-    figures = [
-        {"caption": caption, "source": embed(path), "width": _css_width(path)}
-        for caption, path in draw_study(study, results, base, figures_dir)
-    ]
     return {
         "study": study,
         "answer": answer(study, results),
@@ -114,10 +113,24 @@ def _section(study: Study, results: Results, base: Results, tables_dir: Path, fi
         "tables": {name: html_table(table) for name, table in tables.items() if len(table.shown)},
         "titles": {name: table.title for name, table in tables.items()},
         "notes": {name: table.note for name, table in tables.items()},
-        "figures": figures,
+        "figures": _embedded(draw_study(study, results, base, figures_dir)),
         "records": results.records,
         "problems": len(tables["problems"].shown),
     }
+
+
+def _add_robustness(section: dict[str, Any], records: Path, tier: Tier, tables_dir: Path, figures_dir: Path) -> None:
+    """Robustness under every suite of corruptions that the section's study has records of."""
+    parts = study_parts(records, tier, section["study"], tables_dir, figures_dir)
+    section["records"] = [*section["records"], *(record for part in parts for record in part.records)]
+    section["robustness"] = [
+        {"tables": [(t.title, html_table(t), t.note) for t in part.tables], "figures": _embedded(part.figures)}
+        for part in parts
+    ]
+
+
+def _embedded(figures: Iterable[tuple[str, Path]]) -> list[dict[str, Any]]:
+    return [{"caption": caption, "source": embed(path), "width": _css_width(path)} for caption, path in figures]
 
 
 def _base_section(studies: Sequence[Study], base: Results, tables_dir: Path) -> dict[str, Any] | None:
