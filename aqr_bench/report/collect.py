@@ -59,16 +59,16 @@ def collect_study(records: Path, tier: Tier, study: Study) -> Results:
     """Results of a study's variants below the folder ``records``."""
     runs = matrix(tier, [study])
     measures = {v: _one(records / tier.name / study.name / v / "measure.jsonl", "measure") for v in study.variants}
-    return _collect(records, runs, [study.suite], measures, study)
+    return collect_runs(records, runs, [study.suite], measures, study)
 
 
 def collect_base(records: Path, tier: Tier, studies: Sequence[Study]) -> Results:
     """Results of the base models the studies start from, under all of their suites."""
     suites = list({study.suite.name: study.suite for study in studies}.values())
-    return _collect(records, base_runs(tier, studies), suites, {})
+    return collect_runs(records, base_runs(tier, studies), suites, {})
 
 
-def _collect(
+def collect_runs(
     records: Path,
     runs: Iterable[Run],
     suites: Sequence[Suite],

@@ -19,7 +19,7 @@ from aqr_bench.corruptions import get_condition
 from aqr_bench.errors import UserError, nearest, run_main
 from aqr_bench.metrics.robustness import CLEAN, robustness
 from aqr_bench.record import Record
-from aqr_bench.report.collect import _collect
+from aqr_bench.report.collect import collect_runs
 from aqr_bench.report.statistics import paired_difference, summarise
 from aqr_bench.study import RESERVED, Run, Study, Suite, Tier, known_studies, known_suites, load_study, load_suite
 
@@ -118,7 +118,7 @@ def make_sheet(
     if not evaluated:
         return None
     runs = [Run(tier, study, v, seed) for v in evaluated for seed in seeds]
-    results = _collect(records, runs, [suite], {})
+    results = collect_runs(records, runs, [suite], {})
     place = {c: (name, s) for name, severities in groups.items() for s, c in severities.items()}
     place[suite.conditions[0].name] = (CLEAN, 0)
     cells = _cells(results.evaluations, place)
@@ -220,7 +220,7 @@ def _floor(records: Path, runs: Sequence[Run], floor: Suite | None) -> pd.DataFr
     if floor is None:
         return pd.DataFrame(columns=["variant", "seed", "condition", "status", "reason", *METRICS])
     there = {r.variant for r in runs if (records / r.folder / f"evaluate.{floor.name}.jsonl").is_file()}
-    found = _collect(records, [r for r in runs if r.variant in there], [floor], {}).evaluations
+    found = collect_runs(records, [r for r in runs if r.variant in there], [floor], {}).evaluations
     return found[found["condition"].isin(FLOOR)]
 
 
