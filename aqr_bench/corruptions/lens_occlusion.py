@@ -98,7 +98,7 @@ def mask_files(folder: str, token: str) -> tuple[Path, ...]:
     """Mask images of a folder, in the order of their names; FrameError naming folder and sample if there is none."""
     found = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
-        what = "has no .jpg or .png file" if Path(folder).is_dir() else "does not exist"
+        what = "has no .jpg or .png file" if Path(folder).is_dir() else "is no folder"
         raise FrameError(f"sample {token}: the folder of lens masks {folder} {what}")
     return tuple(found)
 
