@@ -169,6 +169,8 @@ def require(frame: Frame, needs: Sequence[str], condition: str) -> None:
         _check_view(view, f"{where}, {view.camera}")
     if "boxes" in needs and frame.boxes is None:
         raise FrameError(f"{where}: needs ground-truth boxes, and this sample comes without annotations")
+    if "boxes" in needs and not np.isfinite(frame.boxes).all():
+        raise FrameError(f"{where}: a ground-truth box is not finite")
     if "history" in needs and frame.history is None:
         raise FrameError(
             f"{where}: needs earlier frames of the scene, and the info file does not tell them (no 'scene_token'); "

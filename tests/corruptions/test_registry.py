@@ -79,6 +79,7 @@ def cloud_with(column, value):
         (cloud_with(4, 0.05), ("ring",), "before sweeps are merged"),
         (cloud_with(4, -1), ("ring",), "ring index in column 4"),
         (replace(make_frame(), boxes=None), ("boxes",), "needs ground-truth boxes"),
+        (replace(make_frame(), boxes=np.full((1, 7), np.inf)), ("boxes",), "sample token0, .*box is not finite"),
         (replace(make_frame(), history=None), ("history",), "no 'scene_token'"),
         (make_frame().with_points(lambda c: c.points[:, :4]), ("ring",), "4 columns"),
         (make_frame().with_points(lambda c: c.points[:, :3]), ("intensity",), "3 columns"),
