@@ -1,0 +1,177 @@
+"""Geometry that corruptions share: LiDAR rings, azimuth, points in boxes, box corners, disturbed poses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from aqr_bench.corruptions.frame import MAX_RINGS, RING, Frame, FrameError
+
+_GRID = 256  # cells per side of the raster that tells which points can be in a box at all
+
+
+# ---------------------------------------------------------------- rings and azimuth
+
+
+def keep_rings(frame: Frame, rings: Iterable[int]) -> Frame:
+    """The frame with only the points of some rings, in every cloud. The conditions that use it need ``ring``.
+
+    Args:
+        rings: ring indices to keep; nuScenes numbers its 32 from 0, the lowest beam, to 31, the highest.
+    """
+    wanted = np.zeros(MAX_RINGS, bool)
+    wanted[list(rings)] = True
+    return frame.with_points(lambda cloud: cloud.points[wanted[cloud.points[:, RING].astype(np.intp)]])
+
+
+def azimuth_deg(xyz: np.ndarray) -> np.ndarray:
+    """float64 [N], degrees in (-180, 180]: direction of points [N, >= 2] seen from above, from +y, the front.
+
+    Positive to the right (+x), so 90 is right, -90 left, 180 straight behind. A point on the axis counts as ahead, 0.
+    """
+    x = np.asarray(xyz[:, 0], np.float64)
+    y = np.asarray(xyz[:, 1], np.float64)
+    # Adding 0.0 turns -0.0 into 0.0: behind the sensor that is the difference between 180 and -180.
+    return np.degrees(np.arctan2(x + 0.0, y + 0.0))
+
+
+# ---------------------------------------------------------------- points and boxes
+
+
+def yaw_rotation(yaw: float) -> np.ndarray:
+    """float64 [3, 3], box axes to LiDAR axes: turn by ``yaw`` (rad), counter-clockwise seen from above."""
+    c, s = np.cos(yaw), np.sin(yaw)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def to_box(xyz: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """float64 [N, 3]: points in a box's own axes (x along its length), metres from its centre."""
+    return (np.asarray(xyz, np.float64) - box[:3]) @ yaw_rotation(box[6])
+
+
+def from_box(local: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """float64 [N, 3]: the inverse of :func:`to_box`."""
+    return local @ yaw_rotation(box[6]).T + box[:3]
+
+
+def indices_in_boxes(xyz: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
+    """Which points each box holds.
+
+    Args:
+        xyz: [N, 3], metres. ``boxes``: [M, 7], gravity centre (m), l, w, h (m), yaw (rad); same frame as the points.
+    Returns:
+        M ascending index arrays into the points; a point on a face is inside, one in two boxes is in both lists.
+    Raises:
+        FrameError: a box with a value that is not finite.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 7)
+    bad = np.flatnonzero(~np.isfinite(boxes).all(1))
+    if len(bad):
+        raise FrameError(f"box {bad[0]} of {len(boxes)} has a value that is not finite")
+    near, column, row, spans = _near_boxes(xyz, boxes)
+    points = np.asarray(xyz[near], np.float64)
+    found = []
+    for box, (left, right, low, high) in zip(boxes, spans, strict=True):
+        mine = np.flatnonzero((column >= left) & (column <= right) & (row >= low) & (row <= high))
+        inside = (np.abs(to_box(points[mine], box)) <= box[3:6] / 2).all(1)
+        found.append(near[mine[inside]])
+    return found
+
+
+def box_of_points(xyz: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """int64 [N]: the box that each point is in, -1 outside; of several boxes the first. See ``indices_in_boxes``."""
+    owner = np.full(len(xyz), -1)
+    found = indices_in_boxes(xyz, boxes)
+    for number in range(len(found) - 1, -1, -1):
+        owner[found[number]] = number
+    return owner
+
+
+def points_in_boxes(xyz: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """bool [N, M]: which points are in which boxes. See ``indices_in_boxes``."""
+    found = indices_in_boxes(xyz, boxes)
+    inside = np.zeros((len(xyz), len(found)), bool)
+    for number, indices in enumerate(found):
+        inside[indices, number] = True
+    return inside
+
+
+def in_any_box(xyz: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """bool [N]: which points are in at least one box. See ``indices_in_boxes``."""
+    inside = np.zeros(len(xyz), bool)
+    for indices in indices_in_boxes(xyz, boxes):
+        inside[indices] = True
+    return inside
+
+
+def corners(boxes: np.ndarray) -> np.ndarray:
+    """float64 [M, 8, 3]: corners of boxes [M, 7] (m), in the order of their signs along length, width and height:
+    (-, -, -), (-, -, +), (-, +, -), ... (+, +, +)."""
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 7)
+    signs = np.stack(np.meshgrid([-0.5, 0.5], [-0.5, 0.5], [-0.5, 0.5], indexing="ij"), -1).reshape(8, 3)
+    local = boxes[:, None, 3:6] * signs
+    c, s = np.cos(boxes[:, 6:7]), np.sin(boxes[:, 6:7])
+    x, y = local[..., 0], local[..., 1]
+    return np.stack([c * x - s * y, s * x + c * y, local[..., 2]], -1) + boxes[:, None, :3]
+
+
+def _near_boxes(xyz: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Points whose raster cell some box touches: a few percent of a frame, so that boxes need not see the others.
+
+    Returns:
+        (their indices, their columns, their rows, int [M, 4]: first and last column, first and last row of each box).
+    """
+    none = np.zeros(0, np.intp)
+    if not len(boxes) or not len(xyz):
+        return none, none, none, np.zeros((len(boxes), 4), np.intp)
+    outline = corners(boxes)[..., :2]
+    low, high = outline.min(1), outline.max(1)
+    start = low.min(0)
+    cell = np.maximum((high.max(0) - start) / (_GRID - 1), 1e-3)
+    first, last = np.floor((low - start) / cell), np.floor((high - start) / cell)
+    # One cell more on each side: rounding must not lose a point that lies on a face.
+    spans = np.stack([first[:, 0] - 1, last[:, 0] + 1, first[:, 1] - 1, last[:, 1] + 1], 1).astype(np.intp)
+    touched = np.zeros((_GRID + 4, _GRID + 4), bool)
+    for left, right, bottom, top in spans + 1:
+        touched[max(left, 0) : right + 1, max(bottom, 0) : top + 1] = True
+    column = np.floor((np.asarray(xyz[:, 0], np.float64) - start[0]) / cell[0]) + 1
+    row = np.floor((np.asarray(xyz[:, 1], np.float64) - start[1]) / cell[1]) + 1
+    within = np.flatnonzero((column >= 0) & (column < _GRID + 4) & (row >= 0) & (row < _GRID + 4))
+    column, row = column[within].astype(np.intp), row[within].astype(np.intp)
+    kept = touched[column, row]
+    return within[kept], column[kept] - 1, row[kept] - 1, spans
+
+
+# ---------------------------------------------------------------- poses
+
+
+def random_axis(rng: np.random.Generator) -> np.ndarray:
+    """float64 [3]: a direction, uniform on the sphere (height and longitude are uniform; Archimedes)."""
+    z, longitude = rng.uniform(-1, 1), rng.uniform(0, 2 * np.pi)
+    ring = np.sqrt(1 - z * z)
+    return np.array([ring * np.cos(longitude), ring * np.sin(longitude), z])
+
+
+def axis_rotation(axis: np.ndarray, angle_deg: float) -> np.ndarray:
+    """float64 [3, 3]: turn by ``angle_deg`` about a unit axis [3], counter-clockwise seen against it (Rodrigues)."""
+    angle = np.radians(angle_deg)
+    x, y, z = axis
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+
+
+def perturb_pose(
+    pose: np.ndarray, rotation: np.ndarray, translation: np.ndarray, pivot: Iterable[float] = (0.0, 0.0, 0.0)
+) -> np.ndarray:
+    """float64 [4, 4]: a pose turned and then shifted in the frame that it leads to.
+
+    Args:
+        pose: [4, 4], some frame A to a frame B (m). ``rotation``: [3, 3], ``translation``: [3] (m), in B's axes.
+        pivot: [3] (m), the point of B that stays in place under the rotation.
+    """
+    pivot = np.asarray(tuple(pivot), np.float64)
+    noise = np.eye(4)
+    noise[:3, :3] = rotation
+    noise[:3, 3] = pivot - rotation @ pivot + translation
+    return noise @ np.asarray(pose, np.float64)
