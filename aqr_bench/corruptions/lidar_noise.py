@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from aqr_bench.corruptions.frame import Frame, keep_merged, merged_xyz
+from aqr_bench.corruptions.geometry import azimuth_deg
 
 _ROUND_OFF = 1e-9  # 0.07 of 100 points are 7, though 0.07 * 100 is a little less than 7 or more
 
@@ -110,9 +111,7 @@ def narrow_view(frame: Frame, half_angle_deg: float) -> Frame:
 
     Source: LiDAR_corruptions.py, fov_filter: +-105 .. +-45 degrees, the limits included.
     """
-    xyz = merged_xyz(frame)
-    azimuth = np.degrees(np.arctan2(xyz[:, 0], xyz[:, 1]))
-    return keep_merged(frame, np.abs(azimuth) <= half_angle_deg)
+    return keep_merged(frame, np.abs(azimuth_deg(merged_xyz(frame))) <= half_angle_deg)
 
 
 def blind_spot(frame: Frame, lidar2img: np.ndarray, centre_uv: tuple[float, float], radius_px: float) -> Frame:
