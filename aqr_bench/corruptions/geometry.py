@@ -161,17 +161,21 @@ def axis_rotation(axis: np.ndarray, angle_deg: float) -> np.ndarray:
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
 
 
+def rigid_motion(rotation: np.ndarray, translation: np.ndarray, pivot: Iterable[float] = (0.0, 0.0, 0.0)) -> np.ndarray:
+    """float64 [4, 4]: turn by ``rotation`` [3, 3] about the point ``pivot`` [3] (m), then shift by ``translation`` [3]
+    (m)."""
+    centre = np.asarray(tuple(pivot), np.float64)
+    motion = np.eye(4)
+    motion[:3, :3] = rotation
+    motion[:3, 3] = centre - rotation @ centre + translation
+    return motion
+
+
 def perturb_pose(
     pose: np.ndarray, rotation: np.ndarray, translation: np.ndarray, pivot: Iterable[float] = (0.0, 0.0, 0.0)
 ) -> np.ndarray:
-    """float64 [4, 4]: a pose turned and then shifted in the frame that it leads to.
+    """float64 [4, 4]: a pose (frame A to frame B) turned and then shifted in B, about a point of B.
 
-    Args:
-        pose: [4, 4], some frame A to a frame B (m). ``rotation``: [3, 3], ``translation``: [3] (m), in B's axes.
-        pivot: [3] (m), the point of B that stays in place under the rotation.
+    The other way round, for a pose ``b2a`` that leads from B: ``b2a @ inv(rigid_motion(...))``.
     """
-    pivot = np.asarray(tuple(pivot), np.float64)
-    noise = np.eye(4)
-    noise[:3, :3] = rotation
-    noise[:3, 3] = pivot - rotation @ pivot + translation
-    return noise @ np.asarray(pose, np.float64)
+    return rigid_motion(rotation, translation, pivot) @ np.asarray(pose, np.float64)

@@ -1,0 +1,141 @@
+"""Shared geometry against hand-worked angles, boxes and poses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from corruption_frames import make_frame, real_keyframe
+
+from aqr_bench.corruptions import FrameError
+from aqr_bench.corruptions import geometry as g
+from aqr_bench.corruptions.frame import RING, merged_xyz
+from aqr_bench.data.plain_pickle import load_plain_pickle
+
+BOX = np.array([[10.0, 0.0, 1.0, 4.0, 2.0, 2.0, np.pi / 2]])  # 4 m long, along y
+
+
+@pytest.mark.filterwarnings("error")
+def test_azimuth_is_measured_from_the_front_to_the_right():
+    xyz = np.array([[0, 1, 5], [1, 0, 5], [-1, 0, 5], [0, -1, 5], [-0.0, -1, 0], [1, 1, 0], [-1, -1, 0], [0, 0, 0]])
+    assert np.allclose(g.azimuth_deg(xyz), [0, 90, -90, 180, 180, 45, -135, 0])
+    # A cloud times 0 has zeros of either sign.
+    assert np.array_equal(g.azimuth_deg(np.array([[0.0, -0.0], [-0.0, -0.0], [-0.0, 0.0]])), [0, 0, 0])
+    assert g.azimuth_deg(np.zeros((0, 3), np.float32)).shape == (0,)
+
+
+def test_keep_rings_keeps_whole_points_of_those_rings_in_every_cloud():
+    frame = make_frame(points=400)
+    out = g.keep_rings(frame, (1, 9, 17, 25))
+    for before, after in zip(frame.clouds, out.clouds, strict=True):
+        wanted = before.points[np.isin(before.points[:, RING], [1, 9, 17, 25])]
+        assert np.array_equal(after.points, wanted) and set(wanted[:, RING]) == {1, 9, 17, 25}
+        assert after.to_key is before.to_key
+
+
+def test_rings_of_the_real_frame_rise_from_the_lowest_beam(keyframe):
+    # nuScenes' LiDAR: 32 beams from -30.67 to 10.67 degrees; ring 22 is the tenth from the top, about -1.3 degrees.
+    frame = real_keyframe(keyframe)
+    for ring, elevation in ((0, -30.67), (22, -1.33), (31, 10.67)):
+        xyz = g.keep_rings(frame, [ring]).clouds[0].points[:, :3]
+        flat = np.hypot(xyz[:, 0], xyz[:, 1])
+        assert np.median(np.degrees(np.arctan2(xyz[:, 2], flat))[flat > 3]) == pytest.approx(elevation, abs=0.1)
+
+
+def test_points_in_a_turned_box_faces_included():
+    xyz = [
+        [10, 0, 1],
+        [10, 1.99, 1],
+        [10, 2.01, 1],
+        [10.99, 0, 1],
+        [11.01, 0, 1],
+        [10, 0, 2],
+        [10, 0, 2.01],
+        [10, 2, 1],
+    ]
+    inside = [True, True, False, True, False, True, False, True]
+    # On a face a rounding of 1e-16 decides: the last point is on one, and a hair nearer to count.
+    xyz = np.array(xyz) * [1, 1 - 1e-12, 1]
+    assert g.points_in_boxes(xyz, BOX)[:, 0].tolist() == inside
+    assert g.in_any_box(xyz.astype(np.float32), BOX)[:-1].tolist() == inside[:-1]
+
+
+def test_points_in_boxes_agree_with_the_plain_computation():
+    frame = make_frame(seed=4, points=3000, boxes=20)
+    rng = np.random.default_rng(0)
+    xyz = merged_xyz(frame)
+    boxes = np.concatenate([frame.boxes, frame.boxes + rng.normal(0, 1, (20, 7)) * [1, 1, 1, 0, 0, 0, 1]])
+    boxes[3:7, 3:5] *= 5  # large ones that overlap others
+    local = np.stack([g.to_box(xyz, box) for box in boxes], 1)
+    plain = (np.abs(local) <= boxes[:, 3:6] / 2).all(2)
+    assert plain.sum() > 100 and (plain.sum(1) > 1).any()
+    assert np.array_equal(g.points_in_boxes(xyz, boxes), plain)
+    assert np.array_equal(g.in_any_box(xyz, boxes), plain.any(1))
+    assert np.array_equal(g.box_of_points(xyz, boxes), np.where(plain.any(1), plain.argmax(1), -1))
+    found = g.indices_in_boxes(xyz, boxes)
+    assert all(np.array_equal(a, np.flatnonzero(b)) for a, b in zip(found, plain.T, strict=True))
+
+
+def test_boxes_of_the_real_frame_hold_as_many_points_as_its_annotators_counted(keyframe):
+    frame = real_keyframe(keyframe)
+    info = load_plain_pickle(next(keyframe.glob("*.pkl")))["data_list"][0]
+    counted = np.array([instance["num_lidar_pts"] for instance in info["instances"]])
+    found = np.array([len(i) for i in g.indices_in_boxes(frame.clouds[0].points[:, :3], frame.boxes)])
+    # Points near a face are a matter of rounding; a wrong sign of the yaw loses half of them.
+    assert (found == counted).mean() > 0.8 and (np.abs(found - counted) <= 2 + 0.1 * counted).all()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_no_point_is_lost_at_any_scale(scale):
+    # Centres and points just inside the corners are in their own box, however large the raster's cells are.
+    boxes = make_frame(boxes=30).boxes * ([scale] * 6 + [1])
+    corners = g.corners(boxes)
+    inner = boxes[:, None, :3] + (corners - boxes[:, None, :3]) * (1 - 1e-9)
+    for number, xyz in enumerate(np.concatenate([inner, boxes[:, None, :3]], 1)):
+        assert g.points_in_boxes(xyz, boxes)[:, number].all()
+
+
+def test_no_points_no_boxes_and_a_broken_box():
+    assert g.points_in_boxes(np.zeros((0, 3)), BOX).shape == (0, 1)
+    assert g.points_in_boxes(np.ones((5, 3)), np.zeros((0, 7))).shape == (5, 0)
+    assert g.box_of_points(np.ones((5, 3)), np.zeros((0, 7))).tolist() == [-1] * 5
+    with pytest.raises(FrameError, match="box 1 of 2 has a value that is not finite"):
+        g.in_any_box(np.ones((5, 3)), np.concatenate([BOX, BOX * np.nan]))
+
+
+def test_corners_in_the_order_of_their_signs():
+    # Length along y: the first four corners, negative along the length, are those at y = -2.
+    found = g.corners(BOX)[0]
+    assert np.allclose(found[0], [11, -2, 0]) and np.allclose(found[1], [11, -2, 2])
+    assert np.allclose(found[2], [9, -2, 0]) and np.allclose(found[7], [9, 2, 2])
+    assert np.allclose(g.from_box(g.to_box(found, BOX[0]), BOX[0]), found)
+    assert g.corners(np.zeros((0, 7))).shape == (0, 8, 3)
+
+
+def test_axis_rotation_turns_counter_clockwise():
+    turned = g.axis_rotation(np.array([0.0, 0.0, 1.0]), 90)
+    assert np.allclose(turned @ [1, 0, 0], [0, 1, 0])
+    assert np.allclose(turned, g.yaw_rotation(np.pi / 2))
+    axis = g.random_axis(np.random.default_rng(1))
+    turned = g.axis_rotation(axis, 3.0)
+    assert np.allclose(turned @ turned.T, np.eye(3)) and np.linalg.det(turned) == pytest.approx(1)
+    assert np.allclose(turned @ axis, axis)
+    assert np.degrees(np.arccos((np.trace(turned) - 1) / 2)) == pytest.approx(3.0)
+
+
+def test_random_axes_are_uniform_on_the_sphere():
+    rng = np.random.default_rng(0)
+    axes = np.array([g.random_axis(rng) for _ in range(4000)])
+    assert np.allclose(np.linalg.norm(axes, axis=1), 1)
+    # Uniform: mean 0, second moments 1/3 each, fourth moments 1/5 (an axis from a normalised cube has others).
+    assert np.abs(axes.mean(0)).max() < 0.04
+    assert np.allclose((axes**2).mean(0), 1 / 3, atol=0.02) and np.allclose((axes**4).mean(0), 1 / 5, atol=0.02)
+
+
+def test_a_disturbed_pose_turns_about_its_pivot_and_then_shifts():
+    pose = np.eye(4)
+    pose[:3, 3] = [2, 0, 0]
+    quarter = g.axis_rotation(np.array([0.0, 0.0, 1.0]), 90)
+    assert np.allclose(g.perturb_pose(pose, quarter, np.zeros(3))[:3, 3], [0, 2, 0])
+    out = g.perturb_pose(pose, quarter, np.array([0, 0, 0.5]), pivot=(1, 0, 0))
+    assert np.allclose(out[:3, 3], [1, 1, 0.5]) and np.allclose(out[:3, :3], quarter)
+    assert np.array_equal(g.perturb_pose(pose, np.eye(3), np.zeros(3)), pose)
