@@ -7,6 +7,8 @@ thu-ml/3D_Corruptions_AD:LiDAR_corruptions.py, where all of these corruptions co
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from aqr_bench.corruptions.frame import Frame, keep_merged, merged_xyz
@@ -44,15 +46,6 @@ def impulse(points: np.ndarray, rng: np.random.Generator, divisor: int, amount_m
     return _moved(points, chosen, random_signs(rng, (len(chosen), 3)) * np.float32(amount_m))
 
 
-def crosstalk(points: np.ndarray, rng: np.random.Generator, share: float, sigma_m: float) -> np.ndarray:
-    """A share of the points moved by N(0, sigma_m) in every coordinate, as pulses of another LiDAR would.
-
-    Source: LiDAR_corruptions.py, lidar_crosstalk_noise: 0.4 .. 2 % of the points, 3 m.
-    """
-    chosen = _pick(rng, len(points), share_of(len(points), share))
-    return _moved(points, chosen, _normal(rng, len(chosen), sigma_m))
-
-
 def thin_out(points: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
     """The points without a random share of them, in order. Source: LiDAR_corruptions.py, density_dec_global."""
     keep = np.ones(len(points), bool)
@@ -79,7 +72,23 @@ def _moved(points: np.ndarray, where: np.ndarray | slice, by: np.ndarray) -> np.
     return out
 
 
-# ---------------------------------------------------------------- the scene, key frame's coordinates
+# ---------------------------------------------------------------- the scene: all clouds
+
+
+def crosstalk(frame: Frame, rng: np.random.Generator, share: float, sigma_m: float) -> Frame:
+    """A share of all points moved by N(0, sigma_m) in every coordinate, as pulses of another LiDAR would.
+
+    Source: LiDAR_corruptions.py, lidar_crosstalk_noise: 0.4 .. 2 % of the points of the merged cloud, 3 m.
+    """
+    total = sum(len(cloud.points) for cloud in frame.clouds)
+    chosen = np.sort(_pick(rng, total, share_of(total, share)))
+    shift, clouds, first = _normal(rng, len(chosen), sigma_m), [], 0
+    for cloud in frame.clouds:  # a shift is as likely in a sweep's axes as in the key frame's
+        last = first + len(cloud.points)
+        mine = slice(*np.searchsorted(chosen, [first, last]))
+        clouds.append(replace(cloud, points=_moved(cloud.points, chosen[mine] - first, shift[mine])))
+        first = last
+    return replace(frame, clouds=tuple(clouds))
 
 
 def cut_out(frame: Frame, rng: np.random.Generator, patches: int, share: float) -> Frame:
@@ -114,19 +123,24 @@ def narrow_view(frame: Frame, half_angle_deg: float) -> Frame:
     return keep_merged(frame, np.abs(azimuth_deg(merged_xyz(frame))) <= half_angle_deg)
 
 
-def blind_spot(frame: Frame, lidar2img: np.ndarray, centre_uv: tuple[float, float], radius_px: float) -> Frame:
-    """The frame without the points that a camera sees within a circle: the sun behind them blinds the LiDAR, too.
+def blind_spot(frame: Frame, lidar2img: np.ndarray, mask: np.ndarray) -> Frame:
+    """The frame without the points that a camera sees within a mask: the sun behind them blinds the LiDAR, too.
 
     Args:
         lidar2img: float64 [4, 4], key frame's LiDAR frame to (u d, v d, d, 1) in pixels.
-        centre_uv: pixels. Points on the rim and in the camera's own plane go; points behind the camera stay.
+        mask: bool [h, w], the camera's image. Points behind the camera and outside the image stay.
 
     Source: TransFusion/mmdet3d/datasets/pipelines/Camera_corruptions.py, ImagePointAddSun.sun_sim_point.
     """
-    xyz = merged_xyz(frame)
-    projected = xyz @ lidar2img[:3, :3].T + lidar2img[:3, 3]
+    projected = merged_xyz(frame) @ lidar2img[:3, :3].T + lidar2img[:3, 3]
     depth = projected[:, 2]
-    # |uv - centre| <= radius without a division, which would need care near depth 0.
-    off = projected[:, :2] - np.asarray(centre_uv) * depth[:, None]
-    inside = (depth >= 0) & (np.einsum("pi,pi->p", off, off) <= (radius_px * depth) ** 2)
-    return keep_merged(frame, ~inside)
+    height, width = mask.shape
+    # Within the image without a division, which would need care near depth 0.
+    left, top = projected[:, 0] >= -0.5 * depth, projected[:, 1] >= -0.5 * depth
+    right, bottom = projected[:, 0] < (width - 0.5) * depth, projected[:, 1] < (height - 0.5) * depth
+    seen = np.flatnonzero((depth > 0) & left & top & right & bottom)
+    u, v = np.rint(projected[seen, :2] / depth[seen, None]).astype(np.intp).T
+    inside = mask[np.minimum(v, height - 1), np.minimum(u, width - 1)]
+    keep = np.ones(len(depth), bool)
+    keep[seen[inside]] = False
+    return keep_merged(frame, keep)
