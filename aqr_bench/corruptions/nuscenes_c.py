@@ -76,6 +76,7 @@ _WEATHER = (
             "drop_size": (0.4, 0.6),
             "fall_angle_deg": (-15.0, 15.0),
             "fall_speed": (0.04, 0.20),
+            "drop_uniformity": (0.8, 1.0),
             "grey": 0.3,
             "most_value": 0.7,
             **ALL_SWEEPS,
@@ -114,7 +115,7 @@ _WEATHER = (
             "the sun is in CAM_FRONT, by name; the source takes the first image of its list. Without that camera only "
             "the LiDAR noise is left",
             "the radius is for images 1600 pixels wide and goes with the width; the source's is fixed",
-            "points go where the flare covers the image, not in a circle as wide as it",
+            "the flare's second, smaller spot is not drawn",
             SEEDING,
         ),
         (),

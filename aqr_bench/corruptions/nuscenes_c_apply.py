@@ -108,6 +108,7 @@ def rain(frame: Frame, draws: Draws, p: Parameters) -> Frame:
             drop_size=p["drop_size"],
             angle_deg=p["fall_angle_deg"],
             speed=p["fall_speed"],
+            uniformity=p["drop_uniformity"],
         )
         return image_light.limit_value(image_light.grey_blend(wet, p["grey"]), p["most_value"])
 
