@@ -158,31 +158,35 @@ def rain(
     share, size, angle, fall, even = (rng.uniform(*r) for r in (density, drop_size, angle_deg, speed, uniformity))
     if abs(angle) > _STEEPEST_DEG:
         raise ValueError(f"rain falls at up to {_STEEPEST_DEG:g} degrees from the vertical, not at {angle:g}")
-    cells, slope = 1 - min(max(size, 0.0), 0.999), math.tan(math.radians(angle))
-    length = int(fall * max(height, width))
-    taps = max(1, round(length * math.cos(math.radians(angle)) * cells)) if length > 1 else 1
-    rows = math.ceil(height * cells) + 2
-    columns = math.ceil((width + abs(slope) * height) * cells) + 2
-    streaks = _smeared(_drops(rng, rows + taps, columns, share, even), taps)
-    # From pixels to the leaning field: column = (u - slope v) cells, moved so that none is negative.
-    offset = max(slope, 0.0) * height * cells
-    to_field = np.array([[cells, -slope * cells, offset], [0, cells, 0]])
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    slope, length = math.tan(math.radians(angle)), int(fall * max(height, width))
+    taps = max(1, round(length * math.cos(math.radians(angle)))) if length > 1 else 1
+    # A field that leans with the fall: its column is u - slope v, moved so that none is negative.
+    offset = max(slope, 0.0) * (height - 1)
+    drops = _drops(rng, height + taps, math.ceil(width + abs(slope) * (height - 1)) + 1, size, share, even)
+    to_field = np.array([[1, -slope, offset], [0, 1, 0]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    streaks = _smeared(drops, taps)
     streaks = cv2.warpAffine(streaks, to_field, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return toward(image, 1 - np.clip(streaks * np.float32(1.3 / 255), 0, 1), _DROP_LEVEL)
 
 
-def _drops(rng: np.random.Generator, rows: int, columns: int, density: float, uniformity: float) -> np.ndarray:
-    """uint8 [rows, columns]: 0, or with probability ``density`` a drop of 128..255, thinned by gates."""
+def _drops(
+    rng: np.random.Generator, rows: int, columns: int, size: float, density: float, uniformity: float
+) -> np.ndarray:
+    """uint8 [rows, columns]: cells that hold, with probability ``density``, a drop of 128..255, thinned by gates."""
     hits = round(density * 65536)
     # imgaug's salt: (1 + |cos pi U|) / 2, a Beta(1/2, 1/2) folded to its upper half.
     bright = np.rint(127.5 * (1 + np.abs(np.cos(np.pi * (np.arange(hits) + 0.5) / max(hits, 1)))))
     table = np.zeros(65536, np.uint8)
     table[:hits] = bright
-    drops = table[rng.integers(0, 65536, (rows, columns), dtype=np.uint16)]
+    cells = 1 - min(max(size, 0.0), 0.999)
+    shape = max(1, int(rows * cells)), max(1, int(columns * cells))
+    drops = table[rng.integers(0, 65536, shape, dtype=np.uint16)]
     gates = rng.beta(1.0, max(1 - uniformity, 1e-4), (_GATES, _GATES)).astype(np.float32)
-    gates = np.clip(cv2.resize(gates, (columns, rows), interpolation=cv2.INTER_CUBIC), 0, 1)
-    return cv2.multiply(drops, gates, dtype=cv2.CV_8U)
+    gates = np.clip(cv2.resize(gates, shape[::-1], interpolation=cv2.INTER_CUBIC), 0, 1)
+    drops = cv2.multiply(drops, gates, dtype=cv2.CV_8U)
+    # Cubic, as there: clipping its negative lobes to 0 makes rain a tenth stronger than a linear enlargement.
+    return cv2.resize(drops, (columns, rows), interpolation=cv2.INTER_CUBIC)
 
 
 def _smeared(drops: np.ndarray, taps: int) -> np.ndarray:
@@ -194,8 +198,16 @@ def _smeared(drops: np.ndarray, taps: int) -> np.ndarray:
     if taps == 1:
         return drops[:rows].astype(np.float32)
     above = np.zeros((len(drops) + 1, drops.shape[1]), np.int32)
-    np.cumsum(drops, axis=0, dtype=np.int32, out=above[1:])
-    sums = np.cumsum(above, axis=0, dtype=np.int32)
+    above[1:] = drops
+    _add_up(above)
+    sums = above.copy()
+    _add_up(sums)
     # Sum over m = 1 .. taps of the m rows from t downwards. An overflow of the sums cancels out in the difference.
     total = sums[taps : taps + rows] - sums[:rows] - taps * above[:rows]
     return total.astype(np.float32) * np.float32(2 / (taps * (taps + 1)))
+
+
+def _add_up(rows: np.ndarray) -> None:
+    """Running sum over the rows, in place: many times faster than numpy's cumsum along the first axis."""
+    for k in range(1, len(rows)):
+        rows[k] += rows[k - 1]
