@@ -10,7 +10,7 @@ import numpy as np
 
 from aqr_bench.corruptions import image_blur, image_light, image_weather, lidar_jitter, lidar_weather
 from aqr_bench.corruptions.condition import Draws
-from aqr_bench.corruptions.frame import LIDAR, Frame
+from aqr_bench.corruptions.frame import LIDAR, Frame, native_scale
 from aqr_bench.corruptions.missing_sensors import ZERO, drop_cameras
 from aqr_bench.errors import UserError
 
@@ -92,7 +92,7 @@ def fog(frame: Frame, draws: Draws, p: Parameters) -> Frame:
             image,
             rng,
             amount=p["plasma_amount"],
-            beta=p["haze_per_px"],
+            beta=p["haze_per_px"] / native_scale(image),
             decay=p["plasma_decay"],
             attenuation=p["attenuation"],
             backscatter=p["backscatter"],
@@ -116,15 +116,16 @@ def snow(frame: Frame, draws: Draws, p: Parameters) -> Frame:
         )
 
     def image(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        pixels = native_scale(image)
         return image_weather.snow(
             image,
             rng,
             loc=p["flakes_loc"],
             scale=p["flakes_scale"],
-            zoom=p["flakes_zoom"],
+            zoom=max(1.0, p["flakes_zoom"] * pixels),
             threshold=p["flakes_threshold"],
-            radius=p["blur_radius_px"],
-            sigma=p["blur_sigma_px"],
+            radius=max(1, round(p["blur_radius_px"] * pixels)),
+            sigma=p["blur_sigma_px"] * pixels,
             mix=p["mix"],
             angle_deg=p["fall_angle_deg"],
             gain=p["gain"],
@@ -140,7 +141,8 @@ def motion_blur(frame: Frame, draws: Draws, p: Parameters) -> Frame:
         return lidar_jitter.motion(points, rng, p["sigma_m"], p["jitter_of_sigma"], p["most_jitter_of_sigma"])
 
     def image(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return image_blur.motion(image, p["blur_radius_px"], p["blur_sigma_px"], rng.uniform(*p["blur_angle_deg"]))
+        radius, sigma = (p[name] * native_scale(image) for name in ("blur_radius_px", "blur_sigma_px"))
+        return image_blur.motion(image, max(1, round(radius)), sigma, rng.uniform(*p["blur_angle_deg"]))
 
     return _images(_clouds(frame, draws, points), draws, image)
 

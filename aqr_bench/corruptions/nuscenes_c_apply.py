@@ -22,10 +22,9 @@ from aqr_bench.corruptions import (
     objects,
 )
 from aqr_bench.corruptions.condition import Apply, Draws
-from aqr_bench.corruptions.frame import LIDAR, Frame, View
+from aqr_bench.corruptions.frame import LIDAR, Frame, View, native_scale
 
 Parameters = Mapping[str, Any]
-PUBLISHED_WIDTH_PX = 1600  # of the images that the numbers in pixels are for
 _ZOOMED = ("CAM_FRONT", "CAM_BACK")  # what they see comes nearer or goes away; for the others it passes by
 _SUN_CAMERA = "CAM_FRONT"
 _BOXES = "boxes"
@@ -81,15 +80,16 @@ def snow(frame: Frame, draws: Draws, p: Parameters) -> Frame:
         return lidar_weather.wet_ground(snowy, rng, p["water_mm"], p["wet_noise_floor"])
 
     def image(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        scale = native_scale(pixels)
         snowy = image_weather.snow(
             pixels,
             rng,
             loc=p["snow_loc"],
             scale=p["snow_scale"],
-            zoom=p["snow_zoom"],
+            zoom=max(1.0, p["snow_zoom"] * scale),
             threshold=p["snow_threshold"],
-            radius=p["snow_radius_px"],
-            sigma=p["snow_sigma_px"],
+            radius=max(1, round(p["snow_radius_px"] * scale)),
+            sigma=p["snow_sigma_px"] * scale,
             mix=p["snow_mix"],
         )
         return image_light.limit_value(image_light.grey_blend(snowy, p["grey"]), p["most_value"])
@@ -134,7 +134,7 @@ def sunlight(frame: Frame, draws: Draws, p: Parameters) -> Frame:
         height, width = view.image.shape[:2]
         rng = draws(frame.token, _SUN_CAMERA)
         centre = (rng.uniform(*p["sun_u"]) * width, rng.uniform(*p["sun_v"]) * height)
-        image, mask = image_light.sun_flare(view.image, centre, p["radius_px"] * width / PUBLISHED_WIDTH_PX)
+        image, mask = image_light.sun_flare(view.image, centre, p["radius_px"] * native_scale(view.image))
         frame = frame.with_images(lambda v, image=image: image if v.camera == _SUN_CAMERA else v.image)
         frame = lidar_noise.blind_spot(frame, view.lidar2img, mask)
     return crosstalk(frame, draws, p)
