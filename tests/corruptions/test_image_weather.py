@@ -8,6 +8,7 @@ from corruption_frames import real_keyframe
 
 from aqr_bench.corruptions import image_weather
 from aqr_bench.corruptions.plasma import plasma
+from aqr_bench.errors import UserError
 
 
 def rng(seed=0):
@@ -157,7 +158,7 @@ def test_streaks_have_their_length_and_are_brightest_below():
 
 
 def test_rain_beyond_its_angles_is_refused():
-    with pytest.raises(ValueError, match="60 degrees"):
+    with pytest.raises(UserError, match="60 degrees"):
         streaks(0.1, angle=80.0)
 
 
