@@ -14,7 +14,8 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import poisson
 
 _STEPS = 65536  # values of a uint16
-_DARK_BITS = 14  # resolution of dark_noise: its table is one of 256 rows, and has to stay in the cache
+_DARK_BITS = 14  # resolution of dark_noise, whose table has 256 rows and has to stay in the cache
+_ROWS = 8
 
 
 def gaussian(image: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
@@ -67,7 +68,14 @@ def dark_noise(
     table = _dark_table(signal, poisson_lambda, sigma)
     draws = _draws(rng, image.shape)
     np.right_shift(draws, 16 - _DARK_BITS, out=draws)
-    return table[image, draws]
+    out = np.empty(image.shape, np.uint8)
+    # By a few rows: the indices, eight bytes a value, stay in the cache.
+    for k in range(0, len(image), _ROWS):
+        entry = image[k : k + _ROWS].astype(np.int64)
+        entry <<= _DARK_BITS
+        entry |= draws[k : k + _ROWS]
+        np.take(table, entry, out=out[k : k + _ROWS], mode="clip")
+    return out
 
 
 def _draws(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -97,7 +105,7 @@ def _whole_levels(noise: np.ndarray) -> np.ndarray:
 
 
 def _dark_table(signal: np.ndarray, poisson_lambda: float, sigma: float) -> np.ndarray:
-    """uint8 [256, 2^14]: the quantiles of the noisy value of each value."""
+    """uint8 [256 * 2^14]: the quantiles of the noisy value, for one value after the other."""
     most = int(poisson.isf(1e-9, poisson_lambda * max(float(signal.max()), 1e-9)))
     counts = np.arange(most + 1)
     weights = poisson.pmf(counts, poisson_lambda * signal[:, None])
@@ -107,4 +115,4 @@ def _dark_table(signal: np.ndarray, poisson_lambda: float, sigma: float) -> np.n
     ends = np.rint(weights @ below / weights.sum(1, keepdims=True) * 2**_DARK_BITS).astype(np.int64)
     ends = np.concatenate([np.zeros((256, 1), np.int64), ends, np.full((256, 1), 2**_DARK_BITS)], axis=1)
     levels = np.tile(np.arange(256, dtype=np.uint8), 256)
-    return np.repeat(levels, np.diff(ends, axis=1).ravel()).reshape(256, -1)
+    return np.repeat(levels, np.diff(ends, axis=1).ravel())

@@ -10,6 +10,7 @@ import numpy as np
 from aqr_bench.corruptions.image_blur import enlarged, motion
 from aqr_bench.corruptions.image_light import toward
 from aqr_bench.corruptions.plasma import plasma
+from aqr_bench.errors import UserError
 
 _HAZE_FREE = (0.65, 0.99, 0.10, 0.85)  # rectangle without additional haze: top, bottom, left, right of the image
 _GATES = 8  # cells across the image in which rain is more or less dense
@@ -153,11 +154,13 @@ def rain(
         angle_deg: of the fall, from the vertical, within 60.
         speed: length of a streak over the image's longer side.
         uniformity: 1: drops everywhere alike.
+    Raises:
+        UserError: a fall steeper than 60 degrees from the vertical.
     """
     height, width = image.shape[:2]
     share, size, angle, fall, even = (rng.uniform(*r) for r in (density, drop_size, angle_deg, speed, uniformity))
     if abs(angle) > _STEEPEST_DEG:
-        raise ValueError(f"rain falls at up to {_STEEPEST_DEG:g} degrees from the vertical, not at {angle:g}")
+        raise UserError(f"rain falls at up to {_STEEPEST_DEG:g} degrees from the vertical, not at {angle:g}")
     slope, length = math.tan(math.radians(angle)), int(fall * max(height, width))
     taps = max(1, round(length * math.cos(math.radians(angle)))) if length > 1 else 1
     # A field that leans with the fall: its column is u - slope v, moved so that none is negative.
