@@ -1,7 +1,7 @@
 """How far a score, or a difference of scores, depends on the scenes it was measured on: the paired scene bootstrap.
 
 Scenes are drawn with replacement, the same draws for every model, and the scores are recomputed on each draw. What is
-hard or easy about a scene is so for both sides of a comparison and cancels; the seeds of the training are not resampled.
+hard or easy about a scene is so for both sides and cancels in a comparison; seeds of the training are not resampled.
 Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile interval, section 13.3.
 """
 

@@ -15,6 +15,7 @@ from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.json_stream import items_of
+from aqr_bench.metrics.submission_scan import scan
 
 NO_ATTRIBUTE = -1
 NOT_COUNTED = -1  # points in the box: the devkit's value for "nobody counted them"
@@ -130,8 +131,14 @@ def from_results(
 
 
 def read_submission(path: str | Path, number: Mapping[str, int], most: int | None = None) -> Boxes:
-    """The detections of a submission file, one sample in memory at a time; see :func:`from_results`."""
-    return from_results(submitted(path), number, most)
+    """The detections of a submission file, little of it in memory at a time; see :func:`from_results`."""
+    scanned = scan(path, number) if Path(path).is_file() else None
+    if scanned is None or (most is not None and scanned[3] > most):
+        return from_results(submitted(path), number, most)
+    numbers, kinds, sample, _ = scanned
+    wide = np.split(numbers, np.cumsum(list(_WIDTHS.values())), axis=1)
+    points = np.full(len(numbers), NOT_COUNTED, dtype=np.int32)
+    return Boxes(sample, kinds[:, 0], *wide[:4], numbers[:, 12], kinds[:, 1] - np.int8(1), points)
 
 
 def submitted(path: str | Path) -> Iterator[tuple[str, list]]:

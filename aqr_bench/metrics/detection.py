@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, nearest
-from aqr_bench.metrics.boxes import from_results, submitted
+from aqr_bench.metrics.boxes import from_results, read_submission
 from aqr_bench.metrics.fast import evaluate
 from aqr_bench.metrics.ground_truth import filtered, ground_truth
 from aqr_bench.metrics.matching import keep, match_boxes
@@ -73,8 +73,10 @@ def score_detections(
         return _score_with_devkit(results_json, nusc, out_dir, rules, matches)
     truth = ground_truth(nusc, EVAL_SETS[nusc.version], rules.class_range)
     samples = truth.samples
-    entries = submitted(results_json) if results is None else results.items()
-    found = from_results(entries, samples.number, rules.max_boxes_per_sample)
+    if results is None:
+        found = read_submission(results_json, samples.number, rules.max_boxes_per_sample)
+    else:
+        found = from_results(results.items(), samples.number, rules.max_boxes_per_sample)
     found = filtered(found, samples, rules.class_range)
     evaluation = evaluate(truth.boxes, found, len(samples.tokens), rules)
     if matches is not None:

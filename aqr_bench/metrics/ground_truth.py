@@ -5,6 +5,7 @@ Source of every rule: nuscenes-devkit 1.2, eval/common/loaders.py (load_gt, add_
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,9 +92,9 @@ def read_split(nusc: Any, eval_set: str) -> tuple[Samples, Boxes]:
         if found:
             racks[i] = tuple(Box(a["translation"], a["size"], Quaternion(a["rotation"])) for a in found)
         for annotation in annotations:
-            name = category_to_detection_name(annotation["category_name"])
-            if name is not None:
-                rows.append((i, DETECTION_NAMES.index(name), annotation))
+            label = _label(annotation["category_name"])
+            if label is not None:
+                rows.append((i, label, annotation))
     if not rows:
         raise UserError(f"split {eval_set} of {nusc.version} has no object of any detection class")
     samples = Samples(
@@ -103,7 +104,14 @@ def read_split(nusc: Any, eval_set: str) -> tuple[Samples, Boxes]:
         np.array([_ego(nusc, sample) for sample in records]),
         racks,
     )
-    return samples, _boxes(nusc, rows)
+    return samples, _boxes(nusc, rows, np.array([1e-6 * sample["timestamp"] for sample in records]))
+
+
+@functools.cache
+def _label(category: str) -> int | None:
+    """Index of the detection class of a category; None for those that are not detected."""
+    name = category_to_detection_name(category)
+    return None if name is None else DETECTION_NAMES.index(name)
 
 
 def _ego(nusc: Any, sample: Mapping[str, Any]) -> list[float]:
@@ -112,50 +120,58 @@ def _ego(nusc: Any, sample: Mapping[str, Any]) -> list[float]:
     return nusc.get("ego_pose", sweep["ego_pose_token"])["translation"][:2]
 
 
-def _boxes(nusc: Any, rows: list[tuple]) -> Boxes:
-    """Boxes of (sample index, label, annotation)."""
-    attribute_names = {a["token"]: a["name"] for a in nusc.attribute}
+def _boxes(nusc: Any, rows: list[tuple], time_S: np.ndarray) -> Boxes:
+    """Boxes of (sample index, label, annotation); times of the samples in seconds."""
+    attributes = {a["token"]: ATTRIBUTE_NAMES.index(a["name"]) for a in nusc.attribute if a["name"] in ATTRIBUTE_NAMES}
     records = [annotation for _, _, annotation in rows]
+    sample_N = np.array([sample for sample, _, _ in rows], dtype=np.int32)
+    wide = [np.array([a[key] for a in records], dtype=np.float64) for key in ("translation", "size", "rotation")]
     boxes = Boxes(
-        np.array([sample for sample, _, _ in rows], dtype=np.int32),
+        sample_N,
         np.array([label for _, label, _ in rows], dtype=np.int8),
-        *(np.array([a[key] for a in records], dtype=np.float64) for key in ("translation", "size", "rotation")),
-        _velocities(nusc, records),
+        *wide,
+        _velocities(nusc, records, wide[0][:, :2], time_S[sample_N]),
         np.full(len(rows), -1.0),
-        np.array([_attribute(a, attribute_names) for a in records], dtype=np.int8),
+        np.array([_attribute(a, attributes) for a in records], dtype=np.int8),
         np.array([a["num_lidar_pts"] + a["num_radar_pts"] for a in records], dtype=np.int32),
     )
     refuse_broken(boxes, "of the ground truth")
     return boxes
 
 
-def _attribute(annotation: Mapping[str, Any], names: Mapping[str, str]) -> int:
+def _attribute(annotation: Mapping[str, Any], known: Mapping[str, int]) -> int:
     tokens = annotation["attribute_tokens"]
     if len(tokens) > 1:
         raise UserError(f"annotation {annotation['token']} has more than one attribute")
-    return ATTRIBUTE_NAMES.index(names[tokens[0]]) if tokens else NO_ATTRIBUTE
+    return known[tokens[0]] if tokens else NO_ATTRIBUTE
 
 
-def _velocities(nusc: Any, annotations: list[Mapping[str, Any]]) -> np.ndarray:
+def _velocities(
+    nusc: Any, annotations: list[Mapping[str, Any]], centre_N2: np.ndarray, time_N: np.ndarray
+) -> np.ndarray:
     """Velocity [N, 2] from the annotations before and after; NaN without either, or where they are too far apart."""
-    get = nusc.get
-    ends = [
-        (
-            get("sample_annotation", a["prev"]) if a["prev"] else a,
-            get("sample_annotation", a["next"]) if a["next"] else a,
-        )
-        for a in annotations
-    ]
-    first, last = (np.array([pair[k]["translation"][:2] for pair in ends], dtype=np.float64) for k in (0, 1))
-    start, stop = (1e-6 * np.array([get("sample", p[k]["sample_token"])["timestamp"] for p in ends]) for k in (0, 1))
-    both = np.array([bool(a["prev"]) and bool(a["next"]) for a in annotations])
-    alone = np.array([not a["prev"] and not a["next"] for a in annotations])
-    elapsed = stop - start
-    unknown = alone | (elapsed > np.where(both, 2 * LONGEST_S, LONGEST_S))
+    row_of = {a["token"]: row for row, a in enumerate(annotations)}
+    places, times, there = [], [], []
+    for key in ("prev", "next"):
+        # An object's own row where there is no other, as the devkit takes it.
+        rows = np.array([row_of.get(a[key], -1) if a[key] else row for row, a in enumerate(annotations)])
+        place, time = centre_N2[rows], time_N[rows]
+        for row in np.flatnonzero(rows < 0):  # of a category that is not detected, or of another split
+            other = nusc.get("sample_annotation", annotations[row][key])
+            place[row], time[row] = other["translation"][:2], _time(nusc, other)
+        places.append(place)
+        times.append(time)
+        there.append(np.array([bool(a[key]) for a in annotations]))
+    elapsed = times[1] - times[0]
+    limit = np.where(there[0] & there[1], 2 * LONGEST_S, LONGEST_S)
     with np.errstate(divide="ignore", invalid="ignore"):
-        velocity = (last - first) / elapsed[:, None]
-    velocity[unknown] = np.nan
+        velocity = (places[1] - places[0]) / elapsed[:, None]
+    velocity[~(there[0] | there[1]) | (elapsed > limit)] = np.nan
     return velocity
+
+
+def _time(nusc: Any, annotation: Mapping[str, Any]) -> float:
+    return 1e-6 * nusc.get("sample", annotation["sample_token"])["timestamp"]
 
 
 # ---------------------------------------------------------------- the filter
