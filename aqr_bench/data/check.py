@@ -175,7 +175,7 @@ def check_release(version: str, tables: Mapping[str, Table]) -> list[Finding]:
     """The tables have as many rows as those of the release."""
     official = OFFICIAL[version]
     wrong = [
-        f"{tables[name].count} rows of {name}.json, not {count}"
+        f"{number(tables[name].count, 'row')} of {name}.json, not {count}"
         for name, count in official.items()
         if name in tables and tables[name].count != count
     ]
@@ -195,7 +195,7 @@ def check_world(world: World, version: str, tables: Mapping[str, Table], digest:
     if world.version != version:
         findings.append(Finding("counts", f"{WORLD} is about {world.version}, the tables are those of {version}"))
     wrong = [
-        f"{table.count} rows of {name}.json, not {world.counts.get(name)}"
+        f"{number(table.count, 'row')} of {name}.json, not {world.counts.get(name)}"
         for name, table in tables.items()
         if table.count != world.counts.get(name)
     ]
