@@ -19,9 +19,10 @@ from .finding import Finding, Progress, found, number
 from .frames import POINT_COLUMNS, BadFrameError, read_cloud
 
 POINT_BYTES = 4 * POINT_COLUMNS
-CUT_SHORT = f"are cut short (no multiple of {POINT_BYTES} bytes)"
+CUT_SHORT = f"cut short (no multiple of {POINT_BYTES} bytes)"
 END_OF_IMAGE = b"\xff\xd9"
 SECTOR_DEG = 10  # a turn of the LiDAR has returns in every sector of this width; one that stopped early has not
+VEHICLE_M = 3.0  # the car itself, around its LiDAR: it is seen wherever the beam is
 EMPTY_SECTORS = 6  # from so many empty ones in a row on, a turn is not whole
 
 
@@ -115,10 +116,10 @@ def _check_folder(root: Path, folder: str, members: list[int], files: Recordings
             wrong[fault].append(base)
     words = {
         "missing": "missing",
-        "link": "links that lead nowhere",
-        "odd": "no files",
+        "link": "found as links that lead nowhere",
+        "odd": "found as something that is no file",
         "empty": "empty",
-        "cut": f"cut short (no multiple of {POINT_BYTES} bytes)",
+        "cut": CUT_SHORT,
     }
     total = number(len(members), "file")
     return [
@@ -171,7 +172,7 @@ def check_contents(root: Path, files: Recordings, chosen: list[int], progress: P
     return [
         found(
             "contents",
-            f"{len(names)} of {number(len(chosen), 'file')} that were opened {fault}",
+            f"{len(names)} of {number(len(chosen), 'opened file')} {fault}",
             names,
             warning=warning,
         )
@@ -186,19 +187,20 @@ def cloud_fault(path: Path) -> tuple[str, bool]:
             return CUT_SHORT, False
         points = read_cloud(path)
     except (OSError, BadFrameError):
-        return "cannot be read", False
+        return "that cannot be read", False
     if not len(points):
-        return "are empty", False
+        return "without content", False
     if not np.isfinite(points).all():
-        return "have points that are not finite", False
+        return "with points that are not finite", False
     if np.abs(points[:, :3]).max() > 1e4 or (points[:, 4] != np.round(points[:, 4])).any() or points[:, 4].min() < 0:
-        return "hold no points of x, y, z (metres), intensity and ring", False
-    sectors = ((np.degrees(np.arctan2(points[:, 1], points[:, 0])) + 180) // SECTOR_DEG).astype(int)
+        return "without points of x, y, z (metres), intensity and ring", False
+    x, y = points[np.hypot(points[:, 0], points[:, 1]) > VEHICLE_M, :2].T
+    sectors = ((np.degrees(np.arctan2(y, x)) + 180) // SECTOR_DEG).astype(int)
     hit = np.isin(np.arange(360 // SECTOR_DEG), sectors)
     # Twice around, so that a gap across the seam counts as one.
     longest = max(len(gap) for gap in "".join("x" if h else "." for h in np.tile(hit, 2)).split("x"))
     if longest >= EMPTY_SECTORS:
-        return f"have a sector of {EMPTY_SECTORS * SECTOR_DEG} degrees or more without a point", True
+        return f"with a sector of {EMPTY_SECTORS * SECTOR_DEG} degrees or more without a return", True
     return "", False
 
 
@@ -210,18 +212,18 @@ def image_fault(path: Path, size: tuple[int, int]) -> str:
     try:
         content = path.read_bytes()
     except OSError:
-        return "cannot be read"
+        return "that cannot be read"
     if not content:
-        return "are empty"
+        return "without content"
     if content.startswith(b"\xff\xd8") and not content.rstrip(b"\0").endswith(END_OF_IMAGE):
-        return "are cut short (no end-of-image marker)"
+        return "cut short (no end-of-image marker)"
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.size != size:
-                return "have another width or height than sample_data.json says"
+                return "of another width or height than sample_data.json says"
             image.load()
     except Exception:  # Pillow's decoders raise whatever a damaged file brings about
-        return "cannot be decoded as a picture"
+        return "that cannot be decoded as a picture"
     return ""
 
 

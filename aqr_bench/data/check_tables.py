@@ -121,7 +121,7 @@ def check_rows(name: str, rows: Sequence[Any]) -> tuple[Table, list[Finding]]:
     objects = [row for row in rows if type(row) is dict]
     if len(objects) < len(rows):
         others = [i for i, row in enumerate(rows) if type(row) is not dict]
-        what = f"{rows_of(name, len(others))} that are no objects (the first is {_json_type(rows[others[0]])})"
+        what = f"{rows_of(name, len(others))} that hold no object (the first holds {_json_type(rows[others[0]])})"
         findings.append(found("tables", what, row_names(others)))
         index = np.delete(index, others)
     if not rows and name not in MAY_BE_EMPTY:

@@ -248,14 +248,22 @@ def not_finite(path: Path) -> None:
         ("LIDAR_TOP", lambda p: cut(p, 0.6), "samples/LIDAR_TOP, 1 of 1 file cut short (no multiple of 20 bytes)"),
         ("LIDAR_TOP", lambda p: p.write_bytes(b""), "samples/LIDAR_TOP, 1 of 1 file empty"),
         ("LIDAR_TOP", lambda p: p.unlink(), "samples/LIDAR_TOP, 1 of 1 file missing"),
-        ("LIDAR_TOP", not_finite, "contents: 1 of 7 files that were opened have points that are not finite"),
-        ("LIDAR_TOP", four_columns, "contents: 1 of 7 files that were opened hold no points of x, y, z (metres)"),
+        ("LIDAR_TOP", not_finite, "contents: 1 of 7 opened files with points that are not finite"),
+        ("LIDAR_TOP", four_columns, "contents: 1 of 7 opened files without points of x, y, z (metres)"),
         ("CAM_FRONT", lambda p: p.unlink(), "samples/CAM_FRONT, 1 of 1 file missing"),
         ("CAM_BACK", lambda p: shutil.rmtree(p.parent), "samples/CAM_BACK, the folder of 1 file, cannot be read (No"),
-        ("CAM_FRONT", lambda p: cut(p, 0.9), "opened are cut short (no end-of-image marker): samples/CAM_FRONT/n015"),
-        ("CAM_FRONT", blank, "opened are cut short (no end-of-image marker): samples/CAM_FRONT/n015"),
-        ("CAM_FRONT", lambda p: p.write_bytes(b"<html>404</html>"), "opened cannot be decoded as a picture"),
-        ("CAM_FRONT", shrink, "opened have another width or height than sample_data.json says"),
+        (
+            "CAM_FRONT",
+            lambda p: cut(p, 0.9),
+            "1 of 7 opened files cut short (no end-of-image marker): samples/CAM_FRONT/n015",
+        ),
+        ("CAM_FRONT", blank, "1 of 7 opened files cut short (no end-of-image marker): samples/CAM_FRONT/n015"),
+        (
+            "CAM_FRONT",
+            lambda p: p.write_bytes(b"<html>404</html>"),
+            "1 of 7 opened files that cannot be decoded as a picture",
+        ),
+        ("CAM_FRONT", shrink, "1 of 7 opened files of another width or height than sample_data.json says"),
     ],
 )
 def test_a_damaged_file_is_named(root, tables, channel, damage, says):
@@ -273,7 +281,7 @@ def test_a_picture_without_its_end_is_what_opencv_takes_for_whole(root, tables):
     path = root / tables["sample_data"][1]["filename"]
     cut(path, 0.5)
     assert cv2.imread(str(path)).shape == (900, 1600, 3)
-    assert "are cut short" in errors(root)[0]
+    assert "cut short (no end-of-image marker)" in errors(root)[0]
 
 
 def test_a_cloud_cut_between_two_points_is_a_warning(root, tables):
@@ -281,7 +289,7 @@ def test_a_cloud_cut_between_two_points_is_a_warning(root, tables):
     path.write_bytes(path.read_bytes()[: 20 * 20_000])
     report = check_root(root, "v1.0-mini", partial=True)
     assert not report.errors
-    assert any("a sector of 60 degrees or more without a point" in finding.line() for finding in report.findings)
+    assert any("a sector of 60 degrees or more without a return" in finding.line() for finding in report.findings)
 
 
 def test_broken_json_is_named_with_its_place(root):
