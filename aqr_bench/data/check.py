@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from aqr_bench.errors import UserError
 
 from .check_files import check_contents, check_masks, check_presence, draw, recordings
 from .check_tables import Table, check_links, check_sensors, check_tables
-from .finding import Finding, Progress, found, number, printable
+from .finding import Finding, Progress, access_remedy, found, number, printable
 from .infos import SPLITS
 
 # As nuscenes-devkit prints them when it loads the release.
@@ -143,7 +144,8 @@ def _find_version(root: Path, version: str | None) -> tuple[list[Finding], str]:
     except NotADirectoryError:
         return [Finding("root", f"{root} is a file, not a folder")], version or ""
     except OSError as error:
-        return [Finding("root", f"{root} cannot be read ({error.strerror})")], version or ""
+        what = f"{root} cannot be read ({error.strerror})"
+        return [Finding("root", what, remedy=access_remedy(error))], version or ""
     known = [name for name in there if name in SPLITS]
     if version is None and len(known) > 1:
         raise UserError(f"{root} has tables of {' and '.join(known)}; say which with --version")
@@ -156,6 +158,8 @@ def _find_version(root: Path, version: str | None) -> tuple[list[Finding], str]:
 def read_world(root: Path) -> tuple[World | None, list[Finding]]:
     """What the root's world.json says: nothing of both where there is none, for nuScenes itself."""
     path = root / WORLD
+    if os.path.lexists(path) and not os.path.isfile(path):
+        return None, [Finding("root", f"{WORLD} is no file")]
     try:
         done = json.loads(path.read_text(encoding="utf-8"))
         splits = {"train": done["spec"]["train_scenes"], "val": done["spec"]["val_scenes"]}
@@ -163,7 +167,7 @@ def read_world(root: Path) -> tuple[World | None, list[Finding]]:
     except FileNotFoundError:
         return None, []
     except OSError as error:
-        return None, [Finding("root", f"{WORLD} cannot be read ({error.strerror})")]
+        return None, [Finding("root", f"{WORLD} cannot be read ({error.strerror})", remedy=access_remedy(error))]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         return None, [Finding("root", f"{WORLD} does not describe a synthetic world ({type(error).__name__}: {error})")]
 

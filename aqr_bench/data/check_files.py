@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image
 
 from .check_tables import CHANNELS, LIDAR, Table, channels_of
-from .finding import Finding, Progress, found, number
+from .finding import Finding, Progress, access_remedy, found, number
 from .frames import POINT_COLUMNS, BadFrameError, read_cloud
 
 POINT_BYTES = 4 * POINT_COLUMNS
 CUT_SHORT = f"cut short (no multiple of {POINT_BYTES} bytes)"
-END_OF_IMAGE = b"\xff\xd9"
+# Neither can occur inside the coded picture of a JPEG file: a 0xff there is followed by 0x00 or a restart marker.
+START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 SECTOR_DEG = 10  # a turn of the LiDAR has returns in every sector of this width; one that stopped early has not
 VEHICLE_M = 3.0  # the car itself, around its LiDAR: it is seen wherever the beam is
 EMPTY_SECTORS = 6  # from so many empty ones in a row on, a turn is not whole
@@ -103,7 +104,7 @@ def _check_folder(root: Path, folder: str, members: list[int], files: Recordings
         entries = {entry.name: entry for entry in os.scandir(root / folder)}
     except OSError as error:
         of = f"the folder of {number(len(members), 'file')}{note}, cannot be read ({error.strerror})"
-        return [Finding("files", f"{label}, {of}", count=len(members), warning=not read)]
+        return [Finding("files", f"{label}, {of}", (), len(members), access_remedy(error), not read)]
     wrong: dict[str, list[str]] = defaultdict(list)
     for i in members:
         base = files.names[i].rpartition("/")[2]
@@ -215,7 +216,7 @@ def image_fault(path: Path, size: tuple[int, int]) -> str:
         return "that cannot be read"
     if not content:
         return "without content"
-    if content.startswith(b"\xff\xd8") and not content.rstrip(b"\0").endswith(END_OF_IMAGE):
+    if content.startswith(START_OF_IMAGE) and content.rfind(END_OF_IMAGE) <= content.rfind(START_OF_SCAN):
         return "cut short (no end-of-image marker)"
     try:
         with Image.open(io.BytesIO(content)) as image:

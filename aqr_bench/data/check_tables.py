@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .finding import Finding, Progress, found, number, row_names, rows_of
+from .finding import Finding, Progress, access_remedy, found, number, row_names, rows_of
 from .infos import CAMERAS
 from .table_schema import KEPT, MAY_BE_EMPTY, SCHEMA, Kind, offenders
 
@@ -61,7 +61,8 @@ def check_tables(folder: str | Path, progress: Progress) -> tuple[list[Finding],
     try:
         there = set(os.listdir(folder))
     except OSError as error:
-        return [Finding("tables", f"{Path(folder).name} cannot be read ({error.strerror})")], {}, None
+        what = f"{Path(folder).name} cannot be read ({error.strerror})"
+        return [Finding("tables", what, remedy=access_remedy(error))], {}, None
     missing = [f"{name}.json" for name in SCHEMA if f"{name}.json" not in there]
     if missing:
         what = f"{Path(folder).name} lacks {len(missing)} of the {len(SCHEMA)} tables"
@@ -72,7 +73,7 @@ def check_tables(folder: str | Path, progress: Progress) -> tuple[list[Finding],
             continue
         rows, problem = read_rows(path, digest)
         if problem is not None:
-            findings.append(Finding("tables", problem))
+            findings.append(problem)
             continue
         table, wrong = check_rows(name, rows)
         findings += wrong
@@ -80,13 +81,13 @@ def check_tables(folder: str | Path, progress: Progress) -> tuple[list[Finding],
     return findings, tables, digest.hexdigest() if len(tables) == len(SCHEMA) else None
 
 
-def read_rows(path: Path, digest: Any = None) -> tuple[list[Any], str | None]:
+def read_rows(path: Path, digest: Any = None) -> tuple[list[Any], Finding | None]:
     """The rows of a table, or what is wrong with the file. ``digest`` takes in name and content."""
     collecting = gc.isenabled()
     gc.disable()  # it would go through millions of new objects again and again, and find no garbage
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            return [], f"{path.name} is no file"
+            return [], Finding("tables", f"{path.name} is no file")
         content = path.read_bytes()
         if digest is not None:
             digest.update(f"{path.stem}\0".encode() + content + b"\0")
@@ -94,23 +95,25 @@ def read_rows(path: Path, digest: Any = None) -> tuple[list[Any], str | None]:
         del content
         rows = json.loads(text)
     except OSError as error:
-        return [], f"{path.name} cannot be read ({error.strerror})"
+        return [], Finding("tables", f"{path.name} cannot be read ({error.strerror})", remedy=access_remedy(error))
     except json.JSONDecodeError as error:
         ends = error.msg.startswith("Unterminated") or not text[error.pos :].strip()
         end = ", the file seems to be cut short" if ends else ""
         place = f"line {error.lineno}, column {error.colno}"
-        return [], f"{path.name} is no valid JSON ({error.msg}: {place}, {number(len(text), 'character')} in all{end})"
+        what = f"{error.msg}: {place}, {number(len(text), 'character')} in all{end}"
+        return [], Finding("tables", f"{path.name} is no valid JSON ({what})")
     except UnicodeDecodeError as error:
-        return [], f"{path.name} is no valid JSON (byte {error.start} is no UTF-8)"
+        return [], Finding("tables", f"{path.name} is no valid JSON (byte {error.start} is no UTF-8)")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists without end
-        return [], f"{path.name} is no valid JSON ({error})"
+        return [], Finding("tables", f"{path.name} is no valid JSON ({error})")
     except MemoryError:
-        return [], f"{path.name} ({path.stat().st_size / 1e9:.1f} GB) does not fit into memory"
+        what = f"{path.name} ({path.stat().st_size / 1e9:.1f} GB) does not fit into memory"
+        return [], Finding("tables", what, remedy="Close other programs, or check on a machine with more memory.")
     finally:
         if collecting:
             gc.enable()
     if type(rows) is not list:
-        return [], f"{path.name} holds {_json_type(rows)}, not a list of rows"
+        return [], Finding("tables", f"{path.name} holds {_json_type(rows)}, not a list of rows")
     return rows, None
 
 

@@ -57,6 +57,13 @@ def found(group: str, what: str, names: Iterable[object], remedy: str = "", warn
     return Finding(group, what, tuple(_short(str(name)) for name in names[:SHOWN]), len(names), remedy, warning)
 
 
+def access_remedy(error: OSError) -> str:
+    """The way out where something cannot be read; '' (the usual one) where it is just not there."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return ""
+    return "Look at its permissions, and at the disk or network share that it is on."
+
+
 def number(count: int, noun: str) -> str:
     """``1 row``, ``2 rows``."""
     return f"{count} {noun}" + "s" * (count != 1)

@@ -105,6 +105,14 @@ def test_a_damaged_world_json(copy, content):
     assert "world.json does not describe a synthetic world" in line
 
 
+def test_a_world_json_that_is_no_file(copy):
+    (copy / "world.json").unlink()
+    for make in (os.mkfifo, os.mkdir):
+        make(copy / "world.json")
+        assert "error: root: world.json is no file" in errors(copy)[0]
+        shutil.move(copy / "world.json", copy / make.__name__)
+
+
 def test_a_world_without_world_json_is_taken_for_a_part_of_nuscenes_only_if_said(copy):
     (copy / "world.json").unlink()
     assert [finding.group for finding in check_root(copy).findings] == ["counts", "splits", "splits"]
@@ -144,6 +152,17 @@ def test_folders_that_must_not_be_read(copy):
         folder.chmod(0)
         assert any("cannot be read (Permission denied)" in line for line in errors(copy))
         folder.chmod(0o700)
+
+
+def test_a_folder_of_files_that_cannot_be_opened(copy):
+    folder = copy / "samples/LIDAR_TOP"
+    shutil.rmtree(folder)
+    folder.symlink_to("LIDAR_TOP")
+    (line,) = errors(copy)
+    assert "samples/LIDAR_TOP, the folder of 6 files, cannot be read (Too many levels of symbolic links)" in line
+    folder.unlink()
+    folder.write_text("")
+    assert "cannot be read (Not a directory)" in errors(copy)[0]
 
 
 def test_mistakes_of_the_caller(world, copy, capsys):

@@ -284,6 +284,12 @@ def test_a_picture_without_its_end_is_what_opencv_takes_for_whole(root, tables):
     assert "cut short (no end-of-image marker)" in errors(root)[0]
 
 
+def test_bytes_behind_a_picture_do_no_harm(root, tables):
+    path = root / tables["sample_data"][1]["filename"]
+    path.write_bytes(path.read_bytes() + b"made with a camera" + bytes(100))
+    assert errors(root) == []
+
+
 def test_a_cloud_cut_between_two_points_is_a_warning(root, tables):
     path = root / tables["sample_data"][0]["filename"]
     path.write_bytes(path.read_bytes()[: 20 * 20_000])
