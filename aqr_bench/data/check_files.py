@@ -64,7 +64,7 @@ def check_presence(root: Path, files: Recordings, progress: Progress) -> tuple[l
     Folders are listed rather than files asked for one by one: of the full data set, that is seconds, not minutes.
 
     Returns:
-        Findings; [R] bool: a file of any size.
+        Findings; [R] bool: a file that can be opened.
     """
     findings: list[Finding] = []
     folders: dict[str, list[int]] = defaultdict(list)
@@ -109,9 +109,8 @@ def _check_folder(root: Path, folder: str, members: list[int], files: Recordings
     for i in members:
         base = files.names[i].rpartition("/")[2]
         entry = entries.get(base)
-        fault = (
-            "missing" if entry is None else _fault(entry, bool(files.key_frame[i]), CHANNELS[files.channel[i]] == LIDAR)
-        )
+        is_lidar = files.channel[i] == CHANNELS.index(LIDAR)
+        fault = "missing" if entry is None else _fault(entry, bool(files.key_frame[i]), is_lidar)
         there[i] = fault in ("", "cut")
         if fault:
             wrong[fault].append(base)
