@@ -25,6 +25,7 @@ from aqr_bench.report.statistics import (
 from aqr_bench.study import Study
 
 SEEDS_INTERVAL, SCENES_INTERVAL, HOLM_VERDICT = "95 %, seeds", "95 %, scenes", "Corrected"  # columns
+FINDINGS = ("better", "worse")  # verdicts that a correction can take away
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,10 @@ def scores_table(study: Study, results: Results) -> Table:
                     metric: number(summary.mean),
                     "Difference": number(delta.mean, sign=True) if delta else "–",
                     "Verdict": said,
-                    HOLM_VERDICT: corrected,
+                    HOLM_VERDICT: corrected if said in FINDINGS else "–",
+                    "p, Holm": p_text(delta.p_holm) if delta else "–",
                     SEEDS_INTERVAL: span(delta.low, delta.high) if delta else "–",
                     SCENES_INTERVAL: span(over_scenes.low, over_scenes.high) if over_scenes else "–",
-                    "p": p_text(delta.p) if delta else "–",
-                    "p, Holm": p_text(delta.p_holm) if delta else "–",
                     "sd": number(summary.sd),
                     "Runs": _runs(summary.n, wanted, delta),
                 }
@@ -148,7 +148,7 @@ def scores_table(study: Study, results: Results) -> Table:
             max((d.comparisons for d in deltas.values() if d is not None and d.p is not None), default=0),
         ),
         frozenset(marked),
-        frozenset([metric, "sd", "Difference", "p", "p, Holm", SEEDS_INTERVAL, SCENES_INTERVAL]),
+        frozenset([metric, "sd", "Difference", "p, Holm", SEEDS_INTERVAL, SCENES_INTERVAL]),
     )
 
 
@@ -185,10 +185,10 @@ def noise_note(study: Study, over_scenes: bool = False, comparisons: int = 0) ->
         text += f" {n} seeds are fewer than three, so the intervals are very wide."
     if comparisons > 1:
         text += (
-            f" {comparisons} comparisons are made, each at 95 % by itself. p: two-sided"
-            f"{', the larger of that over seeds and that over scenes' if over_scenes else ', paired t-test over seeds'}"
-            "; p, Holm: corrected for their number; Corrected: the verdict by it, so that all of them together have a "
-            "chance of 5 % at most of a single false finding."
+            f" {comparisons} comparisons are made, each at 95 % by itself. p, Holm: two-sided p-value "
+            f"({'the larger of that over seeds and that over scenes' if over_scenes else 'paired t-test over seeds'}), "
+            "corrected for their number. Corrected: what is left of a finding by it, so that all of them together have "
+            "a chance of 5 % at most of a single false one."
         )
     return f"{text} A difference below {RESOLUTION:g} counts as noise." if len(study.variants) > 1 else text
 

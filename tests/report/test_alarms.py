@@ -179,6 +179,8 @@ def test_equal_for_a_reason(study):
     assert raised(study, both) == []
     untrained = lambda r: replace(r, cost={"iterations": 0}, provenance={"config_sha256": "same"}, curve=())  # noqa: E731
     assert raised(study, changed(same, untrained, kind="train")) == []
+    trained = lambda r: replace(r, provenance={"config_sha256": "same"})  # noqa: E731  a variant that changes nothing
+    assert raised(study, changed(same, trained, kind="train")) == [("equal to the baseline", ALARM)] * 2
     other = lambda r: replace(r, cost={"iterations": 0}, curve=())  # noqa: E731
     assert raised(study, changed(same, other, kind="train")) == [("equal to the baseline", ALARM)] * 2
 
