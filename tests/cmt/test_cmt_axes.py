@@ -23,6 +23,7 @@ AXES = {
         dict(router="constant"),
         dict(router_bev_window=5, router_camera_window=15),
     ],
+    "routing": [dict(routing="mask", supervision="modality"), dict(routing="mask", router="oracle")],
     "layers": [dict(layers=layer) for layer in ("all", "first", "last")],
 }
 CASES = [(axis, options) for axis, values in AXES.items() for options in values]
