@@ -1,6 +1,7 @@
 # From world to report:   snakemake --cores 2 --workflow-profile workflow/profiles/default
 # Another tier or study:  snakemake --cores 2 --config tier=smoke studies=smoke
-# Targets: all (the report), report, check (fails if any run failed), and one per study, for instance bias_site.
+# Targets: all and report, check (fails if any run failed), a study (bias_site), one of its variants (bias_site/cross),
+# a condition suite (suite/missing_sensors).
 # `aqr-bench run` wraps this and looks after locks, disk space and error messages.
 
 

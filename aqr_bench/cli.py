@@ -26,7 +26,7 @@ STEPS = {
     "corruptions": ("aqr_bench.preview", "list, show or draw the sensor corruptions"),
     "gate": ("aqr_bench.gate", "do fixed biases on the trained base models move anything at all?"),
     "checkpoint": ("aqr_bench.checkpoint", "look into a published CMT checkpoint, or convert it for these configs"),
-    "studies": ("aqr_bench.study", "list or check the studies, tiers and condition suites"),
+    "studies": ("aqr_bench.studies", "list, check or cost the studies, tiers and condition suites"),
 }
 
 

@@ -1,18 +1,13 @@
-"""A study file becomes runs: tiers, studies and condition suites, read from YAML and checked against their schemas.
-
-python -m aqr_bench.study list
-python -m aqr_bench.study check [STUDY ...]
-"""
+"""A study file becomes runs: tiers, studies and condition suites, read from YAML and checked against their schemas."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.errors import UserError, nearest, run_main
+from aqr_bench.errors import UserError, nearest
 from aqr_bench.overrides import merge_overrides
 from aqr_bench.schema import read_yaml, repository_root, schema_error
 
@@ -28,11 +23,13 @@ class Schedule:
 
     ``init``: ``base`` (the base model of the same seed), ``features`` (the tier's pretrained branches, everything else
     at random) or ``scratch``. No iterations: the base model as it is, for designs that differ at test time only.
+    ``memory_limit_mb``: a training that asks for more ends as out of memory; None: no limit of ours.
     """
 
     iterations: int
     config: Mapping[str, Any] = field(default_factory=dict)
     init: str = "scratch"
+    memory_limit_mb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,7 @@ class Tier:
     measure_warmup: int
     measure_rounds: int
     path: Path
+    costs: Mapping[str, Any] = field(default_factory=dict)  # what ``aqr-bench studies cost`` assumes without records
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,7 @@ class Variant:
     iterations: int | None = None
     init: str | None = None
     against: str | None = None
+    memory_limit_mb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,8 @@ class Study:
     """A question, the variants that answer it, and what they are compared under.
 
     ``gate``: its variants are fixed biases on the trained base, and the report says whether they move anything.
+    ``measure_only``: its variants compute the same thing and differ in cost: nothing is trained or evaluated, there are
+    no seeds and no metric, and the first condition of the suite is what is measured on.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Study:
     variants: Mapping[str, Variant]
     path: Path
     gate: bool = False
+    measure_only: bool = False
 
     def compared_with(self, variant: str) -> str:
         """Name of the variant that ``variant`` is compared with."""
@@ -209,7 +211,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
     """Load a tier by name (``ablations/tiers/<name>.yaml``) or by file. UserError on any mistake in it."""
     data, path = _load(path_or_name, "tiers", "tier")
     evaluate, measure = data.get("evaluate", {}), data.get("measure", {})
-    root = data["data"].get("root")
+    root, limit = data["data"].get("root"), data.get("memory_limit_mb")
     pretrain = {
         name: Pretraining(name, entry["iterations"], entry.get("config", {}), tuple(entry["parts"]))
         for name, entry in data.get("pretrain", {}).items()
@@ -221,9 +223,11 @@ def load_tier(path_or_name: str | Path) -> Tier:
         version=data["data"]["version"],
         model=data["model"],
         base=Schedule(
-            data["base"]["iterations"], data["base"].get("config", {}), "features" if pretrain else "scratch"
+            data["base"]["iterations"], data["base"].get("config", {}), "features" if pretrain else "scratch", limit
         ),
-        variant=Schedule(data["variant"]["iterations"], data["variant"].get("config", {}), data["variant"]["init"]),
+        variant=Schedule(
+            data["variant"]["iterations"], data["variant"].get("config", {}), data["variant"]["init"], limit
+        ),
         pretrain=pretrain,
         world=data.get("world", {}),
         data_root=None if root is None else Path(root).expanduser(),
@@ -234,6 +238,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         measure_warmup=measure.get("warmup", 5),
         measure_rounds=measure.get("rounds", 30),
         path=path,
+        costs=data.get("costs", {}),
     )
 
 
@@ -278,10 +283,14 @@ def load_study(path_or_name: str | Path) -> Study:
             v.get("iterations", shared["iterations"]),
             v.get("init", shared["init"]),
             v.get("against"),
+            v.get("memory_limit_mb"),
         )
         for name, v in data["variants"].items()
     }
     for name, variant in variants.items():
+        key = next((k for k in ("iterations", "init", "memory_limit_mb") if getattr(variant, k) is not None), None)
+        if data.get("measure_only") and key:
+            raise UserError(f"{path}: variants.{name}.{key}: not allowed here: the study has 'measure_only: true'")
         if variant.against is not None and (variant.against not in variants or variant.against == name):
             others = [other for other in variants if other != name]
             hint = nearest(variant.against, others)
@@ -299,12 +308,13 @@ def load_study(path_or_name: str | Path) -> Study:
         question=data["question"],
         summary=data.get("summary", ""),
         baseline=data["baseline"],
-        seeds=tuple(data["seeds"]),
+        seeds=tuple(data.get("seeds", ())),
         suite=suite,
-        metric=data["metric"],
+        metric=data.get("metric", ""),
         variants=variants,
         path=path,
         gate=data.get("gate", False),
+        measure_only=data.get("measure_only", False),
     )
 
 
@@ -314,7 +324,7 @@ def load_study(path_or_name: str | Path) -> Study:
 def limit_seeds(study: Study, tier: Tier, asked: int | None = None) -> Study:
     """The study with the first ``asked`` of its seeds, or as many as the tier has time for."""
     count = asked or tier.seeds or len(study.seeds)
-    if asked and asked > len(study.seeds):
+    if asked and asked > len(study.seeds) and not study.measure_only:
         raise UserError(
             f"{study.path}: {asked} seeds are asked for, the study names {len(study.seeds)}; add some there"
         )
@@ -337,7 +347,8 @@ def variant_schedule(tier: Tier, study: Study, variant: str) -> Schedule:
     iterations = like.iterations if own.iterations is None else own.iterations
     if iterations == 0 and init != "base":
         raise UserError(f"{study.path}: variant '{variant}' has 0 iterations, so init must be 'base', not '{init}'")
-    return Schedule(iterations, merge_overrides(like.config, own.config), init)
+    limit = like.memory_limit_mb if own.memory_limit_mb is None else own.memory_limit_mb
+    return Schedule(iterations, merge_overrides(like.config, own.config), init, limit)
 
 
 def matrix(tier: Tier, studies: Iterable[Study]) -> list[Run]:
@@ -373,30 +384,3 @@ def require_inputs(tier: Tier) -> None:
             f"{tier.path}: data.root: no nuScenes {tier.version} under '{tier.data_root}' (looked for the folder "
             f"'{tier.data_root / tier.version}'). Unpack or link the data set there, or change data.root."
         )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """``list`` prints what there is, ``check`` loads everything (or the studies named) and names the first mistake."""
-    parser = argparse.ArgumentParser(prog="python -m aqr_bench.study", description="List or check tiers and studies.")
-    parser.add_argument("action", choices=["list", "check"])
-    parser.add_argument("study", nargs="*", help="names or files (default: all studies, tiers and suites)")
-    args = parser.parse_args(argv)
-    studies = [load_study(s) for s in args.study or known_studies()]
-    tiers = [] if args.study else [load_tier(t) for t in known_tiers()]
-    suites = [] if args.study else [load_suite(s) for s in known_suites()]
-    if args.action == "check":
-        print(f"{len(studies)} studies, {len(tiers)} tiers, {len(suites)} condition suites: all well formed")
-        return 0
-    for study in studies:
-        seeds = f"{len(study.seeds)} seed" + "s" * (len(study.seeds) != 1)
-        print(f"study {study.name}: {study.question}")
-        print(f"    variants {', '.join(study.variants)}; baseline {study.baseline}; {seeds}; suite {study.suite.name}")
-    for tier in tiers:
-        print(f"tier {tier.name}: {tier.summary}")
-    for suite in suites:
-        print(f"suite {suite.name}: {', '.join(c.name for c in suite.conditions)}")
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -20,6 +20,7 @@ from typing import Any
 
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.experiment import build_config, inner_dataset, load_data
+from aqr_bench.limits import memory_limit
 from aqr_bench.record import (
     ROOMS,
     Record,
@@ -72,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
             checkpoint, facts, curve = keep_base(config, init[0])
         else:
             parts = tier.pretrain[args.pretrain].parts if args.pretrain else None
-            checkpoint, facts, curve = run_training(config, tier, init, whole=start == "base", parts=parts)
+            with memory_limit(None if args.pretrain else schedule.memory_limit_mb):
+                checkpoint, facts, curve = run_training(config, tier, init, whole=start == "base", parts=parts)
         status, reason, cost = "ok", None, {**cost_since(clock), **facts}
         run = "/".join([*([study.name, args.variant] if study else ["base"]), f"seed{args.seed}"])
         if args.pretrain is None:
@@ -87,6 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         traceback.print_exc()
         status, reason, where = status_of(error), one_line(error), {}
+        if status == "oom" and schedule.memory_limit_mb and not args.pretrain:
+            reason = f"{reason.rstrip(': ')} (memory limit {schedule.memory_limit_mb} MB)"
         cost, curve = cost_since(clock), []
     record = Record(
         kind="train",

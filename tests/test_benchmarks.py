@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -51,3 +53,12 @@ def test_every_piece_runs():
         "-m", "pytest", "benchmarks/test_pieces.py", "--size", "tiny", "--windows", "3/3", "--benchmark-disable"
     )
     assert "11 passed" in text
+
+
+@pytest.mark.slow
+def test_the_workflow_is_planned_and_found_to_be_done():
+    small = ("--studies", "2", "--seeds", "1", "--suites", "1", "--conditions", "3", "--repeat", "1")
+    found = json.loads(call("benchmarks/workflow.py", *small))
+    # Two studies (one of cost alone), one seed: 4 trainings and a base, each under its suites, the base under one.
+    assert found["jobs"]["train_variant"] == "4" and found["jobs"]["evaluate"] == "9"
+    assert found["records"] == 2 + 1 + 4 + 5 * 3 + 4 * 3 + 10

@@ -35,7 +35,8 @@ def test_every_shipped_tier_loads(name):
 @pytest.mark.parametrize("name", studies.known_studies())
 def test_every_shipped_study_loads(name):
     study = studies.load_study(name)
-    assert study.baseline in study.variants and study.seeds and study.suite.conditions[0].name == "clean"
+    assert study.baseline in study.variants and study.suite.conditions[0].name == "clean"
+    assert study.measure_only != bool(study.seeds and study.metric)
 
 
 def test_matrix_is_in_file_order_and_base_runs_are_shared():
@@ -128,6 +129,17 @@ def test_variants_from_scratch_have_no_base(tmp_path):
         (TIER, "tier", lambda d: d["data"].update(kind="nuscenes"), "world: not allowed here"),
         (TIER, "tier", lambda d: d["base"].update(config={"a b": 1}), "base.config.a b: not a valid name"),
         (STUDY, "study", lambda d: d["variants"]["cross"].update(sumary="x"), "variants.cross.sumary: unknown key"),
+        (
+            STUDY,
+            "study",
+            lambda d: d.update(measure_onyl=True),
+            "measure_onyl: unknown key; did you mean 'measure_only'",
+        ),
+        (STUDY, "study", lambda d: d.update(measure_only=True), "seeds: not allowed here"),
+        (STUDY, "study", lambda d: d.pop("seeds"), "seeds: missing key"),
+        (STUDY, "study", lambda d: d["variants"]["self"].update(memory_limit=1), "did you mean 'memory_limit_mb'?"),
+        (TIER, "tier", lambda d: d.update(memory_limit_mb=0), "memory_limit_mb: 0 is less than the minimum of 1"),
+        (TIER, "tier", lambda d: d.update(costs={"start": 1}), "costs.start: unknown key; did you mean 'start_s'?"),
         (STUDY, "study", lambda d: d.update(baseline="non"), "baseline: unknown variant 'non'; did you mean 'none'?"),
         (STUDY, "study", lambda d: d.update(metric="mAPP"), "metric: 'mAPP' is not one of"),
         (STUDY, "study", lambda d: d.update(seeds=[0, 0]), "seeds: [0, 0] has non-unique elements"),
@@ -258,14 +270,6 @@ def test_a_checkout_uses_its_own_files(tmp_path, monkeypatch):
     assert studies.repository_root() != tmp_path
     monkeypatch.chdir(tmp_path / "deeper")
     assert studies.repository_root() == tmp_path
-
-
-def test_list_and_check(capsys):
-    assert studies.main(["list"]) == 0
-    assert "study bias_site:" in capsys.readouterr().out
-    assert studies.main(["check"]) == 0
-    with pytest.raises(UserError, match="unknown study"):
-        studies.main(["check", "nothing"])
 
 
 @pytest.mark.parametrize(

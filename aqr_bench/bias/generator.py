@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .experts import EXPERTS, choose_experts, expert_loss, expert_mask, expert_weights, true_experts
 from .layout import MemoryLayout
 from .router import QueryRouter, router_loss, sensor_weights
 from .windows import (
@@ -26,6 +27,7 @@ SITES = ("none", "cross", "self", "both")
 ROUTERS = ("learned", "oracle", "constant")
 SUPERVISIONS = ("none", "modality")
 LAYERS = ("all", "first", "last")
+ROUTINGS = ("bias", "mask")
 MAX_BIAS = 5.0  # beyond it the softmax is saturated (the design note's clamp)
 
 
@@ -34,16 +36,18 @@ class BiasOutput:
     """What one forward pass hands to the decoder.
 
     Args:
-        cross: bias of cross-attention, queries by memory cells.
+        cross: bias of cross-attention, queries by memory cells; with routing ``mask`` a dense one of 0 and -inf.
         own: bias of self-attention, queries by queries.
         weights_BQ2: (LiDAR, camera) in [-1, 1].
         logits_BQ2: what they are the tanh of; None without a learned router.
+        experts_BQ3: with routing ``mask``, the learned router's logits of both sensors, LiDAR alone, cameras alone.
     """
 
-    cross: WindowBias | None
+    cross: WindowBias | Tensor | None
     own: WindowBias | None
     weights_BQ2: Tensor
     logits_BQ2: Tensor | None
+    experts_BQ3: Tensor | None = None
 
 
 class AttentionBias(nn.Module):
@@ -63,6 +67,10 @@ class AttentionBias(nn.Module):
             to (MoME: 5 and 15); both 0: it sees the whole memory.
         loss_weight: weight of the supervision loss.
         constant_weights: (LiDAR, camera) in [-1, 1], of router constant.
+        routing: ``bias`` (all of the above) or ``mask``, after MoME: the router chooses for every query between both
+            sensors, LiDAR alone and the cameras alone, and what it leaves out is masked with -inf in cross-attention.
+            The choice has no gradient, so the router is ``oracle``, or ``learned`` with supervision ``modality``.
+            There is no bias then: windows of the bias, profile and scale mean nothing.
     Raises:
         ValueError: a value outside of those listed.
     """
@@ -87,6 +95,7 @@ class AttentionBias(nn.Module):
         router_camera_window: int = 0,
         loss_weight: float = 1.0,
         constant_weights: Sequence[float] = (1.0, 1.0),
+        routing: str = "bias",
     ) -> None:
         super().__init__()
         _choice("site", site, SITES)
@@ -94,6 +103,7 @@ class AttentionBias(nn.Module):
         _choice("router", router, ROUTERS)
         _choice("supervision", supervision, SUPERVISIONS)
         _choice("layers", layers, LAYERS)
+        _choice("routing", routing, ROUTINGS)
         self.router_windows = (router_bev_window, router_camera_window)
         sizes = dict(bev_window=bev_window, camera_window=camera_window)
         sizes.update(router_bev_window=router_bev_window, router_camera_window=router_camera_window)
@@ -109,15 +119,21 @@ class AttentionBias(nn.Module):
             raise ValueError(f"aqr.router_bev_window and router_camera_window need router 'learned', not '{router}'")
         if supervision != "none" and router != "learned":
             raise ValueError(f"aqr.supervision '{supervision}' needs router 'learned', not '{router}'")
+        if routing == "mask" and (site != "cross" or router == "constant"):
+            raise ValueError("aqr.routing 'mask' needs site 'cross' and router 'learned' or 'oracle'")
+        if routing == "mask" and router == "learned" and supervision == "none":
+            raise ValueError("aqr.routing 'mask' has no gradient: a learned router needs supervision 'modality'")
+        self.routing = routing
         self.site, self.profile, self.router_kind, self.supervision = site, profile, router, supervision
         self.bev_size, self.camera_size, self.layers = bev_window, camera_window, layers
         self.min_scale, self.max_scale, self.loss_weight = min_scale, max_scale, loss_weight
         scale_tensor = torch.tensor(float(scale))
-        if learnable_scale:
+        if learnable_scale and routing == "bias":
             self.scale = nn.Parameter(scale_tensor)
         else:
             self.register_buffer("scale", scale_tensor)
-        self.router = QueryRouter(embed_dims, num_heads, ffn_dims) if router == "learned" else None
+        outputs = len(EXPERTS) if routing == "mask" else 2
+        self.router = QueryRouter(embed_dims, num_heads, ffn_dims, outputs) if router == "learned" else None
 
     def forward(
         self,
@@ -142,11 +158,16 @@ class AttentionBias(nn.Module):
                 nothing = query_BQC.new_zeros(batch, queries, sum(w.size**2 for w in windows))
                 local = window_bias(windows, nothing, layout.num_keys, hard=True)
             logits = self.router(query_BQC, query_pos_BQC, memory_BKC, memory_pos_BKC, local)
+        if self.routing == "mask":
+            return self._masked(logits, query_BQC, layout, sensor_state_B)
+        if logits is not None:
             weights = logits.tanh()
         elif self.router_kind == "oracle":
-            if sensor_state_B is None:
-                raise ValueError("aqr.router 'oracle' needs the sensor state of every sample")
-            weights = sensor_weights(sensor_state_B.to(query_BQC.device)).to(query_BQC)[:, None].expand(-1, queries, -1)
+            weights = (
+                sensor_weights(_known(sensor_state_B).to(query_BQC.device))
+                .to(query_BQC)[:, None]
+                .expand(-1, queries, -1)
+            )
         else:
             weights = query_BQC.new_tensor(self.constant_weights).expand(batch, queries, 2)
         cross = own = None
@@ -156,7 +177,9 @@ class AttentionBias(nn.Module):
             own = self._self(weights, where[0], layout)
         return BiasOutput(cross, own, weights, logits)
 
-    def for_layer(self, out: BiasOutput, index: int, num_layers: int) -> tuple[WindowBias | None, WindowBias | None]:
+    def for_layer(
+        self, out: BiasOutput, index: int, num_layers: int
+    ) -> tuple[WindowBias | Tensor | None, WindowBias | None]:
         """(cross bias, self bias) that decoder layer ``index`` of ``num_layers`` sees."""
         if (self.layers == "first" and index > 0) or (self.layers == "last" and index < num_layers - 1):
             return None, None
@@ -166,7 +189,22 @@ class AttentionBias(nn.Module):
         """``{"loss_router": ...}`` if supervised by the sensor state, else ``{}``."""
         if self.supervision == "none":
             return {}
+        if self.routing == "mask":
+            return {"loss_router": self.loss_weight * expert_loss(out.experts_BQ3, sensor_state_B)}
         return {"loss_router": self.loss_weight * router_loss(out.logits_BQ2, sensor_state_B)}
+
+    def _masked(
+        self, logits: Tensor | None, query_BQC: Tensor, layout: MemoryLayout, sensor_state_B: Tensor | None
+    ) -> BiasOutput:
+        """Routing ``mask``: the keys that each query's expert does not attend to are masked out."""
+        if logits is None:
+            right_B = true_experts(_known(sensor_state_B).to(query_BQC.device))
+            certain = torch.nn.functional.one_hot(right_B, len(EXPERTS)).to(query_BQC)
+            expert = choose_experts(certain[:, None].expand(-1, query_BQC.shape[1], -1), layout)
+        else:
+            expert = choose_experts(logits, layout)
+        mask = expert_mask(expert, layout, query_BQC)
+        return BiasOutput(mask, None, expert_weights(expert, query_BQC), None, logits)
 
     def _scaled(self, raw: Tensor) -> Tensor:
         limit = min(MAX_BIAS, self.max_scale)
@@ -185,6 +223,12 @@ class AttentionBias(nn.Module):
             return None
         index, valid, profile = self_window(reference, layout, self.bev_size, self.profile)
         return WindowBias(index, valid, self._scaled(weights[..., :1] * profile), reference.shape[1])
+
+
+def _known(sensor_state_B: Tensor | None) -> Tensor:
+    if sensor_state_B is None:
+        raise ValueError("aqr.router 'oracle' needs the sensor state of every sample")
+    return sensor_state_B
 
 
 def _choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -30,13 +30,16 @@ class CrossAttention(nn.Module):
 
 
 class QueryRouter(nn.Module):
-    """`cross_attn, norm, ffn, norm` over the fused memory, then one logit per modality (spec, part 1).
+    """`cross_attn, norm, ffn, norm` over the fused memory, then one logit per modality (spec, part 1), or as many as
+    ``outputs`` says.
 
     The output layer starts at zero, so both weights start at 0 and a model that is warm-started from plain
     CMT begins as plain CMT.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int = 4, ffn_dims: int = 1024, dropout: float = 0.0) -> None:
+    def __init__(
+        self, embed_dims: int, num_heads: int = 4, ffn_dims: int = 1024, outputs: int = 2, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.attention = CrossAttention(embed_dims, num_heads)
         self.norm1 = nn.LayerNorm(embed_dims)
@@ -44,7 +47,7 @@ class QueryRouter(nn.Module):
             nn.Linear(embed_dims, ffn_dims), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_dims, embed_dims)
         )
         self.norm2 = nn.LayerNorm(embed_dims)
-        self.output = nn.Linear(embed_dims, 2)
+        self.output = nn.Linear(embed_dims, outputs)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -56,7 +59,7 @@ class QueryRouter(nn.Module):
         memory_pos_BKC: Tensor,
         local: WindowBias | None = None,
     ) -> Tensor:
-        """Return logits [B, Q, 2] (LiDAR, camera); the weights are their tanh."""
+        """Return logits [B, Q, outputs]; two of them are (LiDAR, camera), and the weights are their tanh."""
         attended = self.attention(query_BQC + query_pos_BQC, memory_BKC + memory_pos_BKC, memory_BKC, local)
         x = self.norm1(query_BQC + attended)
         x = self.norm2(x + self.ffn(x))

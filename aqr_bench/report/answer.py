@@ -102,3 +102,23 @@ def _single(study: Study, results: Results) -> str:
         f"Nothing to compare: '{study.baseline}' is the only variant, with {study.metric} {number(summary.mean)} under "
         f"'{reference}' (n = {summary.n})."
     )
+
+
+def cost_answer(study: Study, results: Results) -> str:
+    """The latencies of a study whose variants were only measured, dearest first, and what was not compared."""
+    measured = results.measures[results.measures["status"] == "ok"]
+    ratios = {
+        row.variant: row.latency_ratio
+        for row in measured.itertuples()
+        if row.variant != study.baseline and row.latency_ratio == row.latency_ratio
+    }
+    missing = len(study.variants) - len(measured)
+    gaps = f" {missing} of {len(study.variants)} measurements are missing or failed." if missing else ""
+    if not ratios:
+        return f"No answer yet: no variant has been measured beside the baseline.{gaps}"
+    ranked = sorted(ratios.items(), key=lambda item: -item[1])
+    parts = [f"'{name}' {number(ratio, 2)}" for name, ratio in ranked]
+    return (
+        f"Latency as a multiple of that of '{study.baseline}': {', '.join(parts)}. Cost alone was measured: no model "
+        f"was trained, and no scores were compared.{gaps}"
+    )

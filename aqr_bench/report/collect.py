@@ -64,7 +64,7 @@ def collect_study(records: Path, tier: Tier, study: Study) -> Results:
 
 def collect_base(records: Path, tier: Tier, studies: Sequence[Study]) -> Results:
     """Results of the base models the studies start from, under all of their suites."""
-    suites = list({study.suite.name: study.suite for study in studies}.values())
+    suites = list({study.suite.name: study.suite for study in studies if not study.measure_only}.values())
     return collect_runs(records, base_runs(tier, studies), suites, {})
 
 

@@ -319,3 +319,20 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path) -> l
         if figure is not None:
             drawn.append((caption, save(figure, folder, f"{study.name}_{name}")))
     return drawn
+
+
+def draw_costs(study: Study, results: Results, folder: Path) -> list[tuple[str, Path]]:
+    """Latency and memory of every variant that was measured, where there is no score to set them against."""
+    sns.set_theme(style="whitegrid", palette="colorblind", font_scale=0.95, rc={"pdf.fonttype": 42})
+    rows = results.measures[results.measures["status"] == "ok"]
+    if rows.empty:
+        return []
+    palette, names = colours(study), list(rows["variant"])
+    figure, axes = _panels(2, 0.9 + 0.34 * len(names))
+    for i, (axis, column) in enumerate(zip(axes, ("latency_ms", "peak_rss_mb"), strict=True)):
+        axis.barh(range(len(names)), rows[column], color=[palette[name] for name in names], height=0.6)
+        _variant_axis(axis, names, first=i == 0)
+    axes[0].set_xlabel("latency, ms (median)")
+    axes[1].set_xlabel("peak memory, MB")
+    caption = "Median latency of an inference, and peak memory of the process, by variant."
+    return [(caption, save(figure, folder, f"{study.name}_costs"))]

@@ -19,9 +19,9 @@ from aqr_bench import __version__
 from aqr_bench.provenance import git_state
 from aqr_bench.record import Record
 from aqr_bench.report.alarms import alarms_sentence, alarms_table, base_alarms, study_alarms
-from aqr_bench.report.answer import answer
+from aqr_bench.report.answer import answer, cost_answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
-from aqr_bench.report.figures import DPI, draw_study
+from aqr_bench.report.figures import DPI, draw_costs, draw_study
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
 from aqr_bench.report.resolution import resolution_sentence, resolution_table
 from aqr_bench.report.robustness_tables import study_parts
@@ -94,6 +94,8 @@ def _fresh(folder: Path, suffixes: Sequence[str]) -> Path:
 
 def _section(study: Study, results: Results, base: Results, tables_dir: Path, figures_dir: Path) -> dict[str, Any]:
     """What the template needs to know about one study."""
+    if study.measure_only:
+        return _cost_section(study, results, tables_dir, figures_dir)
     tables = {
         "scores": scores_table(study, results),
         "resolution": resolution_table(study, results),
@@ -113,14 +115,35 @@ def _section(study: Study, results: Results, base: Results, tables_dir: Path, fi
     for key, table in tables.items():
         if key not in ("router", "sensing", "resolution", "gate") or len(table.shown):
             table.write(tables_dir)
+    figures = _embedded(draw_study(study, results, base, figures_dir))
+    return _shown(study, results, tables, figures, answer(study, results), said)
+
+
+def _cost_section(study: Study, results: Results, tables_dir: Path, figures_dir: Path) -> dict[str, Any]:
+    """The section of a study whose variants were measured and neither trained nor scored."""
+    tables = {"cost": cost_table(study, results), "problems": problems_table(study.name, results)}
+    for table in tables.values():
+        table.write(tables_dir)
+    figures = _embedded(draw_costs(study, results, figures_dir))
+    return _shown(study, results, tables, figures, cost_answer(study, results), {})
+
+
+def _shown(
+    study: Study,
+    results: Results,
+    tables: dict[str, Table],
+    figures: list[dict[str, Any]],
+    said: str,
+    sentences: dict[str, str],
+) -> dict[str, Any]:
     return {
         "study": study,
-        "answer": answer(study, results),
-        "said": said,
+        "answer": said,
+        "said": sentences,
         "tables": {name: html_table(table) for name, table in tables.items() if len(table.shown)},
         "titles": {name: table.title for name, table in tables.items()},
         "notes": {name: table.note for name, table in tables.items()},
-        "figures": _embedded(draw_study(study, results, base, figures_dir)),
+        "figures": figures,
         "records": results.records,
         "problems": len(tables["problems"].shown),
     }
@@ -144,7 +167,7 @@ def _base_section(studies: Sequence[Study], base: Results, tables_dir: Path) -> 
     """Table and failures of the base models; None where variants start from scratch."""
     if base.trainings.empty:
         return None
-    conditions = list(dict.fromkeys(c.name for study in studies for c in study.suite.conditions))
+    conditions = list(dict.fromkeys(c.name for s in studies if not s.measure_only for c in s.suite.conditions))
     table, problems = base_table(conditions, base), problems_table("base", base)
     table.write(tables_dir)
     problems.write(tables_dir)
@@ -256,7 +279,7 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
         ("Reproduce", f"aqr-bench run --tier {tier.name} --study {names}"),
         ("Tier", f"{tier.name}: {tier.summary} Data: {tier.kind} {tier.version}. Model config: {tier.model}."),
         ("Schedule", _schedule(tier)),
-        ("Seeds", ", ".join(map(str, seeds))),
+        ("Seeds", ", ".join(map(str, seeds)) or "none: nothing is trained"),
         ("Git commit of the runs", _joined(commits)),
         ("Git commit of this page", f"{here['git_commit'] or 'unknown'}{' with changes' if here['git_dirty'] else ''}"),
         ("Package", f"aqr-bench {__version__}"),

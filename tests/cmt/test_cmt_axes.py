@@ -7,8 +7,11 @@ import torch
 from cmt_small import assert_finite_gradients, features, metas, small_head, train_step, wake_router, with_truth
 from mmengine.config import Config
 
+from aqr_bench.bias import BACKENDS, AttentionBias
 from aqr_bench.errors import UserError
 from aqr_bench.experiment import CONFIGS, _merge
+from aqr_bench.overrides import check_overrides
+from aqr_bench.study import known_studies, load_study, load_tier, variant_schedule
 
 BASE = dict(site="cross", bev_window=3, camera_window=3, ffn_dims=32)
 AXES = {
@@ -23,6 +26,7 @@ AXES = {
         dict(router="constant"),
         dict(router_bev_window=5, router_camera_window=15),
     ],
+    "routing": [dict(routing="mask", supervision="modality"), dict(routing="mask", router="oracle")],
     "layers": [dict(layers=layer) for layer in ("all", "first", "last")],
 }
 CASES = [(axis, options) for axis, values in AXES.items() for options in values]
@@ -74,3 +78,17 @@ def test_sensor_dropout_is_set_by_the_name_of_its_step():
     step = next(s for s in config.train_dataloader.dataset.pipeline if s["type"] == "SensorDropout")
     assert (step["lidar"], step["cameras"]) == (0.0, 0.5)
     assert config.model.pts_bbox_head.aqr == dict(site="self")
+
+
+@pytest.mark.parametrize("name", known_studies())
+def test_every_variant_of_a_shipped_study_is_a_model_that_can_be_built(name):
+    """On the quick tier: no key that the config lacks, no option that the head refuses."""
+    tier, study = load_tier("quick"), load_study(name)
+    for variant in study.variants:
+        config = Config.fromfile(CONFIGS / f"{tier.model}.py")
+        overrides = variant_schedule(tier, study, variant).config
+        check_overrides(config.to_dict(), overrides, study.path)
+        _merge(config, overrides)
+        aqr = config.model.pts_bbox_head.aqr
+        assert not aqr or AttentionBias(64, **aqr).site in ("cross", "self", "both"), variant
+        assert config.model.pts_bbox_head.get("attention_backend", "auto") in BACKENDS

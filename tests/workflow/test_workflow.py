@@ -15,6 +15,7 @@ import yaml
 from checkout import Checkout, copy_repository
 
 SMOKE = ("--config", "tier=smoke", "studies=smoke")
+DIVERGED = '{"cross": ["diverged", "loss is not finite at iteration 3"]}'
 JOBS = {"world": 1, "prepare": 1, "train_base": 1, "train_variant": 2, "evaluate": 3, "measure": 2, "pictures": 1}
 
 
@@ -145,6 +146,11 @@ def test_changed_conditions_evaluate_again_without_training(copy):
         ("report/page.py", {"report"}, {"evaluate", "train_base", "measure", "world"}),
         ("measure.py", {"measure", "report"}, {"evaluate", "train_base", "world"}),
         ("evaluate.py", {"evaluate", "report"}, {"train_base", "train_variant", "world"}),
+        (
+            "bias/generator.py",
+            {"train_base", "train_variant", "evaluate", "measure", "pictures", "report"},
+            {"world", "prepare"},
+        ),
         ("train.py", {"train_base", "train_variant", "evaluate", "report"}, {"world", "prepare"}),
         ("cli.py", set(), {"report", "evaluate", "train_base", "measure", "world"}),
     ],
@@ -159,7 +165,7 @@ def test_changed_code_runs_again_what_depends_on_it(file, again, not_again, copy
 def test_failures_are_named_and_the_next_run_goes_on(checkout):
     run = ("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
     # A training that diverges is a record; an evaluation that breaks is a failed job.
-    broken = checkout.run(*run, BREAK_STEP="evaluate", FAIL_VARIANT="cross")
+    broken = checkout.run(*run, BREAK_STEP="evaluate", FAILURES=DIVERGED)
     assert broken.returncode == 1 and "report:" not in broken.stdout
     assert "error: the disk is on fire" in broken.stderr and "3 jobs failed" in broken.stderr
     log = checkout.root / "logs" / "smoke" / "base" / "seed0" / "evaluate.missing_sensors.log"

@@ -1,5 +1,6 @@
 # What is to be run: the tier and the studies, loaded and checked, and the names of their records.
 
+import functools
 import re
 import shlex
 import sys
@@ -65,6 +66,7 @@ def load_selection(settings):
     return tier, chosen, {**known, **{study.name: study for study in chosen}}, further
 
 
+@functools.cache
 def reference(path):
     """How a job names a tier, study or suite: by name if the repository ships it, by path otherwise."""
     shipped = path.resolve().is_relative_to(
@@ -80,7 +82,7 @@ def train_record(run):
 def base_records(studies):
     """Trainings and evaluations of the base models that the studies start from."""
     runs = studies_of.base_runs(TIER, studies)
-    suites = sorted({study.suite.name for study in studies})
+    suites = sorted({study.suite.name for study in studies if not study.measure_only})
     return [train_record(run) for run in runs] + [
         f"results/{run.folder}/evaluate.{suite}.jsonl"
         for run in runs
@@ -154,8 +156,15 @@ def schedule_hash(wildcards):
             **variant_settings(wildcards),
             "iterations": schedule.iterations,
             "init": schedule.init,
+            **memory_setting(schedule),
         }
     )
+
+
+def memory_setting(schedule):
+    """A training that ran out of a memory limit is to run again with another limit."""
+    limit = schedule.memory_limit_mb
+    return {} if limit is None else {"memory_limit_mb": limit}
 
 
 def measure_hash(wildcards):
@@ -182,17 +191,34 @@ def study_option(wildcards):
 
 
 def pictured_record(wildcards):
-    """The model whose detections are drawn: the first base model, or the first study's baseline."""
-    first = CHOSEN[0]
+    """The model whose detections are drawn: a base model, or a baseline, of the first study that trains any."""
+    first = TRAINED[0]
     runs = studies_of.base_runs(TIER, [first]) or [
         run for run in studies_of.matrix(TIER, [first]) if run.variant == first.baseline
     ]
     return train_record(runs[0])
 
 
+def records_under(suite):
+    """Evaluations of the chosen studies, and of the base models they start from, under one suite."""
+    runs = studies_of.matrix(TIER, CHOSEN) + studies_of.base_runs(TIER, CHOSEN)
+    return [f"results/{run.folder}/evaluate.{suite}.jsonl" for run in runs]
+
+
+def variant_records(study, variant):
+    """Trainings, evaluations and the measurement of one variant."""
+    return [
+        record
+        for record in study_records(study)
+        if record.startswith(f"results/{TIER.name}/{study.name}/{variant}/")
+    ]
+
+
 TIER, CHOSEN, STUDIES, FURTHER = load_selection(config)
+TRAINED = [study for study in CHOSEN if not study.measure_only]
 SEEDS = config.get("seeds")
-SUITES = {study.suite.name: study.suite for study in STUDIES.values()}
+SUITES = {name: studies_of.load_suite(name) for name in studies_of.known_suites()}
+SUITES |= {study.suite.name: study.suite for study in STUDIES.values()}
 SUITES |= {suite.name: suite for suite in FURTHER}
 
 

@@ -43,7 +43,7 @@ rule pictures:
     threads: TIER.threads
     params:
         tier=reference(TIER.path),
-        suite=reference(CHOSEN[0].suite.path),
+        suite=reference((TRAINED or CHOSEN)[0].suite.path),
         infos=subpath(input.infos, parent=True),
         out=subpath(output[0], parent=True),
         code=rooms_hash("pictures"),

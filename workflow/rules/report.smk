@@ -1,11 +1,12 @@
-# The report on the chosen studies, a check that no run failed, and one target per study.
+# The report on the chosen studies, a check that no run failed, and targets: every study, variant and suite by name.
 
 
 rule report:
     input:
         [record for study in CHOSEN for record in study_records(study)],
         base_records(CHOSEN),
-        f"results/{TIER.name}/pictures/pictures.json",
+        # Of models that are trained; a study of cost alone has none.
+        [f"results/{TIER.name}/pictures/pictures.json" for study in TRAINED[:1]],
     output:
         page=report(
             f"results/{TIER.name}/report/index.html",
@@ -55,4 +56,23 @@ for study in STUDIES.values():
         input:
             study_records(study),
             base_records([study]),
+        localrule: True
+
+    for variant in study.variants:
+
+        rule:
+            name:
+                f"{study.name}/{variant}"
+            input:
+                variant_records(study, variant),
+            localrule: True
+
+
+for suite in SUITES:
+
+    rule:
+        name:
+            f"suite/{suite}"
+        input:
+            records_under(suite),
         localrule: True

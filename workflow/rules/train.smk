@@ -48,6 +48,7 @@ rule train_base:
                 "model": TIER.model,
                 "iterations": TIER.base.iterations,
                 "config": TIER.base.config,
+                **memory_setting(TIER.base),
             }
         ),
     message:

@@ -112,6 +112,7 @@ model = dict(
         locality=dict(bev_sigma=[1.2, 1.6, 2.4, 4.0], angle_sigma=[0.06, 0.08, 0.12, 0.2], depth_sigma=0.2),
         image_points=dict(hidden=64, loss_weight=1.0),
         aqr=dict(),
+        attention_backend="auto",
         bbox_coder=dict(
             type="MultiTaskBBoxCoder",
             post_center_range=[-40.0, -40.0, -10.0, 40.0, 40.0, 10.0],

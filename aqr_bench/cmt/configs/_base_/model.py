@@ -109,6 +109,7 @@ model = dict(
         common_heads=dict(center=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2)),
         tasks=[dict(num_class=10, class_names=_class_names)],
         aqr=dict(),  # keyword arguments of the router and its bias; empty: plain CMT
+        attention_backend="auto",
         bbox_coder=dict(
             type="MultiTaskBBoxCoder",
             post_center_range=[-61.2, -61.2, -10.0, 61.2, 61.2, 10.0],

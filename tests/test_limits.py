@@ -1,0 +1,27 @@
+"""A limit on memory: reached, it is an error that records call out of memory; after it, all is as it was."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+import torch
+
+from aqr_bench.limits import memory_limit
+from aqr_bench.record import status_of
+
+
+@pytest.mark.parametrize("allocate", [lambda size: torch.zeros(size // 4), bytearray])
+def test_more_than_the_limit_is_out_of_memory(allocate):
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises((RuntimeError, MemoryError)) as error, memory_limit(1000):
+        allocate(2000 * 2**20)
+    assert status_of(error.value) == "oom"
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert len(allocate(2000 * 2**20)) > 0
+
+
+def test_no_limit_is_no_limit():
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with memory_limit(None):
+        assert resource.getrlimit(resource.RLIMIT_DATA) == before
