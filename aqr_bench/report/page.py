@@ -20,11 +20,12 @@ from aqr_bench.provenance import git_state
 from aqr_bench.record import Record
 from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
-from aqr_bench.report.figures import DPI, draw_study
+from aqr_bench.report.figures import draw_study
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
 from aqr_bench.report.resolution import resolution_sentence, resolution_table
 from aqr_bench.report.robustness_tables import study_parts
 from aqr_bench.report.routers import sensing_table
+from aqr_bench.report.style import DPI
 from aqr_bench.report.tables import (
     Table,
     base_table,

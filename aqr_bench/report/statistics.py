@@ -70,6 +70,14 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(n, mean, sd)
 
 
+def interval_half(values: Sequence[float]) -> float | None:
+    """Half of the 95 % Student t interval of the mean; None for fewer than two finite values."""
+    summary = summarise(values)
+    if summary.sd is None:
+        return None
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
+
+
 def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
     """Difference variant - baseline, paired by seed, with a Student t interval of 95 %.
 
@@ -82,7 +90,7 @@ def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float
         return None
     if summary.sd is None:
         return Difference(summary.n, summary.mean, None, None)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
+    half = interval_half(deltas)
     return Difference(summary.n, summary.mean, summary.mean - half, summary.mean + half, summary.sd)
 
 

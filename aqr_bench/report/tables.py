@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from aqr_bench.report.collect import BASE, METRICS, Results
+from aqr_bench.report.foot import foot
+from aqr_bench.report.latex import latex_table
 from aqr_bench.report.statistics import RESOLUTION, Difference, number, paired_difference, span, summarise, verdict
 from aqr_bench.study import Study
 
@@ -33,12 +35,18 @@ class Table:
         rule = ["---:" if c in self.numeric else "---" for c in head]
         rows = [[_cell(v) for v in row] for row in self.shown.itertuples(index=False)]
         lines = ["| " + " | ".join(cells) + " |" for cells in [[_cell(c) for c in head], rule, *rows]]
-        return "\n".join([f"### {self.title}", "", *lines, "", *([self.note, ""] if self.note else [])])
+        below = [line for text in (self.note, foot()) if text for line in (text, "")]
+        return "\n".join([f"### {self.title}", "", *lines, "", *below])
+
+    def latex(self) -> str:
+        """The shown rows for LaTeX with booktabs."""
+        return latex_table(self.shown, self.numeric, self.title, self.note, self.name, foot())
 
     def write(self, folder: Path) -> None:
-        """Write ``<name>.csv`` and ``<name>.md``."""
+        """Write ``<name>.csv``, ``<name>.md`` and ``<name>.tex``."""
         self.data.to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
         (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
+        (folder / f"{self.name}.tex").write_text(self.latex(), encoding="utf-8")
 
 
 def _cell(value: object) -> str:
