@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -211,10 +212,19 @@ def _means(name: str, title: str, results: Results, keys: Sequence[tuple[str, st
     return Table(name, title, pd.DataFrame(rows), pd.DataFrame(shown), note, frozenset(marked), frozenset(METRICS))
 
 
+def latency_ratio(study: Study, results: Results, variant: str) -> float:
+    """Latency relative to the baseline: measured in turns with it, else of the two medians; NaN where neither is."""
+    measures = results.measures.set_index("variant")
+    ratio = float(measures["latency_ratio"].get(variant, float("nan")))
+    if math.isfinite(ratio):
+        return ratio
+    own, baseline = (float(measures["latency_ms"].get(name, float("nan"))) for name in (variant, study.baseline))
+    return own / baseline if baseline > 0 else float("nan")
+
+
 def cost_table(study: Study, results: Results) -> Table:
     """Parameters, training time, latency, throughput and memory per variant."""
     measures = results.measures.set_index("variant")
-    baseline_ms = measures["latency_ms"].get(study.baseline)
     rows, shown, marked = [], [], set()
     for name in study.variants:
         trained = results.trainings[(results.trainings["variant"] == name) & (results.trainings["status"] == "ok")]
@@ -222,9 +232,7 @@ def cost_table(study: Study, results: Results) -> Table:
         parameters = measured["parameters"]
         if pd.isna(parameters) and trained["parameters"].notna().any():
             parameters = trained["parameters"].dropna().iloc[0]
-        ratio = measured["latency_ratio"]
-        if pd.isna(ratio) and baseline_ms is not None and baseline_ms > 0:
-            ratio = measured["latency_ms"] / baseline_ms
+        ratio = latency_ratio(study, results, name)
         if measured["status"] != "ok":
             marked.add(len(rows))
         row = {
