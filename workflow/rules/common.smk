@@ -181,13 +181,13 @@ def study_option(wildcards):
     return f"--study {reference(STUDIES[study].path)}" if study in STUDIES else ""
 
 
-def pictured_record(wildcards):
+def pictured_run():
     """The model whose detections are drawn: the first base model, or the first study's baseline."""
     first = CHOSEN[0]
     runs = studies_of.base_runs(TIER, [first]) or [
         run for run in studies_of.matrix(TIER, [first]) if run.variant == first.baseline
     ]
-    return train_record(runs[0])
+    return runs[0]
 
 
 TIER, CHOSEN, STUDIES, FURTHER = load_selection(config)
