@@ -87,4 +87,7 @@ def drop(figure: Figure) -> None:
 def legend_below(figure: Figure, palette: Mapping[str, Colour], names: Sequence[str]) -> None:
     """One dot and name per variant below all panels."""
     handles = [Line2D([], [], marker="o", ls="", color=palette[n], label=n) for n in names]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 5), frameon=False)
+    columns = max(1, min(len(names), int(figure.get_figwidth() / (0.09 * max(map(len, names)) + 0.5))))
+    # The panels were given their height without it: more than one row of names would be drawn over them.
+    figure.set_figheight(figure.get_figheight() + 0.27 * (math.ceil(len(names) / columns) - 1))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)

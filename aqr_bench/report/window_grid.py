@@ -73,7 +73,6 @@ def grid_figure(study: Study, results: Results) -> Figure | None:
             values[rows.index(bev), columns.index(camera)] = np.nan if mean is None else mean
         baseline = summarise(list(by_seed(results, study.baseline, condition, study.metric).values())).mean
         axis.set_title(f"{condition}\n{study.baseline}: {number(baseline)}")
-        axis.set_xlabel("camera window, tokens")
         gone = np.isnan(values)
         if not gone.all():
             drawn = True
@@ -85,6 +84,8 @@ def grid_figure(study: Study, results: Results) -> Figure | None:
             )  # fmt: skip
         for y, x in np.argwhere(gone):
             axis.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=GREY)
+        axis.set_xlabel("camera window, tokens")  # heatmap takes labels away
+        axis.grid(False)
         axis.tick_params(axis="both", rotation=0, length=0)
     for axis in axes[:, 0]:
         axis.set_ylabel("BEV window, cells")
