@@ -25,7 +25,8 @@ PROBE = """
   found.height = root.scrollHeight;
   found.images = inner.images.length;
   found.broken = [...inner.images].filter(i => !i.complete || i.naturalWidth === 0).map(i => i.alt);
-  const asked = [...inner.querySelectorAll('[src],link[href]')].map(e => e.getAttribute('src') ?? e.getAttribute('href'));
+  const asked = [...inner.querySelectorAll('[src],link[href]')]
+    .map(e => e.getAttribute('src') ?? e.getAttribute('href'));
   const entries = page.contentWindow.performance.getEntriesByType('resource').map(e => e.name);
   found.fetched = [...asked, ...entries].filter(n => !n.startsWith('data:'));
   const own = e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
@@ -84,9 +85,8 @@ def inspect(page: Path, width: int, folder: Path) -> dict:
     """What a browser of ``width`` CSS pixels finds in a page, with all details open.
 
     Returns:
-        width, scroll_width, height (pixels), images (count), and lists: broken (images), fetched (addresses outside of the
-        page),
-        overlaps (pairs of texts), cut (texts that leave the page), console (errors and warnings).
+        width, scroll_width, height (pixels), images (count), and lists: broken (images), fetched (addresses outside
+        of the page), overlaps (pairs of texts), cut (texts that leave the page), console (errors and warnings).
     """
     done = _run(f"--window-size={max(width, 500)},900", "--dump-dom", _frame(page, width, 900, folder).as_uri())
     text = re.search(r'<pre id="found"[^>]*>(.*?)</pre>', done.stdout, re.DOTALL)[1]
