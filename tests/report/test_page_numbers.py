@@ -85,6 +85,13 @@ def floats(values) -> list[float]:
     return [float(v) for v in pd.to_numeric(pd.Series(list(values)), errors="coerce").dropna()]
 
 
+def is_key(value: object, cell: str) -> bool:
+    """Whether a value of the CSV is what a cell names: text, a seed (floating point beside gaps), or nothing."""
+    if isinstance(value, float):
+        return cell == ("–" if math.isnan(value) else f"{value:g}")
+    return str(value) == cell.removesuffix(" (baseline)")
+
+
 def check_table(name: str, rows: list[list[str]], csv: pd.DataFrame) -> int:
     """Compare a table with its CSV; returns how many numbers were compared."""
     head, *body = rows
@@ -96,7 +103,7 @@ def check_table(name: str, rows: list[list[str]], csv: pd.DataFrame) -> int:
         mine = csv
         for key in keys:
             if key.lower() in lower:
-                mine = mine[mine[lower[key.lower()]].astype(str) == cells[key].removesuffix(" (baseline)")]
+                mine = mine[[is_key(v, cells[key]) for v in mine[lower[key.lower()]]]]
         assert len(mine), (name, row)
         for column in head:
             if column in keys:
