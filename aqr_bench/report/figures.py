@@ -83,7 +83,9 @@ def metrics_figure(study: Study, results: Results) -> Figure | None:
             axis.set_xlim(middle - half, middle + half)
         axis.set_title(f"{metric} ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)", fontsize=9)
         variant_axis(axis, names, i % 4 == 0)
-        axis.xaxis.set_major_locator(plt.MaxNLocator(3, min_n_ticks=2))
+        axis.xaxis.set_major_locator(
+            plt.MaxNLocator(4, prune="both", min_n_ticks=1)
+        )  # labels of neighbours would touch
         axis.tick_params(axis="x", labelsize=8)
         if not values:
             axis.set_xticks([])

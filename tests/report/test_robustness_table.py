@@ -274,7 +274,7 @@ def test_from_the_shell(tmp_path, capsys):
     arguments = ["--records", str(results), "--tier", "smoke", "--suite", str(suite.path), "--out", str(out)]
     assert main([*arguments, "--baseline", "cross"]) == 0
     written = capsys.readouterr().out.split()
-    assert all(Path(line).is_file() for line in written) and len(written) == 7
+    assert all(Path(line).is_file() for line in written) and len(written) == 9
     data = pd.read_csv(out / "tables" / "robustness.csv")
     assert list(data["study"].unique()) == ["made_up", "other"] and len(data) == 6
     made_up = data[(data["study"] == "made_up") & (data["metric"] == "mAP")].set_index("variant")
