@@ -1,6 +1,6 @@
-"""Pictures of detections: samples of the val split under every condition, or one keyframe from elsewhere.
+"""Pictures of detections: best and worst val samples under every condition, or one keyframe from elsewhere.
 
-python -m aqr_bench.pictures --tier T --infos DIR --suite SUITE --train REC --out DIR
+python -m aqr_bench.pictures --tier T --infos DIR --suite SUITE --train REC --evaluation REC --work DIR --out DIR
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.evaluate import Evaluator, build_loader
 from aqr_bench.experiment import DataSet, build_config, load_data
+from aqr_bench.metrics.sample_f1 import Objects, best_and_worst, count_found
 from aqr_bench.record import Record, read_records
 from aqr_bench.report.pictures import Boxes, draw_sample
 from aqr_bench.study import Condition, Tier, load_study, load_suite, load_tier
-from aqr_bench.train import verified_checkpoint
+from aqr_bench.train import verified_checkpoint, work_folder
 
 SCORE_THRESHOLD = 0.25
+MATCH_M = 2.0  # a detection this near to an object has found it
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,10 +34,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--infos", required=True, help="folder that python -m aqr_bench.data wrote")
     parser.add_argument("--suite", required=True)
     parser.add_argument("--train", required=True, help="train record of the model")
-    parser.add_argument("--samples", type=int, default=1, help="samples per condition")
+    parser.add_argument("--evaluation", help="evaluate record of the model: its best and worst samples are drawn")
+    parser.add_argument("--work", help="the tier's work folder, in which the evaluation left its detections")
+    parser.add_argument("--samples", type=int, default=1, help="best and worst samples per condition")
     parser.add_argument("--threshold", type=float, default=SCORE_THRESHOLD, help="draw detections from this score on")
     parser.add_argument("--out", required=True)
     args = parser.parse_args(argv)
+    if bool(args.evaluation) != bool(args.work):
+        raise UserError("--evaluation and --work go together: the record says what is in the folder")
     tier, suite, data = load_tier(args.tier), load_suite(args.suite), load_data(args.infos)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -43,18 +49,78 @@ def main(argv: list[str] | None = None) -> int:
     pictures: list[dict] = []
     if trained.ok:
         evaluator = load_evaluator(tier, data, trained, args.train, out)
+        evaluated = read_records(args.evaluation) if args.evaluation else []
         for condition in suite.conditions:
-            loader = build_loader(evaluator.config, condition, 1)
-            # Spread over the split: neighbouring samples are one scene.
-            for number, index in enumerate(np.linspace(0, len(loader.dataset) - 1, args.samples + 2)[1:-1].astype(int)):
-                path = out / f"{condition.name}.{number}.png"
-                draw_detections(evaluator, loader.dataset, int(index), condition, path, args.threshold)
-                pictures.append({"file": path.name, "condition": condition.name, "sample": int(index)})
+            dataset = build_loader(evaluator.config, condition, 1).dataset
+            record = next((r for r in evaluated if r.condition == condition.name), None)
+            kept = None if record is None else detections_file(Path(args.work), record)
+            for name, index, said in chosen_samples(dataset, kept, args.samples, args.threshold):
+                path = out / f"{condition.name}.{name}.png"
+                draw_detections(evaluator, dataset, index, condition, path, args.threshold, said)
+                caption = f"{condition.name}, {said}; detections with a score of at least {args.threshold:g}"
+                pictures.append({"file": path.name, "condition": condition.name, "sample": index, "caption": caption})
     index_file = out / "pictures.json"
     index_file.with_suffix(".tmp").write_text(json.dumps({"pictures": pictures, "reason": trained.reason}))
     os.replace(index_file.with_suffix(".tmp"), index_file)
     print(f"{len(pictures)} pictures -> {out}")
     return 0
+
+
+def detections_file(work: Path, record: Record) -> Path | None:
+    """The detections that an evaluation left (its own, or those of the run it took over); None if they are gone."""
+    own = work_folder(work, record.study, record.variant, record.seed or 0)
+    folders = [own] + ([work / record.extra["same_as"]] if record.extra.get("same_as") else [])
+    files = [folder / "detections" / str(record.condition) / "results_nusc.json" for folder in folders]
+    return next((file for file in files if record.ok and file.is_file()), None)
+
+
+def chosen_samples(dataset: Any, kept: Path | None, count: int, threshold: float) -> list[tuple[str, int, str]]:
+    """Name, index in the data set, and what to say of the samples to draw.
+
+    The best and the worst by F1 of the detections above the threshold, where an evaluation kept its detections; else
+    samples spread evenly over the split (neighbouring ones are one scene), and it is said that they were not chosen.
+    """
+    if kept is None:
+        indices = np.linspace(0, len(dataset) - 1, count + 2)[1:-1].astype(int)
+        said = f"one of {len(dataset)} samples, not chosen by its score: no detections of an evaluation are kept"
+        return [(str(number), int(index), said) for number, index in enumerate(indices)]
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    place = {info["token"]: i for i, info in enumerate(infos)}
+    truth = {info["token"]: global_objects(info, dataset.metainfo["classes"]) for info in infos}
+    found = count_found(kept_objects(kept, threshold), truth, MATCH_M)
+    chosen = []
+    for word, tokens in zip(("best", "worst"), best_and_worst(found, count), strict=True):
+        for number, token in enumerate(tokens):
+            which = word if not number else f"{word} but {number}"
+            f = found[token]
+            said = f"{which} of {len(infos)} samples: F1 {f.f1:.2f} at {MATCH_M:g} m, {f.hits} of {f.hits + f.missed}"
+            said += f" objects found, {f.false} false"
+            chosen.append((f"{word}{number or ''}", place[token], said))
+    return chosen
+
+
+def kept_objects(path: Path, threshold: float) -> dict[str, Objects]:
+    """Detections of a submission file with at least this score, by sample token; centres in the global frame."""
+    found = {}
+    for token, entries in json.loads(path.read_text(encoding="utf-8"))["results"].items():
+        sure = [e for e in entries if e["detection_score"] >= threshold]
+        centre = np.array([e["translation"][:2] for e in sure], np.float64).reshape(-1, 2)
+        scores = np.array([e["detection_score"] for e in sure], np.float64)
+        found[token] = Objects(centre, [e["detection_name"] for e in sure], scores)
+    return found
+
+
+def global_objects(info: dict, classes: list[str]) -> Objects:
+    """Annotated objects of a sample that count in its evaluation; centres in the global frame."""
+    from nuscenes.eval.common.config import config_factory
+
+    boxes = truth_boxes(info["eval_ann_info"], classes)
+    lidar2ego, ego2global = (np.asarray(m, np.float64) for m in (info["lidar_points"]["lidar2ego"], info["ego2global"]))
+    ego = boxes.boxes_n7[:, :3] @ lidar2ego[:3, :3].T + lidar2ego[:3, 3]
+    ranges = config_factory("detection_cvpr_2019").class_range
+    near = [i for i, name in enumerate(boxes.labels) if np.hypot(*ego[i, :2]) <= ranges[name]]
+    centre = ego[near] @ ego2global[:3, :3].T + ego2global[:3, 3]
+    return Objects(centre[:, :2], [boxes.labels[i] for i in near])
 
 
 def load_evaluator(tier: Tier, data: DataSet, trained: Record, record_path: str | Path, work: Path) -> Evaluator:
@@ -112,9 +178,9 @@ def evaluate_keyframe(tier: Tier, train: str | Path, folder: str | Path, out: st
 
 
 def draw_detections(
-    evaluator: Evaluator, dataset: Any, index: int, condition: Condition, path: Path, threshold: float
+    evaluator: Evaluator, dataset: Any, index: int, condition: Condition, path: Path, threshold: float, said: str = ""
 ) -> Boxes:
-    """Run one sample and draw it; returns all of its detections."""
+    """Run one sample and draw it, with ``said`` in the title; returns all of its detections."""
     from mmengine.dataset import pseudo_collate
 
     info = dataset.get_data_info(index)
@@ -134,6 +200,7 @@ def draw_detections(
         lidar2img = dict(zip(cameras, projections, strict=True))
     shown = detections.above(threshold)
     title = f"{condition.name}, sample {info['token'][:8]}, detections with a score of at least {threshold:g}"
+    title += f"\n{said}" if said else ""
     draw_sample(path, images, lidar2img, points, truth, shown, title)
     return detections
 

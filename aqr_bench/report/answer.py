@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from aqr_bench.report.collect import Results
 from aqr_bench.report.statistics import RESOLUTION, Difference, number, phrase, summarise
-from aqr_bench.report.tables import by_seed, differences
+from aqr_bench.report.tables import by_seed, differences, latency_ratio
 from aqr_bench.study import Study
 
 
@@ -27,9 +28,10 @@ def _sentence(study: Study, results: Results) -> str:
     clear = {key: d for key, d in compared.items() if d.beyond_noise}
     unknown = sum(d.low is None for d in compared.values())
     within = len(compared) - len(clear) - unknown
-    rest = _rest(within, unknown)
+    rest = _rest(within, unknown, _quiet(study, compared))
     if clear:
-        parts = [_difference(study, key, d) for key, d in sorted(clear.items(), key=lambda item: -abs(item[1].mean))]
+        ordered = sorted(clear.items(), key=lambda item: -abs(item[1].mean))
+        parts = [_difference(study, results, key, d) for key, d in ordered]
         left = len(parts) - 3
         words = "1 more difference is" if left == 1 else f"{left} more differences are"
         more = [f"{words} beyond the noise"] if left > 0 else []
@@ -58,24 +60,41 @@ def _why_noise(differences: Iterable[Difference]) -> str:
     return why + (f" or the difference is below {RESOLUTION:g}" if tiny else "")
 
 
-def _rest(within: int, unknown: int) -> list[str]:
-    """Clauses on the differences of which nothing can be claimed."""
+def _quiet(study: Study, compared: Mapping[tuple[str, str], Difference]) -> list[str]:
+    """Variants all of whose differences have an interval and are within the noise."""
+    of = {name: [d for (variant, _), d in compared.items() if variant == name] for name in study.variants}
+    return [n for n, found in of.items() if found and not any(d.low is None or d.beyond_noise for d in found)]
+
+
+def _rest(within: int, unknown: int, quiet: Sequence[str]) -> list[str]:
+    """Clauses on the differences of which nothing can be claimed; ``quiet``: variants that have no others."""
     clauses = []
     if within:
-        clauses.append(
-            "1 difference is within the noise" if within == 1 else f"{within} differences are within the noise"
-        )
+        all_of = f", all of {' and of '.join(map(repr, quiet))} among them" if quiet else ""
+        words = "1 difference is" if within == 1 else f"{within} differences are"
+        clauses.append(f"{words} within the noise{all_of}")
     if unknown:
         rest = "1 difference rests" if unknown == 1 else f"{unknown} differences rest"
         clauses.append(f"{rest} on a single pair of seeds, noise unknown")
     return clauses
 
 
-def _difference(study: Study, key: tuple[str, str], difference: Difference) -> str:
+def _difference(study: Study, results: Results, key: tuple[str, str], difference: Difference) -> str:
     variant, condition = key
     word = "better" if (difference.mean > 0) == study.higher_is_better else "worse"
     against, evidence = study.compared_with(variant), phrase(difference, study.metric)
-    return f"'{variant}' is {word} than '{against}' under '{condition}' ({evidence})"
+    return f"'{variant}' is {word} than '{against}' under '{condition}' ({evidence}{_cost(study, results, variant)})"
+
+
+def _cost(study: Study, results: Results, variant: str) -> str:
+    """What the variant costs in latency; nothing where it is not compared with what it was measured against."""
+    if study.compared_with(variant) != study.baseline:
+        return ""
+    ratio = latency_ratio(study, results, variant)
+    if not math.isfinite(ratio):
+        return "; latency not measured"
+    percent = round(100 * (ratio - 1))
+    return f"; {abs(percent)} % {'less' if percent < 0 else 'more'} latency"
 
 
 def _corrected(clear: Mapping[tuple[str, str], Difference]) -> list[str]:

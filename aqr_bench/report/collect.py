@@ -31,6 +31,7 @@ class Results:
                  mean, standard deviation and percentiles of the LiDAR and the camera weight
     records      all records that were read
     router_files every query's weights by (variant, seed, condition), where there is a router
+    match_files  matched detections by (variant, seed, condition), where they were kept
     scenes       scene bootstrap of the difference to the baseline by (variant, condition), where there is one
     """
 
@@ -42,6 +43,7 @@ class Results:
     routers: pd.DataFrame
     records: tuple[Record, ...]
     router_files: Mapping[tuple[str, int, str], Path] = field(default_factory=dict)
+    match_files: Mapping[tuple[str, int, str], Path] = field(default_factory=dict)
     scenes: Mapping[tuple[str, str], SceneInterval] = field(default_factory=dict)
 
     @property
@@ -111,6 +113,7 @@ def collect_runs(
         routers=_frame(routers, ["variant", "seed", "condition", "group", "queries", *ROUTER], ["queries", *ROUTER]),
         records=tuple(r for r in seen if r.status != MISSING),
         router_files=router_files,
+        match_files={tuple(key): path for *key, _, path in matched if path is not None},
         scenes=scene_intervals(study, matched) if study else {},
     )
 

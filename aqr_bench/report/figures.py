@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -13,65 +12,23 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from aqr_bench.report.collect import BASE, Results
-from aqr_bench.report.routers import distribution_figure
-from aqr_bench.report.statistics import number, summarise
+from aqr_bench.report.collect import METRICS, Results
+from aqr_bench.report.pareto import SCORE, pareto_figure
+from aqr_bench.report.precision_recall import DISTANCE_M, recall_figure
+from aqr_bench.report.routers import bev_figure, distribution_figure
+from aqr_bench.report.statistics import interval_half, number, summarise
+from aqr_bench.report.style import GREY, colours, drop, legend_below, panels, save, variant_axis
 from aqr_bench.report.tables import by_seed, differences, opponents
-from aqr_bench.study import Study
-
-DPI = 150
-GREY = "#555555"
-
-
-def colours(study: Study) -> dict[str, tuple[float, float, float] | str]:
-    """Colour-blind safe colours: grey for the baseline, then the palette in the order of the study file."""
-    others = [v for v in study.variants if v != study.baseline]
-    palette = sns.color_palette("colorblind", 10)
-    palette.pop(7)  # the palette's own grey
-    if len(others) > len(palette):
-        palette = sns.color_palette("husl", len(others))
-    return {study.baseline: GREY, BASE: GREY, **dict(zip(others, palette, strict=False))}
-
-
-def save(figure: Figure, folder: Path, name: str) -> Path:
-    """Write ``<name>.png`` and ``<name>.pdf``; returns the PNG."""
-    for suffix, more in ((".png", {"dpi": DPI}), (".pdf", {"metadata": {"CreationDate": None}})):
-        figure.savefig(folder / f"{name}{suffix}", bbox_inches="tight", facecolor="white", **more)
-    plt.close(figure)
-    return folder / f"{name}.png"
-
-
-def _panels(
-    count: int, height: float, width: float = 3.3, most: int = 3, sharey: bool = True
-) -> tuple[Figure, list[Axes]]:
-    columns = min(count, most)
-    rows = math.ceil(count / columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(max(width * columns, 4.6), height * rows), sharey=sharey, squeeze=False
-    )
-    flat = list(axes.flat)
-    for unused in flat[count:]:
-        unused.set_visible(False)
-    figure.set_layout_engine("constrained")
-    return figure, flat[:count]
-
-
-def _variant_axis(axis: Axes, names: Sequence[str], first: bool) -> None:
-    axis.set_ylim(len(names) - 0.5, -0.5)
-    # The panels of a row share this axis: labels are hidden, not removed, where they would repeat.
-    axis.set_yticks(range(len(names)), names)
-    axis.tick_params(axis="y", length=0, labelleft=first)
-    axis.xaxis.set_major_locator(plt.MaxNLocator(4, min_n_ticks=2))
+from aqr_bench.report.window_grid import grid_figure
+from aqr_bench.study import LOWER_IS_BETTER, Study
 
 
 def metric_figure(study: Study, results: Results) -> Figure | None:
     """Score of every seed (rings) and their mean (diamond), one panel per condition."""
     palette, names = colours(study), list(study.variants)
-    figure, axes = _panels(len(study.suite.conditions), 0.9 + 0.34 * len(names))
+    figure, axes = panels(len(study.suite.conditions), 0.9 + 0.34 * len(names))
     drawn = 0
     for i, (axis, condition) in enumerate(zip(axes, study.suite.conditions, strict=True)):
         values: list[float] = []
@@ -95,14 +52,44 @@ def metric_figure(study: Study, results: Results) -> Figure | None:
             axis.set_xlim(middle - half, middle + half)
         axis.set_title(condition.name)
         axis.set_xlabel(study.metric)
-        _variant_axis(axis, names, i % 3 == 0)
+        variant_axis(axis, names, i % 3 == 0)
         if not values:
             axis.set_xticks([])
-    return figure if drawn else _drop(figure)
+    return figure if drawn else drop(figure)
 
 
-def _drop(figure: Figure) -> None:
-    plt.close(figure)
+def metrics_figure(study: Study, results: Results) -> Figure | None:
+    """Every detection metric in the reference condition: seeds (rings), mean (diamond) and its 95 % interval (line).
+
+    The interval is Student's t over seeds; a panel is as wide as its rings, so that a line may leave it.
+    """
+    palette, names, reference = colours(study), list(study.variants), study.suite.conditions[0].name
+    figure, axes = panels(len(METRICS), 0.9 + 0.3 * len(names), width=2.45, most=4)
+    drawn = 0
+    for i, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
+        values: list[float] = []
+        for y, name in enumerate(names):
+            scores = list(by_seed(results, name, reference, metric).values())
+            values += scores
+            if scores:
+                middle, half = summarise(scores).mean, interval_half(scores)
+                if half is not None:
+                    axis.plot([middle - half, middle + half], [y, y], "-", color=palette[name], lw=1.6)
+                axis.plot(scores, [y] * len(scores), "o", mfc="none", mec=palette[name], ms=5, mew=1.1)
+                axis.plot(middle, y, "D", color=palette[name], ms=4)
+        drawn += len(values)
+        if values:
+            middle, half = (max(values) + min(values)) / 2, max((max(values) - min(values)) * 0.7, 0.01)
+            axis.set_xlim(middle - half, middle + half)
+        axis.set_title(f"{metric} ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)", fontsize=9)
+        variant_axis(axis, names, i % 4 == 0)
+        axis.xaxis.set_major_locator(
+            plt.MaxNLocator(4, prune="both", min_n_ticks=1)
+        )  # labels of neighbours would touch
+        axis.tick_params(axis="x", labelsize=8)
+        if not values:
+            axis.set_xticks([])
+    return figure if drawn else drop(figure)
 
 
 def difference_figure(study: Study, results: Results) -> Figure | None:
@@ -114,7 +101,7 @@ def difference_figure(study: Study, results: Results) -> Figure | None:
     names = [v for v in study.variants if v != study.baseline]
     if not any(d is not None for d in deltas.values()):
         return None
-    figure, axes = _panels(len(study.suite.conditions), 1.0 + 0.34 * len(names))
+    figure, axes = panels(len(study.suite.conditions), 1.0 + 0.34 * len(names))
     for i, (axis, condition) in enumerate(zip(axes, study.suite.conditions, strict=True)):
         axis.axvline(0, color=GREY, lw=0.9, ls="--", zorder=0)
         reach = 0.005
@@ -139,7 +126,7 @@ def difference_figure(study: Study, results: Results) -> Figure | None:
         axis.set_title(condition.name)
         alone = all(study.compared_with(name) == study.baseline for name in names)
         axis.set_xlabel(f"{study.metric} minus {study.baseline}" if alone else f"difference in {study.metric}")
-        _variant_axis(axis, names, i % 3 == 0)
+        variant_axis(axis, names, i % 3 == 0)
     return figure
 
 
@@ -168,30 +155,6 @@ def heatmap_figure(study: Study, results: Results) -> Figure | None:
     return figure
 
 
-def cost_figure(study: Study, results: Results) -> Figure | None:
-    """Median latency (bar to the 95th percentile) against the score in the reference condition."""
-    reference, palette = study.suite.conditions[0].name, colours(study)
-    figure, axis = plt.subplots(figsize=(5.6, 3.6))
-    figure.set_layout_engine("constrained")
-    drawn = []
-    for row in results.measures.itertuples():
-        scores = list(by_seed(results, row.variant, reference, study.metric).values())
-        if row.status != "ok" or not math.isfinite(row.latency_ms) or not scores:
-            continue
-        mean = summarise(scores).mean
-        if math.isfinite(row.latency_p95_ms):
-            axis.plot([row.latency_ms, row.latency_p95_ms], [mean, mean], "-", color=palette[row.variant], lw=1.2)
-        axis.plot([row.latency_ms] * len(scores), scores, "o", mfc="none", mec=palette[row.variant], ms=5, alpha=0.8)
-        axis.plot(row.latency_ms, mean, "D", color=palette[row.variant], ms=7)
-        drawn.append(row.variant)
-    if not drawn:
-        return _drop(figure)
-    axis.set_xlabel("latency, ms (median; line to 95th percentile)")
-    axis.set_ylabel(f"{study.metric}, {reference}")
-    _legend_below(figure, palette, drawn)
-    return figure
-
-
 def router_figure(study: Study, results: Results) -> Figure | None:
     """Mean weight of each modality (diamond) and the range of 90 % of the queries (line), by condition and variant."""
     frame = results.routers[results.routers["group"] == "all"]
@@ -199,7 +162,7 @@ def router_figure(study: Study, results: Results) -> Figure | None:
     if not names:
         return None
     palette, conditions = colours(study), [c.name for c in study.suite.conditions]
-    figure, axes = _panels(2, 1.1 + 0.3 * len(conditions) * len(names) ** 0.5, width=4.0)
+    figure, axes = panels(2, 1.1 + 0.3 * len(conditions) * len(names) ** 0.5, width=4.0)
     for i, (axis, sensor, title) in enumerate(zip(axes, ("lidar", "camera"), ("LiDAR", "camera"), strict=True)):
         for k, name in enumerate(names):
             shift = (k - (len(names) - 1) / 2) * min(0.6 / max(len(names) - 1, 1), 0.25)
@@ -214,9 +177,9 @@ def router_figure(study: Study, results: Results) -> Figure | None:
         axis.set_xlim(-1.05, 1.05)
         axis.axvline(0, color=GREY, lw=0.9, ls="--", zorder=0)
         axis.grid(axis="y", visible=False)
-        _variant_axis(axis, conditions, i == 0)
+        variant_axis(axis, conditions, i == 0)
         axis.set_xticks([-0.5, 0, 0.5])  # -1 and 1 of neighbouring panels would touch
-    _legend_below(figure, palette, names)
+    legend_below(figure, palette, names)
     return figure
 
 
@@ -228,7 +191,7 @@ def classes_figure(study: Study, results: Results, most: int = 3) -> Figure | No
     palette, names = colours(study), list(study.variants)
     conditions = [c.name for c in study.suite.conditions][:most]
     order = list(dict.fromkeys(frame["class"]))
-    figure, axes = _panels(len(conditions), 1.1 + 0.36 * len(order))
+    figure, axes = panels(len(conditions), 1.1 + 0.36 * len(order))
     step = min(0.6 / max(len(names) - 1, 1), 0.2)
     for i, (axis, condition) in enumerate(zip(axes, conditions, strict=True)):
         here = frame[frame["condition"] == condition].groupby(["variant", "class"])["AP"].mean()
@@ -243,14 +206,9 @@ def classes_figure(study: Study, results: Results, most: int = 3) -> Figure | No
         axis.grid(axis="y", visible=False)
         axis.set_title(condition)
         axis.set_xlabel("AP")
-        _variant_axis(axis, [c.replace("_", " ") for c in order], i == 0)
-    _legend_below(figure, palette, names)
+        variant_axis(axis, [c.replace("_", " ") for c in order], i == 0)
+    legend_below(figure, palette, names)
     return figure
-
-
-def _legend_below(figure: Figure, palette: dict, names: Sequence[str]) -> None:
-    handles = [Line2D([], [], marker="o", ls="", color=palette[n], label=n) for n in names]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 5), frameon=False)
 
 
 def curves_figure(study: Study, results: Results, base: Results) -> Figure | None:
@@ -261,7 +219,7 @@ def curves_figure(study: Study, results: Results, base: Results) -> Figure | Non
     if not groups:
         return None
     palette = colours(study)
-    figure, axes = _panels(len(groups), 3.0, width=4.4, sharey=False)
+    figure, axes = panels(len(groups), 3.0, width=4.4, sharey=False)
     for axis, (title, frame) in zip(axes, groups, strict=True):
         for name, rows in frame.groupby("variant"):
             for j, (_, line) in enumerate(rows.groupby("seed")):
@@ -273,14 +231,14 @@ def curves_figure(study: Study, results: Results, base: Results) -> Figure | Non
         axis.set_xlabel("iteration")
         axis.set_ylabel("loss")
     if not results.curves.empty:
-        _legend_below(figure, palette, [v for v in study.variants if (results.curves["variant"] == v).any()])
+        legend_below(figure, palette, [v for v in study.variants if (results.curves["variant"] == v).any()])
     return figure
 
 
 def draw_study(study: Study, results: Results, base: Results, folder: Path) -> list[tuple[str, Path]]:
     """Draw what there is data for; returns (caption, PNG) pairs."""
     sns.set_theme(style="whitegrid", palette="colorblind", font_scale=0.95, rc={"pdf.fonttype": 42})
-    jobs: list[tuple[str, str, Callable[[], Figure | None]]] = [
+    jobs: list[tuple[str, str, Callable[[], Figure | tuple[str, Figure] | None]]] = [
         (
             "metric",
             f"{study.metric} per condition: every seed (rings), mean (diamond), mean of '{study.baseline}' (dashed). "
@@ -294,11 +252,24 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path) -> l
             "that no interval contains 0. Each panel has its own scale.",
             lambda: difference_figure(study, results),
         ),
+        (
+            "metrics",
+            f"All metrics under '{study.suite.conditions[0].name}': every seed (rings), mean (diamond) and its 95 % "
+            "interval over seeds (line; none for a single seed). A line that leaves its panel: too few seeds to tell.",
+            lambda: metrics_figure(study, results),
+        ),
         ("heatmap", f"Mean {study.metric}, variant by condition.", lambda: heatmap_figure(study, results)),
         (
-            "cost",
-            f"Latency against {study.metric} under '{study.suite.conditions[0].name}': seeds (rings), mean (diamond).",
-            lambda: cost_figure(study, results),
+            "windows",
+            f"Mean {study.metric} by window size; each panel has its own scale, its title the mean of the baseline.",
+            lambda: grid_figure(study, results),
+        ),
+        (
+            "pareto",
+            f"{SCORE} under '{study.suite.conditions[0].name}' against latency and memory: seeds (rings), mean "
+            "(diamond; filled where no other variant is better in both), and the Pareto front of the means (dashed). "
+            "Where variants differ within the noise, so does the front.",
+            lambda: pareto_figure(study, results),
         ),
         (
             "router",
@@ -310,12 +281,21 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path) -> l
             "Distribution of the router's weights over all queries of all frames and seeds.",
             lambda: distribution_figure(study, results.router_files),
         ),
+        ("bev", "", lambda: bev_figure(study, results.router_files)),
         ("classes", "AP by class, mean over seeds.", lambda: classes_figure(study, results)),
+        (
+            "recall",
+            f"Precision over recall by class at {DISTANCE_M:g} m under '{study.suite.conditions[0].name}', mean over "
+            "seeds; a line ends where the recall does.",
+            lambda: recall_figure(study, results),
+        ),
         ("curves", "Training loss; one line style per seed.", lambda: curves_figure(study, results, base)),
     ]
     drawn = []
     for name, caption, draw in jobs:
         figure = draw()
+        if isinstance(figure, tuple):
+            caption, figure = figure
         if figure is not None:
             drawn.append((caption, save(figure, folder, f"{study.name}_{name}")))
     return drawn
@@ -328,10 +308,10 @@ def draw_costs(study: Study, results: Results, folder: Path) -> list[tuple[str, 
     if rows.empty:
         return []
     palette, names = colours(study), list(rows["variant"])
-    figure, axes = _panels(2, 0.9 + 0.34 * len(names))
+    figure, axes = panels(2, 0.9 + 0.34 * len(names))
     for i, (axis, column) in enumerate(zip(axes, ("latency_ms", "peak_rss_mb"), strict=True)):
         axis.barh(range(len(names)), rows[column], color=[palette[name] for name in names], height=0.6)
-        _variant_axis(axis, names, first=i == 0)
+        variant_axis(axis, names, first=i == 0)
     axes[0].set_xlabel("latency, ms (median)")
     axes[1].set_xlabel("peak memory, MB")
     caption = "Median latency of an inference, and peak memory of the process, by variant."

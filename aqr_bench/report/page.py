@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,10 @@ from aqr_bench.record import Record
 from aqr_bench.report.alarms import alarms_sentence, alarms_table, base_alarms, study_alarms
 from aqr_bench.report.answer import answer, cost_answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
-from aqr_bench.report.figures import DPI, draw_costs, draw_study
+from aqr_bench.report.figures import draw_costs, draw_study
+from aqr_bench.report.foot import stamped
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
+from aqr_bench.report.images import Budget, collect_pictures, embedded
 from aqr_bench.report.resolution import resolution_sentence, resolution_table
 from aqr_bench.report.robustness_tables import study_parts
 from aqr_bench.report.routers import sensing_table
@@ -39,33 +39,56 @@ from aqr_bench.report.tables import (
 )
 from aqr_bench.study import Study, Tier
 
-PICTURE_BUDGET = 9_000_000  # bytes of pictures in the page, before base64 adds a third
-PICTURE_WIDTH = 1600
+
+@dataclass(frozen=True)
+class Chapter:
+    """A part of the page that belongs to no study: ``name`` is its anchor, ``figures`` are (caption, PNG) pairs."""
+
+    name: str
+    title: str
+    text: str
+    tables: tuple[Table, ...] = ()
+    figures: tuple[tuple[str, Path], ...] = ()
 
 
-def build_report(tier: Tier, studies: Sequence[Study], records: Path, out: Path) -> Path:
+# Makes chapters from what the report is about: tier, studies, records folder, and the folder for figures.
+Author = Callable[[Tier, Sequence[Study], Path, Path], Sequence[Chapter]]
+
+
+def build_report(
+    tier: Tier, studies: Sequence[Study], records: Path, out: Path, authors: Sequence[Author] = ()
+) -> Path:
     """Write tables, figures and ``index.html`` below ``out`` from the records below ``records/<tier>``.
 
-    Failed and missing runs are shown as such; with no record at all the page says so. Returns the page's path.
+    Failed and missing runs are shown as such; with no record at all the page says so. What ``authors`` write comes
+    after the studies. Returns the page's path.
     """
-    tables_dir, figures_dir = _fresh(out / "tables", (".csv", ".md")), _fresh(out / "figures", (".png", ".pdf"))
+    tables_dir, figures_dir = _fresh(out / "tables", (".csv", ".md", ".tex")), _fresh(out / "figures", (".png", ".pdf"))
     base = collect_base(records, tier, studies)
-    sections = [
-        _section(study, collect_study(records, tier, study), base, tables_dir, figures_dir) for study in studies
-    ]
-    for section in sections:
-        _add_robustness(section, records, tier, tables_dir, figures_dir)
-    base_part = _base_section(studies, base, tables_dir)
-    alarms = base_alarms(records, tier, [study.suite for study in studies], base.records)
-    for section in sections:
-        alarms += study_alarms(records, tier, section["study"], section["records"])
-    alarmed = alarms_table("sanity", alarms)
-    alarmed.write(tables_dir)
+    found = [(study, collect_study(records, tier, study)) for study in studies]
+    known = [*base.records, *(r for _, results in found for r in results.records)]
+    budget = Budget()
+    with stamped(provenance_rows(tier, studies, known)):
+        sections = [_section(study, results, base, tables_dir, figures_dir, budget) for study, results in found]
+        for section in sections:
+            _add_robustness(section, records, tier, tables_dir, figures_dir, budget)
+        base_part = _base_section(studies, base, tables_dir)
+        chapters = [
+            _chapter(chapter, tables_dir, budget)
+            for author in authors
+            for chapter in author(tier, studies, records, figures_dir)
+        ]
+        alarms = base_alarms(records, tier, [study.suite for study in studies], base.records)
+        for section in sections:
+            alarms += study_alarms(records, tier, section["study"], section["records"])
+        alarmed = alarms_table("sanity", alarms)
+        alarmed.write(tables_dir)
     everything = [*base.records, *(r for section in sections for r in section["records"])]
-    pictures, left_out, picture_note = collect_pictures(records / tier.name / "pictures")
+    pictures, left_out, picture_note = collect_pictures(records / tier.name / "pictures", budget)
     page = _template().render(
         tier=tier,
         sections=sections,
+        chapters=chapters,
         base=base_part,
         pictures=pictures,
         pictures_left_out=left_out,
@@ -92,10 +115,12 @@ def _fresh(folder: Path, suffixes: Sequence[str]) -> Path:
     return folder
 
 
-def _section(study: Study, results: Results, base: Results, tables_dir: Path, figures_dir: Path) -> dict[str, Any]:
+def _section(
+    study: Study, results: Results, base: Results, tables_dir: Path, figures_dir: Path, budget: Budget
+) -> dict[str, Any]:
     """What the template needs to know about one study."""
     if study.measure_only:
-        return _cost_section(study, results, tables_dir, figures_dir)
+        return _cost_section(study, results, tables_dir, figures_dir, budget)
     tables = {
         "scores": scores_table(study, results),
         "resolution": resolution_table(study, results),
@@ -115,16 +140,18 @@ def _section(study: Study, results: Results, base: Results, tables_dir: Path, fi
     for key, table in tables.items():
         if key not in ("router", "sensing", "resolution", "gate") or len(table.shown):
             table.write(tables_dir)
-    figures = _embedded(draw_study(study, results, base, figures_dir))
+    figures = embedded(draw_study(study, results, base, figures_dir), budget)
     return _shown(study, results, tables, figures, answer(study, results), said)
 
 
-def _cost_section(study: Study, results: Results, tables_dir: Path, figures_dir: Path) -> dict[str, Any]:
+def _cost_section(
+    study: Study, results: Results, tables_dir: Path, figures_dir: Path, budget: Budget
+) -> dict[str, Any]:
     """The section of a study whose variants were measured and neither trained nor scored."""
     tables = {"cost": cost_table(study, results), "problems": problems_table(study.name, results)}
     for table in tables.values():
         table.write(tables_dir)
-    figures = _embedded(draw_costs(study, results, figures_dir))
+    figures = embedded(draw_costs(study, results, figures_dir), budget)
     return _shown(study, results, tables, figures, cost_answer(study, results), {})
 
 
@@ -132,10 +159,11 @@ def _shown(
     study: Study,
     results: Results,
     tables: dict[str, Table],
-    figures: list[dict[str, Any]],
+    drawn: tuple[list[dict[str, Any]], Any],
     said: str,
     sentences: dict[str, str],
 ) -> dict[str, Any]:
+    figures, left_out = drawn
     return {
         "study": study,
         "answer": said,
@@ -144,23 +172,33 @@ def _shown(
         "titles": {name: table.title for name, table in tables.items()},
         "notes": {name: table.note for name, table in tables.items()},
         "figures": figures,
+        "left_out": left_out,
         "records": results.records,
         "problems": len(tables["problems"].shown),
     }
 
 
-def _add_robustness(section: dict[str, Any], records: Path, tier: Tier, tables_dir: Path, figures_dir: Path) -> None:
+def _add_robustness(
+    section: dict[str, Any], records: Path, tier: Tier, tables_dir: Path, figures_dir: Path, budget: Budget
+) -> None:
     """Robustness under every suite of corruptions that the section's study has records of."""
     parts = study_parts(records, tier, section["study"], tables_dir, figures_dir)
     section["records"] = [*section["records"], *(record for part in parts for record in part.records)]
-    section["robustness"] = [
-        {"tables": [(t.title, html_table(t), t.note) for t in part.tables], "figures": _embedded(part.figures)}
-        for part in parts
-    ]
+    section["robustness"] = []
+    for part in parts:
+        figures, left_out = embedded(part.figures, budget)
+        tables = [(t.title, html_table(t), t.note) for t in part.tables]
+        section["robustness"].append({"tables": tables, "figures": figures})
+        section["left_out"] += left_out
 
 
-def _embedded(figures: Iterable[tuple[str, Path]]) -> list[dict[str, Any]]:
-    return [{"caption": caption, "source": embed(path), "width": _css_width(path)} for caption, path in figures]
+def _chapter(chapter: Chapter, tables_dir: Path, budget: Budget) -> dict[str, Any]:
+    for table in chapter.tables:
+        table.write(tables_dir)
+    figures, left_out = embedded(chapter.figures, budget)
+    tables = [(t.title, html_table(t), t.note) for t in chapter.tables]
+    head = {"name": chapter.name, "title": chapter.title, "text": chapter.text}
+    return {**head, "tables": tables, "figures": figures, "left_out": left_out}
 
 
 def _base_section(studies: Sequence[Study], base: Results, tables_dir: Path) -> dict[str, Any] | None:
@@ -191,74 +229,8 @@ def html_table(table: Table) -> Markup:
     for i, row in enumerate(table.shown.itertuples(index=False)):
         kind = ' class="gap"' if i in table.marked else ""
         rows.append(f"<tr{kind}>{''.join(cell('td', c, v) for c, v in zip(columns, row, strict=True))}</tr>")
-    return Markup(
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    )
-
-
-# ---------------------------------------------------------------- pictures
-
-
-def _css_width(figure: Path) -> int:
-    """Width in CSS pixels (1/96 inch), so that the letters of all figures are of one size."""
-    from PIL import Image
-
-    with Image.open(figure) as image:
-        return round(image.width * 96 / DPI)
-
-
-def embed(path: Path, data: bytes | None = None, kind: str = "png") -> str:
-    """An image file as a data address."""
-    return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes() if data is None else data).decode()
-
-
-def collect_pictures(folder: Path) -> tuple[list[dict[str, str]], list[str], str | None]:
-    """Pictures below ``folder`` for the page, the names of those left out for their size, and a note.
-
-    ``pictures.json``, where present, gives order and captions; without it all PNG files are taken by name.
-    """
-    index, note = folder / "pictures.json", None
-    listed: list[dict] = []
-    if index.is_file():
-        try:
-            content = json.loads(index.read_text(encoding="utf-8"))
-            listed, note = list(content["pictures"]), content.get("reason")
-        except (ValueError, KeyError, TypeError) as err:
-            note = f"pictures.json cannot be read: {err}"
-    if not listed and folder.is_dir():
-        listed = [{"file": p.name} for p in sorted(folder.glob("*.png"))]
-    shown, left_out, used = [], [], 0
-    for entry in listed:
-        path = folder / str(entry.get("file", ""))
-        if not path.is_file():
-            left_out.append(f"{path.name} (not found)")
-            continue
-        try:
-            data = _shrunk(path)
-        except OSError as err:
-            left_out.append(f"{path.name} ({err})")
-            continue
-        if used + len(data) > PICTURE_BUDGET:
-            left_out.append(f"{path.name} (the page would grow too large)")
-            continue
-        used += len(data)
-        sample = f", sample {entry['sample']}" if "sample" in entry else ""
-        caption = entry.get("caption") or f"{entry.get('condition', path.stem)}{sample}"
-        shown.append({"source": embed(path, data, "jpeg"), "caption": caption})
-    return shown, left_out, note
-
-
-def _shrunk(path: Path) -> bytes:
-    """The picture as JPEG, at most PICTURE_WIDTH pixels wide. Raises OSError for a file that is no picture."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image = image.convert("RGB")
-        if image.width > PICTURE_WIDTH:
-            image = image.resize((PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width)))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=88)
-    return buffer.getvalue()
+    table_rows = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return Markup(f'<div class="scroll"><table data-csv="{html.escape(table.name)}">{table_rows}</table></div>')
 
 
 # ---------------------------------------------------------------- provenance

@@ -80,7 +80,7 @@ def draw_sample(
     from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D
 
-    figure = plt.figure(figsize=(17, 5.6), layout="constrained")
+    figure = plt.figure(figsize=(17, 6.0), layout="constrained")
     grid = figure.add_gridspec(2, 4, width_ratios=[1, 1, 1, 1.25])
     for index, camera in enumerate(SHEET):
         axes = figure.add_subplot(grid[index // 3, index % 3])

@@ -33,7 +33,8 @@ class Sheet:
     """Robustness of the variants of one study under one suite.
 
     families     corruption -> severity -> condition; severity 0 where there is only one
-    by_severity  one row per metric, variant, corruption and severity: score (mean over the seeds that have it)
+    by_severity  one row per metric, variant, corruption and severity: score (mean over the seeds that have it), lowest
+                 and highest seed
     corruptions  one row per metric, variant and corruption: seeds, score (mean over severities), RA, RRA, CE, each with
                  sd over seeds, reason
     summary      one row per metric and variant: seeds, clean, mRA, mRRA, mCE with sd over seeds, difference of mRA to
@@ -129,7 +130,8 @@ def make_sheet(
     by_corruption, by_model = pd.concat(per_corruption), pd.concat(per_model)
     single = _floor(records, runs, floor)
     keys = ["metric", "model", "corruption"]
-    by_severity = cells.groupby([*keys, "severity"], sort=False)["score"].mean().reset_index()
+    spread = {"score": "mean", "lowest": "min", "highest": "max"}
+    by_severity = cells.groupby([*keys, "severity"], sort=False)["score"].agg(**spread).reset_index()
     corruptions = _over_seeds(by_corruption, keys, ["score", "RA", "RRA", "CE"])
     name = {"model": "variant"}
     return Sheet(

@@ -1,8 +1,9 @@
-"""Heat map of what is left of the clean score: corruptions by variants, one panel for mAP and one for NDS."""
+"""Figures of a suite of corruptions: what is left of the clean score (heat map), and how it falls with severity."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -15,27 +16,71 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aqr_bench.report.figures import GREY, save
+from aqr_bench.metrics.robustness import CLEAN
 from aqr_bench.report.robustness import METRICS, Sheet
 from aqr_bench.report.statistics import number
+from aqr_bench.report.style import GREY, legend_below, palette_of, panels, save
 
 SHADE = "cividis"  # made to look alike with and without colour blindness; light is good
 MEAN = "mean (mRA)"
+CURVE = "NDS"  # the score whose fall is drawn
+MARKERS = "oDsv^P*X"
 CELL, LINE = 0.62, 0.3  # inches: width of a column, height of a row
 STACKED_FROM = 8  # so many variants, and the panels stand above each other
 
 
 def draw_sheet(sheet: Sheet, folder: Path) -> list[tuple[str, Path]]:
-    """Draw the heat map of a sheet; (caption, PNG) pairs, none where there is no number."""
+    """Draw the heat map of a sheet and its degradation curves; (caption, PNG) pairs, none where there is no number."""
+    drawn = []
     sns.set_theme(style="white", font_scale=0.95, rc={"pdf.fonttype": 42})
     figure = resistance_figure(sheet)
-    if figure is None:
-        return []
-    caption = (
-        f"Resistance RA under {sheet.suite}: share of the clean score that is left, mean over severities and seeds; "
-        "last row: mean over corruptions. 1: nothing lost. A dash: not all severities were evaluated."
-    )
-    return [(caption, save(figure, folder, sheet.name))]
+    if figure is not None:
+        caption = (
+            f"Resistance RA under {sheet.suite}: share of the clean score that is left, mean over severities and "
+            "seeds; last row: mean over corruptions. 1: nothing lost. A dash: not all severities were evaluated."
+        )
+        drawn.append((caption, save(figure, folder, sheet.name)))
+    sns.set_theme(style="whitegrid", font_scale=0.95, rc={"pdf.fonttype": 42})
+    figure = degradation_figure(sheet)
+    if figure is not None:
+        caption = (
+            f"{CURVE} over severity under {sheet.suite} (0: clean), for corruptions with more than one: mean over "
+            "seeds (line) and range of the seeds (band). All panels have the same scale."
+        )
+        drawn.append((caption, save(figure, folder, f"{sheet.name}_severity")))
+    return drawn
+
+
+def degradation_figure(sheet: Sheet) -> Figure | None:
+    """Score over severity, one panel per corruption with at least two; None where there is none."""
+    frame = sheet.by_severity[sheet.by_severity["metric"] == CURVE].dropna(subset=["score"])
+    graded = {name: sorted(s) for name, s in sheet.families.items() if len(s) > 1}
+    graded = {name: s for name, s in graded.items() if (frame["corruption"] == name).any()}
+    if not graded:
+        return None
+    palette = palette_of(sheet.variants, sheet.baseline)
+    across = min(len(graded), 4)
+    figure, axes = panels(len(graded), 2.0, width=2.3, most=across)
+    shown = [v for v in sheet.variants if (frame["variant"] == v).any()]
+    for i, (axis, (name, severities)) in enumerate(zip(axes, graded.items(), strict=True)):
+        for k, variant in enumerate(shown):
+            own = frame[frame["variant"] == variant]
+            # Severity 0 of a graded corruption is the clean input.
+            own = own[((own["corruption"] == name) & own["severity"].isin(severities)) | (own["corruption"] == CLEAN)]
+            own = own.sort_values("severity")
+            axis.fill_between(own["severity"], own["lowest"], own["highest"], color=palette[variant], alpha=0.15, lw=0)
+            marker = MARKERS[k % len(MARKERS)]
+            axis.plot(own["severity"], own["score"], "-", marker=marker, ms=4, lw=1.4, color=palette[variant])
+        axis.set_title(textwrap.fill(name.replace("_", " "), 22), fontsize=9)
+        axis.set_xticks([0, *severities])
+        axis.set_ylim(bottom=0)
+        axis.tick_params(labelsize=8)
+        if i >= len(graded) - across:
+            axis.set_xlabel("severity", fontsize=9)
+        if i % across == 0:
+            axis.set_ylabel(CURVE, fontsize=9)
+    legend_below(figure, palette, shown)
+    return figure
 
 
 def resistance(sheet: Sheet, metric: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -18,6 +19,8 @@ from aqr_bench.study import Study
 
 SENSORS = ("lidar", "camera")  # order of the weights' last axis
 MISSING = {"no_lidar": "lidar", "no_cameras": "camera"}  # corruption -> the sensor that it takes away
+CONFIDENT = 0.3  # as in the records: a query with at least this score
+MOST_PANELS = 4  # conditions side by side
 SAMPLES = 20_000  # queries drawn for a figure's histogram
 STYLES = ("-", "--", ":", "-.") * 8  # equal distributions lie on each other
 Key = tuple[str, int, str]  # variant, seed, condition
@@ -118,6 +121,81 @@ def distribution_figure(study: Study, files: Mapping[Key, Path]) -> Figure | Non
         row[0].set_ylabel(variant)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+@dataclass(frozen=True)
+class Queries:
+    """One frame's queries: centre [Q, 2] in metres (LiDAR frame), weight [Q, 2] (LiDAR, camera), score [Q]."""
+
+    centre: np.ndarray
+    weight: np.ndarray
+    score: np.ndarray
+
+
+def queries_of(path: Path, token: str | None = None) -> tuple[str, Queries] | None:
+    """One frame of an evaluation: that of the sample ``token``, or the frame with the most confident queries.
+
+    None where the file is missing or damaged, or has no such sample.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            tokens, found = file["token"].tolist(), {k: file[k] for k in ("centre", "weight", "score")}
+        confident = (found["score"] >= CONFIDENT).sum(1)
+        index = int(confident.argmax()) if token is None else tokens.index(token)
+        return tokens[index], Queries(**{k: value[index].astype(np.float32) for k, value in found.items()})
+    except (OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile):
+        return None
+
+
+def bev_figure(study: Study, files: Mapping[Key, Path]) -> tuple[str, Figure] | None:
+    """Either weight of every query of one sample where the query stands, under each condition; with the caption.
+
+    The first variant whose weights differ at all, at the first seed; the sample with the most confident queries in
+    the reference condition. None where no such file was kept.
+    """
+    conditions = [c.name for c in study.suite.conditions][:MOST_PANELS]
+    for variant in study.variants:
+        seed = next((s for s in study.seeds if (variant, s, conditions[0]) in files), None)
+        first = None if seed is None else queries_of(files[variant, seed, conditions[0]])
+        if first is None:
+            continue
+        token = first[0]
+        frames = {c: queries_of(files[variant, seed, c], token) for c in conditions if (variant, seed, c) in files}
+        frames = {c: frame[1] for c, frame in frames.items() if frame is not None}
+        if any(np.ptp(f.weight) > 0 for f in frames.values()):
+            caption = (
+                f"Where the router of '{variant}' (seed {seed}) leans to which sensor: every query of sample "
+                f"{token[:8]} at the centre it predicts, seen from above. Large dots: score of {CONFIDENT:g} or more. "
+                "Evaluations keep no objects of the frame: those are in the pictures."
+            )
+            return caption, _draw_bev(frames)
+    return None
+
+
+def _draw_bev(frames: Mapping[str, Queries]) -> Figure:
+    figure = Figure(figsize=(2.7 * len(frames) + 1.2, 5.4), layout="constrained")
+    axes = figure.subplots(2, len(frames), squeeze=False, sharex=True, sharey=True)
+    reach = max(float(np.abs(f.centre).max()) for f in frames.values()) * 1.05
+    for row, (column, sensor) in zip(axes, enumerate(SENSORS), strict=True):
+        # The scale of a row is its own: a router that moves little would otherwise look like one that does not move.
+        limit = max(float(np.abs(f.weight[:, column]).max()) for f in frames.values()) or 1.0
+        for axis, (condition, frame) in zip(row, frames.items(), strict=True):
+            order = np.argsort(frame.score)
+            size = np.where(frame.score[order] >= CONFIDENT, 42, 9)
+            dots = axis.scatter(
+                *frame.centre[order].T, c=frame.weight[order, column], s=size, cmap="PuOr", vmin=-limit, vmax=limit,
+                edgecolors="0.35", linewidths=0.3,
+            )  # fmt: skip
+            axis.plot(0, 0, "+", color="black", ms=8)
+            axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+            axis.tick_params(labelsize=8)
+            if column == 0:
+                axis.set_title(condition)
+            else:
+                axis.set_xlabel("x, m", fontsize=9)
+        row[0].set_ylabel("y, m", fontsize=9)
+        figure.colorbar(dots, ax=list(row), label=_title(sensor), fraction=0.04, aspect=22)
     return figure
 
 

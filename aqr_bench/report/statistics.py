@@ -100,6 +100,14 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(n, mean, sd)
 
 
+def interval_half(values: Sequence[float]) -> float | None:
+    """Half of the 95 % Student t interval of the mean; None for fewer than two finite values."""
+    summary = summarise(values)
+    if summary.sd is None:
+        return None
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
+
+
 def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
     """Difference variant - baseline, paired by seed, with a Student t interval of 95 %.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from aqr_bench.report.collect import BASE, METRICS, Results
+from aqr_bench.report.foot import foot
+from aqr_bench.report.latex import latex_table
 from aqr_bench.report.statistics import (
     FEW,
     RESOLUTION,
@@ -46,12 +49,18 @@ class Table:
         rule = ["---:" if c in self.numeric else "---" for c in head]
         rows = [[_cell(v) for v in row] for row in self.shown.itertuples(index=False)]
         lines = ["| " + " | ".join(cells) + " |" for cells in [[_cell(c) for c in head], rule, *rows]]
-        return "\n".join([f"### {self.title}", "", *lines, "", *([self.note, ""] if self.note else [])])
+        below = [line for text in (self.note, foot()) if text for line in (text, "")]
+        return "\n".join([f"### {self.title}", "", *lines, "", *below])
+
+    def latex(self) -> str:
+        """The shown rows for LaTeX with booktabs."""
+        return latex_table(self.shown, self.numeric, self.title, self.note, self.name, foot())
 
     def write(self, folder: Path) -> None:
-        """Write ``<name>.csv`` and ``<name>.md``."""
+        """Write ``<name>.csv``, ``<name>.md`` and ``<name>.tex``."""
         self.data.to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
         (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
+        (folder / f"{self.name}.tex").write_text(self.latex(), encoding="utf-8")
 
 
 def _cell(value: object) -> str:
@@ -243,10 +252,19 @@ def _means(name: str, title: str, results: Results, keys: Sequence[tuple[str, st
     return Table(name, title, pd.DataFrame(rows), pd.DataFrame(shown), note, frozenset(marked), frozenset(METRICS))
 
 
+def latency_ratio(study: Study, results: Results, variant: str) -> float:
+    """Latency relative to the baseline: measured in turns with it, else of the two medians; NaN where neither is."""
+    measures = results.measures.set_index("variant")
+    ratio = float(measures["latency_ratio"].get(variant, float("nan")))
+    if math.isfinite(ratio):
+        return ratio
+    own, baseline = (float(measures["latency_ms"].get(name, float("nan"))) for name in (variant, study.baseline))
+    return own / baseline if baseline > 0 else float("nan")
+
+
 def cost_table(study: Study, results: Results) -> Table:
     """Parameters, training time, latency, throughput and memory per variant."""
     measures = results.measures.set_index("variant")
-    baseline_ms = measures["latency_ms"].get(study.baseline)
     rows, shown, marked = [], [], set()
     for name in study.variants:
         trained = results.trainings[(results.trainings["variant"] == name) & (results.trainings["status"] == "ok")]
@@ -254,9 +272,7 @@ def cost_table(study: Study, results: Results) -> Table:
         parameters = measured["parameters"]
         if pd.isna(parameters) and trained["parameters"].notna().any():
             parameters = trained["parameters"].dropna().iloc[0]
-        ratio = measured["latency_ratio"]
-        if pd.isna(ratio) and baseline_ms is not None and baseline_ms > 0:
-            ratio = measured["latency_ms"] / baseline_ms
+        ratio = latency_ratio(study, results, name)
         if measured["status"] != "ok":
             marked.add(len(rows))
         row = {

@@ -51,12 +51,12 @@ def test_complete_report(tmp_path):
     assert "within the noise" in page and "aqr-bench run --tier smoke --study made_up" in page
     # Self-contained: every picture is embedded, and nothing is fetched from anywhere.
     sources = re.findall(r'<img[^>]* src="([^"]+)"', page)
-    assert len(sources) == 8 and all(s.startswith("data:image/") for s in sources)
+    assert len(sources) == 9 and all(s.startswith("data:image/") for s in sources)
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page
     assert base64.b64decode(sources[0].split(",")[1]).startswith(b"\x89PNG")
     assert "b.png (cannot identify" in page and len(page) < 15_000_000
     figures = {p.name for p in (tmp_path / "report" / "figures").iterdir()}
-    wanted = ("metric", "difference", "heatmap", "cost", "router", "classes", "curves")
+    wanted = ("metric", "metrics", "difference", "heatmap", "pareto", "router", "classes", "curves")
     assert figures == {f"made_up_{name}{suffix}" for name in wanted for suffix in (".png", ".pdf")}
     scores = pd.read_csv(tmp_path / "report" / "tables" / "made_up_scores.csv")
     assert list(scores["ok"]) == [2] * 6 and scores["difference"].dropna().between(0.05, 0.06).all()
@@ -209,9 +209,9 @@ def test_too_many_pictures_are_left_out_by_name(tmp_path, monkeypatch):
     import numpy as np
     from PIL import Image
 
-    from aqr_bench.report import page
+    from aqr_bench.report import images
 
-    monkeypatch.setattr(page, "PICTURE_BUDGET", 30_000)
+    monkeypatch.setattr(images, "PAGE_LIMIT", 40_000)
     folder = tmp_path / "results" / "smoke" / "pictures"
     folder.mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8)

@@ -18,7 +18,7 @@ from aqr_bench.record import Record, write_records
 from aqr_bench.report import robustness
 from aqr_bench.report.__main__ import main as report
 from aqr_bench.report.robustness import corrupts, families, found_sheets, main, make_sheet
-from aqr_bench.report.robustness_figure import MEAN, resistance, resistance_figure
+from aqr_bench.report.robustness_figure import MEAN, degradation_figure, resistance, resistance_figure
 from aqr_bench.report.robustness_tables import corruptions_table, published_table, study_parts, summary_table
 from aqr_bench.study import Condition, Suite, load_study, load_suite, load_tier
 
@@ -274,7 +274,7 @@ def test_from_the_shell(tmp_path, capsys):
     arguments = ["--records", str(results), "--tier", "smoke", "--suite", str(suite.path), "--out", str(out)]
     assert main([*arguments, "--baseline", "cross"]) == 0
     written = capsys.readouterr().out.split()
-    assert all(Path(line).is_file() for line in written) and len(written) == 7
+    assert all(Path(line).is_file() for line in written) and len(written) == 9
     data = pd.read_csv(out / "tables" / "robustness.csv")
     assert list(data["study"].unique()) == ["made_up", "other"] and len(data) == 6
     made_up = data[(data["study"] == "made_up") & (data["metric"] == "mAP")].set_index("variant")
@@ -325,3 +325,20 @@ def test_published_numbers_stand_by_themselves():
     assert row(table.shown, Model="MoME")["Clean NDS"] == "0.735" and len(table.data) == 12
     assert row(table.shown, Model="BEVfusion")["mCE"] == "1.000" and "not to be ranked" in table.note
     assert published_table("graded") is None
+
+
+def test_degradation_starts_clean_and_keeps_the_range_of_the_seeds(tmp_path):
+    for seed in (0, 1):
+        put(tmp_path, "none", seed, {k: v + 0.02 * seed for k, v in NONE.items()})
+        put(tmp_path, "cross", seed, CROSS)
+    figure = degradation_figure(sheet_of(tmp_path))
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in shown] == ["random cameras"]  # a corruption without severities has no curve
+    none, cross = shown[0].lines
+    assert list(none.get_xdata()) == [0, 1, 2] and list(none.get_ydata()) == pytest.approx([0.61, 0.51, 0.31])
+    assert list(cross.get_ydata()) == pytest.approx([0.5, 0.5, 0.42])
+    band = shown[0].collections[0].get_paths()[0].vertices
+    assert {round(y, 2) for x, y in band if x == 0} == {0.6, 0.62}
+    (tmp_path / "empty").mkdir()
+    put(tmp_path / "empty", "none", 0, dict.fromkeys(CONDITIONS))
+    assert degradation_figure(sheet_of(tmp_path / "empty", variants=("none",), seeds=(0,))) is None

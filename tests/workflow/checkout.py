@@ -27,6 +27,7 @@ parser = argparse.ArgumentParser()
 for name in ("tier", "root", "infos", "seed", "suite", "study", "variant", "base", "train", "out", "work", "workers"):
     parser.add_argument("--" + name)
 parser.add_argument("--pretrain")
+parser.add_argument("--evaluation")
 parser.add_argument("--features", nargs="+")
 parser.add_argument("--quiet", action="store_true")
 args = parser.parse_args()

@@ -172,7 +172,7 @@ def test_failures_are_named_and_the_next_run_goes_on(checkout):
     assert f"log: {log}" in broken.stderr and "first line of the log" in log.read_text()
     checkout.steps()
     done = checkout.run(*run, "--strict")
-    assert {line.split()[0] for line in checkout.steps()} == {"evaluate"}
+    assert {line.split()[0] for line in checkout.steps()} == {"evaluate", "pictures"}
     assert done.returncode == 1 and "10 of 14 records ok" in done.stdout, done.stdout + done.stderr
     assert "diverged: train smoke smoke cross seed 0: loss is not finite" in done.stdout
     page = (checkout.root / "results" / "smoke" / "report" / "index.html").read_text()

@@ -190,13 +190,13 @@ def study_option(wildcards):
     return f"--study {reference(STUDIES[study].path)}" if study in STUDIES else ""
 
 
-def pictured_record(wildcards):
+def pictured_run():
     """The model whose detections are drawn: a base model, or a baseline, of the first study that trains any."""
     first = TRAINED[0]
     runs = studies_of.base_runs(TIER, [first]) or [
         run for run in studies_of.matrix(TIER, [first]) if run.variant == first.baseline
     ]
-    return train_record(runs[0])
+    return runs[0]
 
 
 def records_under(suite):

@@ -33,7 +33,8 @@ rule evaluate:
 rule pictures:
     input:
         infos="results/{tier}/infos/data.json",
-        train=pictured_record,
+        train=lambda wildcards: train_record(pictured_run()),
+        evaluation=lambda wildcards: f"results/{pictured_run().folder}/evaluate.{TRAINED[0].suite.name}.jsonl",
     output:
         "results/{tier}/pictures/pictures.json",
     log:
@@ -51,5 +52,6 @@ rule pictures:
         "Pictures of detections, tier {wildcards.tier}"
     shell:
         "OMP_NUM_THREADS={threads} python -m aqr_bench.pictures --tier {params.tier} --infos {params.infos}"
-        " --suite {params.suite} --train {input.train} --out {params.out} > {log} 2>&1"
+        " --suite {params.suite} --train {input.train} --evaluation {input.evaluation}"
+        " --work results/{wildcards.tier}/work --out {params.out} > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"

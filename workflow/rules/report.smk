@@ -12,9 +12,23 @@ rule report:
             f"results/{TIER.name}/report/index.html",
             caption="../report/page.rst",
             category="Report",
+            labels={"page": "All studies on one page"},
         ),
-        tables=directory(f"results/{TIER.name}/report/tables"),
-        figures=directory(f"results/{TIER.name}/report/figures"),
+        tables=report(
+            directory(f"results/{TIER.name}/report/tables"),
+            patterns=["{table}.csv"],
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+        figures=report(
+            directory(f"results/{TIER.name}/report/figures"),
+            patterns=[f"{{study,{'|'.join(s.name for s in CHOSEN)}}}_{{figure}}.png"],
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{study}",
+            labels={"figure": "{figure}"},
+        ),
     log:
         f"logs/{TIER.name}/report.log",
     conda:

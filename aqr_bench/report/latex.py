@@ -1,0 +1,77 @@
+"""A table as LaTeX with booktabs, every character of its cells safe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+# What TeX takes for a command, and what pdflatex has no letter for.
+_SAFE = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    '"': r"\textquotedbl{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "°": r"\textdegree{}",
+    "µ": r"\textmu{}",
+    "–": "--",
+    "\N{NO-BREAK SPACE}": "~",
+    "\N{NARROW NO-BREAK SPACE}": r"\,",
+    "\n": " ",
+}
+_PREAMBLE = (
+    "% \\usepackage{booktabs}, \\usepackage{textcomp}, \\usepackage[T1]{fontenc}; "
+    "wider than the line: \\resizebox{\\linewidth}{!}{...}"
+)
+
+
+def escape(text: object) -> str:
+    """Text as LaTeX prints it. A character outside Latin-1 that has no name here becomes a question mark."""
+    return "".join(_SAFE.get(c, c if ord(c) < 256 else "?") for c in str(text))
+
+
+def latex_table(shown: pd.DataFrame, numeric: frozenset[str], title: str, note: str, name: str, foot: str = "") -> str:
+    """A ``table`` environment: caption, label ``tab:<name>``, the rows with three rules, and the note below.
+
+    Args:
+        shown: cells as text.
+        numeric: columns that are set flush right.
+        foot: comes as a comment.
+    """
+    align = "".join("r" if c in numeric else "l" for c in shown.columns)
+    body = [_row(row) for row in shown.itertuples(index=False)]
+    comments = [_PREAMBLE, *(f"% {line}" for line in foot.splitlines())]
+    lines = [
+        r"\begin{table}[htbp]",
+        r"\centering",
+        rf"\caption{{{escape(title)}}}",
+        rf"\label{{tab:{name.replace('_', '-')}}}",
+        rf"\begin{{tabular}}{{{align}}}",
+        r"\toprule",
+        _row(shown.columns),
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        *([r"\par\smallskip", rf"{{\footnotesize {escape(note)}}}"] if note else []),
+        r"\end{table}",
+    ]
+    return "\n".join([*comments, *lines, ""])
+
+
+def _row(cells: Sequence[object]) -> str:
+    return " & ".join(map(escape, cells)) + r" \\"

@@ -1,0 +1,82 @@
+"""Samples told apart by how well their objects were found."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from aqr_bench.errors import UserError
+from aqr_bench.metrics.sample_f1 import Found, Objects, best_and_worst, count_found
+from aqr_bench.pictures import chosen_samples, kept_objects
+from aqr_bench.pictures import main as pictures
+
+
+def objects(*rows) -> Objects:
+    """Rows of x, y, class, score."""
+    centre = np.array([row[:2] for row in rows], float).reshape(-1, 2)
+    return Objects(centre, [row[2] for row in rows], np.array([row[3] for row in rows], float))
+
+
+def test_objects_are_counted_by_class_and_sample():
+    truth = {
+        "a": objects((0, 0, "car", 0), (10, 0, "car", 0), (0, 20, "bus", 0)),
+        "b": objects((0, 0, "car", 0)),
+        "c": objects(),
+    }
+    found = {
+        # Two claim the first car, and only one can have it; the bus is called a car; the other car is too far away.
+        "a": objects((0.5, 0, "car", 0.4), (1.9, 0, "car", 0.9), (0, 20, "car", 0.8), (12.1, 0, "car", 0.7)),
+        "b": objects((0, 0, "car", 0.5)),
+    }
+    counted = count_found(found, truth)
+    assert counted == {"a": Found(1, 3, 2), "b": Found(1, 0, 0), "c": Found(0, 0, 0)}
+    assert [round(f.f1, 3) for f in counted.values()] == [0.286, 1.0, 0.0]
+    assert count_found(found, truth, 2.2)["a"] == Found(2, 2, 1)
+
+
+def test_best_and_worst_are_other_samples_and_have_objects():
+    found = {
+        "empty": Found(0, 9, 0),
+        "a": Found(2, 0, 0),
+        "b": Found(5, 0, 0),
+        "c": Found(0, 1, 1),
+        "d": Found(0, 4, 1),
+    }
+    assert best_and_worst(found) == (["b"], ["d"])
+    assert best_and_worst(found, 2) == (["b", "a"], ["d", "c"])
+    assert best_and_worst({"only": Found(1, 0, 0)}) == (["only"], [])
+    assert best_and_worst({}) == ([], [])
+
+
+def test_only_sure_detections_are_kept(tmp_path):
+    entry = {"translation": [1.0, 2.0, 3.0], "detection_name": "car"}
+    rows = [{**entry, "detection_score": s} for s in (0.1, 0.25, 0.9)]
+    path = tmp_path / "results_nusc.json"
+    path.write_text(json.dumps({"results": {"a": rows, "b": []}}))
+    kept = kept_objects(path, 0.25)
+    assert list(kept["a"].scores) == [0.25, 0.9] and kept["a"].centre.tolist() == [[1, 2]] * 2
+    assert kept["b"].centre.shape == (0, 2)
+
+
+def test_without_detections_samples_are_spread_and_it_is_said():
+    rows = chosen_samples(range(11), None, 1, 0.25)
+    assert [row[:2] for row in rows] == [("0", 5)] and "not chosen by its score" in rows[0][2]
+
+
+def test_an_evaluation_without_its_work_folder_is_a_mistake(tmp_path):
+    arguments = [
+        "--tier",
+        "quick",
+        "--infos",
+        "x",
+        "--suite",
+        "missing_sensors",
+        "--train",
+        "x",
+        "--out",
+        str(tmp_path),
+    ]
+    with pytest.raises(UserError, match="--evaluation and --work go together"):
+        pictures([*arguments, "--evaluation", "x"])

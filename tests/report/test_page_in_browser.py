@@ -1,0 +1,56 @@
+"""The page in headless Chromium, at desktop and phone width: whole, quiet, nothing missing, nothing overlapping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from browser import chromium, inspect, screenshot
+from report_records import fill, make_study
+
+from aqr_bench.report.page import build_report
+from aqr_bench.study import load_study, load_tier
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium() is None, reason="no Chromium (Debian: apt-get install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    study = load_study(make_study(folder, variants=("none", "cross", "a-rather-long-name"), seeds=(0, 1, 2)))
+    fill(folder / "results", study.path, fail={("cross", 1)}, scenes=12)
+    from PIL import Image
+
+    pictures = folder / "results" / "smoke" / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (1700, 560), "grey").save(pictures / "clean.png")
+    return build_report(load_tier("smoke"), [study], folder / "results", folder / "out")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_is_whole_at_any_width(page, width, tmp_path):
+    found = inspect(page, width, tmp_path)
+    assert found["width"] == width and found["height"] > 3000 and found["images"] >= 9
+    assert found["scroll_width"] <= width, "the page itself scrolls sideways"
+    assert not found["broken"] and not found["fetched"] and not found["console"]
+    assert not found["overlaps"] and not found["cut"]
+    from PIL import Image
+
+    with Image.open(screenshot(page, width, 1500, tmp_path / "page.png")) as image:
+        shown = image.crop((0, 0, width, 1500)).convert("L")
+    assert shown.getextrema()[0] < 64 < 200 < shown.getextrema()[1], "dark text on light ground"
+
+
+def test_what_is_wrong_is_found(tmp_path):
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        "<!doctype html><body><p style='position:absolute;top:9px'>one text here</p>"
+        "<p style='position:absolute;top:12px'>another text here</p><img src='gone.png' alt='gone'>"
+        "<div style='width:900px;white-space:nowrap'>wide</div><script>console.error('loud')</script>"
+    )
+    found = inspect(bad, 390, tmp_path)
+    assert found["overlaps"] and found["broken"] == ["gone"] and found["fetched"] and found["scroll_width"] > 390
+    assert any("loud" in line for line in found["console"])
