@@ -22,6 +22,7 @@ from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
 from aqr_bench.report.figures import DPI, draw_study
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
+from aqr_bench.report.published import comparison_sentence, published_tables
 from aqr_bench.report.resolution import resolution_sentence, resolution_table
 from aqr_bench.report.robustness_tables import study_parts
 from aqr_bench.report.routers import sensing_table
@@ -54,6 +55,7 @@ def build_report(tier: Tier, studies: Sequence[Study], records: Path, out: Path)
     ]
     for section in sections:
         _add_robustness(section, records, tier, tables_dir, figures_dir)
+        _add_published(section, records, tier, tables_dir)
     base_part = _base_section(studies, base, tables_dir)
     everything = [*base.records, *(r for section in sections for r in section["records"])]
     pictures, left_out, picture_note = collect_pictures(records / tier.name / "pictures")
@@ -66,7 +68,7 @@ def build_report(tier: Tier, studies: Sequence[Study], records: Path, out: Path)
         picture_note=picture_note,
         warnings=mixtures(everything),
         provenance=provenance_rows(tier, studies, everything),
-        counts={"ok": sum(r.ok for r in everything), "all": len(everything)},
+        counts={"ok": sum(r.ok for r in everything), "all": sum(r.ok or r.failed for r in everything)},
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     target = out / "index.html"
@@ -108,6 +110,7 @@ def _section(study: Study, results: Results, base: Results, tables_dir: Path, fi
             table.write(tables_dir)
     return {
         "study": study,
+        "results": results,
         "answer": answer(study, results),
         "said": said,
         "tables": {name: html_table(table) for name, table in tables.items() if len(table.shown)},
@@ -127,6 +130,17 @@ def _add_robustness(section: dict[str, Any], records: Path, tier: Tier, tables_d
         {"tables": [(t.title, html_table(t), t.note) for t in part.tables], "figures": _embedded(part.figures)}
         for part in parts
     ]
+
+
+def _add_published(section: dict[str, Any], records: Path, tier: Tier, tables_dir: Path) -> None:
+    """Published numbers beside the section's own, where its study names some."""
+    tables = published_tables(section["study"], tier, section["results"], records)
+    for table in tables:
+        table.write(tables_dir)
+    section["published"] = {
+        "said": comparison_sentence(tables[0]) if tables else "",
+        "tables": [(t.title, html_table(t), t.note) for t in tables],
+    }
 
 
 def _embedded(figures: Iterable[tuple[str, Path]]) -> list[dict[str, Any]]:
@@ -268,8 +282,9 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
 def _schedule(tier: Tier) -> str:
     parts = [f"{p.name} branch {p.iterations} iterations alone" for p in tier.pretrain.values()]
     starts = {"base": "the base model", "features": "the pretrained branches", "scratch": "scratch"}
-    parts.append(f"base {tier.base.iterations} iterations from {starts[tier.base.init]}")
-    parts.append(f"variants {tier.variant.iterations} iterations from {starts[tier.variant.init]}")
+    starts["published"] = "a published checkpoint"
+    parts.append(f"base {tier.base.length} from {starts[tier.base.init]}")
+    parts.append(f"variants {tier.variant.length} from {starts[tier.variant.init]}")
     return "; ".join(parts) + " (where a study does not say otherwise)"
 
 

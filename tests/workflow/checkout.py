@@ -13,7 +13,19 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LIGHT_MODULES = ["__init__", "errors", "schema", "overrides", "study", "provenance", "record", "cli", "launch"]
+LIGHT_MODULES = [
+    "__init__",
+    "errors",
+    "schema",
+    "overrides",
+    "schedule",
+    "study",
+    "inputs",
+    "provenance",
+    "record",
+    "cli",
+    "launch",
+]
 
 STEP = '''
 """Stand-in for a work step: writes what the real step would write, with made-up numbers."""
