@@ -76,9 +76,9 @@ class SeedIterations(Hook):
 
 @HOOKS.register_module()
 class SeedEpochs(Hook):
-    """Seed all generators from (seed, epoch) and (seed, iteration): a run resumed after an epoch equals an unbroken one.
+    """Seed all generators from seed, epoch and iteration: a run resumed after an epoch equals an unbroken one.
 
-    For training by epochs, with worker processes or without, on one GPU or several. Workers start anew every epoch:
+    For training by epochs, with worker processes or without, in one process or several. Workers start anew every epoch:
     those that live on would go on with generators that a resumed run cannot have, and those that mmengine starts anew
     would draw the same augmentation in every epoch.
     """

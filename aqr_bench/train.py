@@ -69,14 +69,13 @@ def main(argv: list[str] | None = None) -> int:
         start_afresh_unless_same(work, identity)
         if file is not None:
             found, extra["start"] = read_start(file, schedule, schedule.model or tier.model, work)
-            init = [found]
+            init, extra["trained"] = [found], schedule.iterations != 0
         twin = find_twin(Path(args.work), work, "train", identity)
         if twin is not None:
             checkpoint, done = take_over(twin[0] / "final.pth", work / "final.pth"), twin[1]
             # The cost is that of the run which did the work.
             facts, curve, extra["same_as"] = done["cost"], done["curve"], done["run"]
         elif args.pretrain is None and schedule.iterations == 0:
-            extra["trained"] = False
             checkpoint, facts, curve = keep_base(config, init[0])
         else:
             parts = tier.pretrain[args.pretrain].parts if args.pretrain else None

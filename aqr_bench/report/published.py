@@ -72,7 +72,7 @@ def published_rows(study: Study) -> pd.DataFrame:
 
 
 def weights_of(study: Study, tier: Tier, records: Path) -> dict[str, str]:
-    """``published`` or ``trained`` by variant, as the train records say; variants without one that is ok are left out."""
+    """``published`` or ``trained`` by variant, as the train records that are ok say."""
     found = {}
     for run in matrix(tier, [study]):
         path = records / run.folder / "train.jsonl"
@@ -160,7 +160,7 @@ def comparison_sentence(table: Table) -> str:
 
 
 def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, Any]) -> Table:
-    """A protocol that is published for another model: its column beside those of the study's variants, no difference."""
+    """A protocol published for another model: its column beside those of the variants, and no difference."""
     suite, rows = load_suite(entry["suite"]), read_published(entry["file"])
     rows = rows[rows["model"] == entry["model"]]
     if rows.empty:
