@@ -22,13 +22,14 @@ from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
 R50 = "cmt_voxel0100_r50_800x320_cbgs"
-WORLD = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2, seed=4)
+# Few objects, so few classes, so few draws of the balanced sampling.
+WORLD = dict(version="v1.0-mini", train_scenes=1, val_scenes=1, frames_per_scene=2, objects_per_frame=3, seed=4)
 PIPELINE = "train_dataloader.dataset.dataset.pipeline"
 SMALL = {
     "model.frozen": ["pts_middle_encoder"],  # spconv has no backward on a CPU
     "model.pts_bbox_head.num_query": 40,
     "model.pts_bbox_head.transformer.decoder.num_layers": 1,
-    "train_dataloader.batch_size": 2,
+    "train_dataloader.batch_size": 1,
     "train_dataloader.num_workers": 0,
     "train_dataloader.persistent_workers": False,
     f"{PIPELINE}.ResizeCropFlipImage.data_aug_conf.final_dim": [64, 160],

@@ -155,8 +155,8 @@ def comparison_sentence(table: Table) -> str:
     within = list(table.data["within"])
     yes, no = within.count("yes"), within.count("no")
     open_ = len(within) - yes - no
-    rest = f"; {open_} could not be set beside a measured one" if open_ else ""
-    return f"{yes} of {len(within)} published numbers are met within the tolerance, {no} are missed{rest}."
+    rest = f"; {open_} have no measured one beside them" if open_ else ""
+    return f"Of {len(within)} published numbers, {yes} are met within the tolerance and {no} missed{rest}."
 
 
 def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, Any]) -> Table:

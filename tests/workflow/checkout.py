@@ -91,6 +91,7 @@ def copy_repository(target: Path) -> Path:
         shutil.copytree(REPOSITORY / name, target / name)
     for name in ("Snakefile", "environment.yml"):
         shutil.copy(REPOSITORY / name, target)
+    shutil.copytree(REPOSITORY / "results" / "published", target / "results" / "published")
     package = target / "aqr_bench"
     package.mkdir()
     real = REPOSITORY / "aqr_bench"
