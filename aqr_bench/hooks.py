@@ -118,10 +118,12 @@ class LossCurve(Hook):
         return Path(runner.work_dir) / "curve.json"
 
     def before_train(self, runner) -> None:
-        if runner.iter and self._path(runner).is_file():
+        if not runner.iter:
+            return
+        if self._path(runner).is_file():
             self.points = [p for p in json.loads(self._path(runner).read_text()) if p[0] <= runner.iter]
-            # Of the point that was open when the checkpoint was written; the message hub is part of it.
-            self._sum, self._count = runner.message_hub.get_info(OPEN_POINT, (0.0, 0))
+        # Of the point that was open when the checkpoint was written; the message hub is part of it.
+        self._sum, self._count = runner.message_hub.get_info(OPEN_POINT, (0.0, 0))
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         loss = float(outputs["loss"].detach())

@@ -26,12 +26,15 @@ R50 = "cmt_voxel0100_r50_800x320_cbgs"
 WORLD = dict(version="v1.0-mini", train_scenes=1, val_scenes=1, frames_per_scene=2, objects_per_frame=3, seed=4)
 PIPELINE = "train_dataloader.dataset.dataset.pipeline"
 SMALL = {
-    "model.frozen": ["pts_middle_encoder"],  # spconv has no backward on a CPU
+    # The sparse encoder has to be (spconv has no backward on a CPU), the others are for speed.
+    "model.frozen": ["pts_middle_encoder", "pts_backbone", "pts_neck", "img_backbone"],
+    "model.pts_backbone.layer_nums": [1, 1],
     "model.pts_bbox_head.num_query": 40,
     "model.pts_bbox_head.transformer.decoder.num_layers": 1,
     "train_dataloader.batch_size": 1,
     "train_dataloader.num_workers": 0,
     "train_dataloader.persistent_workers": False,
+    f"{PIPELINE}.LoadExactSweeps.sweeps_num": 1,
     f"{PIPELINE}.ResizeCropFlipImage.data_aug_conf.final_dim": [64, 160],
     # Half precision needs a GPU.
     "optim_wrapper": {
@@ -39,6 +42,19 @@ SMALL = {
         "optimizer": {"type": "AdamW", "lr": 1e-4},
         "clip_grad": {"max_norm": 35},
     },
+}
+
+# The quick tier's model, made to train by epochs: seconds, and the same loop, hooks and resuming.
+QUICK = {
+    "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": 4, "val_interval": 4},
+    "train_dataloader.sampler": {"type": "DefaultSampler", "shuffle": True},
+    "train_dataloader.batch_size": 1,
+    "param_scheduler": [
+        {"type": "CosineAnnealingLR", "begin": 0, "end": 4, "T_max": 4, "by_epoch": True, "convert_to_iter_based": True}
+    ],
+    "custom_hooks": [{"type": "SeedEpochs", "seed": 0}, {"type": "LossCurve", "every": 50}],
+    "default_hooks.checkpoint": {"type": "CheckpointHook", "interval": 1, "by_epoch": True, "max_keep_ckpts": 2},
+    "log_processor.by_epoch": True,
 }
 
 
@@ -152,9 +168,12 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_run_resumed_after_an_epoch_equals_an_unbroken_one(place):
-    out, work = place / "train.jsonl", place / "work"
-    command = ["--tier", str(place / "tiny.yaml"), "--infos", str(place), "--seed", "0", "--out", str(out)]
+@pytest.mark.parametrize("model", ["cmt_aqr_quick", pytest.param(R50, marks=pytest.mark.slow)])
+def test_a_run_resumed_after_an_epoch_equals_an_unbroken_one(place, model):
+    config = SMALL if model == R50 else QUICK
+    file = write_tier(place / f"{model}.yaml", model=model, base={"epochs": 2, "config": config})
+    out, work = place / model / "train.jsonl", place / model / "work"
+    command = ["--tier", str(file), "--infos", str(place), "--seed", "0", "--out", str(out)]
     assert main([*command, "--work", str(work)]) == 0
     record = read_records(out)[0]
     assert record.ok, record.reason
@@ -162,7 +181,7 @@ def test_a_run_resumed_after_an_epoch_equals_an_unbroken_one(place):
     assert [at for at, _ in record.curve] == [record.cost["iterations"]] and record.cost["iterations"] >= 4
     unbroken = torch.load(trained_checkpoint(out), weights_only=True)["state_dict"]
 
-    tier, data, again = load_tier(place / "tiny.yaml"), load_data(place), place / "again"
+    tier, data, again = load_tier(file), load_data(place), place / model / "again"
     config = build_config(tier, data, 0, again, None, None)
     config.custom_hooks.append(dict(type="StopInSecondEpoch", priority="LOWEST"))
     with pytest.raises(InterruptedError):

@@ -13,19 +13,22 @@ from aqr_bench.cmt.published import model_on_meta
 from aqr_bench.cmt.sparse import mmcv_from_spconv2
 from aqr_bench.data.__main__ import main as write_infos
 from aqr_bench.errors import UserError
+from aqr_bench.evaluate import blind_to
 from aqr_bench.evaluate import main as evaluate
+from aqr_bench.experiment import base_config, load_data
 from aqr_bench.inputs import require_inputs
 from aqr_bench.record import main as check_records
 from aqr_bench.record import read_records, sha256_file
 from aqr_bench.schedule import Schedule
 from aqr_bench.starts import read_start, start_file
-from aqr_bench.study import base_runs, load_study, load_tier, variant_schedule
+from aqr_bench.study import Condition, base_runs, load_study, load_tier, variant_schedule
 from aqr_bench.train import main as train
 from aqr_bench.train import trained_checkpoint
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
 LIDAR, CAMERA = "cmt_lidar_voxel0075_cbgs", "cmt_camera_vov_1600x640_cbgs"
+R50 = "cmt_voxel0100_r50_800x320_cbgs"
 WORLD = dict(version="v1.0-mini", train_scenes=1, val_scenes=1, frames_per_scene=2, seed=4)
 
 
@@ -97,6 +100,26 @@ def test_a_published_checkpoint_stands_in_for_training(place, taken):
         assert torch.equal(mmcv_from_spconv2(weights[name]) if value.dim() == 5 else weights[name], value), name
 
 
+MOME = ["lidar_drop", "view_drop", "limited_fov@2", "lens_occlusion_procedural", "extrinsic_noise@1"]
+
+
+@pytest.mark.parametrize(
+    ("model", "concerned"),
+    [
+        (LIDAR, {"clean", "no_lidar", "lidar_drop", "limited_fov@2"}),
+        (CAMERA, {"clean", "no_cameras", "view_drop", "lens_occlusion_procedural", "extrinsic_noise@1"}),
+        (R50, {"clean", "no_lidar", "no_cameras", *MOME}),
+    ],
+)
+def test_which_conditions_concern_a_model(place, model, concerned):
+    config = base_config(load_tier("paper"), load_data(place), model)
+    names = ["clean", "no_lidar", "no_cameras", *MOME]
+    reasons = {name: blind_to(config, Condition(name, name)) for name in names}
+    assert {name for name, reason in reasons.items() if reason is None} == concerned
+    assert all("does not use" in reason for reason in reasons.values() if reason)
+
+
+@pytest.mark.slow
 def test_a_model_without_cameras_is_not_asked_about_cameras(place, taken, capsys):
     out = place / "base" / "evaluate.missing_sensors.jsonl"
     command = ["--tier", str(place / "given.yaml"), "--infos", str(place), "--suite", "missing_sensors"]
@@ -114,7 +137,7 @@ def test_a_model_without_cameras_is_not_asked_about_cameras(place, taken, capsys
 def test_a_missing_checkpoint_is_a_failed_record_that_says_where_to_get_it(place):
     write_tier(place / "gone.yaml", models={LIDAR: {"checkpoint": "data/gone.pth"}})
     record = read_records(run(place, "gone.yaml", "gone"))[0]
-    assert record.status == "failed" and "checkpoint_sha256" not in record.provenance
+    assert record.status == "failed" and record.provenance.get("checkpoint_sha256") is None
     for part in ("gone.yaml", f"models.{LIDAR}.checkpoint", "data/gone.pth", "junjie18/CMT"):
         assert part in record.reason
 
