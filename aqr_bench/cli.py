@@ -17,11 +17,12 @@ from aqr_bench.errors import UserError
 # Each step parses its own arguments; its module is imported only when it is called, since some cost seconds.
 STEPS = {
     "world": ("aqr_bench.world.__main__", "write a synthetic driving world as a nuScenes data set"),
-    "data": ("aqr_bench.data.__main__", "make the information files of a data set"),
+    "data": ("aqr_bench.data.__main__", "make the information files of a data set, or check one (data check)"),
     "train": ("aqr_bench.train", "train a base model or one variant"),
     "evaluate": ("aqr_bench.evaluate", "evaluate a trained model under every condition of a suite"),
     "measure": ("aqr_bench.measure", "measure latency, throughput and memory of a variant"),
     "report": ("aqr_bench.report.__main__", "tables, figures and the page from records"),
+    "compare": ("aqr_bench.compare", "two result folders side by side: what changed, what is outside the noise"),
     "corruptions": ("aqr_bench.preview", "list, show or draw the sensor corruptions"),
     "gate": ("aqr_bench.gate", "do fixed biases on the trained base models move anything at all?"),
     "checkpoint": ("aqr_bench.checkpoint", "look into a published CMT checkpoint, or convert it for these configs"),

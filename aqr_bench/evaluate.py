@@ -224,17 +224,23 @@ class Evaluator:
         from aqr_bench.telemetry import RouterLog
 
         with RouterLog(self.model.pts_bbox_head) as log:
-            submission, proofs = self.detect(condition)
-        from aqr_bench.metrics.detection import score_detections
+            submission, results, proofs = self.detect(condition)
+        from aqr_bench.metrics.detection import metric_engine, score_detections
 
         folder = self.work / condition.name
-        scores = score_detections(submission, self.tables, submission.parent, matches=folder / "matches.npz")
+        scores = score_detections(
+            submission, self.tables, submission.parent, matches=folder / "matches.npz", results=results
+        )
         router = log.save(folder / "router.npz")
-        extra = {"matches": {"file": "matches.npz"}, **({"router": router} if router else {})}
+        extra = {
+            "matches": {"file": "matches.npz"},
+            "metric": metric_engine(),
+            **({"router": router} if router else {}),
+        }
         return scores, summary(proofs), extra
 
-    def detect(self, condition: Condition) -> tuple[Path, dict[str, Proof]]:
-        """Write the nuScenes submission of the val split; return its path and the inputs' fingerprints by token."""
+    def detect(self, condition: Condition) -> tuple[Path, dict[str, list], dict[str, Proof]]:
+        """Write the nuScenes submission of the val split; return path, entries, and inputs' fingerprints by token."""
         import torch
         from nuscenes.eval.common.config import config_factory
 
@@ -263,7 +269,7 @@ class Evaluator:
                     )
         if len(proofs) != len(infos):
             raise RuntimeError(f"{len(proofs)} of {len(infos)} samples were evaluated")
-        return write_submission(self.work / condition.name / "results_nusc.json", results), proofs
+        return write_submission(self.work / condition.name / "results_nusc.json", results), results, proofs
 
 
 def build_loader(config: Any, condition: Condition, batch_size: int) -> Any:

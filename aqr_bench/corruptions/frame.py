@@ -12,6 +12,7 @@ CLEAN, NO_LIDAR, NO_CAMERAS = 0, 1, 2  # sensor states, as the router's supervis
 LIDAR = "LIDAR_TOP"
 X, Y, Z, INTENSITY, RING = range(5)  # columns of a nuScenes point on disk
 MAX_RINGS = 128
+NUSCENES_WIDTH_PX = 1600  # of the images that published lengths in pixels are for
 
 
 class FrameError(ValueError):
@@ -104,6 +105,15 @@ class Frame:
     def with_points(self, change: Callable[[Cloud], np.ndarray]) -> Frame:
         """Every cloud with the points that ``change`` makes of it."""
         return replace(self, clouds=tuple(replace(cloud, points=change(cloud)) for cloud in self.clouds))
+
+
+def native_scale(image: np.ndarray) -> float:
+    """Width of an image over that of nuScenes' images.
+
+    Lengths in pixels are multiplied by it, so that a blur covers the same angle in an image of another size. (The
+    sources know no other size than nuScenes', where it is exactly 1.)
+    """
+    return image.shape[1] / NUSCENES_WIDTH_PX
 
 
 # ---------------------------------------------------------------- all sweeps in the key frame's coordinates

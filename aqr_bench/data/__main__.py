@@ -1,6 +1,8 @@
 """python -m aqr_bench.data --tier T | --version V --root ROOT --out DIR: write the info files of a nuScenes root.
 
 With --database, also cut the objects of the train split out of points and images, for ground-truth sampling.
+
+python -m aqr_bench.data check --root ROOT: is the root whole? See aqr_bench/data/check.py.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,8 +21,15 @@ from .infos import INFO_CLASSES, SPLITS, build_infos, open_nuscenes, tables_dige
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write infos_train.pkl, infos_val.pkl and data.json (what they hold); return 0."""
-    parser = argparse.ArgumentParser(prog="python -m aqr_bench.data", description=__doc__)
+    """Write infos_train.pkl, infos_val.pkl and data.json (what they hold); return 0. ``check`` is another entry."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["check"]:
+        from .check import main as check
+
+        return check(argv[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m aqr_bench.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--tier", help="tier file or name; it says the version")
     which.add_argument("--version", choices=sorted(SPLITS), help="version of the tables, without a tier")

@@ -1,7 +1,7 @@
-"""How far a difference of mAP depends on the scenes it was measured on: the paired scene bootstrap.
+"""How far a score, or a difference of scores, depends on the scenes it was measured on: the paired scene bootstrap.
 
-Scenes are drawn with replacement, the same draws for every model, and mAP is recomputed on each draw. What is hard or
-easy about a scene is so for both sides of a comparison and cancels; the seeds of the training are not resampled.
+Scenes are drawn with replacement, the same draws for every model, and the scores are recomputed on each draw. What is
+hard or easy about a scene is so for both sides and cancels in a comparison; seeds of the training are not resampled.
 Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile interval, section 13.3.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aqr_bench.metrics.detection import ERRORS
 from aqr_bench.metrics.matching import Matches
 
 DRAWS = 1000
@@ -22,7 +23,7 @@ MIN_SCENES = 8  # below, so few different draws exist that an interval from them
 
 @dataclass(frozen=True)
 class Resampled:
-    """mAP of one model on all its scenes, and on every draw of them [draws]."""
+    """A score of one model on all its scenes, and on every draw of them [draws]."""
 
     scenes: tuple[str, ...]
     value: float
@@ -33,10 +34,14 @@ class Resampled:
         """Standard deviation over draws: the model's own scene noise."""
         return float(self.draws.std(ddof=1))
 
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Percentile interval of the score itself."""
+        return _percentiles(self.draws, confidence)
+
 
 @dataclass(frozen=True)
 class SceneInterval:
-    """Difference of mAP, mean over the seeds both sides have, with its 95 % interval and sd over draws of scenes."""
+    """Difference of a score, mean over the seeds both sides have; 95 % interval and sd over draws of scenes."""
 
     seeds: int
     scenes: int
@@ -63,6 +68,50 @@ def resample(matches: Matches, draws: int = DRAWS) -> Resampled | None:
     return Resampled(matches.scenes, value, matches.map(scene_draws(len(matches.scenes), draws)))
 
 
+def resample_scores(matches: Matches, draws: int = DRAWS) -> dict[str, Resampled] | None:
+    """Every score of a model on every draw; None with too few scenes.
+
+    ``mAP``, ``NDS`` and ``mATE`` to ``mAAE``; for each class ``car.AP`` (mean over the thresholds) and ``car.ATE`` to
+    ``car.AAE``, those it has. Matches without errors (older files) give ``mAP`` and the AP alone.
+    """
+    if len(matches.scenes) < MIN_SCENES:
+        return None
+    once, drawn = matches.scores(), matches.scores(scene_draws(len(matches.scenes), draws))
+    scores = {"mAP": (once.map, drawn.map)}
+    if matches.has_errors:
+        scores["NDS"] = (once.nds, drawn.nds)
+        for k, short in enumerate(ERRORS.values()):
+            scores[f"m{short}"] = (once.errors[:, k], drawn.errors[:, k])
+    for c, name in enumerate(matches.classes):
+        scores[f"{name}.AP"] = (once.ap[:, c].mean(1), drawn.ap[:, c].mean(1))
+        for k, short in enumerate(ERRORS.values() if matches.has_errors else ()):
+            scores[f"{name}.{short}"] = (once.class_errors[:, c, k], drawn.class_errors[:, c, k])
+    return {
+        name: Resampled(matches.scenes, float(value[0]), values)
+        for name, (value, values) in scores.items()
+        if np.isfinite(value[0]) and np.isfinite(values).all()
+    }
+
+
+def paired_scores(
+    variant: Mapping[int, Mapping[str, Resampled]],
+    baseline: Mapping[int, Mapping[str, Resampled]],
+    confidence: float = 0.95,
+) -> dict[str, SceneInterval]:
+    """Interval of variant - baseline by score, of the scores that every run has; see ``resample_scores``."""
+    runs = [*variant.values(), *baseline.values()]
+    names = [name for name in (runs[0] if runs else ()) if all(name in run for run in runs)]
+    found = {
+        name: paired_scene_bootstrap(
+            {seed: run[name] for seed, run in variant.items()},
+            {seed: run[name] for seed, run in baseline.items()},
+            confidence,
+        )
+        for name in names
+    }
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
 def paired_scene_bootstrap(
     variant: Mapping[int, Resampled], baseline: Mapping[int, Resampled], confidence: float = 0.95
 ) -> SceneInterval | None:
@@ -72,7 +121,12 @@ def paired_scene_bootstrap(
         return None
     deltas = np.mean([variant[s].draws - baseline[s].draws for s in seeds], axis=0)
     mean = float(np.mean([variant[s].value - baseline[s].value for s in seeds]))
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(deltas, [tail, 100 - tail])
+    low, high = _percentiles(deltas, confidence)
     scenes = len(variant[seeds[0]].scenes)
-    return SceneInterval(len(seeds), scenes, mean, float(low), float(high), float(deltas.std(ddof=1)))
+    return SceneInterval(len(seeds), scenes, mean, low, high, float(deltas.std(ddof=1)))
+
+
+def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)

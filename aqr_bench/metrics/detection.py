@@ -1,17 +1,23 @@
-"""nuScenes detection scores by nuscenes-devkit: mAP, NDS, the five errors, per class."""
+"""nuScenes detection scores in the record's shape: mAP, NDS, the five errors, per class; by ours or the devkit."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.errors import UserError
-from aqr_bench.metrics.matching import match_boxes
+from aqr_bench.errors import UserError, nearest
+from aqr_bench.metrics.boxes import from_results, read_submission
+from aqr_bench.metrics.fast import evaluate
+from aqr_bench.metrics.ground_truth import filtered, ground_truth
+from aqr_bench.metrics.matching import keep, match_boxes
 
+ENGINES = ("fast", "devkit")
+ENGINE_VARIABLE = "AQR_BENCH_METRIC"
 EVAL_SETS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val"}
 ERRORS = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
 
@@ -27,14 +33,26 @@ def load_results(path: str | Path) -> dict:
     return content
 
 
+def metric_engine(engine: str | None = None) -> str:
+    """Which metric scores: the one asked for, the environment's, or the fast one; UserError if unknown."""
+    engine = engine or os.environ.get(ENGINE_VARIABLE) or "fast"
+    if engine not in ENGINES:
+        raise UserError(
+            f"metric engine '{engine}' (argument or {ENGINE_VARIABLE}) is unknown{nearest(engine, ENGINES)}"
+        )
+    return engine
+
+
 def score_detections(
     results_json: str | Path,
     nusc: Any,
     out_dir: str | Path,
     config: str = "detection_cvpr_2019",
     matches: str | Path | None = None,
+    engine: str | None = None,
+    results: Mapping[str, Sequence[Mapping]] | None = None,
 ) -> dict:
-    """Score a submission with the devkit's DetectionEval.
+    """Score a submission with our metric, or with the devkit's DetectionEval.
 
     Args:
         results_json: nuScenes submission of every sample of the split.
@@ -42,15 +60,36 @@ def score_detections(
         out_dir: where the devkit may write.
         config: devkit evaluation configuration.
         matches: where to keep which detection found which object (see matching.py), or None.
+        engine: "fast" or "devkit"; None: see :func:`metric_engine`. Both give the same numbers.
+        results: the submission's entries by sample token, if they are at hand; the fast metric reads no file then.
     Returns:
         ``{mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE, classes: {name: {AP, AP_dist, ATE, ...}}}``; a number that the
         devkit leaves undefined is None.
     """
     from nuscenes.eval.common.config import config_factory
+
+    rules = config_factory(config)
+    if metric_engine(engine) == "devkit":
+        return _score_with_devkit(results_json, nusc, out_dir, rules, matches)
+    truth = ground_truth(nusc, EVAL_SETS[nusc.version], rules.class_range)
+    samples = truth.samples
+    if results is None:
+        found = read_submission(results_json, samples.number, rules.max_boxes_per_sample)
+    else:
+        found = from_results(results.items(), samples.number, rules.max_boxes_per_sample)
+    found = filtered(found, samples, rules.class_range)
+    evaluation = evaluate(truth.boxes, found, len(samples.tokens), rules)
+    if matches is not None:
+        keep(evaluation, truth.boxes, found, samples.tokens, samples.scenes, samples.scene, rules).save(matches)
+    return flatten_summary(evaluation.summary)
+
+
+def _score_with_devkit(
+    results_json: str | Path, nusc: Any, out_dir: str | Path, rules: Any, matches: str | Path | None
+) -> dict:
     from nuscenes.eval.common.data_classes import EvalBoxes
     from nuscenes.eval.detection.evaluate import DetectionEval
 
-    rules = config_factory(config)
     if not any(load_results(results_json)["results"].values()):
         # A collapsed model finds nothing anywhere; the devkit stops with "Invalid box type: None" on such a file.
         if matches is not None:

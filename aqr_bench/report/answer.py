@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from aqr_bench.record import NOT_APPLICABLE
 from aqr_bench.report.collect import Results
@@ -35,7 +35,7 @@ def _sentence(study: Study, results: Results) -> str:
         left = len(parts) - 3
         words = "1 more difference is" if left == 1 else f"{left} more differences are"
         more = [f"{words} beyond the noise"] if left > 0 else []
-        return "; ".join([*parts[:3], *more, *rest]) + "."
+        return "; ".join([*parts[:3], *more, *_corrected(clear), *rest]) + "."
     (variant, condition), delta = max(compared.items(), key=lambda item: abs(item[1].mean))
     evidence = phrase(delta, study.metric)
     largest = (
@@ -78,6 +78,21 @@ def _difference(study: Study, key: tuple[str, str], difference: Difference) -> s
     word = "better" if (difference.mean > 0) == study.higher_is_better else "worse"
     against, evidence = study.compared_with(variant), phrase(difference, study.metric)
     return f"'{variant}' is {word} than '{against}' under '{condition}' ({evidence})"
+
+
+def _corrected(clear: Mapping[tuple[str, str], Difference]) -> list[str]:
+    """A clause on which findings outlive the correction for the number of comparisons; none for a single comparison."""
+    comparisons = max(d.comparisons for d in clear.values())
+    if comparisons < 2:
+        return []
+    kept = [f"'{variant}' under '{condition}'" for (variant, condition), d in clear.items() if d.survives]
+    after = f"after correction for {comparisons} comparisons (Holm)"
+    if len(kept) == len(clear):
+        return [f"still so {after}"]
+    if not kept:
+        return [f"within the noise {after}"]
+    shown = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
+    return [f"still so {after}: {shown} only"]
 
 
 def _single(study: Study, results: Results) -> str:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from aqr_bench import __version__
 from aqr_bench.provenance import git_state
 from aqr_bench.record import Record
+from aqr_bench.report.alarms import alarms_sentence, alarms_table, base_alarms, study_alarms
 from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
 from aqr_bench.report.figures import DPI, draw_study
@@ -57,6 +58,11 @@ def build_report(tier: Tier, studies: Sequence[Study], records: Path, out: Path)
         _add_robustness(section, records, tier, tables_dir, figures_dir)
         _add_published(section, records, tier, tables_dir)
     base_part = _base_section(studies, base, tables_dir)
+    alarms = base_alarms(records, tier, [study.suite for study in studies], base.records)
+    for section in sections:
+        alarms += study_alarms(records, tier, section["study"], section["records"])
+    alarmed = alarms_table("sanity", alarms)
+    alarmed.write(tables_dir)
     everything = [*base.records, *(r for section in sections for r in section["records"])]
     pictures, left_out, picture_note = collect_pictures(records / tier.name / "pictures")
     page = _template().render(
@@ -67,6 +73,7 @@ def build_report(tier: Tier, studies: Sequence[Study], records: Path, out: Path)
         pictures_left_out=left_out,
         picture_note=picture_note,
         warnings=mixtures(everything),
+        alarms={"said": alarms_sentence(alarms), "table": html_table(alarmed), "note": alarmed.note},
         provenance=provenance_rows(tier, studies, everything),
         counts={"ok": sum(r.ok for r in everything), "all": sum(r.ok or r.failed for r in everything)},
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

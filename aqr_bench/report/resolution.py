@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from dataclasses import dataclass
@@ -10,12 +11,11 @@ import pandas as pd
 from scipy import stats
 
 from aqr_bench.report.collect import Results
-from aqr_bench.report.statistics import CONFIDENCE, Difference, number, summarise
+from aqr_bench.report.statistics import CONFIDENCE, FEW, Difference, number, summarise
 from aqr_bench.report.tables import Table, by_seed, differences
 from aqr_bench.study import Study
 
 POWER = 0.8
-FEW = 3  # fewer seeds than this are called few
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Resolution:
     scene_sd      standard deviation over draws of scenes, median over variants
     smallest      difference found with 80 % power by a two-sided test at 5 %, seeds and scenes together
     baseline_sd   standard deviation over seeds of the baseline's own score
+    baseline_runs finished seeds of the baseline
+    floor         noise floor: how far two baselines of different seeds are apart, mean over all pairs of seeds
+    floor_most    the farthest two; both None for fewer than two seeds
     """
 
     condition: str
@@ -43,6 +46,9 @@ class Resolution:
     scene_sd: float | None
     smallest: float | None
     baseline_sd: float | None
+    baseline_runs: int
+    floor: float | None
+    floor_most: float | None
 
 
 def resolution(study: Study, results: Results) -> list[Resolution]:
@@ -51,12 +57,14 @@ def resolution(study: Study, results: Results) -> list[Resolution]:
     rows = []
     for condition in (c.name for c in study.suite.conditions):
         own = [d for (_, where), d in deltas.items() if where == condition and d is not None]
-        baseline = summarise(list(by_seed(results, study.baseline, condition, study.metric).values()))
-        rows.append(_resolve(condition, own, baseline.sd))
+        rows.append(_resolve(condition, own, list(by_seed(results, study.baseline, condition, study.metric).values())))
     return rows
 
 
-def _resolve(condition: str, deltas: list[Difference], baseline_sd: float | None) -> Resolution:
+def _resolve(condition: str, deltas: list[Difference], baseline: list[float]) -> Resolution:
+    apart = [abs(a - b) for a, b in itertools.combinations(baseline, 2)]
+    floor = (statistics.fmean(apart), max(apart)) if apart else (None, None)
+    own_noise = (summarise(baseline).sd, len(baseline), *floor)
     spread = [d for d in deltas if d.sd is not None]
     over_scenes = [d.scenes for d in deltas if d.scenes is not None]
     scene_half = statistics.median((s.high - s.low) / 2 for s in over_scenes) if over_scenes else None
@@ -64,7 +72,7 @@ def _resolve(condition: str, deltas: list[Difference], baseline_sd: float | None
     scenes = over_scenes[0].scenes if over_scenes else None
     seeds = min((d.n for d in spread), default=max((d.n for d in deltas), default=0))
     if not spread:
-        return Resolution(condition, seeds, 0, None, None, scenes, scene_half, scene_sd, None, baseline_sd)
+        return Resolution(condition, seeds, 0, None, None, scenes, scene_half, scene_sd, None, *own_noise)
     # Weighted by degrees of freedom: the plain mean of the variances where all variants have the same seeds.
     df = sum(d.n - 1 for d in spread)
     variance = sum((d.n - 1) * d.sd**2 for d in spread) / df
@@ -80,7 +88,7 @@ def _resolve(condition: str, deltas: list[Difference], baseline_sd: float | None
         scene_half,
         scene_sd,
         (sure + power) * total,
-        baseline_sd,
+        *own_noise,
     )
 
 
@@ -98,6 +106,8 @@ def resolution_table(study: Study, results: Results) -> Table:
             "Half 95 %, scenes": number(row.scene_half, 4),
             "Smallest difference": number(row.smallest, 4),
             "Baseline sd": number(row.baseline_sd, 4),
+            "Noise floor": number(row.floor, 4),
+            "Floor, at most": number(row.floor_most, 4),
         }
         for row in rows
     ]
@@ -111,20 +121,37 @@ def resolution_table(study: Study, results: Results) -> Table:
         "interval of a mean difference, over seeds and (median of the variants) over scenes. Smallest difference: "
         "found with 80 % power by a two-sided test at 5 %, seeds and scenes together (seeds alone where there are no "
         "scenes). All variants are compared with the same baseline runs, so the degrees of freedom (df) are a little "
-        "too many. Baseline sd: the baseline's own score over seeds.",
+        "too many. Baseline sd: the baseline's own score over seeds. Noise floor: how far apart two baselines are that "
+        "differ in nothing but the seed, mean over all pairs of seeds, and at most.",
         frozenset(i for i, row in enumerate(rows) if row.seeds < FEW),
         frozenset(shown[0]) - {"Condition", "Seeds"} if shown else frozenset(),
     )
 
 
 def resolution_sentence(study: Study, results: Results) -> str:
-    """The smallest difference of the reference condition, in one sentence."""
+    """The smallest difference and the noise floor of the reference condition, in two sentences."""
     row = resolution(study, results)[0]
+    floor = _floor_sentence(study, row)
     if row.smallest is None:
-        return f"What '{row.condition}' can resolve is unknown: no variant shares two finished seeds with the baseline."
+        return (
+            f"What '{row.condition}' can resolve is unknown: no variant shares two finished seeds with the baseline. "
+            f"{floor}"
+        )
     few = " (fewer than three)" if row.seeds < FEW else ""
     scenes = f"{row.scenes} scenes" if row.scenes else "the noise over scenes left out"
     return (
         f"Under '{row.condition}', a true difference of {number(row.smallest)} {study.metric} would be found four "
-        f"times out of five ({row.seeds} seeds{few}, {scenes}); a smaller one may well stay hidden."
+        f"times out of five ({row.seeds} seeds{few}, {scenes}); a smaller one may well stay hidden. {floor}"
+    )
+
+
+def _floor_sentence(study: Study, row: Resolution) -> str:
+    if row.floor is None:
+        return f"The noise floor is unknown: '{study.baseline}' has fewer than two finished seeds."
+    what = f"Noise floor: two trainings of '{study.baseline}' with different seeds are"
+    if row.baseline_runs == 2:
+        return f"{what} {number(row.floor)} {study.metric} apart (one pair of seeds, fewer than three seeds)."
+    pairs = math.comb(row.baseline_runs, 2)
+    return (
+        f"{what} {number(row.floor)} {study.metric} apart on average, at most {number(row.floor_most)} ({pairs} pairs)."
     )

@@ -39,16 +39,25 @@ def draw_sheet(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    height = 1.32
+    # Inches, laid out by hand: constrained layout would widen every column by the width of the labels.
+    label = 0.12 + 0.07 * max(len(line) for row in rows for line in row.label.split("\n"))
+    widths, height, head = [2.15] * len(cameras) + [1.25], 1.25, 0.55
+    size = (label + sum(widths) + 0.05, height * len(rows) + head)
     figure, axes = plt.subplots(
         len(rows),
-        len(cameras) + 1,
-        figsize=(2.15 * len(cameras) + 2.6, height * len(rows) + 0.75),
+        len(widths),
+        figsize=size,
         squeeze=False,
-        gridspec_kw={"width_ratios": [16 / 9] * len(cameras) + [1.35]},
-        layout="constrained",
+        gridspec_kw={
+            "width_ratios": widths,
+            "left": label / size[0],
+            "right": 1 - 0.05 / size[0],
+            "top": 1 - head / size[1],
+            "bottom": 0.02 / size[1],
+            "wspace": 0.02,
+            "hspace": 0.04,
+        },
     )
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0.0, wspace=0.0)
     for number, (row, line) in enumerate(zip(rows, axes, strict=True)):
         for camera, place in zip(cameras, line[:-1], strict=True):
             _draw_view(place, row, camera)
@@ -57,7 +66,7 @@ def draw_sheet(
         _draw_bev(line[-1], row, range_m)
         line[0].set_ylabel(row.label, fontsize=8, rotation=0, ha="right", va="center")
         if number == 0:
-            line[-1].set_title(f"LiDAR from above, ±{range_m:g} m", fontsize=8)
+            line[-1].set_title(f"LiDAR, ±{range_m:g} m", fontsize=8)
         if row.frame is None:
             line[len(cameras) // 2].text(
                 0.5,
@@ -68,7 +77,7 @@ def draw_sheet(
                 fontsize=8,
                 transform=line[len(cameras) // 2].transAxes,
             )
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, y=1 - 0.05 / size[1], va="top")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, **({"pil_kwargs": {"quality": 80}} if Path(path).suffix == ".jpg" else {}))
     plt.close(figure)
@@ -79,6 +88,7 @@ def _draw_view(axes, row: Row, camera: str) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     if row.frame is None:
+        axes.patch.set_visible(False)  # it would cover the reason, which is wider than one column
         return
     view = next((view for view in row.frame.views if view.camera == camera), None)
     if view is None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from scipy import stats
 
 from aqr_bench.metrics.bootstrap import SceneInterval
 
+K = TypeVar("K", bound=Hashable)
 CONFIDENCE = 0.95
 # Half of the last digit that the tables print. Below it nothing is claimed: with two seeds, two equal differences of
 # 0.0001 would have an interval without 0, which says more of the seeds than of the design.
 RESOLUTION = 0.0005
+FEW = 3  # fewer seeds than this are called few
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Difference:
     low, high  95 % interval over seeds (Student t); None for fewer than two seeds
     sd         standard deviation of the differences over seeds; None likewise
     scenes     interval over scenes (bootstrap); None where it could not be had
+    p_seeds    two-sided p-value of the t-test that the interval belongs to; None for fewer than two seeds
+    p_holm     ``p`` corrected for the ``comparisons`` that were made with it (Holm); None without a p-value
     """
 
     n: int
@@ -40,6 +46,30 @@ class Difference:
     high: float | None
     sd: float | None = None
     scenes: SceneInterval | None = None
+    p_seeds: float | None = None
+    p_holm: float | None = None
+    comparisons: int = 1
+
+    @property
+    def p_scenes(self) -> float | None:
+        """Two-sided p-value over scenes; None where there is no interval over scenes."""
+        return None if self.scenes is None else scene_p_value(self.scenes)
+
+    @property
+    def p(self) -> float | None:
+        """The larger of both p-values: a finding has to hold over seeds and over scenes.
+
+        The test of "no difference over seeds, or none over scenes" at a level rejects where both tests do
+        (intersection-union test, Berger 1982, Technometrics 24). None without a p-value over seeds.
+        """
+        if self.p_seeds is None:
+            return None
+        return self.p_seeds if self.p_scenes is None else max(self.p_seeds, self.p_scenes)
+
+    @property
+    def survives(self) -> bool:
+        """True if it is beyond the noise and stays so after the correction for the number of comparisons."""
+        return self.beyond_noise and self.p_holm is not None and self.p_holm < 1 - CONFIDENCE
 
     @property
     def beyond_noise(self) -> bool:
@@ -73,7 +103,7 @@ def summarise(values: Sequence[float]) -> Summary:
 def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
     """Difference variant - baseline, paired by seed, with a Student t interval of 95 %.
 
-    The interval is mean +- t(n - 1) * sd / sqrt(n) of the per-seed differences. None if no seed has both.
+    The interval and the p-value are those of the paired t-test over seeds. None if no seed has both.
     """
     seeds = sorted(set(variant) & set(baseline))
     deltas = [variant[s] - baseline[s] for s in seeds if math.isfinite(variant[s]) and math.isfinite(baseline[s])]
@@ -82,8 +112,53 @@ def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float
         return None
     if summary.sd is None:
         return Difference(summary.n, summary.mean, None, None)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
-    return Difference(summary.n, summary.mean, summary.mean - half, summary.mean + half, summary.sd)
+    if summary.sd == 0:  # all differences equal: the test divides by 0
+        return Difference(
+            summary.n, summary.mean, summary.mean, summary.mean, 0.0, p_seeds=0.0 if summary.mean else 1.0
+        )
+    with warnings.catch_warnings():
+        # Differences that are nearly equal: its p-value is then inexact, and still as good as 0.
+        warnings.filterwarnings("ignore", "Precision loss occurred")
+        test = stats.ttest_1samp(deltas, 0.0)
+    interval = test.confidence_interval(CONFIDENCE)
+    return Difference(
+        summary.n, summary.mean, float(interval.low), float(interval.high), summary.sd, p_seeds=float(test.pvalue)
+    )
+
+
+def scene_p_value(scenes: SceneInterval) -> float:
+    """Two-sided p-value of no difference over scenes, from the bootstrap's standard error.
+
+    Student t with one degree of freedom less than there are scenes. Counting the draws beyond 0 instead could give
+    nothing below 1 / draws, which no correction for many comparisons would leave below 0.05.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), sections 12.2 and 12.4.
+    """
+    if scenes.sd == 0:
+        return 1.0 if scenes.mean == 0 else 0.0
+    return float(2 * stats.t.sf(abs(scenes.mean) / scenes.sd, scenes.scenes - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, in the same order: the chance of a single false finding among them.
+
+    Source: Holm 1979, Scand. J. Statist. 6, 65-70 (scipy has corrections of the false discovery rate only).
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def correct(found: Mapping[K, Difference | None]) -> dict[K, Difference | None]:
+    """The differences with ``p_holm`` and ``comparisons`` set: one family, those without a p-value left out of it."""
+    tested = [key for key, d in found.items() if d is not None and d.p is not None]
+    corrected = holm([found[key].p for key in tested])
+    new = {
+        key: replace(found[key], p_holm=p, comparisons=len(tested)) for key, p in zip(tested, corrected, strict=True)
+    }
+    return {key: new.get(key, d) for key, d in found.items()}
 
 
 def verdict(difference: Difference | None, higher_is_better: bool) -> str:
@@ -95,6 +170,19 @@ def verdict(difference: Difference | None, higher_is_better: bool) -> str:
     if not difference.beyond_noise:
         return "within the noise"
     return "better" if (difference.mean > 0) == higher_is_better else "worse"
+
+
+def corrected_verdict(difference: Difference | None, higher_is_better: bool) -> str:
+    """``verdict`` after the correction for the number of comparisons."""
+    said = verdict(difference, higher_is_better)
+    return "within the noise" if said in ("better", "worse") and not difference.survives else said
+
+
+def p_text(p: float | None) -> str:
+    """A p-value for people: three digits, ``< 0.001`` below, a dash for nothing."""
+    if p is None or not math.isfinite(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:

@@ -10,11 +10,24 @@ import pandas as pd
 
 from aqr_bench.record import NOT_APPLICABLE
 from aqr_bench.report.collect import BASE, METRICS, Results
-from aqr_bench.report.statistics import RESOLUTION, Difference, number, paired_difference, span, summarise, verdict
+from aqr_bench.report.statistics import (
+    FEW,
+    RESOLUTION,
+    Difference,
+    correct,
+    corrected_verdict,
+    number,
+    p_text,
+    paired_difference,
+    span,
+    summarise,
+    verdict,
+)
 from aqr_bench.study import Study
 
-NOT_CONCERNED = "not applicable: it changes a sensor that the model does not use"
-SEEDS_INTERVAL, SCENES_INTERVAL = "95 %, seeds", "95 %, scenes"  # columns
+NOT_CONCERNED = "not applicable"  # the condition changes a sensor that the model does not use
+SEEDS_INTERVAL, SCENES_INTERVAL, HOLM_VERDICT = "95 %, seeds", "95 %, scenes", "Corrected"  # columns
+FINDINGS = ("better", "worse")  # verdicts that a correction can take away
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,10 @@ def by_seed(results: Results, variant: str, condition: str, metric: str) -> dict
 
 
 def differences(study: Study, results: Results) -> dict[tuple[str, str], Difference | None]:
-    """Paired difference to the baseline for every (variant, condition) but the baseline's own."""
+    """Paired difference to the baseline for every (variant, condition) but the baseline's own.
+
+    Its p-values are corrected for the number of comparisons: all of the study's, in its metric.
+    """
     found: dict[tuple[str, str], Difference | None] = {}
     for condition in study.suite.conditions:
         for name in study.variants:
@@ -65,7 +81,7 @@ def differences(study: Study, results: Results) -> dict[tuple[str, str], Differe
                 delta, scenes = paired_difference(scores, baseline), results.scenes.get((name, condition.name))
                 same = delta is not None and scenes is not None and scenes.seeds == delta.n
                 found[name, condition.name] = replace(delta, scenes=scenes) if same else delta
-    return found
+    return correct(found)
 
 
 def scores_table(study: Study, results: Results) -> Table:
@@ -78,10 +94,14 @@ def scores_table(study: Study, results: Results) -> Table:
             summary = summarise(list(by_seed(results, name, condition.name, metric).values()))
             delta = deltas.get((name, condition.name))
             is_baseline = name == study.baseline
-            said = "baseline" if is_baseline else verdict(delta, study.higher_is_better)
+            said, corrected = (
+                ("baseline", "baseline")
+                if is_baseline
+                else (rule(delta, study.higher_is_better) for rule in (verdict, corrected_verdict))
+            )
             no_question = results.not_applicable(name, condition.name)
             if no_question:
-                said = NOT_CONCERNED
+                said = corrected = NOT_CONCERNED
             if summary.n < wanted and not no_question:
                 marked.add(len(rows))
             rows.append(
@@ -99,7 +119,11 @@ def scores_table(study: Study, results: Results) -> Table:
                     "scenes_high95": delta.scenes.high if delta and delta.scenes else None,
                     "scenes": delta.scenes.scenes if delta and delta.scenes else None,
                     "pairs": delta.n if delta else None,
+                    "p_seeds": delta.p_seeds if delta else None,
+                    "p_scenes": delta.p_scenes if delta else None,
+                    "p_holm": delta.p_holm if delta else None,
                     "verdict": said,
+                    "verdict_holm": corrected,
                 }
             )
             over_scenes = delta.scenes if delta else None
@@ -110,10 +134,12 @@ def scores_table(study: Study, results: Results) -> Table:
                     metric: number(summary.mean),
                     "Difference": number(delta.mean, sign=True) if delta else "–",
                     "Verdict": said,
+                    HOLM_VERDICT: corrected if said in FINDINGS else "–",
+                    "p, Holm": p_text(delta.p_holm) if delta else "–",
                     SEEDS_INTERVAL: span(delta.low, delta.high) if delta else "–",
                     SCENES_INTERVAL: span(over_scenes.low, over_scenes.high) if over_scenes else "–",
                     "sd": number(summary.sd),
-                    "Runs": "–" if no_question else f"{summary.n} of {wanted}",
+                    "Runs": "–" if no_question else _runs(summary.n, wanted, delta),
                 }
             )
     return Table(
@@ -121,10 +147,21 @@ def scores_table(study: Study, results: Results) -> Table:
         f"{metric} by condition and variant",
         pd.DataFrame(rows),
         pd.DataFrame(shown),
-        noise_note(study, any(d is not None and d.scenes is not None for d in deltas.values())),
+        noise_note(
+            study,
+            any(d is not None and d.scenes is not None for d in deltas.values()),
+            max((d.comparisons for d in deltas.values() if d is not None and d.p is not None), default=0),
+        ),
         frozenset(marked),
-        frozenset([metric, "sd", "Difference", SEEDS_INTERVAL, SCENES_INTERVAL]),
+        frozenset([metric, "sd", "Difference", "p, Holm", SEEDS_INTERVAL, SCENES_INTERVAL]),
     )
+
+
+def _runs(finished: int, wanted: int, delta: Difference | None) -> str:
+    """``2 of 3, 1 paired, fewer than three``: what a mean and its difference stand on."""
+    pairs = finished if delta is None else delta.n
+    words = [f"{finished} of {wanted}", *([f"{pairs} paired"] if pairs < finished else [])]
+    return ", ".join([*words, *(["fewer than three"] if pairs < FEW else [])])
 
 
 def opponents(study: Study) -> str:
@@ -133,8 +170,8 @@ def opponents(study: Study) -> str:
     return f"'{study.baseline}'" + (f" ({', '.join(others)})" if others else "")
 
 
-def noise_note(study: Study, over_scenes: bool = False) -> str:
-    """How to read the differences, and how far to trust them with so many seeds."""
+def noise_note(study: Study, over_scenes: bool = False, comparisons: int = 0) -> str:
+    """How to read the differences, and how far to trust them with so many seeds and ``comparisons`` tested."""
     n = len(study.seeds)
     better = "higher" if study.higher_is_better else "lower"
     text = (
@@ -149,13 +186,16 @@ def noise_note(study: Study, over_scenes: bool = False) -> str:
         )
     else:
         text += ", with a Student t interval; one that contains 0 is called within the noise."
-    comparisons = (len(study.variants) - 1) * len(study.suite.conditions)
-    if n < 3:
+    if n < FEW:
         text += f" {n} seeds are fewer than three, so the intervals are very wide."
     if comparisons > 1:
-        text += f" {comparisons} comparisons are made, each at 95 % by itself;"
-        text += f" a difference below {RESOLUTION:g} counts as noise."
-    return text
+        text += (
+            f" {comparisons} comparisons are made, each at 95 % by itself. p, Holm: two-sided p-value "
+            f"({'the larger of that over seeds and that over scenes' if over_scenes else 'paired t-test over seeds'}), "
+            "corrected for their number. Corrected: what is left of a finding by it, so that all of them together have "
+            "a chance of 5 % at most of a single false one."
+        )
+    return f"{text} A difference below {RESOLUTION:g} counts as noise." if len(study.variants) > 1 else text
 
 
 def metrics_table(study: Study, results: Results) -> Table:

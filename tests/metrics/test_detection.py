@@ -7,7 +7,13 @@ import json
 import pytest
 
 from aqr_bench.errors import UserError
-from aqr_bench.metrics.detection import flatten_summary, load_results, nothing_found, score_detections
+from aqr_bench.metrics.detection import (
+    flatten_summary,
+    load_results,
+    metric_engine,
+    nothing_found,
+    score_detections,
+)
 
 UNDEFINED = ["orient_err", "vel_err", "attr_err"]
 CLASSES = ["car", "traffic_cone", "barrier"]
@@ -40,7 +46,7 @@ def test_summary_keeps_every_number_and_says_none_for_undefined():
 def test_a_submission_without_a_box_scores_zero(tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps({"meta": {}, "results": {"a": [], "b": []}}))
-    scores = score_detections(path, nusc=None, out_dir=tmp_path)
+    scores = score_detections(path, nusc=None, out_dir=tmp_path, engine="devkit")
     assert scores["mAP"] == scores["NDS"] == 0 and scores["mATE"] == 1 and len(scores["classes"]) == 10
     assert nothing_found(CLASSES)["classes"]["traffic_cone"]["AOE"] is None
 
@@ -53,3 +59,13 @@ def test_a_broken_submission_is_named(tmp_path, content):
         load_results(path)
     with pytest.raises(UserError, match=r"gone\.json"):
         load_results(tmp_path / "gone.json")
+
+
+def test_the_engine_is_the_argument_the_environment_or_the_fast_one(monkeypatch):
+    monkeypatch.delenv("AQR_BENCH_METRIC", raising=False)
+    assert metric_engine() == "fast" and metric_engine("devkit") == "devkit"
+    monkeypatch.setenv("AQR_BENCH_METRIC", "devkit")
+    assert metric_engine() == "devkit" and metric_engine("fast") == "fast"
+    monkeypatch.setenv("AQR_BENCH_METRIC", "slow")
+    with pytest.raises(UserError, match="AQR_BENCH_METRIC"):
+        metric_engine()

@@ -9,8 +9,8 @@ import pytest
 from metrics_boxes import CONFIG, devkit_aps, made_up, repeated
 from nuscenes.eval.common.data_classes import EvalBoxes
 
-from aqr_bench.metrics import matching
-from aqr_bench.metrics.detection import score_detections
+from aqr_bench.metrics.cross_check import check_submission, cross_check
+from aqr_bench.metrics.detection import nothing_found, score_detections
 from aqr_bench.metrics.matching import Matches, match_boxes
 
 
@@ -31,26 +31,6 @@ def test_ap_is_the_devkits(seed, ties):
     cars = matches.classes["car"]
     assert ((len(np.unique(cars.score)) < len(cars.score)) == ties) and (np.diff(cars.score) <= 0).all()
     assert cars.positives.sum() == sum(b.detection_name == "car" for b in truth.all)
-
-
-def test_matching_a_few_samples_at_a_time_changes_nothing(monkeypatch):
-    truth, found, scene_of = made_up()
-    whole = match_boxes(truth, found, scene_of, CONFIG)
-    monkeypatch.setattr(matching, "SAMPLES_AT_ONCE", 5)
-    parts = match_boxes(truth, found, scene_of, CONFIG)
-    assert all((whole.classes[n].tp == parts.classes[n].tp).all() for n in whole.classes)
-
-
-def test_a_truth_is_taken_once_and_by_the_best():
-    """Three detections around two objects; the second best finds the nearer object taken, and takes the other one."""
-    tp = matching.match(
-        np.zeros(3, int),
-        np.array([[0.1, 0], [0.2, 0], [0.3, 0]]),
-        np.zeros(2, int),
-        np.array([[0, 0], [1.8, 0]]),
-        [1, 2],
-    )
-    assert tp.tolist() == [[True, True], [False, True], [False, False]]
 
 
 def test_resampled_sets_score_as_the_devkit_scores_them_written_out():
@@ -78,9 +58,25 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
     truth, found, scene_of = made_up()
     matches = match_boxes(truth, found, scene_of, CONFIG)
     again = Matches.load(matches.save(tmp_path / "new" / "matches.npz"))
+    assert again.scores().nds == matches.scores().nds and again.samples == matches.samples
+    assert again.by_sample().map() == matches.map()
     assert aps(again) == aps(matches) and again.scenes == matches.scenes and again.distances == (0.5, 1.0, 2.0, 4.0)
     assert all((again.classes[n].score == matches.classes[n].score).all() for n in matches.classes)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["matches.npz"]
+
+
+def test_a_file_without_errors_still_gives_map(tmp_path):
+    """As evaluations left them before errors were kept."""
+    truth, found, scene_of = made_up()
+    matches = match_boxes(truth, found, scene_of, CONFIG)
+    path = matches.save(tmp_path / "matches.npz")
+    with np.load(path) as file:
+        kept = {k: v for k, v in file.items() if not k.startswith(("errors", "sample", "objects", "scene_of"))}
+    np.savez(path, **{**kept, "rule": kept["rule"][:2]})
+    old = Matches.load(path)
+    assert aps(old) == aps(matches) and not old.has_errors and old.scores().nds is None
+    with pytest.raises(ValueError, match="which samples"):
+        old.by_sample()
 
 
 @pytest.mark.parametrize("weights", [[[1, 2]], [1] * 6, [[0.5] * 6], [[-1] + [1] * 5]])
@@ -113,6 +109,12 @@ def test_scoring_keeps_the_matches_of_a_real_data_set(tmp_path):
     meta = {f"use_{m}": True for m in ("camera", "lidar", "radar", "map", "external")}
     (tmp_path / "results.json").write_text(json.dumps({"meta": meta, "results": results}))
     scores = score_detections(tmp_path / "results.json", nusc, tmp_path, matches=tmp_path / "matches.npz")
+    for engine, how in (("devkit", {}), ("fast", {"results": results})):
+        other = score_detections(tmp_path / "results.json", nusc, tmp_path, engine=engine, **how)
+        assert cross_check(scores, other).agrees and list(other) == list(scores), engine
+        assert list(other["classes"]["car"]) == list(scores["classes"]["car"])
+    assert check_submission(tmp_path / "results.json", scores, nusc).agrees
+    assert not check_submission(tmp_path / "results.json", {**scores, "NDS": scores["NDS"] + 1e-8}, nusc).agrees
     found = Matches.load(tmp_path / "matches.npz")
     assert found.scenes == ("scene-0103", "scene-0916") and found.map()[0] == pytest.approx(scores["mAP"], abs=1e-12)
     assert scores["mAP"] > 0.001
@@ -120,7 +122,9 @@ def test_scoring_keeps_the_matches_of_a_real_data_set(tmp_path):
         assert values == pytest.approx(list(scores["classes"][name]["AP_dist"].values()), abs=1e-12), name
     # Nothing found at all: the positives are counted all the same.
     (tmp_path / "none.json").write_text(json.dumps({"meta": meta, "results": {token: [] for token in results}}))
-    assert score_detections(tmp_path / "none.json", nusc, tmp_path, matches=tmp_path / "none.npz")["mAP"] == 0
+    for engine in ("devkit", "fast"):
+        nothing = score_detections(tmp_path / "none.json", nusc, tmp_path, matches=tmp_path / "none.npz", engine=engine)
+        assert nothing == nothing_found(CONFIG.class_names), engine
     none = Matches.load(tmp_path / "none.npz")
     assert none.map()[0] == 0 and none.scenes == found.scenes
     assert all((none.classes[n].positives == found.classes[n].positives).all() for n in found.classes)

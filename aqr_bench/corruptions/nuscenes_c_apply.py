@@ -1,0 +1,232 @@
+"""How each corruption of the suite nuscenes_c acts on a frame; its numbers are in ``nuscenes_c.py``.
+
+Every function takes (frame, draws, parameters), the parameters of its condition, and gives the corrupted frame. Each
+cloud has its own draws, each image too; boxes share one stream between LiDAR and cameras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from aqr_bench.corruptions import (
+    alignment,
+    image_blur,
+    image_light,
+    image_noise,
+    image_weather,
+    lidar_noise,
+    lidar_weather,
+    objects,
+)
+from aqr_bench.corruptions.condition import Apply, Draws
+from aqr_bench.corruptions.frame import LIDAR, Frame, View, native_scale
+
+Parameters = Mapping[str, Any]
+_ZOOMED = ("CAM_FRONT", "CAM_BACK")  # what they see comes nearer or goes away; for the others it passes by
+_SUN_CAMERA = "CAM_FRONT"
+_BOXES = "boxes"
+
+
+# ---------------------------------------------------------------- one cloud or one image at a time
+
+
+def clouds(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
+    """``kernel(points, rng, **parameters of those names)`` on every cloud."""
+
+    def apply(frame: Frame, draws: Draws, parameters: Parameters) -> Frame:
+        numbers = {name: parameters[name] for name in names}
+        return frame.with_points(lambda cloud: kernel(cloud.points, draws(frame.token, cloud.token), **numbers))
+
+    return apply
+
+
+def images(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
+    """``kernel(image, rng, **parameters of those names)`` on every image."""
+
+    def apply(frame: Frame, draws: Draws, parameters: Parameters) -> Frame:
+        numbers = {name: parameters[name] for name in names}
+        return frame.with_images(lambda view: kernel(view.image, draws(frame.token, view.camera), **numbers))
+
+    return apply
+
+
+def all_clouds(change: Callable[..., Frame], *names: str) -> Apply:
+    """``change(frame, rng, **parameters of those names)``, with one generator for all sweeps."""
+
+    def apply(frame: Frame, draws: Draws, parameters: Parameters) -> Frame:
+        return change(frame, draws(frame.token, LIDAR), **{name: parameters[name] for name in names})
+
+    return apply
+
+
+# ---------------------------------------------------------------- weather
+
+
+def snow(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+    """Snow in the air and a wet road for the LiDAR; snow, a grey veil and less light for the cameras."""
+
+    def points(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        snowy = lidar_weather.snow(
+            cloud,
+            rng,
+            p["snowfall_mm_h"],
+            p["terminal_m_s"],
+            beam_divergence_rad=p["beam_divergence_rad"],
+            noise_floor=p["noise_floor"],
+        )
+        return lidar_weather.wet_ground(snowy, rng, p["water_mm"], p["wet_noise_floor"])
+
+    def image(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        scale = native_scale(pixels)
+        snowy = image_weather.snow(
+            pixels,
+            rng,
+            loc=p["snow_loc"],
+            scale=p["snow_scale"],
+            zoom=max(1.0, p["snow_zoom"] * scale),
+            threshold=p["snow_threshold"],
+            radius=max(1, round(p["snow_radius_px"] * scale)),
+            sigma=p["snow_sigma_px"] * scale,
+            mix=p["snow_mix"],
+        )
+        return image_light.limit_value(image_light.grey_blend(snowy, p["grey"]), p["most_value"])
+
+    return images(image)(clouds(points)(frame, draws, p), draws, p)
+
+
+def rain(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+    """Rain in front of the LiDAR; streaks, a grey veil and less light for the cameras."""
+
+    def image(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        wet = image_weather.rain(
+            pixels,
+            rng,
+            p["drop_density"],
+            drop_size=p["drop_size"],
+            angle_deg=p["fall_angle_deg"],
+            speed=p["fall_speed"],
+            uniformity=p["drop_uniformity"],
+        )
+        return image_light.limit_value(image_light.grey_blend(wet, p["grey"]), p["most_value"])
+
+    return images(image)(clouds(lidar_weather.rain, "rate_mm_h")(frame, draws, p), draws, p)
+
+
+def fog(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+    """Homogeneous fog for the LiDAR; plasma fog and a grey veil for the cameras."""
+
+    def points(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return lidar_weather.fog(cloud, rng, p["alpha_per_m"], p["beta_per_m_sr"], p["gamma"], p["noise_m"])
+
+    def image(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return image_light.grey_blend(image_weather.plasma_fog(pixels, rng, p["fog_amount"], p["fog_decay"]), p["grey"])
+
+    return images(image)(clouds(points)(frame, draws, p), draws, p)
+
+
+def sunlight(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+    """A low sun in the front camera: a flare, no LiDAR points in its direction, and some of the others disturbed."""
+    views = [view for view in frame.views if view.camera == _SUN_CAMERA]
+    for view in views:
+        height, width = view.image.shape[:2]
+        rng = draws(frame.token, _SUN_CAMERA)
+        centre = (rng.uniform(*p["sun_u"]) * width, rng.uniform(*p["sun_v"]) * height)
+        image, mask = image_light.sun_flare(view.image, centre, p["radius_px"] * native_scale(view.image))
+        frame = frame.with_images(lambda v, image=image: image if v.camera == _SUN_CAMERA else v.image)
+        frame = lidar_noise.blind_spot(frame, view.lidar2img, mask)
+    return crosstalk(frame, draws, p)
+
+
+# ---------------------------------------------------------------- motion
+
+
+def moving_blur(view: View, image: np.ndarray, p: Parameters) -> np.ndarray:
+    """An image blurred by motion: a zoom for front and back cameras, a horizontal line for those at the sides."""
+    if view.camera in _ZOOMED:
+        return image_blur.zoom(image, 1 + p["zoom"], p["zoom_step"])
+    pixels = int(p["line_of_width"] * image.shape[1] + 1e-9)
+    return image_blur.linear(image, pixels, p["line_angle_deg"]) if pixels > 1 else image
+
+
+def motion_blur(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
+    """Whole images blurred by the motion of the car."""
+    return frame.with_images(lambda view: moving_blur(view, view.image, p))
+
+
+def moving_object(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
+    """Objects that move while they are recorded: their points smeared ahead, their images blurred."""
+    moved = objects.move_forward(frame, p["distance_m"])
+    return moved.with_images(
+        lambda view: objects.blur_objects(view, frame.boxes, lambda image: moving_blur(view, image, p))
+    )
+
+
+# ---------------------------------------------------------------- shapes of objects, the same draws for both sensors
+
+
+def shear(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+    """Every box sheared; its points pressed back into it."""
+    shapes = objects.shears(draws(frame.token, _BOXES), len(frame.boxes), p["coefficient"], p["spread"])
+    return _reshaped(frame, shapes, shapes, fit=True)
+
+
+def scale(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+    """Every box longer, wider or higher, or the opposite; by more for the cameras than for the LiDAR."""
+    return _reshaped(
+        frame,
+        objects.scales(draws(frame.token, _BOXES), frame.boxes, p["lidar_amount"]),
+        objects.scales(draws(frame.token, _BOXES), frame.boxes, p["camera_amount"]),
+    )
+
+
+def rotation(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+    """Every box turned to the same side and by the same part of its interval for both sensors."""
+    count = len(frame.boxes)
+    return _reshaped(
+        frame,
+        objects.rotations(draws(frame.token, _BOXES), count, p["lidar_angle_deg"], p["lidar_spread_deg"]),
+        objects.rotations(draws(frame.token, _BOXES), count, p["camera_angle_deg"], p["camera_spread_deg"]),
+    )
+
+
+def _reshaped(frame: Frame, for_lidar: objects.Shapes, for_cameras: objects.Shapes, fit: bool = False) -> Frame:
+    moved = objects.reshape_points(frame, for_lidar, fit)
+    return moved.with_images(lambda view: objects.reshape_image(view, frame.boxes, for_cameras))
+
+
+# ---------------------------------------------------------------- the rest
+
+
+def fov_lost(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
+    """No points outside a sector ahead."""
+    return lidar_noise.narrow_view(frame, p["half_angle_deg"])
+
+
+def spatial_misalignment(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+    """Cameras not quite where their calibration says."""
+    return alignment.misplace_cameras(frame, draws, p["rotation_sigma_rad"], p["translation_sigma_m"])
+
+
+def temporal_misalignment(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
+    """All sensors show what they recorded some sweeps ago."""
+    return alignment.go_back(frame, p["sweeps_back"])
+
+
+density_decrease = clouds(lidar_noise.thin_out, "share")
+crosstalk = all_clouds(lidar_noise.crosstalk, "share", "sigma_m")
+cutout = all_clouds(lidar_noise.cut_out, "patches", "share")
+gaussian_lidar = clouds(lidar_noise.gaussian, "sigma_m")
+uniform_lidar = clouds(lidar_noise.uniform, "amount_m")
+impulse_lidar = clouds(lidar_noise.impulse, "divisor", "amount_m")
+motion_compensation = clouds(alignment.shake, "rotation_sigma_rad", "translation_sigma_m", "slices")
+gaussian_camera = images(image_noise.gaussian, "sigma")
+uniform_camera = images(image_noise.uniform, "amount")
+impulse_camera = images(image_noise.impulse, "amount")
+local_density = all_clouds(objects.thin_out, "share")
+local_cutout = all_clouds(objects.cut_out, "share")
+local_gaussian = all_clouds(objects.gaussian, "sigma_m")
+local_uniform = all_clouds(objects.uniform, "amount_m")
+local_impulse = all_clouds(objects.impulse, "divisor", "amount_m")

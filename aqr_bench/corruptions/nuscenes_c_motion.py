@@ -1,0 +1,191 @@
+"""Rows of the suite nuscenes_c on motion, objects and alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aqr_bench.corruptions import nuscenes_c_apply as act
+from aqr_bench.corruptions.condition import Apply, Condition
+from aqr_bench.corruptions.nuscenes_c_entries import (
+    ALL_SWEEPS,
+    BOXES_FILE,
+    CAMERA_FILE,
+    DIVISORS,
+    FIRST_BOX,
+    GRAVITY,
+    LIDAR_FILE,
+    PIPELINES,
+    ROLES,
+    SAME_DRAWS,
+    SEEDING,
+    SWEEPS,
+    WARP,
+    XYZ_ONLY,
+    entries,
+    times,
+)
+
+_BLUR = {"zoom_step": 0.005, "line_angle_deg": 0.0}
+_BLUR_SEVERITIES = {"zoom": times(0.02), "line_of_width": times(0.01)}
+
+MOTION = (
+    *entries(
+        "motion_compensation",
+        "lidar",
+        "each slice of the LiDAR's turn moved by noisy poses",
+        act.motion_compensation,
+        f"{LIDAR_FILE}, fulltrajectory_noise; {PIPELINES}/utils/lidar_split.py",
+        (
+            "every slice gets a small rigid motion, rotation vector and shift of the source's sigmas; the source adds "
+            "noise to the nine entries of a rotation matrix, which is none any more",
+            "the motion acts where the slice was measured: the true poses, there and back, cancel to first order, so "
+            "no later pose is needed",
+            "slices are equal sectors of a full turn; the source's run from the first to the last azimuth of the cloud",
+            SEEDING,
+            SWEEPS,
+        ),
+        fixed={"slices": 100, **ALL_SWEEPS},
+        translation_sigma_m=times(0.02),
+        rotation_sigma_rad=times(0.002),
+    ),
+    *entries(
+        "moving_object",
+        "both",
+        "points of objects smeared ahead, their images blurred",
+        act.moving_object,
+        f"{BOXES_FILE}, moving_object; {CAMERA_FILE}, ImageBBoxMotionBlurFrontBack and -LeftRight",
+        (
+            "points move along the object's own heading and its rear third is that of the box; the source moves along "
+            "x, ahead in KITTI but sideways in nuScenes, and takes thirds of the points' extent",
+            ROLES,
+            "only boxes with all corners at least 0.1 m in front of a camera are blurred; the source cuts such boxes",
+            GRAVITY,
+            FIRST_BOX,
+        ),
+        ("boxes",),
+        {**_BLUR, **ALL_SWEEPS},
+        distance_m=times(0.2),
+        **_BLUR_SEVERITIES,
+    ),
+    *entries(
+        "motion_blur",
+        "camera",
+        "images blurred by the motion of the car",
+        act.motion_blur,
+        f"{CAMERA_FILE}, ImageMotionBlurFrontBack and ImageMotionBlurLeftRight",
+        (ROLES,),
+        (),
+        _BLUR,
+        **_BLUR_SEVERITIES,
+    ),
+)
+
+
+def _local(name: str, summary: str, apply: Apply, function: str, *deviations: str, **numbers: Any) -> list[Condition]:
+    """One of the corruptions that change the points in boxes alone; single numbers hold for all severities."""
+    fixed = {key: value for key, value in numbers.items() if not isinstance(value, tuple)}
+    by_severity = {key: value for key, value in numbers.items() if isinstance(value, tuple)}
+    deviations = (*deviations, GRAVITY, FIRST_BOX, SEEDING)
+    source = f"{BOXES_FILE}, {function}"
+    return entries(
+        name, "lidar", summary, apply, source, deviations, ("boxes",), {**fixed, **ALL_SWEEPS}, **by_severity
+    )
+
+
+def _shape(
+    name: str, summary: str, apply: Apply, deviation: str, fixed: Mapping[str, Any], **by_severity: Sequence[Any]
+) -> list[Condition]:
+    """One of the corruptions that give boxes another shape, for both sensors."""
+    deviations = (deviation, SAME_DRAWS, WARP, GRAVITY, FIRST_BOX, SEEDING)
+    source = f"{BOXES_FILE}, {name}; {CAMERA_FILE}, ImageBBoxOperation"
+    return entries(name, "both", summary, apply, source, deviations, ("boxes",), {**fixed, **ALL_SWEEPS}, **by_severity)
+
+
+OBJECTS = (
+    *_local(
+        "local_density",
+        "a random share of the points of each object gone",
+        act.local_density,
+        "density",
+        share=times(0.1),
+    ),
+    *_local(
+        "local_cutout",
+        "a clump of the points of each object gone",
+        act.local_cutout,
+        "cutout",
+        "neighbours by distance in space; the source's distance counts intensity and time lag as metres",
+        share=(0.3, 0.4, 0.5, 0.6, 0.7),
+    ),
+    *_local(
+        "local_gaussian", "Gaussian noise on objects", act.local_gaussian, "gaussian", XYZ_ONLY, sigma_m=times(0.02)
+    ),
+    *_local("local_uniform", "uniform noise on objects", act.local_uniform, "uniform", XYZ_ONLY, amount_m=times(0.02)),
+    *_local(
+        "local_impulse",
+        "some points of objects shifted by 0.1 m along every axis",
+        act.local_impulse,
+        "impulse",
+        XYZ_ONLY,
+        divisor=DIVISORS,
+        amount_m=0.1,
+    ),
+    *_shape(
+        "shear",
+        "objects sheared",
+        act.shear,
+        "the points are pressed back into the box, as in the source, the image is not",
+        {"spread": 0.05},
+        coefficient=times(0.05),
+    ),
+    *_shape(
+        "scale",
+        "objects longer, wider or higher, or the opposite",
+        act.scale,
+        "the image changes along the one axis that the points change along; the source's along all three",
+        {},
+        lidar_amount=times(0.04),
+        camera_amount=times(0.1),
+    ),
+    *_shape(
+        "rotation",
+        "objects turned about their vertical axis",
+        act.rotation,
+        "both sensors keep the source's own angles, larger for the cameras, at the same place of their intervals",
+        {"lidar_spread_deg": 1.0, "camera_spread_deg": 2.0},
+        lidar_angle_deg=(1.0, 3.0, 5.0, 7.0, 9.0),
+        camera_angle_deg=times(4.0),
+    ),
+)
+
+ALIGNMENT = (
+    *entries(
+        "spatial_misalignment",
+        "calibration",
+        "cameras not quite where their calibration says",
+        act.spatial_misalignment,
+        f"{LIDAR_FILE}, spatial_alignment_noise",
+        (
+            "a small rigid motion after lidar2cam, in camera axes, its rotation vector with the sigma that the source "
+            "adds to matrix entries; the source disturbs lidar2img, behind the intrinsics, which gives no rotation",
+            "each camera of any number of them; the source only takes five, Waymo's",
+            SEEDING,
+        ),
+        translation_sigma_m=times(0.04),
+        rotation_sigma_rad=times(0.004),
+    ),
+    *entries(
+        "temporal_misalignment",
+        "both",
+        "all sensors show what they recorded some sweeps ago",
+        act.temporal_misalignment,
+        f"{LIDAR_FILE}, temporal_alignment_noise; {PIPELINES}/test_time_aug.py, CorruptionMethods",
+        (
+            "the old sweep has time lag 0; the source leaves the ring index in that column",
+            "where the past is shorter the oldest recording serves; the source fails there",
+        ),
+        ("history",),
+        sweeps_back=(2, 4, 6, 8, 10),
+    ),
+)

@@ -1,0 +1,101 @@
+"""Our detection metric against nuscenes-devkit: what differs, and which evaluations of many are looked at."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number that is not the same on both sides; None where a side does not have it."""
+
+    name: str
+    ours: float | None
+    devkit: float | None
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """How many numbers were compared, the largest difference of those that both sides have, and what is too far off."""
+
+    compared: int
+    largest: float
+    differences: tuple[Difference, ...]
+
+    @property
+    def agrees(self) -> bool:
+        return self.compared > 0 and not self.differences
+
+
+def cross_check(ours: Any, devkit: Any, tolerance: float = TOLERANCE) -> CrossCheck:
+    """Compare two results of the same shape: nested mappings and sequences of numbers, None or NaN for undefined.
+
+    Scores of records, the devkit's summaries, curves (anything with ``serialize``, arrays): every number counts, and so
+    does one that only one side has. Undefined equals undefined alone, an infinity the same infinity.
+    """
+    left, right = dict(_leaves(ours)), dict(_leaves(devkit))
+    largest, differences = 0.0, []
+    for name in dict.fromkeys([*left, *right]):
+        a, b = left.get(name, "missing"), right.get(name, "missing")
+        if a == b or (_undefined(a) and _undefined(b)):
+            continue
+        if all(isinstance(v, float) and math.isfinite(v) for v in (a, b)):
+            largest = max(largest, abs(a - b))
+            if abs(a - b) <= tolerance:
+                continue
+        differences.append(Difference(name, *(v if isinstance(v, float) else None for v in (a, b))))
+    return CrossCheck(len(set(left) | set(right)), largest, tuple(differences))
+
+
+def _leaves(value: Any, name: str = "") -> Iterable[tuple[str, float | str | None]]:
+    """Names and values of everything that is no mapping or sequence; numbers as float."""
+    if hasattr(value, "serialize"):
+        value = value.serialize()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}.{_key(key)}" if name else _key(key))
+    elif isinstance(value, list | tuple):
+        for i, part in enumerate(value):
+            yield from _leaves(part, f"{name}[{i}]")
+    else:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        yield name, float(value) if number else None if value is None else str(value)
+
+
+def _key(key: Any) -> str:
+    return ":".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def _undefined(value: float | str | None) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def draw_share(names: Iterable[str], share: float, seed: int = 0) -> list[str]:
+    """The random share of evaluations to be checked, at least one of any; the same whoever asks, in any order.
+
+    An evaluation is drawn by a hash of its own name, so that those drawn stay drawn when others are added.
+    """
+    ranked = sorted((hashlib.sha256(f"{seed}/{name}".encode()).digest(), name) for name in set(names))
+    limit = int(min(max(share, 0), 1) * 2**64)
+    drawn = [name for digest, name in ranked if int.from_bytes(digest[:8], "big") < limit]
+    return sorted(drawn or [name for _, name in ranked[: int(share > 0)]])
+
+
+def check_submission(
+    submission: str | Path, scores: Mapping[str, Any], nusc: Any, tolerance: float = TOLERANCE
+) -> CrossCheck:
+    """Score a submission with the devkit and compare the scores of its record with that."""
+    from aqr_bench.metrics.detection import score_detections
+
+    with tempfile.TemporaryDirectory() as folder:
+        return cross_check(scores, score_detections(submission, nusc, folder, engine="devkit"), tolerance)

@@ -1,0 +1,172 @@
+"""The nuScenes detection metric on arrays: the devkit's numbers, curves and failures, many times faster.
+
+nuscenes-devkit stays the reference: tests and ``cross_check`` hold this against it to 1e-9. Sources: nuscenes-devkit
+1.2, eval/detection/algo.py (curves, AP, errors) and data_classes.py (mAP, NDS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
+from nuscenes.eval.detection.data_classes import DetectionMetricData
+
+from aqr_bench.metrics.boxes import Boxes
+from aqr_bench.metrics.fast_errors import UNDEFINED, pair_errors
+from aqr_bench.metrics.fast_matching import Distance, Matching, match
+
+RECALL = np.linspace(0, 1, DetectionMetricData.nelem)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    summary   the devkit's summary: mean_ap, nd_score, tp_errors, mean_dist_aps, label_aps, label_tp_errors
+    curves    by class and distance threshold: recall, precision, confidence and the five errors, 101 values each
+    matching  which detection found which object
+    errors    by distance threshold: of the detections that found one, in the order of ``matching``, [M, 5]
+    """
+
+    summary: dict[str, Any]
+    curves: Mapping[tuple[str, float], DetectionMetricData]
+    matching: Matching
+    errors: tuple[np.ndarray, ...]
+
+
+def evaluate(truth: Boxes, found: Boxes, samples: int, config: Any, distance: Distance | None = None) -> Evaluation:
+    """Evaluate filtered boxes as DetectionEval.evaluate does.
+
+    Args:
+        truth, found: of ``samples`` samples; see ground_truth.filtered.
+        config: DetectionConfig (classes, thresholds, least recall and precision, weight of mAP).
+        distance: see fast_matching.match.
+    Raises:
+        AssertionError, as the devkit does: a matched box of no size, negative scores.
+    """
+    matching = match(truth, found, samples, config.dist_ths, distance)
+    errors = matched_errors(truth, found, matching)
+    names = list(config.class_names)
+    score = found.score[matching.order]
+    positives = np.bincount(truth.label, minlength=len(DETECTION_NAMES))
+    curves: dict[tuple[str, float], DetectionMetricData] = {}
+    for d, threshold in enumerate(config.dist_ths):
+        hit = matching.matched[:, d] >= 0
+        before = np.concatenate([[0], np.cumsum(hit)])
+        for name in names:
+            label = DETECTION_NAMES.index(name)
+            part = matching.of(label)
+            own = errors[d][before[part.start] : before[part.stop]]
+            curves[name, threshold] = curve(score[part], hit[part], own, int(positives[label]))
+    return Evaluation(summarise(curves, config), curves, matching, errors)
+
+
+def matched_errors(truth: Boxes, found: Boxes, matching: Matching) -> tuple[np.ndarray, ...]:
+    """Errors [M, 5] of the pairs at each threshold, in the order of ``matching``; each pair is looked at once."""
+    place, d = np.nonzero(matching.matched >= 0)
+    row = matching.matched[place, d]
+    new = np.ones(len(place), dtype=bool)
+    new[1:] = (np.diff(place) != 0) | (np.diff(row) != 0)
+    errors = pair_errors(truth[row[new]], found[matching.order[place[new]]])[np.cumsum(new) - 1]
+    return tuple(errors[d == k] for k in range(matching.matched.shape[1]))
+
+
+def curve(score_N: np.ndarray, hit_N: np.ndarray, errors_M5: np.ndarray, positives: int) -> DetectionMetricData:
+    """Curves over recall of one class at one threshold, from its detections in descending order."""
+    if not positives or not hit_N.any():
+        return DetectionMetricData.no_predictions()
+    hits = np.cumsum(hit_N).astype(np.float64)
+    recall = hits / positives
+    precision = np.interp(RECALL, recall, hits / np.arange(1, len(hits) + 1), right=0)
+    confidence = np.interp(RECALL, recall, score_N, right=0)
+    matched = score_N[hit_N][::-1]
+    errors = {
+        name: np.interp(confidence[::-1], matched, running_mean(errors_M5[:, k])[::-1])[::-1]
+        for k, name in enumerate(TP_METRICS)
+    }
+    return DetectionMetricData(RECALL.copy(), precision, confidence, **errors)
+
+
+def running_mean(x_M: np.ndarray) -> np.ndarray:
+    """Mean of the values so far, those that are NaN left out: 0 before the first number, 1 where all are NaN."""
+    known = ~np.isnan(x_M)
+    if not known.any():
+        return np.ones(len(x_M))
+    total, count = np.nancumsum(x_M.astype(np.float64)), np.cumsum(known)
+    return np.divide(total, count, out=np.zeros_like(total), where=count != 0)
+
+
+def average_precision(data: DetectionMetricData, min_recall: float, min_precision: float) -> float:
+    """Area under the precision curve beyond the least recall and above the least precision, as a share."""
+    if not (0 <= min_precision < 1 and 0 <= min_recall <= 1):
+        raise AssertionError("least recall and precision must lie between 0 and 1, the precision below 1")
+    above = data.precision[first_bin(min_recall) :] - min_precision
+    return float(np.mean(np.where(above < 0, 0.0, above))) / (1.0 - min_precision)
+
+
+def mean_error(data: DetectionMetricData, min_recall: float, metric_name: str) -> float:
+    """Mean of an error's curve from the least recall to the largest reached; 1 where that is not reached."""
+    first, reached = first_bin(min_recall), np.flatnonzero(data.confidence)
+    last = reached[-1] if len(reached) else 0
+    return 1.0 if last < first else float(np.mean(getattr(data, metric_name)[first : last + 1]))
+
+
+def first_bin(min_recall: float) -> int:
+    """First place of the curves that counts: the one of the least recall itself does not."""
+    return round(100 * min_recall) + 1
+
+
+# ---------------------------------------------------------------- the summary
+
+
+def summarise(curves: Mapping[tuple[str, float], DetectionMetricData], config: Any) -> dict[str, Any]:
+    """The devkit's metrics summary: AP, errors and their means, mAP, NDS."""
+    names, limits = list(config.class_names), list(config.dist_ths)
+    aps = {
+        n: {d: average_precision(curves[n, d], config.min_recall, config.min_precision) for d in limits} for n in names
+    }
+    errors = {
+        name: {
+            metric: np.nan
+            if k in UNDEFINED.get(name, ())
+            else mean_error(curves[name, config.dist_th_tp], config.min_recall, metric)
+            for k, metric in enumerate(TP_METRICS)
+        }
+        for name in names
+    }
+    ap_CD = np.array([list(aps[name].values()) for name in names])
+    error_C5 = np.array([list(errors[name].values()) for name in names])
+    mean_ap, mean_errors, nds = means(ap_CD[None], error_C5[None], config.mean_ap_weight)
+    return {
+        "mean_ap": float(mean_ap[0]),
+        "nd_score": float(nds[0]),
+        "tp_errors": dict(zip(TP_METRICS, mean_errors[0].tolist(), strict=True)),
+        "mean_dist_aps": dict(zip(names, ap_CD.mean(1).tolist(), strict=True)),
+        "label_aps": aps,
+        "label_tp_errors": errors,
+    }
+
+
+def means(ap_RCD: np.ndarray, error_RC5: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """mAP [R], mean errors [R, 5] and NDS [R] of R evaluations.
+
+    Args:
+        ap_RCD: AP by class and threshold.
+        error_RC5: errors by class, NaN where a class does not have one.
+        weight: of mAP in NDS, against the five error scores.
+    """
+    mean_ap = ap_RCD.mean(2).mean(1)
+    known = ~np.isnan(error_RC5)
+    with np.errstate(invalid="ignore"):
+        errors = np.where(known, error_RC5, 0).sum(1) / known.sum(1)
+    score = 1 - errors
+    score = np.where(score > 0, score, 0)  # an error that no class has scores 0, as max(0.0, nan) does
+    return mean_ap, errors, (weight * mean_ap + score.sum(1)) / (weight + score.shape[1])
+
+
+def classes_of(config: Any) -> Sequence[int]:
+    """Labels of a configuration's classes, in its order."""
+    return [DETECTION_NAMES.index(name) for name in config.class_names]

@@ -1,0 +1,217 @@
+"""Two sets of results: what each holds, whether they may be compared, and what changed from one to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aqr_bench.errors import UserError, nearest
+from aqr_bench.record import Record, describe, read_run
+
+NOT_RECORDS = frozenset(["work", "world", "infos", "report", "pictures", ".snakemake"])
+MOST = 5  # names in a sentence
+Key = tuple[str, str, str, int | None, str, str]  # kind, study (or base), variant, seed, suite, condition
+
+
+@dataclass(frozen=True)
+class ResultSet:
+    """All records of one tier below a folder, by what they are of; ``label`` is the folder as it was given."""
+
+    label: str
+    tier: str
+    records: Mapping[Key, Record]
+
+    def of(self, kind: str) -> dict[Key, Record]:
+        """The records of one kind that are ok."""
+        return {key: r for key, r in self.records.items() if r.kind == kind and r.ok}
+
+    @property
+    def provenances(self) -> list[Mapping]:
+        return [r.provenance for r in self.records.values() if r.provenance]
+
+
+def key_of(record: Record) -> Key:
+    """What a record is of; a base model's study is ``base``, that of a pretrained branch ``pretrain``."""
+    branch = record.extra.get("pretrain")
+    study = record.study or ("pretrain" if branch else "base")
+    variant = record.variant or branch or "base"
+    return (record.kind, study, variant, record.seed, record.suite or "", record.condition or "")
+
+
+def read_set(folder: Path, tier: str | None = None) -> ResultSet:
+    """The records below a results folder (``results/quick``), or below any copy of one.
+
+    Raises UserError for no folder, no record, several tiers and none chosen, and two records of the same run.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder '{folder}': give a results folder such as results/quick, or a folder of records")
+    found: dict[str, dict[Key, tuple[Path, Record]]] = {}
+    damaged: list[tuple[Path, Record]] = []
+    for path in sorted(folder.rglob("*.jsonl")):
+        if NOT_RECORDS & set(path.relative_to(folder).parts[:-1]):
+            continue
+        for record in read_run(path):
+            if record.extra.get("damaged"):
+                damaged.append((path, record))  # only its place is known, and that may not name the tier
+                continue
+            here = found.setdefault(record.tier, {})
+            other = here.get(key_of(record), (path, record))[0]
+            if other != path:
+                raise UserError(f"{folder}: two records of {describe(record)}: {other} and {path}. Name one folder.")
+            here[key_of(record)] = (path, record)
+    if not found:
+        why = f" (the {len(damaged)} found are damaged, {damaged[0][0]} first)" if damaged else ""
+        raise UserError(f"{folder}: no records in it{why}. Give a results folder such as results/quick.")
+    if tier is not None and tier not in found:
+        raise UserError(f"{folder}: no records of tier '{tier}'{nearest(tier, found)}")
+    if tier is None and len(found) > 1:
+        raise UserError(f"{folder}: records of several tiers ({', '.join(sorted(found))}): choose one with --tier")
+    name = tier or next(iter(found))
+    records = {key: record for key, (_, record) in found[name].items()}
+    for _, record in damaged:
+        records.setdefault(key_of(record), record)
+    return ResultSet(str(folder), name, records)
+
+
+# ---------------------------------------------------------------- may they be compared
+
+
+def incompatible(a: ResultSet, b: ResultSet) -> list[str]:
+    """Why the two must not be compared; nothing if they may."""
+    if a.tier != b.tier:
+        return [f"they are of different tiers: '{a.tier}' and '{b.tier}'"]
+    reasons = []
+    data = [{p.get("data_sha256") for p in _facts(s, "evaluate")} - {None} for s in (a, b)]
+    if all(data) and data[0] != data[1]:
+        first, second = (", ".join(sorted(d[:12] for d in hashes)) for hashes in data)
+        reasons.append(f"they were evaluated on different data (data_sha256 {first} and {second})")
+    conditions = [_conditions(s) for s in (a, b)]
+    for suite in sorted(set(conditions[0]) & set(conditions[1])):
+        first, second = (c[suite] for c in conditions)
+        parts = [("A", first - second), ("B", second - first)]
+        told = "; ".join(f"only in {name}: {', '.join(sorted(extra))}" for name, extra in parts if extra)
+        if told:
+            reasons.append(f"suite '{suite}' has other conditions ({told})")
+    changed, same = other_inputs(a, b)
+    if changed and not same and not reasons:
+        reasons.append("under no condition were the inputs the same (input_sha256)")
+    return reasons
+
+
+def other_inputs(a: ResultSet, b: ResultSet) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """(suite, condition) under which a run got other inputs in B than in A, and those under which none did."""
+    changed, seen = set(), set()
+    mine, theirs = a.of("evaluate"), b.of("evaluate")
+    for key in mine.keys() & theirs.keys():
+        hashes = {s[key].provenance.get("input_sha256") for s in (mine, theirs)}
+        seen.add(key[4:])
+        if None not in hashes and len(hashes) > 1:
+            changed.add(key[4:])
+    return changed, seen - changed
+
+
+def _conditions(results: ResultSet) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for key, record in results.records.items():
+        if record.kind == "evaluate" and not record.extra.get("damaged"):
+            found.setdefault(key[4], set()).add(key[5])
+    return found
+
+
+def _facts(results: ResultSet, kind: str) -> list[Mapping]:
+    return [r.provenance for r in results.of(kind).values()]
+
+
+# ---------------------------------------------------------------- side by side
+
+
+def side_by_side(a: ResultSet, b: ResultSet) -> list[tuple[str, str, str]]:
+    """Label, and what A and B have there; package versions only where they differ."""
+    rows: list[tuple[str, Callable[[ResultSet], Iterable[str]]]] = [
+        ("folder", lambda s: [s.label]),
+        ("tier", lambda s: [s.tier]),
+        ("records ok", lambda s: [f"{sum(r.ok for r in s.records.values())} of {len(s.records)}"]),
+        ("studies", lambda s: {key[1] for key in s.records}),
+        ("seeds", lambda s: {str(key[3]) for key in s.records if key[3] is not None}),
+        ("commit", lambda s: {_commit(p) for p in s.provenances if p.get("git_commit")}),
+        ("machine", lambda s: {_machine(p["machine"]) for p in s.provenances if p.get("machine")}),
+        ("run between", _span),
+        ("data", lambda s: {p["data_sha256"][:12] for p in _facts(s, "evaluate") if p.get("data_sha256")}),
+    ]
+    rows += [(f"code, {kind}", lambda s, k=kind: _code(s, k)) for kind in ("train", "evaluate", "measure")]
+    versions = [_versions(s) for s in (a, b)]
+    for name in sorted(set(versions[0]) | set(versions[1])):
+        if versions[0].get(name) != versions[1].get(name):
+            rows.append((name, lambda s, n=name: _versions(s).get(n, ())))
+    return [(label, *(", ".join(sorted(of(s))) or "–" for s in (a, b))) for label, of in rows]
+
+
+def _commit(facts: Mapping) -> str:
+    return f"{facts['git_commit'][:10]}{' with changes' if facts.get('git_dirty') else ''}"
+
+
+def _code(results: ResultSet, kind: str) -> set[str]:
+    return {p["code_sha256"][:12] for p in _facts(results, kind) if p.get("code_sha256")}
+
+
+def _machine(machine: Mapping) -> str:
+    words = [machine.get("gpu"), machine.get("cpu"), f"{machine['cores']} cores" if machine.get("cores") else None]
+    return " / ".join(str(w) for w in words if w)
+
+
+def _span(results: ResultSet) -> list[str]:
+    times = sorted(str(p[k]) for p in results.provenances for k in ("started", "finished") if p.get(k))
+    return [f"{times[0]} and {times[-1]}"] if times else []
+
+
+def _versions(results: ResultSet) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for facts in results.provenances:
+        machine = facts.get("machine") or {}
+        packages = {"python": machine.get("python"), **(facts.get("packages") or {})}
+        for name, version in packages.items():
+            if version:
+                found.setdefault(name, set()).add(str(version))
+    return found
+
+
+def changes(a: ResultSet, b: ResultSet) -> Iterator[str]:
+    """Sentences on what else is not the same: configs, inputs, runs that are there, and how they ended."""
+    shared = a.records.keys() & b.records.keys()
+    configs = sorted({f"{k[1]}/{k[2]}" for k in shared if k[0] == "train" and _other(a, b, k, "config_sha256")})
+    if configs:
+        yield f"config of {_some(configs)}"
+    inputs = sorted({f"{suite}/{condition}" for suite, condition in other_inputs(a, b)[0]})
+    if inputs:
+        yield f"inputs under {_some(inputs)}: left out of the comparison"
+    for name, mine, theirs in (("A", a, b), ("B", b, a)):
+        only = [k for k in mine.records if k not in theirs.records]
+        if only:
+            runs = sorted({f"{k[1]}/{k[2]}" for k in only})
+            yield f"only in {name}: {len(only)} record{'s' * (len(only) != 1)} of {_some(runs)}"
+    yield from outcomes(a, b)
+
+
+def outcomes(a: ResultSet, b: ResultSet) -> list[str]:
+    """Runs that are ok in one set and recorded as failed, or damaged, in the other."""
+    found = []
+    for key in (k for k in a.records if k in b.records):
+        mine, theirs = a.records[key], b.records[key]
+        if mine.ok != theirs.ok:
+            bad = theirs if mine.ok else mine
+            found.append(f"{mine.status} -> {theirs.status}: {describe(mine)}: {bad.reason}")
+    for name, mine, theirs in (("A", a, b), ("B", b, a)):
+        lost = [r for k, r in mine.records.items() if k not in theirs.records and r.extra.get("damaged")]
+        found += [f"damaged in {name}: {record.reason}" for record in lost]
+    return found
+
+
+def _other(a: ResultSet, b: ResultSet, key: Key, name: str) -> bool:
+    values = {s.records[key].provenance.get(name) for s in (a, b)} - {None}
+    return len(values) > 1
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return ", ".join(names[:MOST]) + more

@@ -1,0 +1,408 @@
+"""`data check` on synthetic worlds, whole and spoilt: it never breaks down, whatever it is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aqr_bench.cli import main as cli
+from aqr_bench.data import check as checking
+from aqr_bench.data.check import check_root, main
+from aqr_bench.data.check_files import Recordings, check_presence, cloud_fault, draw
+from aqr_bench.data.check_tables import check_rows, check_tables, read_rows
+from aqr_bench.data.finding import Finding, found
+from aqr_bench.data.table_schema import SCHEMA, offenders
+from aqr_bench.world.spec import WorldSpec
+from aqr_bench.world.tables import TABLES
+from aqr_bench.world.write import write_world
+
+VERSION = "v1.0-mini"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("check") / "world"
+    spec = dict(version=VERSION, train_scenes=2, val_scenes=1, frames_per_scene=2)
+    write_world(WorldSpec.from_dict(spec), folder)
+    return folder
+
+
+@pytest.fixture
+def copy(world, tmp_path) -> Path:
+    """The world once more, to be spoilt."""
+    return Path(shutil.copytree(world, tmp_path / "a world"))
+
+
+def errors(root: Path, **options) -> list[str]:
+    return [finding.line() for finding in check_root(root, **options).findings if not finding.warning]
+
+
+def edit(root: Path, table: str, change) -> None:
+    path = root / VERSION / f"{table}.json"
+    rows = json.loads(path.read_text())
+    change(rows)
+    path.write_text(json.dumps(rows))
+
+
+def test_the_schema_has_the_worlds_tables_in_the_order_of_its_digest():
+    assert tuple(SCHEMA) == TABLES
+
+
+def test_a_world_passes_and_every_file_is_looked_for(world, capsys):
+    named = json.loads((world / VERSION / "sample_data.json").read_text())
+    assert cli(["data", "check", "--root", str(world)]) == 0
+    out = capsys.readouterr().out
+    assert f"(v1.0-mini, a synthetic world): 3 scenes, 6 samples, {len(named)} files looked for" in out
+    assert out.endswith("all well\n") and len(out.splitlines()) == 1
+
+
+def test_json_says_the_same(copy, capsys):
+    (copy / VERSION / "log.json").unlink()
+    assert cli(["data", "check", "--root", str(copy), "--json", "--samples", "1", "--seed", "3"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert (report["ok"], report["kind"], report["version"]) == (False, "synthetic", VERSION)
+    assert report["counts"]["sample"] == 6 and report["opened"] == 7 + 1
+    (finding,) = report["findings"]
+    assert finding["group"] == "tables" and finding["names"] == ["log.json"] and "aqr-bench world" in finding["remedy"]
+
+
+def test_the_workflows_way_of_calling_is_as_before(world, tmp_path):
+    command = [sys.executable, "-m", "aqr_bench.data", "--tier", "smoke", "--root", str(world), "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "data.json").is_file()
+    command = [sys.executable, "-m", "aqr_bench.data", "check", "--root", str(world / "nowhere")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "there is no folder" in done.stdout and not done.stderr
+
+
+# ---------------------------------------------------------------- a world and its world.json
+
+
+def test_a_world_that_differs_from_its_world_json(copy):
+    edit(copy, "category", lambda rows: rows[0].update(name="car"))
+    assert "tables were changed since world.json was written" in errors(copy)[0]
+    edit(copy, "category", lambda rows: rows.append({"token": "new", "name": "horse"}))
+    assert "not as many rows as world.json says: 24 rows of category.json, not 23" in errors(copy)[0]
+    edit(copy, "scene", lambda rows: rows[0].update(name="scene-0001"))  # of the train split of trainval
+    assert any("1 scene of neither split of v1.0-mini, which no run will see: scene-0001" in e for e in errors(copy))
+    assert any("1 scene of the train split, world.json says 2" in e for e in errors(copy))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"spec": 3}', '{"counts": {}, "spec": {}}', "[" * 100_000])
+def test_a_damaged_world_json(copy, content):
+    (copy / "world.json").write_text(content)
+    (line,) = errors(copy)
+    assert "world.json does not describe a synthetic world" in line
+
+
+def test_a_world_json_that_is_no_file(copy):
+    (copy / "world.json").unlink()
+    for make in (os.mkfifo, os.mkdir):
+        make(copy / "world.json")
+        assert "error: root: world.json is no file" in errors(copy)[0]
+        shutil.move(copy / "world.json", copy / make.__name__)
+
+
+def test_a_world_without_world_json_is_taken_for_a_part_of_nuscenes_only_if_said(copy):
+    (copy / "world.json").unlink()
+    assert [finding.group for finding in check_root(copy).findings] == ["counts", "splits", "splits"]
+    assert check_root(copy, partial=True).findings == ()
+
+
+def test_the_other_releases_tables_are_recognised(world, monkeypatch):
+    tables = check_tables(world / VERSION, lambda items, what: items)[1]
+    assert "but as many as" not in checking.check_release("v1.0-trainval", tables)[0].what
+    monkeypatch.setitem(checking.OFFICIAL, VERSION, {"scene": 3, "sample": 6})
+    assert checking.check_release("v1.0-trainval", tables)[0].what.endswith("but as many as v1.0-mini")
+    assert checking.check_release(VERSION, tables) == []
+
+
+# ---------------------------------------------------------------- roots that are none
+
+
+def test_roots_that_are_none(tmp_path, copy):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "empty").mkdir()
+    for root, says in {
+        tmp_path / "file": "is a file, not a folder",
+        tmp_path / "circle": "cannot be read (Too many levels of symbolic links)",
+        tmp_path / "empty": "neither v1.0-trainval nor v1.0-mini with tables (found: none)",
+        tmp_path / "nothing\nhere\x1b[31m": "there is no folder",
+        tmp_path / ("long" * 100): "cannot be read (File name too long)",
+        copy / VERSION: "neither v1.0-trainval nor v1.0-mini with tables (found: none)",
+    }.items():
+        (line,) = errors(root)
+        assert says in line and "\n" not in line and "\x1b" not in line and line.startswith("error: root: ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_folders_that_must_not_be_read(copy):
+    for folder in (copy / VERSION, copy / "samples/LIDAR_TOP"):
+        folder.chmod(0)
+        assert any("cannot be read (Permission denied)" in line for line in errors(copy))
+        folder.chmod(0o700)
+
+
+def test_a_folder_of_files_that_cannot_be_opened(copy):
+    folder = copy / "samples/LIDAR_TOP"
+    shutil.rmtree(folder)
+    folder.symlink_to("LIDAR_TOP")
+    (line,) = errors(copy)
+    assert "samples/LIDAR_TOP, the folder of 6 files, cannot be read (Too many levels of symbolic links)" in line
+    folder.unlink()
+    folder.write_text("")
+    assert "cannot be read (Not a directory)" in errors(copy)[0]
+
+
+def test_mistakes_of_the_caller(world, copy, capsys):
+    (copy / "v1.0-trainval").mkdir()
+    assert cli(["data", "check", "--root", str(copy)]) == 2
+    assert "has tables of v1.0-mini and v1.0-trainval; say which with --version" in capsys.readouterr().err
+    assert cli(["data", "check", "--root", str(world), "--samples", "-1"]) == 2
+    assert cli(["data", "check", "--root", "a\0b"]) == 2
+    assert "null byte" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "sample.json is no valid JSON (Expecting value: line 1, column 1, 0 characters in all, the file seems"),
+        (b"{}", "sample.json holds an object, not a list of rows"),
+        (b"7", "sample.json holds a number, not a list of rows"),
+        (b"[1, 2.5, 1e999]", "sample.json, 3 rows that hold no object (the first holds a number): row 0, row 1, row 2"),
+        (b"[[]]", "sample.json, 1 row that hold no object (the first holds a list): row 0"),
+        (b"[{}]", "sample.json, 1 row without 'token': row 0"),
+        (b"[]", "sample.json has no rows"),
+        (b"[" + b"9" * 5000 + b"]", "sample.json is no valid JSON (Exceeds the limit"),
+        (b"[" * 200_000, "sample.json is no valid JSON (maximum recursion depth"),
+        (b'[{"token": "\xff"}]', "sample.json is no valid JSON (byte 12 is no UTF-8)"),
+        (b'\xef\xbb\xbf[{"token": "a"}]', "sample.json is no valid JSON (Unexpected UTF-8 BOM"),
+        (b'[{"token": "a", "tok', "the file seems to be cut short"),
+        (b'[{"token": ["a"]}]', "sample.json, 1 row where 'token' is not a text that is not empty: row 0"),
+        (b'[{"token": "\\ud800"}, {"token": "\\ud800"}]', "sample.json has 1 token more than once: \\ud800"),
+    ],
+)
+def test_tables_that_are_none(copy, content, says):
+    (copy / VERSION / "sample.json").write_bytes(content)
+    lines = errors(copy)
+    assert any(says in line for line in lines), lines
+    assert all("\n" not in line and line.encode() for line in lines)
+
+
+def test_a_table_that_is_no_file(copy):
+    path = copy / VERSION / "sample.json"
+    path.unlink()
+    os.mkfifo(path)  # nobody writes to it: reading would never end
+    assert "tables: sample.json is no file" in errors(copy)[0]
+    path.unlink()
+    path.symlink_to("gone.json")
+    assert "tables: sample.json cannot be read (No such file or directory)" in errors(copy)[0]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_each_field_is_asked_for_and_typed(world, table):
+    rows = json.loads((world / VERSION / f"{table}.json").read_text())
+    assert check_rows(table, rows)[1] == []
+    for field in SCHEMA[table]:
+        for spoil, says in ((lambda r, f: r.pop(f), f"without '{field}'"), (lambda r, f: r.update({f: {}}), "is not")):
+            spoilt = [dict(row) for row in rows]
+            spoil(spoilt[-1], field)
+            (finding,) = check_rows(table, spoilt)[1]
+            assert f"1 row {'where' if says == 'is not' else ''}".strip() in finding.what and says in finding.what
+            assert finding.names == (f"row {len(rows) - 1}",)
+
+
+HOSTILE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=st.lists(HOSTILE | st.sampled_from(["", "a", 1, True, [], [1.0, 0, 0, 0], [1, 2, 3]]), max_size=6))
+def test_a_column_is_judged_as_its_values_are_one_by_one(values):
+    for fields in SCHEMA.values():
+        for kind in fields.values():
+            alone = [i for i, value in enumerate(values) if offenders(kind, [value])]
+            assert offenders(kind, values) == alone
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(HOSTILE, max_size=4), data=st.data())
+def test_any_rows_give_findings_and_no_exception(rows, data):
+    table = data.draw(st.sampled_from(TABLES))
+    fields = {field: HOSTILE for field in SCHEMA[table]}
+    rows = rows + data.draw(st.lists(st.fixed_dictionaries({}, optional=fields), max_size=4))
+    kept, findings = check_rows(table, rows)
+    assert kept.count == len(rows) and len(kept.index) == len(kept.key)
+    assert bool(findings) >= (len(kept.index) < len(rows))
+    assert all(finding.line().count("\n") == 0 for finding in findings)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_flipped_bytes_and_cut_tables_never_break_it(world, tmp_path, seed):
+    chance = random.Random(seed)
+    spoilt = tmp_path / "spoilt"
+    shutil.rmtree(spoilt, ignore_errors=True)
+    spoilt.mkdir()
+    for name in ("samples", "sweeps", "maps", "world.json"):
+        (spoilt / name).symlink_to(world / name)
+    shutil.copytree(world / VERSION, spoilt / VERSION)
+    paths = chance.sample(sorted((spoilt / VERSION).iterdir()), chance.choice([1, 1, 2, 13]))
+    for path in paths:
+        content = bytearray(path.read_bytes())
+        if chance.random() < 0.3:
+            del content[chance.randrange(len(content)) :]
+        else:
+            for _ in range(chance.choice([1, 3, 30])):
+                # Mostly other digits, letters and signs: what is still JSON goes further than what is not.
+                content[chance.randrange(len(content))] = chance.choice(b'0123456789abcdefeE-."[]{}:,\xc3\xff\x00')
+        path.write_bytes(content)
+    before = {path.name: path.read_bytes() for path in paths}
+    same = all((world / VERSION / name).read_bytes() == content for name, content in before.items())
+    report = check_root(spoilt, VERSION, samples=1)
+    assert (report.findings == ()) == same, "the digest of the tables sees every change"
+    assert json.dumps(report.as_dict()) and all(line.isprintable() for line in report.lines())
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_faults_of_files_are_told_apart_and_counted(copy):
+    folder = copy / "samples/CAM_FRONT"
+    names = sorted(path.name for path in folder.iterdir())
+    (folder / names[0]).unlink()
+    (folder / names[1]).unlink()
+    (folder / names[2]).unlink()
+    (folder / names[2]).symlink_to("gone.jpg")
+    (folder / names[3]).unlink()
+    (folder / names[3]).mkdir()
+    (folder / names[4]).unlink()
+    (folder / names[4]).symlink_to(names[4])  # to itself
+    (folder / names[5]).write_bytes(b"")
+    faults = {finding.what: set(finding.names) for finding in check_root(copy).findings}
+    assert faults == {
+        "samples/CAM_FRONT, 2 of 6 files missing": {names[0], names[1]},
+        "samples/CAM_FRONT, 2 of 6 files found as links that lead nowhere": {names[2], names[4]},
+        "samples/CAM_FRONT, 1 of 6 files found as something that is no file": {names[3]},
+        "samples/CAM_FRONT, 1 of 6 files empty": {names[5]},
+    }
+
+
+def test_a_folder_that_is_missing_is_one_line(copy):
+    shutil.rmtree(copy / "samples")
+    assert [line.split(", ")[0] for line in errors(copy)] == [
+        f"error: files: samples/{channel}"
+        for channel in (
+            "CAM_BACK",
+            "CAM_BACK_LEFT",
+            "CAM_BACK_RIGHT",
+            "CAM_FRONT",
+            "CAM_FRONT_LEFT",
+            "CAM_FRONT_RIGHT",
+            "LIDAR_TOP",
+        )
+    ]
+
+
+def test_files_of_radars_are_looked_for_but_not_needed(copy):
+    def add_radar(rows: list[dict]) -> None:
+        rows.append(rows[0] | {"token": "radar", "calibrated_sensor_token": "r", "filename": "samples/RADAR/1.pcd"})
+
+    (copy / "world.json").unlink()
+    edit(copy, "sensor", lambda rows: rows.append({"token": "r", "channel": "RADAR", "modality": "radar"}))
+    edit(copy, "calibrated_sensor", lambda rows: rows.append(rows[0] | {"token": "r", "sensor_token": "r"}))
+    edit(copy, "sample_data", add_radar)
+    (finding,) = check_root(copy, partial=True).findings
+    assert finding.warning and "samples/RADAR, the folder of 1 file (of sensors that are not used here)" in finding.what
+    assert main(["--root", str(copy), "--partial", "--quiet"]) == 0
+
+
+def test_names_that_no_file_has(copy):
+    edit(copy, "sample_data", lambda rows: [r.update(filename=n) for r, n in zip(rows, HOSTILE_NAMES, strict=False)])
+    line = next(line for line in errors(copy) if "outside of ROOT" in line)
+    assert f"names {len(HOSTILE_NAMES) - 3} paths outside of ROOT: /etc/passwd, ../x, a/../../x and 2 more" in line
+
+
+HOSTILE_NAMES = ["/etc/passwd", "../x", "a/../../x", "a\0b", "\ud800", "x" * 5000, "samples", "ünïcödé/✓ .jpg"]
+
+
+def test_all_sweeps_are_looked_for_and_drawn_ones_are_opened(copy):
+    sweeps = sorted((copy / "sweeps/LIDAR_TOP").iterdir())
+    for path in sweeps:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert errors(copy, samples=0) == []
+    assert "cut short (no multiple of 20 bytes): sweeps/LIDAR_TOP" in errors(copy, samples=10**9)[0]
+    sweeps[0].unlink()
+    assert f"1 of {len(sweeps)} files missing: {sweeps[0].name}" in errors(copy, samples=0)[0]
+
+
+def test_drawn_files_follow_the_seed_and_are_whole_samples():
+    count = 700
+    files = Recordings(
+        names=[str(i) for i in range(count)],
+        channel=np.arange(count) % 7,
+        key_frame=np.arange(count) < 350,
+        sample=np.arange(count) // 7,
+        size=np.zeros((count, 2), np.int64),
+    )
+    there = np.ones(count, bool)
+    first, again, other = (draw(files, there, 5, seed) for seed in (1, 1, 2))
+    assert first == again != other
+    keys = [i for i in first if i < 350]
+    assert len(keys) == 35 and len(first) == 40 and len({i // 7 for i in keys}) == 5
+    assert len(draw(files, there, 10**6, 0)) == count
+    there[:] = False
+    assert draw(files, there, 5, 0) == []
+    folders = check_presence(Path("/nowhere"), files, lambda items, what: items)[0]
+    assert [finding.count for finding in folders] == [count]
+
+
+def test_a_whole_turn_has_a_return_on_every_side(tmp_path):
+    angle = np.radians(np.arange(0, 360, 0.5))
+    points = np.zeros((len(angle), 5), np.float32)
+    points[:, 0], points[:, 1] = 9 * np.cos(angle), 9 * np.sin(angle)
+    path = tmp_path / "turn.bin"
+    for missing, odd in ((0, False), (40, False), (75, True), (720, True)):
+        for turned in range(0, 360, 40):
+            kept = np.roll(points, -2 * turned, axis=0)[missing * 2 :]
+            # The car itself, which is seen all around, does not count.
+            np.concatenate([kept, points * np.float32(0.2)]).tofile(path)
+            fault, warning = cloud_fault(path)
+            assert (bool(fault), warning) == (odd, odd), (missing, turned)
+
+
+# ---------------------------------------------------------------- lines
+
+
+def test_a_line_names_the_first_few_and_counts_the_rest():
+    finding = found("files", "some missing", [f"f{i}" for i in range(10)], "Do so.")
+    assert finding.line() == "error: files: some missing: f0, f1, f2 and 7 more. Do so."
+    assert Finding("maps", "none", warning=True).line() == "warning: maps: none."
+    assert len(found("files", "long", ["x" * 10_000]).line()) < 200
+
+
+def test_reading_keeps_the_collector_as_it_was(tmp_path):
+    import gc
+
+    path = tmp_path / "log.json"
+    path.write_text("[")
+    for enabled in (False, True):
+        (gc.enable if enabled else gc.disable)()
+        assert read_rows(path)[1] and gc.isenabled() is enabled

@@ -1,0 +1,349 @@
+"""`data check` on a nuScenes root that nothing here has made: the real keyframe, with tables written by this test."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pyquaternion import Quaternion
+
+from aqr_bench.cli import main as cli
+from aqr_bench.data.check import check_root
+from aqr_bench.data.infos import open_nuscenes
+from aqr_bench.data.plain_pickle import load_plain_pickle
+from aqr_bench.errors import UserError
+
+SCENE = "scene-0061"  # the keyframe is from its first sample
+CATEGORIES = (
+    "vehicle.car",
+    "vehicle.truck",
+    "vehicle.trailer",
+    "vehicle.bus.rigid",
+    "vehicle.construction",
+    "vehicle.bicycle",
+    "vehicle.motorcycle",
+    "human.pedestrian.adult",
+    "movable_object.trafficcone",
+    "movable_object.barrier",
+    "static_object.bicycle_rack",
+)  # fmt: skip; in the order of mmdet3d's labels, the last one for -1
+
+
+def pose(matrix) -> dict:
+    """Rotation and translation of a 4 x 4 matrix that went through float32."""
+    matrix = np.asarray(matrix, np.float64)
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    return {"rotation": Quaternion(matrix=left @ right).elements.tolist(), "translation": matrix[:3, 3].tolist()}
+
+
+def keyframe_tables(info: dict) -> dict[str, list[dict]]:
+    """The thirteen tables of one sample, from mmdet3d's info entry."""
+    sample, time = info["token"], round(info["timestamp"] * 1e6)
+    lidar2ego, ego2global = (np.array(m) for m in (info["lidar_points"]["lidar2ego"], info["ego2global"]))
+    lidar2global = ego2global @ lidar2ego
+    lidar = {"name": info["lidar_points"]["lidar_path"], "to_ego": lidar2ego, "to_global": ego2global, "time": time}
+    recordings = {"LIDAR_TOP": lidar}
+    for channel, view in info["images"].items():
+        # The info has no ego pose at the time of the image; it follows from the projection.
+        to_global = lidar2global @ np.linalg.inv(view["lidar2cam"]) @ np.linalg.inv(view["cam2ego"])
+        when = round(view["timestamp"] * 1e6)
+        recordings[channel] = {
+            "name": view["img_path"],
+            "to_ego": view["cam2ego"],
+            "to_global": to_global,
+            "time": when,
+        }
+    tables: dict[str, list[dict]] = {
+        "attribute": [],
+        "category": [{"token": f"category{i}", "name": name} for i, name in enumerate(CATEGORIES)],
+        "visibility": [{"token": "4", "level": "v80-100"}],
+        "log": [{"token": "log", "logfile": "n015-2018-07-24-11-22-45+0800", "location": "singapore-onenorth"}],
+        "map": [{"token": "map", "filename": "maps/plain.png", "log_tokens": ["log", "a log that is elsewhere"]}],
+        "scene": [{"token": "scene", "name": SCENE, "log_token": "log", "nbr_samples": 1}],
+        "sample": [{"token": sample, "timestamp": time, "prev": "", "next": "", "scene_token": "scene"}],
+    }
+    tables["scene"][0] |= {"first_sample_token": sample, "last_sample_token": sample, "description": "Parked truck"}
+    tables |= {name: [] for name in ("sensor", "calibrated_sensor", "ego_pose", "sample_data")}
+    for channel, recording in recordings.items():
+        camera = channel != "LIDAR_TOP"
+        tables["sensor"].append(
+            {"token": f"s {channel}", "channel": channel, "modality": "camera" if camera else "lidar"}
+        )
+        matrix = info["images"][channel]["cam2img"] if camera else []
+        tables["calibrated_sensor"].append(
+            {"token": f"c {channel}", "sensor_token": f"s {channel}", "camera_intrinsic": matrix}
+            | pose(recording["to_ego"])
+        )
+        tables["ego_pose"].append(
+            {"token": f"d {channel}", "timestamp": recording["time"]} | pose(recording["to_global"])
+        )
+        tables["sample_data"].append(
+            {
+                "token": f"d {channel}",
+                "sample_token": sample,
+                "ego_pose_token": f"d {channel}",
+                "calibrated_sensor_token": f"c {channel}",
+                "timestamp": recording["time"],
+                "fileformat": "jpg" if camera else "pcd",
+                "is_key_frame": True,
+                "height": 900 * camera,
+                "width": 1600 * camera,
+                "filename": f"samples/{channel}/{recording['name']}",
+                "prev": "",
+                "next": "",
+            }
+        )
+    tables |= {"instance": [], "sample_annotation": []}
+    for i, instance in enumerate(info["instances"]):
+        x, y, z, length, width, height, yaw = instance["bbox_3d"]
+        box = np.eye(4)
+        box[:3, :3], box[:3, 3] = Quaternion(axis=[0, 0, 1], angle=yaw).rotation_matrix, (x, y, z)
+        tables["instance"].append(
+            {
+                "token": f"i{i}",
+                "category_token": f"category{instance['bbox_label_3d'] % len(CATEGORIES)}",
+                "nbr_annotations": 1,
+                "first_annotation_token": f"a{i}",
+                "last_annotation_token": f"a{i}",
+            }
+        )
+        tables["sample_annotation"].append(
+            {
+                "token": f"a{i}",
+                "sample_token": sample,
+                "instance_token": f"i{i}",
+                "visibility_token": "4",
+                "attribute_tokens": [],
+                "size": [width, length, height],
+                "prev": "",
+                "next": "",
+                "num_lidar_pts": int(instance["num_lidar_pts"]),
+                "num_radar_pts": int(instance["num_radar_pts"]),
+            }
+            | pose(lidar2global @ box)
+        )
+    return tables
+
+
+@pytest.fixture(scope="module")
+def info(keyframe) -> dict:
+    (path,) = keyframe.glob("*.pkl")
+    return load_plain_pickle(path)["data_list"][0]
+
+
+@pytest.fixture(scope="module")
+def tables(info) -> dict[str, list[dict]]:
+    return keyframe_tables(info)
+
+
+@pytest.fixture
+def root(keyframe, tables, tmp_path) -> Path:
+    root = tmp_path / "nuScenes, ein Schlüsselbild"  # no check may stumble over spaces or umlauts
+    for record in tables["sample_data"]:
+        target = root / record["filename"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(keyframe / target.name, target)
+    (root / "maps").mkdir()
+    Image.new("L", (8, 8), 255).save(root / "maps/plain.png")
+    (root / "v1.0-mini").mkdir()
+    for name, rows in tables.items():
+        (root / "v1.0-mini" / f"{name}.json").write_text(json.dumps(rows, indent=0))
+    return root
+
+
+def errors(root: Path, version: str | None = "v1.0-mini", partial: bool = True) -> list[str]:
+    """The lines of what is wrong, without warnings."""
+    return [finding.line() for finding in check_root(root, version, partial=partial).findings if not finding.warning]
+
+
+def test_it_passes_as_a_part_of_the_release_and_the_devkit_agrees(root, info, capsys):
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    assert cli(["data", "check", "--root", str(root), "--partial"]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert "1 scene, 1 sample, 7 files looked for, 7 opened" in first
+    assert len(rest) == 1 and rest[0].startswith("warning: splits: no scene of the official val split of v1.0-mini")
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before, "nothing is written"
+    nusc = open_nuscenes(root, "v1.0-mini")
+    _, boxes, _ = nusc.get_sample_data(nusc.sample[0]["data"]["LIDAR_TOP"])
+    centres = [instance["bbox_3d"][:3] for instance in info["instances"]]
+    np.testing.assert_allclose([box.center for box in boxes], centres, atol=1e-3)
+
+
+def test_as_the_whole_release_its_counts_and_scenes_are_named(root, capsys):
+    assert cli(["data", "check", "--root", str(root)]) == 1
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split(": ")[1] for line in lines] == ["counts", "splits", "splits"]
+    assert "1 row of scene.json, not 10, 1 row of sample.json, not 404" in lines[0] and "--partial" in lines[0]
+    assert "7 of 8 scenes of the official train split missing in scene.json: scene-0553" in lines[1]
+    assert "and 4 more" in lines[1]
+
+
+def test_missing_tables_are_named_until_they_are_there(root, tmp_path):
+    aside = tmp_path / "aside"
+    shutil.move(root / "v1.0-mini", aside)
+    (line,) = errors(root)
+    assert "has no folder v1.0-mini with tables (found: none)" in line
+    (root / "v1.0-mini").mkdir()
+    for name in ("sample.json", "sensor.json"):
+        shutil.copy(aside / name, root / "v1.0-mini")
+    (line,) = errors(root)
+    assert "v1.0-mini lacks 11 of the 13 tables: attribute.json, calibrated_sensor.json, category.json" in line
+    assert "visibility.json. Unpack v1.0-mini.tgz" in line and "sample.json," not in line and "sensor.json, c" in line
+    for path in aside.iterdir():
+        shutil.copy(path, root / "v1.0-mini")
+    assert errors(root) == []
+
+
+@pytest.mark.parametrize("asked", [None, "v1.0-mini", "v1.0-trainval"])
+def test_a_wrong_version_is_named(root, asked):
+    if asked == "v1.0-trainval":
+        (line,) = errors(root, asked)
+        assert "has no folder v1.0-trainval with tables (found: v1.0-mini)" in line
+        return
+    os.rename(root / "v1.0-mini", root / "v1.0-trainval")
+    if asked:
+        (line,) = errors(root, asked)
+        assert "has no folder v1.0-mini with tables (found: v1.0-trainval)" in line
+    else:
+        counts, *splits = errors(root, asked, partial=False)
+        assert "not as many rows as v1.0-trainval has: 1 row of scene.json, not 850" in counts
+        assert "699 of 700 scenes of the official train split" in splits[0]
+
+
+def cut(path: Path, keep: float) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep) // 20 * 20 + 7])
+
+
+def blank(path: Path) -> None:
+    """As a download that was given its length but not its content: the second half is zeros."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))
+
+
+def shrink(path: Path) -> None:
+    with Image.open(path) as image:
+        image.resize((800, 450)).save(path)
+
+
+def four_columns(path: Path) -> None:
+    """Without the ring, as other data sets have it."""
+    points = np.fromfile(path, np.float32).reshape(-1, 5)
+    points[:30_000, :4].tofile(path)
+
+
+def not_finite(path: Path) -> None:
+    points = np.fromfile(path, np.float32)
+    points[5000] = np.nan
+    points.tofile(path)
+
+
+@pytest.mark.parametrize(
+    ("channel", "damage", "says"),
+    [
+        ("LIDAR_TOP", lambda p: cut(p, 0.6), "samples/LIDAR_TOP, 1 of 1 file cut short (no multiple of 20 bytes)"),
+        ("LIDAR_TOP", lambda p: p.write_bytes(b""), "samples/LIDAR_TOP, 1 of 1 file empty"),
+        ("LIDAR_TOP", lambda p: p.unlink(), "samples/LIDAR_TOP, 1 of 1 file missing"),
+        ("LIDAR_TOP", not_finite, "contents: 1 of 7 opened files with points that are not finite"),
+        ("LIDAR_TOP", four_columns, "contents: 1 of 7 opened files without points of x, y, z (metres)"),
+        ("CAM_FRONT", lambda p: p.unlink(), "samples/CAM_FRONT, 1 of 1 file missing"),
+        ("CAM_BACK", lambda p: shutil.rmtree(p.parent), "samples/CAM_BACK, the folder of 1 file, cannot be read (No"),
+        (
+            "CAM_FRONT",
+            lambda p: cut(p, 0.9),
+            "1 of 7 opened files cut short (no end-of-image marker): samples/CAM_FRONT/n015",
+        ),
+        ("CAM_FRONT", blank, "1 of 7 opened files cut short (no end-of-image marker): samples/CAM_FRONT/n015"),
+        (
+            "CAM_FRONT",
+            lambda p: p.write_bytes(b"<html>404</html>"),
+            "1 of 7 opened files that cannot be decoded as a picture",
+        ),
+        ("CAM_FRONT", shrink, "1 of 7 opened files of another width or height than sample_data.json says"),
+    ],
+)
+def test_a_damaged_file_is_named(root, tables, channel, damage, says):
+    name = next(r["filename"] for r in tables["sample_data"] if f"/{channel}/" in r["filename"])
+    damage(root / name)
+    (line,) = errors(root)
+    assert says in line and "v1.0-mini.tgz" in line
+    assert Path(name).name in line or "folder" in line
+
+
+def test_a_picture_without_its_end_is_what_opencv_takes_for_whole(root, tables):
+    """Why the marker is looked at: the reader of the pipeline gives a picture of full size for this file."""
+    import cv2
+
+    path = root / tables["sample_data"][1]["filename"]
+    cut(path, 0.5)
+    assert cv2.imread(str(path)).shape == (900, 1600, 3)
+    assert "cut short (no end-of-image marker)" in errors(root)[0]
+
+
+def test_bytes_behind_a_picture_do_no_harm(root, tables):
+    path = root / tables["sample_data"][1]["filename"]
+    path.write_bytes(path.read_bytes() + b"made with a camera" + bytes(100))
+    assert errors(root) == []
+
+
+def test_a_cloud_cut_between_two_points_is_a_warning(root, tables):
+    path = root / tables["sample_data"][0]["filename"]
+    path.write_bytes(path.read_bytes()[: 20 * 20_000])
+    report = check_root(root, "v1.0-mini", partial=True)
+    assert not report.errors
+    assert any("a sector of 60 degrees or more without a return" in finding.line() for finding in report.findings)
+
+
+def test_broken_json_is_named_with_its_place(root):
+    path = root / "v1.0-mini" / "sample_data.json"
+    path.write_text(path.read_text()[:-40])
+    (line,) = errors(root)
+    assert "tables: sample_data.json is no valid JSON" in line and "column" in line and "cut short" in line
+
+
+def test_without_its_map_mask_the_devkit_refuses_the_root(root):
+    (root / "maps/plain.png").unlink()
+    (line,) = errors(root)
+    assert "maps: 1 map mask of map.json missing" in line and "maps/plain.png" in line
+    with pytest.raises(UserError, match="map mask"):
+        open_nuscenes(root, "v1.0-mini")
+
+
+@pytest.mark.parametrize(
+    ("table", "field", "value", "says"),
+    [
+        ("calibrated_sensor", "rotation", [1.0, 1.0, 0.0, 0.0], "calibration: calibrated_sensor.json, 1 row where"),
+        ("calibrated_sensor", "camera_intrinsic", [[0.0] * 3] * 3, "'camera_intrinsic' is not an invertible 3 x 3"),
+        ("calibrated_sensor", "camera_intrinsic", [], "1 row of a camera without 'camera_intrinsic': row 1"),
+        ("calibrated_sensor", "translation", [1, 2, float("nan")], "'translation' is not three finite numbers"),
+        ("ego_pose", "rotation", [0, 0, 0, 10**400], "ego_pose.json, 1 row where 'rotation' is not a rotation"),
+        ("sample_data", "calibrated_sensor_token", "nobody", "is no token of calibrated_sensor.json: row 1"),
+        ("sample_data", "is_key_frame", False, "sample.json, 1 row without a key frame of CAM_FRONT"),
+        ("sample_data", "filename", "../../etc/passwd", "names 1 path outside of ROOT: ../../etc/passwd"),
+        ("sample_data", "timestamp", 10**30, "'timestamp' is not a whole number from 0: row 1"),
+        ("sample_annotation", "size", [1.0, 0.0, 1.0], "'size' is not width, length and height above 0"),
+        ("sample_annotation", "next", "a999", "'next' is no token of sample_annotation.json: row 1"),
+        ("sample_annotation", "attribute_tokens", ["gone"], "'attribute_tokens' is no token of attribute.json: row 1"),
+        ("instance", "token", "i0", "instance.json has 1 token more than once: i0"),
+        ("category", "name", None, "category.json, 1 row where 'name' is not a text: row 1"),
+    ],
+)
+def test_a_wrong_value_is_named(root, tables, table, field, value, says):
+    rows = json.loads(json.dumps(tables[table]))
+    rows[1][field] = value
+    (root / "v1.0-mini" / f"{table}.json").write_text(json.dumps(rows))
+    assert any(says in line for line in errors(root)), errors(root)
+
+
+def test_a_log_without_a_map_and_a_scene_of_another_length(root, tables):
+    maps, scenes = json.loads(json.dumps([tables["map"], tables["scene"]]))
+    maps[0]["log_tokens"], scenes[0]["nbr_samples"] = [], 40
+    (root / "v1.0-mini/map.json").write_text(json.dumps(maps))
+    (root / "v1.0-mini/scene.json").write_text(json.dumps(scenes))
+    first, second = errors(root)
+    assert "log.json, 1 row that no map of map.json names" in first
+    assert f"1 scene with more or fewer samples than scene.json says: {SCENE} (1, not 40)" in second

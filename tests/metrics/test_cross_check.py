@@ -1,0 +1,49 @@
+"""What the cross-check notices, and which evaluations it is made of."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from aqr_bench.metrics.cross_check import cross_check, draw_share
+
+SCORES = {"mAP": 0.5, "classes": {"car": {"AP": 0.25, "AOE": None}}, "curve": np.array([0.0, math.nan])}
+
+
+def test_the_same_agrees_and_every_number_counts():
+    found = cross_check(SCORES, {**SCORES, "curve": [0, math.nan]})
+    assert found.agrees and found.compared == 5 and found.largest == 0
+    close = cross_check(SCORES, {**SCORES, "mAP": 0.5 + 5e-10})
+    assert close.agrees and close.largest == pytest.approx(5e-10)
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        ({**SCORES, "mAP": 0.5 + 2e-9}, "mAP"),
+        ({**SCORES, "mAP": math.nan}, "mAP"),
+        ({**SCORES, "mAP": math.inf}, "mAP"),
+        ({**SCORES, "classes": {"car": {"AP": 0.25, "AOE": 0.0}}}, "classes.car.AOE"),
+        ({**SCORES, "curve": [0.0]}, "curve[1]"),
+        ({k: v for k, v in SCORES.items() if k != "mAP"}, "mAP"),
+        ({**SCORES, "more": 1}, "more"),
+    ],
+)
+def test_a_difference_is_named(other, name):
+    for found in (cross_check(SCORES, other), cross_check(other, SCORES)):
+        assert not found.agrees and [d.name for d in found.differences] == [name]
+
+
+def test_nothing_compared_is_no_agreement():
+    assert not cross_check({}, {}).agrees
+
+
+def test_the_share_is_drawn_by_name():
+    names = [f"run{k}" for k in range(400)]
+    drawn = draw_share(names, 0.1)
+    assert 20 <= len(drawn) <= 60 and drawn == draw_share(names[::-1], 0.1) and drawn == sorted(drawn)
+    assert set(draw_share(names[:200], 0.1)) == set(drawn) & set(names[:200])
+    assert draw_share(names, 1) == sorted(names) and draw_share(names, 0) == [] and draw_share([], 0.5) == []
+    assert len(draw_share(["only"], 1e-9)) == 1 and draw_share(names, 0.1, seed=1) != drawn
