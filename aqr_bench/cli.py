@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     run = commands.add_parser("run", help="everything, from world to report, resuming what is there")
     run.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
-    run.add_argument("--study", nargs="+", default=["bias_site"], metavar="STUDY", help="names or files of studies")
+    run.add_argument("--study", nargs="+", default=[], metavar="STUDY", help="names or files (default: the tier's)")
     run.add_argument("--seeds", type=_positive, help="so many of every study's seeds (default: as the tier says)")
     run.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
     run.add_argument("--cores", type=_positive, help="cores to use (default: what the profile says)")

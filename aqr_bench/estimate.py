@@ -22,14 +22,15 @@ class Work:
     Args:
         what: name for people.
         kind: which of KINDS tells how long a unit takes.
-        units: of each job that has to be worked through: iterations, conditions; 0 for hardly any work.
+        units: of each job that has to be worked through: iterations, conditions; 0 for hardly any work, None where it is
+            not known before the data set is (a training by epochs).
         jobs: all jobs, with those that take over the result of a twin.
         alone: one at a time, with the machine to itself.
     """
 
     what: str
     kind: str
-    units: tuple[int, ...]
+    units: tuple[int | None, ...]
     jobs: int
     alone: bool = False
 
@@ -50,7 +51,7 @@ def plan(tier: Tier, studies: Sequence[Study], suites: Iterable[Suite] = ()) -> 
     """
     further = tuple(suites)
     bases = base_runs(tier, studies)
-    trainings: dict[str, int] = {}
+    trainings: dict[str, int | None] = {}
     evaluations: dict[str, int] = {}
     runs = judged = 0
     needs_branches = bool(bases) and tier.base.init == "features"
@@ -60,7 +61,9 @@ def plan(tier: Tier, studies: Sequence[Study], suites: Iterable[Suite] = ()) -> 
             schedule = variant_schedule(tier, study, variant)
             needs_branches |= schedule.init == "features"
             for seed in study.seeds:
-                key = canonical_json([schedule.config, schedule.iterations, schedule.init, seed])
+                key = canonical_json(
+                    [schedule.config, schedule.iterations, schedule.epochs, schedule.model, schedule.init, seed]
+                )
                 trainings[key] = schedule.iterations
                 evaluations |= {f"{suite.name} {key}": len(suite.conditions) for suite in asked}
                 runs, judged = runs + 1, judged + len(asked)
@@ -118,7 +121,7 @@ def seconds(work: Work, times: Times) -> list[float] | None:
     """Estimated seconds of each job that works something through; None if unknown."""
     if not work.units:
         return []
-    if work.kind not in times.seconds:
+    if work.kind not in times.seconds or None in work.units:
         return None
     # Every other record's wall time holds its own start; that of an evaluation is of a condition alone.
     start = times.seconds.get("start_s", 0.0) if work.kind == "evaluate_s" else 0.0

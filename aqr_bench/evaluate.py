@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.corruptions import get_condition
 from aqr_bench.corruptions.proof import Proof, summary
 from aqr_bench.errors import UserError, run_main
-from aqr_bench.experiment import DataSet, build_config, load_data
+from aqr_bench.experiment import DataSet, build_config, inner_dataset, load_data
 from aqr_bench.record import (
+    NOT_APPLICABLE,
     ROOMS,
     Record,
     code_hash,
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             records = [_evaluate_one(evaluator, condition, suite, trained) for condition in suite.conditions]
         else:
             records = _taken_over(*twin, work, trained)
-        if all(record.ok for record in records):
+        if not any(record.failed for record in records):
             run = work.relative_to(args.work).as_posix() if twin is None else twin[1]["run"]
             found = {"run": run, "records": [record.to_dict() for record in records]}
             leave(work, f"evaluate.{suite.name}", identity, found, _kept_files(records))
@@ -139,7 +141,23 @@ def _failure(condition: Condition, suite: Suite, trained: Record, tier: Tier, er
     )
 
 
+def blind_to(config: Any, condition: Condition) -> str | None:
+    """Why a condition cannot concern the model: it changes a sensor that the model does not use. None if it can."""
+    uses = inner_dataset(config.test_dataloader.dataset).modality
+    changes = get_condition(condition.corruption, condition.severity, condition.options).modality
+    if changes == "lidar" and not uses.use_lidar:
+        return "the model does not use the LiDAR, the only sensor that the condition changes"
+    if changes in ("camera", "calibration") and not uses.use_camera:
+        return f"the model does not use cameras, and the condition changes only {changes.replace('camera', 'images')}"
+    return None
+
+
 def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trained: Record) -> Record:
+    reason = blind_to(evaluator.config, condition)
+    if reason is not None:
+        facts = provenance(rooms=ROOMS["evaluate"], seed=trained.seed)
+        own = _identity(suite, trained, evaluator.tier, condition)
+        return Record(**own, status=NOT_APPLICABLE, reason=reason, provenance=facts)
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
         scores, inputs, extra = evaluator.run(condition)
@@ -173,6 +191,7 @@ class Evaluator:
 
         runtime.prepare()
         runtime.use_threads(tier.threads)
+        from mmengine.device import get_device
         from mmengine.registry import init_default_scope
         from mmengine.utils import import_modules_from_strings
 
@@ -184,7 +203,7 @@ class Evaluator:
         self.model = MODELS.build(config.model)
         if checkpoint is not None:
             load_weights(self.model, checkpoint)
-        self.model.eval()
+        self.model.to(get_device()).eval()
 
     @functools.cached_property
     def tables(self) -> Any:

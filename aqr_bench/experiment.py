@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,17 +38,16 @@ def load_data(infos: str | Path) -> DataSet:
         raise UserError(f"{path} is damaged ({error!r}). Delete it and run python -m aqr_bench.data again.") from error
 
 
-def base_config(tier: Tier, data: DataSet) -> Any:
-    """The tier's model config with its data set filled in, before any override.
+def base_config(tier: Tier, data: DataSet, model: str | None = None) -> Any:
+    """The tier's model config (or the one called ``model``) with its data set filled in, before any override.
 
     The config file leaves ``data_root``, ``infos`` and ``dataset_version`` open; here they get their values in
     every data set, transform and evaluator that names them.
     """
     from mmengine.config import Config
 
-    path = require_file(
-        CONFIGS / f"{tier.model}.py", f"model config '{tier.model}'", f"Known configs lie in {CONFIGS}."
-    )
+    name = model or tier.model
+    path = require_file(CONFIGS / f"{name}.py", f"model config '{name}'", f"Known configs lie in {CONFIGS}.")
     config = Config.fromfile(path)
     for loader in (config.train_dataloader, config.test_dataloader):
         fill_dataset(loader.dataset, data)
@@ -90,19 +90,19 @@ def build_config(
         study, variant: both None for the base model of the tier.
         pretrain: name of a branch of the tier that is trained alone; without study and variant.
     Raises:
-        UserError: an override that names a key which the config does not have.
+        UserError: an override that names a key which the config does not have; iterations for a config that trains by
+            epochs, or the other way round.
     """
     schedule, where = _schedule(tier, study, variant, pretrain)
     overrides = schedule.config
-    config = base_config(tier, data)
+    config = base_config(tier, data, schedule.model)
     check_overrides(config.to_dict(), overrides, where)
     _merge(config, overrides)
-    if schedule.iterations:
-        _set_iterations(config, schedule.iterations)
+    _set_length(config, schedule, where)
     config.work_dir = str(work_dir)
     config.randomness = dict(seed=seed, deterministic=False)
     for hook in config.get("custom_hooks", []):
-        if hook.type == "SeedIterations":
+        if hook.type in ("SeedIterations", "SeedEpochs"):
             hook.seed = seed
     return config
 
@@ -128,18 +128,38 @@ def _merge(config: Any, overrides: Mapping[str, Any]) -> None:
         node[config_entry(node, last)] = value
 
 
-def _set_iterations(config: Any, iterations: int) -> None:
-    """Fit the loop and every iteration-based schedule to the tier's number of iterations.
+def _set_length(config: Any, schedule: Schedule, where: Path) -> None:
+    """Fit the loop, its learning-rate schedules and hooks to the length that tier or study name; without one: as it is.
 
-    The config's own schedule may be written for any length: positions are scaled with ``train_cfg.max_iters``.
+    The config's own schedule may be written for any length: positions are scaled with it.
     """
     loop = config.train_cfg
-    if loop.get("by_epoch", False):
-        raise UserError(f"{config.filename}: epoch-based training takes its length from max_epochs, not from a tier")
-    scale = iterations / loop.max_iters
-    loop.max_iters = iterations
+    by_epoch = loop.get("by_epoch", loop.get("type") == "EpochBasedTrainLoop")
+    unit, other = ("epochs", "iterations") if by_epoch else ("iterations", "epochs")
+    if getattr(schedule, other):
+        name = Path(config.filename).stem
+        raise UserError(f"{where}: {other}: {schedule.length} are asked for, but {name} trains by {unit}; give {unit}")
+    length, key = getattr(schedule, unit), "max_epochs" if by_epoch else "max_iters"
+    if not length:
+        return
+    scale = length / loop[key]
+    loop[key] = length
     schedulers = config.get("param_scheduler", None) or []
-    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-        for key in ("begin", "end", "total_steps", "T_max"):
-            if key in scheduler and scheduler[key] is not None:
-                scheduler[key] = max(1, round(scheduler[key] * scale)) if scheduler[key] else 0
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    _scale_positions([s for s in schedulers if s.get("by_epoch", True) == by_epoch], scale)
+    for hook in config.get("custom_hooks", []):
+        if hook.type == "StopObjectSample":
+            hook.after_epoch = math.floor(hook.after_epoch * scale)
+
+
+def _scale_positions(schedulers: list, scale: float) -> None:
+    """Scale where schedules begin and end, to whole iterations or epochs.
+
+    Where that leaves a schedule of no length (one epoch), fractions stay: mmengine turns them into iterations.
+    """
+    names = ("begin", "end", "total_steps", "T_max")
+    exact = [{k: s[k] * scale for k in names if s.get(k)} for s in schedulers]
+    whole = [{k: max(1, round(v)) for k, v in positions.items()} for positions in exact]
+    empty = any("end" in p and p["end"] <= p.get("begin", 0) for p in whole)
+    for scheduler, positions in zip(schedulers, exact if empty else whole, strict=True):
+        scheduler.update(positions)

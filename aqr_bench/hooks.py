@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 CURVE_EVERY = 10
+OPEN_POINT = "loss_curve_open_point"
 
 
 class DivergedError(FloatingPointError):
@@ -73,6 +75,35 @@ class SeedIterations(Hook):
 
 
 @HOOKS.register_module()
+class SeedEpochs(Hook):
+    """Seed all generators from seed, epoch and iteration: a run resumed after an epoch equals an unbroken one.
+
+    For training by epochs, with worker processes or without, in one process or several. Workers start anew every epoch:
+    those that live on would go on with generators that a resumed run cannot have, and those that mmengine starts anew
+    would draw the same augmentation in every epoch.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def before_train_epoch(self, runner) -> None:
+        loader, parts = runner.train_dataloader, (self.seed, runner.epoch, runner.rank)
+        if loader.num_workers:
+            loader._iterator = None
+            loader.worker_init_fn = partial(_seed_worker, parts)
+        seed_all(*parts, 0)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        seed_all(self.seed, runner.iter, runner.rank, 1)
+
+
+def _seed_worker(parts: tuple[int, ...], worker: int) -> None:
+    seed_all(*parts, 2, worker)
+
+
+@HOOKS.register_module()
 class LossCurve(Hook):
     """Keep [iteration, mean loss] pairs, also over a restart, and raise DivergedError on a loss that is not finite."""
 
@@ -87,8 +118,12 @@ class LossCurve(Hook):
         return Path(runner.work_dir) / "curve.json"
 
     def before_train(self, runner) -> None:
-        if runner.iter and self._path(runner).is_file():
+        if not runner.iter:
+            return
+        if self._path(runner).is_file():
             self.points = [p for p in json.loads(self._path(runner).read_text()) if p[0] <= runner.iter]
+        # Of the point that was open when the checkpoint was written; the message hub is part of it.
+        self._sum, self._count = runner.message_hub.get_info(OPEN_POINT, (0.0, 0))
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         loss = float(outputs["loss"].detach())
@@ -101,6 +136,7 @@ class LossCurve(Hook):
             temporary = self._path(runner).with_suffix(".tmp")
             temporary.write_text(json.dumps(self.points))
             os.replace(temporary, self._path(runner))
+        runner.message_hub.update_info(OPEN_POINT, [self._sum, self._count])
 
 
 @HOOKS.register_module()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from aqr_bench import study as studies_of
 from aqr_bench.errors import UserError, require_disk
+from aqr_bench.inputs import require_inputs
 from aqr_bench.schema import repository_root
 from aqr_bench.world.spec import read_tier
 
@@ -151,10 +152,12 @@ def launch(
     root = repository_root()
     folder = root if Path.cwd().is_relative_to(root) else Path.cwd()
     tier = studies_of.load_tier(tier_name)
+    if not study_names:
+        study_names, suites = tier.studies, suites or tier.suites
     studies = [studies_of.limit_seeds(studies_of.load_study(name), tier, seeds) for name in study_names]
     for suite in suites:
         studies_of.load_suite(suite)
-    studies_of.require_inputs(tier)
+    require_inputs(tier, studies)
     if tier.kind == "synthetic":
         read_tier(tier.path)  # a mistake in the world's numbers is told now, not by the first job
     require_disk(folder / "results", disk_needed(tier, studies), f"tier {tier.name}")
@@ -257,13 +260,13 @@ def failure_summary(progress: Progress, folder: Path, most: int = 3) -> str:
 
 def print_outcome(folder: Path, tier: studies_of.Tier, studies: Sequence[studies_of.Study]) -> bool:
     """Print how many records are ok and which are not; True if all are."""
-    from aqr_bench.record import describe, read_run
+    from aqr_bench.record import count_ok, describe, read_run
 
     places = [f"{tier.name}/base", *(f"{tier.name}/{study.name}" for study in studies)]
     files = sorted(file for place in places for file in (folder / "results" / place).rglob("*.jsonl"))
     records = [record for file in files for record in read_run(file)]
-    failed = [record for record in records if not record.ok]
-    print(f"{len(records) - len(failed)} of {len(records)} records ok")
+    failed = [record for record in records if record.failed]
+    print(count_ok(records))
     for record in failed[:10]:
         print(f"  {record.status}: {describe(record)}: {record.reason}")
     if len(failed) > 10:

@@ -76,8 +76,9 @@ def measure(tier: Tier, study: Study, variant: str, data: DataSet) -> dict[str, 
     for _ in range(tier.measure_warmup):
         step()
     peak_mb = _rss_mb()
-    baseline, _ = _load(tier, study, study.baseline, data)
-    other = _stepper(baseline, batches)
+    # The baseline may be another model, with batches of its own kind.
+    baseline, its_batches = _load(tier, study, study.baseline, data)
+    other = _stepper(baseline, its_batches)
     for _ in range(tier.measure_warmup):
         other()
     mine, theirs = [], []
@@ -107,6 +108,7 @@ def _load(tier: Tier, study: Study, variant: str, data: DataSet) -> tuple[Any, l
 
     import torch
     from mmdet3d.registry import MODELS
+    from mmengine.device import get_device
     from mmengine.registry import init_default_scope
     from mmengine.utils import import_modules_from_strings
 
@@ -116,7 +118,7 @@ def _load(tier: Tier, study: Study, variant: str, data: DataSet) -> tuple[Any, l
     import_modules_from_strings(**config.custom_imports)
     init_default_scope(config.default_scope)
     torch.manual_seed(0)
-    model = MODELS.build(config.model).eval()
+    model = MODELS.build(config.model).to(get_device()).eval()
     loader = build_loader(config, study.suite.conditions[0], tier.measure_batch_size)
     return model, list(islice(loader, 4))
 

@@ -32,8 +32,10 @@ from aqr_bench.provenance import (
 from aqr_bench.schema import schema_error
 
 SCHEMA_VERSION = 1
-STATUSES = ("ok", "failed", "oom", "timeout", "diverged")
+STATUSES = ("ok", "failed", "oom", "timeout", "diverged", "not_applicable")
+NOT_APPLICABLE = "not_applicable"
 __all__ = [
+    "NOT_APPLICABLE",
     "ROOMS",
     "SCHEMA_VERSION",
     "STATUSES",
@@ -60,7 +62,7 @@ class Record:
     """One training, evaluation or measurement. ``study`` and ``variant`` are None for a base model."""
 
     kind: str  # train | evaluate | measure
-    status: str  # ok | failed | oom | timeout | diverged
+    status: str  # ok | failed | oom | timeout | diverged | not_applicable
     tier: str
     study: str | None = None
     variant: str | None = None
@@ -78,6 +80,11 @@ class Record:
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @property
+    def failed(self) -> bool:
+        """Not ok, and not a question that does not arise (a LiDAR condition for a model without LiDAR)."""
+        return self.status not in ("ok", NOT_APPLICABLE)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN and infinities become None, empty ``curve`` and ``extra`` are left out."""
@@ -228,6 +235,13 @@ def describe(record: Record) -> str:
     return " ".join(str(w) for w in words if w is not None)
 
 
+def count_ok(records: Sequence[Record]) -> str:
+    """``7 of 8 records ok``; those that are not applicable count on neither side and are named."""
+    counted = [r for r in records if r.status != NOT_APPLICABLE]
+    others = len(records) - len(counted)
+    return f"{sum(r.ok for r in counted)} of {len(counted)} records ok" + (f", {others} not applicable" * bool(others))
+
+
 def main(argv: list[str] | None = None) -> int:
     """``check``: 0 if every record is ok, 1 if any failed. Raises UserError for a missing file."""
     parser = argparse.ArgumentParser(prog="python -m aqr_bench.record", description="Check what runs left behind.")
@@ -235,10 +249,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("records", nargs="+", type=Path, help="record files (.jsonl)")
     args = parser.parse_args(argv)
     records = [record for path in args.records for record in read_run(path)]
-    failed = [r for r in records if not r.ok]
+    failed = [r for r in records if r.failed]
     for record in failed:
         print(f"{record.status}: {describe(record)}: {record.reason}", file=sys.stderr)
-    print(f"{len(records) - len(failed)} of {len(records)} records ok")
+    print(count_ok(records))
     return 1 if failed else 0
 
 

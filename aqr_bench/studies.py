@@ -100,7 +100,7 @@ def cost_lines(
             amount = ""
         else:
             unit = "condition" if work.kind == "evaluate_s" else "iteration"
-            amount = f", {counted(sum(work.units), unit)}"
+            amount = ", by epochs" if None in work.units else f", {counted(sum(work.units), unit)}"
         shared = work.jobs - len(work.units)
         took = "time unknown" if each is None else f"{duration(sum(each))} of one core"
         if each is not None and work.alone:

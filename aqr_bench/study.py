@@ -9,27 +9,13 @@ from typing import Any
 
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.overrides import merge_overrides
+from aqr_bench.schedule import Schedule, tier_schedule, variant_schedule
 from aqr_bench.schema import read_yaml, repository_root, schema_error
 
 # Rule names and result folders: a study of that name would collide with them.
 _FOLDERS = ["base", "infos", "pictures", "pretrain", "report", "work", "world"]
 RESERVED = frozenset(["all", "check", "evaluate", "measure", "prepare", "train", *_FOLDERS])
 LOWER_IS_BETTER = frozenset(["mATE", "mASE", "mAOE", "mAVE", "mAAE"])
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Iterations and config overrides of one training, and where its weights start.
-
-    ``init``: ``base`` (the base model of the same seed), ``features`` (the tier's pretrained branches, everything else
-    at random) or ``scratch``. No iterations: the base model as it is, for designs that differ at test time only.
-    ``memory_limit_mb``: a training that asks for more ends as out of memory; None: no limit of ours.
-    """
-
-    iterations: int
-    config: Mapping[str, Any] = field(default_factory=dict)
-    init: str = "scratch"
-    memory_limit_mb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +50,11 @@ class Tier:
     measure_rounds: int
     path: Path
     costs: Mapping[str, Any] = field(default_factory=dict)  # what ``aqr-bench studies cost`` assumes without records
+    # Files by model config, {"checkpoint": published weights, "backbone": a pretrained image backbone}.
+    models: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    database: bool = False  # of objects, for GT sampling
+    studies: tuple[str, ...] = ("bias_site",)  # what is run where nothing is named
+    suites: tuple[str, ...] = ()  # further suites of those
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,8 @@ class Suite:
 class Variant:
     """One design to compare: overrides of the model config, and of the tier's schedule for variants.
 
-    ``against``: the variant that it is compared with, where that is not the study's baseline.
+    ``against``: the variant that it is compared with, where that is not the study's baseline. ``model``: a model config
+    of its own. ``published``: its name in the study's tables of published results.
     """
 
     name: str
@@ -100,6 +92,8 @@ class Variant:
     init: str | None = None
     against: str | None = None
     memory_limit_mb: int | None = None
+    model: str | None = None
+    published: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +103,7 @@ class Study:
     ``gate``: its variants are fixed biases on the trained base, and the report says whether they move anything.
     ``measure_only``: its variants compute the same thing and differ in cost: nothing is trained or evaluated, there are
     no seeds and no metric, and the first condition of the suite is what is measured on.
+    ``published``: which published numbers it is set beside, see aqr_bench/report/published.py.
     """
 
     name: str
@@ -122,6 +117,7 @@ class Study:
     path: Path
     gate: bool = False
     measure_only: bool = False
+    published: Mapping[str, Any] = field(default_factory=dict)
 
     def compared_with(self, variant: str) -> str:
         """Name of the variant that ``variant`` is compared with."""
@@ -216,18 +212,16 @@ def load_tier(path_or_name: str | Path) -> Tier:
         name: Pretraining(name, entry["iterations"], entry.get("config", {}), tuple(entry["parts"]))
         for name, entry in data.get("pretrain", {}).items()
     }
+    models = {m: {k: Path(file).expanduser() for k, file in v.items()} for m, v in data.get("models", {}).items()}
+    start = "features" if pretrain else "scratch"
     return Tier(
         name=data["name"],
         summary=data["summary"],
         kind=data["data"]["kind"],
         version=data["data"]["version"],
         model=data["model"],
-        base=Schedule(
-            data["base"]["iterations"], data["base"].get("config", {}), "features" if pretrain else "scratch", limit
-        ),
-        variant=Schedule(
-            data["variant"]["iterations"], data["variant"].get("config", {}), data["variant"]["init"], limit
-        ),
+        base=tier_schedule(data["base"], start, path, models.get(data["model"], {}), limit),
+        variant=tier_schedule(data["variant"], data["variant"]["init"], path, memory_limit_mb=limit),
         pretrain=pretrain,
         world=data.get("world", {}),
         data_root=None if root is None else Path(root).expanduser(),
@@ -239,6 +233,9 @@ def load_tier(path_or_name: str | Path) -> Tier:
         measure_rounds=measure.get("rounds", 30),
         path=path,
         costs=data.get("costs", {}),
+        models=models,
+        database=data["data"].get("database", False),
+        **{key: tuple(data[key]) for key in ("studies", "suites") if key in data},
     )
 
 
@@ -284,6 +281,8 @@ def load_study(path_or_name: str | Path) -> Study:
             v.get("init", shared["init"]),
             v.get("against"),
             v.get("memory_limit_mb"),
+            v.get("model"),
+            v.get("published"),
         )
         for name, v in data["variants"].items()
     }
@@ -315,6 +314,7 @@ def load_study(path_or_name: str | Path) -> Study:
         path=path,
         gate=data.get("gate", False),
         measure_only=data.get("measure_only", False),
+        published=data.get("published", {}),
     )
 
 
@@ -329,26 +329,6 @@ def limit_seeds(study: Study, tier: Tier, asked: int | None = None) -> Study:
             f"{study.path}: {asked} seeds are asked for, the study names {len(study.seeds)}; add some there"
         )
     return replace(study, seeds=study.seeds[:count])
-
-
-def variant_schedule(tier: Tier, study: Study, variant: str) -> Schedule:
-    """How one variant is trained: the tier's schedule for variants with what study and variant say about it.
-
-    The config is the tier's, then the variant's. A variant that does not start from the base model is trained like a
-    base model: the tier's overrides for base trainings count, not those for warm starts.
-    """
-    if variant not in study.variants:
-        raise UserError(f"{study.path}: unknown variant '{variant}'{nearest(variant, study.variants)}")
-    own = study.variants[variant]
-    init = own.init or tier.variant.init
-    if init == "features" and not tier.pretrain:
-        raise UserError(f"{study.path}: variant '{variant}' starts from 'features', but {tier.path} has no 'pretrain'")
-    like = tier.variant if init == "base" else tier.base
-    iterations = like.iterations if own.iterations is None else own.iterations
-    if iterations == 0 and init != "base":
-        raise UserError(f"{study.path}: variant '{variant}' has 0 iterations, so init must be 'base', not '{init}'")
-    limit = like.memory_limit_mb if own.memory_limit_mb is None else own.memory_limit_mb
-    return Schedule(iterations, merge_overrides(like.config, own.config), init, limit)
 
 
 def matrix(tier: Tier, studies: Iterable[Study]) -> list[Run]:
@@ -371,16 +351,3 @@ def base_runs(tier: Tier, studies: Iterable[Study]) -> list[Run]:
 def pretrain_runs(tier: Tier) -> list[Run]:
     """The pretrainings of a tier, one per branch."""
     return [Run(tier.name, None, None, 0, name) for name in tier.pretrain]
-
-
-def require_inputs(tier: Tier) -> None:
-    """Raise UserError at once if the tier's model config or its nuScenes data is not there."""
-    configs = Path(__file__).parent / "cmt" / "configs"
-    known = _names(configs, "*.py")
-    if tier.model not in known:
-        raise UserError(f"{tier.path}: model: no '{tier.model}' in aqr_bench/cmt/configs{nearest(tier.model, known)}")
-    if tier.data_root is not None and not (tier.data_root / tier.version).is_dir():
-        raise UserError(
-            f"{tier.path}: data.root: no nuScenes {tier.version} under '{tier.data_root}' (looked for the folder "
-            f"'{tier.data_root / tier.version}'). Unpack or link the data set there, or change data.root."
-        )

@@ -34,7 +34,9 @@ from aqr_bench.record import (
     write_records,
 )
 from aqr_bench.reuse import find_twin, leave, take_over
-from aqr_bench.study import Tier, load_study, load_tier, variant_schedule
+from aqr_bench.schedule import variant_schedule
+from aqr_bench.starts import read_start, start_file
+from aqr_bench.study import Tier, load_study, load_tier
 
 NEW_PARAMETERS = ("pts_bbox_head.aqr.",)  # what a variant may have that its base has not
 
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     schedule = tier.base if study is None else variant_schedule(tier, study, args.variant)
     start = "scratch" if args.pretrain else schedule.init
     given = {"base": [args.base] if args.base else [], "features": args.features}
-    if start != "scratch" and not given[start]:
+    if start in given and not given[start]:
         what = "the base model" if start == "base" else "the pretrained branches"
         raise UserError(f"this training starts from {what} (tier '{tier.name}'): give --{start} TRAIN_RECORD")
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
@@ -62,8 +64,13 @@ def main(argv: list[str] | None = None) -> int:
     extra = {"pretrain": args.pretrain} if args.pretrain else {}
     try:
         init = [trained_checkpoint(path) for path in given.get(start, [])]
-        identity = [config_hash(known["config"]), code_hash(ROOMS["train"]), data.sha256, *map(sha256_file, init)]
+        file = None if args.pretrain else start_file(tier, schedule)
+        starts = [*init, file] if file else init
+        identity = [config_hash(known["config"]), code_hash(ROOMS["train"]), data.sha256, *map(sha256_file, starts)]
         start_afresh_unless_same(work, identity)
+        if file is not None:
+            found, extra["start"] = read_start(file, schedule, schedule.model or tier.model, work)
+            init, extra["trained"] = [found], schedule.iterations != 0
         twin = find_twin(Path(args.work), work, "train", identity)
         if twin is not None:
             checkpoint, done = take_over(twin[0] / "final.pth", work / "final.pth"), twin[1]
@@ -73,8 +80,9 @@ def main(argv: list[str] | None = None) -> int:
             checkpoint, facts, curve = keep_base(config, init[0])
         else:
             parts = tier.pretrain[args.pretrain].parts if args.pretrain else None
+            whole = start in ("base", "published")
             with memory_limit(None if args.pretrain else schedule.memory_limit_mb):
-                checkpoint, facts, curve = run_training(config, tier, init, whole=start == "base", parts=parts)
+                checkpoint, facts, curve = run_training(config, tier, init, whole=whole, parts=parts)
         status, reason, cost = "ok", None, {**cost_since(clock), **facts}
         run = "/".join([*([study.name, args.variant] if study else ["base"]), f"seed{args.seed}"])
         if args.pretrain is None:

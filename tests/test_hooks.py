@@ -1,14 +1,16 @@
-"""Hooks on a stand-in for the runner: GT sampling stops when it should, also after a restart."""
+"""Hooks on a stand-in for the runner: GT sampling stops when it should, epochs draw the same, also after a restart."""
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmdet3d.datasets.transforms import ObjectSample
 
-from aqr_bench.hooks import StopObjectSample
+from aqr_bench.hooks import SeedEpochs, StopObjectSample
 
 
 class Sampler(ObjectSample):
@@ -68,3 +70,33 @@ def test_nothing_to_stop_is_an_error():
     loader = torch.utils.data.DataLoader(Data([]))
     with pytest.raises(ValueError, match="no ObjectSample"):
         StopObjectSample(after_epoch=1).before_train_epoch(SimpleNamespace(train_dataloader=loader, epoch=1))
+
+
+class Noise(torch.utils.data.Dataset):
+    """What a sample draws from all three generators."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return np.array([random.random(), np.random.rand(), float(torch.rand(1))])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_draws_the_same_whatever_came_before(workers):
+    """And other numbers than the epochs before, also where workers live on, and on every process of several."""
+
+    def epoch(loader, number, rank=0):
+        runner = SimpleNamespace(train_dataloader=loader, epoch=number, rank=rank, iter=0)
+        SeedEpochs(seed=5).before_train_epoch(runner)
+        return np.concatenate([batch.numpy() for batch in loader])
+
+    def fresh():
+        return torch.utils.data.DataLoader(Noise(), 2, num_workers=workers, persistent_workers=workers > 0)
+
+    loader = fresh()
+    first, second = epoch(loader, 0), epoch(loader, 1)
+    np.random.seed(99)
+    assert np.array_equal(second, epoch(fresh(), 1)) and np.array_equal(first, epoch(fresh(), 0))
+    assert not np.isin(first, second).any() and not np.isin(second, epoch(fresh(), 1, rank=1)).any()
+    assert len(np.unique(first)) == first.size

@@ -10,6 +10,7 @@ import yaml
 from aqr_bench import overrides
 from aqr_bench import study as studies
 from aqr_bench.errors import UserError
+from aqr_bench.inputs import require_inputs
 
 TIER = studies.repository_root() / "ablations" / "tiers" / "smoke.yaml"
 STUDY = studies.repository_root() / "ablations" / "bias_site.yaml"
@@ -28,8 +29,12 @@ def changed(source: Path, folder: Path, change) -> Path:
 @pytest.mark.parametrize("name", studies.known_tiers())
 def test_every_shipped_tier_loads(name):
     tier = studies.load_tier(name)
-    assert tier.name == name and tier.base.iterations > 0 and tier.variant.init in ("base", "features", "scratch")
-    studies.require_inputs(tier) if tier.kind == "synthetic" else None
+    assert tier.name == name and tier.variant.init in ("base", "features", "scratch")
+    if tier.kind == "synthetic":
+        assert tier.base.iterations > 0
+        require_inputs(tier)
+    else:
+        assert tier.base.length and not tier.base.iterations
 
 
 @pytest.mark.parametrize("name", studies.known_studies())
@@ -255,12 +260,12 @@ def test_missing_data_and_model_are_found_before_anything_runs(tmp_path):
 
     tier = studies.load_tier(changed(TIER, tmp_path, real_data))
     with pytest.raises(UserError, match=r"data\.root: no nuScenes v1\.0-mini under"):
-        studies.require_inputs(tier)
+        require_inputs(tier)
     (tmp_path / "nuscenes" / "v1.0-mini").mkdir(parents=True)
-    studies.require_inputs(tier)
+    require_inputs(tier)
     wrong = studies.load_tier(changed(TIER, tmp_path, lambda d: d.update(model="cmt_aqr_quik")))
     with pytest.raises(UserError, match="model: no 'cmt_aqr_quik' in aqr_bench/cmt/configs; did you mean"):
-        studies.require_inputs(wrong)
+        require_inputs(wrong)
 
 
 def test_a_checkout_uses_its_own_files(tmp_path, monkeypatch):

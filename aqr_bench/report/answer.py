@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from aqr_bench.record import NOT_APPLICABLE
 from aqr_bench.report.collect import Results
 from aqr_bench.report.statistics import RESOLUTION, Difference, number, phrase, summarise
 from aqr_bench.report.tables import by_seed, differences, latency_ratio
@@ -14,6 +15,7 @@ from aqr_bench.study import Study
 def answer(study: Study, results: Results) -> str:
     """One sentence (with a second one where runs are missing)."""
     wanted = len(study.variants) * len(study.seeds) * len(study.suite.conditions)
+    wanted -= int((results.evaluations["status"] == NOT_APPLICABLE).sum())
     ok = int((results.evaluations["status"] == "ok").sum())
     gaps = "" if ok == wanted else f" {wanted - ok} of {wanted} evaluations are missing or failed."
     return _sentence(study, results) + gaps

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from aqr_bench.metrics.bootstrap import SceneInterval
-from aqr_bench.record import Record, read_records, refuse_equal_inputs
+from aqr_bench.record import NOT_APPLICABLE, Record, read_records, refuse_equal_inputs
 from aqr_bench.report.scenes import kept_file, scene_intervals
 from aqr_bench.study import Run, Study, Suite, Tier, base_runs, matrix
 
@@ -46,11 +46,17 @@ class Results:
     match_files: Mapping[tuple[str, int, str], Path] = field(default_factory=dict)
     scenes: Mapping[tuple[str, str], SceneInterval] = field(default_factory=dict)
 
+    def not_applicable(self, variant: str, condition: str) -> bool:
+        """Whether the condition cannot concern the variant's model, so that no score is wanted."""
+        rows = self.evaluations
+        here = rows[(rows["variant"] == variant) & (rows["condition"] == condition)]
+        return bool(len(here)) and bool((here["status"] == NOT_APPLICABLE).all())
+
     @property
     def problems(self) -> pd.DataFrame:
-        """Every run that is not ok: kind, variant, seed, condition, status, reason."""
+        """Every run that is missing or failed: kind, variant, seed, condition, status, reason."""
         parts = [
-            frame.assign(kind=kind)[frame["status"] != "ok"]
+            frame.assign(kind=kind)[~frame["status"].isin(["ok", NOT_APPLICABLE])]
             for kind, frame in (("train", self.trainings), ("evaluate", self.evaluations), ("measure", self.measures))
         ]
         columns = ["kind", "variant", "seed", "condition", "status", "reason"]

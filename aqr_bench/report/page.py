@@ -23,6 +23,7 @@ from aqr_bench.report.figures import draw_costs, draw_study
 from aqr_bench.report.foot import stamped
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
 from aqr_bench.report.images import Budget, collect_pictures, embedded
+from aqr_bench.report.published import comparison_sentence, published_tables
 from aqr_bench.report.resolution import resolution_sentence, resolution_table
 from aqr_bench.report.robustness_tables import study_parts
 from aqr_bench.report.routers import sensing_table
@@ -72,6 +73,7 @@ def build_report(
         sections = [_section(study, results, base, tables_dir, figures_dir, budget) for study, results in found]
         for section in sections:
             _add_robustness(section, records, tier, tables_dir, figures_dir, budget)
+            _add_published(section, records, tier, tables_dir)
         base_part = _base_section(studies, base, tables_dir)
         chapters = [
             _chapter(chapter, tables_dir, budget)
@@ -96,7 +98,7 @@ def build_report(
         warnings=mixtures(everything),
         alarms={"said": alarms_sentence(alarms), "table": html_table(alarmed), "note": alarmed.note},
         provenance=provenance_rows(tier, studies, everything),
-        counts={"ok": sum(r.ok for r in everything), "all": len(everything)},
+        counts={"ok": sum(r.ok for r in everything), "all": sum(r.ok or r.failed for r in everything)},
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     target = out / "index.html"
@@ -166,6 +168,7 @@ def _shown(
     figures, left_out = drawn
     return {
         "study": study,
+        "results": results,
         "answer": said,
         "said": sentences,
         "tables": {name: html_table(table) for name, table in tables.items() if len(table.shown)},
@@ -199,6 +202,17 @@ def _chapter(chapter: Chapter, tables_dir: Path, budget: Budget) -> dict[str, An
     tables = [(t.title, html_table(t), t.note) for t in chapter.tables]
     head = {"name": chapter.name, "title": chapter.title, "text": chapter.text}
     return {**head, "tables": tables, "figures": figures, "left_out": left_out}
+
+
+def _add_published(section: dict[str, Any], records: Path, tier: Tier, tables_dir: Path) -> None:
+    """Published numbers beside the section's own, where its study names some."""
+    tables = published_tables(section["study"], tier, section["results"], records)
+    for table in tables:
+        table.write(tables_dir)
+    section["published"] = {
+        "said": comparison_sentence(tables[0]) if tables else "",
+        "tables": [(t.title, html_table(t), t.note) for t in tables],
+    }
 
 
 def _base_section(studies: Sequence[Study], base: Results, tables_dir: Path) -> dict[str, Any] | None:
@@ -270,8 +284,9 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
 def _schedule(tier: Tier) -> str:
     parts = [f"{p.name} branch {p.iterations} iterations alone" for p in tier.pretrain.values()]
     starts = {"base": "the base model", "features": "the pretrained branches", "scratch": "scratch"}
-    parts.append(f"base {tier.base.iterations} iterations from {starts[tier.base.init]}")
-    parts.append(f"variants {tier.variant.iterations} iterations from {starts[tier.variant.init]}")
+    starts["published"] = "a published checkpoint"
+    parts.append(f"base {tier.base.length} from {starts[tier.base.init]}")
+    parts.append(f"variants {tier.variant.length} from {starts[tier.variant.init]}")
     return "; ".join(parts) + " (where a study does not say otherwise)"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from aqr_bench.record import NOT_APPLICABLE
 from aqr_bench.report.collect import BASE, METRICS, Results
 from aqr_bench.report.foot import foot
 from aqr_bench.report.latex import latex_table
@@ -27,6 +28,7 @@ from aqr_bench.report.statistics import (
 )
 from aqr_bench.study import Study
 
+NOT_CONCERNED = "not applicable"  # the condition changes a sensor that the model does not use
 SEEDS_INTERVAL, SCENES_INTERVAL, HOLM_VERDICT = "95 %, seeds", "95 %, scenes", "Corrected"  # columns
 FINDINGS = ("better", "worse")  # verdicts that a correction can take away
 
@@ -106,14 +108,17 @@ def scores_table(study: Study, results: Results) -> Table:
                 if is_baseline
                 else (rule(delta, study.higher_is_better) for rule in (verdict, corrected_verdict))
             )
-            if summary.n < wanted:
+            no_question = results.not_applicable(name, condition.name)
+            if no_question:
+                said = corrected = NOT_CONCERNED
+            if summary.n < wanted and not no_question:
                 marked.add(len(rows))
             rows.append(
                 {
                     "condition": condition.name,
                     "variant": name,
                     "ok": summary.n,
-                    "wanted": wanted,
+                    "wanted": 0 if no_question else wanted,
                     f"{metric}_mean": summary.mean,
                     f"{metric}_sd": summary.sd,
                     "difference": delta.mean if delta else None,
@@ -143,7 +148,7 @@ def scores_table(study: Study, results: Results) -> Table:
                     SEEDS_INTERVAL: span(delta.low, delta.high) if delta else "–",
                     SCENES_INTERVAL: span(over_scenes.low, over_scenes.high) if over_scenes else "–",
                     "sd": number(summary.sd),
-                    "Runs": _runs(summary.n, wanted, delta),
+                    "Runs": "–" if no_question else _runs(summary.n, wanted, delta),
                 }
             )
     return Table(
@@ -228,14 +233,15 @@ def _means(name: str, title: str, results: Results, keys: Sequence[tuple[str, st
     for condition, variant in keys:
         summaries = {m: summarise(list(by_seed(results, variant, condition, m).values())) for m in METRICS}
         n = max(s.n for s in summaries.values())
-        if n < wanted:
+        no_question = results.not_applicable(variant, condition)
+        if n < wanted and not no_question:
             marked.add(len(rows))
         rows.append(
             {
                 "condition": condition,
                 "variant": variant,
                 "ok": n,
-                "wanted": wanted,
+                "wanted": 0 if no_question else wanted,
                 **{m: s.mean for m, s in summaries.items()},
                 **{f"{m}_sd": s.sd for m, s in summaries.items()},
             }
@@ -244,7 +250,7 @@ def _means(name: str, title: str, results: Results, keys: Sequence[tuple[str, st
             {
                 "Condition": condition,
                 "Variant": variant,
-                "Runs": f"{n} of {wanted}",
+                "Runs": "not applicable" if no_question else f"{n} of {wanted}",
                 **{m: number(s.mean) for m, s in summaries.items()},
             }
         )
@@ -373,7 +379,7 @@ def runs_table(study: Study, results: Results) -> Table:
     shown = pd.DataFrame({name: frame[name.lower()].map(how) for name, how in show.items()})
     for metric in METRICS:
         shown[metric] = [number(v) for v in frame[metric]]
-    marked = frozenset(i for i, status in enumerate(frame["status"]) if status != "ok")
+    marked = frozenset(i for i, status in enumerate(frame["status"]) if status not in ("ok", NOT_APPLICABLE))
     return Table(f"{study.name}_runs", "All runs", frame, shown, "", marked, frozenset(METRICS))
 
 

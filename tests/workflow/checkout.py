@@ -13,7 +13,19 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LIGHT_MODULES = ["__init__", "errors", "schema", "overrides", "study", "provenance", "record", "cli", "launch"]
+LIGHT_MODULES = [
+    "__init__",
+    "errors",
+    "schema",
+    "overrides",
+    "schedule",
+    "study",
+    "inputs",
+    "provenance",
+    "record",
+    "cli",
+    "launch",
+]
 LIGHT_MODULES += ["studies", "estimate"]
 
 STEP = '''
@@ -30,6 +42,7 @@ parser.add_argument("--pretrain")
 parser.add_argument("--evaluation")
 parser.add_argument("--features", nargs="+")
 parser.add_argument("--quiet", action="store_true")
+parser.add_argument("--database-only", action="store_true")
 args = parser.parse_args()
 step, tier, out = STEP_NAME, study.load_tier(args.tier), Path(args.out)
 with open("steps.txt", "a") as file:
@@ -39,7 +52,9 @@ if os.environ.get("SLOW_STEP") == step:
 if os.environ.get("BREAK_STEP") == step:
     print("first line of the log")
     sys.exit("error: the disk is on fire")
-if step in ("world", "prepare"):
+if args.database_only:
+    (out / "dbinfos_train.pkl").touch()
+elif step in ("world", "prepare"):
     out.mkdir(parents=True, exist_ok=True)
     (out / {"world": "world.json", "prepare": "data.json"}[step]).write_text("{}")
 elif step == "train":
@@ -80,6 +95,7 @@ def copy_repository(target: Path) -> Path:
         shutil.copytree(REPOSITORY / name, target / name)
     for name in ("Snakefile", "environment.yml"):
         shutil.copy(REPOSITORY / name, target)
+    shutil.copytree(REPOSITORY / "results" / "published", target / "results" / "published")
     package = target / "aqr_bench"
     package.mkdir()
     real = REPOSITORY / "aqr_bench"
@@ -98,9 +114,8 @@ def copy_repository(target: Path) -> Path:
     shutil.copy(real / "world" / "spec.py", package / "world")
     configs = package / "cmt" / "configs"
     configs.mkdir(parents=True)
-    for tier in (target / "ablations" / "tiers").glob("*.yaml"):
-        model = next(line.split()[1] for line in tier.read_text().splitlines() if line.startswith("model:"))
-        (configs / f"{model}.py").touch()
+    for config in (real / "cmt" / "configs").glob("*.py"):
+        (configs / config.name).touch()
     return target
 
 

@@ -232,3 +232,46 @@ def test_missing_data_set_is_said_before_anything_runs(checkout):
     tables.mkdir(parents=True)
     (tables / "scene.json").write_text("[]")
     assert "world" not in planned(checkout, *SMOKE)
+
+
+PAPER_MODELS = ("camera_vov", "lidar_voxel0075", "voxel0075_vov", "voxel0100_r50")
+
+
+def real_root(checkout: Checkout) -> Path:
+    """A nuScenes root that is there, with nothing in it; returns the folder for checkpoints beside it."""
+    tables = checkout.root / "data" / "nuscenes" / "v1.0-trainval"
+    tables.mkdir(parents=True)
+    (tables / "scene.json").write_text("[]")
+    files = checkout.root / "data" / "checkpoints"
+    files.mkdir()
+    return files
+
+
+def test_the_paper_is_evaluated_from_published_checkpoints(checkout):
+    files = real_root(checkout)
+    refused = checkout.snakemake("--dry-run", "--config", "tier=paper")
+    assert refused.returncode != 0
+    assert "none of the published checkpoints is there (data/checkpoints/cmt_camera" in refused.stdout + refused.stderr
+    (files / "cmt_lidar_voxel0075_cbgs.pth").write_bytes(b"made up")
+    plan = planned(checkout, "--config", "tier=paper")
+    # Nothing is trained, so nothing is cut out for it; two suites for each of the four models.
+    jobs = {"prepare": 1, "train_variant": 4, "evaluate": 8, "measure": 4, "pictures": 1, "report": 1}
+    assert plan == jobs
+    done = checkout.run("aqr_bench.cli", "run", "--tier", "paper")
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (checkout.root / "results" / "paper" / "report" / "index.html").read_text()
+    assert '<section id="paper_cmt-published">' in page and "The protocol of MoME" in page
+    assert all((checkout.root / "results" / "paper" / "paper_cmt" / m / "seed0").is_dir() for m in PAPER_MODELS)
+    assert planned(checkout, "--config", "tier=paper") == {}
+    # A checkpoint that arrives later is taken, and nothing else is done again.
+    (files / "cmt_voxel0075_vov_1600x640_cbgs.pth").write_bytes(b"made up")
+    assert planned(checkout, "--config", "tier=paper")["train_variant"] == 1
+
+
+def test_the_paper_is_trained_with_objects_to_paste(checkout):
+    real_root(checkout)
+    plan = planned(checkout, "--config", "tier=paper_train")
+    assert plan["database"] == 1 and plan["train_variant"] == 4 and "train_base" not in plan
+    other = planned(checkout, "--config", "tier=paper_train", "studies=bias_site")
+    # Another study has its own suite alone, and starts from the base model.
+    assert (other["train_base"], other["train_variant"], other["evaluate"]) == (1, 4, 5)

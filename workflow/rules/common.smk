@@ -11,6 +11,7 @@ from snakemake.utils import min_version
 
 from aqr_bench import study as studies_of
 from aqr_bench.errors import UserError
+from aqr_bench.inputs import require_inputs
 from aqr_bench.provenance import config_hash, rooms_hash
 from aqr_bench.schema import schema_error
 
@@ -44,14 +45,15 @@ def load_selection(settings):
         problem = schema_error(settings, "config")
         if problem:
             raise UserError(f"--config {problem}")
-        names = listed(settings.get("studies", ["bias_site"]))
+        tier = studies_of.load_tier(settings.get("tier", "quick"))
+        names = listed(settings.get("studies", tier.studies))
         chosen = [studies_of.load_study(name) for name in names]
-        further = [studies_of.load_suite(s) for s in listed(settings.get("suites", []))]
+        suites = settings.get("suites", [] if "studies" in settings else tier.suites)
+        further = [studies_of.load_suite(suite) for suite in listed(suites)]
         known = {
             study.name: study
             for study in map(studies_of.load_study, studies_of.known_studies())
         }
-        tier = studies_of.load_tier(settings.get("tier", "quick"))
         chosen = [
             studies_of.limit_seeds(study, tier, settings.get("seeds"))
             for study in chosen
@@ -60,7 +62,7 @@ def load_selection(settings):
             tier, chosen
         )  # a study that this tier cannot run is refused here
         known = {name: study for name, study in known.items() if can_run(tier, study)}
-        studies_of.require_inputs(tier)
+        require_inputs(tier, chosen)
     except UserError as err:
         raise WorkflowError(f"error: {err}")
     return tier, chosen, {**known, **{study.name: study for study in chosen}}, further
@@ -146,7 +148,32 @@ def variant_settings(wildcards, variant=None):
     schedule = studies_of.variant_schedule(
         TIER, STUDIES[wildcards.study], variant or wildcards.variant
     )
-    return {"model": TIER.model, "config": schedule.config}
+    return {"model": schedule.model, "config": schedule.config}
+
+
+def schedule_settings(schedule):
+    """How long a training takes and what it starts from; a published file that comes or changes is another start."""
+    file = {"published": schedule.checkpoint, "scratch": schedule.backbone}.get(
+        schedule.init
+    )
+    facts = file.stat() if file is not None and file.is_file() else None
+    return {
+        "iterations": schedule.iterations,
+        "init": schedule.init,
+        **({"epochs": schedule.epochs} if schedule.epochs else {}),
+        **(
+            {"file": [file, facts and [facts.st_size, facts.st_mtime_ns]]}
+            if file
+            else {}
+        ),
+    }
+
+
+def database_of(schedule):
+    """The objects for GT sampling, where the tier's trainings need them and this is one."""
+    if not TIER.database or schedule.iterations == 0:
+        return []
+    return f"results/{TIER.name}/infos/dbinfos_train.pkl"
 
 
 def schedule_hash(wildcards):
@@ -154,8 +181,7 @@ def schedule_hash(wildcards):
     return config_hash(
         {
             **variant_settings(wildcards),
-            "iterations": schedule.iterations,
-            "init": schedule.init,
+            **schedule_settings(schedule),
             **memory_setting(schedule),
         }
     )

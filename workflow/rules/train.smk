@@ -31,6 +31,7 @@ rule train_base:
     input:
         infos="results/{tier}/infos/data.json",
         features=feature_records(TIER.base.init),
+        database=database_of(TIER.base),
     output:
         "results/{tier}/base/seed{seed}/train.jsonl",
     log:
@@ -46,9 +47,9 @@ rule train_base:
         settings=config_hash(
             {
                 "model": TIER.model,
-                "iterations": TIER.base.iterations,
                 "config": TIER.base.config,
                 **memory_setting(TIER.base),
+                **schedule_settings(TIER.base),
             }
         ),
     message:
@@ -64,6 +65,7 @@ rule train_variant:
         infos="results/{tier}/infos/data.json",
         base=base_record,
         features=lambda wildcards: feature_records(schedule_of(wildcards).init),
+        database=lambda wildcards: database_of(schedule_of(wildcards)),
     output:
         "results/{tier}/{study}/{variant}/seed{seed}/train.jsonl",
     log:

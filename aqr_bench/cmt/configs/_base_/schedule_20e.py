@@ -36,6 +36,7 @@ gentle_param_scheduler = [dict(param_scheduler[0], eta_min_ratio=6.0), *param_sc
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 custom_hooks = [
     dict(type="StopObjectSample", after_epoch=15),
+    dict(type="SeedEpochs", seed=0),
     dict(type="LossCurve", every=50),
     dict(type="Progress", every=50),
 ]

@@ -1,0 +1,44 @@
+"""What has to be there before anything runs: model configs, the nuScenes root, published checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from aqr_bench.errors import UserError, nearest
+from aqr_bench.study import Schedule, Study, Tier, base_runs, variant_schedule
+
+PUBLISHED_BY = "junjie18/CMT on GitHub (links in its README.md); nothing is downloaded here"
+
+
+def schedules(tier: Tier, studies: Iterable[Study]) -> list[Schedule]:
+    """Of every base model and variant that the studies train or take over."""
+    studies = list(studies)
+    base = [tier.base] if base_runs(tier, studies) else []
+    return base + [variant_schedule(tier, study, variant) for study in studies for variant in study.variants]
+
+
+def require_inputs(tier: Tier, studies: Iterable[Study] = ()) -> None:
+    """Raise UserError at once for a model config, a nuScenes root or checkpoints that are not there.
+
+    A single missing checkpoint is no reason to stop: its training leaves a failed record. None at all is.
+    """
+    studies = list(studies)
+    known = [p.stem for p in (Path(__file__).parent / "cmt" / "configs").glob("*.py")]
+    named = {(tier.path, "model", tier.model), *((tier.path, "models", model) for model in tier.models)}
+    named |= {(s.path, f"variants.{v.name}.model", v.model) for s in studies for v in s.variants.values() if v.model}
+    for path, key, model in sorted(named):
+        if model not in known:
+            raise UserError(f"{path}: {key}: no '{model}' in aqr_bench/cmt/configs{nearest(model, known)}")
+    if tier.data_root is not None and not (tier.data_root / tier.version).is_dir():
+        raise UserError(
+            f"{tier.path}: data.root: no nuScenes {tier.version} under '{tier.data_root}' (looked for the folder "
+            f"'{tier.data_root / tier.version}'). Unpack or link the data set there, or change data.root."
+        )
+    files = {schedule.checkpoint for schedule in schedules(tier, studies) if schedule.init == "published"}
+    if files and not any(file.is_file() for file in files):
+        listed = ", ".join(sorted(map(str, files)))
+        raise UserError(
+            f"{tier.path}: models: none of the published checkpoints is there ({listed}). Get them from "
+            f"{PUBLISHED_BY}, or take a tier that trains the models."
+        )

@@ -1,0 +1,152 @@
+"""Measured beside published: made-up records, every state a number can be in, and a section of its own on the page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from aqr_bench.errors import UserError
+from aqr_bench.record import Record, write_records
+from aqr_bench.report.collect import collect_study
+from aqr_bench.report.page import build_report
+from aqr_bench.report.published import comparison_sentence, comparison_table, published_rows, published_tables
+from aqr_bench.study import Study, Tier, load_study, load_suite, load_tier, matrix
+
+STUDY, PAPER = load_study("paper_cmt"), load_tier("paper")
+BLIND = "the model does not use cameras, and the condition changes only images"
+# mAP and NDS, as fractions.
+CLEAN = {
+    "camera_vov": (0.4062, 0.4630000),  # NDS: at the very edge of the tolerance
+    "lidar_voxel0075": (0.6214, 0.6900),  # NDS: 0.4 above
+    "voxel0075_vov": (0.7030, 0.7290),
+}
+
+
+def evaluated(variant: str, suite: str, condition: str, scores=None, status="ok", reason=None) -> Record:
+    found = {} if scores is None else dict(zip(("mAP", "NDS"), scores, strict=True))
+    proof = {"input_sha256": f"{variant} {condition}"} if status == "ok" else {}
+    where = dict(study=STUDY.name, variant=variant, seed=0, condition=condition, suite=suite)
+    return Record("evaluate", status, PAPER.name, **where, reason=reason, scores=found, provenance=proof)
+
+
+@pytest.fixture
+def records(tmp_path) -> Path:
+    """Published weights, but one model that was trained, one that failed, and one condition that cannot concern it."""
+    for run in matrix(PAPER, [STUDY]):
+        name, ok = run.variant, run.variant != "voxel0100_r50"
+        extra = {"trained": False, "start": {"kind": "published", "file": "x.pth", "sha256": "0"}}
+        if name == "lidar_voxel0075":
+            extra = {}
+        reason = None if ok else "RuntimeError: paper.yaml: models.cmt_voxel0100.checkpoint: no file x.pth"
+        own = dict(study=STUDY.name, variant=name, seed=0)
+        train = Record("train", "ok" if ok else "failed", PAPER.name, **own, reason=reason, extra=extra)
+        write_records(tmp_path / run.folder / "train.jsonl", [train])
+        rows = []
+        for condition in STUDY.suite.conditions:
+            scores = CLEAN.get(name, (0, 0)) if condition.name == "clean" else (0.3, 0.445)
+            row = evaluated(name, STUDY.suite.name, condition.name, scores)
+            if name == "lidar_voxel0075" and condition.name == "no_cameras":
+                row = evaluated(name, STUDY.suite.name, condition.name, None, "not_applicable", BLIND)
+            if not ok:
+                row = evaluated(name, STUDY.suite.name, condition.name, None, "failed", f"training failed: {reason}")
+            rows.append(row)
+        write_records(tmp_path / run.folder / f"evaluate.{STUDY.suite.name}.jsonl", rows)
+        if name in ("voxel0075_vov", "lidar_voxel0075"):
+            rows = [evaluated(name, "mome", c.name, (0.5, 0.6)) for c in load_suite("mome").conditions]
+            if name == "lidar_voxel0075":
+                rows[5] = evaluated(name, "mome", rows[5].condition, None, "not_applicable", BLIND)
+            write_records(tmp_path / run.folder / "evaluate.mome.jsonl", rows)
+    return tmp_path
+
+
+def compared(records: Path, tier: Tier = PAPER, study: Study = STUDY) -> pd.DataFrame:
+    table = comparison_table(study, tier, collect_study(records, PAPER, study), records)
+    return table.data.set_index(["variant", "condition", "metric"])
+
+
+def test_every_number_has_its_state(records):
+    table = compared(records)
+    assert len(table) == 10  # mAP and NDS of four models, and two rows without a sensor
+    table = table.sort_index()
+    camera = table.loc["camera_vov", "clean"].loc[["mAP", "NDS"]]
+    assert camera["difference"].tolist() == pytest.approx([0.02, 0.3]) and camera["within"].tolist() == ["yes", "yes"]
+    assert camera["weights"].tolist() == ["published"] * 2 and camera["tolerance"].tolist() == [0.3, 0.3]
+    # 0.4 above would be too much for published weights, and is not for a training.
+    lidar = table.loc["lidar_voxel0075", "clean", "NDS"]
+    assert (lidar["within"], lidar["tolerance"], lidar["weights"]) == ("yes", 1.0, "trained here")
+    gone = table.loc["voxel0100_r50", "clean", "mAP"]
+    assert gone["within"].startswith("failed: training failed") and pd.isna(gone["difference"])
+    assert gone["published"] == 67.9 and pd.isna(gone["measured"])
+    best = table.loc["voxel0075_vov"]
+    assert best.loc[("no_lidar", "NDS"), "difference"] == pytest.approx(-0.2)
+    blind = best.loc["no_cameras", "NDS"]
+    assert (blind["within"], blind["published"]) == ("no", 68.1) and blind["difference"] == pytest.approx(44.5 - 68.1)
+
+
+def test_just_outside_the_tolerance_is_outside(records):
+    tight = replace(STUDY, published={**STUDY.published, "tolerance": {"published": 0.299, "trained": 0.399}})
+    table = compared(records, study=tight)
+    assert table.loc["camera_vov", "clean", "NDS"]["within"] == "no"
+    assert table.loc["lidar_voxel0075", "clean", "NDS"]["within"] == "no"
+
+
+def test_numbers_on_other_data_are_not_compared(records):
+    table = compared(records, tier=replace(PAPER, version="v1.0-mini"))
+    row = table.loc["voxel0075_vov", "clean", "NDS"]
+    assert row["within"] == "not comparable: measured on nuscenes v1.0-mini" and pd.isna(row["difference"])
+    assert not {"yes", "no"} & set(table["within"])
+
+
+def test_what_has_not_been_run_is_said(tmp_path):
+    table = comparison_table(STUDY, PAPER, collect_study(tmp_path, PAPER, STUDY), tmp_path)
+    assert all(within.startswith("missing: no record") for within in table.data["within"])
+    assert comparison_sentence(table) == (
+        "Of 10 published numbers, 0 are met within the tolerance and 0 missed; 10 have no measured one beside them."
+    )
+
+
+def test_the_protocol_of_another_model_has_no_difference(records):
+    table = published_tables(STUDY, PAPER, collect_study(records, PAPER, STUDY), records)[1]
+    rows = table.shown.set_index("Condition")
+    assert rows["MoME (published)"].to_dict() == dict(
+        clean="73.6", beams_4="63", lidar_drop="48.2", fov_60="58.3", object_failure="71", view_drop="69.5",
+        occlusion_procedural="70.5",
+    )  # fmt: skip
+    assert set(rows["voxel0075_vov"]) == {"60.0"} and set(rows["voxel0100_r50"]) == {"–"}
+    assert rows.loc["view_drop", "lidar_voxel0075"] == "not applicable"
+    assert not [c for c in table.shown.columns if "ifference" in c or "olerance" in c]
+
+
+def test_the_published_names_of_the_shipped_study_are_known_and_a_wrong_one_is_named():
+    found = published_rows(STUDY)
+    clean = found[found["condition"] == "clean"].pivot(index="variant", columns="metric", values="value")
+    assert clean["mAP"].to_dict() == dict(
+        camera_vov=40.6, lidar_voxel0075=62.14, voxel0100_r50=67.9, voxel0075_vov=70.3
+    )
+    assert clean["NDS"].to_dict() == dict(camera_vov=46.0, lidar_voxel0075=68.6, voxel0100_r50=70.8, voxel0075_vov=72.9)
+    variants = {**STUDY.variants, "camera_vov": replace(STUDY.variants["camera_vov"], published="CMT-X")}
+    with pytest.raises(UserError, match=r"paper_cmt.yaml: variants.camera_vov.published: no 'CMT-X' in cmt_main"):
+        published_rows(replace(STUDY, variants=variants))
+
+
+def test_the_page_has_a_section_of_its_own(records):
+    page = build_report(PAPER, [STUDY], records, records / "report").read_text()
+    section = page.partition('<section id="paper_cmt-published">')[2].partition("</section>")[0]
+    assert "Of 10 published numbers, 7 are met within the tolerance and 1 missed; 2 have no" in section
+    assert page.count("MoME (published)") == 1  # in no other table
+    assert "The protocol of MoME" in section and "junjie18/CMT:README.md" in section and "72.9" in section
+    tables = records / "report" / "tables"
+    written = pd.read_csv(tables / "paper_cmt_published.csv")
+    assert len(written) == 10 and (tables / "paper_cmt_published_mome.md").is_file()
+    # What cannot be asked is no failure: it is not among the problems, and counts on neither side.
+    problems = pd.read_csv(tables / "paper_cmt_problems.csv")
+    assert not (problems["status"] == "not_applicable").any() and set(problems["kind"]) == {
+        "train",
+        "evaluate",
+        "measure",
+    }
+    scores = (tables / "paper_cmt_scores.md").read_text()
+    assert "| no_cameras | lidar_voxel0075 | – | – | not applicable" in scores
