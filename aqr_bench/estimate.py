@@ -22,8 +22,8 @@ class Work:
     Args:
         what: name for people.
         kind: which of KINDS tells how long a unit takes.
-        units: of each job that has to be worked through: iterations, conditions; 0 for hardly any work, None where it is
-            not known before the data set is (a training by epochs).
+        units: of each job that has to be worked through: iterations, conditions; 0 for hardly any work, None where it
+            is not known before the data set is (a training by epochs).
         jobs: all jobs, with those that take over the result of a twin.
         alone: one at a time, with the machine to itself.
     """

@@ -6,7 +6,7 @@ nuscenes-devkit stays the reference: tests and ``cross_check`` hold this against
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,8 +165,3 @@ def means(ap_RCD: np.ndarray, error_RC5: np.ndarray, weight: float) -> tuple[np.
     score = 1 - errors
     score = np.where(score > 0, score, 0)  # an error that no class has scores 0, as max(0.0, nan) does
     return mean_ap, errors, (weight * mean_ap + score.sum(1)) / (weight + score.shape[1])
-
-
-def classes_of(config: Any) -> Sequence[int]:
-    """Labels of a configuration's classes, in its order."""
-    return [DETECTION_NAMES.index(name) for name in config.class_names]
