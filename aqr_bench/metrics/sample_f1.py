@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from nuscenes.eval.detection.constants import DETECTION_NAMES
 
-from aqr_bench.metrics.matching import match
+from aqr_bench.metrics.boxes import NO_ATTRIBUTE, NOT_COUNTED, Boxes
+from aqr_bench.metrics.fast_matching import match
 
 
 @dataclass(frozen=True)
@@ -42,26 +44,35 @@ def count_found(
     Detections count as they are: leave out those with a low score before. Samples go by their token.
     """
     tokens = list(truth)
-    counts = np.zeros((len(tokens), 3), np.int64)  # hits, detections, objects
     nothing = Objects(np.zeros((0, 2)), [], np.zeros(0))
-    every = [(detections.get(token, nothing), truth[token]) for token in tokens]
-    for name in sorted({name for pair in every for side in pair for name in side.names}):
-        of_found = [np.flatnonzero(np.asarray(found.names, object) == name) for found, _ in every]
-        of_truth = [np.flatnonzero(np.asarray(real.names, object) == name) for _, real in every]
-        # Of one sample the surest detection chooses first.
-        of_found = [rows[np.argsort(-every[i][0].scores[rows], kind="stable")] for i, rows in enumerate(of_found)]
-        sample_N, sample_T = (
-            np.repeat(np.arange(len(tokens)), [len(r) for r in rows]) for rows in (of_found, of_truth)
+    found = _boxes([detections.get(token, nothing) for token in tokens])
+    real = _boxes([truth[token] for token in tokens])
+    matching = match(real, found, len(tokens), [distance_m])
+    took = matching.order[matching.matched[:, 0] >= 0]
+    hits, all_found, objects = (
+        np.bincount(samples, minlength=len(tokens)) for samples in (found.sample[took], found.sample, real.sample)
+    )
+    counts = zip(tokens, hits.tolist(), all_found.tolist(), objects.tolist(), strict=True)
+    return {token: Found(h, n - h, m - h) for token, h, n, m in counts}
+
+
+def _boxes(samples: Sequence[Objects]) -> Boxes:
+    """Objects as the metric's arrays; of their places only x and y count in matching."""
+    sample = np.repeat(np.arange(len(samples), dtype=np.int32), [len(objects.names) for objects in samples])
+    label = np.array([DETECTION_NAMES.index(n) for objects in samples for n in objects.names], dtype=np.int8)
+    translation = np.zeros((len(sample), 3))
+    scores = np.full(len(sample), -1.0)
+    if len(sample):
+        translation[:, :2] = np.concatenate([objects.centre for objects in samples])
+        scores = np.concatenate(
+            [np.full(len(o.names), -1.0) if o.scores is None else np.asarray(o.scores, np.float64) for o in samples]
         )
-        counts[:, 1] += np.bincount(sample_N, minlength=len(tokens))
-        counts[:, 2] += np.bincount(sample_T, minlength=len(tokens))
-        if not len(sample_N) or not len(sample_T):
-            continue
-        centre_N2 = np.concatenate([every[i][0].centre[rows] for i, rows in enumerate(of_found)])
-        centre_T2 = np.concatenate([every[i][1].centre[rows] for i, rows in enumerate(of_truth)])
-        hit_N = match(sample_N, centre_N2, sample_T, centre_T2, [distance_m])[:, 0]
-        counts[:, 0] += np.bincount(sample_N[hit_N], minlength=len(tokens))
-    return {t: Found(int(h), int(n - h), int(m - h)) for t, (h, n, m) in zip(tokens, counts, strict=True)}
+    blank = {"size": np.ones((len(sample), 3)), "rotation": np.zeros((len(sample), 4))}
+    codes = np.full(len(sample), NO_ATTRIBUTE, np.int8), np.full(len(sample), NOT_COUNTED, np.int32)
+    velocity = np.full((len(sample), 2), np.nan)
+    return Boxes(
+        sample, label, translation, **blank, velocity=velocity, score=scores, attribute=codes[0], points=codes[1]
+    )
 
 
 def best_and_worst(found: Mapping[str, Found], count: int = 1) -> tuple[list[str], list[str]]:
