@@ -237,7 +237,23 @@ class Evaluator:
             "metric": metric_engine(),
             **({"router": router} if router else {}),
         }
-        return scores, summary(proofs), extra
+        inputs = summary(proofs)
+        return scores, inputs, {**extra, **self._checked(submission, scores, inputs["sha256"])}
+
+    def _checked(self, submission: Path, scores: dict, inputs: str) -> dict:
+        """A random share of evaluations is scored by nuscenes-devkit as well; RuntimeError where it differs."""
+        from aqr_bench.metrics import cross_check
+        from aqr_bench.metrics.detection import metric_engine
+
+        # Drawn by what was detected on and by whom, so that it stays the same however often it is evaluated.
+        name = f"{inputs} {self.checkpoint.name if self.checkpoint else ''} {scores['mAP']!r}"
+        if metric_engine() == "devkit" or not cross_check.is_drawn(name, cross_check.SHARE):
+            return {}
+        found = cross_check.check_submission(submission, scores, self.tables)
+        if not found.agrees:
+            first = found.differences[0] if found.differences else "nothing was compared"
+            raise RuntimeError(f"our metric and nuscenes-devkit differ in {len(found.differences)} numbers: {first}")
+        return {"devkit": {"compared": found.compared, "largest": found.largest}}
 
     def detect(self, condition: Condition) -> tuple[Path, dict[str, list], dict[str, Proof]]:
         """Write the nuScenes submission of the val split; return path, entries, and inputs' fingerprints by token."""

@@ -140,3 +140,23 @@ def test_a_frame_that_a_condition_cannot_use_is_named(data, monkeypatch):
     monkeypatch.setattr(sensors, "frame_of", spoilt)
     with pytest.raises(FrameError, match=r"sample \w+, condition 'no_cam_back', LiDAR .*\.pcd\.bin: 1 of \d+ points"):
         inputs(data, "no_cam_back")
+
+
+def test_a_share_is_scored_by_the_devkit_as_well_and_a_difference_fails(data, untrained, tmp_path, monkeypatch):
+    from aqr_bench.metrics import cross_check, detection
+
+    suite = "name: one\nsummary: x\nconditions:\n  - {name: clean}\n"
+    (tmp_path / "one.yaml").write_text(suite)
+    arguments = ["--tier", "smoke", "--infos", str(data.infos), "--suite", str(tmp_path / "one.yaml")]
+    arguments += ["--train", str(untrained), "--out", str(tmp_path / "out.jsonl")]
+    monkeypatch.setattr(cross_check, "SHARE", 1.0)
+    assert evaluate([*arguments, "--work", str(tmp_path / "a")]) == 0
+    checked = read_records(tmp_path / "out.jsonl")[0].extra["devkit"]
+    assert checked["compared"] > 50 and checked["largest"] < 1e-9
+    real = detection._score_with_devkit
+    monkeypatch.setattr(
+        detection, "_score_with_devkit", lambda *a: (s := real(*a)) | {"classes": s["classes"] | {"car": {"AP": 0.5}}}
+    )
+    assert evaluate([*arguments, "--work", str(tmp_path / "b")]) == 0
+    record = read_records(tmp_path / "out.jsonl")[0]
+    assert record.status == "failed" and "our metric and nuscenes-devkit differ" in record.reason

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 TOLERANCE = 1e-9
+SHARE = 0.1  # of all evaluations that are scored by the devkit as well
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,14 @@ def draw_share(names: Iterable[str], share: float, seed: int = 0) -> list[str]:
     An evaluation is drawn by a hash of its own name, so that those drawn stay drawn when others are added.
     """
     ranked = sorted((hashlib.sha256(f"{seed}/{name}".encode()).digest(), name) for name in set(names))
-    limit = int(min(max(share, 0), 1) * 2**64)
-    drawn = [name for digest, name in ranked if int.from_bytes(digest[:8], "big") < limit]
+    drawn = [name for _, name in ranked if is_drawn(name, share, seed)]
     return sorted(drawn or [name for _, name in ranked[: int(share > 0)]])
+
+
+def is_drawn(name: str, share: float = SHARE, seed: int = 0) -> bool:
+    """Whether one evaluation, named by what it depends on, belongs to the share."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < int(min(max(share, 0), 1) * 2**64)
 
 
 def check_submission(

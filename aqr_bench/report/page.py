@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ def build_report(
         alarms={"said": alarms_sentence(alarms), "table": html_table(alarmed), "note": alarmed.note},
         provenance=provenance_rows(tier, studies, everything),
         counts={"ok": sum(r.ok for r in everything), "all": sum(r.ok or r.failed for r in everything)},
+        checked=cross_checked(everything),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     target = out / "index.html"
@@ -106,6 +108,19 @@ def build_report(
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, target)
     return target
+
+
+def cross_checked(records: Sequence[Record]) -> str:
+    """A sentence on how many evaluations were scored by nuscenes-devkit as well; a difference fails an evaluation."""
+    evaluations = [r for r in records if r.kind == "evaluate" and r.ok]
+    both = [found for r in evaluations if isinstance(found := r.extra.get("devkit"), dict)]
+    if not both:
+        return ""
+    largest = max(float(found.get("largest", math.nan)) for found in both)
+    return (
+        f"{len(both)} of {len(evaluations)} evaluations, drawn at random, were scored by nuscenes-devkit as well: no "
+        f"number differs by more than {largest:.0e}."
+    )
 
 
 def _fresh(folder: Path, suffixes: Sequence[str]) -> Path:
