@@ -65,7 +65,7 @@ def test_batches_come_out_of_the_whole_pipeline(data, name):
         if name != CAMERA:
             assert inputs["points"][index].shape[1] == 5 and len(inputs["points"][index]) > 1000
     test = next(iter(Runner.build_dataloader(config.test_dataloader)))
-    assert set(test["inputs"]) == set(inputs) and len(test["data_samples"][0].input_sha256) == 64
+    assert set(test["inputs"]) == set(inputs) and len(test["data_samples"][0].input_proof["sha256"]) == 64
 
 
 def pipeline(config) -> list:
