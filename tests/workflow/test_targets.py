@@ -108,6 +108,7 @@ def test_a_study_of_cost_alone_is_only_measured(checkout):
     page = html.unescape((report / "index.html").read_text())
     assert "Cost alone was measured" in page and "mAP" not in page
     assert "'two' 1.00" in page and "Latency median, ms" in page
-    assert sorted(p.name for p in Path(report / "tables").glob("*.csv")) == ["costs_cost.csv", "costs_problems.csv"]
+    tables = sorted(p.name for p in Path(report / "tables").glob("*.csv"))
+    assert tables == ["costs_cost.csv", "costs_problems.csv", "sanity_alarms.csv"]
     both = planned(checkout, "--config", "tier=smoke", "studies=costs,smoke")
     assert both == {**{k: v for k, v in SMOKE.items() if k not in ("world", "prepare")}, "pictures": 1, "report": 1}
