@@ -1,0 +1,104 @@
+"""The Slurm profile on a cluster of one node that the test itself starts: light stand-ins, then the real smoke tier."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import yaml
+from checkout import REPOSITORY, Checkout, copy_repository
+from one_node_slurm import cluster, jobs, missing
+
+PROFILE = REPOSITORY / "workflow" / "profiles" / "slurm" / "config.yaml"
+# Jobs of one second: the profile's waits are for clusters.
+FAST = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
+SLURM = ["--workflow-profile", "workflow/profiles/slurm", "--latency-wait", "5", *FAST]
+SUBMITTED = {"world": 1, "prepare": 1, "train_base": 1, "train_variant": 2, "evaluate": 3, "measure": 2, "pictures": 1}
+SUBMITTED |= {"report": 1}
+WITH_MODEL = {"train_base", "train_variant", "evaluate", "measure", "pictures"}
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory) -> dict[str, str]:
+    """Environment for the clients of a running cluster."""
+    if reason := missing():
+        pytest.skip(reason)
+    with cluster(tmp_path_factory.mktemp("slurm")) as env:
+        yield env
+
+
+def environment(slurm: dict[str, str], checkout: Checkout) -> dict[str, str]:
+    """The cluster's, with the copy's package before whatever else Python is told to look through."""
+    paths = [str(checkout.root), slurm.get("PYTHONPATH", "")]
+    return {**slurm, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def rule_of(job: dict[str, str]) -> str:
+    return job["Comment"].removeprefix("rule_").partition("_wildcards_")[0]
+
+
+def test_profile_knows_the_rules_and_the_traps():
+    profile = yaml.safe_load(PROFILE.read_text())
+    rules = "".join(file.read_text() for file in (REPOSITORY / "workflow" / "rules").glob("*.smk"))
+    for name in {*profile["set-resources"], *profile["set-threads"]}:
+        assert f"rule {name}:" in rules, name
+    assert profile["rerun-triggers"] == ["mtime", "params", "input"] and profile["latency-wait"] >= 60
+    assert profile["default-resources"]["tasks"] == 0
+
+
+@pytest.mark.slow
+def test_smoke_tier_of_stand_ins_goes_through_the_queue(slurm, tmp_path):
+    checkout = Checkout(copy_repository(tmp_path / "checkout"))
+    before = {job["JobId"] for job in jobs(slurm)}
+    done = checkout.run("snakemake", *SLURM, "--config", "tier=smoke", "studies=smoke", **environment(slurm, checkout))
+    assert done.returncode == 0, done.stdout + done.stderr
+    mine = [job for job in jobs(slurm) if job["JobId"] not in before]
+    assert Counter(map(rule_of, mine)) == SUBMITTED
+    assert {job["JobState"] for job in mine} == {"COMPLETED"}
+    assert not any("gpu" in str(job.values()) for job in mine), "the smoke tier asks for no GPU"
+    assert {job["OverSubscribe"] for job in mine if rule_of(job) == "measure"} == {"NO"}
+    assert {job["NumCPUs"] for job in mine if rule_of(job) == "world"} == {"8"}
+    assert (checkout.root / "results/smoke/report/index.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_jobs_with_a_model_take_one_gpu_and_run_once(slurm, tmp_path):
+    checkout = Checkout(copy_repository(tmp_path / "checkout"))
+    tiers = checkout.root / "ablations" / "tiers"
+    (tiers / "tiny.yaml").write_text((tiers / "smoke.yaml").read_text().replace("name: smoke", "name: tiny"))
+    before = {job["JobId"] for job in jobs(slurm)}
+    done = checkout.run("snakemake", *SLURM, "--config", "tier=tiny", "studies=smoke", **environment(slurm, checkout))
+    assert done.returncode == 0, done.stdout + done.stderr
+    mine = [job for job in jobs(slurm) if job["JobId"] not in before]
+    on_gpu = {rule_of(job) for job in mine if job.get("TresPerJob") in ("gres:gpu:1", "gres/gpu:1")}
+    assert on_gpu == WITH_MODEL
+    steps = Counter(line.split()[0] for line in checkout.steps())
+    assert steps == {"world": 1, "prepare": 1, "train": 3, "evaluate": 3, "measure": 2, "pictures": 1}
+
+
+@pytest.mark.slow
+def test_job_that_fails_is_tried_again_and_named(slurm, tmp_path):
+    checkout = Checkout(copy_repository(tmp_path / "checkout"))
+    arguments = [*SLURM, "--retries", "1", "--config", "tier=smoke", "studies=smoke"]
+    done = checkout.run("snakemake", *arguments, **environment(slurm, checkout), BREAK_STEP="prepare")
+    assert done.returncode != 0 and "logs/smoke/prepare.log" in done.stdout + done.stderr
+    assert Counter(line.split()[0] for line in checkout.steps()) == {"world": 1, "prepare": 2}
+
+
+@pytest.mark.slow
+def test_real_smoke_tier(slurm, tmp_path):
+    for name in ("ablations", "workflow"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    for name in ("Snakefile", "environment.yml", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    command = [sys.executable, "-m", "snakemake", *SLURM, "--jobs", "2", "--config", "tier=smoke", "studies=smoke"]
+    done = subprocess.run(command, cwd=tmp_path, env=slurm, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = sorted(str(file) for file in (tmp_path / "results" / "smoke").rglob("*.jsonl"))
+    check = subprocess.run([sys.executable, "-m", "aqr_bench.record", "check", *files], cwd=tmp_path)
+    assert len(files) == 8 and check.returncode == 0
+    assert (tmp_path / "results/smoke/report/index.html").stat().st_size > 50_000
