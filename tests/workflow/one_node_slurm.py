@@ -74,7 +74,13 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     text = CONFIGURATION.format(host=host, socket=munge, folder=folder, ports=free_ports(2))
     (folder / "slurm.conf").write_text(text)
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
-    env = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": SEARCHED}
+    # The plugin clears SLURM_* inside a job, and with it the way to a configuration that is not in /etc: srun is told.
+    shim = folder / "bin" / "srun"
+    shim.parent.mkdir()
+    real = shutil.which("srun", path=SEARCHED)
+    shim.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {real} "$@"\n')
+    shim.chmod(0o755)
+    env = {**os.environ, "SLURM_CONF": f"{folder}/slurm.conf", "PATH": f"{shim.parent}:{SEARCHED}"}
     # --force: the folders above the socket belong to the test, not to a user munge.
     own = ["--foreground", "--force", "--socket", munge, "--key-file", key]
     own += [f"--{name}-file={folder}/munge/{name}" for name in ("pid", "log", "seed")]
