@@ -18,7 +18,8 @@ DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 SEARCHED = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 # config_overrides: the node is taken to be as large as it says here, whatever the machine has, so that the profile's
-# requests fit. The GPU is counted and has no device.
+# requests fit. The GPUs are counted; no device is behind them.
+NOT_GPUS = ("null", "zero", "full", "random")
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}
@@ -45,7 +46,7 @@ SchedulerParameters=sched_min_interval=100000,bf_interval=1
 ReturnToService=2
 MinJobAge=3600
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=256000 Gres=gpu:1 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=256000 Gres=gpu:4 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -73,7 +74,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     host = socket.gethostname().partition(".")[0]
     text = CONFIGURATION.format(host=host, socket=munge, folder=folder, ports=free_ports(2))
     (folder / "slurm.conf").write_text(text)
-    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
+    (folder / "gres.conf").write_text("".join(f"Name=gpu File=/dev/{name}\n" for name in NOT_GPUS))
     # The plugin clears SLURM_* inside a job, and with it the way to a configuration that is not in /etc: srun is told.
     shim = folder / "bin" / "srun"
     shim.parent.mkdir()

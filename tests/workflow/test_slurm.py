@@ -12,10 +12,11 @@ import pytest
 import yaml
 from checkout import REPOSITORY, Checkout, copy_repository
 from one_node_slurm import cluster, jobs, missing
+from packaging.version import Version
 
 PROFILE = REPOSITORY / "workflow" / "profiles" / "slurm" / "config.yaml"
 # Jobs of one second: the profile's waits are for clusters.
-FAST = ["--slurm-init-seconds-before-status-checks", "4", "--seconds-between-status-checks", "1"]
+FAST = ["--slurm-init-seconds-before-status-checks", "8", "--seconds-between-status-checks", "1"]
 SLURM = ["--workflow-profile", "workflow/profiles/slurm", "--latency-wait", "5", *FAST]
 SUBMITTED = {"world": 1, "prepare": 1, "train_base": 1, "train_variant": 2, "evaluate": 3, "measure": 2, "pictures": 1}
 SUBMITTED |= {"report": 1}
@@ -48,6 +49,14 @@ def test_profile_knows_the_rules_and_the_traps():
         assert f"rule {name}:" in rules, name
     assert profile["rerun-triggers"] == ["mtime", "params", "input"] and profile["latency-wait"] >= 60
     assert profile["default-resources"]["tasks"] == 0
+
+
+def test_the_pinned_plugin_is_past_the_one_that_ran_gpu_jobs_twice():
+    lines = (REPOSITORY / "requirements-slurm.lock").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert Version(pins["snakemake-executor-plugin-slurm"]) >= Version("2.7.1")
+    # What it imports besides itself and Snakemake is in the other lock.
+    assert "throttler==" in (REPOSITORY / "requirements.lock").read_text()
 
 
 @pytest.mark.slow
