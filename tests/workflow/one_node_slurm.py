@@ -16,6 +16,7 @@ from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
+LIKE_CHILDREN = ("setpriv", "--pdeathsig", "TERM")  # they end with the tests, also where these are killed
 SEARCHED = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 # config_overrides: the node is taken to be as large as it says here, whatever the machine has, so that the profile's
 # requests fit. The GPUs are counted; no device is behind them.
@@ -53,7 +54,7 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 def missing() -> str | None:
     """Why there can be no cluster here; None if there can."""
-    for name in (*DAEMONS, *CLIENTS):
+    for name in (*DAEMONS, *CLIENTS, LIKE_CHILDREN[0]):
         if shutil.which(name, path=SEARCHED) is None:
             return f"{name} is not installed (Debian: slurmctld slurmd slurm-client munge)"
     if find_spec("snakemake_executor_plugin_slurm") is None:
@@ -97,7 +98,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
 @contextmanager
 def daemon(command: list, folder: Path, env: dict[str, str]) -> Iterator[None]:
     with open(folder / f"{command[0]}.out", "w") as out:
-        process = subprocess.Popen([*map(str, command)], env=env, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*LIKE_CHILDREN, *map(str, command)], env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
         yield
     finally:

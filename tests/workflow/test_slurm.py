@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -32,10 +33,12 @@ def slurm(tmp_path_factory) -> dict[str, str]:
         yield env
 
 
-def environment(slurm: dict[str, str], checkout: Checkout) -> dict[str, str]:
-    """The cluster's, with the copy's package before whatever else Python is told to look through."""
-    paths = [str(checkout.root), slurm.get("PYTHONPATH", "")]
-    return {**slurm, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+def snakemake(root: Path, env: dict[str, str], *arguments: str, own_package: bool = True, **more: str):
+    """Snakemake with the Slurm profile in ``root``, its package before whatever else Python is told to look through."""
+    paths = [str(root) if own_package else "", env.get("PYTHONPATH", "")]
+    env = {**env, **more, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, "-m", "snakemake", *SLURM, *arguments]
+    return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=1200)
 
 
 def rule_of(job: dict[str, str]) -> str:
@@ -66,7 +69,7 @@ def test_stand_ins_go_through_the_queue_once_each_with_what_they_ask_for(slurm, 
     # Any tier but the CPU ones takes a GPU: this is the smoke tier under another name.
     (tiers / "tiny.yaml").write_text((tiers / "smoke.yaml").read_text().replace("name: smoke", "name: tiny"))
     before = {job["JobId"] for job in jobs(slurm)}
-    done = checkout.run("snakemake", *SLURM, "--config", "tier=tiny", "studies=smoke", **environment(slurm, checkout))
+    done = snakemake(checkout.root, slurm, "--config", "tier=tiny", "studies=smoke")
     assert done.returncode == 0, done.stdout + done.stderr
     mine = [job for job in jobs(slurm) if job["JobId"] not in before]
     assert Counter(map(rule_of, mine)) == SUBMITTED
@@ -82,8 +85,8 @@ def test_stand_ins_go_through_the_queue_once_each_with_what_they_ask_for(slurm, 
 @pytest.mark.slow
 def test_job_that_fails_is_tried_again_and_named(slurm, tmp_path):
     checkout = Checkout(copy_repository(tmp_path / "checkout"))
-    arguments = [*SLURM, "--retries", "1", "--config", "tier=smoke", "studies=smoke"]
-    done = checkout.run("snakemake", *arguments, **environment(slurm, checkout), BREAK_STEP="prepare")
+    arguments = ["--retries", "1", "--config", "tier=smoke", "studies=smoke"]
+    done = snakemake(checkout.root, slurm, *arguments, BREAK_STEP="prepare")
     assert done.returncode != 0 and "logs/smoke/prepare.log" in done.stdout + done.stderr
     assert Counter(line.split()[0] for line in checkout.steps()) == {"world": 1, "prepare": 2}
 
@@ -95,8 +98,8 @@ def test_real_smoke_tier(slurm, tmp_path):
     for name in ("Snakefile", "environment.yml", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, tmp_path)
     before = {job["JobId"] for job in jobs(slurm)}
-    command = [sys.executable, "-m", "snakemake", *SLURM, "--jobs", "2", "--config", "tier=smoke", "studies=smoke"]
-    done = subprocess.run(command, cwd=tmp_path, env=slurm, capture_output=True, text=True, timeout=1200)
+    arguments = ["--jobs", "2", "--config", "tier=smoke", "studies=smoke"]
+    done = snakemake(tmp_path, slurm, *arguments, own_package=False)
     assert done.returncode == 0, done.stdout + done.stderr
     mine = [job for job in jobs(slurm) if job["JobId"] not in before]
     assert Counter(map(rule_of, mine)) == SUBMITTED
