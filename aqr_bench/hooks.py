@@ -192,7 +192,7 @@ class StopObjectSample(Hook):
 
 @HOOKS.register_module()
 class Progress(Hook):
-    """One line every so many iterations: iteration, the losses (of the first process, if there are several), seconds per iteration."""
+    """One line every so many iterations: iteration, the losses (of the first process), seconds per iteration."""
 
     priority = "LOW"
 

@@ -55,7 +55,7 @@ class Tier:
     database: bool = False  # of objects, for GT sampling
     studies: tuple[str, ...] = ("bias_site",)  # what is run where nothing is named
     suites: tuple[str, ...] = ()  # further suites of those
-    launcher: Launcher = Launcher()  # of trainings
+    launcher: Launcher = field(default_factory=Launcher)  # of trainings
 
 
 @dataclass(frozen=True)
