@@ -22,7 +22,7 @@ rule pretrain:
             {
                 "model": TIER.model,
                 **vars(TIER.pretrain[wildcards.branch]),
-                **launcher_settings(),
+                **launcher_settings(TIER.launcher),
             }
         ),
     message:
@@ -44,12 +44,12 @@ rule train_base:
         "logs/{tier}/base/seed{seed}/train.log",
     conda:
         "../../environment.yml"
-    threads: TIER.threads * TIER.launcher.processes
+    threads: TIER.threads * launcher_of(TIER.base).processes
     params:
         tier=reference(TIER.path),
         infos=subpath(input.infos, parent=True),
         features=lambda wildcards, input: option("--features", input.features),
-        launcher=TIER.launcher.command,
+        launcher=launcher_of(TIER.base).command,
         own_threads=TIER.threads,
         code=rooms_hash("train"),
         settings=config_hash(
@@ -80,7 +80,7 @@ rule train_variant:
         "logs/{tier}/{study}/{variant}/seed{seed}/train.log",
     conda:
         "../../environment.yml"
-    threads: TIER.threads * TIER.launcher.processes
+    threads: lambda wildcards: TIER.threads * launcher_of(schedule_of(wildcards)).processes
     params:
         tier=reference(TIER.path),
         study=lambda wildcards: reference(STUDIES[wildcards.study].path),
@@ -88,7 +88,7 @@ rule train_variant:
         start=lambda wildcards, input: (
             option("--base", input.base) or option("--features", input.features)
         ),
-        launcher=TIER.launcher.command,
+        launcher=lambda wildcards: launcher_of(schedule_of(wildcards)).command,
         own_threads=TIER.threads,
         code=rooms_hash("train"),
         settings=schedule_hash,
