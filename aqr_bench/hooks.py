@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -30,21 +31,26 @@ def seed_all(*parts: int) -> None:
     torch.manual_seed(int(state[1]))
 
 
+def of_rank(rank: int) -> tuple[int, ...]:
+    """What tells the seeds of several processes apart; nothing for the first, whose seeds are those of a single one."""
+    return (rank,) if rank else ()
+
+
 class SeededBatches:
     """Iterator over batches that seeds all generators before each: batch k is the same in every run.
 
     The first ``skip`` batches, those trained on before a restart, are not loaded: only their indices are drawn.
     """
 
-    def __init__(self, iterator: Any, seed: int, skip: int) -> None:
-        self.iterator, self.seed, self.skip, self.count = iterator, seed, skip, 0
+    def __init__(self, iterator: Any, seed: int, skip: int, rank: int = 0) -> None:
+        self.iterator, self.seed, self.skip, self.count, self.rank = iterator, seed, skip, 0, rank
 
     def __next__(self) -> Any:
         index, self.count = self.count, self.count + 1
         if index < self.skip:
             # mmengine's endless iterator around torch's; without workers, drawing the indices is all that moves it on.
             return self.iterator._iterator._next_index()
-        seed_all(self.seed, index, 0)
+        seed_all(self.seed, index, 0, *of_rank(self.rank))
         return next(self.iterator)
 
 
@@ -53,7 +59,7 @@ class SeedIterations(Hook):
     """Seed all generators from (seed, iteration), so that a resumed run equals an unbroken one.
 
     mmengine saves no generator state. Augmentation is seeded as the batch is loaded, dropout and denoising noise as
-    the iteration starts.
+    the iteration starts. Of several processes each draws its own.
 
     Raises:
         ValueError: the training loader has worker processes, whose generators this does not reach.
@@ -68,10 +74,10 @@ class SeedIterations(Hook):
         loop = runner.train_loop
         if loop.dataloader.num_workers:
             raise ValueError("SeedIterations needs train_dataloader.num_workers=0")
-        loop.dataloader_iterator = SeededBatches(loop.dataloader_iterator, self.seed, skip=runner.iter)
+        loop.dataloader_iterator = SeededBatches(loop.dataloader_iterator, self.seed, runner.iter, runner.rank)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        seed_all(self.seed, runner.iter, 1)
+        seed_all(self.seed, runner.iter, 1, *of_rank(runner.rank))
 
 
 @HOOKS.register_module()
@@ -105,7 +111,11 @@ def _seed_worker(parts: tuple[int, ...], worker: int) -> None:
 
 @HOOKS.register_module()
 class LossCurve(Hook):
-    """Keep [iteration, mean loss] pairs, also over a restart, and raise DivergedError on a loss that is not finite."""
+    """Keep [iteration, mean loss] pairs, also over a restart, and raise DivergedError on a loss that is not finite.
+
+    Of several processes the loss is the mean over them, so that all of them stop at the same iteration; the first one
+    writes the file.
+    """
 
     priority = "NORMAL"
 
@@ -126,16 +136,19 @@ class LossCurve(Hook):
         self._sum, self._count = runner.message_hub.get_info(OPEN_POINT, (0.0, 0))
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        loss = float(outputs["loss"].detach())
+        mean = outputs["loss"].detach().clone()
+        all_reduce(mean, op="mean")  # in place; nothing to do for one process
+        loss = float(mean)
         if not np.isfinite(loss):
             raise DivergedError(f"loss is {loss} at iteration {runner.iter + 1}")
         self._sum, self._count = self._sum + loss, self._count + 1
         if (runner.iter + 1) % self.every == 0 or runner.iter + 1 == runner.max_iters:
             self.points.append([runner.iter + 1, self._sum / self._count])
             self._sum, self._count = 0.0, 0
-            temporary = self._path(runner).with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.points))
-            os.replace(temporary, self._path(runner))
+            if runner.rank == 0:
+                temporary = self._path(runner).with_suffix(".tmp")
+                temporary.write_text(json.dumps(self.points))
+                os.replace(temporary, self._path(runner))
         runner.message_hub.update_info(OPEN_POINT, [self._sum, self._count])
 
 
@@ -179,7 +192,7 @@ class StopObjectSample(Hook):
 
 @HOOKS.register_module()
 class Progress(Hook):
-    """One line every so many iterations: iteration, the losses, seconds per iteration."""
+    """One line every so many iterations: iteration, the losses (of the first process), seconds per iteration."""
 
     priority = "LOW"
 
@@ -187,6 +200,8 @@ class Progress(Hook):
         self.every = every
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if runner.rank:
+            return
         if (runner.iter + 1) % self.every == 0 or runner.iter + 1 == runner.max_iters:
             timing = runner.message_hub.log_scalars.get("train/time")
             seconds = f" {timing.mean(self.every):.2f} s/iter" if timing is not None and timing.data else ""

@@ -22,7 +22,7 @@ _MODEL = ("bias", "cmt", "corruptions", "data", "experiment.py", "overrides.py",
 ROOMS: dict[str, tuple[str, ...]] = {
     "world": ("world",),
     "prepare": ("data",),
-    "train": (*_MODEL, "checkpoint.py", "hooks.py", "limits.py", "reuse.py", "starts.py", "train.py"),
+    "train": (*_MODEL, "checkpoint.py", "hooks.py", "limits.py", "ranks.py", "reuse.py", "starts.py", "train.py"),
     "evaluate": (*_MODEL, "metrics", "evaluate.py", "reuse.py", "telemetry.py"),
     "measure": (*_MODEL, "evaluate.py", "measure.py"),
     "pictures": (*_MODEL, "metrics", "evaluate.py", "pictures.py", "report/pictures.py"),

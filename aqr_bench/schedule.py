@@ -16,6 +16,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Launcher:
+    """How trainings are started: by ``processes`` processes on one machine, one GPU each.
+
+    ``batch``: whether the batch size of a config counts the samples of all processes (``total``) or of each
+    (``per_process``: official configs, made for that many GPUs).
+    """
+
+    processes: int = 1
+    batch: str = "total"
+
+    @property
+    def command(self) -> str:
+        """What stands before ``-m aqr_bench.train``."""
+        return "python" if self.processes == 1 else f"torchrun --standalone --nproc-per-node={self.processes}"
+
+    def total_batch(self, batch_size: int) -> int:
+        """Samples per iteration, over however many processes there are."""
+        return batch_size * self.processes if self.batch == "per_process" else batch_size
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Length and config overrides of one training, and where its weights start.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.overrides import merge_overrides
-from aqr_bench.schedule import Schedule, tier_schedule, variant_schedule
+from aqr_bench.schedule import Launcher, Schedule, tier_schedule, variant_schedule
 from aqr_bench.schema import read_yaml, repository_root, schema_error
 
 # Rule names and result folders: a study of that name would collide with them.
@@ -55,6 +55,7 @@ class Tier:
     database: bool = False  # of objects, for GT sampling
     studies: tuple[str, ...] = ("bias_site",)  # what is run where nothing is named
     suites: tuple[str, ...] = ()  # further suites of those
+    launcher: Launcher = field(default_factory=Launcher)  # of trainings
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         costs=data.get("costs", {}),
         models=models,
         database=data["data"].get("database", False),
+        launcher=Launcher(**data.get("launcher", {})),
         **{key: tuple(data[key]) for key in ("studies", "suites") if key in data},
     )
 

@@ -2,7 +2,7 @@
 
 With --study and --variant it trains that variant, with --pretrain one branch of the model alone, without them the base
 model. --base and --features are the train records to start from, where tier or study say so. Killed at any moment, the
-same command goes on from the last checkpoint in --work.
+same command goes on from the last checkpoint in --work. Started by torchrun, its processes train one model together.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.experiment import build_config, inner_dataset, load_data
 from aqr_bench.limits import memory_limit
+from aqr_bench.ranks import Failure, Team, leave_now, share_of, world_size
 from aqr_bench.record import (
     ROOMS,
     Record,
@@ -60,8 +61,37 @@ def main(argv: list[str] | None = None) -> int:
         what = "the base model" if start == "base" else "the pretrained branches"
         raise UserError(f"this training starts from {what} (tier '{tier.name}'): give --{start} TRAIN_RECORD")
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
-    known: dict[str, Any] = dict(config=hashable(config), rooms=ROOMS["train"], seed=args.seed, started=started)
+    team, limit = Team(), None if args.pretrain else schedule.memory_limit_mb
+    loader = config.train_dataloader
+    loader.batch_size = share_of(tier.launcher.total_batch(loader.batch_size), team.size, str(tier.path))
+    if not team.leads:
+        return follow(team, config, tier, limit, clock)
+    hashed = {**hashable(config), **({"processes": team.size} if team.size > 1 else {})}
+    known: dict[str, Any] = dict(config=hashed, rooms=ROOMS["train"], seed=args.seed, started=started)
     extra = {"pretrain": args.pretrain} if args.pretrain else {}
+
+    def put_down(status: str, reason: str | None, cost: dict, curve: Sequence = (), **where: Any) -> None:
+        record = Record(
+            kind="train",
+            status=status,
+            reason=reason,
+            tier=tier.name,
+            study=study.name if study else None,
+            variant=args.variant,
+            seed=args.seed,
+            cost=cost,
+            provenance=provenance(**known, data_sha256=data.sha256, **where),
+            curve=list(curve),
+            extra=extra,
+        )
+        write_records(args.out, [record])
+        print(f"{status}: {args.out}" + (f" ({reason})" if reason else ""))
+
+    def put_down_failure(failure: Failure) -> None:
+        reason = f"rank {failure.rank}: {failure.reason}" if failure.rank else failure.reason
+        put_down(failure.status, reason, cost_since(clock))
+
+    team.watch(put_down_failure)
     try:
         init = [trained_checkpoint(path) for path in given.get(start, [])]
         file = None if args.pretrain else start_file(tier, schedule)
@@ -76,14 +106,20 @@ def main(argv: list[str] | None = None) -> int:
             checkpoint, done = take_over(twin[0] / "final.pth", work / "final.pth"), twin[1]
             # The cost is that of the run which did the work.
             facts, curve, extra["same_as"] = done["cost"], done["curve"], done["run"]
+            team.share(None)
         elif args.pretrain is None and schedule.iterations == 0:
             checkpoint, facts, curve = keep_base(config, init[0])
+            team.share(None)
         else:
             parts = tier.pretrain[args.pretrain].parts if args.pretrain else None
             whole = start in ("base", "published")
-            with memory_limit(None if args.pretrain else schedule.memory_limit_mb):
-                checkpoint, facts, curve = run_training(config, tier, init, whole=whole, parts=parts)
-        status, reason, cost = "ok", None, {**cost_since(clock), **facts}
+            if init:
+                init = [merged_weights(init, work / "init.pth")]
+            job = team.share(dict(init=init, whole=whole, parts=parts))
+            with memory_limit(limit):
+                checkpoint, facts, curve = run_training(config, tier, **job)
+            facts |= of_all(team.gather(cost_since(clock)))
+        cost = {**cost_since(clock), **facts}
         run = "/".join([*([study.name, args.variant] if study else ["base"]), f"seed{args.seed}"])
         if args.pretrain is None:
             found = {"run": extra.get("same_as", run), "cost": cost, "curve": curve}
@@ -96,26 +132,35 @@ def main(argv: list[str] | None = None) -> int:
         raise
     except Exception as error:
         traceback.print_exc()
-        status, reason, where = status_of(error), one_line(error), {}
-        if status == "oom" and schedule.memory_limit_mb and not args.pretrain:
-            reason = f"{reason.rstrip(': ')} (memory limit {schedule.memory_limit_mb} MB)"
-        cost, curve = cost_since(clock), []
-    record = Record(
-        kind="train",
-        status=status,
-        reason=reason,
-        tier=tier.name,
-        study=study.name if study else None,
-        variant=args.variant,
-        seed=args.seed,
-        cost=cost,
-        provenance=provenance(**known, data_sha256=data.sha256, **where),
-        curve=curve,
-        extra=extra,
-    )
-    write_records(args.out, [record])
-    print(f"{status}: {args.out}" + (f" ({reason})" if reason else ""))
+        put_down_failure(team.settle(error, *what_failed(error, limit)))
+    else:
+        put_down("ok", None, cost, curve, **where)
+    if team.size > 1:
+        leave_now(0)
     return 0
+
+
+def follow(team: Team, config: Any, tier: Tier, limit: int | None, clock: tuple[float, float]) -> int:
+    """Train along with rank 0, if it trains at all. 0 also when the training failed: rank 0 leaves the record."""
+    team.watch()
+    try:
+        job = team.share()
+        if job is not None:
+            with memory_limit(limit):
+                run_training(config, tier, **job)
+            team.gather(cost_since(clock))
+    except Exception as error:
+        traceback.print_exc()
+        team.settle(error, *what_failed(error, limit))
+    leave_now(0)
+
+
+def what_failed(error: Exception, limit: int | None) -> tuple[str, str]:
+    """Status and reason for a record."""
+    status, reason = status_of(error), one_line(error)
+    if status == "oom" and limit:
+        reason = f"{reason.rstrip(': ')} (memory limit {limit} MB)"
+    return status, reason
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -196,23 +241,31 @@ def run_training(
 
     work = Path(config.work_dir)
     config.resume = _has_checkpoint(work)
-    config.launcher = "none"
+    config.launcher = "none" if world_size() == 1 else "pytorch"
+    # Not every process sees every sensor in every batch. Batch statistics are each process' own, those of the first
+    # are kept, as in mmdet3d.
+    config.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False, find_unused_parameters=True
+    )
     # Evaluation is a job of its own; the Runner asks for a test loop where it sees a test loader.
     runner = Runner.from_cfg(_without_test(config))
     if init and not config.resume:
         merged = merged_weights(init, work / "init.pth")
-        load_weights(runner.model, merged, whole)  # says what does not fit, where mmengine would only warn
+        load_weights(inner_model(runner), merged, whole)  # says what does not fit, where mmengine would only warn
         # train() initialises the weights afresh and makes the averaged copy; what it loads comes after both.
         runner._load_from = str(merged)
     runner.train()
+    path = work / "final.pth"
     curve = next(h for h in runner.hooks if isinstance(h, LossCurve)).points
+    if runner.rank:
+        return path, {}, curve
     weights = final_weights(runner)
     if parts is not None:
         weights = {name: value for name, value in weights.items() if name.startswith(tuple(parts))}
         for part in parts:
             if not any(name.startswith(part) for name in weights):
                 raise RuntimeError(f"the model has no parameters '{part}': see parts of pretrain in {tier.path}")
-    path = _save(weights, work / "final.pth", runner.iter)
+    _save(weights, path, runner.iter)
     parameters = sum(p.numel() for p in runner.model.parameters())
     return path, {"parameters": parameters, "iterations": runner.iter, "threads": threads}, curve
 
@@ -267,8 +320,15 @@ def final_weights(runner: Any) -> dict:
     from mmengine.hooks import EMAHook
 
     averaged = [h for h in runner.hooks if isinstance(h, EMAHook)]
-    model = averaged[0].ema_model.module if averaged else runner.model
+    model = averaged[0].ema_model.module if averaged else inner_model(runner)
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def inner_model(runner: Any) -> Any:
+    """The model itself, which is wrapped where several processes train."""
+    from mmengine.model import is_model_wrapper
+
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def load_weights(model: Any, checkpoint: Path, whole: bool = True) -> None:
@@ -299,6 +359,13 @@ def cost_since(clock: tuple[float, float]) -> dict[str, float]:
         "cpu_s": round(time.process_time() - clock[1], 2),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
+
+
+def of_all(costs: list[dict[str, float]]) -> dict[str, float]:
+    """Processor time and memory of all processes together; nothing to say for one."""
+    if len(costs) == 1:
+        return {}
+    return {"processes": len(costs), **{k: round(sum(c[k] for c in costs), 2) for k in ("cpu_s", "peak_rss_mb")}}
 
 
 def hashable(config: Any) -> dict:

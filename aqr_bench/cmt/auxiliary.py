@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aqr_bench.bias import project_to_cameras
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, sensor_states
+from aqr_bench.cmt.losses import process_mean
 from aqr_bench.corruptions.frame import NO_CAMERAS, NO_LIDAR
 
 MIN_SIGMA = 0.6  # cells; below it, a Gaussian is one cell
@@ -44,6 +45,7 @@ class AuxiliaryHeatmaps(BaseModule):
         self.image = nn.Conv2d(image_channels, num_classes, 1)
         for layer in (self.bev, self.image):
             nn.init.constant_(layer.bias, -2.19)
+        self.sync_factors = False  # see HeadLosses
         self.num_classes, self.pc_range = num_classes, tuple(pc_range)
         self.focal = GaussianFocalLoss(loss_weight=loss_weight)
 
@@ -114,8 +116,9 @@ class AuxiliaryHeatmaps(BaseModule):
         return heat.index_reduce_(0, labels_n[inside], blobs, "amax")
 
     def _focal(self, logits: Tensor, target: Tensor, present_B: Tensor) -> Tensor:
+        positives = target[present_B].eq(1).sum().item()
+        positives = max(process_mean(positives, logits) if self.sync_factors else positives, 1)
         if not present_B.any():
             return logits.sum() * 0
         logits, target = logits[present_B], target[present_B]
-        positives = target.eq(1).sum().clamp(min=1).item()
         return self.focal(logits.sigmoid().clamp(1e-4, 1 - 1e-4), target, avg_factor=positives)

@@ -44,6 +44,8 @@ class CmtDetector(MVXTwoStageDetector):
         features_only: ``lidar`` or ``cameras``: train that branch alone, by the auxiliary losses and that of the image
             points; all else is left as it is. Published CMT models start from an image backbone that was trained for
             monocular detection; this is how the small tiers get theirs.
+        sync_factors: where several processes train, divide losses by counts of objects averaged over all of them, as a
+            single process with all samples would; CMT counts in each process (but for boxes of denoising queries).
         frozen: names of submodules (``pts_middle_encoder``, ``img_backbone``, ...) that do not learn. They stay in
             eval mode, so that their batch statistics stay too. On a CPU the sparse encoder has to be among them:
             spconv has no backward there.
@@ -59,6 +61,7 @@ class CmtDetector(MVXTwoStageDetector):
         auxiliary: dict | None = None,
         consistent_grid: bool = False,
         features_only: str | None = None,
+        sync_factors: bool = False,
         frozen: Sequence[str] = (),
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
@@ -99,6 +102,9 @@ class CmtDetector(MVXTwoStageDetector):
         if features_only and self.auxiliary is None:
             raise UserError("model.features_only needs model.auxiliary: there is no other loss on features alone")
         self.features_only = features_only
+        for part in (head, self.auxiliary, getattr(head, "image_points", None)):
+            if part is not None:
+                part.sync_factors = sync_factors
         self.frozen = tuple(frozen)
         for name in self.frozen:
             if getattr(self, name, None) is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from aqr_bench.cmt.coder import stack_codes
 from aqr_bench.cmt.denoising import DenoisingQueries
 from aqr_bench.cmt.geometry import gravity_boxes, metas_of, plain_labels
-from aqr_bench.cmt.losses import denoising_losses, matching_losses
+from aqr_bench.cmt.losses import denoising_losses, matching_losses, process_mean
 from aqr_bench.errors import UserError
 
 Outputs = tuple[list[dict[str, Any]], ...]  # [task][level] -> name: [layers, B, Q, C]
@@ -19,9 +19,14 @@ Outputs = tuple[list[dict[str, Any]], ...]  # [task][level] -> name: [layers, B,
 class HeadLosses:
     """Mixin of the heads: ``loss`` and ``loss_by_feat``.
 
+    ``sync_factors``: what losses are divided by (counts of objects) is averaged over the processes that train together,
+    so that these compute the loss of one process with all samples. CMT does so for the boxes of denoising queries only.
+
     Needs ``assigner``, ``loss_cls``, ``loss_bbox``, ``task_slices``, ``train_cfg``, ``scalar``, ``split``,
     ``dn_weight`` and ``aqr``.
     """
+
+    sync_factors = False
 
     def loss(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Losses, from features or from predictions.
@@ -69,6 +74,7 @@ class HeadLosses:
                     self.loss_cls,
                     self.loss_bbox,
                     code_weights,
+                    self.sync_factors,
                 )
                 for t in range(len(outputs))
             ]
@@ -85,6 +91,10 @@ class HeadLosses:
     def _denoising_losses(self, outputs: list[dict], layers: int, code_weights: Sequence[float]) -> dict[str, Tensor]:
         queries: DenoisingQueries | None = outputs[0].get("dn_queries")
         losses: dict[str, Tensor] = {}
+        copies = 0 if queries is None else len(queries.sample_K)
+        # Also where there are none: other processes may have some, and wait for the answer of all.
+        mean = process_mean(copies, outputs[0]["center"])
+        counts = (mean if self.sync_factors else copies, mean)
         for layer in [layers - 1, *range(layers - 1)]:
             prefix = "" if layer == layers - 1 else f"d{layer}."
             if queries is None:  # no object in the batch: the same keys, so that processes and logs agree
@@ -101,6 +111,7 @@ class HeadLosses:
                         self.loss_bbox,
                         code_weights,
                         self.split,
+                        counts,
                     )
                     for t in range(len(outputs))
                 ]

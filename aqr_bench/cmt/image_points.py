@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, sensor_states
+from aqr_bench.cmt.losses import process_mean
 from aqr_bench.corruptions.frame import NO_CAMERAS
 
 NEAREST_M, FARTHEST_M = 1.0, 80.0
@@ -37,6 +38,7 @@ class ImagePoints(nn.Module):
         self.out = nn.Linear(hidden, 3)
         nn.init.zeros_(self.out.bias)
         self.loss_weight = loss_weight
+        self.sync_factors = False  # see HeadLosses
 
     def forward(self, image_BNCHW: Tensor, cameras: CameraGeometry) -> Tensor:
         """Points [B, N * rows * cols, 3] (metres, LiDAR frame), camera by camera, row-major."""
@@ -66,6 +68,8 @@ class ImagePoints(nn.Module):
             hit = shown >= 0
             error = (points_BK3[sample, hit] - box[shown[hit], :3]).abs().sum(-1) / distance[hit].clamp(min=NEAREST_M)
             total, count = total + error.sum(), count + int(hit.sum())
+        if self.sync_factors:
+            count = process_mean(count, total)
         return self.loss_weight * total / max(count, 1)
 
 

@@ -42,11 +42,13 @@ def matching_losses(
     loss_cls: Loss,
     loss_bbox: Loss,
     code_weights: Sequence[float],
+    sync: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Classification and box loss of one layer and task.
 
-    The average factors count this process's samples only, as in CMT: ``positives + 0.1 * negatives`` (at least 1)
-    for classes and ``positives`` for boxes. Boxes with a size of zero have no logarithm and give no box loss.
+    The average factors are ``positives + 0.1 * negatives`` (at least 1) for classes and ``positives`` for boxes; they
+    count this process's samples only, as in CMT, or with ``sync`` are averaged over processes. Boxes with a size
+    of zero have no logarithm and give no box loss.
 
     Args:
         boxes: per sample [n, 9], gravity centres, metres; labels: per sample [n] over all tasks.
@@ -65,7 +67,7 @@ def matching_losses(
         picked.append(codes_BQD[b, query])
         targets.append(task_boxes[truth])
     codes, targets = torch.cat(picked), torch.cat(targets)
-    positives = len(codes)
+    positives = process_mean(len(codes), codes) if sync else len(codes)
     factor = max(positives + 0.1 * (B * Q - positives), 1.0)
     cls = _class_loss(loss_cls, logits_BQC.flatten(0, 1), target_labels.flatten(), factor)
     return cls, _box_loss(loss_bbox, codes, targets, code_weights, positives)
@@ -80,20 +82,26 @@ def denoising_losses(
     loss_bbox: Loss,
     code_weights: Sequence[float],
     split: float,
+    counts: tuple[float, float],
 ) -> tuple[Tensor, Tensor]:
     """Classification and box loss of the denoising queries of one layer and task.
 
-    The class factor is ``n * 3.14159 / 6 * split ** 3`` (at least 1), the box factor ``n`` averaged over processes;
-    n counts the copies of all tasks. The box loss covers the copies of the task's own classes, also those with so
-    much noise that their class target is background.
+    The class factor is ``n * 3.14159 / 6 * split ** 3`` (at least 1), the box factor ``m`` (at least 1), for
+    ``counts = (n, m)``: how many copies of objects there are for all tasks, here or on average over processes.
+    The box loss covers the copies of the task's own classes, also those with so much noise that their class target is
+    background.
     """
     logits = logits_BPC[queries.sample_K, queries.slot_K]
     codes = codes_BPD[queries.sample_K, queries.slot_K]
-    n = len(logits)
-    cls = _class_loss(loss_cls, logits, task.local(queries.labels_K), max(n * 3.14159 / 6 * split**3, 1.0))
-    box_factor = reduce_mean(logits.new_tensor([float(n)])).clamp(min=1).item()
+    factor = max(counts[0] * 3.14159 / 6 * split**3, 1.0)
+    cls = _class_loss(loss_cls, logits, task.local(queries.labels_K), factor)
     mine = task.owns(queries.raw_labels_K)
-    return cls, _box_loss(loss_bbox, codes[mine], queries.boxes_K[mine], code_weights, box_factor)
+    return cls, _box_loss(loss_bbox, codes[mine], queries.boxes_K[mine], code_weights, counts[1])
+
+
+def process_mean(count: float, like: Tensor) -> float:
+    """A count averaged over the processes that train together, all of which have to ask; ``like`` gives the device."""
+    return reduce_mean(torch.tensor([float(count)], device=like.device)).item()
 
 
 def _class_loss(loss: Loss, logits_NC: Tensor, labels_N: Tensor, factor: float) -> Tensor:

@@ -14,6 +14,8 @@ import pytest
 import yaml
 from checkout import Checkout, copy_repository
 
+from aqr_bench.study import load_tier
+
 SMOKE = ("--config", "tier=smoke", "studies=smoke")
 DIVERGED = '{"cross": ["diverged", "loss is not finite at iteration 3"]}'
 JOBS = {"world": 1, "prepare": 1, "train_base": 1, "train_variant": 2, "evaluate": 3, "measure": 2, "pictures": 1}
@@ -275,3 +277,26 @@ def test_the_paper_is_trained_with_objects_to_paste(checkout):
     other = planned(checkout, "--config", "tier=paper_train", "studies=bias_site")
     # Another study has its own suite alone, and starts from the base model.
     assert (other["train_base"], other["train_variant"], other["evaluate"]) == (1, 4, 5)
+
+
+def shell_lines(checkout: Checkout, *arguments: str) -> list[str]:
+    """Commands of a dry run that train."""
+    done = checkout.snakemake("--dry-run", "--printshellcmds", "--cores", "4", *arguments, *SMOKE)
+    assert done.returncode == 0, done.stderr
+    return [line for line in (done.stdout + done.stderr).splitlines() if "-m aqr_bench.train " in line]
+
+
+def test_a_tier_with_several_processes_trains_by_torchrun(copy):
+    tier = copy.root / "ablations" / "tiers" / "smoke.yaml"
+    one = shell_lines(copy, "--forceall")
+    assert len(one) == 3 and all(" python -m aqr_bench.train " in line for line in one)
+    edit(tier, lambda d: d.update(launcher={"processes": 2}))
+    two = shell_lines(copy)  # results of one process are not those of two
+    assert len(two) == 3
+    assert [a.replace(" python -m", " torchrun --standalone --nproc-per-node=2 -m") for a in one] == two
+    threads = load_tier(tier).threads
+    assert all(f"OMP_NUM_THREADS={threads} torchrun" in line for line in two), two[0]
+    # Weights that are only taken over need no second process.
+    edit(copy.root / "ablations" / "smoke.yaml", lambda d: d.update(iterations=0))
+    kept = shell_lines(copy)
+    assert sum(" torchrun " in line for line in kept) == 1 and sum(" python -m" in line for line in kept) == 2

@@ -151,6 +151,16 @@ def variant_settings(wildcards, variant=None):
     return {"model": schedule.model, "config": schedule.config}
 
 
+def launcher_of(schedule):
+    """How a training is started; weights that are taken as they are need but one process."""
+    return studies_of.Launcher() if schedule.iterations == 0 else TIER.launcher
+
+
+def launcher_settings(launcher):
+    """Processes split the batch, and what is normalised per batch with it: another number, another training."""
+    return {} if launcher.processes == 1 else {"launcher": vars(launcher)}
+
+
 def schedule_settings(schedule):
     """How long a training takes and what it starts from; a published file that comes or changes is another start."""
     file = {"published": schedule.checkpoint, "scratch": schedule.backbone}.get(
@@ -160,6 +170,7 @@ def schedule_settings(schedule):
     return {
         "iterations": schedule.iterations,
         "init": schedule.init,
+        **launcher_settings(launcher_of(schedule)),
         **({"epochs": schedule.epochs} if schedule.epochs else {}),
         **(
             {"file": [file, facts and [facts.st_size, facts.st_mtime_ns]]}

@@ -11,18 +11,24 @@ rule pretrain:
         "logs/{tier}/pretrain/{branch}/train.log",
     conda:
         "../../environment.yml"
-    threads: TIER.threads
+    threads: TIER.threads * TIER.launcher.processes
     params:
         tier=reference(TIER.path),
         infos=subpath(input.infos, parent=True),
+        launcher=TIER.launcher.command,
+        own_threads=TIER.threads,
         code=rooms_hash("train"),
         settings=lambda wildcards: config_hash(
-            {"model": TIER.model, **vars(TIER.pretrain[wildcards.branch])}
+            {
+                "model": TIER.model,
+                **vars(TIER.pretrain[wildcards.branch]),
+                **launcher_settings(TIER.launcher),
+            }
         ),
     message:
         "Pretraining of the {wildcards.branch} branch, tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
         " --seed 0 --pretrain {wildcards.branch} --out {output} --work results/{wildcards.tier}/work"
         " > {log} 2>&1 || (tail -n 3 {log} >&2; exit 1)"
 
@@ -38,11 +44,13 @@ rule train_base:
         "logs/{tier}/base/seed{seed}/train.log",
     conda:
         "../../environment.yml"
-    threads: TIER.threads
+    threads: TIER.threads * launcher_of(TIER.base).processes
     params:
         tier=reference(TIER.path),
         infos=subpath(input.infos, parent=True),
         features=lambda wildcards, input: option("--features", input.features),
+        launcher=launcher_of(TIER.base).command,
+        own_threads=TIER.threads,
         code=rooms_hash("train"),
         settings=config_hash(
             {
@@ -55,7 +63,7 @@ rule train_base:
     message:
         "Base training, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
         " --seed {wildcards.seed} {params.features} --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"
 
@@ -72,7 +80,7 @@ rule train_variant:
         "logs/{tier}/{study}/{variant}/seed{seed}/train.log",
     conda:
         "../../environment.yml"
-    threads: TIER.threads
+    threads: lambda wildcards: TIER.threads * launcher_of(schedule_of(wildcards)).processes
     params:
         tier=reference(TIER.path),
         study=lambda wildcards: reference(STUDIES[wildcards.study].path),
@@ -80,12 +88,14 @@ rule train_variant:
         start=lambda wildcards, input: (
             option("--base", input.base) or option("--features", input.features)
         ),
+        launcher=lambda wildcards: launcher_of(schedule_of(wildcards)).command,
+        own_threads=TIER.threads,
         code=rooms_hash("train"),
         settings=schedule_hash,
     message:
         "Training {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
         " --seed {wildcards.seed} --study {params.study} --variant {wildcards.variant} {params.start}"
         " --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"

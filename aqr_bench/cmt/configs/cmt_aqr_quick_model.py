@@ -29,6 +29,7 @@ model = dict(
     channels_last=True,
     frozen=[],
     features_only=None,
+    sync_factors=True,
     data_preprocessor=dict(
         type="Det3DDataPreprocessor",
         voxel=False,

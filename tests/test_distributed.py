@@ -1,0 +1,169 @@
+"""Training by torchrun: two processes on CPUs compute the losses that one computes, and fail as one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from aqr_bench.data.__main__ import main as prepare
+from aqr_bench.errors import UserError
+from aqr_bench.hooks import SeededBatches, seed_all
+from aqr_bench.ranks import share_of
+from aqr_bench.record import read_records
+from aqr_bench.schedule import Launcher
+from aqr_bench.study import load_tier
+from aqr_bench.world.spec import WorldSpec
+from aqr_bench.world.write import write_world
+
+WORLD = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2)
+PIPELINE = "train_dataloader.dataset.pipeline"
+# Hooks of these tests, for processes of their own.
+STARTER = """
+import os, signal
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch.nn.modules.batchnorm import _BatchNorm
+
+@HOOKS.register_module()
+class EndSecond(Hook):
+    def __init__(self, how):
+        self.how = how
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == 1 and runner.iter == 1:
+            if self.how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("the second process has had enough")
+
+@HOOKS.register_module()
+class StillNorms(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        still = [m.eval() for m in runner.model.modules() if isinstance(m, _BatchNorm)]
+        assert len(still) == 2
+
+if __name__ == "__main__":
+    from aqr_bench.train import main
+    main()
+"""
+SEEDS, CURVE = {"type": "SeedIterations"}, {"type": "LossCurve", "every": 1}
+EQUAL = {
+    "train_dataloader.batch_size": 2,
+    # Nothing that the processes would draw for themselves: augmentation, denoising noise.
+    f"{PIPELINE}.SensorDropout": {"type": "SensorDropout", "lidar": 0.0, "cameras": 0.0},
+    f"{PIPELINE}.TurnWorld.prob": 0.0,
+    "model.pts_bbox_head.scalar": 0,
+    # Batch statistics are each process' own: both runs use the initial running ones. The other norms are group norms.
+    "custom_hooks": [SEEDS, CURVE, {"type": "StillNorms"}],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("distributed")
+    (folder / "starter.py").write_text(STARTER)
+    write_world(WorldSpec.from_dict(WORLD), folder / "world")
+    tier = write_tier(folder / "tiny.yaml")
+    assert prepare(["--tier", str(tier), "--root", str(folder / "world"), "--out", str(folder), "--quiet"]) == 0
+    return folder
+
+
+def write_tier(path: Path, iterations: int = 4, processes: int = 2, batch: str = "total", **config) -> Path:
+    tier = dict(
+        name=path.stem,
+        summary="a few iterations",
+        data=dict(kind="synthetic", version="v1.0-mini"),
+        world=WORLD,
+        model="cmt_aqr_quick",
+        base=dict(iterations=iterations, config=EQUAL | config),
+        variant=dict(iterations=1, init="base"),
+        launcher=dict(processes=processes, batch=batch),
+    )
+    path.write_text(yaml.safe_dump(tier))
+    return path
+
+
+def launch(place: Path, tier: Path, name: str, processes: int) -> tuple[int, str, Path]:
+    """Exit code, output and record file of a training in processes of its own."""
+    out = place / name / "train.jsonl"
+    start = [sys.executable, "-m"]
+    if processes > 1:
+        start += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    command = [*start, "starter", "--tier", str(tier), "--infos", str(place), "--seed", "0"]
+    search = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [*command, "--out", str(out), "--work", str(place / name / "work")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done.returncode, done.stdout + done.stderr, out
+
+
+def losses(place: Path, tier: Path, name: str, processes: int) -> np.ndarray:
+    """Loss of every iteration; the record is checked on the way."""
+    code, said, out = launch(place, tier, name, processes)
+    assert code == 0, said
+    (record,) = read_records(out)
+    assert record.ok, record.reason
+    assert record.cost.get("processes", 1) == processes
+    print(name, record.curve)
+    return np.array(record.curve)[:, 1]
+
+
+@pytest.mark.slow
+def test_two_processes_compute_the_losses_of_one(place):
+    one, two = (losses(place, place / "tiny.yaml", f"with{n}", n) for n in (1, 2))
+    assert len(one) == 4
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-6)  # the sums of two halves, in another order
+    np.testing.assert_allclose(two, one, rtol=1e-5)  # and after steps with gradients that were summed so
+    # Divided by the counts of each process, as official CMT does, it is another loss.
+    own = write_tier(place / "own.yaml", iterations=1, **{"model.sync_factors": False})
+    assert abs(losses(place, own, "own", 2)[0] / one[0] - 1) > 1e-3
+
+
+def ended(place: Path, how: str) -> tuple[int, str, Path]:
+    """A training whose second process fails in its second iteration."""
+    hooks = {"custom_hooks": [SEEDS, CURVE, {"type": "EndSecond", "how": how}]}
+    return launch(place, write_tier(place / f"{how}.yaml", **hooks), how, 2)
+
+
+@pytest.mark.slow
+def test_a_failure_of_one_process_ends_all_and_leaves_one_record(place):
+    code, said, out = ended(place, "fail")
+    assert code == 0, said
+    (record,) = read_records(out)
+    assert record.status == "failed" and record.reason == "rank 1: ValueError: the second process has had enough"
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all_without_a_record(place):
+    """As a killed training in one process does: the next call goes on from the last checkpoint."""
+    code, said, out = ended(place, "kill")
+    assert code != 0 and not out.exists(), said
+
+
+def test_the_batch_of_a_tier_does_not_depend_on_the_processes(tmp_path):
+    official = Launcher(8, "per_process")
+    assert [share_of(official.total_batch(2), n, "x.yaml") for n in (1, 2, 4, 8)] == [16, 8, 4, 2]
+    assert share_of(Launcher(2).total_batch(4), 2, "x.yaml") == 2
+    with pytest.raises(UserError, match=r"x\.yaml: a batch of 2 cannot be split evenly over 8 processes; change"):
+        share_of(Launcher(8).total_batch(2), 8, "x.yaml")
+    assert load_tier(write_tier(tmp_path / "tiny.yaml", processes=2)).launcher == Launcher(2, "total")
+    with pytest.raises(UserError, match=r"launcher"):
+        load_tier(write_tier(tmp_path / "none.yaml", processes=0))
+
+
+def test_processes_draw_differently_and_the_first_as_one_alone():
+    drawn = []
+    for rank in (0, 1, 2):
+        batches = SeededBatches(iter(lambda: float(np.random.rand()), None), 5, 0, rank)
+        drawn.append([next(batches) for _ in range(3)])
+    seed_all(5, 0, 0)
+    assert drawn[0][0] == np.random.rand() and len({value for row in drawn for value in row}) == 9
