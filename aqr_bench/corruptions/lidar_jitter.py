@@ -5,18 +5,9 @@ All from ika-rwth-aachen/MultiCorrupt:converter/lidar.py. Only x, y, z change; o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-
-from aqr_bench.corruptions.frame import MAX_RINGS, RING
-
-
-def keep_rings(points: np.ndarray, rings: Collection[int]) -> np.ndarray:
-    """The points of some rings (reduce_LiDAR_beamsV2). The ring is column 4, a whole number below MAX_RINGS."""
-    kept = np.zeros(MAX_RINGS, bool)
-    kept[list(rings)] = True
-    return points[kept[points[:, RING].astype(np.int64)]]
 
 
 def drop_share(points: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.corruptions import image_blur, image_light, image_weather, lidar_jitter, lidar_weather
+from aqr_bench.corruptions import geometry, image_blur, image_light, image_weather, lidar_jitter, lidar_weather
 from aqr_bench.corruptions.condition import Draws
 from aqr_bench.corruptions.frame import LIDAR, Frame, native_scale
 from aqr_bench.corruptions.missing_sensors import ZERO, drop_cameras
@@ -35,7 +35,7 @@ def _clouds(frame: Frame, draws: Draws, change: _PointsKernel) -> Frame:
 
 def beams(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
     """Only some rings are left."""
-    return frame.with_points(lambda cloud: lidar_jitter.keep_rings(cloud.points, p["rings"]))
+    return geometry.keep_rings(frame, p["rings"])
 
 
 def points(frame: Frame, draws: Draws, p: Parameters) -> Frame:
