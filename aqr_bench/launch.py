@@ -17,6 +17,7 @@ from pathlib import Path
 from aqr_bench import study as studies_of
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.inputs import require_inputs
+from aqr_bench.outcome import print_outcome
 from aqr_bench.schema import repository_root
 from aqr_bench.world.spec import read_tier
 
@@ -181,7 +182,8 @@ def launch(
         print(failure_summary(progress, folder), file=sys.stderr)
         return 1
     print("nothing to do, all is up to date" if progress.nothing_to_do else f"{progress.total} jobs done")
-    all_ok = print_outcome(folder, tier, studies)
+    places = [f"{tier.name}/base", *(f"{tier.name}/{study.name}" for study in studies)]
+    all_ok = print_outcome(folder / "results", folder / ".snakemake" / "aqr-bench-outcome.json", places)
     print(f"report: {(folder / 'results' / tier.name / 'report' / 'index.html').resolve()}")
     return 1 if strict and not all_ok else 0
 
@@ -256,19 +258,3 @@ def failure_summary(progress: Progress, folder: Path, most: int = 3) -> str:
         lines.append(f"and {len(logs) - most} more")
     jobs = f"{len(logs)} job" + "s" * (len(logs) != 1)
     return "\n".join([*lines, f"{jobs} failed; the same command goes on from here"])
-
-
-def print_outcome(folder: Path, tier: studies_of.Tier, studies: Sequence[studies_of.Study]) -> bool:
-    """Print how many records are ok and which are not; True if all are."""
-    from aqr_bench.record import count_ok, describe, read_run
-
-    places = [f"{tier.name}/base", *(f"{tier.name}/{study.name}" for study in studies)]
-    files = sorted(file for place in places for file in (folder / "results" / place).rglob("*.jsonl"))
-    records = [record for file in files for record in read_run(file)]
-    failed = [record for record in records if record.failed]
-    print(count_ok(records))
-    for record in failed[:10]:
-        print(f"  {record.status}: {describe(record)}: {record.reason}")
-    if len(failed) > 10:
-        print(f"  and {len(failed) - 10} more; all are listed in the report")
-    return not failed

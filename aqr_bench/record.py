@@ -235,11 +235,9 @@ def describe(record: Record) -> str:
     return " ".join(str(w) for w in words if w is not None)
 
 
-def count_ok(records: Sequence[Record]) -> str:
+def ok_of(ok: int, counted: int, not_applicable: int = 0) -> str:
     """``7 of 8 records ok``; those that are not applicable count on neither side and are named."""
-    counted = [r for r in records if r.status != NOT_APPLICABLE]
-    others = len(records) - len(counted)
-    return f"{sum(r.ok for r in counted)} of {len(counted)} records ok" + (f", {others} not applicable" * bool(others))
+    return f"{ok} of {counted} records ok" + (f", {not_applicable} not applicable" if not_applicable else "")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -252,7 +250,8 @@ def main(argv: list[str] | None = None) -> int:
     failed = [r for r in records if r.failed]
     for record in failed:
         print(f"{record.status}: {describe(record)}: {record.reason}", file=sys.stderr)
-    print(count_ok(records))
+    others = sum(r.status == NOT_APPLICABLE for r in records)
+    print(ok_of(sum(r.ok for r in records), len(records) - others, others))
     return 1 if failed else 0
 
 
