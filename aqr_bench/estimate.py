@@ -26,6 +26,7 @@ class Work:
             is not known before the data set is (a training by epochs).
         jobs: all jobs, with those that take over the result of a twin.
         alone: one at a time, with the machine to itself.
+        processes: of each job (torchrun); it takes the place of so many others.
     """
 
     what: str
@@ -33,6 +34,7 @@ class Work:
     units: tuple[int | None, ...]
     jobs: int
     alone: bool = False
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,12 @@ def plan(tier: Tier, studies: Sequence[Study], suites: Iterable[Suite] = ()) -> 
     measured = sum(len(study.variants) for study in studies)
     branches = tuple(p.iterations for p in tier.pretrain.values()) if needs_branches else ()
     world = (1,) if tier.kind == "synthetic" else ()
+    processes = tier.launcher.processes
     return [
         Work("world", "world_s", world, len(world), alone=True),
-        Work("pretrainings", "pretrain_s", branches, len(branches)),
-        Work("base trainings", "base_s", (tier.base.iterations,) * len(bases), len(bases)),
-        Work("variant trainings", "variant_s", tuple(trainings.values()), runs),
+        Work("pretrainings", "pretrain_s", branches, len(branches), processes=processes),
+        Work("base trainings", "base_s", (tier.base.iterations,) * len(bases), len(bases), processes=processes),
+        Work("variant trainings", "variant_s", tuple(trainings.values()), runs, processes=processes),
         Work("evaluations", "evaluate_s", (*evaluations.values(), *base_units), judged + len(base_units)),
         Work("measurements", "measure_s", (1,) * measured, measured, alone=True),
     ]
@@ -129,12 +132,13 @@ def seconds(work: Work, times: Times) -> list[float] | None:
 
 
 def wall_seconds(works: Sequence[Work], times: Times, side_by_side: int) -> tuple[float, list[str]]:
-    """Estimated wall time, sort after sort with ``side_by_side`` jobs at once, and what is left out as unknown."""
+    """Estimated wall time, sort after sort with ``side_by_side`` processes at once, and what is left out as unknown."""
     total, unknown = 0.0, []
     for work in works:
         each = seconds(work, times)
         if each is None:
             unknown.append(work.what)
         elif each:
-            total += sum(each) if work.alone else max(max(each), sum(each) / side_by_side)
+            lanes = max(1, side_by_side // work.processes)
+            total += sum(each) if work.alone else max(max(each), sum(each) / lanes)
     return total, unknown

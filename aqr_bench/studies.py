@@ -102,7 +102,7 @@ def cost_lines(
             unit = "condition" if work.kind == "evaluate_s" else "iteration"
             amount = ", by epochs" if None in work.units else f", {counted(sum(work.units), unit)}"
         shared = work.jobs - len(work.units)
-        took = "time unknown" if each is None else f"{duration(sum(each))} of one core"
+        took = "time unknown" if each is None else f"{duration(sum(each) * work.processes)} of one core"
         if each is not None and work.alone:
             took = f"{duration(sum(each))}, alone on the machine"
         return (

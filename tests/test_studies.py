@@ -124,6 +124,8 @@ def test_wall_time_goes_side_by_side_and_measurements_alone():
     assert estimate.wall_seconds(works, times, 2) == (20 + 10, ["evaluations"])
     times = estimate.Times({"variant_s": 1.0, "measure_s": 5.0, "evaluate_s": 2.0, "start_s": 4.0}, "")
     assert estimate.wall_seconds(works, times, 8) == (10 + 10 + 10, [])
+    pairs = [estimate.Work("trainings", "variant_s", (10, 10, 10, 10), 4, processes=2)]
+    assert [estimate.wall_seconds(pairs, times, cores)[0] for cores in (1, 2, 4)] == [40, 40, 20]
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (100, "2 min"), (5000, "83 min"), (12600, "3.5 h")])
