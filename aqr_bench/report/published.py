@@ -160,16 +160,25 @@ def comparison_sentence(table: Table) -> str:
 
 
 def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, Any]) -> Table:
-    """A protocol published for another model: its column beside those of the variants, and no difference."""
+    """A protocol that others published: their column beside those of the variants, and no difference.
+
+    Conditions go by their name in the published file, or by ``name/severity`` where it has several severities.
+    """
     suite, rows = load_suite(entry["suite"]), read_published(entry["file"])
+    where = f"{study.path}: published.protocols"
     rows = rows[rows["model"] == entry["model"]]
     if rows.empty:
-        raise UserError(f"{study.path}: published.other_models: no '{entry['model']}' in {entry['file']}")
-    _check_conditions(study, suite, entry["conditions"])
+        raise UserError(f"{where}: no '{entry['model']}' in {entry['file']}")
+    _check_names(study, suite, entry)
     measured = collect_runs(records, matrix(tier, [study]), [suite], {})
+    full_name = rows["condition"] + ("/" + rows["severity"]).fillna("")
+    column = f"{entry['model']} (published)"
     data, shown = [], []
     for ours, theirs in entry["conditions"].items():
-        for row in rows[rows["condition"] == theirs].itertuples():
+        named = rows[(rows["condition"] == theirs) | (full_name == theirs)]
+        if named.empty:
+            raise UserError(f"{where}: no condition '{theirs}' of {entry['model']} in {entry['file']}")
+        for row in named.itertuples():
             values, texts = {}, {}
             for variant in study.variants:
                 mean = summarise(list(by_seed(measured, variant, ours, row.metric).values())).mean
@@ -177,39 +186,37 @@ def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, 
                 gone = measured.not_applicable(variant, ours)
                 texts[variant] = "not applicable" if gone else number(values[variant], 1)
             key = {"condition": ours, "metric": row.metric}
-            theirs_column = f"{entry['model']} (published)"
-            data.append({**key, **values, theirs_column: row.value, "source": row.source})
-            shown.append(
-                {
-                    "Condition": ours,
-                    "Metric": row.metric,
-                    **texts,
-                    theirs_column: f"{row.value:g}",
-                    "Source": row.source,
-                }
-            )
+            data.append({**key, **values, column: row.value, "source": row.source})
+            both = {"Condition": ours, "Metric": row.metric}
+            shown.append({**both, **texts, column: f"{row.value:g}", "Source": row.source})
+    if same := entry.get("variant"):
+        who = f"{entry['model']} is the model of the variant {same}, under corruptions that others made"
+    else:
+        who = f"{entry['model']} is another model, and nothing here is a variant of it"
     note = (
-        f"Percent. {entry['model']} is another model, and nothing here is a variant of it: no difference is taken, and "
-        f"no order follows. Conditions are ours, see docs/corruptions.md for where they differ from the published ones."
+        f"Percent. {who}: no difference is taken, and no order follows. Conditions are ours, see docs/corruptions.md "
+        "for where they differ from the published ones."
     )
     if not comparable(tier):
         note += f" Measured on {tier.kind} {tier.version}, not on what the published column is of."
-    name, title = f"{study.name}_published_{suite.name}", f"The protocol of {entry['model']}"
-    numeric = frozenset([*study.variants, f"{entry['model']} (published)"])
+    name, title = f"{study.name}_published_{suite.name}", entry.get("title", f"The protocol of {entry['model']}")
+    numeric = frozenset([*study.variants, column])
     return Table(name, title, pd.DataFrame(data), pd.DataFrame(shown), note, numeric=numeric)
 
 
-def _check_conditions(study: Study, suite: Suite, names: Mapping[str, str]) -> None:
+def _check_names(study: Study, suite: Suite, entry: Mapping[str, Any]) -> None:
     known = [condition.name for condition in suite.conditions]
-    for name in names:
+    for name in entry["conditions"]:
         if name not in known:
-            raise UserError(f"{study.path}: published.other_models: suite '{suite.name}' has no condition '{name}'")
+            raise UserError(f"{study.path}: published.protocols: suite '{suite.name}' has no condition '{name}'")
+    if entry.get("variant", study.baseline) not in study.variants:
+        raise UserError(f"{study.path}: published.protocols: the study has no variant '{entry['variant']}'")
 
 
 def published_tables(study: Study, tier: Tier, results: Results, records: Path) -> list[Table]:
     """All tables of a study that is set beside published numbers; none where it is not."""
     if not study.published:
         return []
-    others = study.published.get("other_models", [])
+    others = study.published.get("protocols", [])
     first = comparison_table(study, tier, results, records)
     return [first, *(protocol_table(study, tier, records, entry) for entry in others)]

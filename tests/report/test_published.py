@@ -120,6 +120,41 @@ def test_the_protocol_of_another_model_has_no_difference(records):
     assert not [c for c in table.shown.columns if "ifference" in c or "olerance" in c]
 
 
+def test_the_protocol_with_severities_says_which_variant_is_the_same_model(records):
+    rows = [evaluated("voxel0075_vov", "multicorrupt", "fog_3", (0.5, 0.6))]
+    rows += [evaluated("lidar_voxel0075", "multicorrupt", "fog_3", None, "not_applicable", BLIND)]
+    for row in rows:
+        folder = records / PAPER.name / STUDY.name / row.variant / "seed0"
+        write_records(folder / "evaluate.multicorrupt.jsonl", [row])
+    table = published_tables(STUDY, PAPER, collect_study(records, PAPER, STUDY), records)[2]
+    shown = table.shown.set_index("Condition")
+    assert len(shown) == 31 and (table.title, table.name) == (
+        "MultiCorrupt's numbers for CMT",
+        "paper_cmt_published_multicorrupt",
+    )
+    # evaluations_nds.csv: beamsreducing 1 and 3.
+    assert shown.loc[["beamsreducing_1", "beamsreducing_3"], "CMT (published)"].tolist() == ["68.26", "44.97"]
+    row = shown.loc["fog_3", ["voxel0075_vov", "lidar_voxel0075", "voxel0100_r50"]]
+    assert row.tolist() == ["60.0", "not applicable", "–"]
+    assert "CMT is the model of the variant voxel0075_vov" in table.note and "no difference is taken" in table.note
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "CMD"}, "no 'CMD' in multicorrupt_nds"),
+        ({"variant": "vov"}, "the study has no variant 'vov'"),
+        ({"conditions": {"mist_1": "fog/1"}}, "suite 'multicorrupt' has no condition 'mist_1'"),
+        ({"conditions": {"fog_1": "fog/4"}}, "no condition 'fog/4' of CMT in multicorrupt_nds"),
+    ],
+)
+def test_a_wrong_name_in_a_protocol_is_named(tmp_path, change, message):
+    last = STUDY.published["protocols"][-1]
+    study = replace(STUDY, published={**STUDY.published, "protocols": [{**last, **change}]})
+    with pytest.raises(UserError, match=f"paper_cmt.yaml: published.protocols: {message}"):
+        published_tables(study, PAPER, collect_study(tmp_path, PAPER, study), tmp_path)
+
+
 def test_the_published_names_of_the_shipped_study_are_known_and_a_wrong_one_is_named():
     found = published_rows(STUDY)
     clean = found[found["condition"] == "clean"].pivot(index="variant", columns="metric", values="value")
