@@ -28,6 +28,7 @@ from aqr_bench.study import Study, Tier, known_studies, load_study, load_tier, v
 
 AGREE = 0.10  # two runs of the same measurement, in the ratio between variants
 KEPT = ("latency_ms", "latency_cpu_ms", "latency_ratio", "latency_ratio_quartiles", "latency_cpu_ratio")
+COLUMNS = 9  # of the table of two runs
 NUMBERS = ("latency_ratio", "latency_cpu_ratio", "training_ratio", "training_cpu_ratio")
 
 
@@ -112,6 +113,8 @@ def measured_in_fresh_process(tier: Tier, study: Study, variant: str, infos: str
     if "latency_ms" in training:
         row |= {"training_ms": _brief(training["latency_ms"]), "training_ratio": training["latency_ratio"]}
         row["training_cpu_ratio"] = training["latency_cpu_ratio"]
+    elif "reason" in training:
+        row["training_reason"] = f"{training['status']}: {training['reason']}"
     return {**row, "load_1min": cost["method"]["clocks"]["after"]["load_1min"]}
 
 
@@ -149,16 +152,17 @@ def comparison(first: dict[str, Any], second: dict[str, Any]) -> str:
 
 
 def _line(a: dict[str, Any], b: dict[str, Any]) -> str:
-    name = f"{a['study']} / {a['variant']}"
+    cells = [f"{a['study']} / {a['variant']}"]
     if "same_as" in a:
-        return f"| {name} | as {a['same_as']} |" + " |" * 7
-    if not a["status"] == b["status"] == "ok":
-        return f"| {name} | {a.get('reason', a['status'])} | {b.get('reason', b['status'])} |" + " |" * 6
-    times = [
-        "{:.1f} ({:.1f} to {:.1f})".format(r["latency_ms"]["median"], *r["latency_ms"]["quartiles"]) for r in (a, b)
-    ]
-    ratios = [f"{r[key]:.3f}" for key in NUMBERS[:3] for r in (a, b) if key in r]
-    return "| " + " | ".join([name, *times, *ratios]) + " |"
+        cells.append(f"as {a['same_as']}")
+    elif not a["status"] == b["status"] == "ok":
+        cells += [r.get("reason", r["status"]) for r in (a, b)]
+    else:
+        for r in (a, b):
+            low, high = r["latency_ms"]["quartiles"]
+            cells.append(f"{r['latency_ms']['median']:.1f} ({low:.1f} to {high:.1f})")
+        cells += [f"{r[key]:.3f}" if key in r else "–" for key in NUMBERS[:3] for r in (a, b)]
+    return "| " + " | ".join([*cells, *[""] * (COLUMNS - len(cells))]) + " |"
 
 
 if __name__ == "__main__":
