@@ -4,7 +4,8 @@
     python benchmarks/decoder_cost.py --config cmt_voxel0075_vov_1600x640_cbgs --rounds 5 --modes inference
 
 The head of an official config runs on made-up features, so neither backbone counts. Every variant runs once a round, in
-an order drawn anew; ratios to the plain head are taken round by round. Memory is that of a fresh process each.
+an order drawn anew, with the plain head right before or after it; ratios are taken pair by pair. Memory is that of a
+fresh process each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +29,7 @@ from aqr_bench.cost.full_head import HeadInputs, build_head, head_size, load_mod
 from aqr_bench.cost.machine import clocks
 from aqr_bench.cost.memory import PeakMemory
 from aqr_bench.cost.stages import Stages
+from aqr_bench.errors import UserError, run_main
 from aqr_bench.provenance import machine, packages
 from aqr_bench.runtime import use_threads
 
@@ -40,6 +43,8 @@ ROUTERS: dict[str, dict[str, Any]] = {
 }
 VARIANTS = {PLAIN: (None, "auto")} | {f"{r}, {b}": (ROUTERS[r], b) for r in ROUTERS for b in BACKENDS}
 MODES = ("inference", "training")
+# Processor time of one thread is what a machine with other work on it can still tell.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,17 +57,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     threads, config = use_threads(args.threads), load_model_config(args.config)
+    if args.clock == "cpu" and (threads > 1 or args.device != "cpu"):
+        raise UserError(
+            "--clock cpu adds up the time of all threads and knows no GPU: it needs --threads 1, --device cpu"
+        )
     if args.peak_of:
         print(json.dumps(peak(config, args)))
         return 0
     size, variants = head_size(config), list(dict.fromkeys([PLAIN, *args.variants]))
     facts = {"config": args.config, "batch": args.batch, "windows": args.windows, "rounds": args.rounds}
-    facts["device"] = args.device
+    facts |= {"device": args.device, "clock": args.clock}
     facts |= {"queries": size.queries, "keys": size.keys, "layers": size.layers, "threads": threads, "goal": GOAL}
     result = {**facts, "machine": machine(), "packages": packages(), "clocks": {"before": clocks()}, "modes": {}}
     for mode in args.modes:
@@ -112,37 +122,44 @@ def learn(head: Any, inputs: HeadInputs) -> None:
 
 
 def times(config: Any, variants: list[str], mode: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Seconds and ratios to the plain head by variant.
+    """Times and ratios by variant; the plain head runs right beside each of them, before or after it by turns.
 
     ``head_ratio``: of the whole pass. ``decoder_ratio`` (inference): router, geometry, bias and decoder, over the plain
     decoder; embeddings and output layers, which AQR leaves alone, are in neither.
     """
-    stages: dict[str, Stages] = {}
-    passes: dict[str, Callable[[], Any]] = {}
+    clock = CLOCKS[args.clock]
+    heads = {name: make(config, name, mode, args) for name in variants}
+    runs: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {name: [] for name in variants}
+
+    def run(name: str) -> dict[str, float]:
+        head, _, one_pass = heads[name]
+        with Stages(SimpleNamespace(pts_bbox_head=head), clock) as stages:
+            stages.time(one_pass)
+        return stages.runs[0]
+
     for name in variants:
-        head, _, passes[name] = make(config, name, mode, args)
-        stages[name] = Stages(SimpleNamespace(pts_bbox_head=head))
-        passes[name]()
+        run(name)
     for turn in range(args.rounds):
         for name in random.Random(turn).sample(variants, len(variants)):
-            with stages[name]:
-                stages[name].time(passes[name])
+            if turn % 2:
+                plain = run(PLAIN)
+                runs[name].append((run(name), plain))
+            else:
+                runs[name].append((run(name), run(PLAIN)))
         print(f"{mode}: round {turn + 1} of {args.rounds}", file=sys.stderr)
-    runs = {name: stages[name].runs for name in variants}
+    heads.clear()
     free_memory()
-    return {name: row(runs[name], runs[PLAIN], name == PLAIN, mode) for name in variants}
+    return {name: row(pairs, mode) for name, pairs in runs.items()}
 
 
-def row(mine: list[dict[str, float]], plain: list[dict[str, float]], is_plain: bool, mode: str) -> dict[str, Any]:
-    """Medians of the stages in ms, and ratios with their quartiles."""
+def row(pairs: list[tuple[dict[str, float], dict[str, float]]], mode: str) -> dict[str, Any]:
+    """Medians of the stages in ms, and ratios with their quartiles; those of the plain head to itself are the noise."""
+    mine = [a for a, _ in pairs]
     names = [name for name in ("router", "decoder", "head", "other", "whole") if any(name in run for run in mine)]
     found: dict[str, Any] = {"ms": {n: round(statistics.median(run[n] for run in mine), 1) for n in names}}
-    if is_plain:
-        return found
-    found["head_ratio"] = spread([a["whole"] / b["whole"] for a, b in zip(mine, plain, strict=True)])
+    found["head_ratio"] = spread([a["whole"] / b["whole"] for a, b in pairs])
     if mode == "inference":
-        pairs = zip(mine, plain, strict=True)
-        found["decoder_ratio"] = spread([(a["router"] + a["decoder"]) / b["decoder"] for a, b in pairs])
+        found["decoder_ratio"] = spread([(a.get("router", 0.0) + a["decoder"]) / b["decoder"] for a, b in pairs])
     return found
 
 
@@ -180,7 +197,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['config']}, batch {result['batch']}, Q {result['queries']}, K {result['keys']}, {result['layers']} "
         f"layers, windows {result['windows']}, {result['machine']['cpu']}, {result['threads']} threads, "
-        f"{result['rounds']} rounds",
+        f"{result['rounds']} rounds, {result['clock']} time",
         "",
         "| mode | variant | ms | router | decoder | decoder with AQR / without | head | MB | MB ratio |",
         "|---|---|---:|---:|---:|---|---|---:|---:|",
@@ -198,4 +215,4 @@ def table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)
