@@ -16,7 +16,7 @@ from aqr_bench.schema import repository_root
 from aqr_bench.study import Study, Tier
 
 FILES = ("cmt_main", "missing_modality_and_clean_baselines")
-HERE = "here"
+HERE, NO_VOXELS = "here", "none: cameras alone"
 TEXT = (
     "Speed depends on the machine, the batch, the precision and on what is timed: rows of different machines say "
     "nothing about each other. The tables before this one compare variants, on one machine and in turns."
@@ -54,7 +54,8 @@ def published_speeds() -> list[dict[str, Any]]:
         for row in found.itertuples():
             where = machines.loc[row.source]
             known = {"model": row.model, "samples_per_s": row.value, "source": row.source}
-            rows.append({**known, "machine": where["machine"], "voxelisation": where["voxelisation"], "batch": None})
+            voxelisation = NO_VOXELS if row.modality == "C" else where["voxelisation"]
+            rows.append({**known, "machine": where["machine"], "voxelisation": voxelisation, "batch": None})
     return rows
 
 
@@ -86,15 +87,10 @@ def _rows_of(model: str, record: Record) -> list[dict[str, Any]]:
         where += f", {cost['threads']} {'thread' if cost['threads'] == 1 else 'threads'}"
     batch = cost.get("batch_size")
     common = {"model": model, "machine": where, "batch": batch, "source": f"{HERE}, tier {record.tier}"}
-    without = (cost.get("without_voxelisation") or {}).get("latency_ms")
-    rows = [
-        {
-            **common,
-            "samples_per_s": cost.get("throughput_per_s"),
-            "voxelisation": "timed" if without else "timed, if any",
-        }
-    ]
-    if without and batch:
-        speed = 1000 * batch / without["median"]
+    left_out = cost.get("without_voxelisation") or {}
+    timed = NO_VOXELS if left_out.get("status") == "not_applicable" else "timed"
+    rows = [{**common, "samples_per_s": cost.get("throughput_per_s"), "voxelisation": timed}]
+    if "latency_ms" in left_out and batch:
+        speed = 1000 * batch / left_out["latency_ms"]["median"]
         rows.append({**common, "samples_per_s": speed, "voxelisation": "left out"})
     return rows
