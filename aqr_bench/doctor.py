@@ -96,16 +96,23 @@ def _check_packages() -> Check:
     for requirement in map(Requirement, asked):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+        version = _version(requirement.name)
+        if version is None:
             wrong.append(f"{requirement.name} is missing")
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
+        elif not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} is {version}, not {requirement.specifier}")
     if wrong:
         return Check("packages", "broken", "; ".join(wrong), LOCKED)
     return Check("packages", "ok", "all that pyproject.toml asks for")
+
+
+def _version(name: str) -> str | None:
+    """Version of a package, or of one that brings its module under another name, as spconv's CUDA builds do."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        others = importlib.metadata.packages_distributions().get(name.replace("-", "_"), [])
+        return importlib.metadata.version(others[0]) if others else None
 
 
 def _check_probes(probed: Mapping[str, Probed]) -> Iterator[Check]:
@@ -196,7 +203,7 @@ def _gpu_reasons(tier: Tier, plans: Sequence[Schedule], probed: Mapping[str, Pro
         what = f"it trains a sparse encoder on {wanted}, and torch can use {gpus or 'none'}"
         yield Reason(what, f"a machine with a GPU, and CUDA builds of torch and spconv: {INSTALL_DOC}")
     if not probed["spconv"].facts["cuda"]:
-        remedy = f"{INSTALL} spconv-cuXXX in place of spconv; {INSTALL_DOC}"
+        remedy = f"spconv-cuXXX in place of spconv: {INSTALL_DOC}"
         yield Reason("it trains a sparse encoder, and spconv is its CPU build", remedy)
 
 

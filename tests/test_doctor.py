@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -144,6 +145,25 @@ def test_without_numpy_it_still_speaks(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (1, "")
     assert "a package is missing or broken: numpy is in pieces" in done.stdout
+
+
+def test_a_cuda_build_of_spconv_counts_as_spconv(monkeypatch):
+    versions = {"spconv-cu126": "2.3.8"}
+
+    def version(name):
+        if name in versions:
+            return versions[name]
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: ["spconv==2.3.8", 'pytest; extra == "test"'])
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"spconv": ["spconv-cu126"]})
+    assert doctor._check_packages().state == "ok"
+    versions["spconv-cu126"] = "2.3.6"
+    check = doctor._check_packages()
+    assert check.state == "broken" and check.seen == "spconv is 2.3.6, not ==2.3.8"
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", dict)
+    assert doctor._check_packages().seen == "spconv is missing"
 
 
 def test_a_probe_that_hangs_is_given_up():
