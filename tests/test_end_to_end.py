@@ -23,7 +23,7 @@ RUN = [sys.executable, "-m", "aqr_bench.cli", "run", "--tier", "smoke", "--study
 def place(tmp_path_factory) -> Path:
     """An empty folder with the repository's workflow and studies; the package is the installed one."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("ablations", "workflow"):
+    for name in ("ablations", "workflow", "results/published"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("Snakefile", "environment.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
