@@ -32,7 +32,7 @@ LIMIT_S = 1200
 def copy_checkout(folder: Path) -> Path:
     """The repository's workflow and studies in a folder of their own; the package is the installed one."""
     folder.mkdir()
-    for name in ("ablations", "workflow"):
+    for name in ("ablations", "workflow", "results/published"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("Snakefile", "environment.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)

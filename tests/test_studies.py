@@ -136,5 +136,6 @@ def test_durations_for_people(seconds, said):
 def test_what_the_quick_tier_assumes_is_what_its_reference_records_say():
     found = estimate.known_times(load_tier("quick"), Path(__file__).parents[1] / "results" / "reference")
     assumed = load_tier("quick").costs
-    for kind in ("pretrain_s", "base_s", "variant_s", "evaluate_s", "measure_s"):
+    # Not measure_s: those records are of a shorter measurement than today's.
+    for kind in ("pretrain_s", "base_s", "variant_s", "evaluate_s"):
         assert assumed[kind] == pytest.approx(found.seconds[kind], rel=0.15), json.dumps(found.seconds)

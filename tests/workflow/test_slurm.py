@@ -93,7 +93,7 @@ def test_job_that_fails_is_tried_again_and_named(slurm, tmp_path):
 
 @pytest.mark.slow
 def test_real_smoke_tier(slurm, tmp_path):
-    for name in ("ablations", "workflow"):
+    for name in ("ablations", "workflow", "results/published"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     for name in ("Snakefile", "environment.yml", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, tmp_path)
