@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aqr_bench.cost.ring import ring_of_cameras
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.experiment import CONFIGS
 
@@ -120,25 +121,6 @@ def make_inputs(config: Any, batch: int = 1, truth: bool = False, device: str = 
             sample.gt_instances_3d = _objects(config, generator, device)
         samples.append(sample)
     return HeadInputs(features(size.bev, batch), features(size.image, batch * CAMERAS), samples)
-
-
-def ring_of_cameras(count: int, pixels: tuple[int, int], degrees: float) -> Tensor:
-    """[count, 4, 4]: LiDAR frame (metres) to pixels, of pinholes at the origin that look outwards all around.
-
-    Args:
-        pixels: (height, width) of each image; ``degrees``: its horizontal field of view.
-    """
-    height, width = pixels
-    focal = width / 2 / math.tan(math.radians(degrees) / 2)
-    views = []
-    for n in range(count):
-        c, s = math.cos(2 * math.pi * n / count), math.sin(2 * math.pi * n / count)
-        axes = torch.tensor([[s, -c, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [c, s, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
-        inner = torch.eye(4)
-        inner[0, 0] = inner[1, 1] = focal
-        inner[0, 2], inner[1, 2] = width / 2, height / 2
-        views.append(inner @ axes)
-    return torch.stack(views)
 
 
 def _image_size(pipeline: list) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What the attention benchmarks run: sizes, variants, inputs with true windows, one step, the float64 reference."""
+"""What the attention tables time: sizes, variants, inputs with true windows, one step, the float64 reference."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from aqr_bench.bias import MemoryLayout, WindowBias, biased_attention, corrected, grid_windows, window_bias
+from aqr_bench.cost.ring import ring_of_cameras
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def make_case(
 
     spread = torch.tensor([2 * s.reach_m, 2 * s.reach_m, 3.0])
     points = ((torch.rand(s.batch, s.queries, 3, generator=g) - 0.5) * spread).to(device)
-    matrices = _ring(s.cameras[0], s.image, 70.0 * 6 / s.cameras[0]).expand(s.batch, -1, -1, -1).to(device)
+    matrices = ring_of_cameras(s.cameras[0], s.image, 70.0 * 6 / s.cameras[0]).expand(s.batch, -1, -1, -1).to(device)
     shapes = torch.tensor(s.image).float().expand(s.batch, s.cameras[0], 2).to(device)
     windows = grid_windows(points, matrices, shapes, layout, bev_window, camera_window)
     cells = sum(w.size**2 for w in windows)
@@ -105,21 +106,6 @@ def make_case(
         nn.Parameter(normal(s.width, s.width) / math.sqrt(s.width)),
         window_bias(windows, torch.zeros(s.batch, s.queries, cells, device=device, dtype=dtype), layout.num_keys),
     )
-
-
-def _ring(cameras: int, image: tuple[int, int], degrees: float) -> Tensor:
-    """[cameras, 4, 4] projections of pinholes at the origin that look outwards all around."""
-    height, width = image
-    focal = width / 2 / math.tan(math.radians(degrees) / 2)
-    views = []
-    for n in range(cameras):
-        c, s = math.cos(2 * math.pi * n / cameras), math.sin(2 * math.pi * n / cameras)
-        axes = torch.tensor([[s, -c, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [c, s, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
-        inner = torch.eye(4)
-        inner[0, 0] = inner[1, 1] = focal
-        inner[0, 2], inner[1, 2] = width / 2, height / 2
-        views.append(inner @ axes)
-    return torch.stack(views)
 
 
 # ---------------------------------------------------------------------- variants
