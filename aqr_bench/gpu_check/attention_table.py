@@ -75,9 +75,7 @@ def cannot(backend: str, dtype: str, device: str, mode: str) -> str | None:
     return None
 
 
-def interleaved(
-    case: Case, names: Iterable[str], mode: str, rounds: int
-) -> tuple[dict[str, Times], dict[str, str]]:
+def interleaved(case: Case, names: Iterable[str], mode: str, rounds: int) -> tuple[dict[str, Times], dict[str, str]]:
     """Times of every variant, run in turns, and the reasons of those that failed in their warm-up."""
     steps, failed = {}, {}
     for name in names:

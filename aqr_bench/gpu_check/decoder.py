@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from aqr_bench.cost.full_head import HeadInputs, build_head, load_model_config, make_inputs
 from aqr_bench.cost.timing import in_turns, ratio, summary, synchronise
@@ -79,6 +80,7 @@ def compile_rows(settings: Settings, emit: Callable[[dict[str, Any]], None]) -> 
 
 def _compiled(settings: Settings, decoder: Any, call: tuple, backward: bool) -> dict[str, Any]:
     torch._dynamo.reset()
+    counters.clear()
     compiled = torch.compile(decoder, backend=settings.compiler)
 
     def run(function: Callable) -> Tensor:
@@ -100,14 +102,9 @@ def _compiled(settings: Settings, decoder: Any, call: tuple, backward: bool) -> 
     times = in_turns({"as it is": lambda: run(decoder), "compiled": lambda: run(compiled)}, 1, settings.rounds)
     return {
         "compile_s": round(seconds, 1),
-        "graph_breaks": _graph_breaks(),
+        "graph_breaks": sum(counters["graph_break"].values()),
         "latency_ms": summary(times["as it is"].wall_ms),
         "compiled_ms": summary(times["compiled"].wall_ms),
         "ratio": ratio(times["compiled"].wall_ms, times["as it is"].wall_ms),
         "error": float((own - plain).abs().max() / plain.abs().max()),
     }
-
-
-def _graph_breaks() -> int:
-    """How often the compiler had to leave code to Python, since its last reset."""
-    return sum(torch._dynamo.utils.counters["graph_break"].values())

@@ -31,7 +31,9 @@ def cost_rows(settings: Settings, config: str, emit: Callable[[dict[str, Any]], 
         for name in HEADS:
             row = {"config": config, "mode": mode, "head": name}
             try:
-                found, batch, why = shrinking(asked, lambda n, mode=mode, name=name: _cost(settings, config, mode, name, n))
+                found, batch, why = shrinking(
+                    asked, lambda n, mode=mode, name=name: _cost(settings, config, mode, name, n)
+                )
             except Exception as error:  # this head's: the others go on
                 emit({**row, "failed": one_line(error)})
             else:

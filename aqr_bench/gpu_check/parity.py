@@ -24,9 +24,7 @@ def bias_rows(settings: Settings, emit: Callable[[dict[str, Any]], None]) -> Non
     The reference gets the same numbers, rounded to the dtype.
     """
     for dtype in settings.parity_dtypes:
-        case = make_case(
-            settings.parity_attention, WINDOWS[0], WINDOWS[0], settings.device, getattr(torch, dtype)
-        )
+        case = make_case(settings.parity_attention, WINDOWS[0], WINDOWS[0], settings.device, getattr(torch, dtype))
         reference = exact(case)
         for backend in BACKENDS:
             if backend == "none":
@@ -58,8 +56,8 @@ def head_rows(settings: Settings, emit: Callable[[dict[str, Any]], None]) -> Non
 
     The reference is the CPU in float32 with backend ``literal``; the device runs ``auto`` and ``masked``.
     """
-    from aqr_bench.cost.full_head import load_model_config, make_inputs
     from aqr_bench.cmt.attention import set_backend
+    from aqr_bench.cost.full_head import load_model_config, make_inputs
     from aqr_bench.gpu_check.decoder import decoder_call, head_with_bias, moved
 
     name = settings.parity_head
