@@ -1,6 +1,6 @@
 """Everything worth knowing on a GPU machine, in one call of under eight minutes.
 
-    python -m aqr_bench.gpu_check --out DIR                  # on the GPU if there is one, else a smaller check on the CPU
+    python -m aqr_bench.gpu_check --out DIR      # on the GPU if there is one, else a smaller check on the CPU
     python -m aqr_bench.gpu_check --out DIR --device cpu --parts devices bias_parity
 
 Every part runs in a process of its own and within its share of the time: a kernel that brings down the process or a
@@ -11,6 +11,7 @@ Exit code: 0, also if parts were skipped (their status says why); 1 if a part fa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -135,10 +136,8 @@ def _worker(name: str, settings: Settings, rows: Path, log: Path, seconds: float
         except subprocess.TimeoutExpired:
             return None
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # and what compilers it has started
-            except ProcessLookupError:
-                pass
             process.wait()
 
 

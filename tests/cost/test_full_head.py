@@ -29,7 +29,7 @@ def test_shapes_are_those_of_the_config(name, bev, image, keys):
 
 
 def test_an_unknown_config_is_named():
-    with pytest.raises(UserError, match="no model config 'cmt_aqr_quik'.*cmt_aqr_quick"):
+    with pytest.raises(UserError, match=r"no model config 'cmt_aqr_quik'.*cmt_aqr_quick"):
         load_model_config("cmt_aqr_quik")
 
 
