@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from aqr_bench import runtime
 from aqr_bench.cost.full_head import HeadInputs, build_head, load_model_config, make_inputs
 from aqr_bench.cost.timing import in_turns, ratio, summary, synchronise
 from aqr_bench.gpu_check.settings import Settings, one_line
+
+runtime.prepare()
 
 WINDOW_CELLS = 5
 ROUTER_SPREAD = 0.05  # of the made-up weights of the router's last layer, which starts at zero

@@ -15,8 +15,9 @@ import torch
 from aqr_bench.cost.machine import gpu_state
 from aqr_bench.cost.timing import in_turns, summary
 from aqr_bench.gpu_check.settings import Settings
-from aqr_bench.gpu_check.wheels import WHEELS, missing
+from aqr_bench.gpu_check.wheels import missing
 
+SHOWN = ("numpy", "triton", "scipy", "mmengine", "mmcv", "mmcv-lite", "mmdet", "mmdet3d", "nvidia-ml-py")
 SIDE = {"full": 8192, "small": 1024, "tiny": 64}  # of the square matrices
 
 
@@ -34,7 +35,7 @@ def machine(device: str) -> dict[str, Any]:
 def device_rows(settings: Settings, emit: Callable[[dict[str, Any]], None]) -> None:
     """Facts one by one, as rows of ``what`` and ``value``; then products of matrices and a copy, timed."""
     facts = {"python": platform.python_version(), **machine(settings.device), "cores": os.cpu_count()}
-    for name in ("numpy", "triton", *WHEELS):
+    for name in SHOWN:
         facts[name] = _version(name)
     facts["missing wheels"] = " ".join(missing()) or "none"
     facts["spconv"] = "installed" if importlib.util.find_spec("spconv") else "not installed"

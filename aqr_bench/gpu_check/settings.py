@@ -47,6 +47,6 @@ def settings_for(device: str, size: str | None = None) -> Settings:
 
 
 def one_line(error: BaseException) -> str:
-    """Type and first line of an error."""
+    """Type and first line of an error, for a table."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
