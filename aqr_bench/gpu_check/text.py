@@ -11,7 +11,8 @@ def markdown(result: dict[str, Any]) -> str:
         "# GPU check",
         "",
         f"Device {result['device']}, size {result['size']}, {result['started']}, {result['seconds']:.0f} s. "
-        "Times are medians; ratios are to the row without bias, in turns, with quartiles; "
+        "Times are medians. Ratios are to attention without bias, to the plain head, or to the decoder as it is: "
+        "measured in turns, median and quartiles; "
         "an error is the largest over the largest value.",
         "",
         "| part | status | seconds |",
