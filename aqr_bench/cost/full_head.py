@@ -5,6 +5,7 @@ What the decoder and its bias cost at full size can so be measured on any machin
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+<<<<<<< ours
 from aqr_bench.cost.ring import ring_of_cameras
+=======
+from aqr_bench.cost.cameras import ring_of_cameras
+>>>>>>> theirs
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.experiment import CONFIGS
 
@@ -82,12 +87,13 @@ def head_size(config: Any) -> HeadSize:
 def build_head(config: Any, changes: Mapping[str, Any] | None = None, seed: int = 0) -> Any:
     """The config's head with initial weights, in eval mode; ``changes`` are arguments to set (``aqr``, ...).
 
-    Heads of the same seed have equal weights where they have the same parts: those of the router come last.
+    Heads of the same seed have equal weights where they have the same parts.
     """
     from aqr_bench import runtime
 
     runtime.prepare()
     from mmengine.config import ConfigDict
+    from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
     import aqr_bench.cmt  # noqa: F401
@@ -97,7 +103,9 @@ def build_head(config: Any, changes: Mapping[str, Any] | None = None, seed: int 
     parts = dict(config.model.pts_bbox_head, **dict(changes or {}))
     parts.update(train_cfg=config.model.train_cfg.pts, test_cfg=config.model.test_cfg.pts)
     torch.manual_seed(seed)
-    head = build_model(ConfigDict(parts))
+    head = build_model(ConfigDict(parts))  # the router is made last
+    MMLogger.get_current_instance().setLevel(logging.ERROR)  # it tells of every parameter
+    torch.manual_seed(seed)
     head.init_weights()
     return head.eval()
 
