@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from aqr_bench.errors import UserError
 from aqr_bench.gpu_check import __main__ as gpu_check
+from aqr_bench.gpu_check.attention_table import BACKENDS, attention_rows
 from aqr_bench.gpu_check.parity import apart, head_rows, judged
 from aqr_bench.gpu_check.parts import Part, parts_of
 from aqr_bench.gpu_check.settings import settings_for
@@ -21,16 +23,26 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = settings_for("cpu", "tiny")
 
 
-def test_parts_that_need_torch_alone_run_and_write_both_files(tmp_path):
-    options = ["--device", "cpu", "--size", "tiny", "--parts", "bias_parity", "attention tiny"]
+def test_a_part_that_needs_torch_alone_runs_and_writes_both_files(tmp_path):
+    options = ["--device", "cpu", "--size", "tiny", "--parts", "bias_parity"]
     assert gpu_check.main(["--out", str(tmp_path), *options]) == 0
-    parity, table = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
+    (parity,) = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
     found = {(row["dtype"], row["backend"]): row for row in parity["rows"]}
     assert found["float32", "window"]["error"]["gradients"] < 1e-5
     assert found["bfloat16", "window"]["not possible"] == "float32 and float64 only"
-    assert {row["backend"] for row in table["rows"]} == {"none", "auto", "window", "masked", "literal", "flex"}
     text = (tmp_path / "gpu_check.md").read_text()
-    assert "| bias_parity | ok |" in text and "| tiny | float32 | 5/5 | forward | literal |" in text
+    assert "| bias_parity | ok |" in text and "| tiny | float32 | literal |" in text
+
+
+def test_the_attention_table_has_every_backend_and_says_what_is_not_possible():
+    rows = []
+    attention_rows(replace(TINY, speed_dtypes=("float32",)), "tiny", rows.append)
+    found = {(row["windows"], row["mode"], row["backend"]): row for row in rows}
+    assert len(found) == len(rows) == 2 * 2 * len(BACKENDS)
+    assert [row for row in rows if "not possible" in row] == [
+        found[windows, "forward+backward", "flex"] for windows in ("5/5", "15/15")
+    ]
+    assert all(row["ratio"]["median"] > 0 for row in rows if "not possible" not in row)
 
 
 def test_the_head_agrees_with_itself_in_every_dtype():
