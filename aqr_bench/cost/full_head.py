@@ -14,11 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-<<<<<<< ours
-from aqr_bench.cost.ring import ring_of_cameras
-=======
 from aqr_bench.cost.cameras import ring_of_cameras
->>>>>>> theirs
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.experiment import CONFIGS
 

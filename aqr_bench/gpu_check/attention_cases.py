@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from aqr_bench.bias import MemoryLayout, WindowBias, biased_attention, corrected, grid_windows, window_bias
-from aqr_bench.cost.ring import ring_of_cameras
+from aqr_bench.cost.cameras import ring_of_cameras
 
 
 @dataclass(frozen=True)

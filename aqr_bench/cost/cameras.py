@@ -1,4 +1,4 @@
-"""A ring of cameras that look outwards all around, as made-up inputs have them. Torch alone."""
+"""Made-up cameras for measurements that need their geometry and no pictures. torch alone."""
 
 from __future__ import annotations
 
