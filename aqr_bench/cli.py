@@ -28,6 +28,7 @@ STEPS = {
     "gate": ("aqr_bench.gate", "do fixed biases on the trained base models move anything at all?"),
     "checkpoint": ("aqr_bench.checkpoint", "look into a published CMT checkpoint, or convert it for these configs"),
     "studies": ("aqr_bench.studies", "list, check or cost the studies, tiers and condition suites"),
+    "doctor": ("aqr_bench.doctor", "which tiers work on this machine, why not the others, and what mends it"),
 }
 
 

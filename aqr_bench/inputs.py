@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from aqr_bench.errors import UserError, nearest
@@ -23,22 +23,28 @@ def require_inputs(tier: Tier, studies: Iterable[Study] = ()) -> None:
 
     A single missing checkpoint is no reason to stop: its training leaves a failed record. None at all is.
     """
+    for problem in missing_inputs(tier, studies):
+        raise UserError(problem)
+
+
+def missing_inputs(tier: Tier, studies: Iterable[Study] = ()) -> Iterator[str]:
+    """Everything that keeps the tier from starting, each as one line with its way out."""
     studies = list(studies)
     known = [p.stem for p in (Path(__file__).parent / "cmt" / "configs").glob("*.py")]
     named = {(tier.path, "model", tier.model), *((tier.path, "models", model) for model in tier.models)}
     named |= {(s.path, f"variants.{v.name}.model", v.model) for s in studies for v in s.variants.values() if v.model}
     for path, key, model in sorted(named):
         if model not in known:
-            raise UserError(f"{path}: {key}: no '{model}' in aqr_bench/cmt/configs{nearest(model, known)}")
+            yield f"{path}: {key}: no '{model}' in aqr_bench/cmt/configs{nearest(model, known)}"
     if tier.data_root is not None and not (tier.data_root / tier.version).is_dir():
-        raise UserError(
+        yield (
             f"{tier.path}: data.root: no nuScenes {tier.version} under '{tier.data_root}' (looked for the folder "
             f"'{tier.data_root / tier.version}'). Unpack or link the data set there, or change data.root."
         )
     files = {schedule.checkpoint for schedule in schedules(tier, studies) if schedule.init == "published"}
     if files and not any(file.is_file() for file in files):
         listed = ", ".join(sorted(map(str, files)))
-        raise UserError(
+        yield (
             f"{tier.path}: models: none of the published checkpoints is there ({listed}). Get them from "
             f"{PUBLISHED_BY}, or take a tier that trains the models."
         )

@@ -24,7 +24,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "prepare": ("data",),
     "train": (*_MODEL, "checkpoint.py", "hooks.py", "limits.py", "ranks.py", "reuse.py", "starts.py", "train.py"),
     "evaluate": (*_MODEL, "metrics", "evaluate.py", "reuse.py", "telemetry.py"),
-    "measure": (*_MODEL, "evaluate.py", "measure.py"),
+    "measure": (*_MODEL, "cost", "evaluate.py", "measure.py"),
     "pictures": (*_MODEL, "metrics", "evaluate.py", "pictures.py", "report/pictures.py"),
     "report": ("report", "metrics"),
 }

@@ -29,6 +29,21 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
+class Measuring:
+    """How cost is measured: samples at a time, runs that warm up, rounds in turns with the baseline.
+
+    ``batch_sizes``: those that throughput is measured over. ``train_rounds``: training steps in turns with the
+    baseline's; 0: no training step is measured.
+    """
+
+    batch_size: int = 1
+    warmup: int = 5
+    rounds: int = 30
+    batch_sizes: tuple[int, ...] = (1, 2, 4)
+    train_rounds: int = 5
+
+
+@dataclass(frozen=True)
 class Tier:
     """Which data, which model config, which schedule. ``data_root`` is None for a synthetic world."""
 
@@ -45,9 +60,7 @@ class Tier:
     seeds: int | None  # at most so many of a study's seeds
     threads: int
     evaluate_batch_size: int
-    measure_batch_size: int
-    measure_warmup: int
-    measure_rounds: int
+    measure: Measuring
     path: Path
     costs: Mapping[str, Any] = field(default_factory=dict)  # what ``aqr-bench studies cost`` assumes without records
     # Files by model config, {"checkpoint": published weights, "backbone": a pretrained image backbone}.
@@ -229,9 +242,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         seeds=data.get("seeds"),
         threads=data.get("threads", 1),
         evaluate_batch_size=evaluate.get("batch_size", 1),
-        measure_batch_size=measure.get("batch_size", 1),
-        measure_warmup=measure.get("warmup", 5),
-        measure_rounds=measure.get("rounds", 30),
+        measure=Measuring(**{key: tuple(v) if isinstance(v, list) else v for key, v in measure.items()}),
         path=path,
         costs=data.get("costs", {}),
         models=models,

@@ -23,7 +23,7 @@ RUN = [sys.executable, "-m", "aqr_bench.cli", "run", "--tier", "smoke", "--study
 def place(tmp_path_factory) -> Path:
     """An empty folder with the repository's workflow and studies; the package is the installed one."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("ablations", "workflow"):
+    for name in ("ablations", "workflow", "results/published"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("Snakefile", "environment.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
@@ -78,6 +78,7 @@ def test_every_run_left_a_good_record(finished, place):
     assert len(set(inputs.values())) == 3
     costs = [r.cost for r in records if r.kind == "measure"]
     assert all(c["latency_ms"]["median"] > 0 and c["inference_peak_rss_mb"] > 100 for c in costs)
+    assert all(c["training"]["status"] == "ok" and c["method"]["fresh_process"] for c in costs)
 
 
 def test_tables_figures_and_pictures(finished, place):

@@ -13,6 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import aqr_bench
+
 ROOT = Path(__file__).resolve().parents[1]
 APART = {"torch", "mmcv", "mmcv-lite"}  # installed by name: they depend on the machine
 
@@ -55,6 +57,56 @@ def test_compiled_and_lite_mmcv_have_one_version():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras["lite"][0].split("==")[1] == extras["compiled"][0].split("==")[1]
     assert make_variable("MMCV") == extras["lite"][0]
+
+
+@pytest.mark.parametrize("name", ["docker/Dockerfile", "docker/aqr-bench.def", "docs/install.md"])
+def test_the_gpu_recipes_install_what_is_pinned(name):
+    text, pins = (ROOT / name).read_text(), lock()
+    assert set(re.findall(r"\btorch==[\w.]+", text)) == {make_variable("TORCH")}
+    builds = re.findall(r"\b(spconv|cumm)-(cu\d+)==([\w.]+)", text)
+    assert {(package, version) for package, _, version in builds} == {(p, pins[p]) for p in ("spconv", "cumm")}
+    # One CUDA for all of them, but for the CPU build that the documentation also names.
+    assert {cuda for _, cuda, _ in builds} == set(re.findall(r"/whl/(cu\d+)", text)) and len(builds) == 2
+    python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert all(python.startswith(f">={version},") for version in re.findall(r"python:(3\.\d+)", text))
+    assert "python:3." in text or name.endswith(".md")
+
+
+def test_recipes_and_documentation_agree_on_system_libraries():
+    said = [
+        set(re.findall(r"\blib[\w.+-]+\d\b", (ROOT / name).read_text()))
+        for name in ("docker/Dockerfile", "docker/aqr-bench.def", "docs/install.md")
+    ]
+    assert said[0] == said[1] == said[2] and len(said[0]) == 10
+
+
+def test_conda_adds_torch_and_mmcv_alone_to_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
+    own = [Requirement(text) for text in pip if not text.startswith("--")]
+    assert {requirement.name for requirement in own} == {"torch", "mmcv-lite"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {
+        r.name: r for r in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["lite"]])
+    }
+    for requirement in own:
+        assert wanted[requirement.name].specifier.contains(str(requirement.specifier).removeprefix("=="))
+
+
+def test_licence_and_citation_agree_with_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["license"] == citation["license"] == "Apache-2.0"
+    assert all((ROOT / name).is_file() for name in project["license-files"])
+    text = (ROOT / "LICENSE").read_text()
+    assert "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
+    assert citation["version"] == aqr_bench.__version__
+    assert citation["title"].startswith(project["name"])
+
+
+def test_notice_names_places_that_exist():
+    places = re.findall(r"\b(?:aqr_bench|docs|ablations|results)/[\w./-]*", (ROOT / "NOTICE").read_text())
+    assert len(places) > 8 and all((ROOT / place.rstrip(".")).exists() for place in places)
 
 
 @pytest.mark.parametrize(

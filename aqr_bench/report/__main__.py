@@ -27,8 +27,9 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--records: no folder '{args.records}'. Run a study first, or name its results folder.")
     # Drawing libraries take seconds to import: only once the arguments are known to be good.
     from aqr_bench.report.page import build_report
+    from aqr_bench.report.speed import speed_chapter
 
-    page = build_report(tier, studies, args.records, args.out)
+    page = build_report(tier, studies, args.records, args.out, [speed_chapter])
     print(f"report: {page.resolve()}")
     return 0
 

@@ -19,7 +19,7 @@ from aqr_bench.report.pareto import SCORE, pareto_figure
 from aqr_bench.report.precision_recall import DISTANCE_M, recall_figure
 from aqr_bench.report.routers import bev_figure, distribution_figure
 from aqr_bench.report.statistics import interval_half, number, summarise
-from aqr_bench.report.style import GREY, colours, drop, legend_below, panels, save, variant_axis
+from aqr_bench.report.style import GREY, colours, drop, legend_below, on_white, panels, save, variant_axis
 from aqr_bench.report.tables import by_seed, differences, opponents
 from aqr_bench.report.window_grid import grid_figure
 from aqr_bench.study import LOWER_IS_BETTER, Study
@@ -119,9 +119,9 @@ def difference_figure(study: Study, results: Results) -> Figure | None:
                 over_scenes = [delta.scenes.low, delta.scenes.high]
                 reach = max(reach, *map(abs, over_scenes))
                 axis.plot(over_scenes, [y + 0.27] * 2, "|-", color=palette[name], lw=1.1, ms=5)
-            axis.plot(
-                delta.mean, y, "D", color=palette[name], ms=6, mfc=palette[name] if delta.beyond_noise else "white"
-            )
+            # Full, pale or empty: what outlives the correction, what only holds by itself, what is within the noise.
+            strength = 1.0 if delta.survives else 0.35 if delta.beyond_noise else 0.0
+            axis.plot(delta.mean, y, "D", color=palette[name], ms=6, mfc=on_white(palette[name], strength))
         axis.set_xlim(-1.1 * reach, 1.1 * reach)
         axis.set_title(condition.name)
         alone = all(study.compared_with(name) == study.baseline for name in names)
@@ -248,8 +248,9 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path) -> l
         (
             "difference",
             f"Difference to {opponents(study)}, paired by seed, with its 95 % interval over seeds (thick line; none "
-            "for a single pair of seeds) and over scenes (thin line below, where there is one). A filled diamond means "
-            "that no interval contains 0. Each panel has its own scale.",
+            "for a single pair of seeds) and over scenes (thin line below, where there is one). Empty diamond: "
+            "within the noise. Pale: no interval contains 0. Full: that outlives the correction for the number of "
+            "comparisons (Holm). Each panel has its own scale.",
             lambda: difference_figure(study, results),
         ),
         (

@@ -20,6 +20,7 @@ from aqr_bench.record import Record
 from aqr_bench.report.alarms import alarms_sentence, alarms_table, base_alarms, study_alarms
 from aqr_bench.report.answer import answer, cost_answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
+from aqr_bench.report.cost_tables import cost_tables
 from aqr_bench.report.figures import draw_costs, draw_study
 from aqr_bench.report.foot import stamped
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
@@ -32,7 +33,6 @@ from aqr_bench.report.tables import (
     Table,
     base_table,
     classes_table,
-    cost_table,
     metrics_table,
     problems_table,
     router_table,
@@ -141,7 +141,7 @@ def _section(
     tables = {
         "scores": scores_table(study, results),
         "resolution": resolution_table(study, results),
-        "cost": cost_table(study, results),
+        **cost_tables(study, results),
         "router": router_table(study, results),
         "sensing": sensing_table(study, results.router_files),
         "metrics": metrics_table(study, results),
@@ -165,7 +165,7 @@ def _cost_section(
     study: Study, results: Results, tables_dir: Path, figures_dir: Path, budget: Budget
 ) -> dict[str, Any]:
     """The section of a study whose variants were measured and neither trained nor scored."""
-    tables = {"cost": cost_table(study, results), "problems": problems_table(study.name, results)}
+    tables = {**cost_tables(study, results), "problems": problems_table(study.name, results)}
     for table in tables.values():
         table.write(tables_dir)
     figures = embedded(draw_costs(study, results, figures_dir), budget)

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -42,6 +43,11 @@ def palette_of(variants: Iterable[str], baseline: str | None) -> dict[str, Colou
     if len(others) > len(palette):
         palette = sns.color_palette("viridis", len(others))
     return {**({} if baseline is None else {baseline: GREY}), BASE: GREY, **dict(zip(others, palette, strict=False))}
+
+
+def on_white(colour: Colour, strength: float) -> tuple[float, float, float]:
+    """RGB of a colour thinned on white ground: 1 the colour itself, 0 white."""
+    return tuple(1 - strength * (1 - channel) for channel in to_rgb(colour))
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -256,61 +255,6 @@ def _means(name: str, title: str, results: Results, keys: Sequence[tuple[str, st
         )
     note = "mAP and NDS: higher is better. mATE (m), mASE, mAOE (rad), mAVE (m/s), mAAE: lower is better."
     return Table(name, title, pd.DataFrame(rows), pd.DataFrame(shown), note, frozenset(marked), frozenset(METRICS))
-
-
-def latency_ratio(study: Study, results: Results, variant: str) -> float:
-    """Latency relative to the baseline: measured in turns with it, else of the two medians; NaN where neither is."""
-    measures = results.measures.set_index("variant")
-    ratio = float(measures["latency_ratio"].get(variant, float("nan")))
-    if math.isfinite(ratio):
-        return ratio
-    own, baseline = (float(measures["latency_ms"].get(name, float("nan"))) for name in (variant, study.baseline))
-    return own / baseline if baseline > 0 else float("nan")
-
-
-def cost_table(study: Study, results: Results) -> Table:
-    """Parameters, training time, latency, throughput and memory per variant."""
-    measures = results.measures.set_index("variant")
-    rows, shown, marked = [], [], set()
-    for name in study.variants:
-        trained = results.trainings[(results.trainings["variant"] == name) & (results.trainings["status"] == "ok")]
-        measured = measures.loc[name]
-        parameters = measured["parameters"]
-        if pd.isna(parameters) and trained["parameters"].notna().any():
-            parameters = trained["parameters"].dropna().iloc[0]
-        ratio = latency_ratio(study, results, name)
-        if measured["status"] != "ok":
-            marked.add(len(rows))
-        row = {
-            "variant": name,
-            "parameters": parameters,
-            "training_minutes": summarise(list(trained["minutes"])).mean,
-            "latency_median_ms": measured["latency_ms"],
-            "latency_p95_ms": measured["latency_p95_ms"],
-            "latency_ratio": ratio,
-            "throughput_per_s": measured["throughput_per_s"],
-            "peak_rss_mb": measured["peak_rss_mb"],
-            "measured": measured["status"],
-        }
-        rows.append(row)
-        shown.append(
-            {
-                "Variant": name,
-                "Parameters": "–" if pd.isna(parameters) else f"{int(parameters):,}".replace(",", " "),
-                "Training, min": number(row["training_minutes"], 1),
-                "Latency median, ms": number(row["latency_median_ms"], 1),
-                "p95, ms": number(row["latency_p95_ms"], 1),
-                "Ratio": number(ratio, 2),
-                "Samples per s": number(row["throughput_per_s"], 1),
-                "Peak memory, MB": number(row["peak_rss_mb"], 0),
-                "Measured": row["measured"],
-            }
-        )
-    note = f"Ratio: latency relative to '{study.baseline}'. Memory: the process' peak resident set while measuring."
-    numeric = frozenset(shown[0]) - {"Variant", "Measured"}
-    return Table(
-        f"{study.name}_cost", "Cost", pd.DataFrame(rows), pd.DataFrame(shown), note, frozenset(marked), numeric
-    )
 
 
 def router_table(study: Study, results: Results) -> Table:

@@ -16,8 +16,9 @@ from aqr_bench.record import Record
 from aqr_bench.report.__main__ import main
 from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import collect_base, collect_study, mixtures
+from aqr_bench.report.cost_tables import cost_table
 from aqr_bench.report.page import build_report
-from aqr_bench.report.tables import cost_table, scores_table
+from aqr_bench.report.tables import scores_table
 from aqr_bench.study import load_study, load_tier
 
 

@@ -109,6 +109,6 @@ def test_a_study_of_cost_alone_is_only_measured(checkout):
     assert "Cost alone was measured" in page and "mAP" not in page
     assert "'two' 1.00" in page and "Latency median, ms" in page
     tables = sorted(p.name for p in Path(report / "tables").glob("*.csv"))
-    assert tables == ["costs_cost.csv", "costs_problems.csv", "sanity_alarms.csv"]
+    assert tables == ["costs_cost.csv", "costs_problems.csv", "sanity_alarms.csv", "speed.csv"]
     both = planned(checkout, "--config", "tier=smoke", "studies=costs,smoke")
     assert both == {**{k: v for k, v in SMOKE.items() if k not in ("world", "prepare")}, "pictures": 1, "report": 1}

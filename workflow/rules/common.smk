@@ -208,10 +208,8 @@ def measure_hash(wildcards):
     """A variant is measured in turns with the baseline, hence the baseline's config."""
     baseline = STUDIES[wildcards.study].baseline
     overrides = variant_settings(wildcards, baseline)["config"]
-    rounds = [TIER.measure_batch_size, TIER.measure_warmup, TIER.measure_rounds]
-    return config_hash(
-        {**variant_settings(wildcards), "baseline": overrides, "measure": rounds}
-    )
+    settings = {"baseline": overrides, "measure": vars(TIER.measure)}
+    return config_hash({**variant_settings(wildcards), **settings})
 
 
 def suite_hash(wildcards):

@@ -1,0 +1,147 @@
+"""A variant ready to be measured: its untrained model, a few real samples, and steps that run the next batch."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+
+from aqr_bench.record import config_hash
+from aqr_bench.study import Condition
+
+SCOPE = "preprocessing, voxelisation, backbones, router, decoder and box decoding; loading the files is left out"
+SCOPE_WITHOUT = "the same without voxelisation, which is done beforehand"
+BATCHES = 4  # different ones, of which steps take the next
+
+
+@dataclass
+class Samples:
+    """Samples of a data loader, collated as that loader would. ``identity`` tells loaders with the same apart."""
+
+    items: list[Any]
+    collate: Callable[[list[Any]], Any]
+    identity: str
+
+    def batches(self, size: int) -> list[Any]:
+        """A few batches of ``size`` samples; where there are too few samples, they come again."""
+        turn = cycle(self.items)
+        return [self.collate([copy.deepcopy(next(turn)) for _ in range(size)]) for _ in range(BATCHES)]
+
+
+@dataclass
+class Subject:
+    """A model with its config, and what it was given so far. ``like`` in ``load_subject`` shares the samples."""
+
+    model: Any
+    config: Any
+    condition: Condition
+    loaded: dict[str, Samples] = field(default_factory=dict)
+
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    def inference(self, batch_size: int) -> Callable[[], None]:
+        """A function that detects in the next batch each time it is called."""
+        turn = cycle(self._test_samples().batches(batch_size))
+        return lambda: self._detect(next(turn))
+
+    def inference_without_voxelisation(self, batch_size: int) -> Callable[[], None] | None:
+        """The same with voxels made beforehand; None for a model without a LiDAR branch."""
+        import torch
+
+        layer = self.model.pts_voxel_layer
+        if layer is None:
+            return None
+        batches = self._test_samples().batches(batch_size)
+        with torch.no_grad():
+            made = [
+                layer(self.model.data_preprocessor(copy.copy(batch), False)["inputs"]["points"]) for batch in batches
+            ]
+        turn = cycle(zip(batches, made, strict=True))
+
+        def step() -> None:
+            batch, voxels = next(turn)
+            self.model.pts_voxel_layer = _made(voxels)
+            try:
+                self._detect(batch)
+            finally:
+                self.model.pts_voxel_layer = layer
+
+        return step
+
+    def training_batches(self, batch_size: int) -> list[Any]:
+        """Batches of the train split through its own pipeline; the same ones for equal pipelines."""
+        loader = self.config.train_dataloader
+
+        def build() -> Any:
+            from mmengine.runner import Runner
+
+            return Runner.build_dataloader(copy.deepcopy(loader))
+
+        identity = {"loader": loader.to_dict(), "count": BATCHES * batch_size}
+        return self._samples("train", identity, build, BATCHES * batch_size).batches(batch_size)
+
+    def _detect(self, batch: Any) -> None:
+        import torch
+
+        with torch.no_grad():
+            # The preprocessor may write to its input: hand it a copy of the outer structure.
+            self.model.test_step(copy.copy(batch))
+
+    def _test_samples(self) -> Samples:
+        from aqr_bench.evaluate import build_loader
+
+        identity = {"loader": self.config.test_dataloader.to_dict(), "condition": vars(self.condition)}
+        return self._samples("test", identity, lambda: build_loader(self.config, self.condition, 1), BATCHES)
+
+    def _samples(self, split: str, facts: dict, build: Callable[[], Any], count: int) -> Samples:
+        known, identity = self.loaded.get(split), config_hash(facts)
+        if known is None or known.identity != identity:
+            self.loaded[split] = known = _read(build, count, identity)
+        return known
+
+
+def load_subject(config: Any, condition: Condition, like: Subject | None = None) -> Subject:
+    """The model of a config on this machine's device, in eval mode, with weights of seed 0.
+
+    Args:
+        condition: what the sensors go through in inference.
+        like: another subject; where the samples are the same they are not read again.
+    """
+    import torch
+    from mmdet3d.registry import MODELS
+    from mmengine.device import get_device
+    from mmengine.registry import init_default_scope
+    from mmengine.utils import import_modules_from_strings
+
+    import_modules_from_strings(**config.custom_imports)
+    init_default_scope(config.default_scope)
+    torch.manual_seed(0)
+    model = MODELS.build(config.model).to(get_device()).eval()
+    return Subject(model, config, condition, dict(like.loaded) if like else {})
+
+
+def _read(build: Callable[[], Any], count: int, identity: str) -> Samples:
+    """The first samples of a loader's data set, in this process and always with the same random numbers."""
+    from aqr_bench.hooks import seed_all
+
+    with contextlib.redirect_stdout(io.StringIO()):  # mmdet3d prints tables
+        loader = build()
+    seed_all(0)
+    items = [loader.dataset[i] for i in range(min(count, len(loader.dataset)))]
+    return Samples(items, loader.collate_fn, identity)
+
+
+def _made(voxels: Sequence[Any]) -> Any:
+    """A stand-in for the voxel layer that hands out what was made before."""
+    from torch import nn
+
+    class Made(nn.Module):
+        def forward(self, points: Any) -> Any:
+            return voxels
+
+    return Made()
