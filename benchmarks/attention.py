@@ -16,21 +16,19 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import platform
-import random
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from attention_cases import SIZES, VARIANTS, Case, errors, exact, make_case, step
 
 from aqr_bench.bias import choose_backend
-
-MODES = ("forward", "forward+backward")
+from aqr_bench.cost.timing import ratio
+from aqr_bench.gpu_check.attention_cases import SIZES, VARIANTS, Case, errors, exact, make_case
+from aqr_bench.gpu_check.attention_table import MODES, interleaved, peak
+from aqr_bench.gpu_check.devices import machine
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,20 +92,21 @@ def measure(case: Case, windows: str, args: argparse.Namespace) -> list[dict[str
     if "auto" in rows:
         rows["auto"]["chosen"] = choose_backend(case.query_BQC, bias)
     for mode in MODES:
-        for name, seconds in interleaved(case, rows, mode, args.rounds, args.device).items():
-            ratios = [a / b for a, b in zip(seconds, rows["none"].get(f"{mode}, all", seconds), strict=True)]
-            if name == "none":
-                rows[name][f"{mode}, all"] = seconds
+        alive = [name for name in rows if "failed" not in rows[name]]
+        times, failed = interleaved(case, alive, mode, args.rounds)
+        for name, reason in failed.items():
+            rows[name]["failed"] = reason
+        for name, own in times.items():
+            found = ratio(own.wall_ms, times["none"].wall_ms)
             rows[name][mode] = {
-                "seconds": statistics.median(seconds),
-                "ratio": statistics.median(ratios),
-                "quartiles": statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2,
+                "seconds": statistics.median(own.wall_ms) / 1000,
+                "ratio": found["median"],
+                "quartiles": [found["low"], found["high"]],
             }
         if not args.no_memory:
             for name in rows:
                 if "failed" not in rows[name]:
                     rows[name][mode]["peak_mb"] = fresh_peak(name, windows, mode, args)
-    rows["none"] = {key: value for key, value in rows["none"].items() if not key.endswith(", all")}
     if not args.no_errors:
         reference = exact(case)
         for name in rows:
@@ -115,33 +114,6 @@ def measure(case: Case, windows: str, args: argparse.Namespace) -> list[dict[str
                 found = errors(case, name, reference)
                 rows[name]["error"] = {"output": found[0], "gradients": max(found[1:])}
     return list(rows.values())
-
-
-def interleaved(case: Case, rows: dict[str, dict], mode: str, rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every round and variant, ``none`` first. What fails in its warm-up is marked in ``rows``."""
-    for name in list(rows):
-        if "failed" in rows[name]:
-            continue
-        try:
-            _timed(case, name, mode, device)
-            _timed(case, name, mode, device)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            rows[name]["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    alive = [name for name in rows if "failed" not in rows[name]]
-    seconds: dict[str, list[float]] = {name: [] for name in alive}
-    for turn in range(rounds):
-        # Shuffled, since what ran before leaves caches and freed memory behind.
-        for name in random.Random(turn).sample(alive, len(alive)):
-            seconds[name].append(_timed(case, name, mode, device))
-    return seconds
-
-
-def _timed(case: Case, name: str, mode: str, device: str) -> float:
-    start = time.perf_counter()
-    step(case, name, mode == MODES[1])
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def fresh_peak(name: str, windows: str, mode: str, args: argparse.Namespace) -> float:
@@ -153,42 +125,6 @@ def fresh_peak(name: str, windows: str, mode: str, args: argparse.Namespace) -> 
     if run.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr}")
     return json.loads(run.stdout)
-
-
-def peak(case: Case, name: str, backward: bool, device: str) -> float:
-    """Peak memory of one step over what is held before it, MB: the allocator's on CUDA, resident set on a CPU."""
-    if device == "cuda":
-        step(case, name, backward)
-        for leaf in case.leaves:
-            leaf.grad = None
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step(case, name, backward)
-        return round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
-    small = make_case("tiny", 3, 3)
-    step(small, name, backward)  # libraries and thread pools
-    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
-    before = _status("VmRSS")
-    step(case, name, backward)
-    return round((_status("VmHWM") - before) / 1e3, 1)
-
-
-def _status(field: str) -> float:
-    """kB of a field of /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return float(line.split()[1]) * 1.024
-    raise RuntimeError(f"/proc/self/status has no {field}")
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the numbers belong to."""
-    facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "platform": platform.platform()}
-    if device == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return {**facts, "cpu": f"{names[0]} x {len(names)}" if names else platform.processor()}
 
 
 def table(result: dict[str, Any]) -> str:

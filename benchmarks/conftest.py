@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+from aqr_bench.gpu_check.attention_cases import make_case
 
 
 def pytest_addoption(parser):
@@ -17,7 +14,5 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session")
 def case(request):
-    from attention_cases import make_case
-
     windows = request.config.getoption("--windows").split("/")
     return make_case(request.config.getoption("--size"), *map(int, windows))

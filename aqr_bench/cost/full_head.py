@@ -62,7 +62,7 @@ def load_model_config(name: str) -> Any:
     if not (CONFIGS / f"{name}.py").is_file():
         known = [p.stem for p in CONFIGS.glob("*.py")]
         raise UserError(f"no model config '{name}' in aqr_bench/cmt/configs{nearest(name, known)}")
-    return Config.fromfile(CONFIGS / f"{name}.py")
+    return Config.fromfile(CONFIGS / f"{name}.py", import_custom_modules=False)
 
 
 def head_size(config: Any) -> HeadSize:

@@ -1,4 +1,4 @@
-"""What the attention benchmarks run: sizes, variants, inputs with true windows, one step, the float64 reference."""
+"""What the attention tables time: sizes, variants, inputs with true windows, one step, the float64 reference."""
 
 from __future__ import annotations
 

@@ -1,0 +1,65 @@
+"""The result of a check as Markdown: one table per part, with a column for every fact that its rows have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The whole page."""
+    lines = [
+        "# GPU check",
+        "",
+        f"Device {result['device']}, size {result['size']}, {result['started']}, {result['seconds']:.0f} s. "
+        "Times are medians. Ratios are to attention without bias, to the plain head, or to the decoder as it is: "
+        "measured in turns, median and quartiles; "
+        "an error is the largest over the largest value.",
+        "",
+        "| part | status | seconds |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {p['name']} | {_cell(p['status'])} | {p['seconds']:.1f} |" for p in result["parts"]]
+    for part in result["parts"]:
+        lines += ["", f"## {part['title']}", ""]
+        if "error" in part:
+            lines += [f"{part['status']}: {part['error']}", ""]
+        lines += _table([_flat(row) for row in part["rows"]])
+    return "\n".join(lines).rstrip()
+
+
+def _table(rows: list[dict[str, str]]) -> list[str]:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if not columns:
+        return []
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return lines + ["| " + " | ".join(row.get(key, "") for key in columns) + " |" for row in rows]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, str]:
+    """The row as texts; what is made of several numbers as the columns that a reader wants."""
+    flat: dict[str, str] = {}
+    for key, value in row.items():
+        if key.endswith("_ms"):
+            flat[key.replace("latency", "median").replace("_", " ")] = _number(value["median"])
+        elif key == "ratio":
+            flat[key] = f"{value['median']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
+        elif key == "error" and isinstance(value, dict):
+            flat.update({f"error, {name}": f"{found:.1e}" for name, found in value.items()})
+        elif key == "memory":
+            flat["peak RSS MB"] = "" if value["rss_peak_mb"] is None else f"{value['rss_peak_mb']:.0f}"
+            for name in ("allocated", "reserved"):
+                if value[f"torch_{name}_mb"] is not None:
+                    flat[f"{name} MB"] = f"{value[f'torch_{name}_mb']:.0f}"
+            if value["gpu"].get("process_mb") is not None:
+                flat["NVML MB"] = f"{value['gpu']['process_mb']:.0f}"
+        else:
+            flat[key] = _cell(_number(value) if isinstance(value, float) else str(value))
+    return flat
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")
