@@ -58,7 +58,8 @@ def judged(found: Mapping[str, float], dtype: str, bound: float | None = None) -
 def head_rows(settings: Settings, emit: Callable[[dict[str, Any]], None]) -> None:
     """Heads with and without AQR: float32 with all gradients, then their decoders alone in every dtype.
 
-    The reference is the CPU in float32 with backend ``literal``; the device runs ``auto`` and ``masked``.
+    The reference is the CPU in float32; the device runs ``auto`` and ``masked``. A CPU is held against backend
+    ``literal``, a GPU against ``masked`` on the CPU: at full size ``literal`` there takes gigabytes and minutes.
     """
     from aqr_bench.cmt.attention import set_backend
     from aqr_bench.cost.full_head import load_model_config, make_inputs
@@ -68,7 +69,7 @@ def head_rows(settings: Settings, emit: Callable[[dict[str, Any]], None]) -> Non
     for aqr in (False, True):
         inputs = make_inputs(load_model_config(name))
         theirs = make_inputs(load_model_config(name), device=settings.device)
-        head = head_with_bias(name, "literal", aqr)
+        head = head_with_bias(name, "literal" if settings.device == "cpu" else "masked", aqr)
         values, gradients = _outputs_and_gradients(head, inputs)
         call = decoder_call(head, inputs)
         with torch.no_grad():
