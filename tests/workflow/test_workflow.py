@@ -114,6 +114,11 @@ def test_a_changed_variant_runs_alone(copy):
     assert planned(copy, *SMOKE) == {"train_variant": 1, "evaluate": 1, "measure": 1, "report": 1}
 
 
+def test_a_deleted_record_is_made_again(copy):
+    (copy.root / "results/smoke/smoke/cross/measure.jsonl").unlink()
+    assert planned(copy, *SMOKE) == {"measure": 1, "report": 1}
+
+
 def test_a_new_seed_runs_alone(copy):
     edit(copy.root / "ablations" / "smoke.yaml", lambda d: d.update(seeds=[0, 7]))
     assert planned(copy, *SMOKE) == {"train_base": 1, "train_variant": 2, "evaluate": 3, "report": 1}

@@ -251,6 +251,9 @@ def variant_records(study, variant):
 
 TIER, CHOSEN, STUDIES, FURTHER = load_selection(config)
 TRAINED = [study for study in CHOSEN if not study.measure_only]
+RECORDS = [
+    record for study in CHOSEN for record in study_records(study)
+] + base_records(CHOSEN)
 SEEDS = config.get("seeds")
 SUITES = {name: studies_of.load_suite(name) for name in studies_of.known_suites()}
 SUITES |= {study.suite.name: study.suite for study in STUDIES.values()}

@@ -3,8 +3,7 @@
 
 rule report:
     input:
-        [record for study in CHOSEN for record in study_records(study)],
-        base_records(CHOSEN),
+        RECORDS,
         # Of models that are trained; a study of cost alone has none.
         [f"results/{TIER.name}/pictures/pictures.json" for study in TRAINED[:1]],
     output:
@@ -50,8 +49,7 @@ rule report:
 
 rule check:
     input:
-        [record for study in CHOSEN for record in study_records(study)],
-        base_records(CHOSEN),
+        RECORDS,
     log:
         f"logs/{TIER.name}/check.log",
     conda:
