@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from aqr_bench.corruptions import CONDITIONS
+from aqr_bench.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import calibration  # noqa: E402
+import regression  # noqa: E402
 
 
 def call(*words: str) -> str:
@@ -62,3 +69,50 @@ def test_the_workflow_is_planned_and_found_to_be_done():
     # Two studies (one of cost alone), one seed: 4 trainings and a base, each under its suites, the base under one.
     assert found["jobs"]["train_variant"] == "4" and found["jobs"]["evaluate"] == "9"
     assert found["records"] == 2 + 1 + 4 + 5 * 3 + 4 * 3 + 10
+
+
+def test_every_hot_path_runs():
+    text = call("-m", "pytest", "benchmarks/test_hot_paths.py", "--benchmark-disable", "-k", "not corruption")
+    assert "15 passed" in text
+
+
+@pytest.mark.slow
+def test_every_corruption_is_a_hot_path():
+    text = call("-m", "pytest", "benchmarks/test_hot_paths.py", "--benchmark-disable", "-k", "corruption")
+    assert f"{len({c.key for c in CONDITIONS.every()})} passed" in text and "skipped" not in text
+
+
+def result(path: Path, **multiples: float) -> str:
+    path.write_text(json.dumps({"benchmarks": {name: {"multiple": value} for name, value in multiples.items()}}))
+    return str(path)
+
+
+def test_a_hot_path_that_became_slower_fails_the_comparison(tmp_path, capsys):
+    before = result(tmp_path / "a.json", router=2.0, voxels=8.0, old=1.0)
+    assert regression.main(["compare", before, result(tmp_path / "b.json", router=2.4, voxels=4.0, new=1.0)]) == 0
+    text = capsys.readouterr().out
+    assert "only in one of the two: new" in text and "only in one of the two: old" in text
+    assert regression.main(["compare", before, result(tmp_path / "c.json", router=2.6, voxels=8.0, old=1.0)]) == 1
+    text = capsys.readouterr().out
+    assert "slower" in text.splitlines()[1] and "3 compared, 1 slower by more than 25 %" in text
+    assert regression.main(["compare", before, str(tmp_path / "c.json"), "--limit", "0.5"]) == 0
+
+
+def test_a_comparison_names_the_file_that_is_no_result(tmp_path):
+    good, bad = result(tmp_path / "a.json", router=2.0), tmp_path / "b.json"
+    with pytest.raises(UserError, match=r"b\.json"):
+        regression.main(["compare", good, str(bad)])
+    for text in ("{", "[]", '{"benchmarks": {"router": 3}}'):
+        bad.write_text(text)
+        with pytest.raises(UserError, match=r"b\.json: not a result"):
+            regression.main(["compare", good, str(bad)])
+
+
+def test_the_calibration_kernel_takes_its_time():
+    assert calibration.seconds() > 1e-4
+
+
+def test_the_baseline_has_every_hot_path():
+    found = set(regression.read(ROOT / "benchmarks" / "baselines" / "epyc2.json"))
+    text = call("-m", "pytest", "benchmarks/test_hot_paths.py", "--collect-only", "-q")
+    assert found == {line.split("::")[1] for line in text.splitlines() if "::" in line}
