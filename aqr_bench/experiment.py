@@ -48,8 +48,10 @@ def base_config(tier: Tier, data: DataSet, model: str | None = None) -> Any:
 
     name = model or tier.model
     path = require_file(CONFIGS / f"{name}.py", f"model config '{name}'", f"Known configs lie in {CONFIGS}.")
-    # The Runner writes its config out four times, and laying that text out nicely took longer than a smoke training.
-    config = Config.fromfile(path, format_python_code=False)
+    config = Config.fromfile(path)
+    # The Runner writes its config out four times, and laying that text out nicely took longer than the whole of a smoke
+    # training. mmengine 0.10.7 has an option against it, format_python_code, which fromfile passes over.
+    object.__setattr__(config, "_format_python_code", False)
     for loader in (config.train_dataloader, config.test_dataloader):
         fill_dataset(loader.dataset, data)
     if config.get("test_evaluator"):
