@@ -15,6 +15,7 @@ from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.equality import compare
 from aqr_bench.evaluate import main as evaluate
 from aqr_bench.record import Record, read_records
+from aqr_bench.study import load_tier
 from aqr_bench.train import main as train
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
@@ -61,7 +62,7 @@ def command(place: Path, name: str, iterations: int, threads: int = 1, workers: 
     return [*common(place, name), "--seed", str(seed), "--out", str(own / "train.jsonl")]
 
 
-def common(place: Path, name: str) -> list[str]:
+def common(place: Path, name: str, tier: str = "tiny.yaml") -> list[str]:
     return [
         "--tier",
         str(place / name / "tiny.yaml"),
@@ -90,15 +91,21 @@ def alone(place) -> Record:
     return trained(place, "alone")
 
 
+@pytest.fixture(scope="module")
+def scored(place, alone) -> list[Record]:
+    """Evaluations of that model."""
+    return evaluated(place, "alone", "alone")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_loader_workers_change_nothing(place, alone, workers):
+def test_loader_workers_change_nothing(place, alone, scored, workers):
     record = trained(place, f"workers{workers}", workers=workers)
     found = compare(alone, record)
     assert found.same and {"curve.1", "curve.2", "curve.3", "provenance.checkpoint_sha256"} <= set(found.equal)
     assert record.provenance["config_sha256"] == alone.provenance["config_sha256"]
     assert (alone.provenance["loader_workers"], record.provenance["loader_workers"]) == (0, workers)
-    mine, theirs = (evaluated(place, name, name) for name in ("alone", f"workers{workers}"))
-    for then, now in zip(mine, theirs, strict=True):
+    theirs = evaluated(place, f"workers{workers}", f"workers{workers}")
+    for then, now in zip(scored, theirs, strict=True):
         assert compare(then, now).same and len(now.provenance["predictions_sha256"]) == 64
 
 
@@ -117,14 +124,42 @@ def test_a_process_of_its_own_with_another_hash_seed_gives_the_same(place, alone
     assert record.provenance["machine"]["torch_threads"] == 1
 
 
-def test_another_thread_count_stays_within_the_stated_tolerance(place, alone):
+@pytest.mark.slow  # a second thread spins while it waits
+def test_another_thread_count_stays_within_the_stated_tolerance(place, alone, scored):
     try:
         record = trained(place, "threads2", threads=2)
         assert [r.cost["threads"] for r in (alone, record)] == [1, 2]
         apart = [abs(now - then) / then for (_, then), (_, now) in zip(alone.curve, record.curve, strict=True)]
         assert apart[0] <= FIRST_LOSS and max(apart) <= NEXT_LOSSES, apart
-        for then, now in zip(evaluated(place, "alone", "alone"), evaluated(place, "threads2", "alone"), strict=True):
+        for then, now in zip(scored, evaluated(place, "threads2", "alone"), strict=True):
             assert "machine: torch_threads 1 then, 2 now" in compare(then, now).causes
             assert all(abs(then.scores[name] - now.scores[name]) <= SCORES for name in ("mAP", "NDS"))
     finally:
         runtime.use_threads(1)
+
+
+@pytest.mark.slow
+def test_the_quick_tier_gives_the_same_with_workers_and_other_hash_seeds(tmp_path):
+    """Its model, overrides, augmentation and averaged weights on a small part of its world, sixty iterations long."""
+    tier = yaml.safe_load(load_tier("quick").path.read_text())
+    tier["world"] |= dict(train_scenes=40, val_scenes=4)
+    del tier["pretrain"]
+    tier["base"]["iterations"] = 60
+    write_world(
+        WorldSpec.from_dict({"version": tier["data"]["version"], **tier["world"]}), tmp_path / "world", workers=2
+    )
+    prepare(
+        ["--version", "v1.0-trainval", "--root", str(tmp_path / "world"), "--out", str(tmp_path / "infos"), "--quiet"]
+    )
+    records = []
+    for workers in (0, 2):
+        own = tmp_path / str(workers)
+        own.mkdir()
+        tier["base"]["config"]["train_dataloader.num_workers"] = workers
+        (own / "quick.yaml").write_text(yaml.safe_dump(tier))
+        words = [*common(tmp_path, own.name, "quick.yaml"), "--seed", "0", "--out", str(own / "train.jsonl")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(workers)}
+        subprocess.run([sys.executable, "-m", "aqr_bench.train", *words], env=environment, check=True)
+        records += read_records(own / "train.jsonl")
+    found = compare(*records)
+    assert found.same and {"curve.60", "provenance.checkpoint_sha256"} <= set(found.equal)
