@@ -18,6 +18,7 @@ from aqr_bench.corruptions import get_condition
 from aqr_bench.corruptions.proof import Proof, summary
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.experiment import DataSet, build_config, hashable, inner_dataset, load_data
+from aqr_bench.progress import steps
 from aqr_bench.record import (
     NOT_APPLICABLE,
     ROOMS,
@@ -67,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         records = [_failure(c, suite, trained, tier, error) for c in suite.conditions]
     else:
         if twin is None:
-            records = [_evaluate_one(evaluator, condition, suite, trained) for condition in suite.conditions]
+            conditions = steps(suite.conditions, f"suite {suite.name}", lambda condition: condition.name)
+            records = [_evaluate_one(evaluator, condition, suite, trained) for condition in conditions]
         else:
             records = _taken_over(*twin, work, trained)
         if not any(record.failed for record in records):
@@ -274,7 +276,7 @@ class Evaluator:
         proofs: dict[str, Proof] = {}
         results: dict[str, list] = {}
         with torch.no_grad():
-            for batch in loader:
+            for batch in steps(loader, condition.name, lambda _: "batches"):
                 for sample in self.model.test_step(batch):
                     token, found = sample.metainfo["token"], sample.cpu().pred_instances_3d
                     proofs[token] = Proof(**sample.metainfo["input_proof"])

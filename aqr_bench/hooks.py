@@ -17,6 +17,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch.utils.data import DataLoader
 
+from aqr_bench.progress import duration
+
 CURVE_EVERY = 10
 OPEN_POINT = "loss_curve_open_point"
 
@@ -262,7 +264,7 @@ class StopObjectSample(Hook):
 
 @HOOKS.register_module()
 class Progress(Hook):
-    """One line every so many iterations: iteration, the losses (of the first process), seconds per iteration."""
+    """One line every so many iterations: iteration, losses (of the first process), seconds per iteration, time left."""
 
     priority = "LOW"
 
@@ -274,7 +276,11 @@ class Progress(Hook):
             return
         if (runner.iter + 1) % self.every == 0 or runner.iter + 1 == runner.max_iters:
             timing = runner.message_hub.log_scalars.get("train/time")
-            seconds = f" {timing.mean(self.every):.2f} s/iter" if timing is not None and timing.data else ""
+            seconds = ""
+            if timing is not None and len(timing.data[0]):
+                each = float(timing.mean(self.every))
+                left = each * (runner.max_iters - runner.iter - 1)
+                seconds = f" {each:.2f} s/iter" + (f", about {duration(left)} left" if left else "")
             names = [name for name in runner.message_hub.log_scalars if "loss" in name]
             means = {n.partition("/")[2]: runner.message_hub.log_scalars[n].mean(self.every) for n in names}
             losses = " ".join(f"{name} {value:.2f}" for name, value in means.items())
