@@ -21,6 +21,7 @@ STEPS = {
     "train": ("aqr_bench.train", "train a base model or one variant"),
     "evaluate": ("aqr_bench.evaluate", "evaluate a trained model under every condition of a suite"),
     "measure": ("aqr_bench.measure", "measure latency, throughput and memory of a variant"),
+    "rerun": ("aqr_bench.rerun", "run a record again and say whether it came out the same"),
     "gpu-check": ("aqr_bench.gpu_check.__main__", "everything worth knowing on a GPU machine, in under eight minutes"),
     "report": ("aqr_bench.report.__main__", "tables, figures and the page from records"),
     "compare": ("aqr_bench.compare", "two result folders side by side: what changed, what is outside the noise"),

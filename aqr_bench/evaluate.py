@@ -17,7 +17,8 @@ from typing import Any
 from aqr_bench.corruptions import get_condition
 from aqr_bench.corruptions.proof import Proof, summary
 from aqr_bench.errors import UserError, run_main
-from aqr_bench.experiment import DataSet, build_config, inner_dataset, load_data
+from aqr_bench.experiment import DataSet, build_config, hashable, inner_dataset, load_data
+from aqr_bench.progress import steps
 from aqr_bench.record import (
     NOT_APPLICABLE,
     ROOMS,
@@ -27,13 +28,14 @@ from aqr_bench.record import (
     provenance,
     read_records,
     refuse_equal_inputs,
+    sha256_file,
     status_of,
     utc_now,
     write_records,
 )
 from aqr_bench.reuse import find_twin, leave, take_over
 from aqr_bench.study import Condition, Suite, Tier, load_study, load_suite, load_tier
-from aqr_bench.train import cost_since, hashable, load_weights, one_line, verified_checkpoint, work_folder
+from aqr_bench.train import cost_since, load_weights, one_line, verified_checkpoint, work_folder
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         records = [_failure(c, suite, trained, tier, error) for c in suite.conditions]
     else:
         if twin is None:
-            records = [_evaluate_one(evaluator, condition, suite, trained) for condition in suite.conditions]
+            conditions = steps(suite.conditions, f"suite {suite.name}", lambda condition: condition.name)
+            records = [_evaluate_one(evaluator, condition, suite, trained) for condition in conditions]
         else:
             records = _taken_over(*twin, work, trained)
         if not any(record.failed for record in records):
@@ -179,6 +182,9 @@ def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trai
             input_sha256=inputs["sha256"],
             checkpoint=evaluator.checkpoint.name,
             checkpoint_sha256=trained.provenance.get("checkpoint_sha256"),
+            predictions_sha256=evaluator.predictions,
+            files={"tier": evaluator.tier.path, "suite": suite.path},
+            loader_workers=evaluator.config.test_dataloader.num_workers,
         ),
     )
 
@@ -200,6 +206,7 @@ class Evaluator:
         from mmdet3d.registry import MODELS
 
         self.config, self.tier, self.data, self.checkpoint, self.work = config, tier, data, checkpoint, work
+        self.predictions: str | None = None  # SHA-256 of the last submission
         self.model = MODELS.build(config.model)
         if checkpoint is not None:
             load_weights(self.model, checkpoint)
@@ -225,6 +232,7 @@ class Evaluator:
 
         with RouterLog(self.model.pts_bbox_head) as log:
             submission, results, proofs = self.detect(condition)
+        self.predictions = sha256_file(submission)
         from aqr_bench.metrics.detection import metric_engine, score_detections
 
         folder = self.work / condition.name
@@ -268,7 +276,7 @@ class Evaluator:
         proofs: dict[str, Proof] = {}
         results: dict[str, list] = {}
         with torch.no_grad():
-            for batch in loader:
+            for batch in steps(loader, condition.name, lambda _: "batches"):
                 for sample in self.model.test_step(batch):
                     token, found = sample.metainfo["token"], sample.cpu().pred_instances_3d
                     proofs[token] = Proof(**sample.metainfo["input_proof"])

@@ -49,6 +49,9 @@ def base_config(tier: Tier, data: DataSet, model: str | None = None) -> Any:
     name = model or tier.model
     path = require_file(CONFIGS / f"{name}.py", f"model config '{name}'", f"Known configs lie in {CONFIGS}.")
     config = Config.fromfile(path)
+    # The Runner writes its config out four times, and laying that text out nicely took longer than the whole of a smoke
+    # training. mmengine 0.10.7 has an option against it, format_python_code, which fromfile passes over.
+    object.__setattr__(config, "_format_python_code", False)
     for loader in (config.train_dataloader, config.test_dataloader):
         fill_dataset(loader.dataset, data)
     if config.get("test_evaluator"):
@@ -163,3 +166,23 @@ def _scale_positions(schedulers: list, scale: float) -> None:
     empty = any("end" in p and p["end"] <= p.get("begin", 0) for p in whole)
     for scheduler, positions in zip(schedulers, exact if empty else whole, strict=True):
         scheduler.update(positions)
+
+
+def files_of(tier: Tier, study: Study | None) -> dict[str, Path]:
+    """The files that say what is to be run, by role, as provenance keeps them."""
+    return {"tier": tier.path, **({} if study is None else {"study": study.path})}
+
+
+def hashable(config: Any) -> dict:
+    """The config without what does not change its result: where files lie, and who loads them."""
+    plain = config.to_dict()
+    plain.pop("work_dir", None)
+    for loader in ("train_dataloader", "test_dataloader"):
+        plain[loader].update(num_workers=0, persistent_workers=False)
+        dataset = inner_dataset(plain[loader]["dataset"])
+        dataset["data_root"], dataset["ann_file"] = None, Path(dataset["ann_file"]).name
+        for step in dataset["pipeline"]:
+            if "db_sampler" in step:
+                step["db_sampler"]["info_path"] = Path(step["db_sampler"]["info_path"]).name
+    plain.pop("test_evaluator", None)  # evaluation goes its own way; this one serves mmengine's own test command
+    return plain

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
-from functools import partial
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from torch.utils.data import DataLoader
+
+from aqr_bench.progress import duration
 
 CURVE_EVERY = 10
 OPEN_POINT = "loss_curve_open_point"
@@ -36,21 +40,88 @@ def of_rank(rank: int) -> tuple[int, ...]:
     return (rank,) if rank else ()
 
 
-class SeededBatches:
-    """Iterator over batches that seeds all generators before each: batch k is the same in every run.
+class Numbered:
+    """Batch sampler over another one: each batch comes with a seed of its own, and the first ``skip`` are left out.
 
-    The first ``skip`` batches, those trained on before a restart, are not loaded: only their indices are drawn.
+    The seed of batch k is (*parts, k, 0, *rank). ``parts`` may be set anew before each pass. ``endless``: after the
+    last batch comes the first one of the sampler's next epoch.
     """
 
-    def __init__(self, iterator: Any, seed: int, skip: int, rank: int = 0) -> None:
-        self.iterator, self.seed, self.skip, self.count, self.rank = iterator, seed, skip, 0, rank
+    def __init__(
+        self, batches: Any, parts: tuple[int, ...], skip: int = 0, rank: int = 0, endless: bool = False
+    ) -> None:
+        self.batches, self.parts, self.skip, self.rank, self.endless = batches, parts, skip, rank, endless
+        self.sampler = batches.sampler  # mmengine tells it the epoch
+
+    def __iter__(self) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+        for number, indices in enumerate(self._passes()):
+            if number >= self.skip:
+                yield (*self.parts, number, 0, *of_rank(self.rank)), indices
+
+    def _passes(self) -> Iterator[list[int]]:
+        for epoch in count():
+            if epoch and hasattr(self.sampler, "set_epoch"):
+                self.sampler.set_epoch(epoch)
+            empty = True
+            for indices in self.batches:
+                empty = False
+                yield indices
+            if empty or not self.endless:
+                return
+
+    def __len__(self) -> int:
+        return len(self.batches) - self.skip
+
+
+class SeededData:
+    """Data set that seeds all generators before it loads a batch of ``Numbered``.
+
+    What a batch draws then depends neither on the process that loads it nor on what that process loaded before.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, batch: tuple[tuple[int, ...], list[int]]) -> list[Any]:
+        seed, indices = batch
+        seed_all(*seed)
+        return [self.dataset[index] for index in indices]
+
+    @property
+    def metainfo(self) -> Any:
+        return self.dataset.metainfo
+
+
+def seeded_loader(loader: DataLoader, numbered: Numbered) -> DataLoader:
+    """A loader like another one, whose batches are those of ``numbered``, each loaded with a seed of its own."""
+    workers: dict[str, Any] = {}
+    if loader.num_workers:
+        workers = dict(persistent_workers=loader.persistent_workers, prefetch_factor=loader.prefetch_factor)
+    return DataLoader(
+        SeededData(loader.dataset),
+        batch_sampler=numbered,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        timeout=loader.timeout,
+        **workers,
+    )
+
+
+class After:
+    """Iterator whose first ``skip`` values are None: batches that a training has seen before it was resumed."""
+
+    def __init__(self, iterator: Iterator[Any], skip: int) -> None:
+        self.iterator, self.skip = iterator, skip
 
     def __next__(self) -> Any:
-        index, self.count = self.count, self.count + 1
-        if index < self.skip:
-            # mmengine's endless iterator around torch's; without workers, drawing the indices is all that moves it on.
-            return self.iterator._iterator._next_index()
-        seed_all(self.seed, index, 0, *of_rank(self.rank))
+        if self.skip:
+            self.skip -= 1
+            return None
         return next(self.iterator)
 
 
@@ -58,11 +129,8 @@ class SeededBatches:
 class SeedIterations(Hook):
     """Seed all generators from (seed, iteration), so that a resumed run equals an unbroken one.
 
-    mmengine saves no generator state. Augmentation is seeded as the batch is loaded, dropout and denoising noise as
-    the iteration starts. Of several processes each draws its own.
-
-    Raises:
-        ValueError: the training loader has worker processes, whose generators this does not reach.
+    mmengine saves no generator state. Augmentation is seeded as the batch is loaded, by whichever worker process loads
+    it; dropout and denoising noise as the iteration starts. Of several processes that train, each draws its own.
     """
 
     priority = "VERY_LOW"
@@ -72,9 +140,17 @@ class SeedIterations(Hook):
 
     def before_train(self, runner) -> None:
         loop = runner.train_loop
-        if loop.dataloader.num_workers:
-            raise ValueError("SeedIterations needs train_dataloader.num_workers=0")
-        loop.dataloader_iterator = SeededBatches(loop.dataloader_iterator, self.seed, runner.iter, runner.rank)
+        loader = loop.dataloader
+        if loader.num_workers:
+            # Its workers have drawn from the endless sampler already, and it cannot be set back: another one.
+            loop.dataloader_iterator = None
+            config = {**runner.cfg.train_dataloader, "dataset": loader.dataset}
+            apart = runner.cfg.get("randomness", {}).get("diff_rank_seed", False)
+            loader = runner.build_dataloader(config, seed=runner.seed, diff_rank_seed=apart)
+        numbered = Numbered(loader.batch_sampler, (self.seed,), runner.iter, runner.rank, endless=True)
+        loop.dataloader = seeded_loader(loader, numbered)
+        # As it resumes, the loop asks for the batches that it has trained on before.
+        loop.dataloader_iterator = After(iter(loop.dataloader), runner.iter)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         seed_all(self.seed, runner.iter, 1, *of_rank(runner.rank))
@@ -84,29 +160,25 @@ class SeedIterations(Hook):
 class SeedEpochs(Hook):
     """Seed all generators from seed, epoch and iteration: a run resumed after an epoch equals an unbroken one.
 
-    For training by epochs, with worker processes or without, in one process or several. Workers start anew every epoch:
-    those that live on would go on with generators that a resumed run cannot have, and those that mmengine starts anew
-    would draw the same augmentation in every epoch.
+    For training by epochs, with worker processes or without, in one process or several. What a batch draws does not
+    depend on the number of workers.
     """
 
     priority = "VERY_LOW"
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+        self.numbered: Numbered | None = None
 
     def before_train_epoch(self, runner) -> None:
-        loader, parts = runner.train_dataloader, (self.seed, runner.epoch, runner.rank)
-        if loader.num_workers:
-            loader._iterator = None
-            loader.worker_init_fn = partial(_seed_worker, parts)
-        seed_all(*parts, 0)
+        loop, parts = runner.train_loop, (self.seed, runner.epoch, runner.rank)
+        if self.numbered is None:
+            self.numbered = Numbered(loop.dataloader.batch_sampler, parts)
+            loop.dataloader = seeded_loader(loop.dataloader, self.numbered)
+        self.numbered.parts = parts
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         seed_all(self.seed, runner.iter, runner.rank, 1)
-
-
-def _seed_worker(parts: tuple[int, ...], worker: int) -> None:
-    seed_all(*parts, 2, worker)
 
 
 @HOOKS.register_module()
@@ -192,7 +264,7 @@ class StopObjectSample(Hook):
 
 @HOOKS.register_module()
 class Progress(Hook):
-    """One line every so many iterations: iteration, the losses (of the first process), seconds per iteration."""
+    """One line every so many iterations: iteration, losses (of the first process), seconds per iteration, time left."""
 
     priority = "LOW"
 
@@ -204,7 +276,11 @@ class Progress(Hook):
             return
         if (runner.iter + 1) % self.every == 0 or runner.iter + 1 == runner.max_iters:
             timing = runner.message_hub.log_scalars.get("train/time")
-            seconds = f" {timing.mean(self.every):.2f} s/iter" if timing is not None and timing.data else ""
+            seconds = ""
+            if timing is not None and len(timing.data[0]):
+                each = float(timing.mean(self.every))
+                left = each * (runner.max_iters - runner.iter - 1)
+                seconds = f" {each:.2f} s/iter" + (f", about {duration(left)} left" if left else "")
             names = [name for name in runner.message_hub.log_scalars if "loss" in name]
             means = {n.partition("/")[2]: runner.message_hub.log_scalars[n].mean(self.every) for n in names}
             losses = " ".join(f"{name} {value:.2f}" for name, value in means.items())

@@ -18,7 +18,9 @@ from aqr_bench import study as studies_of
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.inputs import require_inputs
 from aqr_bench.outcome import print_outcome
+from aqr_bench.progress import LiveLine, is_terminal
 from aqr_bench.schema import repository_root
+from aqr_bench.time_left import TimeLeft, expected_seconds
 from aqr_bench.world.spec import read_tier
 
 WORK_MODULES = ("world", "data", "train", "evaluate", "measure")
@@ -92,14 +94,21 @@ class Progress:
     done: int = 0
     total: int = 0
     nothing_to_do: bool = False
+    threads: int = 1  # of each job
     counting: bool = True  # False in a dry run, where nothing gets done
     failed_logs: list[str] = field(default_factory=list)
+    time_left: TimeLeft = field(default_factory=lambda: TimeLeft({}))
+    running: dict[int, str] = field(default_factory=dict)  # messages of the jobs at work
     _in_error: bool = False
+    _in_stats: bool = False  # within the table of how many jobs each rule has
 
     def feed(self, line: str) -> str | None:
         """Return the line to show for this line of Snakemake, or None to show nothing."""
         text = line.rstrip()
         if self._in_error and text.startswith("    "):
+            if failed := re.match(r" +jobid: (\d+)", text):
+                self.running.pop(int(failed[1]), None)
+                self.time_left.ends(int(failed[1]), failed=True)
             if text.strip().startswith("log: "):
                 self.failed_logs.append(text.strip()[len("log: ") :].partition(" (check")[0])
             return None
@@ -110,14 +119,36 @@ class Progress:
             self.done, self.total = int(steps[1]), int(steps[2])
             return None
         if total := re.match(r"total +(\d+)$", text):
-            self.total = int(total[1])
+            self.total, self._in_stats = int(total[1]), False
             return None
-        if job := re.match(r"Job \d+: (.+)", text):
-            return f"[{self.done}/{self.total}] {job[1]}" if self.counting else job[1]
+        if self._in_stats and (jobs := re.match(r"(\S+) +(\d+)$", text)):
+            self.time_left.left[jobs[1]] = int(jobs[2])
+            return None
+        self._in_stats = self._in_stats or text == "Job stats:"
+        if cores := re.match(r"Provided cores: (\d+)", text):
+            self.time_left.lanes = max(1, int(cores[1]) // self.threads)
+            return None
+        if job := re.match(r"Job (\d+): (.+)", text):
+            self.running[int(job[1])] = job[2]
+            self.time_left.begins(int(job[1]), job[2])
+            return f"[{self.done}/{self.total}] {job[2]}" if self.counting else job[2]
+        if ended := re.match(r"Finished jobid: (\d+)", text):
+            self.running.pop(int(ended[1]), None)
+            self.time_left.ends(int(ended[1]))
+            return None
         if text.startswith("Nothing to be done"):
             self.nothing_to_do = True
             return None
         return None if _NOISE.match(text) else text
+
+    def live(self) -> str:
+        """One line: jobs done of all, what is at work, about how long it takes yet."""
+        if not self.total:
+            return "planning"
+        at_work = list(self.running.values())
+        more = f" and {len(at_work) - 1} more" if len(at_work) > 1 else ""
+        now = f"{at_work[0]}{more}" if at_work else "waiting for Snakemake"
+        return f"[{self.done}/{self.total}] {self.time_left.in_words()}: {now}"
 
 
 _NOISE = re.compile(
@@ -169,7 +200,8 @@ def launch(
     command += ["--config", f"tier={tier_name}", f"studies={','.join(study_names)}"]
     command += [f"seeds={seeds}"] if seeds else []
     command += [f"suites={','.join(suites)}"] if suites else []
-    progress = Progress(counting=not dry_run)
+    times = expected_seconds(tier, studies, [studies_of.load_suite(suite) for suite in suites], folder / "results")
+    progress = Progress(counting=not dry_run, threads=tier.threads, time_left=TimeLeft(times))
     if dry_run:
         code = follow(command, folder, progress, verbose)
         print("nothing to do" if progress.nothing_to_do else f"{progress.total} jobs to do")
@@ -177,6 +209,8 @@ def launch(
     with only_workflow_in(folder) as lock:
         if clear_stale_lock(folder):
             print("removed the lock that a killed run left behind", file=sys.stderr)
+        if is_terminal(sys.stdout):
+            print(f"results: {folder / 'results' / tier.name}, logs: {folder / 'logs' / tier.name}", flush=True)
         code = follow(command, folder, progress, verbose, keep=[lock])
     if code:
         print(failure_summary(progress, folder), file=sys.stderr)
@@ -214,11 +248,16 @@ def follow(command: list[str], folder: Path, progress: Progress, verbose: bool, 
     )
     before = {s: signal.signal(s, _as_interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        for line in process.stdout:
-            shown = progress.feed(line)
-            if verbose or shown is not None:
-                print(line.rstrip() if verbose else shown, flush=True)
-        return process.wait()
+        with LiveLine(progress.live) as terminal:
+            for line in process.stdout:
+                shown = progress.feed(line)
+                if verbose:
+                    terminal.say(line.rstrip())
+                # The live line names the jobs that begin; in a dry run they are the answer.
+                elif shown is not None and not (terminal.live and re.match(r"\[\d+/\d+\] ", shown)):
+                    terminal.say(shown)
+                terminal.draw()
+            return process.wait()
     finally:
         if process.poll() is None:
             _stop(process)

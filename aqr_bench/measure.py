@@ -13,10 +13,10 @@ import traceback
 
 from aqr_bench.cost.measurement import PARTS, check_parts, measure
 from aqr_bench.errors import run_main
-from aqr_bench.experiment import build_config, load_data
+from aqr_bench.experiment import build_config, files_of, hashable, load_data
 from aqr_bench.record import ROOMS, Record, provenance, status_of, utc_now, write_records
 from aqr_bench.study import load_study, load_tier
-from aqr_bench.train import cost_since, hashable, one_line
+from aqr_bench.train import cost_since, one_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         variant=args.variant,
         cost={**cost_since(clock), **facts},
         provenance=provenance(
-            config=hashable(config), rooms=ROOMS["measure"], started=started, data_sha256=data.sha256
+            config=hashable(config),
+            rooms=ROOMS["measure"],
+            started=started,
+            data_sha256=data.sha256,
+            files=files_of(tier, study),
         ),
     )
     if args.out:

@@ -7,11 +7,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aqr_bench.errors import UserError
@@ -42,6 +44,8 @@ PACKAGES = (
     "opencv-python",
     "opencv-python-headless",
 )
+# Settings of the process that may show in the last bits of a result, or are suspected of it.
+ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "AQR_THREADS", "PYTHONHASHSEED", "CUDA_VISIBLE_DEVICES")
 _SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
 
 
@@ -201,7 +205,8 @@ def command_line() -> str:
             return f"{option}={portable_path(value)}"
         return portable_path(word) if word.startswith("/") else word
 
-    return " ".join(portable(word) for word in words)
+    # Only what a shell would take apart is quoted, so that the usual command reads as it was typed.
+    return " ".join(shlex.quote(w) if set(w) & set(" \t\n'\"\\") else w for w in map(portable, words))
 
 
 def provenance(
@@ -214,12 +219,15 @@ def provenance(
     input_sha256: str | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_sha256: str | None = None,
+    predictions_sha256: str | None = None,
     command: str | None = None,
+    files: Mapping[str, str | Path] = MappingProxyType({}),
+    loader_workers: int | None = None,
 ) -> dict[str, Any]:
     """The ``provenance`` part of a record; call it at the end of the job, in the process that did the work.
 
     ``started`` is ``utc_now()`` taken at the start. A checkpoint given without its hash is hashed here. What is not
-    known stays None.
+    known stays None. ``files``: by role, what else the result came from: tier, study, suite, checkpoints to start from.
     """
     if checkpoint is not None and checkpoint_sha256 is None:
         checkpoint_sha256 = sha256_file(checkpoint)
@@ -230,6 +238,9 @@ def provenance(
         "input_sha256": input_sha256,
         "checkpoint": None if checkpoint is None else portable_path(checkpoint),
         "checkpoint_sha256": checkpoint_sha256,
+        "predictions_sha256": predictions_sha256,
+        "files": {role: file_facts(path) for role, path in files.items()},
+        "loader_workers": loader_workers,
         **git_state(),
         "command": command_line() if command is None else command,
         "started": started,
@@ -237,4 +248,11 @@ def provenance(
         "seed": seed,
         "packages": packages(),
         "machine": machine(),
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
+
+
+def file_facts(path: str | Path) -> dict[str, str | None]:
+    """Where a file lies, without this machine in it, and its SHA-256; None for a file that is not there."""
+    place = Path(os.path.normpath(path))
+    return {"path": portable_path(place), "sha256": sha256_file(place) if place.is_file() else None}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aqr_bench.errors import UserError, run_main
+from aqr_bench.progress import duration
 from aqr_bench.study import (
     Study,
     Suite,
@@ -141,13 +142,6 @@ def counted(number: int, noun: str) -> str:
     """``1 seed``, ``2 seeds``, ``3 studies``."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{number} {noun if number == 1 else plural}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people, no finer than an estimate is worth: ``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

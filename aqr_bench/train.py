@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, run_main
-from aqr_bench.experiment import build_config, inner_dataset, load_data
+from aqr_bench.experiment import build_config, files_of, hashable, load_data
 from aqr_bench.limits import memory_limit
 from aqr_bench.ranks import Failure, Team, leave_now, share_of, world_size
 from aqr_bench.record import (
@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         return follow(team, config, tier, limit, clock)
     hashed = {**hashable(config), **({"processes": team.size} if team.size > 1 else {})}
     known: dict[str, Any] = dict(config=hashed, rooms=ROOMS["train"], seed=args.seed, started=started)
+    known |= dict(files=files_of(tier, study), loader_workers=loader.num_workers)
     extra = {"pretrain": args.pretrain} if args.pretrain else {}
 
     def put_down(status: str, reason: str | None, cost: dict, curve: Sequence = (), **where: Any) -> None:
@@ -96,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         init = [trained_checkpoint(path) for path in given.get(start, [])]
         file = None if args.pretrain else start_file(tier, schedule)
         starts = [*init, file] if file else init
+        known["files"] |= {f"start {n}": path for n, path in enumerate(starts, 1)}
         identity = [config_hash(known["config"]), code_hash(ROOMS["train"]), data.sha256, *map(sha256_file, starts)]
         start_afresh_unless_same(work, identity)
         if file is not None:
@@ -366,20 +368,6 @@ def of_all(costs: list[dict[str, float]]) -> dict[str, float]:
     if len(costs) == 1:
         return {}
     return {"processes": len(costs), **{k: round(sum(c[k] for c in costs), 2) for k in ("cpu_s", "peak_rss_mb")}}
-
-
-def hashable(config: Any) -> dict:
-    """The config without what does not change its result: where files lie."""
-    plain = config.to_dict()
-    plain.pop("work_dir", None)
-    for loader in ("train_dataloader", "test_dataloader"):
-        dataset = inner_dataset(plain[loader]["dataset"])
-        dataset["data_root"], dataset["ann_file"] = None, Path(dataset["ann_file"]).name
-        for step in dataset["pipeline"]:
-            if "db_sampler" in step:
-                step["db_sampler"]["info_path"] = Path(step["db_sampler"]["info_path"]).name
-    plain.pop("test_evaluator", None)  # evaluation goes its own way; this one serves mmengine's own test command
-    return plain
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmdet3d.datasets.transforms import ObjectSample
 
-from aqr_bench.hooks import SeedEpochs, StopObjectSample
+from aqr_bench.hooks import Numbered, SeedEpochs, StopObjectSample, seeded_loader
 
 
 class Sampler(ObjectSample):
@@ -82,21 +82,61 @@ class Noise(torch.utils.data.Dataset):
         return np.array([random.random(), np.random.rand(), float(torch.rand(1))])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_draws_the_same_whatever_came_before(workers):
+def loader_of_noise(workers: int, **settings) -> torch.utils.data.DataLoader:
+    settings = settings or dict(batch_size=2)
+    return torch.utils.data.DataLoader(Noise(), num_workers=workers, persistent_workers=workers > 0, **settings)
+
+
+def drawn(batches) -> np.ndarray:
+    return np.concatenate([batch.numpy() for batch in batches])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_epoch_draws_the_same_whatever_came_before_and_whoever_loads(workers):
     """And other numbers than the epochs before, also where workers live on, and on every process of several."""
 
-    def epoch(loader, number, rank=0):
-        runner = SimpleNamespace(train_dataloader=loader, epoch=number, rank=rank, iter=0)
-        SeedEpochs(seed=5).before_train_epoch(runner)
-        return np.concatenate([batch.numpy() for batch in loader])
+    def epochs(count, numbers, rank=0):
+        loop, hook = SimpleNamespace(dataloader=loader_of_noise(count)), SeedEpochs(seed=5)
+        for number in numbers:
+            hook.before_train_epoch(SimpleNamespace(train_loop=loop, epoch=number, rank=rank, iter=0))
+            yield drawn(loop.dataloader)
 
-    def fresh():
-        return torch.utils.data.DataLoader(Noise(), 2, num_workers=workers, persistent_workers=workers > 0)
-
-    loader = fresh()
-    first, second = epoch(loader, 0), epoch(loader, 1)
+    first, second = epochs(workers, [0, 1])
     np.random.seed(99)
-    assert np.array_equal(second, epoch(fresh(), 1)) and np.array_equal(first, epoch(fresh(), 0))
-    assert not np.isin(first, second).any() and not np.isin(second, epoch(fresh(), 1, rank=1)).any()
-    assert len(np.unique(first)) == first.size
+    (alone,) = epochs(0, [1])
+    (other,) = epochs(workers, [1], rank=1)
+    assert np.array_equal(second, alone) and np.array_equal(first, next(epochs(0, [0])))
+    assert not np.isin(first, second).any() and not np.isin(second, other).any()
+    assert len(np.unique(first)) == first.size == 12
+
+
+class EpochSampler(torch.utils.data.SequentialSampler):
+    """Another order in every epoch."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        return iter([(index + self.epoch) % 4 for index in range(4)])
+
+
+def test_batches_go_on_from_epoch_to_epoch_without_those_of_before():
+    """Seeds count on, as in an unbroken training."""
+    batches = torch.utils.data.BatchSampler(EpochSampler(range(4)), 2, False)
+    numbered = Numbered(batches, (7,), skip=1, endless=True)
+    found = [batch for batch, _ in zip(numbered, range(4), strict=False)]
+    assert found == [((7, 1, 0), [2, 3]), ((7, 2, 0), [1, 2]), ((7, 3, 0), [3, 0]), ((7, 4, 0), [2, 3])]
+    assert [indices for _, indices in Numbered(batches, (7,), endless=False)] == [[2, 3], [0, 1]]
+    assert list(Numbered(torch.utils.data.BatchSampler(range(1), 2, True), (7,), endless=True)) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_draw_what_the_process_itself_draws(workers):
+    def first_three(count):
+        loader = loader_of_noise(count)
+        numbered = Numbered(loader.batch_sampler, (5,), skip=0, endless=True)
+        return drawn(batch for batch, _ in zip(seeded_loader(loader, numbered), range(3), strict=False))
+
+    assert np.array_equal(first_three(workers), first_three(0)) and len(np.unique(first_three(0))) == 18

@@ -20,6 +20,7 @@ from aqr_bench.cost.training import SCOPE as TRAINING_SCOPE
 from aqr_bench.cost.training import TrainingStep
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.experiment import DataSet, build_config
+from aqr_bench.progress import steps
 from aqr_bench.ranks import share_of
 from aqr_bench.record import status_of
 from aqr_bench.study import Study, Tier
@@ -50,12 +51,11 @@ def measure(tier: Tier, study: Study, variant: str, data: DataSet, parts: Collec
     work = _Work(tier, study, variant, data)
     before, took = clocks(), {}
     facts: dict[str, Any] = {"parameters": work.mine.parameters(), "threads": threads}
-    for part in PARTS:
-        if part in parts:
-            start = time.perf_counter()
-            facts |= getattr(work, part)()
-            took[part] = round(time.perf_counter() - start, 2)
-            free_memory()
+    for part in steps([part for part in PARTS if part in parts], f"measuring {variant}"):
+        start = time.perf_counter()
+        facts |= getattr(work, part)()
+        took[part] = round(time.perf_counter() - start, 2)
+        free_memory()
     return {
         **facts,
         "batch_size": work.batch_size,

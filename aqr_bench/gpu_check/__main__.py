@@ -28,6 +28,7 @@ from aqr_bench.gpu_check.parts import Part, parts_of, work
 from aqr_bench.gpu_check.settings import SIZES, Settings, settings_for
 from aqr_bench.gpu_check.text import markdown
 from aqr_bench.gpu_check.wheels import GUIDE, download_command, missing
+from aqr_bench.progress import say, steps
 
 LIMIT_S = 460.0  # of the whole, below eight minutes
 LEAST_S = 20.0  # with less than this left, a part is not begun
@@ -50,13 +51,13 @@ def main(argv: list[str] | None = None) -> int:
         "limit_s": args.limit,
         "parts": [],
     }
-    for part in chosen:
+    for part in steps(chosen, "gpu-check", lambda part: part.name):
         left = args.limit - (time.monotonic() - begun)
         found = run(part, settings, left)
         result["parts"].append(found)
         result["seconds"] = round(time.monotonic() - begun, 1)
         write(result, args.out)
-        print(f"{part.name}: {found['status']}" + (f": {found['error']}" if "error" in found else ""), flush=True)
+        say(f"{part.name}: {found['status']}" + (f": {found['error']}" if "error" in found else ""))
     print(f"{args.out / 'gpu_check.md'} and gpu_check.json: {result['seconds']:.0f} s in all")
     return int(any(part["status"] == "failed" for part in result["parts"]))
 
