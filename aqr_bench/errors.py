@@ -93,12 +93,20 @@ def require_disk(folder: str | Path, need_bytes: int, what: str) -> None:
         )
 
 
+def told(error: UserError | OSError) -> str:
+    """The line for people; a file that cannot be read or written, a full disk are their business."""
+    if isinstance(error, UserError):
+        return str(error)
+    names = [short(name, 200) for name in (error.filename, error.filename2) if name is not None]
+    return _fit_for_a_terminal(f"{' -> '.join(names) or type(error).__name__}: {error.strerror or error}")
+
+
 def run_main(main: Callable[[list[str] | None], int]) -> NoReturn:
-    """Run a command-line entry; a UserError becomes one line on stderr and exit code 2."""
+    """Run a command-line entry; a UserError, or what the system refused, becomes one line on stderr and exit code 2."""
     try:
         code = main(None)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {told(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130

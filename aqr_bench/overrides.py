@@ -33,7 +33,8 @@ def _set_inside(target: Any, parent: str, key: str, value: Any) -> None:
     reached = parent
     for i, part in enumerate(parts):
         if not isinstance(target, dict):
-            raise UserError(f"config: '{short(key)}' lies inside '{reached}', set to {quoted(target)}; set '{reached}' whole")
+            what = f"lies inside '{reached}', set to {quoted(target)}"
+            raise UserError(f"config: '{short(key)}' {what}; set '{reached}' whole")
         if i == len(parts) - 1:
             target[part] = deepcopy(value)
         else:
@@ -70,5 +71,6 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any], whe
                 place = ".".join(parts[:i]) or "the config"
                 if known and list(known).count(part) > 1:
                     raise UserError(f"{where}: config key '{short(key)}': several '{part}' in {place}; give the index")
-                raise UserError(f"{where}: config key '{short(key)}': no '{short(part)}' in {place}{nearest(part, known)}")
+                hint = nearest(part, known)
+                raise UserError(f"{where}: config key '{short(key)}': no '{short(part)}' in {place}{hint}")
             node = node[entry]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from aqr_bench.arguments import positive, share
 from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.evaluate import Evaluator, build_loader
@@ -36,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train", required=True, help="train record of the model")
     parser.add_argument("--evaluation", help="evaluate record of the model: its best and worst samples are drawn")
     parser.add_argument("--work", help="the tier's work folder, in which the evaluation left its detections")
-    parser.add_argument("--samples", type=int, default=1, help="best and worst samples per condition")
-    parser.add_argument("--threshold", type=float, default=SCORE_THRESHOLD, help="draw detections from this score on")
+    parser.add_argument("--samples", type=positive, default=1, help="best and worst samples per condition")
+    parser.add_argument("--threshold", type=share, default=SCORE_THRESHOLD, help="draw detections from this score on")
     parser.add_argument("--out", required=True)
     args = parser.parse_args(argv)
     if bool(args.evaluation) != bool(args.work):

@@ -62,8 +62,9 @@ _Loader.add_implicit_resolver(
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping of plain values; UserError names the file, and the line or key where it is known."""
-    if path.stat().st_size > MOST_BYTES:
-        raise UserError(f"{path}: {path.stat().st_size / 1e6:.1f} MB, more than the {MOST_BYTES / 1e6:g} MB of any YAML")
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise UserError(f"{path}: {size / 1e6:.1f} MB are more than any study, tier or suite has")
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         _require_plain(data)

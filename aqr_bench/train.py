@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.arguments import seed
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.experiment import build_config, inner_dataset, load_data
 from aqr_bench.limits import memory_limit
@@ -167,7 +168,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aqr_bench.train", description=__doc__)
     parser.add_argument("--tier", required=True, help="tier file or name")
     parser.add_argument("--infos", required=True, help="folder that python -m aqr_bench.data wrote")
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--seed", type=seed, required=True)
     parser.add_argument("--out", required=True, help="record file (.jsonl)")
     parser.add_argument("--work", required=True, help="folder for checkpoints and logs")
     parser.add_argument("--study", help="study file or name")

@@ -183,9 +183,8 @@ def read_tier(path: str | Path) -> WorldSpec:
         raise UserError(f"{path}: 'world' must be a mapping of keys to values, got {quoted(world)}")
     world = dict(world)
     if "version" in data and world.setdefault("version", data["version"]) != data["version"]:
-        raise UserError(
-            f"{path}: data.version is {quoted(data['version'])}, world.version is {quoted(world['version'])}; drop the latter"
-        )
+        both = f"data.version is {quoted(data['version'])}, world.version is {quoted(world['version'])}"
+        raise UserError(f"{path}: {both}; drop the latter")
     return WorldSpec.from_dict(world, str(path))
 
 
@@ -201,7 +200,8 @@ def official_scenes(version: str) -> tuple[list[str], list[str]]:
 def _checked(key: str, value: Any, source: str) -> Any:
     if key in _CHOICES:
         if value not in _CHOICES[key]:
-            raise UserError(f"{source}: world.{key} is {quoted(value)}; it must be one of {', '.join(sorted(_CHOICES[key]))}")
+            choices = ", ".join(sorted(_CHOICES[key]))
+            raise UserError(f"{source}: world.{key} is {quoted(value)}; it must be one of {choices}")
         return value
     if key not in _PAIRS:
         return _number(key, value, source)
@@ -216,7 +216,8 @@ def _checked(key: str, value: Any, source: str) -> Any:
 def _number(key: str, value: Any, source: str) -> int | float:
     whole = key in _INTEGER
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise UserError(f"{source}: world.{key} must be {'a whole number' if whole else 'a number'}, got {quoted(value)}")
+        wanted = "a whole number" if whole else "a number"
+        raise UserError(f"{source}: world.{key} must be {wanted}, got {quoted(value)}")
     low, high = _LIMITS[key]
     if not low <= value <= high:
         raise UserError(f"{source}: world.{key} must lie in {low:g} .. {high:g}, got {quoted(value)}")

@@ -1,4 +1,4 @@
-"""Run a target on many generated cases, count them, and say what a person may be shown: one clear line, no traceback."""
+"""Run a target on many generated cases, count them, and say what people may be shown: one clear line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def _kind(error: Exception) -> tuple[str, ...]:
     """What tells failures apart: the type, and the line of the project that it went through last."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "aqr_bench" in f.filename or "/fuzz/" in f.filename]
-    return type(error).__name__, *(f"{f.filename}:{f.lineno}" for f in own[-1:])
+    said = str(error)[:60] if isinstance(error, AssertionError) else ""
+    return type(error).__name__, said, *(f"{f.filename}:{f.lineno}" for f in own[-1:])
 
 
 def one_clear_line(text: str, *, names: str | None = None, paths: tuple[object, ...] = ()) -> None:
