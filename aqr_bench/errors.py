@@ -6,7 +6,8 @@ import difflib
 import reprlib
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,6 +63,23 @@ def listed(names: Iterable[str]) -> str:
         if number and length > LISTED:
             return f"{', '.join(names[:number])} and {len(names) - number} more"
     return ", ".join(names)
+
+
+# What code raises that reads a file and does not find in it what should be there.
+DAMAGE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(AssertionError, RecursionError, MemoryError),
+)
+
+
+@contextmanager
+def reading(path: str | Path, what: str, remedy: str) -> Iterator[None]:
+    """Tell what a damaged file makes its reader raise as a UserError that names the file, the reason and the remedy."""
+    try:
+        yield
+    except DAMAGE as error:
+        reason = f"{type(error).__name__}: {short(' '.join(str(error).split()), 160)}"
+        raise UserError(f"{what} cannot be used: {path} ({reason}). {remedy}") from error
 
 
 def require_file(path: str | Path, what: str, remedy: str) -> Path:

@@ -25,7 +25,16 @@ from aqr_bench.data.paste import read_dbinfos
 from aqr_bench.experiment import load_data
 from aqr_bench.world.statistics import main as statistics
 
-TABLES = ("scene", "sample", "sample_data", "sample_annotation", "calibrated_sensor", "ego_pose", "instance", "category")
+TABLES = (
+    "scene",
+    "sample",
+    "sample_data",
+    "sample_annotation",
+    "calibrated_sensor",
+    "ego_pose",
+    "instance",
+    "category",
+)
 
 
 def json_or_bytes(content: bytes) -> st.SearchStrategy[bytes]:
