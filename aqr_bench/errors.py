@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import reprlib
 import shutil
+import struct
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +73,10 @@ DAMAGE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(AssertionError, RecursionError, MemoryError),
 )
+
+
+# And one that reads arrays out of a zip: an entry may be packed in ways that are unknown, or claim any size.
+DAMAGED_ARRAYS = (*DAMAGE, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError)
 
 
 @contextmanager

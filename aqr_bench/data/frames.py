@@ -36,7 +36,10 @@ def read_cloud(path: str | Path, load_dim: int = POINT_COLUMNS) -> np.ndarray:
 
 def read_image(path: str | Path) -> np.ndarray:
     """Image [h, w, 3] uint8, BGR; BadFrameError names a file that is missing or cannot be decoded."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # a header that claims more pixels than OpenCV takes
+        image = None
     if image is None:
         raise BadFrameError(f"image is missing or cannot be decoded: {path}")
     return image
