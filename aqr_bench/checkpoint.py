@@ -320,7 +320,7 @@ def _inspect(checkpoint: Checkpoint) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    path = Path(args.file)
+    path = require_file(args.file, "checkpoint", "Give the path of a .pth file.")
     out = Path(args.out) if args.out else path.with_name(f"{path.stem}.aqr.pth")
     checkpoint = _readable(path, out, args.force)
     from aqr_bench.cmt.published import doubts  # seconds, which a mistake need not wait for

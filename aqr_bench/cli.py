@@ -12,7 +12,8 @@ import os
 import sys
 
 from aqr_bench import __version__
-from aqr_bench.errors import UserError
+from aqr_bench.arguments import positive
+from aqr_bench.errors import UserError, told
 
 # Each step parses its own arguments; its module is imported only when it is called, since some cost seconds.
 STEPS = {
@@ -44,22 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="everything, from world to report, resuming what is there")
     run.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
     run.add_argument("--study", nargs="+", default=[], metavar="STUDY", help="names or files (default: the tier's)")
-    run.add_argument("--seeds", type=_positive, help="so many of every study's seeds (default: as the tier says)")
+    run.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
     run.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
-    run.add_argument("--cores", type=_positive, help="cores to use (default: what the profile says)")
+    run.add_argument("--cores", type=positive, help="cores to use (default: what the profile says)")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     run.add_argument("--strict", action="store_true", help="exit with 1 if any run is recorded as failed")
     run.add_argument("--verbose", action="store_true", help="show all of Snakemake's output")
     for name, (_, summary) in STEPS.items():
         commands.add_parser(name, help=summary, add_help=False)
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,13 +68,13 @@ def main(argv: list[str] | None = None) -> int:
         return launch(
             args.tier, args.study, args.cores, args.dry_run, args.strict, args.verbose, args.seeds, args.suites
         )
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         # The reader of our output has gone, as in `aqr-bench studies list | head`; nothing is left to be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (UserError, OSError) as err:
+        print(f"error: {told(err)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

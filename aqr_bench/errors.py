@@ -3,32 +3,106 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import shutil
+import struct
 import sys
-from collections.abc import Callable, Iterable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+MOST = 2000  # characters of a message
+LISTED = 300  # characters of a list of names in one
 
 
 class UserError(Exception):
-    """A mistake the user can mend. Command-line entries print it as one line and exit with 2."""
+    """A mistake the user can mend. Command-line entries print it as one line and exit with 2.
+
+    Messages quote what stands in files and arguments, which may be anybody's: the text is made printable, in one line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_fit_for_a_terminal(message))
+
+
+def _fit_for_a_terminal(text: str) -> str:
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " if c in "\n\t\r" else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= MOST else f"{text[: MOST // 2]} ... {text[-MOST // 2 :]}"
+
+
+def short(text: object, most: int = 80) -> str:
+    """The text, or its two ends where it is longer than ``most`` characters."""
+    text = str(text)
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+
+
+def quoted(value: Any, most: int = 80) -> str:
+    """``repr`` of a value out of a file, cut short; large and deep values are not gone through."""
+    part = reprlib.Repr()
+    part.maxstring = part.maxlong = part.maxother = most
+    part.maxlist = part.maxtuple = part.maxdict = 6
+    part.maxlevel = 3
+    return short(part.repr(value), most)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known name, or the list of known names."""
-    known = sorted(str(k) for k in known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    known = sorted(short(k) for k in known)
+    close = difflib.get_close_matches(short(name), known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(known)}" if known else ""
+    return f"; known: {listed(known)}" if known else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names with commas between them; how many more there are beyond ``LISTED`` characters."""
+    names, length = [short(name) for name in names], 0
+    for number, name in enumerate(names):
+        length += len(name) + 2
+        if number and length > LISTED:
+            return f"{', '.join(names[:number])} and {len(names) - number} more"
+    return ", ".join(names)
+
+
+# What code raises that reads a file and does not find in it what should be there.
+DAMAGE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(AssertionError, RecursionError, MemoryError),
+)
+
+
+# And one that reads arrays out of a zip: an entry may be packed in ways that are unknown, or claim any size.
+DAMAGED_ARRAYS = (*DAMAGE, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError)
+
+
+@contextmanager
+def reading(path: str | Path, what: str, remedy: str) -> Iterator[None]:
+    """Tell what a damaged file makes its reader raise as a UserError that names the file, the reason and the remedy."""
+    try:
+        yield
+    except DAMAGE as error:
+        reason = f"{type(error).__name__}: {short(' '.join(str(error).split()), 160)}"
+        raise UserError(f"{what} cannot be used: {path} ({reason}). {remedy}") from error
 
 
 def require_file(path: str | Path, what: str, remedy: str) -> Path:
     """Return ``path`` if it is a readable file, else raise UserError naming it and the remedy."""
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{what} not found: {path}. {remedy}")
+    if not is_file(path):
+        raise UserError(f"{what} not found: {short(path, 200)}. {remedy}")
     return path
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False also for a name that no file system takes, as that of a folder kept shut."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def require_disk(folder: str | Path, need_bytes: int, what: str) -> None:
@@ -44,12 +118,20 @@ def require_disk(folder: str | Path, need_bytes: int, what: str) -> None:
         )
 
 
+def told(error: UserError | OSError) -> str:
+    """The line for people; a file that cannot be read or written, a full disk are their business."""
+    if isinstance(error, UserError):
+        return str(error)
+    names = [short(name, 200) for name in (error.filename, error.filename2) if name is not None]
+    return _fit_for_a_terminal(f"{' -> '.join(names) or type(error).__name__}: {error.strerror or error}")
+
+
 def run_main(main: Callable[[list[str] | None], int]) -> NoReturn:
-    """Run a command-line entry; a UserError becomes one line on stderr and exit code 2."""
+    """Run a command-line entry; a UserError, or what the system refused, becomes one line on stderr and exit code 2."""
     try:
         code = main(None)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {told(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130

@@ -16,6 +16,7 @@ from typing import Any
 
 from aqr_bench.corruptions import get_condition
 from aqr_bench.corruptions.proof import Proof, summary
+from aqr_bench.data.plain_pickle import naming
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.experiment import DataSet, build_config, hashable, inner_dataset, load_data
 from aqr_bench.progress import steps
@@ -309,7 +310,8 @@ def build_loader(config: Any, condition: Condition, batch_size: int) -> Any:
         raise RuntimeError(f"the test pipeline needs exactly one SensorCondition, it has {len(steps)}")
     steps[0].update(name=condition.corruption, severity=condition.severity, options=dict(condition.options))
     steps[0].update(ann_file=loader.dataset.ann_file, data_root=loader.dataset.data_root)
-    return _quietly(Runner.build_dataloader, loader)
+    with naming(f"info file {loader.dataset.ann_file}"):
+        return _quietly(Runner.build_dataloader, loader)
 
 
 def _quietly(function: Any, *args: Any) -> Any:

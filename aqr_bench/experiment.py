@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.errors import UserError, nearest, require_file
+from aqr_bench.errors import UserError, nearest, quoted, reading, require_file
 from aqr_bench.overrides import check_overrides, config_entry
 from aqr_bench.study import Schedule, Study, Tier, variant_schedule
 
+VERSIONS = ("v1.0-mini", "v1.0-trainval")
 CONFIGS = Path(__file__).parent / "cmt" / "configs"
 
 
@@ -30,12 +31,12 @@ def load_data(infos: str | Path) -> DataSet:
     """Read the ``data.json`` that ``python -m aqr_bench.data`` left in a folder."""
     folder = Path(infos)
     path = require_file(folder / "data.json", "info summary", "Run: python -m aqr_bench.data --out " + str(folder))
-    try:
-        summary = json.loads(path.read_text())
-        root = (folder / summary["root"]).resolve()
-        return DataSet(folder.resolve(), root, summary["version"], summary["data_sha256"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}). Delete it and run python -m aqr_bench.data again.") from error
+    with reading(path, "info summary", "Delete it and run python -m aqr_bench.data again."):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        root, version, sha256 = (summary[key] for key in ("root", "version", "data_sha256"))
+        if version not in VERSIONS or not isinstance(sha256, str):
+            raise ValueError(f"version {quoted(version)}, data_sha256 {quoted(sha256)}")
+        return DataSet(folder.resolve(), (folder / root).resolve(), version, sha256)
 
 
 def base_config(tier: Tier, data: DataSet, model: str | None = None) -> Any:

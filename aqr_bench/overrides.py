@@ -7,7 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.errors import UserError, nearest
+from aqr_bench.errors import UserError, nearest, quoted, short
 
 
 def merge_overrides(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +33,8 @@ def _set_inside(target: Any, parent: str, key: str, value: Any) -> None:
     reached = parent
     for i, part in enumerate(parts):
         if not isinstance(target, dict):
-            raise UserError(f"config: '{key}' lies inside '{reached}', set to {target!r}; set '{reached}' whole")
+            what = f"lies inside '{reached}', set to {quoted(target)}"
+            raise UserError(f"config: '{short(key)}' {what}; set '{reached}' whole")
         if i == len(parts) - 1:
             target[part] = deepcopy(value)
         else:
@@ -50,7 +51,7 @@ def config_entry(node: Any, part: str) -> str | int | None:
         return part if part in node else None
     if not isinstance(node, list | tuple):
         return None
-    if part.isdigit():
+    if part.isdecimal():
         return int(part) if int(part) < len(node) else None
     at = [i for i, element in enumerate(node) if isinstance(element, Mapping) and element.get("type") == part]
     return at[0] if len(at) == 1 else None
@@ -69,6 +70,7 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any], whe
                     known = [e["type"] for e in node if isinstance(e, Mapping) and "type" in e]
                 place = ".".join(parts[:i]) or "the config"
                 if known and list(known).count(part) > 1:
-                    raise UserError(f"{where}: config key '{key}': several '{part}' in {place}; give the index")
-                raise UserError(f"{where}: config key '{key}': no '{part}' in {place}{nearest(part, known)}")
+                    raise UserError(f"{where}: config key '{short(key)}': several '{part}' in {place}; give the index")
+                hint = nearest(part, known)
+                raise UserError(f"{where}: config key '{short(key)}': no '{short(part)}' in {place}{hint}")
             node = node[entry]

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from aqr_bench.arguments import positive, share
+from aqr_bench.data.frames import read_image
 from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.evaluate import Evaluator, build_loader
@@ -36,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train", required=True, help="train record of the model")
     parser.add_argument("--evaluation", help="evaluate record of the model: its best and worst samples are drawn")
     parser.add_argument("--work", help="the tier's work folder, in which the evaluation left its detections")
-    parser.add_argument("--samples", type=int, default=1, help="best and worst samples per condition")
-    parser.add_argument("--threshold", type=float, default=SCORE_THRESHOLD, help="draw detections from this score on")
+    parser.add_argument("--samples", type=positive, default=1, help="best and worst samples per condition")
+    parser.add_argument("--threshold", type=share, default=SCORE_THRESHOLD, help="draw detections from this score on")
     parser.add_argument("--out", required=True)
     args = parser.parse_args(argv)
     if bool(args.evaluation) != bool(args.work):
@@ -127,7 +129,10 @@ def load_evaluator(tier: Tier, data: DataSet, trained: Record, record_path: str 
     """The trained model of a record, ready to detect; no tables are loaded until something is scored."""
     study = load_study(trained.study) if trained.study else None
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
-    return Evaluator(config, tier, data, verified_checkpoint(trained, record_path), work)
+    try:
+        return Evaluator(config, tier, data, verified_checkpoint(trained, record_path), work)
+    except RuntimeError as error:  # no checkpoint, a damaged one, or one of another model
+        raise UserError(f"{record_path}: {error}") from error
 
 
 def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
@@ -207,11 +212,9 @@ def draw_detections(
 
 def original_views(info: dict) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The images as they lie on disk (RGB) and their projections."""
-    import cv2
-
     images, lidar2img = {}, {}
     for camera, view in info["images"].items():
-        images[camera] = cv2.imread(view["img_path"])[..., ::-1]
+        images[camera] = read_image(view["img_path"])[..., ::-1]
         lidar2img[camera] = lidar_to_image(view["cam2img"], view["lidar2cam"])
     return images, lidar2img
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from aqr_bench.arguments import above_zero, natural, seed
 from aqr_bench.corruptions import CONDITIONS, Condition, Frame, FrameError, corrupt
 from aqr_bench.errors import UserError, nearest, run_main
 
@@ -27,7 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     elif args.action == "show":
         print(describe(args.name))
     else:
-        frame = load_frame(args.infos, args.keyframe, args.sample, args.sweeps)
+        from aqr_bench.data.frames import BadFrameError
+
+        try:
+            frame = load_frame(args.infos, args.keyframe, args.sample, args.sweeps)
+        except (BadFrameError, FrameError) as error:
+            raise UserError(f"{args.keyframe or args.infos}: {error}") from None
         for path in preview(args.names, frame, Path(args.out), args.seed, args.range):
             print(path)
     return 0
@@ -46,9 +52,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     drawing.add_argument("--infos", help="folder that aqr-bench data wrote")
     drawing.add_argument("--keyframe", help="instead: a folder with an info file (.pkl) and the files that it names")
     drawing.add_argument("--sample", default="0", help="number in the val split, or a sample token (default: 0)")
-    drawing.add_argument("--sweeps", type=int, default=10, help="most LiDAR sweeps (default: 10)")
-    drawing.add_argument("--seed", type=int, default=0, help="benchmark seed")
-    drawing.add_argument("--range", type=float, default=40.0, help="half side of the view from above, m (default: 40)")
+    drawing.add_argument("--sweeps", type=natural, default=10, help="most LiDAR sweeps (default: 10)")
+    drawing.add_argument("--seed", type=seed, default=0, help="benchmark seed")
+    drawing.add_argument("--range", type=above_zero, default=40.0, help="half side of the top view, m (default: 40)")
     drawing.add_argument("--out", default="previews", help="folder for the pictures (default: previews)")
     return parser.parse_args(argv)
 
@@ -111,7 +117,7 @@ def load_frame(infos: str | None, keyframe: str | None, sample: str, sweeps: int
 
         data = load_data(infos)
         file = InfoFile(data.infos / "infos_val.pkl", data.root)
-    number = int(sample) if sample.isdigit() else file.number(sample)
+    number = int(sample) if sample.isdecimal() else file.number(sample)
     if number >= len(file.infos):
         raise UserError(f"{file.path} has {len(file.infos)} samples, there is no number {number}")
     return file.frame(number, sweeps)

@@ -53,6 +53,7 @@ def prepare() -> None:
         guard.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
         sys.modules["mmcv._ext"] = guard
     _allow_checkpoint_classes()
+    _read_pickles_as_plain_data()
 
 
 def use_threads(count: int | None = None) -> int:
@@ -82,6 +83,22 @@ def _allow_checkpoint_classes() -> None:
     # History buffers and one-cycle schedules pickle their own methods through getattr.
     schedulers = [c for c in vars(scheduler).values() if isinstance(c, type)]
     torch.serialization.add_safe_globals([*schedulers, (_method_of_checkpoint, "builtins.getattr")])
+
+
+def _read_pickles_as_plain_data() -> None:
+    """Let mmengine, and with it every data set, sampler and metric of mmdet3d, execute nothing out of an info file.
+
+    Its own handler unpickles whatever a file asks for, and info files come from anybody.
+    """
+    from mmengine.fileio import PickleHandler, register_handler
+
+    from aqr_bench.data.plain_pickle import read_plain_pickle
+
+    class PlainPickleHandler(PickleHandler):
+        def load_from_fileobj(self, file, **_options):
+            return read_plain_pickle(file)
+
+    register_handler(["pkl", "pickle"])(PlainPickleHandler)
 
 
 def _method_of_checkpoint(owner: object, name: str) -> object:

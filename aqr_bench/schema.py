@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
-from aqr_bench.errors import UserError, nearest
+from aqr_bench.errors import UserError, listed, nearest, quoted, short
 
 
 def repository_root() -> Path:
@@ -28,6 +29,14 @@ def repository_root() -> Path:
     )
 
 
+# ---------------------------------------------------------------- reading
+
+# What no file of ours comes near to. An alias counts as often as it is used: a few lines can stand for billions.
+MOST_BYTES, MOST_VALUES, MOST_LEVELS, LARGEST = 1_000_000, 50_000, 40, 2**63
+# PyYAML turns numbers and dates into Python's without looking at them first, and goes into lists by recursion.
+_PARSER_ERRORS = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError)
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice and reads 1e-4 as a number."""
 
@@ -38,9 +47,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dic
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
-            raise UserError(f"line {line}: key {key!r} is read as {type(key).__name__}; put it in quotes")
+            raise UserError(f"line {line}: key {quoted(key)} is read as {type(key).__name__}; put it in quotes")
         if key in seen:
-            raise UserError(f"line {line}: key '{key}' is given twice")
+            raise UserError(f"line {line}: key '{short(key)}' is given twice")
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
 
@@ -52,21 +61,85 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; UserError names the file, and the line where YAML knows it."""
+    """Read a YAML mapping of plain values; UserError names the file, and the line or key where it is known."""
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise UserError(f"{path}: {size / 1e6:.1f} MB are more than any study, tier or suite has")
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        _require_plain(data)
     except UserError as err:
         raise UserError(f"{path}: {err}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(err).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: nested more than {MOST_LEVELS} levels deep") from None
+    except _PARSER_ERRORS as err:
+        raise UserError(f"{path}: not valid YAML: {short(' '.join(str(err).split()), 300)}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping of keys to values, found {type(data).__name__}")
     return data
 
 
+def _require_plain(data: Any) -> None:
+    """UserError for values that JSON does not have, and for more of them, or deeper ones, than any file of ours has."""
+    count, todo = 0, [(data, ())]
+    while todo:
+        value, path = todo.pop()
+        count += 1
+        here = ".".join(map(short, path)) or "top level"
+        if count > MOST_VALUES or len(path) > MOST_LEVELS:
+            what = f"nested more than {MOST_LEVELS} levels deep" if len(path) > MOST_LEVELS else "too many values"
+            raise UserError(f"{short(here)}: {what} (an alias counts as often as it is used)")
+        if isinstance(value, dict):
+            todo += [(v, (*path, k)) for k, v in value.items()]
+            _require_characters(here, *value)
+        elif isinstance(value, list):
+            todo += [(v, (*path, str(i))) for i, v in enumerate(value)]
+        elif isinstance(value, str):
+            _require_characters(here, value)
+        elif value is not None and not isinstance(value, bool | int | float):
+            raise UserError(f"{short(here)}: is read as {type(value).__name__}; put it in quotes")
+        elif isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"{short(here)}: a whole number of {value.bit_length()} bits is too large")
+        elif isinstance(value, float) and math.isnan(value):
+            raise UserError(f"{short(here)}: is not a number (.nan)")
+
+
+def _require_characters(here: str, *texts: str) -> None:
+    """UserError for text that no file name and no UTF-8 file can hold: NUL, and halves of surrogate pairs."""
+    for text in texts:
+        if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+            raise UserError(f"{short(here)}: {quoted(text)} has a character that no text has")
+
+
+# ---------------------------------------------------------------- checking
+
+
+def _is_whole(_checker: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)  # JSON Schema takes 2.0 for one, range() does not
+
+
+def _is_number(_checker: Any, value: Any) -> bool:
+    return _is_whole(_checker, value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _pattern(validator: Any, pattern: str, value: Any, _schema: Any) -> Iterator[jsonschema.ValidationError]:
+    """As JSON Schema has it, where ``$`` is the end: Python's lets a line break follow."""
+    if validator.is_type(value, "string") and not re.search(re.sub(r"\$$", r"\\Z", pattern), value):
+        yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    {"pattern": _pattern},
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_whole, "number": _is_number}
+    ),
+)
+
+
 @functools.cache
 def _schema(file: Path) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(yaml.safe_load(file.read_text(encoding="utf-8")))
+    return _Validator(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
 def schema_for(name: str) -> jsonschema.Draft202012Validator:
@@ -110,28 +183,29 @@ def _weight(err: jsonschema.ValidationError) -> tuple:
 
 
 def _explain(err: jsonschema.ValidationError) -> str:
-    path = [str(p) for p in err.absolute_path]
+    path = [short(p) for p in err.absolute_path]
     here = ".".join(path) or "top level"
+    value = quoted(err.instance)
     if err.validator == "additionalProperties":
         known = err.schema.get("properties", {})
         extra = next(k for k in err.instance if k not in known)
         hint = nearest(extra, known)
-        listed = "" if hint.startswith("; known") else f" (known: {', '.join(sorted(known))})"
-        return f"{'.'.join([*path, extra])}: unknown key{hint}{listed}"
+        others = "" if hint.startswith("; known") else f" (known: {listed(sorted(known))})"
+        return f"{'.'.join([*path, short(extra)])}: unknown key{hint}{others}"
     if err.validator == "required":
         missing = next(k for k in err.validator_value if k not in err.instance)
         return f"{'.'.join([*path, missing])}: missing key"
     if err.validator == "enum":
         allowed = [str(v) for v in err.validator_value]
-        return f"{here}: {err.instance!r} is not one of {', '.join(allowed)}{_close(err.instance, allowed)}"
+        return f"{here}: {value} is not one of {', '.join(allowed)}{_close(err.instance, allowed)}"
     if err.validator == "type":
         wanted = err.validator_value if isinstance(err.validator_value, str) else " or ".join(err.validator_value)
-        return f"{here}: {err.instance!r} is {type(err.instance).__name__}, expected {wanted}"
+        return f"{here}: {value} is {type(err.instance).__name__}, expected {wanted}"
     if err.validator == "not" and "required" in err.validator_value:
         return f"{'.'.join([*path, *err.validator_value['required']])}: not allowed here"
     if err.parent is None and "propertyNames" in err.absolute_schema_path:
-        return f"{'.'.join([*path, str(err.instance)])}: not a valid name (letters, digits, '_' ; dots between parts)"
-    return f"{here}: {err.message}"
+        return f"{'.'.join([*path, short(err.instance)])}: not a valid name (letters, digits, '_' ; dots between parts)"
+    return f"{here}: {short(err.message.replace(repr(err.instance), value, 1), 250)}"
 
 
 def _close(value: Any, allowed: list[str]) -> str:

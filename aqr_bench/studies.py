@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from aqr_bench.arguments import positive
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.progress import duration
 from aqr_bench.study import (
@@ -53,9 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     cost = actions.add_parser("cost", help="what would be run, about how long it takes, and how much disk")
     cost.add_argument("study", nargs="*", help="names or files (default: all studies that the tier can run)")
     cost.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
-    cost.add_argument("--seeds", type=int, help="so many of every study's seeds (default: as the tier says)")
+    cost.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
     cost.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
-    cost.add_argument("--cores", type=int, help="cores to use (default: those of this machine)")
+    cost.add_argument("--cores", type=positive, help="cores to use (default: those of this machine)")
     cost.add_argument("--records", default="results", help="results folder whose records tell how long things take")
     return parser
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.errors import UserError, nearest
+from aqr_bench.errors import UserError, is_file, listed, nearest, short
 from aqr_bench.overrides import merge_overrides
 from aqr_bench.schedule import Launcher, Schedule, tier_schedule, variant_schedule
 from aqr_bench.schema import read_yaml, repository_root, schema_error
@@ -191,16 +191,16 @@ def _resolve(path_or_name: str | Path, folder: str, what: str) -> Path:
     text = str(path_or_name)
     if isinstance(path_or_name, Path) or "/" in text or text.endswith((".yaml", ".yml")):
         path = Path(text)
-        if path.is_file():
+        if is_file(path):
             return path
-        raise UserError(f"{what} file not found: {text}")
+        raise UserError(f"{what} file not found: {short(text, 200)}")
     place = repository_root() / "ablations" / folder
-    if (place / f"{text}.yaml").is_file():
+    if is_file(place / f"{text}.yaml"):
         return place / f"{text}.yaml"
     known = _names(place)
     hint = nearest(text, known)
-    listed = "" if hint.startswith("; known") else f" (known: {', '.join(known)})"
-    raise UserError(f"unknown {what} '{text}'{hint}{listed}")
+    others = "" if hint.startswith("; known") else f" (known: {listed(known)})"
+    raise UserError(f"unknown {what} '{short(text)}'{hint}{others}")
 
 
 def _load(path_or_name: str | Path, folder: str, what: str) -> tuple[dict[str, Any], Path]:
@@ -226,7 +226,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         name: Pretraining(name, entry["iterations"], entry.get("config", {}), tuple(entry["parts"]))
         for name, entry in data.get("pretrain", {}).items()
     }
-    models = {m: {k: Path(file).expanduser() for k, file in v.items()} for m, v in data.get("models", {}).items()}
+    models = {m: {k: _home(file, path) for k, file in v.items()} for m, v in data.get("models", {}).items()}
     start = "features" if pretrain else "scratch"
     return Tier(
         name=data["name"],
@@ -238,7 +238,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         variant=tier_schedule(data["variant"], data["variant"]["init"], path, memory_limit_mb=limit),
         pretrain=pretrain,
         world=data.get("world", {}),
-        data_root=None if root is None else Path(root).expanduser(),
+        data_root=None if root is None else _home(root, path),
         seeds=data.get("seeds"),
         threads=data.get("threads", 1),
         evaluate_batch_size=evaluate.get("batch_size", 1),
@@ -250,6 +250,14 @@ def load_tier(path_or_name: str | Path) -> Tier:
         launcher=Launcher(**data.get("launcher", {})),
         **{key: tuple(data[key]) for key in ("studies", "suites") if key in data},
     )
+
+
+def _home(text: str, source: Path) -> Path:
+    """A path of a tier file, which may start with ``~``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # a user that there is not, or no home folder at all
+        raise UserError(f"{source}: '{short(text, 200)}': no home folder for it; write the path out") from None
 
 
 def tier_path(path_or_name: str | Path) -> Path:
@@ -306,9 +314,10 @@ def load_study(path_or_name: str | Path) -> Study:
         if variant.against is not None and (variant.against not in variants or variant.against == name):
             others = [other for other in variants if other != name]
             hint = nearest(variant.against, others)
-            raise UserError(f"{path}: variants.{name}.against: no other variant '{variant.against}'{hint}")
+            raise UserError(f"{path}: variants.{name}.against: no other variant '{short(variant.against)}'{hint}")
     if data["baseline"] not in variants:
-        raise UserError(f"{path}: baseline: unknown variant '{data['baseline']}'{nearest(data['baseline'], variants)}")
+        hint = nearest(data["baseline"], variants)
+        raise UserError(f"{path}: baseline: unknown variant '{short(data['baseline'])}'{hint}")
     try:
         suite = load_suite(data["conditions"])
         for variant in variants.values():

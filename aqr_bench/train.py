@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.errors import UserError, run_main
+from aqr_bench.arguments import seed
+from aqr_bench.data.plain_pickle import naming
+from aqr_bench.errors import UserError, run_main, short
 from aqr_bench.experiment import build_config, files_of, hashable, load_data
 from aqr_bench.limits import memory_limit
 from aqr_bench.ranks import Failure, Team, leave_now, share_of, world_size
@@ -169,7 +171,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aqr_bench.train", description=__doc__)
     parser.add_argument("--tier", required=True, help="tier file or name")
     parser.add_argument("--infos", required=True, help="folder that python -m aqr_bench.data wrote")
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--seed", type=seed, required=True)
     parser.add_argument("--out", required=True, help="record file (.jsonl)")
     parser.add_argument("--work", required=True, help="folder for checkpoints and logs")
     parser.add_argument("--study", help="study file or name")
@@ -256,7 +258,8 @@ def run_training(
         load_weights(inner_model(runner), merged, whole)  # says what does not fit, where mmengine would only warn
         # train() initialises the weights afresh and makes the averaged copy; what it loads comes after both.
         runner._load_from = str(merged)
-    runner.train()
+    with naming(f"info file {inner_dataset(config.train_dataloader.dataset).ann_file}"):
+        runner.train()
     path = work / "final.pth"
     curve = next(h for h in runner.hooks if isinstance(h, LossCurve)).points
     if runner.rank:
@@ -290,14 +293,23 @@ def keep_base(config: Any, base: Path) -> tuple[Path, dict, list]:
 
 def merged_weights(checkpoints: Sequence[Path], out: Path) -> Path:
     """One checkpoint of several, as it is if there is but one."""
-    import torch
-
     if len(checkpoints) == 1:
         return checkpoints[0]
     weights: dict = {}
     for checkpoint in checkpoints:
-        weights.update(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        weights.update(_weights_of(checkpoint))
     return _save(weights, out, 0)
+
+
+def _weights_of(checkpoint: Path) -> dict[str, Any]:
+    """The weights in a checkpoint of ours; RuntimeError names the file if it holds none, or more than data."""
+    import torch
+
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        reason = str(error).rpartition("Trying to load")[2].partition(".\n")[0].strip() or type(error).__name__
+        raise RuntimeError(f"{checkpoint} cannot be read as a checkpoint ({short(reason, 160)})") from error
 
 
 def _save(weights: dict, path: Path, iterations: int) -> Path:
@@ -335,9 +347,7 @@ def inner_model(runner: Any) -> Any:
 
 def load_weights(model: Any, checkpoint: Path, whole: bool = True) -> None:
     """Load a checkpoint weights-only; nothing may be left over; of a ``whole`` one only AQR's parameters be missing."""
-    import torch
-
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    state = _weights_of(checkpoint)
     result = model.load_state_dict(state, strict=False)
     missing = [k for k in result.missing_keys if whole and not k.startswith(NEW_PARAMETERS)]
     unexpected = [k for k in result.unexpected_keys if not k.startswith(NEW_PARAMETERS)]

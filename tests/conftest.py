@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+    parser.addoption("--fuzz-cases", type=int, help="run about so many cases in tests/fuzz (default: a few hundred)")
 
 
 def pytest_collection_modifyitems(config, items):

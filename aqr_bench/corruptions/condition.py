@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from aqr_bench.corruptions.frame import Frame, require
-from aqr_bench.errors import UserError, nearest
+from aqr_bench.errors import UserError, nearest, short
 
 MODALITIES = ("none", "lidar", "camera", "both", "calibration")
 
@@ -87,7 +87,7 @@ class Condition:
         """The same condition with some parameters changed; UserError for one that it does not have."""
         for key in options:
             if key not in self.parameters:
-                raise UserError(f"condition '{self}' has no parameter '{key}'{nearest(key, self.parameters)}")
+                raise UserError(f"condition '{self}' has no parameter '{short(key)}'{nearest(key, self.parameters)}")
         return replace(self, parameters={**self.parameters, **options}) if options else self
 
 
@@ -135,8 +135,8 @@ class Registry(Mapping[str, tuple[Condition, ...]]):
             UserError: unknown name, severity or parameter; it names the nearest or the known ones.
         """
         base, at, level = name.partition("@")
-        if at and (not level.isdigit() or severity not in (None, int(level))):
-            raise UserError(f"condition '{name}': after @ comes a severity, a whole number")
+        if at and (not level.isdecimal() or severity not in (None, int(level))):
+            raise UserError(f"condition '{short(name)}': after @ comes a severity, a whole number")
         severity = int(level) if at else severity
         entries = self.family(base)
         if severity is None:
@@ -160,7 +160,7 @@ class Registry(Mapping[str, tuple[Condition, ...]]):
             return self._by_key[alike[0]]
         if alike:
             raise UserError(f"condition '{name}' is in several suites: {', '.join(alike)}")
-        raise UserError(f"unknown condition '{name}'{nearest(name, self._by_key)}")
+        raise UserError(f"unknown condition '{short(name)}'{nearest(name, self._by_key)}")
 
     def every(self, suite: str | None = None) -> list[Condition]:
         """All conditions with all their severities, of one suite or of all."""

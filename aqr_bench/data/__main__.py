@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from aqr_bench.arguments import natural, positive
 from aqr_bench.errors import UserError, require_file, run_main
 from aqr_bench.study import load_tier
 
@@ -35,14 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     which.add_argument("--version", choices=sorted(SPLITS), help="version of the tables, without a tier")
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/")
     parser.add_argument("--out", required=True, help="folder for the info files")
-    parser.add_argument("--max-sweeps", type=int, default=10)
+    parser.add_argument("--max-sweeps", type=natural, default=10)
     parser.add_argument("--database", action="store_true", help="also cut out the objects for ground-truth sampling")
     parser.add_argument("--database-only", action="store_true", help="only that, for info files that are there")
-    parser.add_argument("--workers", type=int, default=1, help="processes of --database (default: 1)")
+    parser.add_argument("--workers", type=positive, default=1, help="processes of --database (default: 1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
-    if args.workers < 1:
-        raise UserError(f"--workers is {args.workers}; it must be at least 1")
     if args.database_only:
         require_file(
             Path(args.out) / "data.json", "info summary", "Run the same command without --database-only first."

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from aqr_bench.arguments import natural, seed
 from aqr_bench.errors import UserError
 
 from .check_files import check_contents, check_masks, check_presence, draw, recordings
@@ -272,18 +273,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", choices=sorted(SPLITS), help="version of the tables (default: the one there)")
     parser.add_argument(
         "--samples",
-        type=int,
+        type=natural,
         default=20,
         metavar="N",
         help="open all key-frame files of N samples, and N sweeps (default: 20; 0: none; more than there are: all)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="draws these samples (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="draws these samples (default: 0)")
     parser.add_argument("--partial", action="store_true", help="a part of a release: do not ask for all of its scenes")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
-    if args.samples < 0:
-        raise UserError(f"--samples is {args.samples}; it must be at least 0")
 
     def progress(items: Iterable, what: str) -> Iterable:
         return tqdm(items, desc=what, leave=False, disable=True if args.quiet else None)  # None: not into a file

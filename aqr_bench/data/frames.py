@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 
 from aqr_bench.corruptions import Cloud, Frame, View
 from aqr_bench.data.plain_pickle import load_plain_pickle
-from aqr_bench.errors import UserError
+from aqr_bench.errors import UserError, reading
 
+REMEDY = "Make it again: python -m aqr_bench.data"
 POINT_COLUMNS = 5  # x, y, z, intensity, ring: a nuScenes point on disk
 
 
@@ -34,7 +36,10 @@ def read_cloud(path: str | Path, load_dim: int = POINT_COLUMNS) -> np.ndarray:
 
 def read_image(path: str | Path) -> np.ndarray:
     """Image [h, w, 3] uint8, BGR; BadFrameError names a file that is missing or cannot be decoded."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # a header that claims more pixels than OpenCV takes
+        image = None
     if image is None:
         raise BadFrameError(f"image is missing or cannot be decoded: {path}")
     return image
@@ -74,12 +79,13 @@ class InfoFile:
 
     def __init__(self, path: str | Path, root: str | Path, flat: bool = False) -> None:
         self.path, self.root, self.flat = Path(path), Path(root), flat
-        loaded = load_plain_pickle(path, "info file", "Make it again: python -m aqr_bench.data")
-        try:
+        loaded = load_plain_pickle(path, "info file", REMEDY)
+        with self._reading():
             self.infos: list[dict] = list(loaded["data_list"])
             self._number = {info["token"]: number for number, info in enumerate(self.infos)}
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is no mmdet3d info file: {error!r} is missing") from None
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.path, "mmdet3d info file", REMEDY)
 
     def number(self, token: str) -> int:
         """Position of a sample; UserError if the file does not have it."""
@@ -125,7 +131,10 @@ class InfoFile:
 
     def frame(self, number: int, sweeps: int = 10) -> Frame:
         """Everything about one sample."""
-        info = self.infos[number]
+        with self._reading():
+            return self._frame(self.infos[number], sweeps)
+
+    def _frame(self, info: Mapping[str, Any], sweeps: int) -> Frame:
         boxes = [i["bbox_3d"][:7] for i in info.get("instances", []) if i["bbox_label_3d"] >= 0]
         return Frame(
             token=info["token"],

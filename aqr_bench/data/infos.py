@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pickle
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aqr_bench.errors import UserError
+from aqr_bench.errors import UserError, reading
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 # mmdet3d 1.4's label order: NuScenesDataset reads labels by position in this tuple.
@@ -22,6 +21,7 @@ INFO_CLASSES = (
     "car", "truck", "trailer", "bus", "construction_vehicle",
     "bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier",
 )  # fmt: skip
+CHECK = "Look what is wrong: aqr-bench data check --root ROOT."
 SPLITS = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_val")}
 
 
@@ -40,10 +40,8 @@ def open_nuscenes(root: str | Path, version: str) -> Any:
         )
     from nuscenes import NuScenes
 
-    try:
+    with reading(root / version, "the nuScenes tables", CHECK):
         return NuScenes(version=version, dataroot=str(root), verbose=False)
-    except (AssertionError, FileNotFoundError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"the nuScenes tables in {root / version} do not load: {error}") from error
 
 
 def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str, list[dict]]:
@@ -65,12 +63,13 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
     splits = create_splits_scenes()
     train_name, val_name = SPLITS[nusc.version]
     names = {"train": set(splits[train_name]), "val": set(splits[val_name])}
-    scene_name = {scene["token"]: scene["name"] for scene in nusc.scene}
     infos: dict[str, list[dict]] = {"train": [], "val": []}
-    for sample in tqdm(nusc.sample, desc="infos", disable=True if quiet else None):
-        for split, members in names.items():
-            if scene_name[sample["scene_token"]] in members:
-                infos[split].append(_sample_info(nusc, sample, len(infos[split]), max_sweeps))
+    with reading(f"{nusc.dataroot} ({nusc.version})", "the nuScenes tables", CHECK):
+        scene_name = {scene["token"]: scene["name"] for scene in nusc.scene}
+        for sample in tqdm(nusc.sample, desc="infos", disable=True if quiet else None):
+            for split, members in names.items():
+                if scene_name[sample["scene_token"]] in members:
+                    infos[split].append(_sample_info(nusc, sample, len(infos[split]), max_sweeps))
     for split, entries in infos.items():
         if not entries:
             raise UserError(f"no scene of {nusc.dataroot} ({nusc.version}) belongs to the official {split} split.")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from aqr_bench.errors import UserError, require_file
+from aqr_bench.errors import UserError, require_file, short
 
 
 def load_plain_pickle(path: str | Path, what: str = "pickle", remedy: str = "Check the path.") -> Any:
@@ -27,15 +28,31 @@ def load_plain_pickle(path: str | Path, what: str = "pickle", remedy: str = "Che
         UserError: the file is missing, truncated or damaged, or asks for anything else by name.
     """
     path = require_file(path, what, remedy)
+    with path.open("rb") as handle, naming(f"{what} {path}", remedy):
+        return read_plain_pickle(handle)
+
+
+class PickleError(UserError):
+    """A pickle that is damaged, or no plain data; who knows the file puts its name before this."""
+
+
+@contextmanager
+def naming(name: str, remedy: str = "") -> Iterator[None]:
+    """Put the file's name before, and the remedy behind, what :func:`read_plain_pickle` says about a pickle."""
     try:
-        with path.open("rb") as handle:
-            return _PlainUnpickler(handle).load()
+        yield
+    except PickleError as error:
+        raise UserError(f"{name} {error} {remedy}".strip()) from error
+
+
+def read_plain_pickle(handle: BinaryIO) -> Any:
+    """Plain data out of an open file, as :func:`load_plain_pickle`; raises PickleError, which names no file."""
+    try:
+        return _PlainUnpickler(handle).load()
     except _RefusedError as error:
-        raise UserError(
-            f"{what} {path} asks for '{error}', which is no plain data. Nothing of it was executed. {remedy}"
-        ) from None
+        raise PickleError(f"asks for '{error}', which is no plain data. Nothing of it was executed.") from None
     except Exception as error:  # a damaged stream can fail in any opcode
-        raise UserError(f"{what} {path} is truncated or damaged ({type(error).__name__}: {error}). {remedy}") from error
+        raise PickleError(f"is truncated or damaged ({type(error).__name__}: {short(error, 160)}).") from error
 
 
 class _RefusedError(Exception):

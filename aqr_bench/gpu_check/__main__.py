@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.arguments import above_zero
 from aqr_bench.errors import UserError, nearest, run_main
 from aqr_bench.gpu_check.parts import Part, parts_of, work
 from aqr_bench.gpu_check.settings import SIZES, Settings, settings_for
@@ -70,7 +71,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is a GPU")
     parser.add_argument("--size", choices=SIZES, help="default: full on a GPU, small on a CPU")
     parser.add_argument("--parts", nargs="+", default=[], metavar="PART", help="only these")
-    parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds for the whole (default: %(default)g)")
+    parser.add_argument("--limit", type=above_zero, default=LIMIT_S, help="seconds in all (default: %(default)g)")
     parser.add_argument("--part", help=argparse.SUPPRESS)  # the worker's: this part, into --rows
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)

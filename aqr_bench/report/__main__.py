@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from aqr_bench.arguments import positive
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.study import limit_seeds, load_study, load_tier
 
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--study", required=True, nargs="+", help="names or files of the studies")
     parser.add_argument("--records", required=True, type=Path, help="results folder, with a folder per tier in it")
     parser.add_argument("--out", required=True, type=Path, help="folder to write index.html, tables and figures to")
-    parser.add_argument("--seeds", type=int, help="so many of every study's seeds (default: as many as the tier says)")
+    parser.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
     args = parser.parse_args(argv)
     tier = load_tier(args.tier)
     studies = [limit_seeds(load_study(name), tier, args.seeds) for name in args.study]

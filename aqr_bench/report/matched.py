@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from aqr_bench.errors import DAMAGED_ARRAYS
 from aqr_bench.metrics.matching import Matches
 
 DISTANCE_M = 2.0  # the threshold at which nuScenes takes its true-positive errors
@@ -20,7 +20,7 @@ def recall_and_precision(path: Path | None) -> tuple[float, float] | None:
     """
     try:
         matches = None if path is None else Matches.load(path)
-    except (OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile):
+    except DAMAGED_ARRAYS:
         return None
     if matches is None or DISTANCE_M not in matches.distances:
         return None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from aqr_bench.errors import DAMAGED_ARRAYS
 from aqr_bench.metrics.matching import RECALL, ClassMatches, Matches
 from aqr_bench.report.collect import Results
 from aqr_bench.report.style import colours, drop, legend_below, panels
@@ -35,7 +35,7 @@ def load_matches(path: Path) -> Matches | None:
     """Kept matches; None if the file is missing, damaged or knows no such threshold."""
     try:
         found = Matches.load(path)
-    except (OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile):
+    except DAMAGED_ARRAYS:
         return None
     return found if DISTANCE_M in found.distances else None
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
+from aqr_bench.errors import DAMAGED_ARRAYS
 from aqr_bench.metrics.bootstrap import Resampled, SceneInterval, paired_scene_bootstrap, resample
 from aqr_bench.metrics.matching import Matches
 from aqr_bench.record import Record
@@ -30,7 +30,7 @@ def resampled_run(path: Path | None, score: float) -> Resampled | None:
     """mAP on every draw of scenes; None if the file is missing, damaged, or of another evaluation than ``score``."""
     try:
         found = None if path is None else resample(Matches.load(path))
-    except (OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile):
+    except DAMAGED_ARRAYS:
         return None
     return found if found is not None and abs(found.value - score) <= AGREEMENT else None
 

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from aqr_bench.arguments import natural
 from aqr_bench.errors import UserError
 from aqr_bench.study import tier_path
 from aqr_bench.world.spec import read_tier
@@ -20,13 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m aqr_bench.world", description="Write a synthetic nuScenes root.")
     parser.add_argument("--tier", required=True, help="name or file of a tier with a 'world' mapping")
     parser.add_argument("--out", required=True, help="folder to write; replaced if it holds another synthetic world")
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: one per usable core)")
+    parser.add_argument("--workers", type=natural, default=0, help="processes (default: one per usable core)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers: many small arrays, one thread each
     try:
-        if args.workers < 0:
-            raise UserError(f"--workers must be 1 or more (or 0 for all usable cores), got {args.workers}")
         spec = read_tier(tier_path(args.tier))
         from aqr_bench.world.write import write_world  # late: a bad tier file is told without waiting for OpenCV
 

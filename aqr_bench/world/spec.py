@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from aqr_bench.errors import UserError, nearest, require_file
+from aqr_bench.errors import UserError, nearest, quoted, require_file, short
+from aqr_bench.schema import read_yaml
 
 GENERATOR_VERSION = "2"  # raise it whenever the same spec would give other bytes
 
@@ -158,12 +157,12 @@ class WorldSpec:
         official split of that nuScenes version has.
         """
         if not isinstance(mapping, Mapping):
-            raise UserError(f"{source}: 'world' must be a mapping of keys to values, got {mapping!r}")
+            raise UserError(f"{source}: 'world' must be a mapping of keys to values, got {quoted(mapping)}")
         known = {field.name for field in dataclasses.fields(cls)}
         values = {}
         for key, value in mapping.items():
             if key not in known:
-                raise UserError(f"{source}: unknown key 'world.{key}'{nearest(key, known)}")
+                raise UserError(f"{source}: unknown key 'world.{short(key)}'{nearest(key, known)}")
             values[key] = _checked(key, value, source)
         spec = cls(**(LEVELS[values.get("level", "normal")] | values))
         _check_scene_counts(spec, source)
@@ -173,12 +172,7 @@ class WorldSpec:
 def read_tier(path: str | Path) -> WorldSpec:
     """Read the ``world`` mapping and ``data.version`` of a tier file. Raises UserError on any mistake in them."""
     path = require_file(path, "tier file", "Give --tier one of ablations/tiers/*.yaml.")
-    try:
-        tier = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tier, Mapping):
-        raise UserError(f"{path}: a tier file must be a mapping, got {type(tier).__name__}")
+    tier = read_yaml(path)
     data = tier.get("data")
     if not isinstance(data, Mapping) or data.get("kind") != "synthetic":
         raise UserError(f"{path}: data.kind must be 'synthetic' to write a world; other tiers bring their own data")
@@ -186,12 +180,11 @@ def read_tier(path: str | Path) -> WorldSpec:
         raise UserError(f"{path}: key 'world' is missing; write 'world: {{}}' for the default world")
     world = tier["world"] if tier["world"] is not None else {}
     if not isinstance(world, Mapping):
-        raise UserError(f"{path}: 'world' must be a mapping of keys to values, got {world!r}")
+        raise UserError(f"{path}: 'world' must be a mapping of keys to values, got {quoted(world)}")
     world = dict(world)
     if "version" in data and world.setdefault("version", data["version"]) != data["version"]:
-        raise UserError(
-            f"{path}: data.version is {data['version']!r}, world.version is {world['version']!r}; drop the latter"
-        )
+        both = f"data.version is {quoted(data['version'])}, world.version is {quoted(world['version'])}"
+        raise UserError(f"{path}: {both}; drop the latter")
     return WorldSpec.from_dict(world, str(path))
 
 
@@ -207,25 +200,27 @@ def official_scenes(version: str) -> tuple[list[str], list[str]]:
 def _checked(key: str, value: Any, source: str) -> Any:
     if key in _CHOICES:
         if value not in _CHOICES[key]:
-            raise UserError(f"{source}: world.{key} is {value!r}; it must be one of {', '.join(sorted(_CHOICES[key]))}")
+            choices = ", ".join(sorted(_CHOICES[key]))
+            raise UserError(f"{source}: world.{key} is {quoted(value)}; it must be one of {choices}")
         return value
     if key not in _PAIRS:
         return _number(key, value, source)
     if not isinstance(value, list | tuple) or len(value) != 2:
-        raise UserError(f"{source}: world.{key} must be {_PAIRS[key]}, got {value!r}")
+        raise UserError(f"{source}: world.{key} must be {_PAIRS[key]}, got {quoted(value)}")
     low, high = (_number(key, item, source) for item in value)
     if key != "image_size" and low > high:
-        raise UserError(f"{source}: world.{key} must be {_PAIRS[key]} with low <= high, got {value!r}")
+        raise UserError(f"{source}: world.{key} must be {_PAIRS[key]} with low <= high, got {quoted(value)}")
     return (low, high)
 
 
 def _number(key: str, value: Any, source: str) -> int | float:
     whole = key in _INTEGER
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise UserError(f"{source}: world.{key} must be {'a whole number' if whole else 'a number'}, got {value!r}")
+        wanted = "a whole number" if whole else "a number"
+        raise UserError(f"{source}: world.{key} must be {wanted}, got {quoted(value)}")
     low, high = _LIMITS[key]
     if not low <= value <= high:
-        raise UserError(f"{source}: world.{key} must lie in {low:g} .. {high:g}, got {value!r}")
+        raise UserError(f"{source}: world.{key} must lie in {low:g} .. {high:g}, got {quoted(value)}")
     return int(value) if whole else float(value)
 
 

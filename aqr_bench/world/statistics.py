@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aqr_bench.errors import UserError
+from aqr_bench.errors import UserError, reading
 from aqr_bench.world.classes import CLASSES, NUSCENES_COUNTS, VISIBILITY
 
 RANGES_M = ((0, 10), (10, 20), (20, 30), (30, 50))
@@ -84,8 +84,13 @@ def read_annotations(root: str | Path, version: str | None = None) -> Annotation
     if version is not None and version not in found:
         raise UserError(f"{root} holds no {version}, only {', '.join(found)}")
 
+    with reading(root / (version or found[0]), "the tables", "Look what is wrong: aqr-bench data check --root ROOT."):
+        return _annotations(root / (version or found[0]))
+
+
+def _annotations(folder: Path) -> Annotations:
     def table(name: str) -> list[dict]:
-        return json.loads((root / (version or found[0]) / f"{name}.json").read_text(encoding="utf-8"))
+        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
     time_us = {row["token"]: row["timestamp"] for row in table("sample")}
     category = {row["token"]: row["name"] for row in table("category")}

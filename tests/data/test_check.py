@@ -169,7 +169,9 @@ def test_mistakes_of_the_caller(world, copy, capsys):
     (copy / "v1.0-trainval").mkdir()
     assert cli(["data", "check", "--root", str(copy)]) == 2
     assert "has tables of v1.0-mini and v1.0-trainval; say which with --version" in capsys.readouterr().err
-    assert cli(["data", "check", "--root", str(world), "--samples", "-1"]) == 2
+    with pytest.raises(SystemExit) as stop:
+        cli(["data", "check", "--root", str(world), "--samples", "-1"])
+    assert stop.value.code == 2 and "--samples: must be at least 0, not -1" in capsys.readouterr().err
     assert cli(["data", "check", "--root", "a\0b"]) == 2
     assert "null byte" in capsys.readouterr().err
 

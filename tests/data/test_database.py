@@ -162,8 +162,9 @@ def test_two_workers_and_the_command_write_the_same_bytes(made, root, tmp_path, 
     written = files_of(tmp_path)
     written.pop("data.json")
     assert written == files_of(made[0])
-    with pytest.raises(UserError, match="--workers is 0"):
+    with pytest.raises(SystemExit) as stop:
         main([*command, "--database", "--workers", "0"])
+    assert stop.value.code == 2 and "--workers: must be at least 1, not 0" in capsys.readouterr().err
 
 
 def test_bad_frames_are_named_and_leave_no_finished_database(root, infos, tmp_path):

@@ -99,7 +99,7 @@ def test_a_bad_value_is_told_in_one_line_with_its_file(mapping, message):
         ("data: {kind: synthetic, version: v1.0-mini}\nworld: {version: v1.0-trainval}", "drop the latter"),
         ("data: {kind: synthetic, version: v1.0-mini}\nworld: {}", "world.train_scenes is 150"),
         ("data: [", "not valid YAML"),
-        ("- 3", "must be a mapping, got list"),
+        ("- 3", "expected a mapping of keys to values, found list"),
     ],
 )
 def test_a_bad_tier_file_is_named(tmp_path, text, message):

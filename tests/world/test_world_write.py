@@ -314,5 +314,6 @@ def test_a_mistake_in_a_worker_process_is_told_the_same_way(tmp_path, capsys):
 
 
 def test_negative_workers_are_refused(tmp_path, capsys):
-    assert main(["--tier", str(tier_file(tmp_path)), "--out", str(tmp_path / "world"), "--workers", "-1"]) == 2
-    assert "--workers" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["--tier", str(tier_file(tmp_path)), "--out", str(tmp_path / "world"), "--workers", "-1"])
+    assert stop.value.code == 2 and "--workers: must be at least 0, not -1" in capsys.readouterr().err

@@ -1,0 +1,23 @@
+"""Let the tests of this folder import their helper modules (pytest runs in importlib mode), and count the cases."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import fuzz_cases
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fuzz_budget(request):
+    fuzz_cases.budget(request.config.getoption("--fuzz-cases"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet():
+    """mmengine and matplotlib log what they do."""
+    for name in ("mmengine", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)

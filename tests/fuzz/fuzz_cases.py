@@ -1,0 +1,85 @@
+"""Run a target on many generated cases, count them, and say what people may be shown: one clear line."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from aqr_bench.errors import UserError
+
+EVERYDAY = 600  # about so many cases in all where no number is asked for; see the targets' shares
+MESSAGE = 500  # characters, paths apart
+
+executed: Counter[str] = Counter()
+refused: Counter[str] = Counter()
+tracebacks: Counter[str] = Counter()
+_scale = 1.0
+
+
+def budget(cases: int | None) -> None:
+    """Set how many cases all targets run together (None: the everyday number)."""
+    global _scale
+    _scale = 1.0 if cases is None else max(1.0, cases / EVERYDAY)
+
+
+def explore(target: str, share: int, strategy: st.SearchStrategy, check: Callable[[Any], bool]) -> None:
+    """Run ``check`` on ``share`` generated cases (more with a larger budget); the same ones in every run.
+
+    ``check`` returns whether the input was refused, and raises for any other outcome than use or refusal. All cases are
+    run; the assertion at the end shows one of each kind of failure.
+    """
+    failures: dict[tuple[str, ...], str] = {}
+
+    @settings(
+        max_examples=math.ceil(share * _scale),
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def run(case: Any) -> None:
+        executed[target] += 1
+        try:
+            refused[target] += bool(check(case))
+        except Exception as error:
+            tracebacks[target] += 1
+            failures.setdefault(_kind(error), f"{traceback.format_exc()[-1500:]}\nwith {case!r:.1500}")
+
+    run()
+    told = "\n\n".join(failures.values())
+    assert not failures, f"{target}: {len(failures)} kinds of failure in {executed[target]} cases\n{told}"
+
+
+def _kind(error: Exception) -> tuple[str, ...]:
+    """What tells failures apart: the type, and the line of the project that it went through last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "aqr_bench" in f.filename or "/fuzz/" in f.filename]
+    said = str(error)[:60] if isinstance(error, AssertionError) else ""
+    return type(error).__name__, said, *(f"{f.filename}:{f.lineno}" for f in own[-1:])
+
+
+def one_clear_line(text: str, *, names: str | None = None, paths: tuple[object, ...] = ()) -> None:
+    """Assert that a message is one printable line of a readable length, and that it names what it is about."""
+    assert text.strip(), "no message"
+    assert text.isprintable(), f"not one printable line: {text!r}"
+    spared = sum(text.count(str(path)) * len(str(path)) for path in paths)
+    assert len(text) - spared <= MESSAGE, f"{len(text)} characters: {text}"
+    assert names is None or names in text, f"does not name {names}: {text}"
+
+
+def refuses(use: Callable[[], Any], *, names: str | None = None, paths: tuple[object, ...] = ()) -> bool:
+    """Whether ``use`` raises UserError, whose message must be one clear line; any other exception goes on."""
+    try:
+        use()
+    except UserError as error:
+        one_clear_line(str(error), names=names, paths=paths)
+        return True
+    return False

@@ -1,0 +1,187 @@
+"""Spoiled data sets and info files: used, or refused in one line that names the file or its folder."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import pickle
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz_cases import explore, one_clear_line, refuses
+from fuzz_mutations import spoiled_bytes, spoiled_tree
+from fuzz_world import linked_copy, replace, small_world
+from hypothesis import strategies as st
+
+from aqr_bench import cli
+from aqr_bench.data.check import check_root
+from aqr_bench.data.frames import BadFrameError, InfoFile, read_cloud, read_image
+from aqr_bench.data.paste import read_dbinfos
+from aqr_bench.experiment import load_data
+from aqr_bench.world.statistics import main as statistics
+
+TABLES = (
+    "scene",
+    "sample",
+    "sample_data",
+    "sample_annotation",
+    "calibrated_sensor",
+    "ego_pose",
+    "instance",
+    "category",
+)
+
+
+def json_or_bytes(content: bytes) -> st.SearchStrategy[bytes]:
+    """A JSON file with other values, or with other bytes."""
+    tree = spoiled_tree(json.loads(content)).filter(_is_json)
+    return tree.map(lambda t: json.dumps(t).encode()) | spoiled_bytes(content, b"PK\x03\x04")
+
+
+def _is_json(tree: Any) -> bool:
+    try:
+        return bool(json.dumps(tree)) or True
+    except (TypeError, ValueError):
+        return False
+
+
+def told(*argv: str, paths: tuple[object, ...] = ()) -> bool:
+    """Whether a command refuses: exit code 2 and one clear line."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = cli.main(list(argv)) if argv[0] != "statistics" else statistics(list(argv[1:]))
+    said = err.getvalue()
+    assert "Traceback" not in said, said
+    if code == 2:
+        assert said.startswith("error: ") and said.count("\n") == 1, said
+        one_clear_line(said.rstrip("\n"), paths=paths)
+    return code == 2
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    return linked_copy(small_world(), tmp_path / "place")
+
+
+def test_spoiled_tables_are_found_by_the_check_and_refused_by_what_reads_them(place):
+    folder, root = place / "world" / "v1.0-mini", place / "world"
+    whole = {name: (folder / f"{name}.json").read_bytes() for name in TABLES}
+    cases = st.sampled_from(TABLES).flatmap(lambda name: st.tuples(st.just(name), json_or_bytes(whole[name])))
+
+    def check(case: tuple[str, bytes]) -> bool:
+        name, content = case
+        replace(folder / f"{name}.json", content)
+        try:
+            report = check_root(root, samples=1)
+            for line in report.lines():
+                line.encode()
+                assert line.isprintable() and "Traceback" not in line
+            json.dumps(report.as_dict())
+            command = ("data", "--version", "v1.0-mini", "--root", str(root), "--out", str(place / "new"), "--quiet")
+            refused = told(*command, paths=(root,))
+            assert refused == (not (place / "new" / "data.json").exists()), "info files of a data set that was refused"
+            told("statistics", str(root), paths=(root,))
+        finally:
+            replace(folder / f"{name}.json", whole[name])
+            for file in (place / "new").glob("*"):
+                file.unlink()
+        return refused
+
+    explore("nuScenes tables", 30, cases, check)
+
+
+def test_spoiled_world_descriptions_are_refused(place):
+    path = place / "world" / "world.json"
+    whole = path.read_bytes()
+
+    def check(content: bytes) -> bool:
+        replace(path, content)
+        report = check_root(place / "world", samples=0)
+        assert all(line.isprintable() for line in report.lines())
+        tier = place / "tier.yaml"
+        tier.write_text("data: {kind: synthetic, version: v1.0-mini}\nworld: {train_scenes: 1, val_scenes: 1}\n")
+        # Another world than the one that is there: it may only be replaced if it says that it is one of ours.
+        return told("world", "--tier", str(tier), "--out", str(path / "below"), "--quiet", paths=(path, tier))
+
+    explore("world.json", 10, json_or_bytes(whole), check)
+
+
+@pytest.mark.parametrize("kind", ["LIDAR_TOP", "CAM_FRONT"])
+def test_spoiled_recordings_are_named_or_used(kind, place):
+    path = next((place / "world" / "samples" / kind).iterdir())
+    whole, read = path.read_bytes(), read_cloud if kind == "LIDAR_TOP" else read_image
+
+    def check(content: bytes) -> bool:
+        replace(path, content)
+        assert all(line.isprintable() for line in check_root(place / "world", samples=99).lines())
+        try:
+            read(path)
+        except BadFrameError as error:
+            one_clear_line(str(error), names=path.name, paths=(path,))
+            return True
+        return False
+
+    explore(f"recordings of {kind}", 15, spoiled_bytes(whole, b"\xff\xd8\xff\xe0"), check)
+
+
+def test_spoiled_info_summaries_are_refused(place):
+    path = place / "infos" / "data.json"
+
+    def check(content: bytes) -> bool:
+        replace(path, content)
+
+        def use() -> None:
+            data = load_data(path.parent)
+            os.fsencode(data.root / data.version / data.sha256)
+
+        return refuses(use, names="data.json", paths=(path,))
+
+    explore("data.json of info files", 30, json_or_bytes(path.read_bytes()), check)
+
+
+def spoiled_pickle(content: bytes) -> st.SearchStrategy[bytes]:
+    return spoiled_tree(pickle.loads(content)).map(pickle.dumps) | spoiled_bytes(content, b"\x80\x04N.")
+
+
+def test_spoiled_info_files_are_refused_or_drawn(place):
+    path, root = place / "infos" / "infos_val.pkl", place / "world"
+
+    def use() -> None:
+        told_of = InfoFile(path, root)
+        if told_of.infos:
+            told_of.frame(0)
+
+    def check(content: bytes) -> bool:
+        replace(path, content)
+        return refuses(functools.partial(_as_preview, use, path), names=path.name, paths=(path, root))
+
+    explore("info files", 40, spoiled_pickle(path.read_bytes()), check)
+
+
+def _as_preview(use: Callable[[], None], path: Path) -> None:
+    from aqr_bench.corruptions import FrameError
+    from aqr_bench.errors import UserError
+
+    try:
+        use()
+    except (BadFrameError, FrameError) as error:  # `corruptions preview` tells these with the file
+        raise UserError(f"{path}: {error}") from None
+
+
+def test_spoiled_object_databases_are_refused(tmp_path):
+    import numpy as np
+
+    path = tmp_path / "dbinfos_train.pkl"
+    entry = dict(name="car", path="a.bin", image_path="", box3d_lidar=np.zeros(9), num_points_in_gt=3, difficulty=0)
+    whole = pickle.dumps({"car": [{**entry, "image_idx": "t", "gt_idx": 0, "image_crop_key": ""}]})
+
+    def check(content: bytes) -> bool:
+        path.write_bytes(content)
+        return refuses(lambda: read_dbinfos(path), names=path.name, paths=(path,))
+
+    explore("object databases", 20, spoiled_pickle(whole), check)
