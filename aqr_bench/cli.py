@@ -12,7 +12,7 @@ import os
 import sys
 
 from aqr_bench import __version__
-from aqr_bench.errors import UserError
+from aqr_bench.errors import UserError, disk_fault
 
 # Each step parses its own arguments; its module is imported only when it is called, since some cost seconds.
 STEPS = {
@@ -80,6 +80,12 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output has gone, as in `aqr-bench studies list | head`; nothing is left to be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        fault = disk_fault(error)
+        if fault is None:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

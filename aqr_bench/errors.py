@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -44,8 +46,33 @@ def require_disk(folder: str | Path, need_bytes: int, what: str) -> None:
         )
 
 
+_DISK = {
+    errno.ENOSPC: ("no space is left", "Free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space"),
+    errno.EROFS: ("the file system is read-only", "Make it writable, or work in another folder"),
+    errno.EACCES: ("this user must not write or read there", "Change the permissions, or work in another folder"),
+}
+
+
+def disk_fault(error: BaseException | None) -> UserError | None:
+    """One clear line for an error that the disk is to blame for, full or not writable; None for any other.
+
+    What was raised because of it counts too: torch hides a full disk behind a RuntimeError of its own.
+    """
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in _DISK:
+            what, remedy = _DISK[error.errno]
+            name = error.filename if error.filename2 is None else error.filename2
+            where = f"cannot write {os.fspath(name)}: " if isinstance(name, str | os.PathLike) else ""
+            return UserError(f"{where}{what}. {remedy}, then run the same command again: it goes on from here.")
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def run_main(main: Callable[[list[str] | None], int]) -> NoReturn:
-    """Run a command-line entry; a UserError becomes one line on stderr and exit code 2."""
+    """Run a command-line entry; a UserError, or a full disk, becomes one line on stderr and exit code 2."""
     try:
         code = main(None)
     except UserError as error:
@@ -53,4 +80,10 @@ def run_main(main: Callable[[list[str] | None], int]) -> NoReturn:
         code = 2
     except KeyboardInterrupt:
         code = 130
+    except Exception as error:
+        fault = disk_fault(error)
+        if fault is None:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        code = 2
     raise SystemExit(code)

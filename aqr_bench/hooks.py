@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+
+from aqr_bench.whole import write_text
 
 CURVE_EVERY = 10
 OPEN_POINT = "loss_curve_open_point"
@@ -146,9 +147,7 @@ class LossCurve(Hook):
             self.points.append([runner.iter + 1, self._sum / self._count])
             self._sum, self._count = 0.0, 0
             if runner.rank == 0:
-                temporary = self._path(runner).with_suffix(".tmp")
-                temporary.write_text(json.dumps(self.points))
-                os.replace(temporary, self._path(runner))
+                write_text(self._path(runner), json.dumps(self.points))
         runner.message_hub.update_info(OPEN_POINT, [self._sum, self._count])
 
 

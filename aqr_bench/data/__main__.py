@@ -16,6 +16,7 @@ from pathlib import Path
 
 from aqr_bench.errors import UserError, require_file, run_main
 from aqr_bench.study import load_tier
+from aqr_bench.whole import write_text
 
 from .infos import INFO_CLASSES, SPLITS, build_infos, open_nuscenes, tables_digest, write_infos
 
@@ -61,10 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     if args.database:
         summary["database"] = {"objects": _database(args)}
-    target = Path(args.out) / "data.json"
-    temporary = target.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(summary, indent=1))
-    os.replace(temporary, target)
+    write_text(Path(args.out) / "data.json", json.dumps(summary, indent=1))
     counts = ", ".join(f"{split} {len(entries)} samples" for split, entries in infos.items())
     print(f"infos of {version}: {counts} -> {args.out}")
     if args.database:

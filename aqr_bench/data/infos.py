@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aqr_bench.errors import UserError
+from aqr_bench.whole import whole_file
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 # mmdet3d 1.4's label order: NuScenesDataset reads labels by position in this tuple.
@@ -42,8 +41,19 @@ def open_nuscenes(root: str | Path, version: str) -> Any:
 
     try:
         return NuScenes(version=version, dataroot=str(root), verbose=False)
-    except (AssertionError, FileNotFoundError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"the nuScenes tables in {root / version} do not load: {error}") from error
+    except (AssertionError, FileNotFoundError, KeyError, ValueError) as error:
+        what = _damaged_table(root / version) or str(error)
+        raise UserError(f"the nuScenes tables in {root / version} do not load: {what}") from error
+
+
+def _damaged_table(folder: Path) -> str | None:
+    """The first table that is no JSON, and where; the devkit does not say which one it is."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            return f"{path.name} is damaged ({error}). Restore it, or make the data set again."
+    return None
 
 
 def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str, list[dict]]:
@@ -91,9 +101,8 @@ def write_infos(infos: dict[str, list[dict]], out: str | Path, version: str) -> 
     for split, entries in infos.items():
         paths[split] = out / f"infos_{split}.pkl"
         payload = pickle.dumps({"metainfo": metainfo, "data_list": entries}, protocol=4)
-        with tempfile.NamedTemporaryFile(dir=out, delete=False) as handle:
-            handle.write(payload)
-        os.replace(handle.name, paths[split])
+        with whole_file(paths[split]) as temporary:
+            temporary.write_bytes(payload)
     return paths
 
 

@@ -26,7 +26,7 @@ LIGHT_MODULES = [
     "cli",
     "launch",
 ]
-LIGHT_MODULES += ["studies", "estimate", "outcome"]
+LIGHT_MODULES += ["studies", "estimate", "outcome", "whole"]
 
 STEP = '''
 """Stand-in for a work step: writes what the real step would write, with made-up numbers."""
