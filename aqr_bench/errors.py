@@ -54,10 +54,11 @@ _DISK = {
 }
 
 
-def disk_fault(error: BaseException | None) -> UserError | None:
+def disk_fault(error: BaseException | None, below: str | os.PathLike | None = None) -> UserError | None:
     """One clear line for an error that the disk is to blame for, full or not writable; None for any other.
 
-    What was raised because of it counts too: torch hides a full disk behind a RuntimeError of its own.
+    What was raised because of it counts too: torch hides a full disk behind a RuntimeError of its own. ``below`` is the
+    folder to name where the error names no file, as when a write fails that a library does.
     """
     seen = set()
     while error is not None and id(error) not in seen:
@@ -65,7 +66,9 @@ def disk_fault(error: BaseException | None) -> UserError | None:
         if isinstance(error, OSError) and error.errno in _DISK:
             what, remedy = _DISK[error.errno]
             name = error.filename if error.filename2 is None else error.filename2
-            where = f"cannot write {os.fspath(name)}: " if isinstance(name, str | os.PathLike) else ""
+            if not isinstance(name, str | os.PathLike):
+                name = None if below is None else f"below {os.fspath(below)}"
+            where = "" if name is None else f"cannot write {os.fspath(name)}: "
             return UserError(f"{where}{what}. {remedy}, then run the same command again: it goes on from here.")
         error = error.__cause__ or error.__context__
     return None

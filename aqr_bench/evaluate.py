@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         twin = find_twin(Path(args.work), work, f"evaluate.{suite.name}", identity)
         evaluator = Evaluator(config, tier, data, checkpoint, work / "detections") if twin is None else None
     except Exception as error:
-        _refuse_disk_fault(error)
+        _refuse_disk_fault(error, work)
         if trained.ok:
             traceback.print_exc()
         records = [_failure(c, suite, trained, tier, error) for c in suite.conditions]
@@ -95,9 +95,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _refuse_disk_fault(error: Exception) -> None:
+def _refuse_disk_fault(error: Exception, work: str | Path) -> None:
     """Raise UserError where the disk is to blame: that is no result of the model, and the next call may have one."""
-    if (fault := disk_fault(error)) is not None:
+    if (fault := disk_fault(error, work)) is not None:
         raise fault from error
 
 
@@ -169,7 +169,7 @@ def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trai
     try:
         scores, inputs, extra = evaluator.run(condition)
     except Exception as error:
-        _refuse_disk_fault(error)
+        _refuse_disk_fault(error, evaluator.work)
         traceback.print_exc()
         return _failure(condition, suite, trained, evaluator.tier, error)
     return Record(

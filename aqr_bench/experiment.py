@@ -33,6 +33,13 @@ def load_data(infos: str | Path) -> DataSet:
     try:
         summary = json.loads(path.read_text())
         root = (folder / summary["root"]).resolve()
+        for name, size in summary.get("bytes", {}).items():
+            found = require_file(folder / name, "info file", "Run python -m aqr_bench.data again.").stat().st_size
+            if found != size:
+                raise UserError(
+                    f"{folder / name} has {found} bytes, {size} were written: it is damaged. Delete {path} and run "
+                    "python -m aqr_bench.data again."
+                )
         return DataSet(folder.resolve(), root, summary["version"], summary["data_sha256"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}). Delete it and run python -m aqr_bench.data again.") from error

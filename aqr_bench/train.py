@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError:
         raise
     except Exception as error:
-        if (fault := disk_fault(error)) is not None:
+        if (fault := disk_fault(error, work)) is not None:
             raise fault from error  # the training has not failed, it has not been done
         traceback.print_exc()
         put_down_failure(team.settle(error, *what_failed(error, limit)))

@@ -19,7 +19,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write that fails does not say where
         temporary.unlink(missing_ok=True)
         raise
 

@@ -34,6 +34,11 @@ def test_a_rename_names_its_target():
     assert "cannot write b: no space" in str(disk_fault(OSError(errno.ENOSPC, "x", "a", None, "b")))
 
 
+def test_without_a_file_the_folder_is_named():
+    assert str(disk_fault(OSError(errno.ENOSPC, "x"), "work")).startswith("cannot write below work: no space")
+    assert str(disk_fault(OSError(errno.ENOSPC, "x"))).startswith("no space")
+
+
 @pytest.mark.parametrize("error", [ValueError("no space left on device"), FileNotFoundError(2, "x", "a"), None])
 def test_other_errors_are_none_of_the_disks(error):
     assert disk_fault(error) is None
@@ -55,8 +60,8 @@ def test_entries_print_one_line_and_exit_with_2(capsys, monkeypatch):
         run_main(lambda _argv: 1 // 0)
 
 
-def test_a_full_disk_is_no_result_of_a_model(monkeypatch):
-    evaluator = SimpleNamespace(config=None, run=full)
+def test_a_full_disk_is_no_result_of_a_model(monkeypatch, tmp_path):
+    evaluator = SimpleNamespace(config=None, run=full, work=tmp_path)
     monkeypatch.setattr(evaluate, "blind_to", lambda *_: None)
     with pytest.raises(UserError, match="results/a: no space is left"):
         evaluate._evaluate_one(evaluator, SimpleNamespace(name="clean"), None, None)

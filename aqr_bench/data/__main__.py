@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         "data_sha256": tables_digest(args.root, version),
         "splits": {split: _counts(entries) for split, entries in infos.items()},
         "files": {split: path.name for split, path in paths.items()},
+        "bytes": {path.name: path.stat().st_size for path in paths.values()},
     }
     if args.database:
         summary["database"] = {"objects": _database(args)}
