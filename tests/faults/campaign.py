@@ -55,13 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", flush=True)
 
     place, known = prepare(folder, say), folder / "rows.jsonl"
-    chosen = args.only or (SHORT if args.short else CASES)
-    if args.only and known.is_file():
-        rows = {case: row for case, row in read_rows(known).items() if case not in args.only}
-        known.unlink()
-        for case, row in rows.items():
-            add_row(known, case, row)
-    wanted = [case for case in chosen if case not in read_rows(known)]
+    there = read_rows(known)
+    wanted = args.only or [case for case in (SHORT if args.short else CASES) if case not in there]
 
     def attempt(case: str) -> None:
         say(case)

@@ -229,7 +229,7 @@ def run(
         spent = max(spent, cpu_seconds(process.pid))
         if meanwhile is not None and meanwhile(process, spent):
             meanwhile = None
-        time.sleep(0.03)
+        time.sleep(0.1)
     return Done(process.returncode, log.read_text(errors="replace"), spent)
 
 
