@@ -39,8 +39,13 @@ def free_bytes(point: Path) -> int:
 def fill(point: Path, leave_bytes: int) -> None:
     """Fill a disk up to so many bytes."""
     with (point / BALLAST).open("ab") as file:
-        size = file.tell() + free_bytes(point) - leave_bytes
-        os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        for _ in range(100):
+            try:
+                os.posix_fallocate(file.fileno(), 0, max(free_bytes(point) - leave_bytes, 1))
+                return
+            except OSError:
+                pass  # others write meanwhile, and were faster
+    raise RuntimeError(f"{point} could not be filled: {free_bytes(point)} bytes are free")
 
 
 def needs_mount(case: Callable[[Place], Row]) -> Callable[[Place], Row]:

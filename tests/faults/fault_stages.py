@@ -223,13 +223,17 @@ def run(
     """Run a command to its end. ``meanwhile(process, processor seconds)`` is called until it returns True."""
     log = folder.parent / f"{folder.name}.log"
     process, spent, began = start(folder, command, log, prefix, **environment), 0.0, time.monotonic()
-    while process.poll() is None:
-        if time.monotonic() - began > LIMIT_S:
+    try:
+        while process.poll() is None:
+            if time.monotonic() - began > LIMIT_S:
+                process.kill()
+            spent = max(spent, cpu_seconds(process.pid))
+            if meanwhile is not None and meanwhile(process, spent):
+                meanwhile = None
+            time.sleep(0.1)
+    finally:
+        if process.poll() is None:
             process.kill()
-        spent = max(spent, cpu_seconds(process.pid))
-        if meanwhile is not None and meanwhile(process, spent):
-            meanwhile = None
-        time.sleep(0.1)
     return Done(process.returncode, log.read_text(errors="replace"), spent)
 
 
