@@ -24,7 +24,8 @@ from fault_damage import DAMAGE
 from fault_disks import DISKS
 from fault_kills import SIGNALS, kill_run, kill_stage
 from fault_others import OTHERS
-from fault_stages import REPOSITORY, STAGES, Place, prepare
+from fault_processes import REPOSITORY, get_ready
+from fault_stages import STAGES, Place, prepare
 from fault_table import NO, Row, add_row, read_rows, summary, write_tables
 
 from aqr_bench.provenance import code_hash
@@ -37,7 +38,7 @@ CASES: dict[str, Case] = {
     **DAMAGE,
     **OTHERS,
 }
-SHORT = ("SIGKILL_base", "SIGTERM_world", "full_info_files", "cut_checkpoint", "cut_image_evaluate", "nan_loss")
+SHORT = ("SIGKILL_pretrain", "SIGTERM_world", "full_info_files", "cut_checkpoint", "cut_image_evaluate", "nan_loss")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     def say(text: str) -> None:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", flush=True)
 
+    get_ready()
     place, known = prepare(folder, say), folder / "rows.jsonl"
     there = read_rows(known)
     wanted = args.only or [case for case in (SHORT if args.short else CASES) if case not in there]

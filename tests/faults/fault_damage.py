@@ -6,7 +6,8 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-from fault_stages import RESULTS, STAGES, Done, Place, difference, outcome, remove, run
+from fault_processes import Done, run
+from fault_stages import RESULTS, STAGES, TRAINING, TRAINING_WORK, Place, difference, outcome, remove
 from fault_table import Row, verdict
 
 from aqr_bench.record import read_run
@@ -80,13 +81,13 @@ def told_by(folder: Path, name: str, place: Place) -> str:
 
 
 def resumed(what: str, damage: Callable[[Path], None], names: tuple[str, ...]) -> Callable[[Place], Row]:
-    """Base training, killed before its end; the newest of the checkpoints that it left are damaged."""
+    """A training, killed before its end; the newest of the checkpoints that it left are damaged."""
 
     def case(place: Place) -> Row:
-        stage = STAGES["base"]
+        stage = STAGES[TRAINING]
         folder = place.before(stage, f"{what}_checkpoint{len(names)}".replace(" ", "_"))
-        place.bring("work/base/seed0", folder)
-        work = folder / RESULTS / "work/base/seed0"
+        place.bring(TRAINING_WORK, folder)
+        work = folder / RESULTS / TRAINING_WORK
         for name in ("final.pth", "train.done.json"):
             remove(work / name)
         for name in names:
@@ -95,11 +96,11 @@ def resumed(what: str, damage: Callable[[Path], None], names: tuple[str, ...]) -
         problems = [None if done.code == 0 else f"exit code {done.code}: {done.last_line[:160]}"]
         problems += [None if f"{name} is damaged" in done.text else f"{name} is not named" for name in names]
         problems.append("a traceback" if "Traceback" in done.text else None)
-        problems.append(difference(outcome(folder, stage), place.expected["base"]))
+        problems.append(difference(outcome(folder, stage), place.expected[TRAINING]))
         told = next((line for line in done.text.splitlines() if "damaged" in line), "")
         seen, kept = verdict(problems, f"'{told.replace(str(folder) + '/', '')[:200]}'; the same")
         which = "last" if len(names) == 1 else "every"
-        return Row(f"{what}: {which} checkpoint", "base", RESUME_PROMISE, seen, kept)
+        return Row(f"{what}: {which} checkpoint", TRAINING, RESUME_PROMISE, seen, kept)
 
     return case
 
@@ -183,11 +184,10 @@ def _without_end(path: Path) -> None:
 
 
 _SENSOR_DAMAGE = (("cut", "cut short", cut), ("empty", "empty", _empty), ("garbled", "first half zeros", garble))
-_LAST, _EVERY = ("iter_9.pth",), ("iter_9.pth", "iter_8.pth")
+_LAST, _EVERY = ("iter_5.pth",), ("iter_5.pth", "iter_4.pth")
 DAMAGE = {
     "cut_checkpoint": resumed("cut short", cut, _LAST),
     "flipped_checkpoint": resumed("one bit flipped", flip, _LAST),
-    "empty_checkpoint": resumed("empty", _empty, _LAST),
     "cut_checkpoints": resumed("cut short", cut, _EVERY),
     "flipped_final": broken_input("one bit flipped: final checkpoint", "evaluate", "work/smoke/cross/seed0/final.pth",
                                   flip, "final.pth", "SHA-256 differs"),
@@ -211,9 +211,9 @@ DAMAGE = {
         f"{short}_{kind}_{name}": broken_sensor(kind, how, damage, name)
         for short, how, damage in _SENSOR_DAMAGE
         for kind in ("image", "cloud")
-        for name in ("base", "evaluate")
+        for name in (TRAINING, "evaluate")
         # An empty cloud is a cloud without points, zeros are points at the sensor: both can be what was recorded.
-        if kind == "image" or short == "cut"
+        if short == "cut" or (kind == "image" and name == "evaluate")
     },
     "flipped_cloud": flipped_cloud,
 }  # fmt: skip

@@ -11,7 +11,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fault_stages import RESULTS, RUN, STAGES, Done, Place, Stage, difference, half_written, outcome, remove, run
+from fault_processes import Done, run
+from fault_stages import (
+    RESULTS,
+    RUN,
+    STAGES,
+    TRAINING,
+    TRAINING_WORK,
+    Place,
+    Stage,
+    difference,
+    half_written,
+    outcome,
+    remove,
+)
 from fault_table import SKIPPED, Row, verdict
 
 BALLAST = "ballast"
@@ -130,10 +143,9 @@ def _size(*files: Path) -> int:
 
 
 def _up_to_final(results: Path) -> int:
-    """As much as a base training writes before its final checkpoint, and half of that."""
-    work = results / "work/base/seed0"
+    """As much as a training writes before its final checkpoint, and half of that."""
+    work = results / TRAINING_WORK
     before = [f for f in work.rglob("*") if f.is_file() and f.name not in ("final.pth", "train.done.json")]
-    before = [f for f in before if "detections" not in f.parts and not f.name.startswith("evaluate")]
     return _size(*before) + _size(work / "final.pth") // 2
 
 
@@ -219,9 +231,9 @@ def read_only(name: str, at: str) -> Callable[[Place], Row]:
 _FULL = (
     Full("samples of the world", "world", "", lambda _: 100_000, 400, _is_writing),
     Full("info files", "infos", "infos", lambda results: _size(*(results / "infos").glob("*.pkl")) // 2),
-    Full("checkpoint to resume from", "base", "work", lambda results: 5_000_000, 200),
-    Full("final checkpoint", "base", "work/base/seed0", _up_to_final),
-    Full("record of a training", "base", "base/seed0", lambda _: 0),
+    Full("checkpoint to resume from", TRAINING, "work", lambda _: 3_000_000),
+    Full("final checkpoint", TRAINING, "work/pretrain", _up_to_final),
+    Full("record of a training", TRAINING, "pretrain/cameras", lambda _: 0),
     Full("detections", "evaluate", "work/smoke/cross/seed0", lambda _: 40_000),
     Full("record of an evaluation", "evaluate", "smoke/cross/seed0", lambda _: 0),
     Full("record of a measurement", "measure", "smoke/cross", lambda _: 0),
@@ -243,6 +255,6 @@ DISKS = {
     "full_run": full_run,
     "full_before_run": full_before_run,
     "read_only_run": read_only("run", ""),
-    "read_only_base": read_only("base", f"{RESULTS}/work"),
+    "read_only_training": read_only(TRAINING, f"{RESULTS}/work"),
     "read_only_report": read_only("report", f"{RESULTS}/report"),
 }

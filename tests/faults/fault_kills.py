@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from fault_stages import RESULTS, RUN, STAGES, Place, Stage, difference, half_written, outcome, remove, run
+from fault_processes import run
+from fault_stages import RESULTS, RUN, STAGES, Place, Stage, difference, half_written, outcome, remove
 from fault_table import Row, verdict
 
 from aqr_bench.launch import workers_in

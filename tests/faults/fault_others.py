@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 import yaml
-from fault_stages import RESULTS, RUN, STAGES, TIER, Done, Place, difference, outcome, remove, run
+from fault_processes import Done, run
+from fault_stages import RESULTS, RUN, STAGES, TIER, TRAINING, Place, difference, outcome, remove
 from fault_table import SKIPPED, Row, verdict
 
 from aqr_bench.record import read_run
@@ -73,13 +74,13 @@ def clock_jumps_back(place: Place) -> Row:
     """Half through a training, the clock goes back by a day."""
     library, promise = faketime(), "the same result; times of the record are the clock's, its cost in seconds is not"
     if library is None:
-        return Row("clock jumps back a day", "base", promise, "faketime is not installed", SKIPPED, tries=0)
-    stage = STAGES["base"]
+        return Row("clock jumps back a day", TRAINING, promise, "faketime is not installed", SKIPPED, tries=0)
+    stage = STAGES[TRAINING]
     folder, clock = place.before(stage, "clock_back"), place.root / "clock"
     clock.write_text("+0d\n")
 
     def jump(_process: subprocess.Popen, spent: float) -> bool:
-        if spent < 0.6 * place.cpu_s["base"]:
+        if spent < 0.6 * place.cpu_s[TRAINING]:
             return False
         clock.write_text("-1d\n")
         return True
@@ -92,9 +93,9 @@ def clock_jumps_back(place: Place) -> Row:
         times = record.provenance["started"], record.provenance["finished"]
         problems.append(None if times[1] < times[0] else f"the clock did not jump: {times}")
         problems.append(None if 0 < record.cost["wall_s"] < 3600 else f"wall_s is {record.cost['wall_s']}")
-    problems.append(difference(outcome(folder, stage), place.expected["base"]))
+    problems.append(difference(outcome(folder, stage), place.expected[TRAINING]))
     fine = "the same; the record ends a day before it began, its wall_s is right"
-    return Row("clock jumps back a day", "base", promise, *verdict(problems, fine))
+    return Row("clock jumps back a day", TRAINING, promise, *verdict(problems, fine))
 
 
 def run_yesterday(place: Place) -> Row:
@@ -192,10 +193,10 @@ def loader_worker(place: Place) -> Row:
 
 def nan_loss(place: Place) -> Row:
     """From the fourth iteration on, the loss is NaN."""
-    stage = STAGES["base"]
+    stage = STAGES[TRAINING]
     folder = place.before(stage, "nan_loss")
     done = run(folder, (FAULTY, "--nan-at", "4", *stage.command))
-    return _one_record(folder, done, "NaN loss from iteration 4", "diverged", "loss is nan at iteration 4")
+    return _one_record(folder, TRAINING, done, "NaN loss from iteration 4", "diverged", "loss is nan at iteration 4")
 
 
 def out_of_memory(place: Place) -> Row:
@@ -204,20 +205,20 @@ def out_of_memory(place: Place) -> Row:
     folder = place.before(stage, "out_of_memory")
     _change_tier(folder, lambda tier: tier.update(memory_limit_mb=300))
     done = run(folder, stage.command)
-    return _one_record(folder, done, "out of memory", "oom", "(memory limit 300 MB)")
+    return _one_record(folder, "base", done, "out of memory", "oom", "(memory limit 300 MB)")
 
 
-def _one_record(folder: Path, done: Done, fault: str, status: str, words: str) -> Row:
+def _one_record(folder: Path, name: str, done: Done, fault: str, status: str, words: str) -> Row:
     problems, reason = [f"exit code {done.code}: {done.last_line[:160]}" if done.code else None], ""
     if not done.code:
-        record = read_run(folder / RESULTS / STAGES["base"].done)[0]
+        record = read_run(folder / RESULTS / STAGES[name].done)[0]
         reason = record.reason or ""
         problems.append(None if record.status == status else f"the record says {record.status}")
         problems.append(None if words in reason else f"the reason is '{reason}'")
-    work = folder / RESULTS / "work/base/seed0/final.pth"
-    problems.append("a final checkpoint was written" if work.exists() else None)
+    final = folder / RESULTS / STAGES[name].compared[0]
+    problems.append("a final checkpoint was written" if final.exists() else None)
     promise = f"a record with status {status} that says why, no final checkpoint, exit code 0: others go on"
-    return Row(fault, "base", promise, *verdict(problems, f"'{reason[:160]}'"))
+    return Row(fault, name, promise, *verdict(problems, f"'{reason[:160]}'"))
 
 
 def _change_tier(folder: Path, change) -> None:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
+from fault_processes import REPOSITORY, run
 
 from aqr_bench.record import read_run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TIER, RESULTS = "faults", Path("results/faults")
-LIMIT_S = 1500
 # What a clock, a machine's load or a folder's name decides, and nothing else (as in tests/test_killed.py).
 UNSTEADY = {"wall_s", "started", "finished", "utc", "time", "date", "path", "log", "cost", "command"}
 GIT = {"git_commit", "git_dirty"}  # someone may commit while the campaign runs
@@ -85,6 +78,8 @@ STAGES = {
               ("report/tables/*",)),
     )
 }  # fmt: skip
+# The training that faults are tried on which concern any: the shortest.
+TRAINING, TRAINING_WORK = "pretrain", "work/pretrain/cameras"
 RUN = ("aqr_bench.cli", "run", *_TIER, "--study", "smoke", "--cores", "2")
 
 
@@ -105,34 +100,6 @@ def tier() -> dict[str, Any]:
         "variant": {"iterations": 5, "init": "base", "config": often},
         "measure": {"batch_size": 1, "warmup": 1, "rounds": 2, "batch_sizes": [1], "train_rounds": 1},
     }
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended: exit code (negative: by that signal), all that it said, seconds on the processors."""
-
-    code: int
-    text: str
-    cpu_s: float
-
-    @property
-    def last_line(self) -> str:
-        return next((line for line in reversed(self.text.splitlines()) if line.strip()), "")
-
-    def refused(self, *words: str) -> str | None:
-        """What is wrong if it should have ended with exit code 2 and one line that has all the words; None: nothing."""
-        told = [line for line in self.text.splitlines() if line.startswith("error: ")]
-        if self.code != 2:
-            return f"exit code {self.code}, not 2: {self.last_line[:160]}"
-        if "Traceback" in self.text or len(told) != 1:
-            return f"{len(told)} error lines, not one: {self.last_line[:160]}"
-        missing = [word for word in words if word not in told[0]]
-        return f"the message does not name {missing}: {told[0][:160]}" if missing else None
-
-    @property
-    def told(self) -> str:
-        """The error line, without what only this machine has."""
-        return next((line for line in self.text.splitlines() if line.startswith("error: ")), self.last_line)
 
 
 @dataclass
@@ -185,56 +152,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-# ---------------------------------------------------------------- running
-
-
-def start(folder: Path, command: Sequence[str], log: Path, prefix: Sequence[str] = (), **environment: str):
-    """Start ``python -m command`` in a folder, in a session of its own."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
-    words = command if str(command[0]).endswith(".py") else ("-m", *command)
-    with log.open("w") as out:
-        return subprocess.Popen(
-            [*prefix, sys.executable, *words], cwd=folder, env={**env, **environment},
-            stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process, its children, and of those that have ended and were waited for."""
-    total = 0.0
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for member in [process, *process.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                times = member.cpu_times()
-                total += times.user + times.system + times.children_user + times.children_system
-    return total
-
-
-def run(
-    folder: Path,
-    command: Sequence[str],
-    meanwhile: Callable[[subprocess.Popen, float], bool] | None = None,
-    prefix: Sequence[str] = (),
-    **environment: str,
-) -> Done:
-    """Run a command to its end. ``meanwhile(process, processor seconds)`` is called until it returns True."""
-    log = folder.parent / f"{folder.name}.log"
-    process, spent, began = start(folder, command, log, prefix, **environment), 0.0, time.monotonic()
-    try:
-        while process.poll() is None:
-            if time.monotonic() - began > LIMIT_S:
-                process.kill()
-            spent = max(spent, cpu_seconds(process.pid))
-            if meanwhile is not None and meanwhile(process, spent):
-                meanwhile = None
-            time.sleep(0.1)
-    finally:
-        if process.poll() is None:
-            process.kill()
-    return Done(process.returncode, log.read_text(errors="replace"), spent)
 
 
 # ---------------------------------------------------------------- what came out
@@ -291,23 +208,27 @@ def prepare(root: Path, say: Callable[[str], None]) -> Place:
     root.mkdir(parents=True, exist_ok=True)
     (root / f"{TIER}.yaml").write_text(yaml.safe_dump(tier(), sort_keys=False))
     known = root / "cpu_s.json"
-    if not known.is_file():
+    spent = json.loads(known.read_text()) if known.is_file() else {}
+    if "run" not in spent:
         say("the undisturbed run")
         done = run(place.empty("whole"), RUN)
         if done.code:
             raise RuntimeError(f"the undisturbed run failed:\n{done.text}")
-        spent = {"run": done.cpu_s}
-        for name, stage in STAGES.items():
-            say(f"undisturbed: {name}")
-            folder = place.before(stage, f"alone_{name}")
-            done = run(folder, stage.command)
-            problem = difference(outcome(folder, stage), outcome(place.whole, stage))
-            if done.code or problem:
-                raise RuntimeError(f"stage {name} by itself: exit code {done.code}, {problem}\n{done.text}")
-            spent[name] = done.cpu_s
-            shutil.rmtree(folder)
+        spent["run"] = done.cpu_s
         known.write_text(json.dumps(spent, indent=1))
-    place.cpu_s = json.loads(known.read_text())
+    for name, stage in STAGES.items():
+        if name in spent:
+            continue
+        say(f"undisturbed: {name}")
+        folder = place.before(stage, f"alone_{name}")
+        done = run(folder, stage.command)
+        problem = difference(outcome(folder, stage), outcome(place.whole, stage))
+        if done.code or problem:
+            raise RuntimeError(f"stage {name} by itself: exit code {done.code}, {problem}\n{done.text}")
+        spent[name] = done.cpu_s
+        known.write_text(json.dumps(spent, indent=1))
+        shutil.rmtree(folder)
+    place.cpu_s = spent
     place.expected = {name: outcome(place.whole, stage) for name, stage in STAGES.items()}
     for name, found in place.expected.items():
         if len(found) < 1 + bool(STAGES[name].compared):

@@ -14,7 +14,8 @@ import pytest
 from campaign import CASES, SHORT, main
 from fault_damage import cut, flip, garble
 from fault_disks import BALLAST, fill, free_bytes, needs_mount, small_disk
-from fault_stages import RESULTS, STAGES, Done, difference, half_written, outcome, run
+from fault_processes import Done, run
+from fault_stages import RESULTS, STAGES, difference, half_written, outcome
 from fault_table import NO, SKIPPED, YES, Row, add_row, read_rows, summary, verdict, write_tables
 
 from aqr_bench.record import Record, write_records
@@ -162,4 +163,4 @@ def test_a_short_campaign_goes_as_promised(tmp_path):
     assert main(["--short", "--folder", str(tmp_path / "work"), "--out", str(tmp_path / "out")]) == 0
     rows = read_rows(tmp_path / "work" / "rows.jsonl")
     assert set(rows) == set(SHORT) and all(row.kept in (YES, SKIPPED) for row in rows.values())
-    assert rows["SIGKILL_base"].tries == 3
+    assert rows["SIGKILL_pretrain"].tries == 3
