@@ -62,12 +62,17 @@ def kill_stage(name: str, signal_name: str, kills: int = KILLS) -> Callable[[Pla
 
 
 def kill_run(place: Place, kills: int = 6) -> Row:
-    """The whole run, killed in turns by SIGKILL to all of it, as when a machine dies, and by SIGTERM to the command."""
-    generator, folder = random.Random("run"), place.empty("kill_run")
-    killed, ended, problems = 0, 0, []
+    """The workflow with its last jobs to do, killed by SIGKILL to all of it, as when a machine dies, or by SIGTERM.
+
+    From the first job on it is tests/test_killed.py that kills it.
+    """
+    last = ("variant", "evaluate", "report")
+    generator, folder = random.Random("run"), place.nearly_done("kill_run", last)
+    most = 20.0 + sum(place.cpu_s[name] for name in last) / 2  # a start of Snakemake and of a job are the 20 s
+    killed, ended, problems, moments = 0, 0, [], []
     for number in range(kills):
         hard = number % 2 == 0
-        moment = generator.uniform(0.05, 0.25) * place.cpu_s["run"]
+        moment = generator.uniform(4.0, most)
 
         def strike(process: subprocess.Popen, spent: float, hard: bool = hard, moment: float = moment) -> bool:
             if spent < moment:
@@ -81,6 +86,7 @@ def kill_run(place: Place, kills: int = 6) -> Row:
             ended += 1
             continue
         killed += 1
+        moments.append(f"{moment:.0f} s")
         if done.code != expected:
             problems.append(f"exit code {done.code}, not {expected}: {done.last_line[:160]}")
         problems.append(_left_running(folder))
@@ -90,7 +96,9 @@ def kill_run(place: Place, kills: int = 6) -> Row:
         problems.append(f"the next call ended with {done.code}: {done.last_line[:160]}")
     problems += [difference(outcome(folder, stage), place.expected[name]) for name, stage in STAGES.items()]
     problems.append(None if killed >= kills - 1 else f"only {killed} of {kills} kills came in time")
-    seen, kept = verdict(problems, f"the same in all {len(STAGES)} stages{_litter(folder)}")
+    seen, kept = verdict(
+        problems, f"the same in all {len(STAGES)} stages after kills at {', '.join(moments)}{_litter(folder)}"
+    )
     return Row("SIGKILL, SIGTERM", "aqr-bench run", RUN_PROMISE, seen, kept, tries=killed, ended=ended)
 
 

@@ -134,6 +134,15 @@ class Place:
             remove(folder / RESULTS / piece)
         return folder
 
+    def nearly_done(self, name: str, missing: Sequence[str]) -> Path:
+        """A copy of the undisturbed run, without what some stages made."""
+        folder = self.empty(name)
+        shutil.copytree(self.whole, folder, dirs_exist_ok=True)
+        for stage in missing:
+            for piece in STAGES[stage].makes:
+                remove(folder / RESULTS / piece)
+        return folder
+
     def bring(self, piece: str, folder: Path, copied: bool = False) -> None:
         """Put a piece of the undisturbed run into a folder; the world, which is only read, as a link to it."""
         source, target = self.whole / RESULTS / piece, folder / RESULTS / piece
