@@ -75,7 +75,7 @@ STAGES = {
         Stage("report", ("aqr_bench.report", *_TIER, "--study", "smoke", "--records", "results",
                          "--out", _at("report")),
               ("infos", "base", "smoke", "pretrain", "pictures", "work"), ("report",), "report/index.html",
-              ("report/tables/*",)),
+              ("report/tables/*.csv", "report/tables/*.md", "report/tables/*.tex")),
     )
 }  # fmt: skip
 # The training that faults are tried on which concern any: the shortest.
