@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import reprlib
 import shutil
 import struct
@@ -118,10 +120,41 @@ def require_disk(folder: str | Path, need_bytes: int, what: str) -> None:
         )
 
 
+_DISK = {
+    errno.ENOSPC: ("no space is left", "Free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space"),
+    errno.EROFS: ("the file system is read-only", "Make it writable, or work in another folder"),
+    errno.EACCES: ("this user must not write or read there", "Change the permissions, or work in another folder"),
+}
+
+
+def disk_fault(error: BaseException | None, below: str | os.PathLike | None = None) -> UserError | None:
+    """One clear line for an error that the disk is to blame for, full or not writable; None for any other.
+
+    What was raised because of it counts too: torch hides a full disk behind a RuntimeError of its own. ``below`` is the
+    folder to name where the error names no file, as when a write fails that a library does.
+    """
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in _DISK:
+            what, remedy = _DISK[error.errno]
+            name = error.filename if error.filename2 is None else error.filename2
+            if not isinstance(name, str | os.PathLike):
+                name = None if below is None else f"below {os.fspath(below)}"
+            where = "" if name is None else f"cannot write {os.fspath(name)}: "
+            return UserError(f"{where}{what}. {remedy}, then run the same command again: it goes on from here.")
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def told(error: UserError | OSError) -> str:
     """The line for people; a file that cannot be read or written, a full disk are their business."""
     if isinstance(error, UserError):
         return str(error)
+    fault = disk_fault(error)
+    if fault is not None:
+        return str(fault)
     names = [short(name, 200) for name in (error.filename, error.filename2) if name is not None]
     return _fit_for_a_terminal(f"{' -> '.join(names) or type(error).__name__}: {error.strerror or error}")
 
@@ -135,4 +168,10 @@ def run_main(main: Callable[[list[str] | None], int]) -> NoReturn:
         code = 2
     except KeyboardInterrupt:
         code = 130
+    except Exception as error:
+        fault = disk_fault(error)
+        if fault is None:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        code = 2
     raise SystemExit(code)

@@ -17,7 +17,7 @@ from typing import Any
 from aqr_bench.corruptions import get_condition
 from aqr_bench.corruptions.proof import Proof, summary
 from aqr_bench.data.plain_pickle import naming
-from aqr_bench.errors import UserError, run_main
+from aqr_bench.errors import UserError, disk_fault, run_main
 from aqr_bench.experiment import DataSet, build_config, hashable, inner_dataset, load_data
 from aqr_bench.progress import steps
 from aqr_bench.record import (
@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         twin = find_twin(Path(args.work), work, f"evaluate.{suite.name}", identity)
         evaluator = Evaluator(config, tier, data, checkpoint, work / "detections") if twin is None else None
     except Exception as error:
+        _refuse_disk_fault(error, work)
         if trained.ok:
             traceback.print_exc()
         records = [_failure(c, suite, trained, tier, error) for c in suite.conditions]
@@ -96,6 +97,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="record file (.jsonl), one line per condition; or picture folder")
     parser.add_argument("--work", help="folder for detections")
     return parser.parse_args(argv)
+
+
+def _refuse_disk_fault(error: Exception, work: str | Path) -> None:
+    """Raise UserError where the disk is to blame: that is no result of the model, and the next call may have one."""
+    if (fault := disk_fault(error, work)) is not None:
+        raise fault from error
 
 
 def _identity_of(config: Any, tier: Tier, data: DataSet, suite: Suite, trained: Record) -> list[str]:
@@ -166,6 +173,7 @@ def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trai
     try:
         scores, inputs, extra = evaluator.run(condition)
     except Exception as error:
+        _refuse_disk_fault(error, evaluator.work)
         traceback.print_exc()
         return _failure(condition, suite, trained, evaluator.tier, error)
     return Record(

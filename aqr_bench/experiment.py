@@ -31,12 +31,22 @@ def load_data(infos: str | Path) -> DataSet:
     """Read the ``data.json`` that ``python -m aqr_bench.data`` left in a folder."""
     folder = Path(infos)
     path = require_file(folder / "data.json", "info summary", "Run: python -m aqr_bench.data --out " + str(folder))
-    with reading(path, "info summary", "Delete it and run python -m aqr_bench.data again."):
+    again = "Delete it and run python -m aqr_bench.data again."
+    with reading(path, "info summary", again):
         summary = json.loads(path.read_text(encoding="utf-8"))
         root, version, sha256 = (summary[key] for key in ("root", "version", "data_sha256"))
         if version not in VERSIONS or not isinstance(sha256, str):
             raise ValueError(f"version {quoted(version)}, data_sha256 {quoted(sha256)}")
-        return DataSet(folder.resolve(), (folder / root).resolve(), version, sha256)
+        sizes = dict(summary.get("bytes", {}))
+        found = DataSet(folder.resolve(), (folder / root).resolve(), version, sha256)
+    for name, size in sizes.items():
+        there = require_file(folder / name, "info file", "Run python -m aqr_bench.data again.").stat().st_size
+        if there != size:
+            raise UserError(
+                f"{folder / name} has {there} bytes, {quoted(size)} were written: it is damaged. Delete {path} and run "
+                "python -m aqr_bench.data again."
+            )
+    return found
 
 
 def base_config(tier: Tier, data: DataSet, model: str | None = None) -> Any:

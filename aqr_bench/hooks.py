@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Iterator
 from itertools import count
@@ -18,6 +17,8 @@ from mmengine.registry import HOOKS
 from torch.utils.data import DataLoader
 
 from aqr_bench.progress import duration
+
+from aqr_bench.whole import write_text
 
 CURVE_EVERY = 10
 OPEN_POINT = "loss_curve_open_point"
@@ -218,9 +219,7 @@ class LossCurve(Hook):
             self.points.append([runner.iter + 1, self._sum / self._count])
             self._sum, self._count = 0.0, 0
             if runner.rank == 0:
-                temporary = self._path(runner).with_suffix(".tmp")
-                temporary.write_text(json.dumps(self.points))
-                os.replace(temporary, self._path(runner))
+                write_text(self._path(runner), json.dumps(self.points))
         runner.message_hub.update_info(OPEN_POINT, [self._sum, self._count])
 
 

@@ -282,12 +282,21 @@ def _stop(process: subprocess.Popen) -> None:
             return
 
 
+def full_disk(folder: Path, least_bytes: int = 1_000_000) -> str | None:
+    """That the disk below ``folder`` is full, where it is: what a job says of it may not have found room in its log."""
+    free = shutil.disk_usage(folder).free
+    if free >= least_bytes:
+        return None
+    return f"the disk that holds {folder} is full ({free / 1000:.0f} kB are free). Free some space, and go on"
+
+
 def failure_summary(progress: Progress, folder: Path, most: int = 3) -> str:
     """What failed, where its log is, and the log's last line."""
     logs = list(dict.fromkeys(progress.failed_logs))
+    full = [f"error: {said}" for said in [full_disk(folder)] if said]
     if not logs:
-        return "error: the workflow did not run, see above (more with --verbose)"
-    lines = []
+        return "\n".join([*full, "error: the workflow did not run, see above (more with --verbose)"])
+    lines = full
     for log in logs[:most]:
         file = folder / log
         text = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []

@@ -12,7 +12,7 @@ import time
 import traceback
 
 from aqr_bench.cost.measurement import PARTS, check_parts, measure
-from aqr_bench.errors import run_main
+from aqr_bench.errors import disk_fault, run_main
 from aqr_bench.experiment import build_config, files_of, hashable, load_data
 from aqr_bench.record import ROOMS, Record, provenance, status_of, utc_now, write_records
 from aqr_bench.study import load_study, load_tier
@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         facts, status, reason = measure(tier, study, args.variant, data, parts), "ok", None
     except Exception as error:
+        if (fault := disk_fault(error)) is not None:
+            raise fault from error
         traceback.print_exc()
         facts, status, reason = {}, status_of(error), one_line(error)
     record = Record(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from aqr_bench.record import Record, read_records
 from aqr_bench.report.pictures import Boxes, draw_sample
 from aqr_bench.study import Condition, Tier, load_study, load_suite, load_tier
 from aqr_bench.train import verified_checkpoint, work_folder
+from aqr_bench.whole import write_text
 
 SCORE_THRESHOLD = 0.25
 MATCH_M = 2.0  # a detection this near to an object has found it
@@ -62,8 +62,7 @@ def main(argv: list[str] | None = None) -> int:
                 caption = f"{condition.name}, {said}; detections with a score of at least {args.threshold:g}"
                 pictures.append({"file": path.name, "condition": condition.name, "sample": index, "caption": caption})
     index_file = out / "pictures.json"
-    index_file.with_suffix(".tmp").write_text(json.dumps({"pictures": pictures, "reason": trained.reason}))
-    os.replace(index_file.with_suffix(".tmp"), index_file)
+    write_text(index_file, json.dumps({"pictures": pictures, "reason": trained.reason}))
     print(f"{len(pictures)} pictures -> {out}")
     return 0
 
@@ -178,7 +177,7 @@ def evaluate_keyframe(tier: Tier, train: str | Path, folder: str | Path, out: st
             "labels": list(found.labels),
             "scores": found.scores.tolist(),
         }
-    (out / "detections.json").write_text(json.dumps(detections))
+    write_text(out / "detections.json", json.dumps(detections))
     return written
 
 

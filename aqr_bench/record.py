@@ -30,6 +30,7 @@ from aqr_bench.provenance import (
     utc_now,
 )
 from aqr_bench.schema import schema_error
+from aqr_bench.whole import whole_file
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "failed", "oom", "timeout", "diverged", "not_applicable")
@@ -149,15 +150,10 @@ def write_records(path: str | Path, records: Iterable[Record]) -> Path:
     if not lines:
         raise UserError(f"{path}: no record to write; a run that fails writes a record of its failure")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     return path
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.provenance import sha256_file
+from aqr_bench.whole import whole_file, write_text
 
 
 def leave(
@@ -23,11 +24,9 @@ def leave(
 
     ``content`` is what was found out, ``files`` (relative to ``folder``) what has to be there for a twin to take over.
     """
-    path = folder / f"{name}.done.json"
     hashes = {Path(file).as_posix(): sha256_file(folder / file) for file in files}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"identity": list(identity), "files": hashes, **content}), encoding="utf-8")
-    os.replace(temporary, path)
+    note = {"identity": list(identity), "files": hashes, **content}
+    write_text(folder / f"{name}.done.json", json.dumps(note))
 
 
 def find_twin(root: Path, own: Path, name: str, identity: Sequence[str]) -> tuple[Path, dict[str, Any]] | None:
@@ -53,11 +52,10 @@ def find_twin(root: Path, own: Path, name: str, identity: Sequence[str]) -> tupl
 def take_over(source: Path, target: Path) -> Path:
     """Put a twin's file into one's own folder: a hard link where the file system can, else a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    with whole_file(target) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
     return target

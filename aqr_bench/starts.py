@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from aqr_bench.inputs import PUBLISHED_BY
 from aqr_bench.provenance import sha256_file
 from aqr_bench.schedule import Schedule
 from aqr_bench.study import Tier
+from aqr_bench.whole import whole_file
 
 BACKBONE = "img_backbone."
 
@@ -76,7 +76,7 @@ def _write(state: dict[str, Any], out: Path, source: Path) -> None:
 
     if not state:
         raise UserError(f"{source}: no weights of an image backbone, whose names would begin with '{BACKBONE}'")
-    temporary = out.with_suffix(".tmp")
     # Copies: a tensor may be a window into the mapped file, all of which torch.save would write.
-    torch.save({"state_dict": {name: tensor.clone() for name, tensor in state.items()}, "meta": {}}, temporary)
-    os.replace(temporary, out)
+    copies = {name: tensor.clone() for name, tensor in state.items()}
+    with whole_file(out) as temporary, temporary.open("wb") as file:
+        torch.save({"state_dict": copies, "meta": {}}, file)

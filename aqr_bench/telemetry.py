@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aqr_bench.bias import GuardCount, count_guarded
+from aqr_bench.whole import whole_file
 
 CONFIDENT = 0.3  # a query with at least this score is looked at by itself: most queries see nothing but background
 MODALITIES = ("lidar", "camera")
@@ -62,10 +62,8 @@ class RouterLog:
             return {}
         arrays = self.arrays()
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
         found: dict[str, Any] = {"file": path.name, **summary(arrays["weight"], arrays["score"])}
         if self.guard.rows:
             found["guarded_share"] = self.guard.share

@@ -20,8 +20,8 @@ from typing import Any
 
 from aqr_bench.arguments import seed
 from aqr_bench.data.plain_pickle import naming
-from aqr_bench.errors import UserError, run_main, short
-from aqr_bench.experiment import build_config, files_of, hashable, load_data
+from aqr_bench.errors import UserError, disk_fault, run_main, short
+from aqr_bench.experiment import build_config, files_of, hashable, inner_dataset, load_data
 from aqr_bench.limits import memory_limit
 from aqr_bench.ranks import Failure, Team, leave_now, share_of, world_size
 from aqr_bench.record import (
@@ -36,10 +36,12 @@ from aqr_bench.record import (
     utc_now,
     write_records,
 )
+from aqr_bench.resume import whole_checkpoint
 from aqr_bench.reuse import find_twin, leave, take_over
 from aqr_bench.schedule import variant_schedule
 from aqr_bench.starts import read_start, start_file
 from aqr_bench.study import Tier, load_study, load_tier
+from aqr_bench.whole import whole_file, write_text
 
 NEW_PARAMETERS = ("pts_bbox_head.aqr.",)  # what a variant may have that its base has not
 
@@ -135,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError:
         raise
     except Exception as error:
+        if (fault := disk_fault(error, work)) is not None:
+            raise fault from error  # the training has not failed, it has not been done
         traceback.print_exc()
         put_down_failure(team.settle(error, *what_failed(error, limit)))
     else:
@@ -197,12 +201,15 @@ def start_afresh_unless_same(work: Path, identity: list) -> None:
     Going on from them would mix two experiments into one record.
     """
     marker = work / "identity.json"
-    if marker.is_file() and json.loads(marker.read_text()) == identity:
-        return
+    try:
+        if json.loads(marker.read_text(encoding="utf-8")) == identity:
+            return
+    except (FileNotFoundError, ValueError):
+        pass  # a new folder, or a marker that is damaged: whatever is in there, nothing says whose it is
     if work.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True)
-    marker.write_text(json.dumps(identity))
+    write_text(marker, json.dumps(identity))
 
 
 def trained_checkpoint(record_path: str | Path) -> Path:
@@ -244,7 +251,11 @@ def run_training(
     from aqr_bench.hooks import LossCurve
 
     work = Path(config.work_dir)
-    config.resume = _has_checkpoint(work)
+    last, said = whole_checkpoint(work)
+    if world_size() == 1 or os.environ.get("RANK") == "0":
+        for line in said:
+            print(f"warning: {line}", flush=True)
+    config.resume, config.load_from = last is not None, None if last is None else str(last)
     config.launcher = "none" if world_size() == 1 else "pytorch"
     # Not every process sees every sensor in every batch. Batch statistics are each process' own, those of the first
     # are kept, as in mmdet3d.
@@ -315,9 +326,9 @@ def _weights_of(checkpoint: Path) -> dict[str, Any]:
 def _save(weights: dict, path: Path, iterations: int) -> Path:
     import torch
 
-    temporary = path.with_suffix(".tmp")
-    torch.save({"state_dict": weights, "meta": {"iterations": iterations}}, temporary)
-    os.replace(temporary, path)
+    # Through a file of Python's: torch's own writer says nothing of a full disk.
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save({"state_dict": weights, "meta": {"iterations": iterations}}, file)
     return path
 
 
@@ -353,11 +364,6 @@ def load_weights(model: Any, checkpoint: Path, whole: bool = True) -> None:
     unexpected = [k for k in result.unexpected_keys if not k.startswith(NEW_PARAMETERS)]
     if missing or unexpected:
         raise RuntimeError(f"{checkpoint} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")
-
-
-def _has_checkpoint(work: Path) -> bool:
-    pointer = work / "last_checkpoint"
-    return pointer.is_file() and Path(pointer.read_text().strip()).is_file()
 
 
 def one_line(error: BaseException) -> str:

@@ -158,6 +158,42 @@ def test_a_resumed_run_equals_an_unbroken_one(place, base):
         assert torch.equal(resumed[name], value), name
 
 
+def test_a_damaged_checkpoint_is_not_resumed_from(place, base, capsys):
+    """The last checkpoint is cut short, the one before it is whole: the result is the unbroken run's all the same."""
+    tier, data, work = load_tier(place / "tiny.yaml"), load_data(place), place / "damaged"
+    config = build_config(tier, data, 0, work, None, None)
+    config.default_hooks.checkpoint.interval = 1
+    config.custom_hooks.append(dict(type="StopAfterTwo", priority="LOWEST"))
+    with pytest.raises(InterruptedError):
+        run_training(config, tier, None)
+    last = work / "iter_2.pth"
+    last.write_bytes(last.read_bytes()[:100_000])
+    path, _, _ = run_training(build_config(tier, data, 0, work, None, None), tier, None)
+    assert "iter_2.pth is damaged" in (said := capsys.readouterr().out) and "going on from iter_1.pth" in said
+    found, unbroken = torch.load(path, weights_only=True)["state_dict"], weights(base)
+    assert all(torch.equal(found[name], value) for name, value in unbroken.items())
+
+
+def test_a_damaged_identity_starts_afresh(tmp_path):
+    start_afresh_unless_same(tmp_path / "work", ["a"])
+    (tmp_path / "work" / "iter_2.pth").touch()
+    start_afresh_unless_same(tmp_path / "work", ["a"])
+    assert (tmp_path / "work" / "iter_2.pth").is_file()
+    (tmp_path / "work" / "identity.json").write_text('["a')
+    start_afresh_unless_same(tmp_path / "work", ["a"])
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["identity.json"]
+
+
+def test_a_full_disk_is_no_failed_training(place, monkeypatch):
+    def full(*_args, **_more):
+        raise OSError(28, "No space left on device", "final.pth")
+
+    monkeypatch.setattr("aqr_bench.train.run_training", full)
+    with pytest.raises(UserError, match=r"final\.pth: no space is left"):
+        train(place, "full")
+    assert not (place / "full" / "train.jsonl").exists()
+
+
 def test_a_diverging_run_leaves_a_record(place, capsys):
     write_tier(place / "hot.yaml", 6, **{"optim_wrapper.optimizer.lr": 1e20, "param_scheduler": []})
     record = read_records(train(place, "hot", tier="hot.yaml"))[0]

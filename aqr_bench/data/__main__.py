@@ -17,6 +17,7 @@ from pathlib import Path
 from aqr_bench.arguments import natural, positive
 from aqr_bench.errors import UserError, require_file, run_main
 from aqr_bench.study import load_tier
+from aqr_bench.whole import write_text
 
 from .infos import INFO_CLASSES, SPLITS, build_infos, open_nuscenes, tables_digest, write_infos
 
@@ -57,13 +58,11 @@ def main(argv: list[str] | None = None) -> int:
         "data_sha256": tables_digest(args.root, version),
         "splits": {split: _counts(entries) for split, entries in infos.items()},
         "files": {split: path.name for split, path in paths.items()},
+        "bytes": {path.name: path.stat().st_size for path in paths.values()},
     }
     if args.database:
         summary["database"] = {"objects": _database(args)}
-    target = Path(args.out) / "data.json"
-    temporary = target.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(summary, indent=1))
-    os.replace(temporary, target)
+    write_text(Path(args.out) / "data.json", json.dumps(summary, indent=1))
     counts = ", ".join(f"{split} {len(entries)} samples" for split, entries in infos.items())
     print(f"infos of {version}: {counts} -> {args.out}")
     if args.database:

@@ -16,6 +16,7 @@ from aqr_bench.data.plain_pickle import load_plain_pickle
 from aqr_bench.errors import UserError, reading
 
 REMEDY = "Make it again: python -m aqr_bench.data"
+_JPEG_PADDING = 64  # bytes; some cameras write a few behind the end mark
 POINT_COLUMNS = 5  # x, y, z, intensity, ring: a nuScenes point on disk
 
 
@@ -43,6 +44,24 @@ def read_image(path: str | Path) -> np.ndarray:
     if image is None:
         raise BadFrameError(f"image is missing or cannot be decoded: {path}")
     return image
+
+
+def check_jpeg(path: str | Path) -> None:
+    """BadFrameError names a JPEG file that does not begin as one, or is cut short; other formats are not looked at.
+
+    OpenCV gives no image for such a file, or, by its version, one that is grey where the rest is missing.
+    """
+    if Path(path).suffix.lower() not in (".jpg", ".jpeg"):
+        return
+    with open(path, "rb") as file:
+        begin = file.read(2)
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _JPEG_PADDING))
+        end = file.read()
+    if begin != b"\xff\xd8":
+        raise BadFrameError(f"image is no JPEG: {path} ({size} bytes, the first are '{begin.hex()}', not 'ffd8')")
+    if b"\xff\xd9" not in end:
+        raise BadFrameError(f"image is cut short: {path} ({size} bytes, without the end mark of a JPEG)")
 
 
 def sweep_clouds(sweeps: Sequence[Mapping[str, Any]], paths: Sequence[str | Path]) -> tuple[Cloud, ...]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import pickle
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aqr_bench.errors import UserError, reading
+from aqr_bench.whole import whole_file
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 # mmdet3d 1.4's label order: NuScenesDataset reads labels by position in this tuple.
@@ -41,7 +41,23 @@ def open_nuscenes(root: str | Path, version: str) -> Any:
     from nuscenes import NuScenes
 
     with reading(root / version, "the nuScenes tables", CHECK):
-        return NuScenes(version=version, dataroot=str(root), verbose=False)
+        try:
+            return NuScenes(version=version, dataroot=str(root), verbose=False)
+        except ValueError as error:
+            what = _damaged_table(root / version)
+            if what is None:
+                raise
+            raise UserError(f"the nuScenes tables in {root / version} do not load: {what}") from error
+
+
+def _damaged_table(folder: Path) -> str | None:
+    """The first table that is no JSON, and where; the devkit does not say which one it is."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            return f"{path.name} is damaged ({error}). Restore it, or make the data set again."
+    return None
 
 
 def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str, list[dict]]:
@@ -90,9 +106,8 @@ def write_infos(infos: dict[str, list[dict]], out: str | Path, version: str) -> 
     for split, entries in infos.items():
         paths[split] = out / f"infos_{split}.pkl"
         payload = pickle.dumps({"metainfo": metainfo, "data_list": entries}, protocol=4)
-        with tempfile.NamedTemporaryFile(dir=out, delete=False) as handle:
-            handle.write(payload)
-        os.replace(handle.name, paths[split])
+        with whole_file(paths[split]) as temporary:
+            temporary.write_bytes(payload)
     return paths
 
 

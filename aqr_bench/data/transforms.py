@@ -17,7 +17,7 @@ from mmdet3d.datasets.transforms import LoadPointsFromMultiSweeps  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 from aqr_bench.corruptions import Cloud  # noqa: E402
-from aqr_bench.data.frames import BadFrameError, sweep_clouds  # noqa: E402
+from aqr_bench.data.frames import BadFrameError, check_jpeg, sweep_clouds  # noqa: E402
 from aqr_bench.data.infos import lidar_to_image  # noqa: E402
 
 
@@ -80,6 +80,7 @@ class CheckFrame(BaseTransform):
         for camera, info in results.get("images", {}).items() if self.cameras else ():
             if not Path(info["img_path"]).is_file():
                 raise BadFrameError(f"image of {camera} is missing: {info['img_path']} (sample {results['token']})")
+            check_jpeg(info["img_path"])
         return results
 
 

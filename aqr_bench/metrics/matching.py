@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from aqr_bench.metrics import resampled
 from aqr_bench.metrics.boxes import Boxes, from_eval_boxes
 from aqr_bench.metrics.fast import RECALL, Evaluation, evaluate, first_bin, means
 from aqr_bench.metrics.fast_errors import UNDEFINED
+from aqr_bench.whole import whole_file
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,8 @@ class Matches:
                 if getattr(found, key) is not None:
                     arrays[f"{key}{i}"] = getattr(found, key).astype(kind)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
         return path
 
     @classmethod

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
+
+from aqr_bench.whole import write_text
 
 MODALITY = {"use_camera": True, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
 MOVING_M_S = 0.2  # mmdet3d's threshold: faster things get the attribute of a moving one
@@ -88,7 +89,4 @@ def sample_detections(
 def write_submission(path: Path, results: Mapping[str, list[dict[str, Any]]]) -> Path:
     """Write the submission, whole or not at all; ``results`` maps sample tokens to entries."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"meta": MODALITY, "results": results}), encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_text(path, json.dumps({"meta": MODALITY, "results": results}))

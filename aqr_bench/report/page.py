@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,6 +39,7 @@ from aqr_bench.report.tables import (
     scores_table,
 )
 from aqr_bench.study import Study, Tier
+from aqr_bench.whole import write_text
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,7 @@ def build_report(
         checked=cross_checked(everything),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    target = out / "index.html"
-    temporary = out / f".index.html.{os.getpid()}.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, target)
-    return target
+    return write_text(out / "index.html", page)
 
 
 def cross_checked(records: Sequence[Record]) -> str:

@@ -26,6 +26,7 @@ from aqr_bench.report.statistics import (
     verdict,
 )
 from aqr_bench.study import Study
+from aqr_bench.whole import write_text
 
 NOT_CONCERNED = "not applicable"  # the condition changes a sensor that the model does not use
 SEEDS_INTERVAL, SCENES_INTERVAL, HOLM_VERDICT = "95 %, seeds", "95 %, scenes", "Corrected"  # columns
@@ -59,9 +60,9 @@ class Table:
 
     def write(self, folder: Path) -> None:
         """Write ``<name>.csv``, ``<name>.md`` and ``<name>.tex``."""
-        self.data.to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
-        (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
-        (folder / f"{self.name}.tex").write_text(self.latex(), encoding="utf-8")
+        write_text(folder / f"{self.name}.csv", self.data.to_csv(index=False, lineterminator="\n"))
+        write_text(folder / f"{self.name}.md", self.markdown())
+        write_text(folder / f"{self.name}.tex", self.latex())
 
 
 def _cell(value: object) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from aqr_bench.whole import write_text
 from aqr_bench.world import lidar, rays
 from aqr_bench.world.camera import photograph
 from aqr_bench.world.geometry import rotate
@@ -91,9 +92,7 @@ def run(spec: WorldSpec, split: int, index: int, name: str, root: str, result: s
     """Record a scene in a worker process and leave its result, whole or not at all, in the file ``result``."""
     cv2.setNumThreads(1)
     outcome = record_scene(spec, split, index, name, Path(root))
-    temporary = Path(result).with_suffix(".tmp")
-    temporary.write_text(json.dumps(outcome, separators=(",", ":")), encoding="utf-8")
-    os.replace(temporary, result)
+    write_text(result, json.dumps(outcome, separators=(",", ":")))
     return name
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aqr_bench.errors import UserError, require_disk
+from aqr_bench.whole import write_text
 from aqr_bench.world import record_scene
 from aqr_bench.world.scene import MAP_SIZE_M
 from aqr_bench.world.spec import GENERATOR_VERSION, WorldSpec, official_scenes
@@ -226,9 +227,7 @@ def _move(partial: Path, root: Path) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, text)
 
 
 def _say(quiet: bool, text: str) -> None:

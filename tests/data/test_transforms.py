@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -122,3 +123,22 @@ def test_damaged_frames_are_named(tmp_path):
     results["lidar_points"]["lidar_path"] = str(tmp_path / "gone.bin")
     with pytest.raises(BadFrameError, match=r"missing.*gone\.bin"):
         CheckFrame()(results)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[: len(data) // 2], "cut short.*front.jpg .*without the end mark"),
+        (lambda data: b"", "no JPEG.*front.jpg .0 bytes"),
+        (lambda data: b"\0\0" + data[2:], "no JPEG.*front.jpg .*'0000'"),
+    ],
+)
+def test_damaged_images_are_named(tmp_path, damage, said):
+    image = tmp_path / "front.jpg"
+    whole = cv2.imencode(".jpg", np.full((40, 60, 3), 99, np.uint8))[1].tobytes()
+    results = {"token": "abc", "images": {"CAM_FRONT": {"img_path": str(image)}}}
+    image.write_bytes(whole + b"\0" * 8)  # some cameras pad
+    assert CheckFrame(lidar=False)(results) is results
+    image.write_bytes(damage(whole))
+    with pytest.raises(BadFrameError, match=said):
+        CheckFrame(lidar=False)(results)

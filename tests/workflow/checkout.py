@@ -26,7 +26,7 @@ LIGHT_MODULES = [
     "cli",
     "launch",
 ]
-LIGHT_MODULES += ["studies", "estimate", "outcome", "progress", "time_left"]
+LIGHT_MODULES += ["studies", "estimate", "outcome", "progress", "time_left", "whole"]
 
 STEP = '''
 """Stand-in for a work step: writes what the real step would write, with made-up numbers."""

@@ -1,0 +1,62 @@
+"""Where a killed training goes on: the newest checkpoint in its work folder that is whole, or nowhere.
+
+A checkpoint may be half written (the process was killed, the disk was full) or damaged later. torch's files are zip
+archives with a check sum for each entry, so that this is known before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+_NAME = re.compile(r"(?:iter|epoch)_(\d+)\.pth$")
+
+
+def whole_checkpoint(work: Path) -> tuple[Path | None, list[str]]:
+    """The checkpoint to resume from, None to start afresh, and a line for each file that had to be passed over.
+
+    Args:
+        work: folder of one training, as mmengine's CheckpointHook fills it.
+    """
+    if (said := curve_damage(work / "curve.json")) is not None:
+        return None, [f"{said}; the training starts afresh"] if _checkpoints(work) else []
+    passed = []
+    for path in _checkpoints(work):
+        damage = checkpoint_damage(path)
+        if damage is None:
+            return path, [f"{line}; going on from {path.name}" for line in passed]
+        passed.append(f"checkpoint {path} is damaged ({damage})")
+    return None, [f"{line}; the training starts afresh" for line in passed]
+
+
+def checkpoint_damage(path: Path) -> str | None:
+    """What is wrong with a file of torch.save, or None; reads all of it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except FileNotFoundError:
+        return "it is gone"
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError, RuntimeError) as error:
+        # RuntimeError and NotImplementedError: a flipped bit that says encrypted, or packed by an unknown method.
+        return " ".join(str(error).split()) or type(error).__name__
+    return None if bad is None else f"the check sum of {bad} is wrong"
+
+
+def curve_damage(path: Path) -> str | None:
+    """What is wrong with the loss curve that belongs to the checkpoints, or None, also where there is none yet."""
+    if not path.is_file():
+        return None
+    try:
+        points = json.loads(path.read_text(encoding="utf-8"))
+        whole = all(len(point) == 2 and float(point[0]) > 0 for point in points)
+    except (ValueError, TypeError) as error:
+        return f"loss curve {path} is damaged ({error})"
+    return None if whole else f"loss curve {path} is damaged (not pairs of iteration and loss)"
+
+
+def _checkpoints(work: Path) -> list[Path]:
+    """Checkpoints of mmengine in a folder, the newest first."""
+    found = [(int(match[1]), path) for path in work.glob("*.pth") if (match := _NAME.match(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]

@@ -1,0 +1,96 @@
+"""The fault campaign: kills, full disks, damaged files and other mishaps in every stage; writes a table of the results.
+
+python tests/faults/campaign.py --folder DIR [--out results/faults] [--only CASE ...] [--jobs 2] [--short] [--list]
+
+The folder holds one undisturbed run, from whose pieces every try starts; it must lie outside the repository. Cases that
+it has rows of are not tried again. Full disks and read-only folders need root, to mount them; the clock needs faketime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fault_damage import DAMAGE
+from fault_disks import DISKS
+from fault_kills import SIGNALS, kill_run, kill_stage
+from fault_others import OTHERS
+from fault_processes import REPOSITORY, get_ready
+from fault_stages import STAGES, Place, prepare
+from fault_table import NO, Row, add_row, read_rows, summary, write_tables
+
+from aqr_bench.provenance import code_hash
+
+Case = Callable[[Place], Row]
+CASES: dict[str, Case] = {
+    **{f"{kind}_{name}": kill_stage(name, kind) for kind in SIGNALS for name in STAGES},
+    "kill_run": kill_run,
+    **DISKS,
+    **DAMAGE,
+    **OTHERS,
+}
+SHORT = ("SIGKILL_pretrain", "SIGTERM_world", "full_info_files", "cut_checkpoint", "cut_image_evaluate", "nan_loss")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the cases that are missing; 1 if one of all went otherwise than promised."""
+    args = _arguments(argv)
+    if args.list:
+        print("\n".join(CASES))
+        return 0
+    folder = Path(args.folder or tempfile.mkdtemp(prefix="aqr-faults-")).resolve()
+    if folder.is_relative_to(REPOSITORY):
+        raise SystemExit(f"error: --folder {folder} lies in the repository, whose own results it would take")
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - began:5.0f} s] {text}", flush=True)
+
+    get_ready()
+    place, known = prepare(folder, say), folder / "rows.jsonl"
+    there = read_rows(known)
+    wanted = args.only or [case for case in (SHORT if args.short else CASES) if case not in there]
+
+    def attempt(case: str) -> None:
+        say(case)
+        try:
+            row = CASES[case](place)
+        except Exception as error:
+            traceback.print_exc()
+            row = Row(case, "", "", f"the campaign itself failed: {type(error).__name__}: {error}"[:300], NO)
+        add_row(known, case, row)
+        say(f"{case}: {row.kept}: {row.seen}")
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(attempt, wanted))
+    found = read_rows(known)
+    rows = [found[case] for case in CASES if case in found]
+    write_tables(rows, args.out, f"aqr_bench {code_hash(['.'])[:12]} (code hash)")
+    print(f"{summary(rows)} -> {args.out}")
+    if args.folder is None:
+        shutil.rmtree(folder)
+    return int(any(row.kept == NO for row in rows))
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="working folder (default: one of its own, removed in the end)")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "results" / "faults", help="folder of the table")
+    parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help="these cases, again if need be")
+    parser.add_argument("--jobs", type=int, default=2, help="cases at a time (default: 2)")
+    parser.add_argument("--short", action="store_true", help=f"only {', '.join(SHORT)}")
+    parser.add_argument("--list", action="store_true", help="name the cases")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

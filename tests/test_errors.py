@@ -1,0 +1,82 @@
+"""Which errors the disk is to blame for, and what becomes of them at the command line and in records."""
+
+from __future__ import annotations
+
+import errno
+from types import SimpleNamespace
+
+import pytest
+
+from aqr_bench import cli, evaluate, launch, measure
+from aqr_bench.errors import UserError, disk_fault, run_main
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "cannot write results/a: no space is left. Free some space, then"),
+        (errno.EDQUOT, "cannot write results/a: the disk quota is used up"),
+        (errno.EROFS, "cannot write results/a: the file system is read-only. Make it writable, or work in another"),
+    ],
+)
+def test_the_file_the_reason_and_the_way_out_are_told(number, said):
+    assert said in str(disk_fault(OSError(number, "x", "results/a")))
+    try:
+        try:
+            raise OSError(number, "x", "results/a")
+        except OSError:
+            raise RuntimeError("a library's own words")  # noqa: B904
+    except RuntimeError as error:
+        assert said in str(disk_fault(error))
+
+
+def test_a_rename_names_its_target():
+    assert "cannot write b: no space" in str(disk_fault(OSError(errno.ENOSPC, "x", "a", None, "b")))
+
+
+def test_without_a_file_the_folder_is_named():
+    assert str(disk_fault(OSError(errno.ENOSPC, "x"), "work")).startswith("cannot write below work: no space")
+    assert str(disk_fault(OSError(errno.ENOSPC, "x"))).startswith("no space")
+
+
+@pytest.mark.parametrize("error", [ValueError("no space left on device"), FileNotFoundError(2, "x", "a"), None])
+def test_other_errors_are_none_of_the_disks(error):
+    assert disk_fault(error) is None
+
+
+def full(*_args, **_more):
+    raise OSError(errno.ENOSPC, "No space left on device", "results/a")
+
+
+def test_entries_print_one_line_and_exit_with_2(capsys, monkeypatch):
+    with pytest.raises(SystemExit) as caught:
+        run_main(full)
+    assert caught.value.code == 2
+    monkeypatch.setattr(launch, "launch", full)
+    assert cli.main(["run"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and all(line.startswith("error: cannot write results/a: no space is left.") for line in told)
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda _argv: 1 // 0)
+
+
+def test_a_full_disk_is_no_result_of_a_model(monkeypatch, tmp_path):
+    evaluator = SimpleNamespace(config=None, run=full, work=tmp_path)
+    monkeypatch.setattr(evaluate, "blind_to", lambda *_: None)
+    with pytest.raises(UserError, match="results/a: no space is left"):
+        evaluate._evaluate_one(evaluator, SimpleNamespace(name="clean"), None, None)
+
+
+def test_a_full_disk_is_no_measurement(monkeypatch, tmp_path):
+    for name in ("load_data", "build_config"):
+        monkeypatch.setattr(measure, name, lambda *_: None)
+    monkeypatch.setattr(measure, "measure", full)
+    with pytest.raises(UserError, match="results/a: no space is left"):
+        measure.main(["--tier", "smoke", "--study", "smoke", "--variant", "none", "--out", str(tmp_path / "m.jsonl")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_workflow_says_that_its_disk_is_full(tmp_path, monkeypatch):
+    assert launch.full_disk(tmp_path) is None
+    monkeypatch.setattr(launch.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+    assert f"the disk that holds {tmp_path} is full (4 kB" in launch.failure_summary(launch.Progress(), tmp_path)
