@@ -21,6 +21,7 @@ from typing import Any
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.experiment import build_config, inner_dataset, load_data
 from aqr_bench.limits import memory_limit
+from aqr_bench.models import own_sources
 from aqr_bench.ranks import Failure, Team, leave_now, share_of, world_size
 from aqr_bench.record import (
     ROOMS,
@@ -67,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     if not team.leads:
         return follow(team, config, tier, limit, clock)
     hashed = {**hashable(config), **({"processes": team.size} if team.size > 1 else {})}
-    known: dict[str, Any] = dict(config=hashed, rooms=ROOMS["train"], seed=args.seed, started=started)
+    sources = own_sources(schedule.model or tier.model)
+    known: dict[str, Any] = dict(config=hashed, rooms=ROOMS["train"], sources=sources, seed=args.seed, started=started)
     extra = {"pretrain": args.pretrain} if args.pretrain else {}
 
     def put_down(status: str, reason: str | None, cost: dict, curve: Sequence = (), **where: Any) -> None:
@@ -96,7 +98,12 @@ def main(argv: list[str] | None = None) -> int:
         init = [trained_checkpoint(path) for path in given.get(start, [])]
         file = None if args.pretrain else start_file(tier, schedule)
         starts = [*init, file] if file else init
-        identity = [config_hash(known["config"]), code_hash(ROOMS["train"]), data.sha256, *map(sha256_file, starts)]
+        identity = [
+            config_hash(known["config"]),
+            code_hash(ROOMS["train"], sources),
+            data.sha256,
+            *map(sha256_file, starts),
+        ]
         start_afresh_unless_same(work, identity)
         if file is not None:
             found, extra["start"] = read_start(file, schedule, schedule.model or tier.model, work)
