@@ -18,7 +18,7 @@ def adapt(config: Any, where: str) -> None:
     """Change a config in place so that it can be trained, evaluated and measured here; ours are left as they are.
 
     - Test pipeline: SensorCondition behind the loaders, InputProof before packing; the samples say who they are.
-    - Sweeps are merged by LoadExactSweeps, in training too: conditions work on separate sweeps, and mmdet3d's own motion
+    - Sweeps are merged by LoadExactSweeps, in training too: conditions work on separate sweeps, and mmdet3d's motion
       of a sweep is not exact. Frames with too few sweeps are not padded.
     - Training: a curve, seeds that survive a restart. Validation while training goes: evaluation is a job of its own.
     - Where mmcv has no compiled operators, hard voxelisation is spconv's.

@@ -61,11 +61,13 @@ def open_config(model: str) -> Any:
 
     runtime.prepare()
     from mmengine.config import Config
+    from mmengine.utils import import_modules_from_strings
 
     path = model_file(model)
     make_importable(model)
     config = Config.fromfile(path)
     adapt(config, model)
+    import_modules_from_strings(**config.custom_imports)  # what was added; the file's own are imported with it
     return config
 
 

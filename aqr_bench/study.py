@@ -315,7 +315,8 @@ def load_study(path_or_name: str | Path) -> Study:
     if data["baseline"] not in variants:
         raise UserError(f"{path}: baseline: unknown variant '{data['baseline']}'{nearest(data['baseline'], variants)}")
     try:
-        suite = load_suite(data["conditions"])
+        beside = path.parent / data["conditions"]  # of a study of one's own, as its model config
+        suite = load_suite(beside if beside.is_file() else data["conditions"])
         for variant in variants.values():
             merge_overrides(variant.config)
     except UserError as err:

@@ -1,4 +1,4 @@
-"""mmdet3d's CenterPoint with pillars, made small for the synthetic world: 32 m, pillars of 0.4 m, LiDAR alone.
+"""mmdet3d's CenterPoint with pillars, made small for the synthetic world: 32 m, pillars of 0.5 m, LiDAR alone.
 
 An ordinary mmdet3d config: it starts from the model that mmdet3d ships and says what differs.
 """
@@ -7,12 +7,14 @@ _base_ = ["mmdet3d::_base_/models/centerpoint_pillar02_second_secfpn_nus.py"]
 
 default_scope = "mmdet3d"
 # spconv's voxelisation, and conditions while it trains. Of a detector of your own, name the module here as well.
-custom_imports = dict(imports=["aqr_bench.cmt.preprocessor", "aqr_bench.data.sensors"], allow_failed_imports=False)
+custom_imports = dict(
+    imports=["aqr_bench.cmt", "aqr_bench.cmt.preprocessor", "aqr_bench.data.sensors"], allow_failed_imports=False
+)
 
 point_cloud_range = [-32.0, -32.0, -5.0, 32.0, 32.0, 3.0]
-voxel_size = [0.4, 0.4, 8.0]
-grid_size = [160, 160, 1]
-stride = 2  # of the map that objects are found on: cells of 0.8 m
+voxel_size = [0.5, 0.5, 8.0]
+grid_size = [128, 128, 1]
+stride = 2  # of the map that objects are found on: cells of 1 m
 class_names = [
     "car", "truck", "construction_vehicle", "bus", "trailer",
     "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
@@ -26,26 +28,26 @@ model = dict(
         voxel_layer=dict(
             max_num_points=10,
             voxel_size=voxel_size,
-            max_voxels=(12000, 12000),
+            max_voxels=(10000, 10000),
             point_cloud_range=point_cloud_range,
         ),
     ),
+    # PillarFeatureNet on the points that exist: several times faster on a CPU, which most of a short training waits for.
     pts_voxel_encoder=dict(
+        type="SparsePillarFeatureNet",
+        input_scale=[1 / 40, 1 / 40, 1.0, 1 / 64, 4.0, 5.0, 5.0, 3.0, 4.0, 4.0, 1.0],
         feat_channels=[32],
         voxel_size=voxel_size,
         point_cloud_range=point_cloud_range,
         norm_cfg=dict(momentum=0.1),
     ),
     pts_middle_encoder=dict(in_channels=32, output_shape=grid_size[:2]),
-    pts_backbone=dict(in_channels=32, out_channels=[32, 64], layer_nums=[2, 3], layer_strides=[2, 2], norm_cfg=norm),
+    pts_backbone=dict(in_channels=32, out_channels=[32, 64], layer_nums=[1, 2], layer_strides=[2, 2], norm_cfg=norm),
     pts_neck=dict(in_channels=[32, 64], out_channels=[32, 32], upsample_strides=[1, 2], norm_cfg=norm),
     pts_bbox_head=dict(
         in_channels=64,
         share_conv_channel=32,
-        tasks=[
-            dict(num_class=5, class_names=class_names[:5]),
-            dict(num_class=5, class_names=class_names[5:]),
-        ],
+        tasks=[dict(num_class=10, class_names=class_names)],
         bbox_coder=dict(
             post_center_range=[-40.0, -40.0, -10.0, 40.0, 40.0, 10.0],
             max_num=200,
@@ -54,7 +56,7 @@ model = dict(
             voxel_size=voxel_size[:2],
             pc_range=point_cloud_range[:2],
         ),
-        separate_head=dict(head_conv=32),
+        separate_head=dict(head_conv=16),
     ),
     train_cfg=dict(
         pts=dict(
@@ -72,7 +74,7 @@ model = dict(
             out_size_factor=stride,
             voxel_size=voxel_size[:2],
             nms_type="circle",
-            min_radius=[2.0, 0.5],
+            min_radius=[0.8],
         )
     ),
 )
@@ -125,13 +127,13 @@ test_dataloader = dict(
     dataset=dict(dataset, ann_file="infos_val.pkl", pipeline=test_pipeline, test_mode=True),
 )
 
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=1000, val_interval=10**9)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=800, val_interval=10**9)
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=3e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=35, norm_type=2),
 )
-param_scheduler = [dict(type="OneCycleLR", eta_max=3e-3, total_steps=1000, pct_start=0.3, by_epoch=False)]
-default_hooks = dict(checkpoint=dict(interval=100, by_epoch=False, max_keep_ckpts=2))
+param_scheduler = [dict(type="OneCycleLR", eta_max=3e-3, total_steps=800, pct_start=0.3, by_epoch=False)]
+default_hooks = dict(checkpoint=dict(type="CheckpointHook", interval=100, by_epoch=False, max_keep_ckpts=2))
 log_processor = dict(by_epoch=False)
 log_level = "WARNING"
