@@ -55,7 +55,7 @@ def test_augmentation_that_does_nothing_is_opened():
     wrapped = dict(type="MultiScaleFlipAug3D", img_scale=(1333, 800), pts_scale_ratio=1, flip=False, transforms=inner)
     steps = with_condition([POINTS, wrapped, PACK], "x")
     assert types(steps)[2:5] == ["GlobalRotScaleTrans", "PointsRangeFilter", "InputProof"]
-    with pytest.raises(UserError, match="x: test-time augmentation .* is not supported; set flip=False"):
+    with pytest.raises(UserError, match=r"x: test-time augmentation .* is not supported; set flip=False"):
         with_condition([POINTS, {**wrapped, "flip": True}, PACK], "x")
 
 
