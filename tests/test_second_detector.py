@@ -19,7 +19,7 @@ from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "centerpoint"
-WORLD = dict(seed=4, train_scenes=8, val_scenes=2, frames_per_scene=1, lidar_sweeps=1)
+WORLD = dict(seed=4, train_scenes=8, val_scenes=2, frames_per_scene=2, lidar_sweeps=1)
 SUITE = """\
 name: three
 summary: One condition that concerns a LiDAR detector, one that takes its sensor away, one that does not concern it.
