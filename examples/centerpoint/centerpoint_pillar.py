@@ -127,13 +127,13 @@ test_dataloader = dict(
     dataset=dict(dataset, ann_file="infos_val.pkl", pipeline=test_pipeline, test_mode=True),
 )
 
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=800, val_interval=10**9)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=500, val_interval=10**9)
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=3e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=35, norm_type=2),
 )
-param_scheduler = [dict(type="OneCycleLR", eta_max=3e-3, total_steps=800, pct_start=0.3, by_epoch=False)]
+param_scheduler = [dict(type="OneCycleLR", eta_max=3e-3, total_steps=500, pct_start=0.2, by_epoch=False)]
 default_hooks = dict(checkpoint=dict(type="CheckpointHook", interval=100, by_epoch=False, max_keep_ckpts=2))
 log_processor = dict(by_epoch=False)
 log_level = "WARNING"
