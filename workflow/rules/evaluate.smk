@@ -46,7 +46,9 @@ rule pictures:
         tier=reference(TIER.path),
         suite=reference((TRAINED or CHOSEN)[0].suite.path),
         study=lambda wildcards: (
-            option("--study", reference(TRAINED[0].path)) if pictured_run().study else ""
+            option("--study", reference(TRAINED[0].path))
+            if pictured_run().study
+            else ""
         ),
         infos=subpath(input.infos, parent=True),
         out=subpath(output[0], parent=True),
