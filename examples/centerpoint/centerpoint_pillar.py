@@ -100,8 +100,8 @@ train_pipeline = [
     ),
     sweeps,
     dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True),
-    dict(type="GlobalRotScaleTrans", rot_range=[-0.2, 0.2], scale_ratio_range=[0.95, 1.05]),
-    dict(type="RandomFlip3D", sync_2d=False, flip_ratio_bev_horizontal=0.5, flip_ratio_bev_vertical=0.5),
+    # No augmentation: no frame is seen three times. In a mirrored world, besides, traffic keeps to the other side, and
+    # nothing would tell the front of a car from its back.
     dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
     dict(type="ObjectRangeFilter", point_cloud_range=point_cloud_range),
     dict(type="ObjectNameFilter", classes=class_names),
@@ -127,13 +127,13 @@ test_dataloader = dict(
     dataset=dict(dataset, ann_file="infos_val.pkl", pipeline=test_pipeline, test_mode=True),
 )
 
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=500, val_interval=10**9)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=700, val_interval=10**9)
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=3e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=35, norm_type=2),
 )
-param_scheduler = [dict(type="OneCycleLR", eta_max=3e-3, total_steps=500, pct_start=0.2, by_epoch=False)]
+param_scheduler = [dict(type="OneCycleLR", eta_max=3e-3, total_steps=700, pct_start=0.15, by_epoch=False)]
 default_hooks = dict(checkpoint=dict(type="CheckpointHook", interval=100, by_epoch=False, max_keep_ckpts=2))
 log_processor = dict(by_epoch=False)
 log_level = "WARNING"
