@@ -210,12 +210,13 @@ def _gpu_reasons(tier: Tier, plans: Sequence[Schedule], probed: Mapping[str, Pro
 def _trains_sparse_encoder(tier: Tier, plan: Schedule) -> bool:
     from mmengine.config import Config
 
-    from aqr_bench.experiment import CONFIGS
+    from aqr_bench.models import model_file
 
-    path = CONFIGS / f"{plan.model or tier.model}.py"
-    if not path.is_file():  # said by missing_inputs
+    try:
+        path = model_file(plan.model or tier.model)
+    except UserError:  # said by missing_inputs
         return False
-    model = Config.fromfile(path).model
+    model = Config.fromfile(path, import_custom_modules=False).model
     frozen = plan.config.get("model.frozen", model.get("frozen", ()))
     return model.get("pts_middle_encoder", {}).get("type") == "SparseEncoder" and "pts_middle_encoder" not in frozen
 

@@ -19,6 +19,7 @@ from aqr_bench.corruptions.proof import Proof, summary
 from aqr_bench.data.plain_pickle import naming
 from aqr_bench.errors import UserError, disk_fault, run_main
 from aqr_bench.experiment import DataSet, build_config, hashable, inner_dataset, load_data
+from aqr_bench.models import own_sources
 from aqr_bench.progress import steps
 from aqr_bench.record import (
     NOT_APPLICABLE,
@@ -35,17 +36,24 @@ from aqr_bench.record import (
     write_records,
 )
 from aqr_bench.reuse import find_twin, leave, take_over
-from aqr_bench.study import Condition, Suite, Tier, load_study, load_suite, load_tier
+from aqr_bench.schedule import variant_schedule
+from aqr_bench.study import Condition, Study, Suite, Tier, load_study, load_suite, load_tier
 from aqr_bench.train import cost_since, load_weights, one_line, verified_checkpoint, work_folder
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write one record per condition of the suite; 0 also where an evaluation failed, the record says so."""
     args = _arguments(argv)
+    if args.config:
+        from aqr_bench.bare import evaluate_config
+
+        return evaluate_config(args)
+    if not (args.tier and args.train):
+        raise UserError("evaluate needs --tier and --train (or --config and --checkpoint)")
     if args.keyframe:
         from aqr_bench.pictures import evaluate_keyframe
 
-        for picture in evaluate_keyframe(load_tier(args.tier), args.train, args.keyframe, args.out):
+        for picture in evaluate_keyframe(load_tier(args.tier), args.train, args.keyframe, args.out, args.study):
             print(picture)
         return 0
     if not (args.infos and args.suite and args.work):
@@ -60,9 +68,10 @@ def main(argv: list[str] | None = None) -> int:
         if not trained.ok:
             raise RuntimeError(f"training failed: {trained.reason}")
         checkpoint = verified_checkpoint(trained, args.train)
-        identity = _identity_of(config, tier, data, suite, trained)
+        sources = own_sources(_model_of(tier, study, trained.variant))
+        identity = _identity_of(config, tier, data, suite, trained, sources)
         twin = find_twin(Path(args.work), work, f"evaluate.{suite.name}", identity)
-        evaluator = Evaluator(config, tier, data, checkpoint, work / "detections") if twin is None else None
+        evaluator = Evaluator(config, tier, data, checkpoint, work / "detections", sources) if twin is None else None
     except Exception as error:
         _refuse_disk_fault(error, work)
         if trained.ok:
@@ -71,28 +80,36 @@ def main(argv: list[str] | None = None) -> int:
     else:
         if twin is None:
             conditions = steps(suite.conditions, f"suite {suite.name}", lambda condition: condition.name)
-            records = [_evaluate_one(evaluator, condition, suite, trained) for condition in conditions]
+            records = [evaluate_one(evaluator, condition, suite, trained) for condition in conditions]
         else:
             records = _taken_over(*twin, work, trained)
         if not any(record.failed for record in records):
             run = work.relative_to(args.work).as_posix() if twin is None else twin[1]["run"]
             found = {"run": run, "records": [record.to_dict() for record in records]}
             leave(work, f"evaluate.{suite.name}", identity, found, _kept_files(records))
+    put_down(records, suite, args.out)
+    return 0
+
+
+def put_down(records: Sequence[Record], suite: Suite, out: str | Path) -> None:
+    """Write the records of a suite, refuse conditions that did nothing, and print a line for each."""
     records = refuse_equal_inputs(records, suite.conditions[0].name)
-    write_records(args.out, records)
+    write_records(out, records)
     for record in records:
         numbers = ", ".join(f"{k} {record.scores[k]:.3f}" for k in ("mAP", "NDS") if record.ok)
         print(f"{record.condition}: {numbers or record.reason}")
-    return 0
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aqr_bench.evaluate", description=__doc__)
-    parser.add_argument("--tier", required=True)
+    parser.add_argument("--tier")
     parser.add_argument("--infos", help="folder that python -m aqr_bench.data wrote")
     parser.add_argument("--suite", help="condition suite, file or name")
     parser.add_argument("--keyframe", help="instead: a folder with an info file (.pkl) and the files that it names")
-    parser.add_argument("--train", required=True, help="train record of the model")
+    parser.add_argument("--train", help="train record of the model")
+    parser.add_argument("--config", help="instead of --tier and --train: an mmdet3d config (file or mmdet3d::...)")
+    parser.add_argument("--checkpoint", help="with --config: weights of the model (.pth)")
+    parser.add_argument("--batch-size", type=int, default=1, help="with --config: samples at a time")
     parser.add_argument("--study", help="study file, if it is not one of ablations/")
     parser.add_argument("--out", required=True, help="record file (.jsonl), one line per condition; or picture folder")
     parser.add_argument("--work", help="folder for detections")
@@ -105,10 +122,22 @@ def _refuse_disk_fault(error: Exception, work: str | Path) -> None:
         raise fault from error
 
 
-def _identity_of(config: Any, tier: Tier, data: DataSet, suite: Suite, trained: Record) -> list[str]:
+def _model_of(tier: Tier, study: Study | None, variant: str | None) -> str:
+    own = None if study is None or variant is None else variant_schedule(tier, study, variant).model
+    return own or tier.model
+
+
+def _identity_of(
+    config: Any, tier: Tier, data: DataSet, suite: Suite, trained: Record, sources: Sequence[Path]
+) -> list[str]:
     """What an evaluation depends on: two with the same identity find the same."""
     conditions = {"conditions": [vars(c) for c in suite.conditions], "batch_size": tier.evaluate_batch_size}
-    hashes = [config_hash(hashable(config)), config_hash(conditions), code_hash(ROOMS["evaluate"]), data.sha256]
+    hashes = [
+        config_hash(hashable(config)),
+        config_hash(conditions),
+        code_hash(ROOMS["evaluate"], sources),
+        data.sha256,
+    ]
     return [*hashes, str(trained.provenance.get("checkpoint_sha256"))]
 
 
@@ -163,7 +192,8 @@ def blind_to(config: Any, condition: Condition) -> str | None:
     return None
 
 
-def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trained: Record) -> Record:
+def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trained: Record) -> Record:
+    """The record of one condition, whatever becomes of it."""
     reason = blind_to(evaluator.config, condition)
     if reason is not None:
         facts = provenance(rooms=ROOMS["evaluate"], seed=trained.seed)
@@ -185,6 +215,7 @@ def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trai
         provenance=provenance(
             config=hashable(evaluator.config),
             rooms=ROOMS["evaluate"],
+            sources=evaluator.sources,
             seed=trained.seed,
             started=started,
             data_sha256=evaluator.data.sha256,
@@ -199,9 +230,20 @@ def _evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trai
 
 
 class Evaluator:
-    """A loaded model with its data set and tables, ready to be run under one condition after another."""
+    """A loaded model with its data set and tables, ready to be run under one condition after another.
 
-    def __init__(self, config: Any, tier: Tier, data: DataSet, checkpoint: Path | None, work: Path) -> None:
+    ``sources``: the files of a detector of one's own, for the records.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        tier: Tier,
+        data: DataSet,
+        checkpoint: Path | None,
+        work: Path,
+        sources: Sequence[Path] = (),
+    ) -> None:
         from aqr_bench import runtime
 
         runtime.prepare()
@@ -216,7 +258,7 @@ class Evaluator:
 
         self.config, self.tier, self.data, self.checkpoint, self.work = config, tier, data, checkpoint, work
         self.predictions: str | None = None  # SHA-256 of the last submission
-        self.model = MODELS.build(config.model)
+        self.sources, self.model = sources, MODELS.build(config.model)
         if checkpoint is not None:
             load_weights(self.model, checkpoint)
         self.model.to(get_device()).eval()
@@ -239,7 +281,7 @@ class Evaluator:
         """Detect and score under one condition: scores, fingerprint of all inputs, and the record's extra."""
         from aqr_bench.telemetry import RouterLog
 
-        with RouterLog(self.model.pts_bbox_head) as log:
+        with RouterLog(getattr(self.model, "pts_bbox_head", None)) as log:
             submission, results, proofs = self.detect(condition)
         self.predictions = sha256_file(submission)
         from aqr_bench.metrics.detection import metric_engine, score_detections

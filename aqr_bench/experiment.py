@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.adapt import adapt
 from aqr_bench.errors import UserError, nearest, quoted, reading, require_file
+from aqr_bench.models import CONFIGS as CONFIGS
+from aqr_bench.models import make_importable, model_file
 from aqr_bench.overrides import check_overrides, config_entry
 from aqr_bench.study import Schedule, Study, Tier, variant_schedule
 
 VERSIONS = ("v1.0-mini", "v1.0-trainval")
-CONFIGS = Path(__file__).parent / "cmt" / "configs"
 
 
 @dataclass(frozen=True)
@@ -52,22 +54,35 @@ def load_data(infos: str | Path) -> DataSet:
 def base_config(tier: Tier, data: DataSet, model: str | None = None) -> Any:
     """The tier's model config (or the one called ``model``) with its data set filled in, before any override.
 
-    The config file leaves ``data_root``, ``infos`` and ``dataset_version`` open; here they get their values in
-    every data set, transform and evaluator that names them.
+    A config of mmdet3d is made one of ours, see :func:`aqr_bench.adapt.adapt`. The config file leaves ``data_root``,
+    ``infos`` and ``dataset_version`` open; here they get their values in every data set, transform and evaluator that
+    names them.
     """
-    from mmengine.config import Config
-
-    name = model or tier.model
-    path = require_file(CONFIGS / f"{name}.py", f"model config '{name}'", f"Known configs lie in {CONFIGS}.")
-    config = Config.fromfile(path)
-    # The Runner writes its config out four times, and laying that text out nicely took longer than the whole of a smoke
-    # training. mmengine 0.10.7 has an option against it, format_python_code, which fromfile passes over.
-    object.__setattr__(config, "_format_python_code", False)
+    config = open_config(model or tier.model)
     for loader in (config.train_dataloader, config.test_dataloader):
         fill_dataset(loader.dataset, data)
     if config.get("test_evaluator"):
         config.test_evaluator.data_root = str(data.root)
         config.test_evaluator.ann_file = str(data.infos / Path(config.test_evaluator.ann_file).name)
+    return config
+
+
+def open_config(model: str) -> Any:
+    """The mmengine config of a model, by name or by file; UserError where there is none, or it cannot be evaluated."""
+    from aqr_bench import runtime
+
+    runtime.prepare()
+    from mmengine.config import Config
+    from mmengine.utils import import_modules_from_strings
+
+    path = model_file(model)
+    make_importable(model)
+    config = Config.fromfile(path)
+    # The Runner writes its config out four times, and laying that text out nicely took longer than the whole of a smoke
+    # training. mmengine 0.10.7 has an option against it, format_python_code, which fromfile passes over.
+    object.__setattr__(config, "_format_python_code", False)
+    adapt(config, model)
+    import_modules_from_strings(**config.custom_imports)  # what was added; the file's own are imported with it
     return config
 
 

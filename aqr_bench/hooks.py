@@ -17,7 +17,6 @@ from mmengine.registry import HOOKS
 from torch.utils.data import DataLoader
 
 from aqr_bench.progress import duration
-
 from aqr_bench.whole import write_text
 
 CURVE_EVERY = 10

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from aqr_bench.errors import UserError, nearest
+from aqr_bench.errors import UserError
+from aqr_bench.models import model_file
 from aqr_bench.study import Schedule, Study, Tier, base_runs, variant_schedule
 
 PUBLISHED_BY = "junjie18/CMT on GitHub (links in its README.md); nothing is downloaded here"
@@ -30,12 +30,13 @@ def require_inputs(tier: Tier, studies: Iterable[Study] = ()) -> None:
 def missing_inputs(tier: Tier, studies: Iterable[Study] = ()) -> Iterator[str]:
     """Everything that keeps the tier from starting, each as one line with its way out."""
     studies = list(studies)
-    known = [p.stem for p in (Path(__file__).parent / "cmt" / "configs").glob("*.py")]
     named = {(tier.path, "model", tier.model), *((tier.path, "models", model) for model in tier.models)}
     named |= {(s.path, f"variants.{v.name}.model", v.model) for s in studies for v in s.variants.values() if v.model}
     for path, key, model in sorted(named):
-        if model not in known:
-            yield f"{path}: {key}: no '{model}' in aqr_bench/cmt/configs{nearest(model, known)}"
+        try:
+            model_file(model)
+        except UserError as error:
+            yield f"{path}: {key}: {error}"
     if tier.data_root is not None and not (tier.data_root / tier.version).is_dir():
         yield (
             f"{tier.path}: data.root: no nuScenes {tier.version} under '{tier.data_root}' (looked for the folder "

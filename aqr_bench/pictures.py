@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--infos", required=True, help="folder that python -m aqr_bench.data wrote")
     parser.add_argument("--suite", required=True)
     parser.add_argument("--train", required=True, help="train record of the model")
+    parser.add_argument("--study", help="study file, if it is not one of ablations/")
     parser.add_argument("--evaluation", help="evaluate record of the model: its best and worst samples are drawn")
     parser.add_argument("--work", help="the tier's work folder, in which the evaluation left its detections")
     parser.add_argument("--samples", type=positive, default=1, help="best and worst samples per condition")
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     trained = read_records(args.train)[0]
     pictures: list[dict] = []
     if trained.ok:
-        evaluator = load_evaluator(tier, data, trained, args.train, out)
+        evaluator = load_evaluator(tier, data, trained, args.train, out, args.study)
         evaluated = read_records(args.evaluation) if args.evaluation else []
         for condition in suite.conditions:
             dataset = build_loader(evaluator.config, condition, 1).dataset
@@ -124,9 +125,11 @@ def global_objects(info: dict, classes: list[str]) -> Objects:
     return Objects(centre[:, :2], [boxes.labels[i] for i in near])
 
 
-def load_evaluator(tier: Tier, data: DataSet, trained: Record, record_path: str | Path, work: Path) -> Evaluator:
+def load_evaluator(
+    tier: Tier, data: DataSet, trained: Record, record_path: str | Path, work: Path, study_file: str | None = None
+) -> Evaluator:
     """The trained model of a record, ready to detect; no tables are loaded until something is scored."""
-    study = load_study(trained.study) if trained.study else None
+    study = load_study(study_file or trained.study) if trained.study else None
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
     try:
         return Evaluator(config, tier, data, verified_checkpoint(trained, record_path), work)
@@ -152,7 +155,9 @@ def point_at_keyframe(dataset: Any, folder: str | Path) -> None:
     dataset.data_prefix = dict.fromkeys(dataset.data_prefix, "")
 
 
-def evaluate_keyframe(tier: Tier, train: str | Path, folder: str | Path, out: str | Path) -> list[Path]:
+def evaluate_keyframe(
+    tier: Tier, train: str | Path, folder: str | Path, out: str | Path, study_file: str | None = None
+) -> list[Path]:
     """Detect on the samples of a keyframe folder with a trained model; write pictures and detections.json.
 
     The way is that of every evaluation: mmdet3d's NuScenesDataset, the test pipeline, the detector. Only the place
@@ -163,7 +168,7 @@ def evaluate_keyframe(tier: Tier, train: str | Path, folder: str | Path, out: st
     if not trained.ok:
         raise UserError(f"{train}: the training failed ({trained.reason}); there is no model to evaluate")
     out = Path(out)
-    evaluator = load_evaluator(tier, data, trained, train, out)
+    evaluator = load_evaluator(tier, data, trained, train, out, study_file)
     point_at_keyframe(evaluator.config.test_dataloader.dataset, folder)
     written, detections = [], {}
     condition = Condition("clean", "clean")
@@ -193,11 +198,11 @@ def draw_detections(
     # A condition may have removed a sensor altogether.
     points = inputs["points"].numpy().copy() if "points" in inputs else np.zeros((0, 3), np.float32)
     network_images = inputs["img"].numpy().copy() if "img" in inputs else ()
-    projections = np.asarray(sample.metainfo["lidar2img"])
+    projections = np.asarray(sample.metainfo.get("lidar2img", ()))
     truth = truth_boxes(sample.eval_ann_info, dataset.metainfo["classes"])
     detections = detected_boxes(evaluator.predict(pseudo_collate([packed])), dataset.metainfo["classes"])
-    cameras = sample.metainfo["cameras"]
-    if condition.corruption == "clean":
+    cameras = sample.metainfo.get("cameras", ())  # none for a detector without cameras
+    if condition.corruption == "clean" and len(projections):
         images, lidar2img = original_views(info)
     else:
         images = {c: view.transpose(1, 2, 0)[..., ::-1] for c, view in zip(cameras, network_images, strict=True)}

@@ -20,7 +20,7 @@ from aqr_bench.errors import UserError
 from aqr_bench.schema import repository_root
 
 # Parts of the package that a result of each kind depends on. A change elsewhere does not make the result stale.
-_MODEL = ("bias", "cmt", "corruptions", "data", "experiment.py", "overrides.py", "runtime.py")
+_MODEL = ("bias", "cmt", "corruptions", "data", "adapt.py", "experiment.py", "models.py", "overrides.py", "runtime.py")
 ROOMS: dict[str, tuple[str, ...]] = {
     "world": ("world",),
     "prepare": ("data",),
@@ -35,7 +35,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "starts.py",
         "train.py",
     ),
-    "evaluate": (*_MODEL, "metrics", "evaluate.py", "reuse.py", "telemetry.py"),
+    "evaluate": (*_MODEL, "metrics", "bare.py", "evaluate.py", "reuse.py", "telemetry.py"),
     "measure": (*_MODEL, "cost", "evaluate.py", "measure.py"),
     "pictures": (*_MODEL, "metrics", "evaluate.py", "pictures.py", "report/pictures.py"),
     "report": ("report", "metrics"),
@@ -93,10 +93,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(config).encode()).hexdigest()
 
 
-def code_hash(rooms: Sequence[str]) -> str:
+def code_hash(rooms: Sequence[str], sources: Sequence[Path] = ()) -> str:
     """SHA-256 over the package's source files in ``rooms`` (folders or files below ``aqr_bench/``).
 
-    Names and contents count, times and line endings do not. Raises UserError for a room that does not exist.
+    ``sources``: files from elsewhere that belong to them, those of a detector of one's own. Names and contents count,
+    times and line endings do not. Raises UserError for a room that does not exist.
     """
     package = Path(__file__).parent
     digest = hashlib.sha256()
@@ -111,6 +112,8 @@ def code_hash(rooms: Sequence[str]) -> str:
         for file in files:
             digest.update(file.relative_to(package).as_posix().encode() + b"\0")
             digest.update(file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    for file in sorted(sources):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
     return digest.hexdigest()
 
 
@@ -223,6 +226,7 @@ def provenance(
     *,
     config: Mapping[str, Any] | None = None,
     rooms: Sequence[str] | None = None,
+    sources: Sequence[Path] = (),
     seed: int | None = None,
     started: str | None = None,
     data_sha256: str | None = None,
@@ -238,12 +242,13 @@ def provenance(
 
     ``started`` is ``utc_now()`` taken at the start. A checkpoint given without its hash is hashed here. What is not
     known stays None. ``files``: by role, what else the result came from: tier, study, suite, checkpoints to start from.
+    ``rooms`` and ``sources``: see ``code_hash``.
     """
     if checkpoint is not None and checkpoint_sha256 is None:
         checkpoint_sha256 = sha256_file(checkpoint)
     return {
         "config_sha256": None if config is None else config_hash(config),
-        "code_sha256": None if rooms is None else code_hash(rooms),
+        "code_sha256": None if rooms is None else code_hash(rooms, sources),
         "data_sha256": data_sha256,
         "input_sha256": input_sha256,
         "checkpoint": None if checkpoint is None else portable_path(checkpoint),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, is_file, listed, nearest, short
+from aqr_bench.models import named_beside
 from aqr_bench.overrides import merge_overrides
 from aqr_bench.schedule import Launcher, Schedule, tier_schedule, variant_schedule
 from aqr_bench.schema import read_yaml, repository_root, schema_error
@@ -226,15 +227,19 @@ def load_tier(path_or_name: str | Path) -> Tier:
         name: Pretraining(name, entry["iterations"], entry.get("config", {}), tuple(entry["parts"]))
         for name, entry in data.get("pretrain", {}).items()
     }
-    models = {m: {k: _home(file, path) for k, file in v.items()} for m, v in data.get("models", {}).items()}
+    model = named_beside(data["model"], path)
+    models = {
+        named_beside(name, path): {key: _home(file, path) for key, file in files.items()}
+        for name, files in data.get("models", {}).items()
+    }
     start = "features" if pretrain else "scratch"
     return Tier(
         name=data["name"],
         summary=data["summary"],
         kind=data["data"]["kind"],
         version=data["data"]["version"],
-        model=data["model"],
-        base=tier_schedule(data["base"], start, path, models.get(data["model"], {}), limit),
+        model=model,
+        base=tier_schedule(data["base"], start, path, models.get(model, {}), limit),
         variant=tier_schedule(data["variant"], data["variant"]["init"], path, memory_limit_mb=limit),
         pretrain=pretrain,
         world=data.get("world", {}),
@@ -302,7 +307,7 @@ def load_study(path_or_name: str | Path) -> Study:
             v.get("init", shared["init"]),
             v.get("against"),
             v.get("memory_limit_mb"),
-            v.get("model"),
+            named_beside(v.get("model"), path),
             v.get("published"),
         )
         for name, v in data["variants"].items()
@@ -319,7 +324,8 @@ def load_study(path_or_name: str | Path) -> Study:
         hint = nearest(data["baseline"], variants)
         raise UserError(f"{path}: baseline: unknown variant '{short(data['baseline'])}'{hint}")
     try:
-        suite = load_suite(data["conditions"])
+        beside = path.parent / data["conditions"]  # of a study of one's own, as its model config
+        suite = load_suite(beside if is_file(beside) else data["conditions"])
         for variant in variants.values():
             merge_overrides(variant.config)
     except UserError as err:

@@ -18,24 +18,26 @@ MODALITIES = ("lidar", "camera")
 class RouterLog:
     """Records the weights of every forward pass of a head, as a context manager around them.
 
-    A head without a router leaves it empty. ``guard`` counts the rows of attention backend ``window``.
+    A head without a router leaves it empty, as does a detector without such a head (None). ``guard`` counts the rows of
+    attention backend ``window``.
     """
 
     def __init__(self, head: Any) -> None:
-        self.head = head
+        self.head = head if getattr(head, "aqr", None) is not None else None
         self.tokens: list[str] = []
         self.parts: dict[str, list[np.ndarray]] = {"weight": [], "score": [], "centre": []}
         self.guard = GuardCount()
 
     def __enter__(self) -> RouterLog:
-        self._hook = self.head.register_forward_hook(self._record)
+        self._hook = self.head.register_forward_hook(self._record) if self.head is not None else None
         self._counting = count_guarded()
         self.guard = self._counting.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._counting.__exit__(*error)
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
 
     def _record(self, head: Any, inputs: Sequence[Any], outputs: Sequence[Sequence[dict]]) -> None:
         first = outputs[0][0]

@@ -23,6 +23,7 @@ from aqr_bench.data.plain_pickle import naming
 from aqr_bench.errors import UserError, disk_fault, run_main, short
 from aqr_bench.experiment import build_config, files_of, hashable, inner_dataset, load_data
 from aqr_bench.limits import memory_limit
+from aqr_bench.models import own_sources
 from aqr_bench.ranks import Failure, Team, leave_now, share_of, world_size
 from aqr_bench.record import (
     ROOMS,
@@ -71,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     if not team.leads:
         return follow(team, config, tier, limit, clock)
     hashed = {**hashable(config), **({"processes": team.size} if team.size > 1 else {})}
-    known: dict[str, Any] = dict(config=hashed, rooms=ROOMS["train"], seed=args.seed, started=started)
+    sources = own_sources(schedule.model or tier.model)
+    known: dict[str, Any] = dict(config=hashed, rooms=ROOMS["train"], sources=sources, seed=args.seed, started=started)
     known |= dict(files=files_of(tier, study), loader_workers=loader.num_workers)
     extra = {"pretrain": args.pretrain} if args.pretrain else {}
 
@@ -102,7 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         file = None if args.pretrain else start_file(tier, schedule)
         starts = [*init, file] if file else init
         known["files"] |= {f"start {n}": path for n, path in enumerate(starts, 1)}
-        identity = [config_hash(known["config"]), code_hash(ROOMS["train"]), data.sha256, *map(sha256_file, starts)]
+        code = code_hash(ROOMS["train"], sources)
+        identity = [config_hash(known["config"]), code, data.sha256, *map(sha256_file, starts)]
         start_afresh_unless_same(work, identity)
         if file is not None:
             found, extra["start"] = read_start(file, schedule, schedule.model or tier.model, work)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aqr_bench.cost.cameras import ring_of_cameras
 from aqr_bench.errors import UserError, nearest
-from aqr_bench.experiment import CONFIGS
+from aqr_bench.models import CONFIGS
 
 CAMERAS, VIEW_DEG = 6, 70.0  # neighbours overlap a little, as nuScenes' cameras do
 OBJECTS = 30  # per sample, in training

@@ -229,7 +229,7 @@ class _Work:
 def _without(times: dict[tuple[str, str], Times]) -> dict[str, Any]:
     """Latency with voxels made beforehand, where the variant has any."""
     if ("mine", WITHOUT) not in times:
-        return {"status": "not_applicable", "reason": "the model has no LiDAR branch"}
+        return {"status": "not_applicable", "reason": "the model has no voxel layer that could be left out"}
     # A baseline of cameras alone has nothing to leave out.
     theirs = times.get(("theirs", WITHOUT), times["theirs", WHOLE])
     return {"status": "ok", "timed_scope": SCOPE_WITHOUT, **compared(times["mine", WITHOUT], theirs)}

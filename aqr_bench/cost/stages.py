@@ -14,14 +14,15 @@ from aqr_bench.cost.timing import synchronise
 # the head without its decoder and its router is the head.
 PARTS = {
     "preprocess": ("data_preprocessor",),
-    "voxelise": ("pts_voxel_layer",),
+    "voxelise": ("pts_voxel_layer", "data_preprocessor.voxel_layer"),
     "image_backbone": ("img_backbone", "img_neck"),
     "lidar_backbone": ("pts_voxel_encoder", "pts_middle_encoder", "pts_backbone", "pts_neck"),
     "router": ("pts_bbox_head.aqr",),
     "decoder": ("pts_bbox_head.transformer",),
     "head": ("pts_bbox_head",),
 }
-DECODE = "decode"  # get_bboxes of the head: boxes from its output
+DECODE = "decode"
+DECODERS = ("get_bboxes", "predict_by_feat")  # methods of a head that make boxes of its output: CMT's, mmdet3d's
 OTHER = "other"
 NOTE = (
     "router: the router, the geometry of its windows and the bias that it generates. decoder: all attention, its bias "
@@ -50,14 +51,17 @@ class Stages:
                 if part is not None:
                     self._handles.append(part.register_forward_pre_hook(lambda *_, stage=stage: self._start(stage)))
                     self._handles.append(part.register_forward_hook(lambda *_: self._stop()))
-        head = self.model.pts_bbox_head
-        head.get_bboxes = self._around(head.get_bboxes)
+        head = _part(self.model, "pts_bbox_head")
+        self._decoder = next((name for name in DECODERS if hasattr(head, name)), None)
+        if self._decoder is not None:
+            setattr(head, self._decoder, self._around(getattr(head, self._decoder)))
         return self
 
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
-        del self.model.pts_bbox_head.get_bboxes  # the instance's own, which hides the class's
+        if self._decoder is not None:
+            delattr(self.model.pts_bbox_head, self._decoder)  # the instance's own, which hides the class's
 
     def time(self, function: Callable[[], Any]) -> None:
         """Run ``function`` once and keep what each stage of it took."""

@@ -13,7 +13,9 @@ from typing import Any
 from aqr_bench.record import config_hash
 from aqr_bench.study import Condition
 
-SCOPE = "preprocessing, voxelisation, backbones, router, decoder and box decoding; loading the files is left out"
+SCOPE = (
+    "preprocessing, voxelisation, backbones, head (router and decoder) and box decoding; loading the files is left out"
+)
 SCOPE_WITHOUT = "the same without voxelisation, which is done beforehand"
 BATCHES = 4  # different ones, of which steps take the next
 
@@ -50,10 +52,10 @@ class Subject:
         return lambda: self._detect(next(turn))
 
     def inference_without_voxelisation(self, batch_size: int) -> Callable[[], None] | None:
-        """The same with voxels made beforehand; None for a model without a LiDAR branch."""
+        """The same with voxels made beforehand; None for a model without a voxel layer of its own."""
         import torch
 
-        layer = self.model.pts_voxel_layer
+        layer = getattr(self.model, "pts_voxel_layer", None)
         if layer is None:
             return None
         batches = self._test_samples().batches(batch_size)

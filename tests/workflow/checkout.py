@@ -25,6 +25,7 @@ LIGHT_MODULES = [
     "record",
     "cli",
     "launch",
+    "models",
 ]
 LIGHT_MODULES += ["studies", "estimate", "outcome", "progress", "time_left", "whole"]
 

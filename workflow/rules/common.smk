@@ -12,7 +12,8 @@ from snakemake.utils import min_version
 from aqr_bench import study as studies_of
 from aqr_bench.errors import UserError
 from aqr_bench.inputs import require_inputs
-from aqr_bench.provenance import config_hash, rooms_hash
+from aqr_bench.models import own_sources
+from aqr_bench.provenance import code_hash, config_hash, rooms_hash
 from aqr_bench.schema import schema_error
 
 min_version("9.27")
@@ -143,12 +144,22 @@ def option(flag, files):
     return " ".join([flag, *files]) if files else ""
 
 
+def model_settings(model):
+    """A model by name; for a config of one's own also what is in its files, which no hash of ours covers."""
+    sources = own_sources(model)
+    return {
+        "model": model,
+        **({"sources": code_hash([], sources)} if sources else {}),
+    }
+
+
 def variant_settings(wildcards, variant=None):
     """Everything in the tier and the study that one variant depends on, and nothing else."""
     schedule = studies_of.variant_schedule(
         TIER, STUDIES[wildcards.study], variant or wildcards.variant
     )
-    return {"model": schedule.model, "config": schedule.config}
+    settings = model_settings(schedule.model or TIER.model)
+    return {**settings, "model": schedule.model, "config": schedule.config}
 
 
 def launcher_of(schedule):

@@ -45,6 +45,11 @@ rule pictures:
     params:
         tier=reference(TIER.path),
         suite=reference((TRAINED or CHOSEN)[0].suite.path),
+        study=lambda wildcards: (
+            option("--study", reference(TRAINED[0].path))
+            if pictured_run().study
+            else ""
+        ),
         infos=subpath(input.infos, parent=True),
         out=subpath(output[0], parent=True),
         code=rooms_hash("pictures"),
@@ -53,5 +58,5 @@ rule pictures:
     shell:
         "OMP_NUM_THREADS={threads} python -m aqr_bench.pictures --tier {params.tier} --infos {params.infos}"
         " --suite {params.suite} --train {input.train} --evaluation {input.evaluation}"
-        " --work results/{wildcards.tier}/work --out {params.out} > {log} 2>&1"
+        " {params.study} --work results/{wildcards.tier}/work --out {params.out} > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"

@@ -20,7 +20,7 @@ rule pretrain:
         code=rooms_hash("train"),
         settings=lambda wildcards: config_hash(
             {
-                "model": TIER.model,
+                **model_settings(TIER.model),
                 **vars(TIER.pretrain[wildcards.branch]),
                 **launcher_settings(TIER.launcher),
             }
@@ -54,7 +54,7 @@ rule train_base:
         code=rooms_hash("train"),
         settings=config_hash(
             {
-                "model": TIER.model,
+                **model_settings(TIER.model),
                 "config": TIER.base.config,
                 **memory_setting(TIER.base),
                 **schedule_settings(TIER.base),
