@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.errors import is_file
 from aqr_bench.report.style import DPI
 
 PAGE_LIMIT = 14_000_000  # bytes of embedded images, as text: leaves room for tables in a page of 15 MB
+MOST_PIXELS = 100_000_000  # of a picture that is taken into the page
 PICTURE_WIDTH = 1600  # pixels
 COLOURS = 256  # of a figure in the page; the file beside it has all
 
@@ -62,25 +64,27 @@ def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, str]]
 
     ``pictures.json``, where present, gives order and captions; without it all PNG files are taken by name.
     """
+    from PIL import Image
+
     index, note = folder / "pictures.json", None
     listed: list[dict] = []
     if index.is_file():
         try:
             content = json.loads(index.read_text(encoding="utf-8"))
-            listed, note = list(content["pictures"]), content.get("reason")
-        except (ValueError, KeyError, TypeError) as err:
+            listed, note = [dict(entry) for entry in content["pictures"]], content.get("reason")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
             note = f"pictures.json cannot be read: {err}"
     if not listed and folder.is_dir():
         listed = [{"file": p.name} for p in sorted(folder.glob("*.png"))]
     shown, left_out = [], []
     for entry in listed:
         path = folder / str(entry.get("file", ""))
-        if not path.is_file():
+        if not is_file(path):
             left_out.append(f"{path.name} (not found)")
             continue
         try:
             source = embed(_shrunk(path), "jpeg")
-        except OSError as err:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:  # what PIL makes of bad files
             left_out.append(f"{path.name} ({err})")
             continue
         if not budget.take(source):
@@ -97,6 +101,9 @@ def _shrunk(path: Path) -> bytes:
     from PIL import Image
 
     with Image.open(path) as image:
+        # PIL has a limit of its own, which nuscenes-devkit lifts.
+        if image.width * image.height > MOST_PIXELS:
+            raise OSError(f"{image.width} x {image.height} pixels are too many")
         image = image.convert("RGB")
         if image.width > PICTURE_WIDTH:
             image = image.resize((PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width)))
