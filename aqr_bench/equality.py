@@ -240,7 +240,10 @@ def weights_apart(then: Path, now: Path) -> str:
     """How far two checkpoints are apart: the parameter with the largest difference."""
     import torch
 
-    old, new = (torch.load(file, map_location="cpu", weights_only=True)["state_dict"] for file in (then, now))
+    try:
+        old, new = (torch.load(file, map_location="cpu", weights_only=True)["state_dict"] for file in (then, now))
+    except Exception as error:  # whatever a damaged or hostile file makes torch raise
+        return f"one of the checkpoints cannot be read ({type(error).__name__}): {then}, {now}"
     if old.keys() != new.keys():
         return f"the checkpoints hold other parameters: {sorted(old.keys() ^ new.keys())[:3]}"
     if [n for n in old if old[n].shape != new[n].shape]:

@@ -27,6 +27,7 @@ from aqr_bench.data.database import _train_frames
 from aqr_bench.data.frames import InfoFile
 from aqr_bench.data.paste import read_dbinfos
 from aqr_bench.data.plain_pickle import load_plain_pickle
+from aqr_bench.equality import weights_apart
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.matching import Matches
 from aqr_bench.record import Record, sha256_file, write_records
@@ -192,6 +193,11 @@ def test_a_checkpoint_that_a_training_would_go_on_from(marker, tmp_path):
         _load_checkpoint(str(path), map_location="cpu")
 
 
+def test_a_checkpoint_that_a_rerun_is_compared_with(marker, tmp_path):
+    path = bomb_checkpoint(tmp_path / "final.pth", marker)
+    assert re.search(r"cannot be read.*final\.pth", weights_apart(path, path))
+
+
 # ---------------------------------------------------------------- arrays
 
 
@@ -252,7 +258,7 @@ def test_a_picture_that_claims_gigapixels(tmp_path):
 # ---------------------------------------------------------------- all places are known
 
 KNOWN = {
-    "torch.load": {"checkpoint.py", "cmt/published.py", "train.py"},
+    "torch.load": {"checkpoint.py", "cmt/published.py", "equality.py", "train.py"},
     "np.load": {"metrics/matching.py", "report/routers.py"},
     "pickle.Unpickler": {"data/plain_pickle.py"},
     "yaml.load": {"schema.py"},
