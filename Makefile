@@ -2,6 +2,7 @@
 #
 #   make report                  set up if needed, run the quick tier, print where the report is
 #   make test                    set up if needed, run the everyday tests (make test-slow: all of them)
+#   make docs                    run the commands of the pages on the three uses and on extending, as written
 #   make faults                  kill, fill, damage and disturb every stage: a table in results/faults
 #   make setup TORCH="torch==2.13.0 --index-url URL"    another torch build: CUDA or CPU-only, see README
 #   make setup MMCV="mmcv==2.1.0"                       compiled mmcv instead of mmcv-lite
@@ -15,7 +16,7 @@ CORES  ?= $(shell nproc 2>/dev/null || echo 2)
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: report setup test test-slow faults lint clean
+.PHONY: report setup test test-slow docs faults lint clean
 .DEFAULT_GOAL := report
 
 report: $(STAMP)
@@ -28,6 +29,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --slow $(ARGS)
+
+docs: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --slow tests/docs $(ARGS)
 
 # Half an hour; full disks and read-only folders need root, the clock needs faketime (docs/faults.md).
 faults: $(STAMP)

@@ -1,0 +1,41 @@
+"""docs/extend.md: its commands run as they are written, in order, in a copy of the repository."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from aqr_bench.record import read_records
+
+NAME = "extend.md"
+# What takes longer than a few seconds; or asks for what that has left behind.
+LONG = re.compile(r"aqr-bench (run(?!.*--dry-run)|evaluate|corruptions preview|data )", re.DOTALL)
+
+
+def test_the_page_has_all_kinds_of_extensions_and_everything_long_is_told_apart(page):
+    found = page.blocks(NAME)
+    assert len(found) > 8 and sum(bool(LONG.search(block)) for block in found) >= 5
+    commands = "\n".join(found)
+    for command in ("studies check", "--suites", "corruptions show", "--config", "data check", "--tier my_tier.yaml"):
+        assert command in commands
+
+
+def test_the_short_commands_run_as_written(page):
+    """YAML files, the new corruption with its tests, and what would be run."""
+    done = page.run([block for block in page.blocks(NAME) if not LONG.search(block)])
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "near_dust" in done.stdout and "passed" in done.stdout and "jobs to do" in done.stdout
+
+
+@pytest.mark.slow
+def test_every_command_runs_as_written(page):
+    done = page.run(page.blocks(NAME))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout.count("report: ") == 2
+    for name, count in (("bare", 4), ("careful", 3)):
+        records = read_records(page.folder / "results" / name / "evaluate.jsonl")
+        assert len(records) == count and not any(record.failed for record in records)
+    files = (page.folder / "results" / "small_centerpoint").rglob("*.jsonl")
+    failed = [(record.condition, record.reason) for file in files for record in read_records(file) if record.failed]
+    assert failed == []

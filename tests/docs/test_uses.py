@@ -1,0 +1,57 @@
+"""The pages of the three uses: their commands run as they are written, in order, on the smoke tier."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from aqr_bench.record import read_records
+
+USES = ("use-reproduce.md", "use-robustness.md", "use-decide.md")
+
+
+def records(folder: Path) -> list:
+    return [record for file in sorted(folder.rglob("*.jsonl")) for record in read_records(file)]
+
+
+@pytest.mark.parametrize("name", USES)
+def test_every_block_is_run_or_is_no_shell(page, name):
+    text = (Path(__file__).resolve().parents[2] / "docs" / name).read_text(encoding="utf-8")
+    kinds = {line.removeprefix("```") for line in text.splitlines() if line.startswith("```")}
+    assert kinds <= {"", "sh", "console"} and len(page.blocks(name)) >= 4
+
+
+@pytest.mark.slow
+def test_reproduce_a_paper_the_rehearsal(page):
+    done = page.run(page.blocks("use-reproduce.md"))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "10 scenes, 30 samples" in done.stdout and "0 errors" in done.stdout
+    table = done.stdout[done.stdout.rindex("report: ") :]
+    assert "not comparable" in table and "67.9" in table  # mAP of the paper's row
+    found = records(page.folder / "results" / "rehearsal")
+    assert Counter(r.kind for r in found) == {"train": 1, "evaluate": 3, "measure": 1}
+    assert all(r.ok for r in found) and next(r for r in found if r.kind == "train").extra["trained"] is False
+
+
+@pytest.mark.slow
+def test_study_robustness(page):
+    done = page.run(page.blocks("use-robustness.md"))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = [r for r in records(page.folder / "results" / "smoke") if r.kind == "evaluate" and r.suite == "my_night"]
+    # The base model and both variants under the four conditions, each with an input of its own.
+    assert Counter(r.condition for r in found) == dict.fromkeys(("clean", "dark", "eight_beams", "half_view"), 3)
+    assert all(r.ok for r in found) and len({r.provenance["input_sha256"] for r in found}) == 4
+    assert list((page.folder / "previews").glob("*.png"))
+
+
+@pytest.mark.slow
+def test_decide_between_designs(page):
+    done = page.run(page.blocks("use-decide.md"))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = records(page.folder / "results" / "smoke" / "my_question")
+    kinds = Counter((r.kind, r.variant, r.seed) for r in found if r.kind == "train")
+    assert len(kinds) == 6 and {seed for _, _, seed in kinds} == {0, 1} and all(r.ok for r in found)
+    page_html = (page.folder / "results" / "smoke" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Are windows of three cells enough" in page_html
