@@ -69,7 +69,7 @@ SLOW = (pytest.mark.slow,)  # each costs a fresh process, which imports for seco
 HOMES = {"unset": None, "not there": "/nonexistent/home", "no folder": "/dev/null", "read-only": "/proc"}
 
 
-@pytest.mark.parametrize("home", [pytest.param(HOMES[n], id=n, marks=SLOW * (n != "unset")) for n in HOMES])
+@pytest.mark.parametrize("home", [pytest.param(HOMES[n], id=n, marks=SLOW) for n in HOMES])
 def test_studies_and_compare_need_no_home(home, odd):
     (odd / "results").symlink_to(REFERENCE, target_is_directory=True)
     out = odd / "what changed.csv"

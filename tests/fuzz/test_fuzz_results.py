@@ -100,7 +100,7 @@ def test_spoiled_records_are_compared_counted_and_reported(results, tmp_path, mo
             replace(path, whole)
         return refused or any(one.extra.get("damaged") for one in found)
 
-    explore("records", 32, spoiled_records(results), check)
+    explore("records", 16, spoiled_records(results), check)
 
 
 def test_a_spoiled_train_record_is_no_model(results, tmp_path):
@@ -118,7 +118,7 @@ def test_a_spoiled_train_record_is_no_model(results, tmp_path):
         command = ("evaluate", "--tier", "quick", "--train", path, "--keyframe", folder, "--out", tmp_path / "out")
         return exit_of(*command) == 2
 
-    explore("train record of an evaluation", 12, spoiled_lines(path.read_bytes()), check)
+    explore("train record of an evaluation", 6, spoiled_lines(path.read_bytes()), check)
 
 
 def test_spoiled_matches_and_router_weights_are_left_out(tmp_path):
@@ -142,7 +142,7 @@ def test_spoiled_matches_and_router_weights_are_left_out(tmp_path):
             return load_weights(path) is None or queries_of(path) is None
         return resampled_run(path, 1.0) is None
 
-    explore("matches.npz and router.npz", 40, cases, check)
+    explore("matches.npz and router.npz", 20, cases, check)
 
 
 def test_spoiled_submissions_are_refused_or_scored(tmp_path):
@@ -162,7 +162,7 @@ def test_spoiled_submissions_are_refused_or_scored(tmp_path):
         path.write_bytes(case)
         return refuses(lambda: score_detections(path, nusc, tmp_path), names=path.name, paths=(path, *tokens))
 
-    explore("submissions", 30, trees | spoiled_bytes(content, b"PK\x03\x04"), check)
+    explore("submissions", 12, trees | spoiled_bytes(content, b"PK\x03\x04"), check)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -181,7 +181,7 @@ def test_spoiled_checkpoints_are_refused_or_read(legacy, tmp_path):
             assert str(error)
         return refuses(lambda: read_checkpoint(path), names=path.name, paths=(path,))
 
-    explore(f"checkpoints ({'legacy' if legacy else 'zip'})", 25, spoiled_bytes(whole, b"\x80\x02N."), check)
+    explore(f"checkpoints ({'legacy' if legacy else 'zip'})", 12, spoiled_bytes(whole, b"\x80\x02N."), check)
 
 
 def test_a_keyframe_with_spoiled_files_is_refused(tmp_path):
