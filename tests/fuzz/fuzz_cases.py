@@ -67,7 +67,7 @@ def _kind(error: Exception) -> tuple[str, ...]:
 
 
 def table() -> list[str]:
-    """Markdown: cases that were run, inputs that were refused, and failures, by target; nothing where nothing was run."""
+    """Markdown: cases that were run, inputs that were refused, and failures, by target; nothing if nothing was run."""
     if not executed:
         return []
     counts = [(name, executed[name], refused[name], tracebacks[name]) for name in sorted(executed)]
