@@ -203,6 +203,8 @@ def _explain(err: jsonschema.ValidationError) -> str:
         return f"{here}: {value} is {type(err.instance).__name__}, expected {wanted}"
     if err.validator == "not" and "required" in err.validator_value:
         return f"{'.'.join([*path, *err.validator_value['required']])}: not allowed here"
+    if err.validator == "maxLength":
+        return f"{here}: {value} is longer than {err.validator_value} characters"
     if err.parent is None and "propertyNames" in err.absolute_schema_path:
         return f"{'.'.join([*path, short(err.instance)])}: not a valid name (letters, digits, '_' ; dots between parts)"
     return f"{here}: {short(err.message.replace(repr(err.instance), value, 1), 250)}"

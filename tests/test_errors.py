@@ -64,7 +64,7 @@ def test_a_full_disk_is_no_result_of_a_model(monkeypatch, tmp_path):
     evaluator = SimpleNamespace(config=None, run=full, work=tmp_path)
     monkeypatch.setattr(evaluate, "blind_to", lambda *_: None)
     with pytest.raises(UserError, match="results/a: no space is left"):
-        evaluate._evaluate_one(evaluator, SimpleNamespace(name="clean"), None, None)
+        evaluate.evaluate_one(evaluator, SimpleNamespace(name="clean"), None, None)
 
 
 def test_a_full_disk_is_no_measurement(monkeypatch, tmp_path):

@@ -116,6 +116,10 @@ def test_variants_from_scratch_have_no_base(tmp_path):
             lambda d: d["base"].update(iterations="many"),
             "base.iterations: 'many' is str, expected integer",
         ),
+        (TIER, "tier", lambda d: d["base"].update(iterations=2.0), "base.iterations: 2.0 is float, expected integer"),
+        (TIER, "tier", lambda d: d.update(model="~no"), "model: '~no' does not match"),
+        (TIER, "tier", lambda d: d.update(model="cmt_aqr_quick\n"), "model: 'cmt_aqr_quick\\n' does not match"),
+        (STUDY, "study", lambda d: d["variants"].update({"a" * 101: d["variants"]["self"]}), "is longer than 100 characters"),
         (TIER, "tier", lambda d: d["base"].update(iterations=0), "base.iterations: 0 is less than the minimum of 1"),
         (
             TIER,
@@ -178,6 +182,15 @@ def test_unknown_names_are_answered_with_the_nearest_and_the_list():
         ("a: [1\n", "not valid YAML"),
         ("- a\n", "expected a mapping"),
         ("", "expected a mapping"),
+        ("a: 2001-01-01\n", "a: is read as date; put it in quotes"),
+        ("a: 2001-99-99\n", "not valid YAML: month must be in 1..12"),
+        ("a: !!int x\n", "not valid YAML"),
+        ("a: {b: .nan}\n", "a.b: is not a number"),
+        ("a: [0x" + "f" * 20 + "]\n", "a.0: a whole number of 80 bits is too large"),
+        ('a: "\\ud800"\n', "a: '\\ud800' has a character that no text has"),
+        ("a: &a [*a]\n", "nested more than 40 levels deep"),
+        ("a: &a [1, 2]\nb: [" + "*a, " * 30_000 + "]\n", "too many values (an alias counts as often as it is used)"),
+        ("a: 1\n" * 300_000, "MB are more than any study, tier or suite has"),
     ],
 )
 def test_yaml_traps_are_errors(text, message, tmp_path):

@@ -134,7 +134,10 @@ def read_submission(path: str | Path, number: Mapping[str, int], most: int | Non
     """The detections of a submission file, little of it in memory at a time; see :func:`from_results`."""
     scanned = scan(path, number) if Path(path).is_file() else None
     if scanned is None or (most is not None and scanned[3] > most):
-        return from_results(submitted(path), number, most)
+        try:
+            return from_results(submitted(path), number, most)
+        except UserError as error:  # one about a sample does not know the file
+            raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     numbers, kinds, sample, _ = scanned
     wide = np.split(numbers, np.cumsum(list(_WIDTHS.values())), axis=1)
     points = np.full(len(numbers), NOT_COUNTED, dtype=np.int32)

@@ -21,3 +21,9 @@ def _quiet():
     """mmengine and matplotlib log what they do."""
     for name in ("mmengine", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What was really run, as a table: results/fuzz/counts.md keeps one."""
+    for line in fuzz_cases.table():
+        terminalreporter.write_line(line)

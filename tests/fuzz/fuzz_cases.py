@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aqr_bench.errors import UserError
 
-EVERYDAY = 600  # about so many cases in all where no number is asked for; see the targets' shares
+EVERYDAY = 375  # cases in all where no number is asked for: the sum of the targets' shares
 MESSAGE = 500  # characters, paths apart
 
 executed: Counter[str] = Counter()
@@ -64,6 +64,16 @@ def _kind(error: Exception) -> tuple[str, ...]:
     own = [f for f in frames if "aqr_bench" in f.filename or "/fuzz/" in f.filename]
     said = str(error)[:60] if isinstance(error, AssertionError) else ""
     return type(error).__name__, said, *(f"{f.filename}:{f.lineno}" for f in own[-1:])
+
+
+def table() -> list[str]:
+    """Markdown: cases that were run, inputs that were refused, and failures, by target; nothing if nothing was run."""
+    if not executed:
+        return []
+    counts = [(name, executed[name], refused[name], tracebacks[name]) for name in sorted(executed)]
+    counts.append(("all", *(sum(part.values()) for part in (executed, refused, tracebacks))))
+    head = ["", "| target | cases | refused in one line | anything else |", "|---|---|---|---|"]
+    return head + [f"| {' | '.join(map(str, row))} |" for row in counts]
 
 
 def one_clear_line(text: str, *, names: str | None = None, paths: tuple[object, ...] = ()) -> None:

@@ -86,7 +86,7 @@ def test_nonsense_is_answered_in_one_line_and_leaves_nothing_behind(elsewhere):
         assert content(elsewhere) == before, "something was written"
         return refused
 
-    explore("command lines", 150, calls(commands()), check)
+    explore("command lines", 80, calls(commands()), check)
 
 
 def test_all_commands_and_options_are_known():

@@ -92,7 +92,7 @@ def test_spoiled_tables_are_found_by_the_check_and_refused_by_what_reads_them(pl
                 file.unlink()
         return refused
 
-    explore("nuScenes tables", 30, cases, check)
+    explore("nuScenes tables", 8, cases, check)
 
 
 def test_spoiled_world_descriptions_are_refused(place):
@@ -108,7 +108,7 @@ def test_spoiled_world_descriptions_are_refused(place):
         # Another world than the one that is there: it may only be replaced if it says that it is one of ours.
         return told("world", "--tier", str(tier), "--out", str(path / "below"), "--quiet", paths=(path, tier))
 
-    explore("world.json", 10, json_or_bytes(whole), check)
+    explore("world.json", 5, json_or_bytes(whole), check)
 
 
 @pytest.mark.parametrize("kind", ["LIDAR_TOP", "CAM_FRONT"])
@@ -126,7 +126,7 @@ def test_spoiled_recordings_are_named_or_used(kind, place):
             return True
         return False
 
-    explore(f"recordings of {kind}", 15, spoiled_bytes(whole, b"\xff\xd8\xff\xe0"), check)
+    explore(f"recordings of {kind}", 5, spoiled_bytes(whole, b"\xff\xd8\xff\xe0"), check)
 
 
 def test_spoiled_info_summaries_are_refused(place):
@@ -141,7 +141,7 @@ def test_spoiled_info_summaries_are_refused(place):
 
         return refuses(use, names="data.json", paths=(path,))
 
-    explore("data.json of info files", 30, json_or_bytes(path.read_bytes()), check)
+    explore("data.json of info files", 15, json_or_bytes(path.read_bytes()), check)
 
 
 def spoiled_pickle(content: bytes) -> st.SearchStrategy[bytes]:
@@ -160,7 +160,7 @@ def test_spoiled_info_files_are_refused_or_drawn(place):
         replace(path, content)
         return refuses(functools.partial(_as_preview, use, path), names=path.name, paths=(path, root))
 
-    explore("info files", 40, spoiled_pickle(path.read_bytes()), check)
+    explore("info files", 20, spoiled_pickle(path.read_bytes()), check)
 
 
 def _as_preview(use: Callable[[], None], path: Path) -> None:
@@ -184,4 +184,4 @@ def test_spoiled_object_databases_are_refused(tmp_path):
         path.write_bytes(content)
         return refuses(lambda: read_dbinfos(path), names=path.name, paths=(path,))
 
-    explore("object databases", 20, spoiled_pickle(whole), check)
+    explore("object databases", 10, spoiled_pickle(whole), check)

@@ -1,0 +1,57 @@
+"""Messages for people: one printable line of a bounded length, whatever they quote."""
+
+from __future__ import annotations
+
+import pytest
+
+from aqr_bench import cli, errors
+from aqr_bench.errors import LISTED, MOST, UserError, listed, nearest, quoted, reading, require_file, short, told
+
+
+def test_a_message_is_one_printable_line():
+    said = str(UserError("a\nb\tc \x1b[31mred \udcff ü 名"))
+    assert said == r"a b c \x1b[31mred \udcff ü 名" and said.isprintable()
+    long = str(UserError("start" + "x" * 10_000 + "way out"))
+    assert len(long) <= MOST + 5 and long.startswith("start") and long.endswith("way out")
+
+
+def test_values_are_quoted_short():
+    endless: list = []
+    endless.append(endless)
+    assert quoted("a") == "'a'" and len(quoted("a" * 10_000)) <= 83 and len(quoted([list(range(100))] * 100)) <= 83
+    assert quoted(endless).startswith("[[") and short("abc") == "abc" and short("a" * 99 + "z", 10) == "aaaaa...aaaaz"
+
+
+def test_lists_of_names_end_with_how_many_more_there_are():
+    names = [f"condition_{i}" for i in range(100)]
+    assert listed(["a", "b"]) == "a, b"
+    assert len(listed(names)) < LISTED + 20 and listed(names).endswith(f"and {100 - listed(names).count('_')} more")
+    assert nearest("x" * 100_000, names).startswith("; known: ") and len(nearest("q", names)) < LISTED + 40
+
+
+def test_what_a_damaged_file_raises_names_file_reason_and_remedy(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"^info cannot be used: a\.json \(KeyError: 'root'\)\. Make it again\.$"),
+        reading("a.json", "info", "Make it again."),
+    ):
+        {}["root"]
+    with pytest.raises(UserError, match="kept as it is"), reading("a.json", "info", "Make it again."):
+        raise UserError("kept as it is")
+    with pytest.raises(ImportError), reading("a.json", "info", "Make it again."):
+        raise ImportError("no matter of the file")
+    with pytest.raises(UserError, match="info not found"):
+        require_file("a" * 5000, "info", "Give a shorter name.")
+
+
+def test_what_the_system_refuses_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    refused = PermissionError(13, "Permission denied", "results/quick\n")
+    assert told(refused) == "results/quick : Permission denied" and told(OSError("odd")) == "OSError: odd"
+
+    def main(_argv):
+        raise refused
+
+    monkeypatch.setattr("aqr_bench.studies.main", main)
+    assert cli.main(["studies"]) == 2
+    with pytest.raises(SystemExit) as stop:
+        errors.run_main(main)
+    assert stop.value.code == 2 and capsys.readouterr().err == "error: results/quick : Permission denied\n" * 2
