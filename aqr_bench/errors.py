@@ -142,7 +142,8 @@ def disk_fault(error: BaseException | None, below: str | os.PathLike | None = No
             name = error.filename if error.filename2 is None else error.filename2
             if not isinstance(name, str | os.PathLike):
                 name = None if below is None else f"below {os.fspath(below)}"
-            where = "" if name is None else f"cannot write {os.fspath(name)}: "
+            verb = "use" if error.errno == errno.EACCES else "write"
+            where = "" if name is None else f"cannot {verb} {os.fspath(name)}: "
             return UserError(f"{where}{what}. {remedy}, then run the same command again: it goes on from here.")
         error = error.__cause__ or error.__context__
     return None
