@@ -81,7 +81,7 @@ def kill_run(place: Place, kills: int = 6) -> Row:
             return True
 
         done = run(folder, RUN, strike)
-        # SIGTERM while nothing is at work, before the first job or after the last, ends the command in the ordinary way.
+        # SIGTERM while nothing is at work, before the first job or after the last, ends the command at once.
         expected = (-signal.SIGKILL,) if hard else (130, -signal.SIGTERM)
         if done.code == 0:
             ended += 1
