@@ -204,8 +204,13 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
         scores, inputs, extra = evaluator.run(condition)
     except Exception as error:
         _refuse_disk_fault(error, evaluator.work)
-        traceback.print_exc()
-        return _failure(condition, suite, trained, evaluator.tier, error)
+        failure = functools.partial(_failure, condition, suite, trained, evaluator.tier, error)
+        try:
+            traceback.print_exc()
+            return failure()
+        except RuntimeError:
+            # torch tells of a loader's dead worker a second time, out of a signal handler and wherever we are.
+            return failure()
     return Record(
         **_identity(suite, trained, evaluator.tier, condition),
         status="ok",

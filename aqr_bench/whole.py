@@ -20,7 +20,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)  # a write that fails does not say where
         temporary.unlink(missing_ok=True)
         raise

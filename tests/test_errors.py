@@ -9,6 +9,7 @@ import pytest
 
 from aqr_bench import cli, evaluate, launch, measure
 from aqr_bench.errors import UserError, disk_fault, run_main
+from aqr_bench.record import Record
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,20 @@ def test_a_full_disk_is_no_result_of_a_model(monkeypatch, tmp_path):
     monkeypatch.setattr(evaluate, "blind_to", lambda *_: None)
     with pytest.raises(UserError, match="results/a: no space is left"):
         evaluate.evaluate_one(evaluator, SimpleNamespace(name="clean"), None, None)
+
+
+def test_an_error_that_is_told_twice_is_recorded_once(monkeypatch):
+    """torch's handler of SIGCHLD raises once more where the first error is being told."""
+
+    def worker_dies(*_args):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    monkeypatch.setattr(evaluate, "blind_to", lambda *_: None)
+    monkeypatch.setattr(evaluate.traceback, "print_exc", worker_dies)
+    evaluator = SimpleNamespace(config=None, run=worker_dies, work="work", tier=SimpleNamespace(name="t"))
+    asked = SimpleNamespace(name="clean"), SimpleNamespace(name="s"), Record("train", "ok", "t", seed=0)
+    record = evaluate._evaluate_one(evaluator, *asked)
+    assert record.status == "failed" and "DataLoader worker" in record.reason and record.condition == "clean"
 
 
 def test_a_full_disk_is_no_measurement(monkeypatch, tmp_path):

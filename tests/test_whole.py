@@ -34,4 +34,6 @@ def test_a_full_disk_is_named(tmp_path, how):
             with whole_file(tmp_path / "a") as temporary, temporary.open("wb") as file:
                 torch.save({"state_dict": {"a": torch.zeros(100_000)}}, file)
     assert "no space is left. Free some space, then run the same command again" in str(disk_fault(caught.value))
+    if how == "text":
+        assert f"cannot write {tmp_path / 'a'}: no space" in str(disk_fault(caught.value))
     assert list(tmp_path.iterdir()) == []

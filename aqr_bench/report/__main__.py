@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from aqr_bench.arguments import positive
-from aqr_bench.errors import UserError, run_main
+from aqr_bench.errors import UserError, disk_fault, run_main
 from aqr_bench.study import limit_seeds, load_study, load_tier
 
 
@@ -30,7 +30,13 @@ def main(argv: list[str] | None = None) -> int:
     from aqr_bench.report.page import build_report
     from aqr_bench.report.speed import speed_chapter
 
-    page = build_report(tier, studies, args.records, args.out, [speed_chapter])
+    try:
+        page = build_report(tier, studies, args.records, args.out, [speed_chapter])
+    except OSError as error:
+        fault = disk_fault(error, args.out)
+        if fault is None:
+            raise
+        raise fault from error
     print(f"report: {page.resolve()}")
     return 0
 

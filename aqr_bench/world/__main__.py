@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         write_world(spec, args.out, args.workers or len(os.sched_getaffinity(0)), args.quiet)
     except (UserError, OSError) as error:
-        told = error if isinstance(error, UserError) else disk_fault(error)
+        told = error if isinstance(error, UserError) else disk_fault(error, args.out)
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr)

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         except Exception as error:
             traceback.print_exc()
             row = Row(case, "", "", f"the campaign itself failed: {type(error).__name__}: {error}"[:300], NO)
-        add_row(known, case, row)
+        add_row(known, case, row, (folder, REPOSITORY))
         say(f"{case}: {row.kept}: {row.seen}")
 
     with ThreadPoolExecutor(args.jobs) as pool:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from aqr_bench.provenance import machine
@@ -48,8 +48,10 @@ def read_rows(file: Path) -> dict[str, Row]:
     return {line.pop("case"): Row(**line) for line in lines}
 
 
-def add_row(file: Path, case: str, row: Row) -> None:
-    """Append a row to a JSON-lines file."""
+def add_row(file: Path, case: str, row: Row, places: Iterable[Path] = ()) -> None:
+    """Append a row to a JSON-lines file, without the names of ``places``, which only this machine has."""
+    for place in places:
+        row = replace(row, seen=row.seen.replace(f"{place}/", ""))
     with file.open("a") as out:
         out.write(json.dumps({"case": case, **asdict(row)}) + "\n")
 
