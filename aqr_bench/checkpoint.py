@@ -159,6 +159,8 @@ def _learn(message: str, kinds: dict[str, type], path: Path) -> bool:
 
 
 def _refuse_hostile(name: str, path: Path) -> None:
+    if not name.isprintable():
+        raise UserError(f"{path} names a class {_shown(name)!r}, which no program has: it is damaged")
     module, _, rest = name.partition(".")
     function = module == "builtins" and not isinstance(getattr(builtins, rest, object), type)
     # Bound methods are pickled through getattr, in mmengine's own checkpoints too: neutralised like any class.

@@ -19,7 +19,7 @@ from mmdet3d.datasets.transforms.dbsampler import BatchSampler, DataBaseSampler 
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 from mmdet3d.structures.points import BasePoints  # noqa: E402
 
-from aqr_bench.errors import UserError, nearest  # noqa: E402
+from aqr_bench.errors import UserError, nearest, short  # noqa: E402
 
 from .database import REMEDY, project_boxes, read_image  # noqa: E402
 from .plain_pickle import load_plain_pickle  # noqa: E402
@@ -213,17 +213,18 @@ def read_dbinfos(path: str | Path) -> dict[str, list[dict]]:
             f"ground-truth database {path} holds a {type(content).__name__}, not entries by class. {REMEDY}"
         )
     for name, entries in content.items():
+        shown = short(name)
         if not isinstance(entries, list):
-            raise UserError(f"ground-truth database {path}: '{name}' is no list of entries. {REMEDY}")
+            raise UserError(f"ground-truth database {path}: '{shown}' is no list of entries. {REMEDY}")
         for position, entry in enumerate(entries):
             missing = sorted(_ENTRY_KEYS - entry.keys()) if isinstance(entry, dict) else sorted(_ENTRY_KEYS)
             if missing:
                 raise UserError(
-                    f"ground-truth database {path}: entry {position} of '{name}' lacks {', '.join(missing)}. {REMEDY}"
+                    f"ground-truth database {path}: entry {position} of '{shown}' lacks {', '.join(missing)}. {REMEDY}"
                 )
             if np.shape(entry["box3d_lidar"]) != (9,):
                 raise UserError(
-                    f"ground-truth database {path}: box3d_lidar of entry {position} of '{name}' has shape "
+                    f"ground-truth database {path}: box3d_lidar of entry {position} of '{shown}' has shape "
                     f"{np.shape(entry['box3d_lidar'])}, not (9,). {REMEDY}"
                 )
     return content

@@ -120,6 +120,8 @@ def from_results(
     for token, entries in results:
         if token not in number:
             raise UserError(f"sample {token} of the submission is not one of the split")
+        if not isinstance(entries, Sequence) or isinstance(entries, str):
+            raise UserError(f"sample {token}: {type(entries).__name__} instead of a list of detections")
         if most is not None and len(entries) > most:
             raise UserError(f"sample {token}: {len(entries)} detections, only {most} are allowed")
         parts[token] = from_entries(entries, number[token], token)
