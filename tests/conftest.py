@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
-    parser.addoption("--fuzz-cases", type=int, help="so many cases in tests/fuzz, in all (default: 375)")
+    parser.addoption("--fuzz-cases", type=int, help="so many cases in tests/fuzz, in all (default: 370)")
 
 
 def pytest_collection_modifyitems(config, items):
