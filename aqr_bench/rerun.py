@@ -25,6 +25,7 @@ import yaml
 from aqr_bench.equality import Comparison, compare, cost_ratios, in_words, weights_apart
 from aqr_bench.errors import UserError, nearest, run_main
 from aqr_bench.experiment import load_data
+from aqr_bench.progress import duration
 from aqr_bench.provenance import ENVIRONMENT, file_facts
 from aqr_bench.record import Record, describe, read_records
 from aqr_bench.schema import read_yaml
@@ -269,7 +270,8 @@ def run_again(
         options["work"] = (str(folder / "work"),)
     command = replace(command, options=options)
     print(f"{len(records)} of {path}" if len(records) > 1 else f"{describe(first)}: {path}")
-    print(f"running again, log: {folder / LOG}", flush=True)
+    took = sum(record.cost.get("wall_s") or 0.0 for record in records)
+    print(f"running again{f' (it took {duration(took)} then)' if took else ''}, log: {folder / LOG}", flush=True)
     run_step(command, first, folder / LOG)
     again = {record.condition: record for record in read_records(out)}
     found = []

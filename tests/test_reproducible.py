@@ -23,7 +23,7 @@ from aqr_bench.world.write import write_world
 WORLD = dict(version="v1.0-mini", train_scenes=2, val_scenes=2, frames_per_scene=2, objects_per_frame=4)
 # Stated in docs/reproducibility.md with what was measured, for another thread count: relative difference of the loss of
 # the first iteration and of the next two; absolute difference of mAP and NDS of one and the same model.
-FIRST_LOSS, NEXT_LOSSES, SCORES = 1e-5, 1e-3, 1e-3
+FIRST_LOSS, NEXT_LOSSES, SCORES = 1e-5, 1e-3, 1e-4
 
 
 @pytest.fixture(scope="module")
