@@ -114,5 +114,5 @@ def test_the_calibration_kernel_takes_its_time():
 
 def test_the_baseline_has_every_hot_path():
     found = set(regression.read(ROOT / "benchmarks" / "baselines" / "epyc2.json"))
-    text = call("-m", "pytest", "benchmarks/test_hot_paths.py", "--collect-only", "-q")
+    text = call("-m", "pytest", "benchmarks/test_hot_paths.py", "--collect-only")
     assert found == {line.split("::")[1] for line in text.splitlines() if "::" in line}

@@ -78,7 +78,7 @@ def test_an_error_that_is_told_twice_is_recorded_once(monkeypatch):
     monkeypatch.setattr(evaluate.traceback, "print_exc", worker_dies)
     evaluator = SimpleNamespace(config=None, run=worker_dies, work="work", tier=SimpleNamespace(name="t"))
     asked = SimpleNamespace(name="clean"), SimpleNamespace(name="s"), Record("train", "ok", "t", seed=0)
-    record = evaluate._evaluate_one(evaluator, *asked)
+    record = evaluate.evaluate_one(evaluator, *asked)
     assert record.status == "failed" and "DataLoader worker" in record.reason and record.condition == "clean"
 
 
