@@ -22,7 +22,8 @@ UNSTEADY = {"wall_s", "started", "finished", "utc", "time", "date", "path", "log
 GIT = {"git_commit", "git_dirty"}  # someone may commit while the campaign runs
 
 
-_RUN_TIMES = re.compile(rb"Run between: \S+ and \S+")  # in the notes of every table
+# In the notes of every table; someone may commit while the campaign runs.
+_UNSTEADY_NOTES = re.compile(rb"Run between: \S+ and \S+|Git commit of (the runs|this page): \w+( with changes)?")
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def content(file: Path) -> Any:
     if file.name == "index.html":
         return file.read_text().rstrip().endswith("</html>")
     data = file.read_bytes()
-    return hashlib.sha256(_RUN_TIMES.sub(b"", data) if file.parent.name == "tables" else data).hexdigest()
+    return hashlib.sha256(_UNSTEADY_NOTES.sub(b"", data) if file.parent.name == "tables" else data).hexdigest()
 
 
 def outcome(folder: Path, stage: Stage) -> dict[str, Any]:

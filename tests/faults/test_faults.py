@@ -15,7 +15,7 @@ from campaign import CASES, SHORT, main
 from fault_damage import cut, flip, garble
 from fault_disks import BALLAST, fill, free_bytes, needs_mount, small_disk
 from fault_processes import Done, run
-from fault_stages import RESULTS, STAGES, difference, half_written, outcome
+from fault_stages import RESULTS, STAGES, content, difference, half_written, outcome
 from fault_table import NO, SKIPPED, YES, Row, add_row, read_rows, summary, verdict, write_tables
 
 from aqr_bench.record import Record, write_records
@@ -47,6 +47,16 @@ def test_a_stage_is_the_same_only_with_the_same_content(tmp_path):
     file = tmp_path / "b" / RESULTS / stage.done
     file.write_bytes(file.read_bytes()[:-20])
     assert "not whole" in half_written(tmp_path / "b", stage, found[0])
+
+
+def test_of_a_table_only_times_and_commits_are_passed_over(tmp_path):
+    note = "0.48. Git commit of this page: {}. Run between: {} and 2026-11-28T02:00:00+00:00. Seeds: 0"
+    (tmp_path / "tables").mkdir()
+    file, found = tmp_path / "tables" / "base.md", []
+    for text in (note.format("unknown", "a"), note.format("12ab with changes", "b"), note.replace("0.48", "0.49")):
+        file.write_text(text)
+        found.append(content(file))
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize(
