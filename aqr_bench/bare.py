@@ -13,7 +13,7 @@ from typing import Any
 from aqr_bench.errors import UserError, require_file
 from aqr_bench.evaluate import Evaluator, evaluate_one, put_down
 from aqr_bench.experiment import DataSet, base_config, load_data
-from aqr_bench.models import named_beside, own_sources
+from aqr_bench.models import model_file, named_beside, own_sources
 from aqr_bench.record import Record, sha256_file
 from aqr_bench.schedule import Schedule
 from aqr_bench.study import Measuring, Tier, load_suite
@@ -61,7 +61,7 @@ def bare_tier(model: str, data: DataSet, batch_size: int = 1, threads: int = 1) 
         threads=threads,
         evaluate_batch_size=batch_size,
         measure=Measuring(),
-        path=Path(model),
+        path=model_file(model),
     )
 
 

@@ -64,11 +64,11 @@ def main(argv: list[str] | None = None) -> int:
     study = load_study(args.study or trained.study) if trained.study else None
     work = work_folder(args.work, trained.study, trained.variant, trained.seed or 0)
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
+    sources = own_sources(_model_of(tier, study, trained.variant))
     try:
         if not trained.ok:
             raise RuntimeError(f"training failed: {trained.reason}")
         checkpoint = verified_checkpoint(trained, args.train)
-        sources = own_sources(_model_of(tier, study, trained.variant))
         identity = _identity_of(config, tier, data, suite, trained, sources)
         twin = find_twin(Path(args.work), work, f"evaluate.{suite.name}", identity)
         evaluator = Evaluator(config, tier, data, checkpoint, work / "detections", sources) if twin is None else None
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         _refuse_disk_fault(error, work)
         if trained.ok:
             traceback.print_exc()
-        records = [_failure(c, suite, trained, tier, error) for c in suite.conditions]
+        records = [_failure(c, suite, trained, tier, error, sources) for c in suite.conditions]
     else:
         if twin is None:
             conditions = steps(suite.conditions, f"suite {suite.name}", lambda condition: condition.name)
@@ -172,12 +172,14 @@ def _identity(suite: Suite, trained: Record, tier: Tier, condition: Condition) -
     )
 
 
-def _failure(condition: Condition, suite: Suite, trained: Record, tier: Tier, error: Exception) -> Record:
+def _failure(
+    condition: Condition, suite: Suite, trained: Record, tier: Tier, error: Exception, sources: Sequence[Path]
+) -> Record:
     return Record(
         **_identity(suite, trained, tier, condition),
         status=status_of(error),
         reason=one_line(error),
-        provenance=provenance(rooms=ROOMS["evaluate"], seed=trained.seed),
+        provenance=provenance(rooms=ROOMS["evaluate"], sources=sources, seed=trained.seed),
     )
 
 
@@ -196,7 +198,7 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
     """The record of one condition, whatever becomes of it."""
     reason = blind_to(evaluator.config, condition)
     if reason is not None:
-        facts = provenance(rooms=ROOMS["evaluate"], seed=trained.seed)
+        facts = provenance(rooms=ROOMS["evaluate"], sources=evaluator.sources, seed=trained.seed)
         own = _identity(suite, trained, evaluator.tier, condition)
         return Record(**own, status=NOT_APPLICABLE, reason=reason, provenance=facts)
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
@@ -204,7 +206,7 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
         scores, inputs, extra = evaluator.run(condition)
     except Exception as error:
         _refuse_disk_fault(error, evaluator.work)
-        failure = functools.partial(_failure, condition, suite, trained, evaluator.tier, error)
+        failure = functools.partial(_failure, condition, suite, trained, evaluator.tier, error, evaluator.sources)
         try:
             traceback.print_exc()
             return failure()

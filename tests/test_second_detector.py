@@ -78,6 +78,7 @@ def test_it_is_evaluated_under_conditions(place, trained):
         "no_cameras": "not_applicable",
     }
     assert "does not use cameras" in found["no_cameras"].reason
+    assert len({record.provenance["code_sha256"] for record in found.values()}) == 1
     seen = {name: record.extra["inputs"] for name, record in found.items() if record.ok}
     assert seen["no_lidar_absent"]["points"] == 0 < seen["beams"]["points"] < seen["clean"]["points"]
     assert "router" not in found["clean"].extra
@@ -184,6 +185,40 @@ def test_a_class_of_ones_own_lies_beside_its_config(place, trained):
 
     scores = [d["detection_score"] for found in json.loads(detections)["results"].values() for d in found]
     assert scores and max(scores) <= 0.5
+
+
+@pytest.mark.slow
+def test_a_config_of_mmdet3d_as_it_ships_is_evaluated(place):
+    """Full size, nine sweeps, CBGS in training, augmentation wrappers in its test pipeline; weights untrained."""
+    import torch
+    from mmdet3d.registry import MODELS
+
+    from aqr_bench.experiment import open_config
+
+    name = "mmdet3d::centerpoint/centerpoint_pillar02_second_secfpn_head-circlenms_8xb4-cyclic-20e_nus-3d.py"
+    torch.manual_seed(0)
+    torch.save({"state_dict": MODELS.build(open_config(name).model).state_dict()}, place / "stock.pth")
+    arguments = [
+        "evaluate",
+        "--config",
+        name,
+        "--checkpoint",
+        str(place / "stock.pth"),
+        "--infos",
+        str(place / "infos"),
+    ]
+    arguments += [
+        "--suite",
+        str(place / "three.yaml"),
+        "--work",
+        str(place / "stock"),
+        "--out",
+        str(place / "stock.jsonl"),
+    ]
+    assert aqr_bench(arguments) == 0
+    found = {record.condition: record for record in read_records(place / "stock.jsonl")}
+    assert not any(record.failed for record in found.values()), [record.reason for record in found.values()]
+    assert found["no_cameras"].status == "not_applicable" and found["clean"].extra["inputs"]["points"] > 1000
 
 
 def test_the_example_is_sound():

@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from aqr_bench import __version__
-from aqr_bench.provenance import git_state
+from aqr_bench.provenance import git_state, portable_path
 from aqr_bench.record import Record
 from aqr_bench.report.alarms import alarms_sentence, alarms_table, base_alarms, study_alarms
 from aqr_bench.report.answer import answer, cost_answer
@@ -265,7 +265,7 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
     """Label and text of everything needed to say where the numbers come from, and to get them again."""
     facts = [r.provenance for r in records if r.provenance]
     machines = [p.get("machine") or {} for p in facts]
-    names = " ".join(study.name for study in studies)
+    names = " ".join(_as_typed(study.path, study.name) for study in studies)
     here = git_state()
     commits = sorted(
         {f"{p['git_commit']}{' with changes' if p.get('git_dirty') else ''}" for p in facts if p.get("git_commit")}
@@ -273,7 +273,7 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
     times = sorted(str(p[key]) for p in facts for key in ("started", "finished") if p.get(key))
     seeds = sorted({seed for study in studies for seed in study.seeds})
     rows = [
-        ("Reproduce", f"aqr-bench run --tier {tier.name} --study {names}"),
+        ("Reproduce", f"aqr-bench run --tier {_as_typed(tier.path, tier.name)} --study {names}"),
         ("Tier", f"{tier.name}: {tier.summary} Data: {tier.kind} {tier.version}. Model config: {tier.model}."),
         ("Schedule", _schedule(tier)),
         ("Seeds", ", ".join(map(str, seeds)) or "none: nothing is trained"),
@@ -290,6 +290,12 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
             if values:
                 rows.append((f"{label} hash, {kind}", ", ".join(v[:16] for v in values)))
     return rows
+
+
+def _as_typed(path: Path, name: str) -> str:
+    """How `aqr-bench run` is told of a tier or study: what ships by its name, another file by its path."""
+    where = Path(portable_path(path.resolve()))
+    return name if where.parts[0] in ("ablations", "<elsewhere>") else where.as_posix()
 
 
 def _schedule(tier: Tier) -> str:

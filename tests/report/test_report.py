@@ -17,7 +17,7 @@ from aqr_bench.report.__main__ import main
 from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import collect_base, collect_study, mixtures
 from aqr_bench.report.cost_tables import cost_table
-from aqr_bench.report.page import build_report
+from aqr_bench.report.page import _as_typed, build_report
 from aqr_bench.report.tables import scores_table
 from aqr_bench.study import load_study, load_tier
 
@@ -221,3 +221,9 @@ def test_too_many_pictures_are_left_out_by_name(tmp_path, monkeypatch):
     study = load_study(make_study(tmp_path))
     built = build_report(load_tier("smoke"), [study], tmp_path / "results", tmp_path / "out").read_text()
     assert "p3.png (the page would grow too large)" in built and "Detections: p0" in built
+
+
+def test_the_command_that_repeats_it_names_files_by_their_path():
+    root = Path(__file__).resolve().parents[2]
+    assert _as_typed(root / "ablations" / "tiers" / "quick.yaml", "quick") == "quick"
+    assert _as_typed(root / "examples" / "mine" / "tier.yaml", "tier") == "examples/mine/tier.yaml"
