@@ -90,9 +90,11 @@ class SeededData:
         seed_all(*seed)
         return [self.dataset[index] for index in indices]
 
-    @property
-    def metainfo(self) -> Any:
-        return self.dataset.metainfo
+    def __getattr__(self, name: str) -> Any:
+        """Hooks look for the data set's own: its pipeline, its meta information."""
+        if name == "dataset" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
 
 
 def seeded_loader(loader: DataLoader, numbered: Numbered) -> DataLoader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from mmdet3d.datasets.transforms import ObjectSample
 
-from aqr_bench.hooks import Numbered, SeedEpochs, StopObjectSample, seeded_loader
+from aqr_bench.hooks import Numbered, SeededData, SeedEpochs, StopObjectSample, seeded_loader
 
 
 class Sampler(ObjectSample):
@@ -140,3 +141,9 @@ def test_workers_draw_what_the_process_itself_draws(workers):
         return drawn(batch for batch, _ in zip(seeded_loader(loader, numbered), range(3), strict=False))
 
     assert np.array_equal(first_three(workers), first_three(0)) and len(np.unique(first_three(0))) == 18
+
+
+def test_a_seeded_data_set_shows_what_it_wraps():
+    data = SeededData(Data([Sampler()]))
+    assert data.pipeline is data.dataset.pipeline and len(pickle.loads(pickle.dumps(data))) == 4
+    assert not hasattr(data, "metainfo") and not hasattr(data, "__getitem__")

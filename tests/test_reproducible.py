@@ -65,7 +65,7 @@ def command(place: Path, name: str, iterations: int, threads: int = 1, workers: 
 def common(place: Path, name: str, tier: str = "tiny.yaml") -> list[str]:
     return [
         "--tier",
-        str(place / name / "tiny.yaml"),
+        str(place / name / tier),
         "--infos",
         str(place / "infos"),
         "--work",
