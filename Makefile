@@ -13,6 +13,8 @@ TORCH  ?= torch==2.13.0
 MMCV   ?= mmcv-lite==2.1.0
 TIER   ?= quick
 CORES  ?= $(shell nproc 2>/dev/null || echo 2)
+# The files of the tests, shared out among this many processes, each of which takes about 1 GB.
+SHARED_OUT = -n $(CORES) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
@@ -25,7 +27,7 @@ report: $(STAMP)
 setup: $(STAMP)
 
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) $(ARGS)
 
 test-slow: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --slow $(ARGS)

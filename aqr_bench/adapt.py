@@ -52,12 +52,17 @@ def adapt(config: Any, where: str) -> None:
     config.custom_imports = {"imports": list(dict.fromkeys(names)), "allow_failed_imports": False}
 
 
+def inner_dataset(dataset: Any) -> Any:
+    """The config of the data set itself: class-balanced and other wrappers hold it under ``dataset``."""
+    while "ann_file" not in dataset and "dataset" in dataset:
+        dataset = dataset["dataset"]
+    return dataset
+
+
 def _dataset(config: Any, loader: str, where: str) -> Any:
     if not config.get(loader):
         raise UserError(f"{where}: no {loader}; a config that can be evaluated here has a train and a test loader")
-    dataset = config[loader]["dataset"]
-    while "ann_file" not in dataset and "dataset" in dataset:
-        dataset = dataset["dataset"]
+    dataset = inner_dataset(config[loader]["dataset"])
     if dataset.get("type") != "NuScenesDataset":
         raise UserError(f"{where}: {loader} reads {dataset.get('type')}; only mmdet3d's NuScenesDataset is scored here")
     return dataset
@@ -156,15 +161,13 @@ def _packed(step: dict) -> dict:
 
 
 def _add_hooks(config: Any) -> None:
-    """LossCurve, which the record holds; Progress; and seeds, for which a run by iterations must have no workers."""
+    """LossCurve, which the record holds; Progress; and seeds, that a restart and any number of workers leave alone."""
     loop = config.train_cfg
     by_epoch = loop.get("by_epoch", loop.get("type") == "EpochBasedTrainLoop")
     hooks = list(config.get("custom_hooks") or [])
     present = {hook["type"] for hook in hooks}
     if not present & {"SeedIterations", "SeedEpochs"}:
         hooks.append({"type": "SeedEpochs" if by_epoch else "SeedIterations", "seed": 0})
-        if not by_epoch:
-            config.train_dataloader.update(num_workers=0, persistent_workers=False)
     hooks += [{"type": name} for name in ("LossCurve", "Progress") if name not in present]
     config.custom_hooks = hooks
 

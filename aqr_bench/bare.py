@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
 
 from aqr_bench.errors import UserError, require_file
 from aqr_bench.evaluate import Evaluator, evaluate_one, put_down
@@ -17,6 +16,7 @@ from aqr_bench.models import model_file, named_beside, own_sources
 from aqr_bench.record import Record, sha256_file
 from aqr_bench.schedule import Schedule
 from aqr_bench.study import Measuring, Tier, load_suite
+from aqr_bench.whole import write_weights
 
 
 def evaluate_config(args: argparse.Namespace) -> int:
@@ -67,15 +67,9 @@ def bare_tier(model: str, data: DataSet, batch_size: int = 1, threads: int = 1) 
 
 def plain_weights(checkpoint: Path, out: Path) -> Path:
     """The weights of any checkpoint of mmcv or mmengine, read without running anything in it, as one of ours."""
-    import torch
-
     from aqr_bench import runtime
 
     runtime.prepare()
     from aqr_bench.checkpoint import read_checkpoint
 
-    state: dict[str, Any] = {name: tensor.clone() for name, tensor in read_checkpoint(checkpoint).state.items()}
-    temporary = out.with_suffix(".tmp")
-    torch.save({"state_dict": state, "meta": {}}, temporary)
-    temporary.replace(out)
-    return out
+    return write_weights(out, {name: tensor.clone() for name, tensor in read_checkpoint(checkpoint).state.items()})

@@ -13,7 +13,7 @@ import sys
 
 from aqr_bench import __version__
 from aqr_bench.arguments import positive
-from aqr_bench.errors import UserError, told
+from aqr_bench.errors import tell
 
 # Each step parses its own arguments; its module is imported only when it is called, since some cost seconds.
 STEPS = {
@@ -72,12 +72,11 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output has gone, as in `aqr-bench studies list | head`; nothing is left to be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (UserError, OSError) as err:
-        print(f"error: {told(err)}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except Exception as error:
+        return tell(error)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +47,7 @@ from aqr_bench.report.statistics import (
 )
 from aqr_bench.report.tables import Table
 from aqr_bench.study import LOWER_IS_BETTER
+from aqr_bench.whole import write_text
 
 DEFAULT_METRICS = ("mAP", "NDS")
 Place = tuple[str, str, str, str, str]  # metric, study, variant, suite, condition
@@ -284,9 +284,7 @@ def conclusion(rows: Sequence[Compared], failures: Sequence[str], reasons: Seque
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, text)
 
 
 if __name__ == "__main__":

@@ -238,12 +238,12 @@ def _median(value: Any) -> float | None:
 
 def weights_apart(then: Path, now: Path) -> str:
     """How far two checkpoints are apart: the parameter with the largest difference."""
-    import torch
+    from aqr_bench.train import weights_of  # brings torch
 
     try:
-        old, new = (torch.load(file, map_location="cpu", weights_only=True)["state_dict"] for file in (then, now))
-    except Exception as error:  # whatever a damaged or hostile file makes torch raise
-        return f"one of the checkpoints cannot be read ({type(error).__name__}): {then}, {now}"
+        old, new = (weights_of(file) for file in (then, now))
+    except RuntimeError as error:
+        return f"one of the checkpoints cannot be read: {error}"
     if old.keys() != new.keys():
         return f"the checkpoints hold other parameters: {sorted(old.keys() ^ new.keys())[:3]}"
     if [n for n in old if old[n].shape != new[n].shape]:

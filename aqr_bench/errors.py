@@ -149,13 +149,21 @@ def disk_fault(error: BaseException | None, below: str | os.PathLike | None = No
     return None
 
 
-def told(error: UserError | OSError) -> str:
-    """The line for people; a file that cannot be read or written, a full disk are their business."""
+def refuse_disk_fault(error: BaseException, below: str | os.PathLike | None = None) -> None:
+    """Raise UserError where the disk is to blame: then nothing has failed, it was not done."""
+    if (fault := disk_fault(error, below)) is not None:
+        raise fault from error
+
+
+def told(error: BaseException, below: str | os.PathLike | None = None) -> str | None:
+    """The line for people about what is their business: mistakes, files that cannot be used, a full disk; else None."""
     if isinstance(error, UserError):
         return str(error)
-    fault = disk_fault(error)
+    fault = disk_fault(error, below)
     if fault is not None:
         return str(fault)
+    if not isinstance(error, OSError):
+        return None
     names = [short(name, 200) for name in (error.filename, error.filename2) if name is not None]
     return _fit_for_a_terminal(f"{' -> '.join(names) or type(error).__name__}: {error.strerror or error}")
 
@@ -164,15 +172,17 @@ def run_main(main: Callable[[list[str] | None], int]) -> NoReturn:
     """Run a command-line entry; a UserError, or what the system refused, becomes one line on stderr and exit code 2."""
     try:
         code = main(None)
-    except (UserError, OSError) as error:
-        print(f"error: {told(error)}", file=sys.stderr)
-        code = 2
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
-        fault = disk_fault(error)
-        if fault is None:
-            raise
-        print(f"error: {fault}", file=sys.stderr)
-        code = 2
+        code = tell(error)
     raise SystemExit(code)
+
+
+def tell(error: Exception, below: str | os.PathLike | None = None) -> int:
+    """Print the line about an error and return 2, the exit code; what is no business of the user's is raised again."""
+    line = told(error, below)
+    if line is None:
+        raise error
+    print(f"error: {line}", file=sys.stderr)
+    return 2

@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.arguments import positive
 from aqr_bench.corruptions import get_condition
 from aqr_bench.corruptions.proof import Proof, summary
 from aqr_bench.data.plain_pickle import naming
-from aqr_bench.errors import UserError, disk_fault, run_main
+from aqr_bench.errors import UserError, refuse_disk_fault, run_main
 from aqr_bench.experiment import DataSet, build_config, hashable, inner_dataset, load_data
 from aqr_bench.models import own_sources
 from aqr_bench.progress import steps
@@ -36,8 +37,8 @@ from aqr_bench.record import (
     write_records,
 )
 from aqr_bench.reuse import find_twin, leave, take_over
-from aqr_bench.schedule import variant_schedule
-from aqr_bench.study import Condition, Study, Suite, Tier, load_study, load_suite, load_tier
+from aqr_bench.schedule import model_of
+from aqr_bench.study import Condition, Suite, Tier, load_study, load_suite, load_tier
 from aqr_bench.train import cost_since, load_weights, one_line, verified_checkpoint, work_folder
 
 
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     study = load_study(args.study or trained.study) if trained.study else None
     work = work_folder(args.work, trained.study, trained.variant, trained.seed or 0)
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
-    sources = own_sources(_model_of(tier, study, trained.variant))
+    sources = own_sources(model_of(tier, study, trained.variant))
     try:
         if not trained.ok:
             raise RuntimeError(f"training failed: {trained.reason}")
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         twin = find_twin(Path(args.work), work, f"evaluate.{suite.name}", identity)
         evaluator = Evaluator(config, tier, data, checkpoint, work / "detections", sources) if twin is None else None
     except Exception as error:
-        _refuse_disk_fault(error, work)
+        refuse_disk_fault(error, work)
         if trained.ok:
             traceback.print_exc()
         records = [_failure(c, suite, trained, tier, error, sources) for c in suite.conditions]
@@ -109,22 +110,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--train", help="train record of the model")
     parser.add_argument("--config", help="instead of --tier and --train: an mmdet3d config (file or mmdet3d::...)")
     parser.add_argument("--checkpoint", help="with --config: weights of the model (.pth)")
-    parser.add_argument("--batch-size", type=int, default=1, help="with --config: samples at a time")
+    parser.add_argument("--batch-size", type=positive, default=1, help="with --config: samples at a time")
     parser.add_argument("--study", help="study file, if it is not one of ablations/")
     parser.add_argument("--out", required=True, help="record file (.jsonl), one line per condition; or picture folder")
     parser.add_argument("--work", help="folder for detections")
     return parser.parse_args(argv)
-
-
-def _refuse_disk_fault(error: Exception, work: str | Path) -> None:
-    """Raise UserError where the disk is to blame: that is no result of the model, and the next call may have one."""
-    if (fault := disk_fault(error, work)) is not None:
-        raise fault from error
-
-
-def _model_of(tier: Tier, study: Study | None, variant: str | None) -> str:
-    own = None if study is None or variant is None else variant_schedule(tier, study, variant).model
-    return own or tier.model
 
 
 def _identity_of(
@@ -205,7 +195,7 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
     try:
         scores, inputs, extra = evaluator.run(condition)
     except Exception as error:
-        _refuse_disk_fault(error, evaluator.work)
+        refuse_disk_fault(error, evaluator.work)
         failure = functools.partial(_failure, condition, suite, trained, evaluator.tier, error, evaluator.sources)
         try:
             traceback.print_exc()

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.adapt import adapt
+from aqr_bench.adapt import inner_dataset as inner_dataset
+from aqr_bench.data import SPLITS
 from aqr_bench.errors import UserError, nearest, quoted, reading, require_file
 from aqr_bench.models import CONFIGS as CONFIGS
 from aqr_bench.models import make_importable, model_file
 from aqr_bench.overrides import check_overrides, config_entry
 from aqr_bench.study import Schedule, Study, Tier, variant_schedule
-
-VERSIONS = ("v1.0-mini", "v1.0-trainval")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def load_data(infos: str | Path) -> DataSet:
     with reading(path, "info summary", again):
         summary = json.loads(path.read_text(encoding="utf-8"))
         root, version, sha256 = (summary[key] for key in ("root", "version", "data_sha256"))
-        if version not in VERSIONS or not isinstance(sha256, str):
+        if version not in SPLITS or not isinstance(sha256, str):
             raise ValueError(f"version {quoted(version)}, data_sha256 {quoted(sha256)}")
         sizes = dict(summary.get("bytes", {}))
         found = DataSet(folder.resolve(), (folder / root).resolve(), version, sha256)
@@ -84,13 +84,6 @@ def open_config(model: str) -> Any:
     adapt(config, model)
     import_modules_from_strings(**config.custom_imports)  # what was added; the file's own are imported with it
     return config
-
-
-def inner_dataset(dataset: Any) -> Any:
-    """The config of the data set itself: class-balanced and other wrappers hold it under ``dataset``."""
-    while "ann_file" not in dataset:
-        dataset = dataset["dataset"]
-    return dataset
 
 
 def fill_dataset(dataset: Any, data: DataSet) -> None:

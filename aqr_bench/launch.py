@@ -200,7 +200,10 @@ def launch(
     command += ["--config", f"tier={tier_name}", f"studies={','.join(study_names)}"]
     command += [f"seeds={seeds}"] if seeds else []
     command += [f"suites={','.join(suites)}"] if suites else []
-    times = expected_seconds(tier, studies, [studies_of.load_suite(suite) for suite in suites], folder / "results")
+    times = {}
+    if is_terminal(sys.stdout) and not dry_run:  # else nobody sees the time left, for which all records are read
+        further = [studies_of.load_suite(suite) for suite in suites]
+        times = expected_seconds(tier, studies, further, folder / "results")
     progress = Progress(counting=not dry_run, threads=tier.threads, time_left=TimeLeft(times))
     if dry_run:
         code = follow(command, folder, progress, verbose)

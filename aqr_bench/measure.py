@@ -12,11 +12,11 @@ import time
 import traceback
 
 from aqr_bench.cost.measurement import PARTS, check_parts, measure
-from aqr_bench.errors import disk_fault, run_main
+from aqr_bench.errors import refuse_disk_fault, run_main
 from aqr_bench.experiment import build_config, files_of, hashable, load_data
 from aqr_bench.models import own_sources
 from aqr_bench.record import ROOMS, Record, provenance, status_of, utc_now, write_records
-from aqr_bench.schedule import variant_schedule
+from aqr_bench.schedule import model_of
 from aqr_bench.study import load_study, load_tier
 from aqr_bench.train import cost_since, one_line
 
@@ -36,13 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     tier, study, parts = load_tier(args.tier), load_study(args.study), check_parts(args.parts)
     data = load_data(args.infos or f"results/{tier.name}/infos")
     config = build_config(tier, data, 0, "", study, args.variant)
-    sources = own_sources(variant_schedule(tier, study, args.variant).model or tier.model)
+    sources = own_sources(model_of(tier, study, args.variant))
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
         facts, status, reason = measure(tier, study, args.variant, data, parts), "ok", None
     except Exception as error:
-        if (fault := disk_fault(error)) is not None:
-            raise fault from error
+        refuse_disk_fault(error)
         traceback.print_exc()
         facts, status, reason = {}, status_of(error), one_line(error)
     record = Record(

@@ -7,13 +7,13 @@ of a file is therefore kept with the file's size and time of change, and the fil
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from aqr_bench.record import NOT_APPLICABLE, describe, ok_of, read_run
+from aqr_bench.whole import write_text
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,4 @@ def _read(kept_in: Path) -> dict[str, Any]:
 
 def _write(kept_in: Path, entries: dict[str, Any]) -> None:
     kept_in.parent.mkdir(parents=True, exist_ok=True)
-    temporary = kept_in.with_name(f".{kept_in.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(entries, default=list), encoding="utf-8")
-        os.replace(temporary, kept_in)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(kept_in, json.dumps(entries, default=list))

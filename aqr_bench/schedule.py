@@ -88,6 +88,12 @@ def tier_schedule(
     return Schedule(config=entry.get("config", {}), init=init, memory_limit_mb=memory_limit_mb, **length, **files)
 
 
+def model_of(tier: Tier, study: Study | None, variant: str | None) -> str:
+    """The model config of a variant, or of the tier's base model where there is no study."""
+    own = None if study is None or variant is None else variant_schedule(tier, study, variant).model
+    return own or tier.model
+
+
 def variant_schedule(tier: Tier, study: Study, variant: str) -> Schedule:
     """How one variant is trained: the tier's schedule for variants with what study and variant say about it.
 

@@ -10,7 +10,7 @@ from aqr_bench.inputs import PUBLISHED_BY
 from aqr_bench.provenance import sha256_file
 from aqr_bench.schedule import Schedule
 from aqr_bench.study import Tier
-from aqr_bench.whole import whole_file
+from aqr_bench.whole import write_weights
 
 BACKBONE = "img_backbone."
 
@@ -72,11 +72,7 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def _write(state: dict[str, Any], out: Path, source: Path) -> None:
-    import torch
-
     if not state:
         raise UserError(f"{source}: no weights of an image backbone, whose names would begin with '{BACKBONE}'")
-    # Copies: a tensor may be a window into the mapped file, all of which torch.save would write.
-    copies = {name: tensor.clone() for name, tensor in state.items()}
-    with whole_file(out) as temporary, temporary.open("wb") as file:
-        torch.save({"state_dict": copies, "meta": {}}, file)
+    # Copies: a tensor may be a window into the mapped file, all of which would be written.
+    write_weights(out, {name: tensor.clone() for name, tensor in state.items()})

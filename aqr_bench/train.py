@@ -20,7 +20,7 @@ from typing import Any
 
 from aqr_bench.arguments import seed
 from aqr_bench.data.plain_pickle import naming
-from aqr_bench.errors import UserError, disk_fault, run_main, short
+from aqr_bench.errors import UserError, refuse_disk_fault, run_main, short
 from aqr_bench.experiment import build_config, files_of, hashable, inner_dataset, load_data
 from aqr_bench.limits import memory_limit
 from aqr_bench.models import own_sources
@@ -42,7 +42,7 @@ from aqr_bench.reuse import find_twin, leave, take_over
 from aqr_bench.schedule import variant_schedule
 from aqr_bench.starts import read_start, start_file
 from aqr_bench.study import Tier, load_study, load_tier
-from aqr_bench.whole import whole_file, write_text
+from aqr_bench.whole import write_text, write_weights
 
 NEW_PARAMETERS = ("pts_bbox_head.aqr.",)  # what a variant may have that its base has not
 
@@ -140,8 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError:
         raise
     except Exception as error:
-        if (fault := disk_fault(error, work)) is not None:
-            raise fault from error  # the training has not failed, it has not been done
+        refuse_disk_fault(error, work)
         traceback.print_exc()
         put_down_failure(team.settle(error, *what_failed(error, limit)))
     else:
@@ -284,7 +283,7 @@ def run_training(
         for part in parts:
             if not any(name.startswith(part) for name in weights):
                 raise RuntimeError(f"the model has no parameters '{part}': see parts of pretrain in {tier.path}")
-    _save(weights, path, runner.iter)
+    write_weights(path, weights, iterations=runner.iter)
     parameters = sum(p.numel() for p in runner.model.parameters())
     return path, {"parameters": parameters, "iterations": runner.iter, "threads": threads}, curve
 
@@ -301,7 +300,7 @@ def keep_base(config: Any, base: Path) -> tuple[Path, dict, list]:
     seed_all(config.randomness.seed)
     model = MODELS.build(config.model)
     load_weights(model, base)
-    path = _save(dict(model.state_dict()), Path(config.work_dir) / "final.pth", 0)
+    path = write_weights(Path(config.work_dir) / "final.pth", dict(model.state_dict()), iterations=0)
     return path, {"parameters": sum(p.numel() for p in model.parameters()), "iterations": 0}, []
 
 
@@ -311,11 +310,11 @@ def merged_weights(checkpoints: Sequence[Path], out: Path) -> Path:
         return checkpoints[0]
     weights: dict = {}
     for checkpoint in checkpoints:
-        weights.update(_weights_of(checkpoint))
-    return _save(weights, out, 0)
+        weights.update(weights_of(checkpoint))
+    return write_weights(out, weights, iterations=0)
 
 
-def _weights_of(checkpoint: Path) -> dict[str, Any]:
+def weights_of(checkpoint: Path) -> dict[str, Any]:
     """The weights in a checkpoint of ours; RuntimeError names the file if it holds none, or more than data."""
     import torch
 
@@ -324,15 +323,6 @@ def _weights_of(checkpoint: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file makes torch raise nearly anything
         reason = str(error).rpartition("Trying to load")[2].partition(".\n")[0].strip() or type(error).__name__
         raise RuntimeError(f"{checkpoint} cannot be read as a checkpoint ({short(reason, 160)})") from error
-
-
-def _save(weights: dict, path: Path, iterations: int) -> Path:
-    import torch
-
-    # Through a file of Python's: torch's own writer says nothing of a full disk.
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        torch.save({"state_dict": weights, "meta": {"iterations": iterations}}, file)
-    return path
 
 
 def _without_test(config: Any) -> Any:
@@ -361,7 +351,7 @@ def inner_model(runner: Any) -> Any:
 
 def load_weights(model: Any, checkpoint: Path, whole: bool = True) -> None:
     """Load a checkpoint weights-only; nothing may be left over; of a ``whole`` one only AQR's parameters be missing."""
-    state = _weights_of(checkpoint)
+    state = weights_of(checkpoint)
     result = model.load_state_dict(state, strict=False)
     missing = [k for k in result.missing_keys if whole and not k.startswith(NEW_PARAMETERS)]
     unexpected = [k for k in result.unexpected_keys if not k.startswith(NEW_PARAMETERS)]

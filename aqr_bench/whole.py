@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -30,4 +31,17 @@ def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_weights(path: str | Path, weights: Mapping[str, Any], **meta: Any) -> Path:
+    """Write ``{"state_dict": weights, "meta": meta}`` as torch does, whole or not at all.
+
+    A tensor that is a window into larger storage takes all of that along: give a copy.
+    """
+    import torch
+
+    # Through a file of Python's: torch's own writer says nothing of a full disk.
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save({"state_dict": weights, "meta": meta}, file)
     return Path(path)

@@ -21,6 +21,7 @@ from typing import Any
 
 from aqr_bench.errors import UserError, require_file, run_main
 from aqr_bench.provenance import git_state, machine, utc_now
+from aqr_bench.whole import write_text
 
 HERE = Path(__file__).resolve().parent
 LIMIT = 0.25
@@ -69,9 +70,7 @@ def measure(out: Path, expression: str = "") -> int:
         "benchmarks": {row["name"]: kept(row) for row in found},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
     print(f"{len(found)} hot paths -> {out}")
     return 0
 

@@ -35,6 +35,7 @@ from checkout import Checkout, copy_repository  # noqa: E402
 from aqr_bench.provenance import git_state, machine  # noqa: E402
 from aqr_bench.record import Record, read_records, write_records  # noqa: E402
 from aqr_bench.study import known_studies  # noqa: E402
+from aqr_bench.whole import write_text  # noqa: E402
 
 LIMITS_S = {"plan": 60, "nothing_to_do": 10}  # what this has to stay below
 REFERENCE = REPOSITORY / "results" / "reference" / "quick" / "records"
@@ -55,9 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         found = measure(Checkout(copy_repository(Path(folder) / "checkout")), args)
     text = json.dumps(found, indent=1) + "\n"
     if args.out:
-        temporary = args.out.with_suffix(".tmp")
-        temporary.write_text(text)
-        os.replace(temporary, args.out)
+        write_text(args.out, text)
     print(text, end="")
     return 0
 

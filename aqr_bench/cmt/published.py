@@ -6,7 +6,6 @@ voxel size: two configs that differ in nothing else have the same names and shap
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from aqr_bench.cmt.sparse import in_layout_of
 from aqr_bench.errors import UserError, nearest
+from aqr_bench.whole import whole_file
 
 PUBLISHED_CONFIGS = (
     "cmt_voxel0100_r50_800x320_cbgs",
@@ -149,15 +149,11 @@ def arranged(state: Mapping[str, Tensor], config: str) -> dict[str, Tensor]:
 
 def write(out: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any], config: str) -> None:
     """Write a fitting state, arranged, as ``{"state_dict", "meta"}``; it gets its name after it has loaded strictly."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(out) as temporary:
         with open(temporary, "wb") as file:
             torch.save({"state_dict": arranged(state, config), "meta": dict(meta)}, file)
         written = torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
         model_on_meta(config).load_state_dict(written, strict=True, assign=True)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def doubts(meta: Mapping[str, Any], config: str) -> list[str]:

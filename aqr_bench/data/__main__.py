@@ -19,7 +19,8 @@ from aqr_bench.errors import UserError, require_file, run_main
 from aqr_bench.study import load_tier
 from aqr_bench.whole import write_text
 
-from .infos import INFO_CLASSES, SPLITS, build_infos, open_nuscenes, tables_digest, write_infos
+from . import SPLITS
+from .infos import INFO_CLASSES, build_infos, open_nuscenes, tables_digest, write_infos
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from aqr_bench.arguments import natural, seed
 from aqr_bench.errors import UserError
 
+from . import SPLITS
 from .check_files import check_contents, check_masks, check_presence, draw, recordings
 from .check_tables import Table, check_links, check_sensors, check_tables
 from .finding import Finding, Progress, access_remedy, found, number, printable
-from .infos import SPLITS
 
 # As nuscenes-devkit prints them when it loads the release.
 OFFICIAL = {

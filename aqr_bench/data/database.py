@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +27,7 @@ from mmdet3d.structures import LiDARInstance3DBoxes  # noqa: E402
 from mmdet3d.structures.ops import box_np_ops  # noqa: E402
 
 from aqr_bench.errors import UserError  # noqa: E402
+from aqr_bench.whole import whole_file  # noqa: E402
 from aqr_bench.world.record_scene import end_with_parent  # noqa: E402
 
 from .frames import BadFrameError  # noqa: E402
@@ -87,9 +87,8 @@ def build_database(
     if (out / FOLDER).exists():
         shutil.rmtree(out / FOLDER)
     os.replace(partial, out / FOLDER)
-    with tempfile.NamedTemporaryFile(dir=out, delete=False) as handle:
-        handle.write(pickle.dumps(entries, protocol=4))
-    os.replace(handle.name, out / DBINFOS)
+    with whole_file(out / DBINFOS) as temporary:
+        temporary.write_bytes(pickle.dumps(entries, protocol=4))
     return {name: len(found) for name, found in entries.items()}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from aqr_bench.data import SPLITS
 from aqr_bench.errors import UserError, reading
 from aqr_bench.whole import whole_file
 
@@ -22,7 +23,6 @@ INFO_CLASSES = (
     "bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier",
 )  # fmt: skip
 CHECK = "Look what is wrong: aqr-bench data check --root ROOT."
-SPLITS = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_val")}
 
 
 def open_nuscenes(root: str | Path, version: str) -> Any:

@@ -30,6 +30,7 @@ from aqr_bench.gpu_check.settings import SIZES, Settings, settings_for
 from aqr_bench.gpu_check.text import markdown
 from aqr_bench.gpu_check.wheels import GUIDE, download_command, missing
 from aqr_bench.progress import say, steps
+from aqr_bench.whole import write_text
 
 LIMIT_S = 460.0  # of the whole, below eight minutes
 LEAST_S = 20.0  # with less than this left, a part is not begun
@@ -155,9 +156,7 @@ def write(result: dict[str, Any], folder: Path) -> None:
     """Both files, each put in its place whole."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("gpu_check.json", json.dumps(result, indent=1)), ("gpu_check.md", markdown(result))):
-        temporary = folder / f".{name}.tmp"
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, folder / name)
+        write_text(folder / name, text + "\n")
 
 
 if __name__ == "__main__":

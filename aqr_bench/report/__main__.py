@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from aqr_bench.arguments import positive
-from aqr_bench.errors import UserError, disk_fault, run_main
+from aqr_bench.errors import UserError, refuse_disk_fault, run_main
 from aqr_bench.study import limit_seeds, load_study, load_tier
 
 
@@ -33,10 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         page = build_report(tier, studies, args.records, args.out, [speed_chapter])
     except OSError as error:
-        fault = disk_fault(error, args.out)
-        if fault is None:
-            raise
-        raise fault from error
+        refuse_disk_fault(error, args.out)
+        raise
     print(f"report: {page.resolve()}")
     return 0
 

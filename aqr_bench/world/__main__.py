@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from aqr_bench.arguments import natural
-from aqr_bench.errors import UserError, disk_fault
+from aqr_bench.errors import tell
 from aqr_bench.study import tier_path
 from aqr_bench.world.spec import read_tier
 
@@ -30,12 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from aqr_bench.world.write import write_world  # late: a bad tier file is told without waiting for OpenCV
 
         write_world(spec, args.out, args.workers or len(os.sched_getaffinity(0)), args.quiet)
-    except (UserError, OSError) as error:
-        told = error if isinstance(error, UserError) else disk_fault(error, args.out)
-        if told is None:
-            raise
-        print(f"error: {told}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return tell(error, args.out)
     return 0
 
 

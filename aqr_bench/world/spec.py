@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.data import SPLITS
 from aqr_bench.errors import UserError, nearest, quoted, require_file, short
 from aqr_bench.schema import read_yaml
 
 GENERATOR_VERSION = "2"  # raise it whenever the same spec would give other bytes
 
-SPLITS = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_val")}
 
 # What a level of difficulty sets unless the tier says otherwise; "normal" are the defaults of the fields below.
 LEVELS: dict[str, dict[str, Any]] = {

@@ -126,7 +126,7 @@ def _start_over(partial: Path, spec: WorldSpec) -> None:
     folders = [f"{kind}/{channel}" for kind in ("samples", "sweeps") for channel in CHANNELS]
     for folder in (*folders, "maps", spec.version, _SCENES):
         (partial / folder).mkdir(parents=True)
-    _replace(partial / MARKER, spec.sha256 + "\n")
+    write_text(partial / MARKER, spec.sha256 + "\n")
 
 
 def _jobs(spec: WorldSpec) -> list[tuple[int, int, str]]:
@@ -202,7 +202,7 @@ def _finish(spec: WorldSpec, partial: Path, names: list[str]) -> None:
         "files": totals["files"],
         "bytes": totals["bytes"],
     }
-    _replace(partial / DONE, json.dumps(done, indent=1) + "\n")
+    write_text(partial / DONE, json.dumps(done, indent=1) + "\n")
 
 
 def _map_mask() -> bytes:
@@ -224,10 +224,6 @@ def _move(partial: Path, root: Path) -> None:
     os.rename(partial, root)
     if old.exists():
         shutil.rmtree(old)
-
-
-def _replace(path: Path, text: str) -> None:
-    write_text(path, text)
 
 
 def _say(quiet: bool, text: str) -> None:

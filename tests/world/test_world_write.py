@@ -153,12 +153,12 @@ def test_an_error_amid_the_scenes_leaves_no_world_and_loses_no_scene(spec, refer
     assert_same(root, reference)
 
 
-@pytest.mark.parametrize("step", ["_map_mask", "_replace", "_move"])
+@pytest.mark.parametrize("step", ["_map_mask", "write_text", "_move"])
 def test_an_error_amid_the_end_is_made_good(spec, reference, tmp_path, monkeypatch, step):
     root, real = tmp_path / "world", getattr(write, step)
 
     def breaks(*args):
-        if step == "_replace" and args[0].name == write.MARKER:
+        if step == "write_text" and args[0].name == write.MARKER:
             return real(*args)
         raise KeyboardInterrupt
 
