@@ -255,6 +255,7 @@ class Evaluator:
 
         self.config, self.tier, self.data, self.checkpoint, self.work = config, tier, data, checkpoint, work
         self.predictions: str | None = None  # SHA-256 of the last submission
+        self.dataset: Any = None  # of the last condition: the next one reads the same frames through another pipeline
         self.sources, self.model = sources, MODELS.build(config.model)
         if checkpoint is not None:
             load_weights(self.model, checkpoint)
@@ -318,7 +319,8 @@ class Evaluator:
 
         from aqr_bench.metrics.submission import sample_detections, write_submission
 
-        loader = build_loader(self.config, condition, self.tier.evaluate_batch_size)
+        loader = build_loader(self.config, condition, self.tier.evaluate_batch_size, self.dataset)
+        self.dataset = loader.dataset
         infos = {info["token"]: info for info in map(loader.dataset.get_data_info, range(len(loader.dataset)))}
         names, ranges = loader.dataset.metainfo["classes"], config_factory("detection_cvpr_2019").class_range
         proofs: dict[str, Proof] = {}
@@ -344,10 +346,14 @@ class Evaluator:
         return write_submission(self.work / condition.name / "results_nusc.json", results), results, proofs
 
 
-def build_loader(config: Any, condition: Condition, batch_size: int) -> Any:
-    """The config's test data loader with its SensorCondition set."""
-    from copy import deepcopy
+def build_loader(config: Any, condition: Condition, batch_size: int, read: Any = None) -> Any:
+    """The config's test data loader with its SensorCondition set.
 
+    ``read``: the data set of another condition, so that the info file need not be read again.
+    """
+    from copy import copy, deepcopy
+
+    from mmengine.dataset import Compose
     from mmengine.runner import Runner
 
     loader = deepcopy(config.test_dataloader)
@@ -358,7 +364,13 @@ def build_loader(config: Any, condition: Condition, batch_size: int) -> Any:
     steps[0].update(name=condition.corruption, severity=condition.severity, options=dict(condition.options))
     steps[0].update(ann_file=loader.dataset.ann_file, data_root=loader.dataset.data_root)
     with naming(f"info file {loader.dataset.ann_file}"):
-        return _quietly(Runner.build_dataloader, loader)
+        if read is None:
+            return _quietly(Runner.build_dataloader, loader)
+        pipeline, loader.dataset = Compose(loader.dataset.pipeline), copy(read)
+        loader.dataset.pipeline = None  # mmengine copies the whole data set, and not every pipeline can be copied
+        built = Runner.build_dataloader(loader)
+        built.dataset.pipeline = pipeline
+        return built
 
 
 def _quietly(function: Any, *args: Any) -> Any:

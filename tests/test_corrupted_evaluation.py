@@ -33,15 +33,21 @@ def data(tmp_path_factory) -> DataSet:
     return load_data(folder / "infos")
 
 
-def inputs(data, name, workers=0, batch_size=1, order=None):
-    """What the detector would get: {token: (proof, points, images)}; the loader of every evaluation."""
+def inputs(data, name, workers=0, batch_size=1, order=None, after=None):
+    """What the detector would get: {token: (proof, points, images)}; the loader of every evaluation.
+
+    ``after``: the condition that was evaluated before, whose data set is used again.
+    """
     config = base_config(load_tier("smoke"), data)
     import_modules_from_strings(**config.custom_imports)
     init_default_scope("mmdet3d")
     config.test_dataloader.num_workers = workers
-    condition = get_condition(name)
-    asked = Condition("x", condition.key, condition.severity or None)
-    loader = build_loader(config, asked, batch_size)
+    asked, before = (
+        None if known is None else Condition("x", known.key, known.severity or None)
+        for known in (get_condition(name), None if after is None else get_condition(after))
+    )
+    read = None if before is None else build_loader(config, before, 1).dataset
+    loader = build_loader(config, asked, batch_size, read)
     if order is None:
         batches = loader
     else:
@@ -68,6 +74,7 @@ def test_workers_order_and_batch_size_change_nothing(data, name):
         dict(workers=4, batch_size=2),
         dict(batch_size=3),
         dict(order=lambda count: range(count)[::-1]),
+        dict(after="no_lidar_absent"),
     ):
         assert {t: p for t, (p, _, _) in inputs(data, name, **kwargs).items()} == reference, kwargs
 
