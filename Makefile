@@ -33,7 +33,7 @@ test-slow: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --slow $(ARGS)
 
 docs: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --slow tests/docs $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --slow $(SHARED_OUT) tests/docs $(ARGS)
 
 # Half an hour; full disks and read-only folders need root, the clock needs faketime (docs/faults.md).
 faults: $(STAMP)

@@ -11,12 +11,11 @@ from typing import Any
 
 from aqr_bench.adapt import adapt
 from aqr_bench.adapt import inner_dataset as inner_dataset
-from aqr_bench.data import SPLITS
 from aqr_bench.errors import UserError, nearest, quoted, reading, require_file
 from aqr_bench.models import CONFIGS as CONFIGS
 from aqr_bench.models import make_importable, model_file
 from aqr_bench.overrides import check_overrides, config_entry
-from aqr_bench.study import Schedule, Study, Tier, variant_schedule
+from aqr_bench.study import SPLITS, Schedule, Study, Tier, variant_schedule
 
 
 @dataclass(frozen=True)

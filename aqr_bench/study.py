@@ -16,6 +16,8 @@ from aqr_bench.schema import read_yaml, repository_root, schema_error
 # Rule names and result folders: a study of that name would collide with them.
 _FOLDERS = ["base", "infos", "pictures", "pretrain", "report", "work", "world"]
 RESERVED = frozenset(["all", "check", "evaluate", "measure", "prepare", "train", *_FOLDERS])
+# Versions of nuScenes that have labels, and the names of their splits for training and for evaluation.
+SPLITS = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_val")}
 LOWER_IS_BETTER = frozenset(["mATE", "mASE", "mAOE", "mAVE", "mAAE"])
 
 

@@ -43,6 +43,7 @@ def test_the_table_of_a_tiny_size(tmp_path):
         assert f"| 3/3 | {name}" in text
 
 
+@pytest.mark.slow
 def test_peak_memory_of_a_fresh_process_and_a_variant_that_fails(tmp_path):
     out = tmp_path / "table.json"
     call(

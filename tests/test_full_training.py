@@ -198,7 +198,8 @@ def run_full_size(name: str, mode: str, keyframe: Path) -> dict:
     return facts
 
 
-@pytest.mark.parametrize("name", [R50, pytest.param(LIDAR, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [R50, LIDAR])
 def test_a_full_size_training_step_on_a_cpu(keyframe, name):
     facts = run_full_size(name, "train", keyframe)
     assert np.isfinite(facts["loss"]) and facts["losses"] == 24  # six layers, class and box, matching and denoising

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from aqr_bench.arguments import natural, positive
 from aqr_bench.errors import UserError, require_file, run_main
-from aqr_bench.study import load_tier
+from aqr_bench.study import SPLITS, load_tier
 from aqr_bench.whole import write_text
 
-from . import SPLITS
 from .infos import INFO_CLASSES, build_infos, open_nuscenes, tables_digest, write_infos
 
 

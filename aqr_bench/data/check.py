@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from aqr_bench.arguments import natural, seed
 from aqr_bench.errors import UserError
+from aqr_bench.study import SPLITS
 
-from . import SPLITS
 from .check_files import check_contents, check_masks, check_presence, draw, recordings
 from .check_tables import Table, check_links, check_sensors, check_tables
 from .finding import Finding, Progress, access_remedy, found, number, printable

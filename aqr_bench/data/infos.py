@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aqr_bench.data import SPLITS
 from aqr_bench.errors import UserError, reading
+from aqr_bench.study import SPLITS
 from aqr_bench.whole import whole_file
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")

@@ -19,7 +19,7 @@ from aqr_bench.report.pareto import SCORE, pareto_figure
 from aqr_bench.report.precision_recall import DISTANCE_M, recall_figure
 from aqr_bench.report.routers import bev_figure, distribution_figure
 from aqr_bench.report.statistics import interval_half, number, summarise
-from aqr_bench.report.style import GREY, colours, drop, legend_below, on_white, panels, save, variant_axis
+from aqr_bench.report.style import GREY, colours, drop, legend_below, on_white, panels, save, theme, variant_axis
 from aqr_bench.report.tables import by_seed, differences, opponents
 from aqr_bench.report.window_grid import grid_figure
 from aqr_bench.study import LOWER_IS_BETTER, Study
@@ -237,7 +237,7 @@ def curves_figure(study: Study, results: Results, base: Results) -> Figure | Non
 
 def draw_study(study: Study, results: Results, base: Results, folder: Path) -> list[tuple[str, Path]]:
     """Draw what there is data for; returns (caption, PNG) pairs."""
-    sns.set_theme(style="whitegrid", palette="colorblind", font_scale=0.95, rc={"pdf.fonttype": 42})
+    theme("whitegrid", palette="colorblind")
     jobs: list[tuple[str, str, Callable[[], Figure | tuple[str, Figure] | None]]] = [
         (
             "metric",
@@ -304,7 +304,7 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path) -> l
 
 def draw_costs(study: Study, results: Results, folder: Path) -> list[tuple[str, Path]]:
     """Latency and memory of every variant that was measured, where there is no score to set them against."""
-    sns.set_theme(style="whitegrid", palette="colorblind", font_scale=0.95, rc={"pdf.fonttype": 42})
+    theme("whitegrid", palette="colorblind")
     rows = results.measures[results.measures["status"] == "ok"]
     if rows.empty:
         return []

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from aqr_bench.metrics.robustness import CLEAN
 from aqr_bench.report.robustness import METRICS, Sheet
 from aqr_bench.report.statistics import number
-from aqr_bench.report.style import GREY, legend_below, palette_of, panels, save
+from aqr_bench.report.style import GREY, legend_below, palette_of, panels, save, theme
 
 SHADE = "cividis"  # made to look alike with and without colour blindness; light is good
 MEAN = "mean (mRA)"
@@ -32,7 +32,7 @@ STACKED_FROM = 8  # so many variants, and the panels stand above each other
 def draw_sheet(sheet: Sheet, folder: Path) -> list[tuple[str, Path]]:
     """Draw the heat map of a sheet and its degradation curves; (caption, PNG) pairs, none where there is no number."""
     drawn = []
-    sns.set_theme(style="white", font_scale=0.95, rc={"pdf.fonttype": 42})
+    theme("white")
     figure = resistance_figure(sheet)
     if figure is not None:
         caption = (
@@ -40,7 +40,7 @@ def draw_sheet(sheet: Sheet, folder: Path) -> list[tuple[str, Path]]:
             "seeds; last row: mean over corruptions. 1: nothing lost. A dash: not all severities were evaluated."
         )
         drawn.append((caption, save(figure, folder, sheet.name)))
-    sns.set_theme(style="whitegrid", font_scale=0.95, rc={"pdf.fonttype": 42})
+    theme("whitegrid")
     figure = degradation_figure(sheet)
     if figure is not None:
         caption = (

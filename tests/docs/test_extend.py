@@ -23,6 +23,7 @@ def test_the_page_has_all_kinds_of_extensions_and_everything_long_is_told_apart(
         assert command in commands
 
 
+@pytest.mark.slow
 def test_the_short_commands_run_as_written(page):
     """YAML files that are sound, and the new corruption with its tests."""
     done = page.run([PLAN.sub("", block) for block in page.blocks(NAME) if not LONG.search(block)])
