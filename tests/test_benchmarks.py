@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
 import os
+import pstats
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import calibration  # noqa: E402
+import profile_steps  # noqa: E402
 import regression  # noqa: E402
 
 
@@ -117,3 +120,17 @@ def test_the_baseline_has_every_hot_path():
     found = set(regression.read(ROOT / "benchmarks" / "baselines" / "epyc2.json"))
     text = call("-m", "pytest", "benchmarks/test_hot_paths.py", "--collect-only")
     assert found == {line.split("::")[1] for line in text.splitlines() if "::" in line}
+
+
+def test_the_parts_of_a_profile_make_up_the_whole():
+    with cProfile.Profile() as profile:
+        json.loads("[" + "1," * 20000 + "1]")
+        sum(range(200000))
+    stats = pstats.Stats(profile)
+    found = profile_steps.parts(
+        stats, {"reading": [("json/decoder.py", "decode")], "never": [("nowhere.py", "decode")]}
+    )
+    assert sum(found.values()) == pytest.approx(stats.total_tt)
+    assert 0 < found["reading"] < stats.total_tt and found["never"] == 0 and found["the rest"] > 0
+    text = profile_steps.table("t", {"reading": 3.0, "never": 0.0, "the rest": 1.0})
+    assert text.splitlines()[4:] == ["| reading | 3.00 | 75% |", "| the rest | 1.00 | 25% |"]
