@@ -20,7 +20,7 @@ from aqr_bench.evaluate import Evaluator, build_loader
 from aqr_bench.experiment import DataSet, build_config, load_data
 from aqr_bench.metrics.sample_f1 import Objects, best_and_worst, count_found
 from aqr_bench.record import Record, read_records
-from aqr_bench.report.pictures import Boxes, draw_sample
+from aqr_bench.report.pictures import SHEET, Boxes, draw_sample
 from aqr_bench.study import Condition, Tier, load_study, load_suite, load_tier
 from aqr_bench.train import verified_checkpoint, work_folder
 from aqr_bench.whole import write_text
@@ -53,8 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     if trained.ok:
         evaluator = load_evaluator(tier, data, trained, args.train, out, args.study)
         evaluated = read_records(args.evaluation) if args.evaluation else []
+        dataset = None
         for condition in suite.conditions:
-            dataset = build_loader(evaluator.config, condition, 1).dataset
+            dataset = build_loader(evaluator.config, condition, 1, dataset).dataset
             record = next((r for r in evaluated if r.condition == condition.name), None)
             kept = None if record is None else detections_file(Path(args.work), record)
             for name, index, said in chosen_samples(dataset, kept, args.samples, args.threshold):
@@ -210,7 +211,8 @@ def draw_detections(
     shown = detections.above(threshold)
     title = f"{condition.name}, sample {info['token'][:8]}, detections with a score of at least {threshold:g}"
     title += f"\n{said}" if said else ""
-    draw_sample(path, images, lidar2img, points, truth, shown, title)
+    seen = SHEET if dataset.modality.get("use_camera", True) else ()
+    draw_sample(path, images, lidar2img, points, truth, shown, title, cameras=seen)
     return detections
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 
@@ -65,6 +66,7 @@ def draw_sample(
     detections: Boxes,
     title: str,
     range_m: float = 40.0,
+    cameras: Sequence[str] = SHEET,
 ) -> None:
     """Write a PNG: the views (RGB uint8 [h, w, 3], absent ones grey) and the BEV; truth green, detections vermilion.
 
@@ -72,6 +74,7 @@ def draw_sample(
         lidar2img: 4 x 4 per camera, LiDAR frame in metres to pixels of the given images.
         points: [P, >=3], LiDAR frame; drawn in the BEV.
         detections: with scores; the BEV labels those that are drawn.
+        cameras: of the detector; without any, the BEV stands alone.
     """
     import matplotlib
 
@@ -80,9 +83,9 @@ def draw_sample(
     from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D
 
-    figure = plt.figure(figsize=(17, 6.0), layout="constrained")
-    grid = figure.add_gridspec(2, 4, width_ratios=[1, 1, 1, 1.25])
-    for index, camera in enumerate(SHEET):
+    figure = plt.figure(figsize=(17 if cameras else 7.5, 6.0 if cameras else 7.5), layout="constrained")
+    grid = figure.add_gridspec(2, 4, width_ratios=[1, 1, 1, 1.25]) if cameras else figure.add_gridspec(1, 1)
+    for index, camera in enumerate(SHEET if cameras else ()):
         axes = figure.add_subplot(grid[index // 3, index % 3])
         axes.set_title(camera, fontsize=9)
         if camera not in images:
@@ -95,7 +98,7 @@ def draw_sample(
                 edges = projected_edges(boxes.boxes_n7, lidar2img[camera])
                 axes.add_collection(LineCollection(edges, colors=colour, linewidths=width))
         axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0), xticks=[], yticks=[])
-    bev = figure.add_subplot(grid[:, 3])
+    bev = figure.add_subplot(grid[:, -1])
     near = points[(np.abs(points[:, :2]) < range_m).all(1)]
     bev.scatter(near[:, 0], near[:, 1], s=0.3, c="0.6", linewidths=0)
     for boxes, colour, width in ((truth, TRUTH_COLOUR, 1.6), (detections, DETECTION_COLOUR, 1.0)):
@@ -112,7 +115,8 @@ def draw_sample(
         handles.insert(0, Line2D([], [], color=TRUTH_COLOUR, label=f"ground truth ({len(truth.boxes_n7)})"))
     bev.legend(handles=handles, loc="upper right", fontsize=8)
     bev.set_title("bird's-eye view, LiDAR frame", fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    lines = title.splitlines() if cameras else [part for line in title.splitlines() for part in wrap(line, 80)]
+    figure.suptitle("\n".join(lines), fontsize=11)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     plt.close(figure)
