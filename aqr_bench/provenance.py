@@ -51,6 +51,7 @@ PACKAGES = (
     "mmdet3d",
     "nuscenes-devkit",
     "spconv",
+    *(f"spconv-cu{version}" for version in (114, 118, 120, 121, 124, 126)),
     "opencv-python",
     "opencv-python-headless",
 )

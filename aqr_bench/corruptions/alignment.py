@@ -12,8 +12,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from aqr_bench.corruptions.condition import Draws
-from aqr_bench.corruptions.frame import Frame, FrameError, View
+from aqr_bench.corruptions.frame import Frame, View
 from aqr_bench.corruptions.geometry import perturb_pose
+from aqr_bench.corruptions.stuck import lagging_image
 
 
 def random_motions(
@@ -54,24 +55,8 @@ def go_back(frame: Frame, sweeps: int) -> Frame:
     if len(clouds) > 1:
         old = clouds[min(sweeps, len(clouds) - 1)]
         clouds = (replace(old, to_key=np.eye(4), time=clouds[0].time),)
-    views = tuple(replace(view, image=_old_image(frame, view, sweeps)) for view in frame.views)
+    views = tuple(lagging_image(frame, view, sweeps) for view in frame.views)
     return replace(frame, clouds=clouds, views=views)
-
-
-def _old_image(frame: Frame, view: View, sweeps: int) -> np.ndarray:
-    """uint8 [h, w, 3]: a camera's image so many recordings back, or the oldest; FrameError if of another size."""
-    assert frame.history is not None  # the conditions that use it need the history
-    for steps in range(sweeps, 0, -1):
-        old = frame.history.view_sweep(steps, view.camera)
-        if old is None:
-            continue
-        if old.image.shape != view.image.shape:
-            raise FrameError(
-                f"sample {frame.token}, {view.camera}: the image of {steps} sweeps ago is {old.image.shape}, this one "
-                f"{view.image.shape}"
-            )
-        return old.image
-    return view.image
 
 
 def shake(

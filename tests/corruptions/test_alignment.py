@@ -71,7 +71,7 @@ def test_the_first_frame_of_a_scene_is_clean():
 
 def test_an_old_image_of_another_size_is_an_error():
     frame = replace(make_frame(), history=Recordings(3, (9, 16)))
-    with pytest.raises(FrameError, match=r"sample token0, CAM_FRONT_LEFT: the image of 2 sweeps ago is \(9, 16, 3\)"):
+    with pytest.raises(FrameError, match=r"sample token0, CAM_FRONT_LEFT: an earlier image is \(9, 16, 3\)"):
         go_back(frame, 2)
 
 
