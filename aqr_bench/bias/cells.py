@@ -2,7 +2,8 @@
 
 A chunk gathers the keys of a few queries as whole rows of all heads. Scores of all heads then come from one matrix
 product per query: its heads' vectors on the diagonal of an [H, H * E] matrix. That is H times the arithmetic that is
-needed, and still far cheaper than H small products, for few and narrow keys.
+needed, and still far cheaper than H small products, for few and narrow keys. Where all heads share keys and values, the
+matrix holds their vectors as they are, [H, E], and nothing is wasted.
 """
 
 from __future__ import annotations
@@ -212,10 +213,11 @@ def _chunks(cells: Sequence[Cells], heads: _Rows) -> Iterator[tuple[Cells, slice
 
 
 class _Rows:
-    """q, k and v as rows of all heads, with the buffers of one chunk."""
+    """q, k and v as rows of all heads, with the buffers of one chunk; k and v may have one head for all of q's."""
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
         self.scale, self.num_heads = scale, q.shape[1]
+        self.shared = k.shape[1] < q.shape[1]
         self.q_rows = q.transpose(1, 2).flatten(0, 1)  # [B * Q, H, E]
         self.k_rows, self.v_rows = (x.transpose(1, 2).flatten(0, 1).flatten(1) for x in (k, v))  # [B * K, H * E]
         self.key_bytes = self.k_rows.shape[1] * self.k_rows.element_size()
@@ -226,7 +228,9 @@ class _Rows:
         self.keys, self.values = self._gathered("k", self.k_rows, key_nw), self._gathered("v", self.v_rows, key_nw)
 
     def diagonal(self, row: Tensor) -> Tensor:
-        """[n, H, H * E]: the scaled query vectors of each head on the diagonal, zeros elsewhere."""
+        """[n, H, H * E]: the scaled query vectors of each head on the diagonal, zeros elsewhere; shared: [n, H, E]."""
+        if self.shared:
+            return self.q_rows[row] * self.scale
         n, (_, heads, width) = len(row), self.q_rows.shape
         spread = self._buffers.get("q")
         if spread is None or len(spread) < n:
@@ -241,7 +245,9 @@ class _Rows:
         return scores if part.added_NW is None else scores.add_(part.added_NW[rows, None, :width])
 
     def on_diagonal(self, x_nHC: Tensor) -> Tensor:
-        """What each head gives for its own part of the width: [n, H, H * E] -> [n, H, E]."""
+        """What each head gives for its own part of the width: [n, H, H * E] -> [n, H, E]; shared: all of it."""
+        if self.shared:
+            return x_nHC
         return x_nHC.unflatten(2, (self.num_heads, -1)).diagonal(dim1=1, dim2=2).transpose(1, 2)
 
     def _gathered(self, name: str, rows: Tensor, key_nw: Tensor) -> Tensor:

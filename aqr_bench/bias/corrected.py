@@ -62,7 +62,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, mask: Te
     """softmax(scale q k^T + mask + bias) v, [B, H, Q, D]; float32 or float64.
 
     Args:
-        q, k, v: [B, H, Q or K, D], equal widths.
+        q, k, v: [B, H, Q or K, D], equal widths. With a hard bias, k and v may be [B, 1, K, D]: shared by all heads.
         mask: float [B or 1, Q, K] without a gradient, or None. No row may be all -inf.
     """
     if bias.hard:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import biased_attention
+from .corrected import window_attention
 from .windows import WindowBias
 
 
@@ -21,12 +22,29 @@ class CrossAttention(nn.Module):
 
     def forward(self, query_BQC: Tensor, key_BKC: Tensor, value_BKC: Tensor, local: WindowBias | None = None) -> Tensor:
         """[B, Q, C] -> [B, Q, C]; ``local`` is a hard window bias of zeros that restricts it to the windows."""
-        weights, biases = self.attn.in_proj_weight.chunk(3), self.attn.in_proj_bias.chunk(3)
-        heads = [
-            nn.functional.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x, w, b in zip((query_BQC, key_BKC, value_BKC), weights, biases, strict=True)
-        ]
-        return self.attn.out_proj(biased_attention(*heads, bias=local).transpose(1, 2).flatten(2))
+        (wq, wk, wv), (bq, bk, bv) = self.attn.in_proj_weight.chunk(3), self.attn.in_proj_bias.chunk(3)
+        q = self._heads(query_BQC, wq, bq)
+        if local is not None and q.dtype in (torch.float32, torch.float64):
+            return self.attn.out_proj(self._at_cells(q, key_BKC, value_BKC, local, wk, wv, bv))
+        k, v = self._heads(key_BKC, wk, bk), self._heads(value_BKC, wv, bv)
+        return self.attn.out_proj(biased_attention(q, k, v, bias=local).transpose(1, 2).flatten(2))
+
+    def _heads(self, x_BSC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return nn.functional.linear(x_BSC, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _at_cells(
+        self, q: Tensor, key_BKC: Tensor, value_BKC: Tensor, local: WindowBias, wk: Tensor, wv: Tensor, bv: Tensor
+    ) -> Tensor:
+        """Attention to the cells of hard windows without projecting the memory, most of which is in no window.
+
+        q . (Wk x) = (Wk^T q) . x, and sum p (Wv x) = Wv sum p x: the projections go to the queries and to their sums,
+        and all heads share keys and values. bk adds the same to all scores of a row, so it changes nothing.
+        """
+        wk, wv = (w.unflatten(0, (self.num_heads, -1)) for w in (wk, wv))
+        scale = q.shape[-1] ** -0.5
+        sums = window_attention(q @ wk, key_BKC[:, None], value_BKC[:, None], local, None, scale)
+        out = (sums @ wv.transpose(1, 2)).transpose(1, 2).flatten(2) + bv
+        return out.masked_fill(~local.valid_BQW.any(-1, keepdim=True), 0)
 
 
 class QueryRouter(nn.Module):
