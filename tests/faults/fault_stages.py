@@ -17,8 +17,10 @@ from fault_processes import REPOSITORY, run
 from aqr_bench.record import read_run
 
 TIER, RESULTS = "faults", Path("results/faults")
-# What a clock, a machine's load or a folder's name decides, and nothing else (as in tests/test_killed.py).
-UNSTEADY = {"wall_s", "started", "finished", "utc", "time", "date", "path", "log", "cost", "command"}
+# What a clock, a machine's load or a folder's name decides, and the variables that Snakemake sets for its jobs and a
+# forked stage has not; nothing else.
+TIMES = {"wall_s", "started", "finished", "utc", "time", "date", "cost"}
+UNSTEADY = TIMES | {"path", "log", "command", "environment"}
 GIT = {"git_commit", "git_dirty"}  # someone may commit while the campaign runs
 
 
