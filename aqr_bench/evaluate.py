@@ -9,7 +9,7 @@ import argparse
 import functools
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -326,7 +326,7 @@ class Evaluator:
         proofs: dict[str, Proof] = {}
         results: dict[str, list] = {}
         with torch.no_grad():
-            for batch in steps(loader, condition.name, lambda _: "batches"):
+            for batch in _batches(loader, condition.name):
                 for sample in self.model.test_step(batch):
                     token, found = sample.metainfo["token"], sample.cpu().pred_instances_3d
                     proofs[token] = Proof(**sample.metainfo["input_proof"])
@@ -344,6 +344,14 @@ class Evaluator:
         if len(proofs) != len(infos):
             raise RuntimeError(f"{len(proofs)} of {len(infos)} samples were evaluated")
         return write_submission(self.work / condition.name / "results_nusc.json", results), results, proofs
+
+
+def _batches(loader: Any, name: str) -> Iterator[dict]:
+    try:
+        yield from steps(loader, name, lambda _: "batches")
+    except (ConnectionError, EOFError) as error:
+        # Where torch may meet a dead worker first: tensors are handed over by sockets.
+        raise RuntimeError(f"a worker process of the loader has died ({type(error).__name__}: {error})") from error
 
 
 def build_loader(config: Any, condition: Condition, batch_size: int, read: Any = None) -> Any:

@@ -202,7 +202,7 @@ DAMAGE = {
     "cut_table_evaluate": broken_input("cut short: JSON table", "evaluate", "world/v1.0-mini/sample_annotation.json",
                                        _without_end, "sample_annotation.json is damaged"),
     "cut_data_json": broken_input("cut short: data.json", "base", "infos/data.json",
-                                  _without_end, "data.json is damaged", whole=True),
+                                  _without_end, "infos/data.json (JSONDecodeError", whole=True),
     "cut_info_file": broken_input("cut short: info file", "base", "infos/infos_train.pkl",
                                   _without_end, "infos_train.pkl has", whole=True),
     "cut_info_file_evaluate": broken_input("cut short: info file", "evaluate", "infos/infos_val.pkl",

@@ -147,4 +147,5 @@ def run(
     finally:
         if process.poll() is None:
             process.kill()
-    return Done(process.returncode, log.read_text(errors="replace"), spent)
+    text = log.read_text(errors="replace") if log.is_file() else ""  # not there: ended before it said anything
+    return Done(process.returncode, text, spent)

@@ -25,7 +25,10 @@ GIT = {"git_commit", "git_dirty"}  # someone may commit while the campaign runs
 
 
 # In the notes of every table; someone may commit while the campaign runs.
-_UNSTEADY_NOTES = re.compile(rb"Run between: \S+ and \S+|Git commit of (the runs|this page): \w+( with changes)?")
+_COMMIT = rb"\w+(?: with changes)?"
+_UNSTEADY_NOTES = re.compile(
+    rb"Run between: \S+ and \S+|Git commit of (?:the runs|this page): " + _COMMIT + rb"(?:; " + _COMMIT + rb")*"
+)
 
 
 @dataclass(frozen=True)
