@@ -14,6 +14,7 @@ import os
 import pstats
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,24 +25,25 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 Places = Mapping[str, Sequence[tuple[str, str]]]  # what people call it: functions by the end of their file and by name
 STEP = "base_model.py"
+BOTH: Places = {
+    "loading frames": [("dataloader.py", "__next__")],
+    "reading info files": [("base_dataset.py", "full_init")],
+    "the config as text": [("config.py", "pretty_text"), ("config.py", "dump")],
+}
 TRAINING: Places = {
     "forward": [(STEP, "_run_forward")],
     "backward": [("_tensor.py", "backward")],
     "optimiser": [("optimizer_wrapper.py", "step")],
     "to the model's input (voxels, normalised images)": [("data_preprocessor.py", "forward")],
-    "loading frames": [("dataloader.py", "__next__")],
-    "reading info files": [("base_dataset.py", "full_init")],
-    "the config as text": [("config.py", "pretty_text"), ("config.py", "dump")],
     "checkpoints": [("checkpoint_hook.py", "after_train_iter"), ("serialization.py", "save")],
+    **BOTH,
 }
 EVALUATION: Places = {
     "forward and decoding": [(STEP, "test_step")],
-    "loading frames": [("dataloader.py", "__next__")],
-    "reading info files": [("base_dataset.py", "full_init")],
     "the devkit's tables": [("nuscenes.py", "__init__")],
     "scoring": [("detection.py", "score_detections")],
     "writing detections": [("submission.py", "sample_detections"), ("submission.py", "write_submission")],
-    "the config as text": [("config.py", "pretty_text"), ("config.py", "dump")],
+    **BOTH,
 }
 # By processor time: on a machine with other work, the wall clock counts that too.
 PROFILED = """
@@ -86,7 +88,7 @@ def run(step: Sequence[str], tree: Path, folder: Path, profile: bool) -> tuple[p
     """One step in a process of its own and an empty work folder: its profile and CPU seconds. Exits if it fails."""
     file, out = folder / f"{step[0]}.prof", folder / f"{step[0]}.jsonl"
     out.unlink(missing_ok=True)
-    subprocess.run(["rm", "-rf", str(folder / "work")], check=True)
+    shutil.rmtree(folder / "work", ignore_errors=True)
     how = ["-c", PROFILED, str(file)] if profile else ["-m"]
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -116,12 +118,12 @@ def _seconds(stats: pstats.Stats, file: str, name: str) -> float:
 
 
 def table(title: str, found: Mapping[str, float]) -> str:
-    """Parts by size, with their share."""
+    """Parts by size, with their share; a rest below 0 is time that was counted in two parts."""
     whole = sum(found.values())
     rows = sorted(found.items(), key=lambda item: -item[1])
     return "\n".join(
         [f"### {title}", "", "| part | s | share |", "|---|---|---|"]
-        + [f"| {what} | {seconds:.2f} | {seconds / whole:.0%} |" for what, seconds in rows if seconds >= 0.005]
+        + [f"| {what} | {seconds:.2f} | {seconds / whole:.0%} |" for what, seconds in rows if abs(seconds) >= 0.005]
     )
 
 

@@ -42,12 +42,13 @@ def inputs(data, name, workers=0, batch_size=1, order=None, after=None):
     import_modules_from_strings(**config.custom_imports)
     init_default_scope("mmdet3d")
     config.test_dataloader.num_workers = workers
-    asked, before = (
-        None if known is None else Condition("x", known.key, known.severity or None)
-        for known in (get_condition(name), None if after is None else get_condition(after))
-    )
-    read = None if before is None else build_loader(config, before, 1).dataset
-    loader = build_loader(config, asked, batch_size, read)
+
+    def asked(name):
+        condition = get_condition(name)
+        return Condition("x", condition.key, condition.severity or None)
+
+    read = None if after is None else build_loader(config, asked(after), 1).dataset
+    loader = build_loader(config, asked(name), batch_size, read)
     if order is None:
         batches = loader
     else:

@@ -83,7 +83,7 @@ def draw_sample(
     from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D
 
-    figure = plt.figure(figsize=(17 if cameras else 7.5, 6.0 if cameras else 7.5), layout="constrained")
+    figure = plt.figure(figsize=(17, 6.0) if cameras else (7.5, 7.5), layout="constrained")
     grid = figure.add_gridspec(2, 4, width_ratios=[1, 1, 1, 1.25]) if cameras else figure.add_gridspec(1, 1)
     for index, camera in enumerate(SHEET if cameras else ()):
         axes = figure.add_subplot(grid[index // 3, index % 3])

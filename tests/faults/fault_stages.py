@@ -19,8 +19,7 @@ from aqr_bench.record import read_run
 TIER, RESULTS = "faults", Path("results/faults")
 # What a clock, a machine's load or a folder's name decides, and the variables that Snakemake sets for its jobs and a
 # forked stage has not; nothing else.
-TIMES = {"wall_s", "started", "finished", "utc", "time", "date", "cost"}
-UNSTEADY = TIMES | {"path", "log", "command", "environment"}
+UNSTEADY = {"wall_s", "started", "finished", "utc", "time", "date", "path", "log", "cost", "command", "environment"}
 GIT = {"git_commit", "git_dirty"}  # someone may commit while the campaign runs
 
 
