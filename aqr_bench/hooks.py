@@ -35,28 +35,31 @@ def seed_all(*parts: int) -> None:
     torch.manual_seed(int(state[1]))
 
 
-def of_rank(rank: int) -> tuple[int, ...]:
-    """What tells the seeds of several processes apart; nothing for the first, whose seeds are those of a single one."""
+def with_rank_suffix(rank: int) -> tuple[int, ...]:
+    """Last part of a seed in distributed training: empty for rank 0, which draws what a single process draws."""
     return (rank,) if rank else ()
 
 
-class Numbered:
-    """Batch sampler over another one: each batch comes with a seed of its own, and the first ``skip`` are left out.
+class SeededBatchSampler:
+    """Batch sampler over another one: each batch comes with its own seed, and the first ``skip`` are left out.
 
-    The seed of batch k is (*parts, k, 0, *rank). ``parts`` may be set anew before each pass. ``endless``: after the
-    last batch comes the first one of the sampler's next epoch.
+    The seed of batch k is (*parts, k, 0, *rank). ``parts`` and ``skip`` may be set anew before each pass. ``endless``:
+    after the last batch comes the first one of the sampler's next epoch, so ``skip`` may exceed one pass.
+
+    Its length is that of one pass, whatever is skipped and however many passes follow: mmengine's hooks and by-epoch
+    schedules ask for it after every iteration, and a resumed training has to get the answer of an unbroken one.
     """
 
     def __init__(
         self, batches: Any, parts: tuple[int, ...], skip: int = 0, rank: int = 0, endless: bool = False
     ) -> None:
         self.batches, self.parts, self.skip, self.rank, self.endless = batches, parts, skip, rank, endless
-        self.sampler = batches.sampler  # mmengine tells it the epoch
+        self.sampler = batches.sampler  # mmengine sets its epoch
 
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], list[int]]]:
         for number, indices in enumerate(self._passes()):
             if number >= self.skip:
-                yield (*self.parts, number, 0, *of_rank(self.rank)), indices
+                yield (*self.parts, number, 0, *with_rank_suffix(self.rank)), indices
 
     def _passes(self) -> Iterator[list[int]]:
         for epoch in count():
@@ -70,11 +73,11 @@ class Numbered:
                 return
 
     def __len__(self) -> int:
-        return len(self.batches) - self.skip
+        return len(self.batches)
 
 
 class SeededData:
-    """Data set that seeds all generators before it loads a batch of ``Numbered``.
+    """Data set that seeds all generators before it loads a batch of ``SeededBatchSampler``.
 
     What a batch draws then depends neither on the process that loads it nor on what that process loaded before.
     """
@@ -97,14 +100,14 @@ class SeededData:
         return getattr(self.dataset, name)
 
 
-def seeded_loader(loader: DataLoader, numbered: Numbered) -> DataLoader:
-    """A loader like another one, whose batches are those of ``numbered``, each loaded with a seed of its own."""
+def seeded_loader(loader: DataLoader, sampler: SeededBatchSampler) -> DataLoader:
+    """A loader like another one with the batches of ``sampler``, each loaded with its own seed."""
     workers: dict[str, Any] = {}
     if loader.num_workers:
         workers = dict(persistent_workers=loader.persistent_workers, prefetch_factor=loader.prefetch_factor)
     return DataLoader(
         SeededData(loader.dataset),
-        batch_sampler=numbered,
+        batch_sampler=sampler,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
@@ -114,8 +117,8 @@ def seeded_loader(loader: DataLoader, numbered: Numbered) -> DataLoader:
     )
 
 
-class After:
-    """Iterator whose first ``skip`` values are None: batches that a training has seen before it was resumed."""
+class SkipFirst:
+    """Iterator whose first ``skip`` values are None: batches that were trained on before the run was resumed."""
 
     def __init__(self, iterator: Iterator[Any], skip: int) -> None:
         self.iterator, self.skip = iterator, skip
@@ -149,35 +152,37 @@ class SeedIterations(Hook):
             config = {**runner.cfg.train_dataloader, "dataset": loader.dataset}
             apart = runner.cfg.get("randomness", {}).get("diff_rank_seed", False)
             loader = runner.build_dataloader(config, seed=runner.seed, diff_rank_seed=apart)
-        numbered = Numbered(loader.batch_sampler, (self.seed,), runner.iter, runner.rank, endless=True)
-        loop.dataloader = seeded_loader(loader, numbered)
+        sampler = SeededBatchSampler(loader.batch_sampler, (self.seed,), runner.iter, runner.rank, endless=True)
+        loop.dataloader = seeded_loader(loader, sampler)
         # As it resumes, the loop asks for the batches that it has trained on before.
-        loop.dataloader_iterator = After(iter(loop.dataloader), runner.iter)
+        loop.dataloader_iterator = SkipFirst(iter(loop.dataloader), runner.iter)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        seed_all(self.seed, runner.iter, 1, *of_rank(runner.rank))
+        seed_all(self.seed, runner.iter, 1, *with_rank_suffix(runner.rank))
 
 
 @HOOKS.register_module()
 class SeedEpochs(Hook):
-    """Seed all generators from seed, epoch and iteration: a run resumed after an epoch equals an unbroken one.
+    """Seed all generators from seed, epoch and iteration, so that a resumed run equals an unbroken one.
 
     For training by epochs, with worker processes or without, in one process or several. What a batch draws does not
-    depend on the number of workers.
+    depend on the number of workers. Checkpoints may be written within an epoch (``by_epoch=False``): mmengine starts
+    the epoch anew, and the batches that were trained on before are left out here.
     """
 
     priority = "VERY_LOW"
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self.numbered: Numbered | None = None
+        self.sampler: SeededBatchSampler | None = None
 
     def before_train_epoch(self, runner) -> None:
         loop, parts = runner.train_loop, (self.seed, runner.epoch, runner.rank)
-        if self.numbered is None:
-            self.numbered = Numbered(loop.dataloader.batch_sampler, parts)
-            loop.dataloader = seeded_loader(loop.dataloader, self.numbered)
-        self.numbered.parts = parts
+        if self.sampler is None:
+            self.sampler = SeededBatchSampler(loop.dataloader.batch_sampler, parts)
+            loop.dataloader = seeded_loader(loop.dataloader, self.sampler)
+        self.sampler.parts = parts
+        self.sampler.skip = runner.iter - runner.epoch * len(self.sampler)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         seed_all(self.seed, runner.iter, runner.rank, 1)

@@ -14,7 +14,8 @@ import resource
 import shutil
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,7 @@ def run_training(
         load_weights(inner_model(runner), merged, whole)  # says what does not fit, where mmengine would only warn
         # train() initialises the weights afresh and makes the averaged copy; what it loads comes after both.
         runner._load_from = str(merged)
-    with naming(f"info file {inner_dataset(config.train_dataloader.dataset).ann_file}"):
+    with naming(f"info file {inner_dataset(config.train_dataloader.dataset).ann_file}"), naming_resumed(last):
         runner.train()
     path = work / "final.pth"
     curve = next(h for h in runner.hooks if isinstance(h, LossCurve)).points
@@ -359,9 +360,27 @@ def load_weights(model: Any, checkpoint: Path, whole: bool = True) -> None:
         raise RuntimeError(f"{checkpoint} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")
 
 
+@contextmanager
+def naming_resumed(checkpoint: Path | None) -> Iterator[None]:
+    """Add to an error that a resumed training was resumed, and what to delete if that is what made it fail.
+
+    A fault in a work folder fails every later call in the same way; only its reader can tell it from a fault elsewhere.
+    """
+    try:
+        yield
+    except Exception as error:
+        if checkpoint is not None and status_of(error) == "failed":
+            error.add_note(
+                f"The training was resumed from {checkpoint.name}. If it fails like this each time it is resumed, "
+                f"delete {checkpoint.parent} to start afresh."
+            )
+        raise
+
+
 def one_line(error: BaseException) -> str:
-    """What went wrong, in at most 300 characters on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    """What went wrong, in at most 300 characters on one line, and the notes that were added to the error."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return " ".join([text, *getattr(error, "__notes__", [])])
 
 
 def cost_since(clock: tuple[float, float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler
 
 from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.errors import UserError
-from aqr_bench.hooks import Numbered, seed_all
+from aqr_bench.hooks import SeededBatchSampler, seed_all
 from aqr_bench.ranks import share_of
 from aqr_bench.record import read_records
 from aqr_bench.schedule import Launcher
@@ -164,7 +164,7 @@ def test_the_batch_of_a_tier_does_not_depend_on_the_processes(tmp_path):
 def test_processes_draw_differently_and_the_first_as_one_alone():
     drawn = []
     for rank in (0, 1, 2):
-        seeds = (seed for seed, _ in Numbered(BatchSampler(range(3), 1, False), (5,), 0, rank))
+        seeds = (seed for seed, _ in SeededBatchSampler(BatchSampler(range(3), 1, False), (5,), 0, rank))
         drawn.append([seed_all(*seed) or np.random.rand() for seed in seeds])
     seed_all(5, 0, 0)
     assert drawn[0][0] == np.random.rand() and len({value for row in drawn for value in row}) == 9

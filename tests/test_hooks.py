@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmdet3d.datasets.transforms import ObjectSample
 
-from aqr_bench.hooks import Numbered, SeededData, SeedEpochs, StopObjectSample, seeded_loader
+from aqr_bench.hooks import SeededBatchSampler, SeededData, SeedEpochs, StopObjectSample, seeded_loader
 
 
 class Sampler(ObjectSample):
@@ -126,18 +126,18 @@ class EpochSampler(torch.utils.data.SequentialSampler):
 def test_batches_go_on_from_epoch_to_epoch_without_those_of_before():
     """Seeds count on, as in an unbroken training."""
     batches = torch.utils.data.BatchSampler(EpochSampler(range(4)), 2, False)
-    numbered = Numbered(batches, (7,), skip=1, endless=True)
+    numbered = SeededBatchSampler(batches, (7,), skip=1, endless=True)
     found = [batch for batch, _ in zip(numbered, range(4), strict=False)]
     assert found == [((7, 1, 0), [2, 3]), ((7, 2, 0), [1, 2]), ((7, 3, 0), [3, 0]), ((7, 4, 0), [2, 3])]
-    assert [indices for _, indices in Numbered(batches, (7,), endless=False)] == [[2, 3], [0, 1]]
-    assert list(Numbered(torch.utils.data.BatchSampler(range(1), 2, True), (7,), endless=True)) == []
+    assert [indices for _, indices in SeededBatchSampler(batches, (7,), endless=False)] == [[2, 3], [0, 1]]
+    assert list(SeededBatchSampler(torch.utils.data.BatchSampler(range(1), 2, True), (7,), endless=True)) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_draw_what_the_process_itself_draws(workers):
     def first_three(count):
         loader = loader_of_noise(count)
-        numbered = Numbered(loader.batch_sampler, (5,), skip=0, endless=True)
+        numbered = SeededBatchSampler(loader.batch_sampler, (5,), skip=0, endless=True)
         return drawn(batch for batch, _ in zip(seeded_loader(loader, numbered), range(3), strict=False))
 
     assert np.array_equal(first_three(workers), first_three(0)) and len(np.unique(first_three(0))) == 18

@@ -93,7 +93,10 @@ RUN = ("aqr_bench.cli", "run", *_TIER, "--study", "smoke", "--cores", "2")
 
 
 def tier() -> dict[str, Any]:
-    """The smoke tier with pretrained branches, a checkpoint every other iteration, and the shortest measurement."""
+    """The smoke tier with pretrained branches, a checkpoint every other iteration, and the shortest measurement.
+
+    Its world is so small that every training goes over it more than once: three batches a pass.
+    """
     smoke = yaml.safe_load((REPOSITORY / "ablations/tiers/smoke.yaml").read_text())
     quick = yaml.safe_load((REPOSITORY / "ablations/tiers/quick.yaml").read_text())
     often = {"default_hooks.checkpoint.interval": 2}
@@ -104,6 +107,7 @@ def tier() -> dict[str, Any]:
     return {
         **smoke,
         "name": TIER,
+        "world": {**smoke["world"], "train_scenes": 2},
         "pretrain": pretrain,
         "base": {"iterations": 9, "config": often},
         "variant": {"iterations": 5, "init": "base", "config": often},
