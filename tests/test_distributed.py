@@ -194,10 +194,9 @@ class Detector(nn.Module):
     def __init__(self, with_cp):
         super().__init__()
         torch.manual_seed(0)
-        norm = dict(type="BN", requires_grad=True)
-        self.image = MODELS.build(
-            dict(type="ResNet", depth=18, base_channels=8, out_indices=(3,), norm_eval=True, norm_cfg=norm, with_cp=with_cp)
-        )
+        norm = dict(norm_eval=True, norm_cfg=dict(type="BN", requires_grad=True))
+        size = dict(depth=18, base_channels=8, out_indices=(3,))
+        self.image = MODELS.build(dict(type="ResNet", with_cp=with_cp, **size, **norm))
         self.lidar = nn.Linear(4, 1)
 
     def forward(self, images, points):
