@@ -37,6 +37,7 @@ from aqr_bench.record import (
     write_records,
 )
 from aqr_bench.reuse import find_twin, leave, take_over
+from aqr_bench.runtime import to_cpu
 from aqr_bench.schedule import model_of
 from aqr_bench.study import Condition, Suite, Tier, load_study, load_suite, load_tier
 from aqr_bench.train import cost_since, load_weights, one_line, verified_checkpoint, work_folder
@@ -245,6 +246,7 @@ class Evaluator:
 
         runtime.prepare()
         runtime.use_threads(tier.threads)
+        runtime.use_tf32(tier.tf32)
         from mmengine.device import get_device
         from mmengine.registry import init_default_scope
         from mmengine.utils import import_modules_from_strings
@@ -273,7 +275,7 @@ class Evaluator:
         import torch
 
         with torch.no_grad():
-            return self.model.test_step(batch)[0].cpu()
+            return to_cpu(self.model.test_step(batch)[0])
 
     def run(self, condition: Condition) -> tuple[dict, dict, dict]:
         """Detect and score under one condition: scores, fingerprint of all inputs, and the record's extra."""
@@ -328,7 +330,7 @@ class Evaluator:
         with torch.no_grad():
             for batch in _batches(loader, condition.name):
                 for sample in self.model.test_step(batch):
-                    token, found = sample.metainfo["token"], sample.cpu().pred_instances_3d
+                    token, found = sample.metainfo["token"], to_cpu(sample).pred_instances_3d
                     proofs[token] = Proof(**sample.metainfo["input_proof"])
                     boxes = torch.cat([found.bboxes_3d.gravity_center, found.bboxes_3d.tensor[:, 3:]], 1)
                     results[token] = sample_detections(
