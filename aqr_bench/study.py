@@ -72,6 +72,7 @@ class Tier:
     studies: tuple[str, ...] = ("bias_site",)  # what is run where nothing is named
     suites: tuple[str, ...] = ()  # further suites of those
     launcher: Launcher = field(default_factory=Launcher)  # of trainings
+    cluster_gpu: bool = True  # whether its jobs ask a cluster for GPUs; on one machine they take those that are there
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         models=models,
         database=data["data"].get("database", False),
         launcher=Launcher(**data.get("launcher", {})),
+        cluster_gpu=data.get("cluster_gpu", True),
         **{key: tuple(data[key]) for key in ("studies", "suites") if key in data},
     )
 
