@@ -129,7 +129,7 @@ class Progress:
         if cores := re.match(r"Provided cores: (\d+)", text):
             self.time_left.lanes = max(1, int(cores[1]) // self.threads)
             return None
-        if gpus := re.match(r"Provided resources: .*\bgpu=(\d+)", text):
+        if gpus := re.match(r"Provided resources: .*\bgpu=\D*(\d+)", text):
             self.time_left.lanes = max(1, min(self.time_left.lanes, int(gpus[1])))
             return None
         if job := re.match(r"Job (\d+): (.+)", text):

@@ -186,19 +186,33 @@ def gpus_of(launcher):
 
     A resource and no param: on how many GPUs a result came to be is no reason to do it again.
     """
-    on_cluster = workflow.remote_exec or workflow.non_local_exec
-    if config.get("gpus") and on_cluster:
-        raise WorkflowError(
-            "error: --config gpus: on a cluster only 0 is taken; the tier's launcher says how many GPUs a job asks for"
-        )
-    if config.get("gpus") == 0 or (on_cluster and not TIER.cluster_gpu):
+    if config.get("gpus") == 0 or (on_cluster() and not TIER.cluster_gpu):
         return 0
-    if not on_cluster and not workflow.dryrun:
-        try:
-            require_gpus(TIER, launcher.processes, len(GPUS))
-        except UserError as err:
-            raise WorkflowError(f"error: {err}")
     return launcher.processes
+
+
+def on_cluster():
+    """Whether jobs run elsewhere, which is known once a job is planned: the GPUs of this machine do not count then."""
+    return workflow.remote_exec or workflow.non_local_exec
+
+
+def refuse_missing_gpus():
+    """A job that needs more GPUs than are visible is refused before the first one starts, not when its turn comes."""
+    if on_cluster():
+        if config.get("gpus"):
+            raise WorkflowError(
+                "error: --config gpus: on a cluster only 0 is taken; the tier's launcher says how many a job asks for"
+            )
+        return
+    needed = [job.resources.get("gpu", 0) for job in workflow.dag.needrun_jobs()]
+    try:
+        require_gpus(TIER, max(needed, default=0), len(GPUS))
+    except UserError as err:
+        raise WorkflowError(f"error: {err}")
+
+
+onstart:
+    refuse_missing_gpus()
 
 
 ONE_PROCESS = studies_of.Launcher()
