@@ -307,4 +307,7 @@ def test_a_tier_with_several_processes_trains_by_torchrun(copy):
     # Weights that are only taken over need no second process.
     edit(copy.root / "ablations" / "smoke.yaml", lambda d: d.update(iterations=0))
     kept = shell_lines(copy)
-    assert sum(" torchrun " in line for line in kept) == 1 and sum(" python -m aqr_bench.train" in line for line in kept) == 2
+    assert (
+        sum(" torchrun " in line for line in kept) == 1
+        and sum(" python -m aqr_bench.train" in line for line in kept) == 2
+    )
