@@ -4,7 +4,8 @@
 #   make test                    set up if needed, run the everyday tests (make test-slow: all of them)
 #   make docs                    run the commands of the pages on the three uses and on extending, as written
 #   make faults                  kill, fill, damage and disturb every stage: a table in results/faults
-#   make setup TORCH="torch==2.13.0 --index-url URL"    another torch build: CUDA or CPU-only, see README
+#   make setup CUDA=cu126                               torch and spconv for a GPU; CUDA=cpu: the small CPU builds
+#   make setup TORCH="torch==2.13.0 --index-url URL"    any other torch build
 #   make setup MMCV="mmcv==2.1.0"                       compiled mmcv instead of mmcv-lite
 
 PYTHON ?= python3.11
@@ -17,14 +18,33 @@ CORES  ?= $(shell nproc 2>/dev/null || echo 2)
 SHARED_OUT = -n $(CORES) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
+PIP    ?= $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: report setup test test-slow docs faults lint clean
+# The stamp says for which CUDA the environment was made: later calls stay with it unless another one is asked for.
+MADE_FOR := $(shell sed -n 's/^CUDA=//p' $(STAMP) 2>/dev/null)
+ifneq ($(origin CUDA),command line)
+CUDA   := $(MADE_FOR)
+endif
+BUILDS := aqr_bench/cuda_builds.py
+INDEX  := $(if $(CUDA),$(if $(findstring -url,$(TORCH)),,--index-url https://download.pytorch.org/whl/$(CUDA)))
+GPU    := $(filter-out cpu,$(CUDA))
+# spconv's CUDA builds have names of their own and the same module, which pip check does not know.
+MISSED := ^aqr-bench [^ ]* requires spconv, which is not installed.$$
+ACCEPTED = $(if $(GPU),$(MISSED),^$$)
+ifneq ($(CUDA),$(MADE_FOR))
+$(STAMP): other-builds
+endif
+
+.PHONY: other-builds report setup test test-slow docs faults lint clean
 .DEFAULT_GOAL := report
 
 report: $(STAMP)
 	@$(BIN)/aqr-bench run --tier $(TIER) --cores $(CORES)
 
 setup: $(STAMP)
+	@$(PYTHON) $(BUILDS) hint "$(CUDA)"
+
+other-builds:
 
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) $(ARGS)
@@ -48,15 +68,21 @@ $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found. aqr-bench needs Python 3.11: install it, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v[:2] == (3, 11) else "error: $(PYTHON) is Python %d.%d; aqr-bench needs 3.11. Try: make $(MAKECMDGOALS) PYTHON=python3.11" % v[:2])' || exit 2
 	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free / 1e9; sys.exit(0 if free > 6 else "error: set-up needs 6 GB of free disk here, %.1f GB are free" % free)' || exit 2
+	@test -z "$(GPU)" || $(PYTHON) $(BUILDS) spconv "$(GPU)" >/dev/null || exit 2
 	@echo "setting up $(VENV) (a few minutes, most of it download)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation "$(MMCV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m pip check --disable-pip-version-check >/dev/null || $(BIN)/python -m pip check
-	@touch $(STAMP)
+	@# pip takes another build of the same version for the one that is asked for, and spconv's builds share their files.
+	@$(if $(filter other-builds,$?),$(PIP) freeze | sed -nE 's/^(torch|(spconv|cumm)(-cu[0-9]+)?)(==| @).*/\1/p' \
+		| xargs --no-run-if-empty $(PIP) uninstall --quiet --yes)
+	@$(PIP) install --quiet $(TORCH) $(INDEX)
+	@$(if $(GPU),sed -E "s/^(spconv|cumm)==/\1-$$($(PYTHON) $(BUILDS) spconv $(GPU))==/",cat) requirements.lock > $(VENV)/requirements.lock
+	@$(PIP) install --quiet --no-deps -r $(VENV)/requirements.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation "$(MMCV)"
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) check > $(VENV)/pip-check || ! grep -v '$(ACCEPTED)' $(VENV)/pip-check
+	@echo "CUDA=$(CUDA)" > $(STAMP)
 	@echo "set-up done"
+	@$(if $(filter setup,$(MAKECMDGOALS)),,$(PYTHON) $(BUILDS) hint "$(CUDA)")
 
 clean:
 	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache

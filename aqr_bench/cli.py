@@ -48,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
     run.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
     run.add_argument("--cores", type=positive, help="cores to use (default: what the profile says)")
+    gpus = run.add_mutually_exclusive_group()
+    gpus.add_argument("--gpus", type=positive, metavar="N", help="the first N of the visible GPUs (default: all)")
+    gpus.add_argument("--cpu", action="store_const", const=0, dest="gpus", help="no GPU: everything on CPUs")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     run.add_argument("--strict", action="store_true", help="exit with 1 if any run is recorded as failed")
     run.add_argument("--verbose", action="store_true", help="show all of Snakemake's output")
@@ -66,7 +69,15 @@ def main(argv: list[str] | None = None) -> int:
         from aqr_bench.launch import launch
 
         return launch(
-            args.tier, args.study, args.cores, args.dry_run, args.strict, args.verbose, args.seeds, args.suites
+            args.tier,
+            args.study,
+            args.cores,
+            args.dry_run,
+            args.strict,
+            args.verbose,
+            args.seeds,
+            args.suites,
+            gpus=args.gpus,
         )
     except BrokenPipeError:
         # The reader of our output has gone, as in `aqr-bench studies list | head`; nothing is left to be said to it.

@@ -10,14 +10,17 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import shutil
 import sys
+import sysconfig
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aqr_bench.cuda_builds import Driver, advise, find_driver
 from aqr_bench.errors import UserError, require_disk, run_main
 from aqr_bench.probes import Probed, probe_all
 
@@ -70,10 +73,11 @@ class Verdict:
 
 
 def check_machine(probed: Mapping[str, Probed]) -> list[Check]:
-    """Python, packages, torch and CUDA, mmcv, mmdet3d, spconv, devkit, memory, disk."""
+    """Python, packages, torch and CUDA, mmcv, mmdet3d, spconv, devkit, driver, C compiler, memory, disk."""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     disk = Check("disk", "ok", f"{free:.0f} GB free in {Path.cwd()}")  # what is enough depends on the tier
-    return [_check_python(), _check_packages(), *_check_probes(probed), _check_memory(), disk]
+    machine = [check_driver(find_driver(), probed), _check_compiler(), _check_memory(), disk]
+    return [_check_python(), _check_packages(), *_check_probes(probed), *machine]
 
 
 def _check_python() -> Check:
@@ -137,11 +141,40 @@ def _check_cuda(facts: Mapping) -> Check:
     if facts["gpus"]:
         return Check("CUDA", "ok", f"{facts['cuda']}: {', '.join(facts['gpus'])}")
     if facts["cuda"] is None:
-        remedy = f'make clean setup TORCH="torch==2.13.0 --index-url URL"; {INSTALL_DOC}'
+        remedy = f"make clean setup CUDA=cu126; {INSTALL_DOC}"
         return Check("CUDA", "note", "torch is a build without CUDA", remedy)
     if facts["gpu_error"]:
         return Check("CUDA", "note", f"a GPU that torch cannot use: {facts['gpu_error']}", f"nvidia-smi; {INSTALL_DOC}")
     return Check("CUDA", "note", f"torch is built for {facts['cuda']} and sees no GPU", "nvidia-smi: driver and GPU")
+
+
+def check_driver(driver: Driver | None, probed: Mapping[str, Probed]) -> Check:
+    """NVIDIA's driver, and whether torch and spconv are the builds that it wants, as `make setup` says it."""
+    if driver is None:
+        return Check("GPU driver", "note", "no NVIDIA driver: everything runs on CPUs")
+    advice = advise(driver)
+    seen = ", ".join(
+        [f"NVIDIA {driver.version}", *(f"compute capability {c}" for c in sorted(set(driver.capabilities)))]
+    )
+    if advice.command is None:
+        return Check("GPU driver", "note", f"{seen}; {advice.note}", f"a newer driver; {INSTALL_DOC}")
+    if probed["spconv"].facts.get("cuda") and probed["torch"].facts.get("gpus"):
+        return Check("GPU driver", "ok", seen)
+    note = f"; {advice.note}" if advice.note else ""
+    return Check("GPU driver", "note", f"{seen}; torch or spconv is no CUDA build for it{note}", advice.command)
+
+
+def _check_compiler() -> Check:
+    """Triton builds a part of its kernels with a C compiler, at run time; one backend of attention alone uses it."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    missing = [*([] if compiler else ["gcc or clang"]), *([] if header.is_file() else [str(header)])]
+    if not missing:
+        return Check("C compiler", "ok", f"{compiler}, for attention_backend: flex")
+    what = f"no {' and no '.join(missing)}: attention_backend: flex does not run on a GPU; nothing else needs it"
+    return Check(
+        "C compiler", "note", what, "apt-get install gcc libc6-dev python3-dev, or what your system calls them"
+    )
 
 
 def _check_memory() -> Check:
@@ -203,7 +236,7 @@ def _gpu_reasons(tier: Tier, plans: Sequence[Schedule], probed: Mapping[str, Pro
         what = f"it trains a sparse encoder on {wanted}, and torch can use {gpus or 'none'}"
         yield Reason(what, f"a machine with a GPU, and CUDA builds of torch and spconv: {INSTALL_DOC}")
     if not probed["spconv"].facts["cuda"]:
-        remedy = f"spconv-cuXXX in place of spconv: {INSTALL_DOC}"
+        remedy = f"make clean setup CUDA=cu126; {INSTALL_DOC}"
         yield Reason("it trains a sparse encoder, and spconv is its CPU build", remedy)
 
 

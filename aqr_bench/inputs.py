@@ -27,6 +27,21 @@ def require_inputs(tier: Tier, studies: Iterable[Study] = ()) -> None:
         raise UserError(problem)
 
 
+def require_gpus(tier: Tier, processes: int, gpus: int) -> None:
+    """Raise UserError where a training starts more processes than there are GPUs for; without any it runs on CPUs."""
+    if processes > gpus > 0:
+        visible = "1 GPU is visible" if gpus == 1 else f"{gpus} GPUs are visible"
+        raise UserError(
+            f"{tier.path}: launcher.processes: {processes} processes need a GPU each, {visible}. Lower it, show more "
+            "GPUs (CUDA_VISIBLE_DEVICES, --gpus), or take none (--cpu; for snakemake: --config gpus=0)."
+        )
+
+
+def training_processes(tier: Tier, studies: Iterable[Study]) -> int:
+    """Processes of the largest training; 1 where weights are only taken over."""
+    return tier.launcher.processes if any(plan.iterations != 0 for plan in schedules(tier, studies)) else 1
+
+
 def missing_inputs(tier: Tier, studies: Iterable[Study] = ()) -> Iterator[str]:
     """Everything that keeps the tier from starting, each as one line with its way out."""
     studies = list(studies)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from aqr_bench import study as studies_of
 from aqr_bench.errors import UserError, require_disk
-from aqr_bench.inputs import require_inputs
+from aqr_bench.gpu_devices import limited, visible_gpus
+from aqr_bench.inputs import require_gpus, require_inputs, training_processes
 from aqr_bench.outcome import print_outcome
 from aqr_bench.progress import LiveLine, is_terminal
 from aqr_bench.schema import repository_root
@@ -128,6 +129,9 @@ class Progress:
         if cores := re.match(r"Provided cores: (\d+)", text):
             self.time_left.lanes = max(1, int(cores[1]) // self.threads)
             return None
+        if gpus := re.match(r"Provided resources: .*\bgpu=\D*(\d+)", text):
+            self.time_left.lanes = max(1, min(self.time_left.lanes, int(gpus[1])))
+            return None
         if job := re.match(r"Job (\d+): (.+)", text):
             self.running[int(job[1])] = job[2]
             self.time_left.begins(int(job[1]), job[2])
@@ -175,11 +179,13 @@ def launch(
     verbose: bool,
     seeds: int | None = None,
     suites: Sequence[str] = (),
+    gpus: int | None = None,
 ) -> int:
     """From world to report. Returns 0 if all jobs ran (with ``strict``: and all records are ok), else 1.
 
-    Raises UserError for what can be known to fail before anything runs: an unknown name, a missing data set, too
-    little disk space, another workflow in the same folder.
+    ``gpus``: so many of the visible ones, 0 for none; None: all. Raises UserError for what can be known to fail before
+    anything runs: an unknown name, a missing data set, too few GPUs, too little disk space, another workflow in the
+    same folder.
     """
     root = repository_root()
     folder = root if Path.cwd().is_relative_to(root) else Path.cwd()
@@ -190,16 +196,21 @@ def launch(
     for suite in suites:
         studies_of.load_suite(suite)
     require_inputs(tier, studies)
+    usable = limited(visible_gpus(), gpus, "--gpus")
+    require_gpus(tier, training_processes(tier, studies), len(usable))
     if tier.kind == "synthetic":
         read_tier(tier.path)  # a mistake in the world's numbers is told now, not by the first job
     require_disk(folder / "results", disk_needed(tier, studies), f"tier {tier.name}")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
     command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
     command += ["--cores", str(cores)] if cores else []
+    # As many jobs at once as there are GPUs for: which ones each of them gets, aqr_bench.gpu_slots sees to.
+    command += ["--resources", f"gpu={len(usable)}"] if usable else []
     command += ["--dry-run"] if dry_run else []
     command += ["--config", f"tier={tier_name}", f"studies={','.join(study_names)}"]
     command += [f"seeds={seeds}"] if seeds else []
     command += [f"suites={','.join(suites)}"] if suites else []
+    command += [f"gpus={gpus}"] if gpus is not None else []
     times = {}
     if is_terminal(sys.stdout) and not dry_run:  # else nobody sees the time left, for which all records are read
         further = [studies_of.load_suite(suite) for suite in suites]

@@ -73,6 +73,7 @@ class Tier:
     suites: tuple[str, ...] = ()  # further suites of those
     launcher: Launcher = field(default_factory=Launcher)  # of trainings
     tf32: bool = False  # TensorFloat-32 in float32 products and convolutions on a GPU
+    cluster_gpu: bool = True  # whether its jobs ask a cluster for GPUs; on one machine they take those that are there
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         database=data["data"].get("database", False),
         launcher=Launcher(**data.get("launcher", {})),
         tf32=data.get("tf32", False),
+        cluster_gpu=data.get("cluster_gpu", True),
         **{key: tuple(data[key]) for key in ("studies", "suites") if key in data},
     )
 

@@ -45,7 +45,7 @@ def test_mistakes_are_one_line_and_exit_2(capsys):
 
 
 def test_interruption_is_130(monkeypatch, capsys):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(launch, "launch", interrupted)
@@ -101,6 +101,20 @@ def test_progress_keeps_what_matters_and_everything_unknown():
     ]
     assert progress.failed_logs == ["logs/quick/evaluate.log"] and not progress.nothing_to_do
     assert progress.feed("Nothing to be done (all requested files are present)") is None and progress.nothing_to_do
+
+
+def test_jobs_side_by_side_are_as_many_as_cores_and_gpus_allow():
+    progress = launch.Progress(threads=2)
+    progress.feed("Provided cores: 16")
+    assert progress.time_left.lanes == 8
+    assert progress.feed('Provided resources: gpu=Resource("gpu", 3)') is None and progress.time_left.lanes == 3
+
+
+@pytest.mark.parametrize(("options", "gpus"), [([], None), (["--gpus", "2"], 2), (["--cpu"], 0)])
+def test_gpus_on_the_command_line(monkeypatch, options, gpus):
+    seen = []
+    monkeypatch.setattr(launch, "launch", lambda *_, gpus: seen.append(gpus) or 0)
+    assert cli.main(["run", *options]) == 0 and seen == [gpus]
 
 
 def test_failure_summary_ends_with_the_logs_last_line(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from aqr_bench import doctor, study
+from aqr_bench.cuda_builds import Driver
 from aqr_bench.errors import UserError
 from aqr_bench.probes import Probed, probe
 
@@ -118,6 +119,29 @@ def test_what_is_said_of_cuda(facts, seen):
     probed = {"torch": replace(CPU["torch"], facts={**CPU["torch"].facts, **facts})}
     check = next(c for c in doctor.check_machine(probed) if c.name == "CUDA")
     assert f"{check.state} {check.seen}" == seen and (check.state == "ok" or check.remedy)
+
+
+@pytest.mark.parametrize(
+    ("driver", "probed", "state", "text"),
+    [
+        (None, CPU, "note", "no NVIDIA driver"),
+        (Driver("550.54", (8.0,)), CPU, "note", "make clean setup CUDA=cu126"),
+        (Driver("550.54", (8.0,)), {**CPU, "torch": GPU_TORCH}, "note", "make clean setup CUDA=cu126"),
+        (Driver("550.54", (8.0, 8.0)), GPUS, "ok", "NVIDIA 550.54, compute capability 8.0"),
+        (Driver("580.10", (12.0,)), CPU, "note", "make clean setup CUDA=cu130"),
+        (Driver("470.10"), CPU, "note", "needs driver 525 or newer"),
+    ],
+)
+def test_the_driver_and_the_builds_that_it_wants(driver, probed, state, text):
+    check = doctor.check_driver(driver, probed)
+    assert check.state == state and text in f"{check.seen} {check.remedy}"
+
+
+def test_only_flex_needs_a_c_compiler(monkeypatch):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    check = doctor._check_compiler()
+    assert check.state == "note" and "no gcc or clang" in check.seen and "attention_backend: flex" in check.seen
 
 
 @pytest.mark.parametrize(

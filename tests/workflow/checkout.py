@@ -27,7 +27,17 @@ LIGHT_MODULES = [
     "launch",
     "models",
 ]
-LIGHT_MODULES += ["studies", "estimate", "outcome", "progress", "time_left", "whole"]
+LIGHT_MODULES += [
+    "studies",
+    "estimate",
+    "outcome",
+    "progress",
+    "time_left",
+    "whole",
+    "gpu_devices",
+    "gpu_slots",
+    "arguments",
+]
 
 STEP = '''
 """Stand-in for a work step: writes what the real step would write, with made-up numbers."""
@@ -48,6 +58,19 @@ args = parser.parse_args()
 step, tier, out = STEP_NAME, study.load_tier(args.tier), Path(args.out)
 with open("steps.txt", "a") as file:
     file.write(" ".join([step, args.study or "", args.variant or "", str(out)]) + "\\n")
+if os.environ.get("GPU_LOG") and step not in ("world", "prepare"):
+    # A GPU that another step is using has its file locked: the lock goes with that process, however it ends.
+    import fcntl
+    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",") if gpu]
+    files, shared = [open("busy-" + gpu, "w") for gpu in gpus], []
+    for gpu, file in zip(gpus, files):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            shared.append(gpu)
+    with open(os.environ["GPU_LOG"], "a") as file:
+        file.write(json.dumps({"step": step, "gpus": gpus, "shared": shared}) + "\\n")
+    time.sleep(0.3)
 if os.environ.get("SLOW_STEP") == step:
     time.sleep(120)
 if os.environ.get("BREAK_STEP") == step:

@@ -66,8 +66,8 @@ def test_the_pinned_plugin_is_past_the_one_that_ran_gpu_jobs_twice():
 def test_stand_ins_go_through_the_queue_once_each_with_what_they_ask_for(slurm, tmp_path):
     checkout = Checkout(copy_repository(tmp_path / "checkout"))
     tiers = checkout.root / "ablations" / "tiers"
-    # Any tier but the CPU ones takes a GPU: this is the smoke tier under another name.
-    (tiers / "tiny.yaml").write_text((tiers / "smoke.yaml").read_text().replace("name: smoke", "name: tiny"))
+    tiny = (tiers / "smoke.yaml").read_text().replace("name: smoke", "name: tiny")
+    (tiers / "tiny.yaml").write_text(tiny.replace("cluster_gpu: false", "cluster_gpu: true"))
     before = {job["JobId"] for job in jobs(slurm)}
     done = snakemake(checkout.root, slurm, "--config", "tier=tiny", "studies=smoke")
     assert done.returncode == 0, done.stdout + done.stderr

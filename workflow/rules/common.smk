@@ -1,6 +1,7 @@
 # What is to be run: the tier and the studies, loaded and checked, and the names of their records.
 
 import functools
+import os
 import re
 import shlex
 import sys
@@ -11,7 +12,8 @@ from snakemake.utils import min_version
 
 from aqr_bench import study as studies_of
 from aqr_bench.errors import UserError
-from aqr_bench.inputs import require_inputs
+from aqr_bench.gpu_devices import hand_on_listing, limited, show_only, visible_gpus
+from aqr_bench.inputs import require_gpus, require_inputs
 from aqr_bench.models import own_sources
 from aqr_bench.provenance import code_hash, config_hash, rooms_hash
 from aqr_bench.schema import schema_error
@@ -164,7 +166,56 @@ def variant_settings(wildcards, variant=None):
 
 def launcher_of(schedule):
     """How a training is started; weights that are taken as they are need but one process."""
-    return studies_of.Launcher() if schedule.iterations == 0 else TIER.launcher
+    return ONE_PROCESS if schedule.iterations == 0 else TIER.launcher
+
+
+def limit_gpus(count):
+    """Show the first ``count`` visible GPUs to the jobs (None: all), by the environment that they inherit."""
+    try:
+        gpus = limited(visible_gpus(), count, "--config gpus")
+    except UserError as err:
+        raise WorkflowError(f"error: {err}")
+    if count is not None:
+        show_only(gpus, os.environ)
+    hand_on_listing(os.environ)
+    return gpus
+
+
+def gpus_of(launcher):
+    """GPUs of a job that starts so many processes. Taken by aqr_bench.gpu_slots, which takes none where there are none.
+
+    A resource and no param: on how many GPUs a result came to be is no reason to do it again.
+    """
+    if config.get("gpus") == 0 or (on_cluster() and not TIER.cluster_gpu):
+        return 0
+    return launcher.processes
+
+
+def on_cluster():
+    """Whether jobs run elsewhere, which is known once a job is planned: the GPUs of this machine do not count then."""
+    return workflow.remote_exec or workflow.non_local_exec
+
+
+def refuse_missing_gpus():
+    """A job that needs more GPUs than are visible is refused before the first one starts, not when its turn comes."""
+    if on_cluster():
+        if config.get("gpus"):
+            raise WorkflowError(
+                "error: --config gpus: on a cluster only 0 is taken; the tier's launcher says how many a job asks for"
+            )
+        return
+    needed = [job.resources.get("gpu", 0) for job in workflow.dag.needrun_jobs()]
+    try:
+        require_gpus(TIER, max(needed, default=0), len(GPUS))
+    except UserError as err:
+        raise WorkflowError(f"error: {err}")
+
+
+onstart:
+    refuse_missing_gpus()
+
+
+ONE_PROCESS = studies_of.Launcher()
 
 
 def launcher_settings(launcher):
@@ -261,6 +312,7 @@ def variant_records(study, variant):
 
 
 TIER, CHOSEN, STUDIES, FURTHER = load_selection(config)
+GPUS = limit_gpus(config.get("gpus"))
 TRAINED = [study for study in CHOSEN if not study.measure_only]
 RECORDS = [
     record for study in CHOSEN for record in study_records(study)

@@ -14,6 +14,8 @@ rule evaluate:
     conda:
         "../../environment.yml"
     threads: TIER.threads
+    resources:
+        gpu=lambda wildcards: gpus_of(ONE_PROCESS),
     params:
         tier=reference(TIER.path),
         suite=lambda wildcards: reference(SUITES[wildcards.suite].path),
@@ -24,7 +26,8 @@ rule evaluate:
     message:
         "Evaluating {wildcards.run}, tier {wildcards.tier}, seed {wildcards.seed}, suite {wildcards.suite}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m aqr_bench.evaluate --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={threads} python -m aqr_bench.gpu_slots {resources.gpu} --"
+        " python -m aqr_bench.evaluate --tier {params.tier} --infos {params.infos}"
         " --suite {params.suite} --train {input.train} {params.study} --out {output}"
         " --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"
@@ -42,6 +45,8 @@ rule pictures:
     conda:
         "../../environment.yml"
     threads: TIER.threads
+    resources:
+        gpu=lambda wildcards: gpus_of(ONE_PROCESS),
     params:
         tier=reference(TIER.path),
         suite=reference((TRAINED or CHOSEN)[0].suite.path),
@@ -56,7 +61,8 @@ rule pictures:
     message:
         "Pictures of detections, tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m aqr_bench.pictures --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={threads} python -m aqr_bench.gpu_slots {resources.gpu} --"
+        " python -m aqr_bench.pictures --tier {params.tier} --infos {params.infos}"
         " --suite {params.suite} --train {input.train} --evaluation {input.evaluation}"
         " {params.study} --work results/{wildcards.tier}/work --out {params.out} > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"

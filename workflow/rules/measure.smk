@@ -12,6 +12,8 @@ rule measure:
         "../../environment.yml"
     # Claims every core so that nothing else runs beside it; the job itself uses the tier's threads.
     threads: workflow.cores or 1
+    resources:
+        gpu=lambda wildcards: gpus_of(ONE_PROCESS),
     params:
         tier=reference(TIER.path),
         study=lambda wildcards: reference(STUDIES[wildcards.study].path),
@@ -22,7 +24,8 @@ rule measure:
     message:
         "Measuring {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.measure --tier {params.tier}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.gpu_slots {resources.gpu} --"
+        " python -m aqr_bench.measure --tier {params.tier}"
         " --infos {params.infos} --study {params.study} --variant {wildcards.variant} --out {output}"
         " > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"

@@ -12,6 +12,8 @@ rule pretrain:
     conda:
         "../../environment.yml"
     threads: TIER.threads * TIER.launcher.processes
+    resources:
+        gpu=lambda wildcards: gpus_of(TIER.launcher),
     params:
         tier=reference(TIER.path),
         infos=subpath(input.infos, parent=True),
@@ -28,7 +30,8 @@ rule pretrain:
     message:
         "Pretraining of the {wildcards.branch} branch, tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.gpu_slots {resources.gpu} --"
+        " {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
         " --seed 0 --pretrain {wildcards.branch} --out {output} --work results/{wildcards.tier}/work"
         " > {log} 2>&1 || (tail -n 3 {log} >&2; exit 1)"
 
@@ -45,6 +48,8 @@ rule train_base:
     conda:
         "../../environment.yml"
     threads: TIER.threads * launcher_of(TIER.base).processes
+    resources:
+        gpu=lambda wildcards: gpus_of(launcher_of(TIER.base)),
     params:
         tier=reference(TIER.path),
         infos=subpath(input.infos, parent=True),
@@ -63,7 +68,8 @@ rule train_base:
     message:
         "Base training, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.gpu_slots {resources.gpu} --"
+        " {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
         " --seed {wildcards.seed} {params.features} --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"
 
@@ -81,6 +87,8 @@ rule train_variant:
     conda:
         "../../environment.yml"
     threads: lambda wildcards: TIER.threads * launcher_of(schedule_of(wildcards)).processes
+    resources:
+        gpu=lambda wildcards: gpus_of(launcher_of(schedule_of(wildcards))),
     params:
         tier=reference(TIER.path),
         study=lambda wildcards: reference(STUDIES[wildcards.study].path),
@@ -95,7 +103,8 @@ rule train_variant:
     message:
         "Training {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.gpu_slots {resources.gpu} --"
+        " {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
         " --seed {wildcards.seed} --study {params.study} --variant {wildcards.variant} {params.start}"
         " --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"
