@@ -38,7 +38,7 @@ def parts_of(settings: Settings) -> list[Part]:
     table = "Attention backends, size"
     return [
         Part("devices", "Machine, versions and plain speed", "devices.device_rows", 15),
-        Part("smoke", "Smoke tier from world to report", "end_to_end.tier_rows", 90),
+        Part("smoke", "Smoke tier from world to report", "end_to_end.tier_rows", 110),
         *(
             Part(f"bias_parity {dtype}", f"Bias in {dtype}: the device against float64 on the CPU",
                  "parity.bias_rows", 25 if dtype == "float32" else 20)
@@ -50,9 +50,9 @@ def parts_of(settings: Settings) -> list[Part]:
         ),
         Part(f"attention {first}", f"{table} {first}", "attention_table.attention_rows", 40),
         Part("amp", "Mixed precision: training step of the camera model", "detector.amp_rows", 40),
-        Part("training", "Training step of the head: waits, queries, repeats, TF32", "training.step_rows", 45),
+        Part("training", "Training step of the head: waits, queries, repeats, TF32", "training.step_rows", 40),
         Part("head_cost", "Heads at full size: time and memory", "head_cost.cost_rows", 45),
-        Part("ddp", "One process of DistributedDataParallel", "detector.ddp_rows", 30),
+        Part("ddp", "One process of DistributedDataParallel", "detector.ddp_rows", 25),
         *(Part(f"attention {s}", f"{table} {s}", "attention_table.attention_rows", 40) for s in others),
         Part("flex", "FlexAttention", "flex.flex_rows", 180, optional=True),
         Part("quick", "Quick tier from world to report", "end_to_end.tier_rows", 580, optional=True),

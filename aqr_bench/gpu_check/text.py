@@ -11,7 +11,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# GPU check",
         "",
-        f"{machine['gpu'] or machine['cpu']}, torch {result['packages'].get('torch')}, size {result['size']}, "
+        f"{machine['gpu' if result['device'] == 'cuda' else 'cpu']}, torch {result['packages'].get('torch')}, size {result['size']}, "
         f"{result['started']}, {result['seconds']:.0f} s. Times are medians. Ratios are to attention without bias, to "
         "the plain head, or to what a row names: measured in turns, median and quartiles. An error is the largest over "
         "the largest value; that of gradients is the length of the difference over the length of all.",
