@@ -7,14 +7,14 @@ from typing import Any
 
 def markdown(result: dict[str, Any]) -> str:
     """The page: the parts at a glance, then the rows of each."""
-    machine = result["machine"]
+    device = result["machine"]["gpu" if result["device"] == "cuda" else "cpu"]
     lines = [
         "# GPU check",
         "",
-        f"{machine['gpu' if result['device'] == 'cuda' else 'cpu']}, torch {result['packages'].get('torch')}, size {result['size']}, "
-        f"{result['started']}, {result['seconds']:.0f} s. Times are medians. Ratios are to attention without bias, to "
-        "the plain head, or to what a row names: measured in turns, median and quartiles. An error is the largest over "
-        "the largest value; that of gradients is the length of the difference over the length of all.",
+        f"{device}, torch {result['packages'].get('torch')}, size {result['size']}, {result['started']}, "
+        f"{result['seconds']:.0f} s. Times are medians. Ratios are to attention without bias, to the plain head, or to "
+        "what a row names: measured in turns, median and quartiles. An error is the largest over the largest value; "
+        "that of gradients is the length of the difference over the length of all.",
         "",
         "| part | status | seconds | limit |",
         "|---|---|---|---|",
