@@ -28,7 +28,7 @@ from aqr_bench.bias import choose_backend
 from aqr_bench.cost.timing import ratio
 from aqr_bench.gpu_check.attention_cases import SIZES, VARIANTS, Case, errors, exact, make_case
 from aqr_bench.gpu_check.attention_table import MODES, interleaved, peak
-from aqr_bench.gpu_check.devices import machine
+from aqr_bench.provenance import machine, packages
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     for windows in args.windows:
         case = make_case(args.size, *_window(windows), args.device, dtype)
         rows += measure(case, windows, args)
-    result = {"machine": machine(args.device), "size": args.size, "dtype": args.dtype, "rounds": args.rounds}
+    result = {"machine": machine(), "packages": packages(), "device": args.device}
+    result |= {"size": args.size, "dtype": args.dtype, "rounds": args.rounds}
     result["date"] = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     result["rows"] = rows
     print(table(result))
@@ -130,9 +131,10 @@ def fresh_peak(name: str, windows: str, mode: str, args: argparse.Namespace) -> 
 def table(result: dict[str, Any]) -> str:
     """Markdown: one line per windows and variant."""
     m = result["machine"]
+    device = m["gpu"] if result["device"] == "cuda" else m["cpu"]
     lines = [
-        f"{result['size']}, {result['dtype']}, {m.get('gpu', m['cpu'])}, torch {m['torch']}, {m['threads']} threads, "
-        f"{result['rounds']} rounds",
+        f"{result['size']}, {result['dtype']}, {device}, torch {result['packages']['torch']}, "
+        f"{m['torch_threads']} threads, {result['rounds']} rounds",
         "",
         "| windows | variant | forward | quartiles | forward+backward | quartiles | MB | MB f+b | error | gradients |",
         "|---|---|---|---|---|---|---|---|---|---|",

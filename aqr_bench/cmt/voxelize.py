@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,10 @@ class HardVoxelizer(nn.Module):
         num_point_features: int,
     ) -> None:
         super().__init__()
+        if find_spec("spconv") is None:
+            raise UserError(
+                "pts_voxel_layer needs spconv, which is not installed; see docs/install.md"
+            )
         if len(voxel_size) != 3 or len(point_cloud_range) != 6:
             raise UserError("pts_voxel_layer needs 3 numbers in voxel_size and 6 in point_cloud_range")
         self.voxel_size = [float(v) for v in voxel_size]

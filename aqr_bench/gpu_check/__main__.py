@@ -1,11 +1,13 @@
 """Everything worth knowing on a GPU machine, in one call of under eight minutes.
 
-    python -m aqr_bench.gpu_check --out DIR      # on the GPU if there is one, else a smaller check on the CPU
-    python -m aqr_bench.gpu_check --out DIR --device cpu --parts devices bias_parity
+    python -m aqr_bench.gpu_check --out DIR                      # on the GPU if there is one
+    python -m aqr_bench.gpu_check --out DIR --device cpu         # every part in a tiny size, for a try beforehand
+    python -m aqr_bench.gpu_check --out DIR --parts quick        # these parts alone; flex and quick run only so
 
-Every part runs in a process of its own and within its share of the time: a kernel that brings down the process or a
-compiler that does not end costs that part alone. DIR/gpu_check.json and DIR/gpu_check.md are written after each part.
-Exit code: 0, also if parts were skipped (their status says why); 1 if a part failed; 2 for a mistake in the call.
+Every part runs in its own process and within its share of the time: a kernel that brings down the process or a
+compiler that does not end costs that part alone. DIR holds table.md and gpu_check.json (written after each part),
+rows.jsonl (written row by row) and log.txt.
+Exit code: 0 if all parts are ok; 1 if any is not, its status says why; 2 for a mistake in the call.
 """
 
 from __future__ import annotations
@@ -17,145 +19,146 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.arguments import above_zero
 from aqr_bench.errors import UserError, nearest, run_main
-from aqr_bench.gpu_check.parts import Part, parts_of, work
+from aqr_bench.gpu_check.parts import CPU_FACTOR, Part, parts_of, work
 from aqr_bench.gpu_check.settings import SIZES, Settings, settings_for
 from aqr_bench.gpu_check.text import markdown
-from aqr_bench.gpu_check.wheels import GUIDE, download_command, missing
 from aqr_bench.progress import say, steps
+from aqr_bench.provenance import machine, packages, utc_now
 from aqr_bench.whole import write_text
 
-LIMIT_S = 460.0  # of the whole, below eight minutes
-LEAST_S = 20.0  # with less than this left, a part is not begun
+FETCH = "python -m aqr_bench.gpu_check.fetch_wheels, where there is a network; see docs/gpu.md"
+TAIL = 4000  # characters of the log that a failed part keeps
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the parts one after the other; 1 if any failed."""
+    """Run the parts one after the other; 1 if any is not ok."""
     args = _arguments(argv)
     settings = settings_for(_device(args.device), args.size)
-    if args.part:
-        return work(args.part, settings, args.rows)
+    parts = {part.name: part for part in parts_of(settings)}
+    if args.worker:
+        return work(parts[args.worker], settings, args.out)
     if args.out is None:
         raise UserError("gpu_check: --out DIR is needed: the folder that the results are written to")
-    chosen = _chosen(settings, args.parts)
-    begun = time.monotonic()
-    result = {
-        "device": settings.device,
-        "size": settings.size,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "limit_s": args.limit,
-        "parts": [],
-    }
+    chosen = _chosen(parts, args.parts)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in ("rows.jsonl", "log.txt"):
+        (args.out / name).unlink(missing_ok=True)
+    started, allowed = time.monotonic(), 0.0
+    result: dict[str, Any] = {"device": settings.device, "size": settings.size, "started": utc_now()}
+    result |= {"machine": machine(), "packages": packages(), "parts": []}
     for part in steps(chosen, "gpu-check", lambda part: part.name):
-        left = args.limit - (time.monotonic() - begun)
-        found = run(part, settings, left)
-        result["parts"].append(found)
-        result["seconds"] = round(time.monotonic() - begun, 1)
+        # What earlier parts left over may be used up, but for so much that none can take it all.
+        own = part.budget_s * (CPU_FACTOR if settings.device == "cpu" else 1)
+        allowed += own
+        limit = min(2 * own, max(own, allowed - (time.monotonic() - started)))
+        result["parts"].append(run(part, settings, args.out, limit))
+        result["seconds"] = round(time.monotonic() - started, 1)
         write(result, args.out)
-        say(f"{part.name}: {found['status']}" + (f": {found['error']}" if "error" in found else ""))
-    print(f"{args.out / 'gpu_check.md'} and gpu_check.json: {result['seconds']:.0f} s in all")
-    return int(any(part["status"] == "failed" for part in result["parts"]))
+        say(_summary(result["parts"][-1]))
+    print(f"{args.out / 'table.md'} and gpu_check.json: {result['seconds']:.0f} s in all")
+    return int(any(part["status"] != "ok" for part in result["parts"]))
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m aqr_bench.gpu_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of gpu_check.json and gpu_check.md")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of table.md and gpu_check.json")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is a GPU")
-    parser.add_argument("--size", choices=SIZES, help="default: full on a GPU, small on a CPU")
-    parser.add_argument("--parts", nargs="+", default=[], metavar="PART", help="only these")
-    parser.add_argument("--limit", type=above_zero, default=LIMIT_S, help="seconds in all (default: %(default)g)")
-    parser.add_argument("--part", help=argparse.SUPPRESS)  # the worker's: this part, into --rows
-    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--size", choices=SIZES, help="default: full on a GPU, tiny on a CPU")
+    parser.add_argument("--parts", nargs="+", default=[], metavar="PART", help="only these: a kind, or kind and object")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)  # run this part, with its rows into the file --out
     return parser.parse_args(argv)
 
 
 def _device(asked: str | None) -> str:
     import torch
 
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
+    available = torch.cuda.is_available()
+    if asked == "cuda" and not available:
         raise UserError(f"gpu_check: --device cuda, but torch {torch.__version__} sees no GPU; use --device cpu")
-    return asked or ("cuda" if there else "cpu")
+    return asked or ("cuda" if available else "cpu")
 
 
-def _chosen(settings: Settings, names: list[str]) -> list[Part]:
-    parts = {part.name: part for part in parts_of(settings)}
+def _chosen(parts: dict[str, Part], names: list[str]) -> list[Part]:
+    """The parts with these names or of these kinds; without names all that are not optional."""
+    kinds = {name.partition(" ")[0] for name in parts}
     for name in names:
-        if name not in parts:
-            raise UserError(f"gpu_check: --parts has no '{name}'{nearest(name, parts)}")
-    return [part for name, part in parts.items() if not names or name in names]
+        if name not in parts and name not in kinds:
+            raise UserError(f"gpu_check: --parts has no '{name}'{nearest(name, [*parts, *kinds])}")
+    if not names:
+        return [part for part in parts.values() if not part.optional]
+    return [part for name, part in parts.items() if name in names or name.partition(" ")[0] in names]
 
 
-def run(part: Part, settings: Settings, left_s: float) -> dict[str, Any]:
-    """Name, title, status, seconds and rows of one part, with ``error`` and ``traceback`` where it failed.
+def run(part: Part, settings: Settings, folder: Path, limit_s: float) -> dict[str, Any]:
+    """Name, title, status, limit, seconds and rows of one part, with ``error`` and ``log`` where it is not ok.
 
-    Status: ``ok``, ``failed``, ``skipped: time``, or ``needs X`` for missing wheels. A part fails with any of its rows.
+    Status: ``ok``; ``failed``, also where one row has; ``needs X`` where a package is not installed.
     """
-    found: dict[str, Any] = {"name": part.name, "title": part.title, "status": "ok", "seconds": 0.0, "rows": []}
-    lacking = missing() if part.needs_head else []
-    if lacking:
-        how = f"{download_command(lacking)} where there is a network; see {GUIDE}"
-        return {**found, "status": f"needs {', '.join(lacking)}", "error": how}
-    if left_s < min(LEAST_S, part.budget_s):
-        return {**found, "status": "skipped: time", "error": f"{max(left_s, 0):.0f} s were left"}
-    begun, seconds = time.monotonic(), min(part.budget_s, left_s)
-    with tempfile.TemporaryDirectory() as folder:
-        rows, log = Path(folder) / "rows.jsonl", Path(folder) / "log"
-        code = _worker(part.name, settings, rows, log, seconds)
-        lines = rows.read_text(encoding="utf-8").splitlines() if rows.is_file() else []
-        found["rows"] = [row for row in map(_row, lines) if row is not None]
-        tail = log.read_text(encoding="utf-8", errors="replace")[-4000:]
-    found["seconds"] = round(time.monotonic() - begun, 1)
-    failed = [row["failed"] for row in found["rows"] if "failed" in row]
-    if found["rows"] and "traceback" in found["rows"][-1]:
-        found.update(status="failed", **found["rows"].pop())
+    facts: dict[str, Any] = {"name": part.name, "title": part.title, "status": "ok", "limit_s": round(limit_s)}
+    begin, log = time.monotonic(), folder / "log.txt"
+    log_start = log.stat().st_size if log.is_file() else 0
+    code = _worker(part.name, settings, folder / "rows.jsonl", log, limit_s)
+    facts["seconds"] = round(time.monotonic() - begin, 1)
+    facts["rows"] = rows = _rows(folder / "rows.jsonl", part.name)
+    tail = log.read_bytes()[log_start:].decode(errors="replace")[-TAIL:]
+    failed = [row["failed"] for row in rows if "failed" in row]
+    if rows and "traceback" in rows[-1]:
+        last = rows.pop()
+        facts |= {"status": "failed", "error": last["error"], "log": last["traceback"]}
+        if "missing" in last:
+            facts |= {"status": f"needs {last['missing']}", "error": FETCH}
     elif code is None:
-        found.update(status="failed", error=f"its {seconds:.0f} s were used up", traceback=tail)
+        facts |= {"status": "failed", "error": f"its {limit_s:.0f} s were used up", "log": tail}
     elif code:
-        last = (tail.strip().splitlines() or ["no word"])[-1]
-        found.update(status="failed", error=f"the process ended with {code}: {last}", traceback=tail)
-    elif failed:
-        found.update(status="failed", error=f"{len(failed)} rows failed, the first with {failed[0]}", traceback=tail)
-    return found
+        last_line = (tail.strip().splitlines() or ["no output"])[-1]
+        facts |= {"status": "failed", "error": f"the process ended with {code}: {last_line}", "log": tail}
+    elif failed or not rows:
+        error = f"{len(failed)} rows failed, the first with {failed[0]}" if failed else "no rows"
+        facts |= {"status": "failed", "error": error, "log": tail}
+    return facts
 
 
-def _worker(name: str, settings: Settings, rows: Path, log: Path, seconds: float) -> int | None:
+def _worker(name: str, settings: Settings, rows: Path, log: Path, limit_s: float) -> int | None:
     """Exit code of the process that runs a part; None if its time was used up and it was ended."""
-    command = [sys.executable, "-m", "aqr_bench.gpu_check", "--part", name, "--rows", str(rows)]
+    command = [sys.executable, "-m", "aqr_bench.gpu_check", "--worker", name, "--out", str(rows)]
     command += ["--device", settings.device, "--size", settings.size]
-    with log.open("w") as out:
+    with log.open("a") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
         try:
-            return process.wait(seconds)
+            return process.wait(limit_s)
         except subprocess.TimeoutExpired:
             return None
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # and what compilers it has started
+                os.killpg(process.pid, signal.SIGKILL)  # and the compilers and trainings that it has started
             process.wait()
 
 
-def _row(line: str) -> dict[str, Any] | None:
-    """A row; None if the process was ended in the middle of it."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None
+def _rows(file: Path, part: str) -> list[dict[str, Any]]:
+    """The rows of a part; a line that was cut off when the process was ended is left out."""
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return [row for row in rows if row.pop("_part") == part]
+
+
+def _summary(part: dict[str, Any]) -> str:
+    return f"{part['name']}: {part['status']} in {part['seconds']:.0f} s" + (
+        f": {part['error']}" if "error" in part else ""
+    )
 
 
 def write(result: dict[str, Any], folder: Path) -> None:
-    """Both files, each put in its place whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("gpu_check.json", json.dumps(result, indent=1)), ("gpu_check.md", markdown(result))):
+    """Both files, each replaced in one step."""
+    for name, text in (("gpu_check.json", json.dumps(result, indent=1)), ("table.md", markdown(result))):
         write_text(folder / name, text + "\n")
 
 

@@ -1,59 +1,67 @@
-"""Attention backends timed in turns, with their peak memory; the part of the check that makes the table of them."""
+"""Attention backends timed in turns, with the kernel that ran and peak memory: the rows of their table."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
 from aqr_bench.bias import choose_backend
-from aqr_bench.cost.timing import Times, in_turns, ratio, summary
-from aqr_bench.gpu_check.attention_cases import Case, make_case, step
-from aqr_bench.gpu_check.settings import Settings, one_line
+from aqr_bench.cost.memory import PeakMemory
+from aqr_bench.cost.timing import Times, in_turns, ratio, summary, synchronise
+from aqr_bench.gpu_check.attention_cases import SIZES, Case, make_case, step
+from aqr_bench.gpu_check.settings import DTYPES, Emit, Settings, one_line
 
 MODES = ("forward", "forward+backward")
-BACKENDS = ("none", "auto", "window", "masked", "literal", "flex")
+BACKENDS = ("none", "window", "masked", "literal")  # `auto` is one of them, which the rows tell
 WINDOWS = (5, 15)  # cells a side, BEV and camera
+# What PyTorch's operators for attention are called in a profile, and which kernel that means. In this order: the
+# specific ones first, since the CPU's name contains that of another.
+KERNELS = {
+    "flash_attention_for_cpu": "flash on a CPU",
+    "scaled_dot_product_flash_attention": "flash",
+    "scaled_dot_product_efficient_attention": "efficient",
+    "scaled_dot_product_cudnn_attention": "cudnn",
+    "scaled_dot_product_fused_attention_overrideable": "other fused",
+    "scaled_dot_product_attention_math": "math",
+}
 
 
-def attention_rows(settings: Settings, size: str, emit: Callable[[dict[str, Any]], None]) -> None:
-    """One row per dtype, windows, mode and backend; what FlexAttention compiles comes last, since it may take long."""
-    cases = [(dtype, window) for window in WINDOWS for dtype in settings.speed_dtypes]
-    for compiled in (False, True):
-        for dtype, window in cases:
-            case = make_case(size, window, window, settings.device, getattr(torch, dtype))
-            named = {"size": size, "dtype": dtype, "windows": f"{window}/{window}"}
-            _timed_case(settings, case, named, compiled, emit)
+def attention_rows(settings: Settings, size: str, emit: Emit) -> None:
+    """One row per number of queries, windows, dtype, mode and backend.
+
+    More queries and larger windows come without ``literal``, which takes gigabytes.
+    """
+    plain = [name for name in BACKENDS if name != "literal"]
+    cases = [(settings.queries[0], WINDOWS[0], BACKENDS), (settings.queries[1], WINDOWS[0], plain)]
+    for queries, window, backends in [*cases, (settings.queries[0], WINDOWS[1], plain)]:
+        for dtype in DTYPES:
+            timed_rows(settings, size, queries, window, dtype, backends, emit)
 
 
-def _timed_case(
-    settings: Settings, case: Case, named: dict[str, Any], compiled: bool, emit: Callable[[dict[str, Any]], None]
+def timed_rows(
+    settings: Settings, size: str, queries: int | None, window: int, dtype: str, backends: Sequence[str], emit: Emit
 ) -> None:
+    """Rows of one case: backends in turns, each beside no bias."""
+    case = make_case(size, window, window, settings.device, getattr(torch, dtype), queries=queries)
     chosen = choose_backend(case.query_BQC, case.bias())
-    ways = {name: chosen if name == "auto" else name for name in BACKENDS}
+    named = {"size": size, "queries": queries or SIZES[size].queries, "windows": f"{window}/{window}", "dtype": dtype}
     for mode in MODES:
         names = []
-        for name, way in ways.items():
-            if (way == "flex") != compiled and name != "none":
-                continue
-            why = cannot(way, named["dtype"], settings.device, mode)
+        for name in backends:
+            why = cannot(name, dtype, settings.device, mode)
             if why is None:
                 names.append(name)
             else:
                 emit({**named, "mode": mode, "backend": name, "not possible": why})
-        if names == ["none"] and compiled:
-            continue
         times, failed = interleaved(case, names, mode, settings.rounds)
         for name in names:
-            row = {**named, "mode": mode, "backend": name}
-            if name == "auto":
-                row["chosen"] = chosen
+            row = {**named, "mode": mode, "backend": f"{name} (auto)" if name == chosen else name}
             if name in failed:
                 emit({**row, "failed": failed[name]})
-            elif name != "none" or not compiled:
+            else:
                 emit({**row, **_numbers(settings, case, name, mode, times)})
 
 
@@ -61,9 +69,27 @@ def _numbers(settings: Settings, case: Case, name: str, mode: str, times: dict[s
     numbers: dict[str, Any] = {"latency_ms": summary(times[name].wall_ms)}
     if "none" in times:
         numbers["ratio"] = ratio(times[name].wall_ms, times["none"].wall_ms)
+    if name != "flex":  # a compiled function is no operator of PyTorch's
+        numbers["kernel"] = kernels_of(lambda: step(case, name, mode == MODES[1]))
     if settings.device == "cuda":  # in a process that has run others, a CPU's resident set tells nothing
         numbers["peak_mb"] = peak(case, name, mode == MODES[1], settings.device)
     return numbers
+
+
+def kernels_of(function: Callable[[], Any]) -> str:
+    """The kernels of PyTorch's attention that ``function`` runs: flash, efficient, cudnn, math; empty for none."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        function()
+    ran = {}
+    for event in seen.events():
+        name = event.name.removeprefix("aten::_")
+        for word, kernel in KERNELS.items():
+            if name.removesuffix("_backward").endswith(word):
+                ran.setdefault(kernel)
+                break
+    return ", ".join(ran)
 
 
 def cannot(backend: str, dtype: str, device: str, mode: str) -> str | None:
@@ -92,27 +118,14 @@ def interleaved(case: Case, names: Iterable[str], mode: str, rounds: int) -> tup
 
 def peak(case: Case, name: str, backward: bool, device: str) -> float:
     """Peak memory of one step over what is held before it, MB: the allocator's on CUDA, resident set on a CPU."""
-    if device == "cuda":
+    # Libraries and thread pools; on a CPU by a small step, since what the heap has once had would hide the peak.
+    step(case if device == "cuda" else make_case("tiny", 3, 3), name, backward)
+    for leaf in case.leaves:
+        leaf.grad = None
+    held_mb = torch.cuda.memory_allocated() / 2**20 if device == "cuda" else None
+    with PeakMemory() as memory:
         step(case, name, backward)
-        for leaf in case.leaves:
-            leaf.grad = None
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step(case, name, backward)
-        torch.cuda.synchronize()
-        return round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
-    small = make_case("tiny", 3, 3)
-    step(small, name, backward)  # libraries and thread pools
-    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
-    before = _status("VmRSS")
-    step(case, name, backward)
-    return round((_status("VmHWM") - before) / 1e3, 1)
-
-
-def _status(field: str) -> float:
-    """kB of a field of /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return float(line.split()[1]) * 1.024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+        synchronise()
+    facts = memory.facts
+    own_mb = facts["rss_peak_mb"] - facts["rss_before_mb"] if held_mb is None else facts["torch_allocated_mb"] - held_mb
+    return round(own_mb * 2**20 / 1e6, 1)

@@ -1,10 +1,16 @@
-"""What a check is run with: the device, and sizes that fit it."""
+"""What a check is run with: the device, sizes that fit it, and the model configs at that size."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-QUICK, NOTE, VOV = "cmt_aqr_quick", "cmt_voxel0100_r50_800x320_cbgs", "cmt_voxel0075_vov_1600x640_cbgs"
+NOTE, VOV = "cmt_voxel0100_r50_800x320_cbgs", "cmt_voxel0075_vov_1600x640_cbgs"
+CAMERAS = "cmt_camera_vov_1600x640_cbgs"
+SIZES = ("full", "tiny")
+DTYPES = ("float32", "bfloat16", "float16")
+Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -13,37 +19,55 @@ class Settings:
 
     Args:
         attention: sizes of ``attention_cases.SIZES`` for the tables of backends.
-        heads: model configs whose heads are measured.
-        parity_attention, parity_head: the same for the comparisons with the CPU.
+        parity: those that are compared with float64: every kind of bias at the first, the usual one at all.
+        queries: numbers of queries in the tables; None: the size's.
         batch: samples of a training step; inference takes one.
-        speed_dtypes: what attention is timed in.
-        compiler: backend of torch.compile.
     """
 
     device: str
     size: str
     attention: tuple[str, ...]
-    heads: tuple[str, ...]
-    parity_attention: str
-    parity_head: str
+    parity: tuple[str, ...]
+    queries: tuple[int | None, ...]
     batch: int
     rounds: int
-    speed_dtypes: tuple[str, ...] = ("float32", "bfloat16")
-    parity_dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
-    compiler: str = "inductor"
-
-
-SIZES = ("full", "small", "tiny")
 
 
 def settings_for(device: str, size: str | None = None) -> Settings:
-    """``full``: the official configs; ``small``: the quick tier's, for a CPU; ``tiny``: for tests."""
-    size = size or ("full" if device == "cuda" else "small")
+    """``full``: the official configs, the default on a GPU; ``tiny``: every part in moments, the default on a CPU."""
+    size = size or ("full" if device == "cuda" else "tiny")
     if size == "full":
-        return Settings(device, size, ("note", "vov"), (NOTE, VOV), "note", NOTE, batch=2, rounds=9)
-    if size == "small":
-        return Settings(device, size, ("quick",), (QUICK,), "quick", QUICK, batch=2, rounds=5)
-    return Settings(device, size, ("tiny",), (QUICK,), "tiny", QUICK, 1, 1, compiler="aot_eager")
+        return Settings(device, size, ("note", "vov"), ("parity", "note"), (None, 1500), 2, 9)
+    return Settings(device, size, ("tiny",), ("tiny",), (None, 12), 1, 2)
+
+
+def model_config(name: str, small: bool) -> Any:
+    """A published config; ``small``: with little maps and images and few queries, for a CPU. Layers and widths stay."""
+    from aqr_bench.cost.full_head import load_model_config
+
+    config = load_model_config(name)
+    if small:
+        head = config.model.pts_bbox_head
+        head.num_query = 61
+        for part in (config.model.train_cfg.pts, config.model.test_cfg.pts):
+            part.grid_size = [128, 128, 40]
+        if "bev_range" in head:
+            head.bev_range = None
+        for step in config.test_dataloader.dataset.pipeline:
+            if step["type"] == "ResizeCropFlipImage":
+                step["data_aug_conf"]["final_dim"] = (64, 160)
+    return config
+
+
+def attempt(emit: Emit, row: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
+    """Emit the row with what ``measure`` gives, or with ``failed``: whatever a kernel raises, other rows go on."""
+    try:
+        facts = measure()
+    except ModuleNotFoundError:
+        raise  # no other row would do better
+    except Exception as error:
+        facts = {"failed": one_line(error)}
+    emit({**row, **facts})
 
 
 def one_line(error: BaseException) -> str:

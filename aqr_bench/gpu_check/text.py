@@ -6,23 +6,26 @@ from typing import Any
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The whole page."""
+    """The page: the parts at a glance, then the rows of each."""
+    device = result["machine"]["gpu" if result["device"] == "cuda" else "cpu"]
     lines = [
         "# GPU check",
         "",
-        f"Device {result['device']}, size {result['size']}, {result['started']}, {result['seconds']:.0f} s. "
-        "Times are medians. Ratios are to attention without bias, to the plain head, or to the decoder as it is: "
-        "measured in turns, median and quartiles; "
-        "an error is the largest over the largest value.",
+        f"{device}, torch {result['packages'].get('torch')}, size {result['size']}, {result['started']}, "
+        f"{result['seconds']:.0f} s. Times are medians. Ratios are to attention without bias, to the plain head, or to "
+        "what a row names: measured in turns, median and quartiles. An error is the largest over the largest value; "
+        "that of gradients is the length of the difference over the length of all.",
         "",
-        "| part | status | seconds |",
-        "|---|---|---|",
+        "| part | status | seconds | limit |",
+        "|---|---|---|---|",
     ]
-    lines += [f"| {p['name']} | {_cell(p['status'])} | {p['seconds']:.1f} |" for p in result["parts"]]
+    lines += [
+        f"| {p['name']} | {_cell(p['status'])} | {p['seconds']:.1f} | {p['limit_s']:.0f} |" for p in result["parts"]
+    ]
     for part in result["parts"]:
         lines += ["", f"## {part['title']}", ""]
         if "error" in part:
-            lines += [f"{part['status']}: {part['error']}", ""]
+            lines += [f"{part['status']}: {_cell(part['error'])}", ""]
         lines += _table([_flat(row) for row in part["rows"]])
     return "\n".join(lines).rstrip()
 
@@ -44,16 +47,14 @@ def _flat(row: dict[str, Any]) -> dict[str, str]:
         elif key == "ratio":
             flat[key] = f"{value['median']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
         elif key == "error" and isinstance(value, dict):
-            flat.update({f"error, {name}": f"{found:.1e}" for name, found in value.items()})
+            flat.update({f"error, {name}": f"{error:.1e}" for name, error in value.items()})
         elif key == "memory":
             flat["peak RSS MB"] = "" if value["rss_peak_mb"] is None else f"{value['rss_peak_mb']:.0f}"
             for name in ("allocated", "reserved"):
                 if value[f"torch_{name}_mb"] is not None:
                     flat[f"{name} MB"] = f"{value[f'torch_{name}_mb']:.0f}"
-            if value["gpu"].get("process_mb") is not None:
-                flat["NVML MB"] = f"{value['gpu']['process_mb']:.0f}"
         else:
-            flat[key] = _cell(_number(value) if isinstance(value, float) else str(value))
+            flat[key.replace("_", " ")] = _cell(_number(value) if isinstance(value, float) else str(value))
     return flat
 
 
