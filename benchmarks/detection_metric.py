@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,9 +171,9 @@ def run_devkit(tables: Tables, submission: Path, folder: Path) -> tuple[dict[str
 
 def run_fast(tables: Tables, submission: Path, folder: Path) -> tuple[dict[str, list[float]], dict, dict]:
     """The same of ours."""
-    from aqr_bench.metrics.boxes import read_submission
     from aqr_bench.metrics.fast import evaluate
     from aqr_bench.metrics.ground_truth import filtered, ground_truth
+    from aqr_bench.metrics.submission import read_submission
 
     clock = [_clock()]
     config = config_factory("detection_cvpr_2019")
@@ -191,12 +190,13 @@ def run_fast(tables: Tables, submission: Path, folder: Path) -> tuple[dict[str, 
 
 
 def time_entries(tables: Tables, submission: Path) -> list[float]:
-    """Seconds (wall, CPU) that it takes to make arrays of entries that are in memory, parsing left out."""
-    from aqr_bench.metrics.boxes import from_results, submitted
+    """Seconds (wall, CPU) that it takes to make arrays of entries that are in memory."""
+    from aqr_bench.metrics.submission import from_results, load_results
 
-    parsing, start = np.zeros(2), _clock()
-    from_results(_timed(submitted(submission), parsing), {s["token"]: i for i, s in enumerate(tables.sample)})
-    return (_clock() - start - parsing).tolist()
+    results, sample_index = load_results(submission), {s["token"]: i for i, s in enumerate(tables.sample)}
+    start = _clock()
+    from_results(results, sample_index)
+    return (_clock() - start).tolist()
 
 
 def _clock() -> np.ndarray:
@@ -206,17 +206,6 @@ def _clock() -> np.ndarray:
 
 def _steps(names: tuple[str, ...], clock: list[np.ndarray]) -> dict[str, list[float]]:
     return dict(zip(names, np.diff(clock, axis=0).tolist(), strict=True))
-
-
-def _timed(items: Iterator[Any], spent: np.ndarray) -> Iterator[Any]:
-    """The items; what getting them takes is added to ``spent``."""
-    while True:
-        start = _clock()
-        item = next(items, None)
-        spent += _clock() - start
-        if item is None:
-            return
-        yield item
 
 
 def child(engine: str, data: Path, out: Path) -> None:

@@ -117,7 +117,7 @@ def test_box_coder(timed):
 
 def made_up_boxes(samples: int, each: int, found: bool):
     """Boxes around the same places; those found are a little off and have scores."""
-    from aqr_bench.metrics.boxes import Boxes
+    from aqr_bench.metrics.boxes import BoxArrays
 
     places, off = np.random.default_rng(0), np.random.default_rng(1)
     count = samples * each
@@ -129,7 +129,7 @@ def made_up_boxes(samples: int, each: int, found: bool):
     score = off.uniform(0, 1, count) if found else np.full(count, -1.0)
     attribute, points = np.zeros(count, np.int8), np.full(count, 9, np.int32)
     size = places.uniform(1, 4, (count, 3))
-    return Boxes(sample, label, centre, size, rotation, np.zeros((count, 2)), score, attribute, points)
+    return BoxArrays(sample, label, centre, size, rotation, np.zeros((count, 2)), score, attribute, points)
 
 
 def test_metric(timed):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,26 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, nearest
-from aqr_bench.metrics.boxes import from_results, read_submission
 from aqr_bench.metrics.fast import evaluate
 from aqr_bench.metrics.ground_truth import filtered, ground_truth
 from aqr_bench.metrics.matching import keep, match_boxes
+from aqr_bench.metrics.submission import from_results, load_results, read_submission
 
 ENGINES = ("fast", "devkit")
 ENGINE_VARIABLE = "AQR_BENCH_METRIC"
 EVAL_SETS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val"}
 ERRORS = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
-
-
-def load_results(path: str | Path) -> dict:
-    """Read a nuScenes detection submission; UserError if it is missing, broken or not one."""
-    try:
-        content = json.loads(Path(path).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"detection results cannot be read: {path} ({error})") from error
-    if not isinstance(content, dict) or "results" not in content:
-        raise UserError(f"{path} is no nuScenes detection submission: the key 'results' is missing")
-    return content
 
 
 def metric_engine(engine: str | None = None) -> str:
@@ -76,7 +64,7 @@ def score_detections(
     if results is None:
         found = read_submission(results_json, samples.number, rules.max_boxes_per_sample)
     else:
-        found = from_results(results.items(), samples.number, rules.max_boxes_per_sample)
+        found = from_results(results, samples.number, rules.max_boxes_per_sample)
     found = filtered(found, samples, rules.class_range)
     evaluation = evaluate(truth.boxes, found, len(samples.tokens), rules)
     if matches is not None:
@@ -90,7 +78,7 @@ def _score_with_devkit(
     from nuscenes.eval.common.data_classes import EvalBoxes
     from nuscenes.eval.detection.evaluate import DetectionEval
 
-    if not any(load_results(results_json)["results"].values()):
+    if not any(load_results(results_json).values()):
         # A collapsed model finds nothing anywhere; the devkit stops with "Invalid box type: None" on such a file.
         if matches is not None:
             with _quiet_devkit():

@@ -16,7 +16,7 @@ from nuscenes.eval.detection.data_classes import DetectionMetricData
 from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 
-from aqr_bench.metrics.boxes import Boxes, from_eval_boxes
+from aqr_bench.metrics.boxes import BoxArrays, from_eval_boxes
 from aqr_bench.metrics.fast import average_precision, curve, matched_errors, mean_error
 from aqr_bench.metrics.fast_matching import match
 from aqr_bench.metrics.ground_truth import BIKE_RACK, kept
@@ -47,12 +47,12 @@ def accumulate(
     return curve(found.score[matching.order][part], hit[part], errors, len(truth))
 
 
-def _arrays(gt_boxes: Any, pred_boxes: Any, name: str) -> tuple[Boxes, Boxes, int, tuple[list, list]]:
+def _arrays(gt_boxes: Any, pred_boxes: Any, name: str) -> tuple[BoxArrays, BoxArrays, int, tuple[list, list]]:
     """Boxes of one class on both sides as arrays, the number of samples, and the boxes themselves."""
     listed = [[box for t in side.sample_tokens for box in side[t]] for side in (gt_boxes, pred_boxes)]
     tokens = dict.fromkeys([*gt_boxes.sample_tokens, *pred_boxes.sample_tokens, *(b.sample_token for b in listed[1])])
     number = {token: i for i, token in enumerate(tokens)}
-    truth, found = from_eval_boxes(gt_boxes, number), from_eval_boxes(pred_boxes, number, own_token=True)
+    truth, found = from_eval_boxes(gt_boxes, number), from_eval_boxes(pred_boxes, number, use_box_token=True)
     label = DETECTION_NAMES.index(name)
     rows = [np.flatnonzero(boxes.label == label) for boxes in (truth, found)]
     chosen = tuple([side[i] for i in index] for side, index in zip(listed, rows, strict=True))

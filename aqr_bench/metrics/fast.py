@@ -14,7 +14,7 @@ import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
 from nuscenes.eval.detection.data_classes import DetectionMetricData
 
-from aqr_bench.metrics.boxes import Boxes
+from aqr_bench.metrics.boxes import BoxArrays
 from aqr_bench.metrics.fast_errors import UNDEFINED, pair_errors
 from aqr_bench.metrics.fast_matching import Distance, Matching, match
 
@@ -37,7 +37,9 @@ class Evaluation:
     errors: tuple[np.ndarray, ...]
 
 
-def evaluate(truth: Boxes, found: Boxes, samples: int, config: Any, distance: Distance | None = None) -> Evaluation:
+def evaluate(
+    truth: BoxArrays, found: BoxArrays, samples: int, config: Any, distance: Distance | None = None
+) -> Evaluation:
     """Evaluate filtered boxes as DetectionEval.evaluate does.
 
     Args:
@@ -64,7 +66,7 @@ def evaluate(truth: Boxes, found: Boxes, samples: int, config: Any, distance: Di
     return Evaluation(summarise(curves, config), curves, matching, errors)
 
 
-def matched_errors(truth: Boxes, found: Boxes, matching: Matching) -> tuple[np.ndarray, ...]:
+def matched_errors(truth: BoxArrays, found: BoxArrays, matching: Matching) -> tuple[np.ndarray, ...]:
     """Errors [M, 5] of the pairs at each threshold, in the order of ``matching``; each pair is looked at once."""
     place, d = np.nonzero(matching.matched >= 0)
     row = matching.matched[place, d]

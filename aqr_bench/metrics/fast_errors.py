@@ -10,7 +10,7 @@ from nuscenes.eval.common.utils import quaternion_yaw
 from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
 from pyquaternion import Quaternion
 
-from aqr_bench.metrics.boxes import NO_ATTRIBUTE, Boxes
+from aqr_bench.metrics.boxes import NO_ATTRIBUTE, BoxArrays
 
 TRANSLATION, SCALE, ORIENTATION, VELOCITY, ATTRIBUTE = (
     TP_METRICS.index(f"{name}_err") for name in ("trans", "scale", "orient", "vel", "attr")
@@ -21,7 +21,7 @@ UNDEFINED = {"traffic_cone": (ORIENTATION, VELOCITY, ATTRIBUTE), "barrier": (VEL
 _UPRIGHT = 1e-6  # a heading whose part in the plane is shorter than this is mostly rounding
 
 
-def pair_errors(truth: Boxes, found: Boxes) -> np.ndarray:
+def pair_errors(truth: BoxArrays, found: BoxArrays) -> np.ndarray:
     """Errors [M, 5] of M pairs (row by row), in the order of the devkit's TP_METRICS.
 
     NaN: attribute of an object without one, velocity where one is unknown, orientation that is no number.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
-from aqr_bench.metrics.boxes import Boxes
+from aqr_bench.metrics.boxes import BoxArrays
 from aqr_bench.metrics.compiled import compiled
 
 CLASSES = len(DETECTION_NAMES)
@@ -41,7 +41,7 @@ class Matching:
 
 
 def match(
-    truth: Boxes, found: Boxes, samples: int, distances: Sequence[float], distance: Distance | None = None
+    truth: BoxArrays, found: BoxArrays, samples: int, distances: Sequence[float], distance: Distance | None = None
 ) -> Matching:
     """Match the detections of all classes.
 
@@ -77,7 +77,7 @@ def match(
     return Matching(order, start, matched)
 
 
-def _centre_distance(truth: Boxes, found: Boxes) -> Distance:
+def _centre_distance(truth: BoxArrays, found: BoxArrays) -> Distance:
     """The very call the devkit makes: the last bit of its result depends on the BLAS of the machine."""
     return lambda t, row: np.linalg.norm(found.translation[row, :2] - truth.translation[t, :2])
 

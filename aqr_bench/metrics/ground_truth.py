@@ -20,7 +20,7 @@ from nuscenes.utils.splits import create_splits_scenes
 from pyquaternion import Quaternion
 
 from aqr_bench.errors import UserError
-from aqr_bench.metrics.boxes import NO_ATTRIBUTE, Boxes, refuse_broken
+from aqr_bench.metrics.boxes import NO_ATTRIBUTE, BoxArrays, raise_if_invalid
 
 BIKE_RACK = "static_object.bicycle_rack"
 CYCLES = [DETECTION_NAMES.index(name) for name in ("bicycle", "motorcycle")]
@@ -56,7 +56,7 @@ class GroundTruth:
     """Samples of a split and the boxes in them that count."""
 
     samples: Samples
-    boxes: Boxes
+    boxes: BoxArrays
 
 
 _KEPT: weakref.WeakKeyDictionary[Any, dict[tuple, GroundTruth]] = weakref.WeakKeyDictionary()
@@ -75,7 +75,7 @@ def ground_truth(nusc: Any, eval_set: str, class_range: Mapping[str, float]) -> 
     return kept[key]
 
 
-def read_split(nusc: Any, eval_set: str) -> tuple[Samples, Boxes]:
+def read_split(nusc: Any, eval_set: str) -> tuple[Samples, BoxArrays]:
     """Samples of a split and all their annotations of detection classes, none filtered out."""
     wanted = frozenset(create_splits_scenes()[eval_set])
     names = {scene["token"]: scene["name"] for scene in nusc.scene if scene["name"] in wanted}
@@ -120,13 +120,13 @@ def _ego(nusc: Any, sample: Mapping[str, Any]) -> list[float]:
     return nusc.get("ego_pose", sweep["ego_pose_token"])["translation"][:2]
 
 
-def _boxes(nusc: Any, rows: list[tuple], time_S: np.ndarray) -> Boxes:
+def _boxes(nusc: Any, rows: list[tuple], time_S: np.ndarray) -> BoxArrays:
     """Boxes of (sample index, label, annotation); times of the samples in seconds."""
     attributes = {a["token"]: ATTRIBUTE_NAMES.index(a["name"]) for a in nusc.attribute if a["name"] in ATTRIBUTE_NAMES}
     records = [annotation for _, _, annotation in rows]
     sample_N = np.array([sample for sample, _, _ in rows], dtype=np.int32)
     wide = [np.array([a[key] for a in records], dtype=np.float64) for key in ("translation", "size", "rotation")]
-    boxes = Boxes(
+    boxes = BoxArrays(
         sample_N,
         np.array([label for _, label, _ in rows], dtype=np.int8),
         *wide,
@@ -135,7 +135,7 @@ def _boxes(nusc: Any, rows: list[tuple], time_S: np.ndarray) -> Boxes:
         np.array([_attribute(a, attributes) for a in records], dtype=np.int8),
         np.array([a["num_lidar_pts"] + a["num_radar_pts"] for a in records], dtype=np.int32),
     )
-    refuse_broken(boxes, "of the ground truth")
+    raise_if_invalid(boxes, "ground truth")
     return boxes
 
 
@@ -177,14 +177,14 @@ def _time(nusc: Any, annotation: Mapping[str, Any]) -> float:
 # ---------------------------------------------------------------- the filter
 
 
-def filtered(boxes: Boxes, samples: Samples, class_range: Mapping[str, float]) -> Boxes:
+def filtered(boxes: BoxArrays, samples: Samples, class_range: Mapping[str, float]) -> BoxArrays:
     """The boxes that count: in the range of their class, not empty of points, no cycle in a bicycle rack."""
     offset = boxes.translation[:, :2] - samples.ego[boxes.sample]
     return boxes[kept(boxes, offset, samples.racks, class_range)]
 
 
 def kept(
-    boxes: Boxes, offset_N2: np.ndarray, racks: Mapping[int, tuple[Box, ...]], class_range: Mapping[str, float]
+    boxes: BoxArrays, offset_N2: np.ndarray, racks: Mapping[int, tuple[Box, ...]], class_range: Mapping[str, float]
 ) -> np.ndarray:
     """Which boxes count [N] bool; ``offset_N2`` is where they are as seen from the vehicle, in the global frame."""
     limit = np.array([class_range[name] for name in DETECTION_NAMES], dtype=np.float64)

@@ -11,7 +11,7 @@ import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
 
 from aqr_bench.metrics import resampled
-from aqr_bench.metrics.boxes import Boxes, from_eval_boxes
+from aqr_bench.metrics.boxes import BoxArrays, from_eval_boxes
 from aqr_bench.metrics.fast import RECALL, Evaluation, evaluate, first_bin, means
 from aqr_bench.metrics.fast_errors import UNDEFINED
 from aqr_bench.whole import whole_file
@@ -204,8 +204,8 @@ class Matches:
 
 def keep(
     evaluation: Evaluation,
-    truth: Boxes,
-    found: Boxes,
+    truth: BoxArrays,
+    found: BoxArrays,
     samples: tuple[str, ...],
     scenes: tuple[str, ...],
     scene_of_sample: np.ndarray,
@@ -247,6 +247,6 @@ def match_boxes(truth: Any, found: Any, scene_of: Mapping[str, str], config: Any
     number = {token: i for i, token in enumerate(samples)}
     scenes = tuple(sorted({scene_of[token] for token in samples}))
     scene_of_sample = np.array([scenes.index(scene_of[token]) for token in samples], dtype=np.int64)
-    objects, boxes = from_eval_boxes(truth, number), from_eval_boxes(found, number, own_token=True)
+    objects, boxes = from_eval_boxes(truth, number), from_eval_boxes(found, number, use_box_token=True)
     evaluation = evaluate(objects, boxes, len(samples), config)
     return keep(evaluation, objects, boxes, samples, scenes, scene_of_sample, config)

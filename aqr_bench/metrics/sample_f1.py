@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
-from aqr_bench.metrics.boxes import NO_ATTRIBUTE, NOT_COUNTED, Boxes
+from aqr_bench.metrics.boxes import NO_ATTRIBUTE, NOT_COUNTED, BoxArrays
 from aqr_bench.metrics.fast_matching import match
 
 
@@ -56,7 +56,7 @@ def count_found(
     return {token: Found(h, n - h, m - h) for token, h, n, m in counts}
 
 
-def _boxes(samples: Sequence[Objects]) -> Boxes:
+def _boxes(samples: Sequence[Objects]) -> BoxArrays:
     """Objects as the metric's arrays; of their places only x and y count in matching."""
     sample = np.repeat(np.arange(len(samples), dtype=np.int32), [len(objects.names) for objects in samples])
     label = np.array([DETECTION_NAMES.index(n) for objects in samples for n in objects.names], dtype=np.int8)
@@ -70,7 +70,7 @@ def _boxes(samples: Sequence[Objects]) -> Boxes:
     blank = {"size": np.ones((len(sample), 3)), "rotation": np.zeros((len(sample), 4))}
     codes = np.full(len(sample), NO_ATTRIBUTE, np.int8), np.full(len(sample), NOT_COUNTED, np.int32)
     velocity = np.full((len(sample), 2), np.nan)
-    return Boxes(
+    return BoxArrays(
         sample, label, translation, **blank, velocity=velocity, score=scores, attribute=codes[0], points=codes[1]
     )
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.algo import accumulate, calc_ap
 from nuscenes.eval.detection.data_classes import DetectionBox
+
+from aqr_bench.metrics.boxes import BoxArrays
 
 CONFIG = config_factory("detection_cvpr_2019")
 PRESENT = ("car", "pedestrian", "bus", "truck")  # bus: no truth; truck: no detection; the other classes: neither
@@ -73,3 +77,10 @@ def repeated(boxes: EvalBoxes, scene_of: dict[str, str], weights: dict[str, int]
             ]
             many.add_boxes(f"{token}.{copy}", copies)
     return many
+
+
+def assert_equal(a: BoxArrays, b: BoxArrays) -> None:
+    """The same boxes bit by bit: data types, shapes and values, where NaN equals NaN."""
+    for field in fields(BoxArrays):
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        assert x.shape == y.shape and x.dtype == y.dtype and np.array_equal(x, y, equal_nan=True), field.name

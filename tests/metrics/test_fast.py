@@ -38,7 +38,7 @@ def devkit(truth: EvalBoxes, found: EvalBoxes):
 def ours(truth: EvalBoxes, found: EvalBoxes):
     tokens = dict.fromkeys([*truth.sample_tokens, *found.sample_tokens])
     number = {token: i for i, token in enumerate(tokens)}
-    boxes = from_eval_boxes(truth, number), from_eval_boxes(found, number, own_token=True)
+    boxes = from_eval_boxes(truth, number), from_eval_boxes(found, number, use_box_token=True)
     evaluation = evaluate(*boxes, len(number), CONFIG)
     return evaluation.summary, evaluation.curves
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
-from metrics_boxes import CONFIG
+from metrics_boxes import CONFIG, assert_equal
 from metrics_tables import SCENES, make_tables
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes, load_gt
@@ -15,14 +13,8 @@ from nuscenes.eval.detection.data_classes import DetectionBox
 
 from aqr_bench.errors import UserError
 from aqr_bench.metrics import devkit_interface
-from aqr_bench.metrics.boxes import Boxes, from_eval_boxes
+from aqr_bench.metrics.boxes import from_eval_boxes
 from aqr_bench.metrics.ground_truth import filtered, ground_truth, read_split
-
-
-def same(a: Boxes, b: Boxes) -> None:
-    for field in fields(Boxes):
-        x, y = getattr(a, field.name), getattr(b, field.name)
-        assert x.shape == y.shape and x.dtype == y.dtype and np.array_equal(x, y, equal_nan=True), field.name
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -31,12 +23,12 @@ def test_ground_truth_is_the_devkits(seed):
     expected = add_center_dist(tables, load_gt(tables, "val", DetectionBox))
     samples, everything = read_split(tables, "val")
     assert list(samples.tokens) == expected.sample_tokens and samples.scenes == SCENES[:2]
-    same(everything, from_eval_boxes(expected, samples.number))
+    assert_equal(everything, from_eval_boxes(expected, samples.number))
     known = np.isfinite(everything.velocity).all(1)
     assert 0 < known.sum() < len(known) and (everything.attribute == -1).any()
     left = from_eval_boxes(filter_eval_boxes(tables, expected, CONFIG.class_range), samples.number)
     truth = ground_truth(tables, "val", CONFIG.class_range)
-    same(truth.boxes, left)
+    assert_equal(truth.boxes, left)
     assert 0 < len(left) < len(everything) and ground_truth(tables, "val", CONFIG.class_range) is truth
 
 
@@ -69,7 +61,7 @@ def test_detections_are_filtered_as_the_devkit_filters_them():
     expected = filter_eval_boxes(tables, boxes, CONFIG.class_range)
     assert ours == expected
     left = filtered(before, samples, CONFIG.class_range)
-    same(left, from_eval_boxes(expected, samples.number))
+    assert_equal(left, from_eval_boxes(expected, samples.number))
     cycles = [(b.label == DETECTION_NAMES.index("bicycle")) & (b.points != 0) for b in (before, left)]
     near = np.hypot(*(before.translation[:, :2] - samples.ego[before.sample]).T) < 40
     assert 0 < cycles[1].sum() < (cycles[0] & near).sum()  # racks took some that the range had left
@@ -84,7 +76,7 @@ def test_the_edge_of_the_range_is_outside():
     boxes.add_boxes(samples.tokens[0], [DetectionBox(samples.tokens[0], place) for place in places])
     kept = filtered(from_eval_boxes(boxes, samples.number), samples, CONFIG.class_range)
     expected = filter_eval_boxes(tables, add_center_dist(tables, boxes), CONFIG.class_range)
-    same(kept, from_eval_boxes(expected, samples.number))
+    assert_equal(kept, from_eval_boxes(expected, samples.number))
     assert len(kept) == 1
 
 
