@@ -6,6 +6,7 @@ import unittest
 import warnings
 from types import SimpleNamespace
 
+import metrics_devkit
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from nuscenes.eval.detection.data_classes import DetectionBox
 from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.eval.detection.tests import test_algo, test_utils
 
-from aqr_bench.metrics import devkit_interface, fast_errors
+from aqr_bench.metrics import fast_errors
 from aqr_bench.metrics.boxes import from_eval_boxes
 from aqr_bench.metrics.cross_check import cross_check
 from aqr_bench.metrics.fast import evaluate, running_mean
@@ -66,7 +67,7 @@ def eval_boxes(samples: dict[str, list[dict]]) -> EvalBoxes:
 @pytest.mark.parametrize("case", ["TestAlgo", "TestAPSimple", "TestTPSimple"])
 def test_the_devkits_tests_of_the_metric_pass_on_ours(monkeypatch, case):
     for name in ("accumulate", "calc_ap", "calc_tp"):
-        monkeypatch.setattr(test_algo, name, getattr(devkit_interface, name))
+        monkeypatch.setattr(test_algo, name, getattr(metrics_devkit, name))
     suite = unittest.defaultTestLoader.loadTestsFromTestCase(getattr(test_algo, case))
     result = unittest.TestResult()
     suite.run(result)
@@ -166,7 +167,7 @@ def test_any_distance_function_will_do(boxes, threshold):
     truth, found = (eval_boxes(side) for side in boxes)
     for distance in (center_distance, lambda a, b: abs(a.translation[0] - b.translation[0]) + 0.1 * b.detection_score):
         expected = algo.accumulate(truth, found, "car", distance, threshold)
-        got = devkit_interface.accumulate(truth, found, "car", distance, threshold)
+        got = metrics_devkit.accumulate(truth, found, "car", distance, threshold)
         assert cross_check(got, expected).agrees
 
 

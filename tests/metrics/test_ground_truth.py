@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import metrics_devkit
 import numpy as np
 import pytest
 from metrics_boxes import CONFIG, assert_equal
@@ -12,7 +13,6 @@ from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionBox
 
 from aqr_bench.errors import UserError
-from aqr_bench.metrics import devkit_interface
 from aqr_bench.metrics.boxes import from_eval_boxes
 from aqr_bench.metrics.ground_truth import filtered, ground_truth, read_split
 
@@ -57,7 +57,7 @@ def test_detections_are_filtered_as_the_devkit_filters_them():
     boxes = add_center_dist(tables, detections(tables))
     samples, _ = read_split(tables, "val")
     before = from_eval_boxes(boxes, samples.number)
-    ours = devkit_interface.filter_eval_boxes(tables, add_center_dist(tables, detections(tables)), CONFIG.class_range)
+    ours = metrics_devkit.filter_eval_boxes(tables, add_center_dist(tables, detections(tables)), CONFIG.class_range)
     expected = filter_eval_boxes(tables, boxes, CONFIG.class_range)
     assert ours == expected
     left = filtered(before, samples, CONFIG.class_range)

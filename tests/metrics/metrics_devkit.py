@@ -1,7 +1,7 @@
 """The fast metric behind the devkit's own functions: EvalBoxes in, DetectionMetricData out.
 
 ``accumulate``, ``calc_ap``, ``calc_tp`` and ``filter_eval_boxes`` take what nuscenes-devkit's take and return what they
-return, so that code written for the devkit, its unit tests among it, runs on the fast metric.
+return, so that the devkit's own unit tests run on the fast metric.
 """
 
 from __future__ import annotations
