@@ -81,18 +81,11 @@ def _undefined(value: float | str | None) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def draw_share(names: Iterable[str], share: float, seed: int = 0) -> list[str]:
-    """The random share of evaluations to be checked, at least one of any; the same whoever asks, in any order.
-
-    An evaluation is drawn by a hash of its own name, so that those drawn stay drawn when others are added.
-    """
-    ranked = sorted((hashlib.sha256(f"{seed}/{name}".encode()).digest(), name) for name in set(names))
-    drawn = [name for _, name in ranked if is_drawn(name, share, seed)]
-    return sorted(drawn or [name for _, name in ranked[: int(share > 0)]])
-
-
 def is_drawn(name: str, share: float = SHARE, seed: int = 0) -> bool:
-    """Whether one evaluation, named by what it depends on, belongs to the share."""
+    """Whether one evaluation, named by what it depends on, belongs to the share.
+
+    Drawn by a hash of the name, so that an evaluation that is drawn stays drawn when others are added.
+    """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < int(min(max(share, 0), 1) * 2**64)
 

@@ -43,10 +43,6 @@ class Value:
     value: float
     reasons: tuple[str, ...] = ()
 
-    @property
-    def known(self) -> bool:
-        return not math.isnan(self.value)
-
 
 # ---------------------------------------------------------------- one corruption
 

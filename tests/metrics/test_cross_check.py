@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from aqr_bench.metrics.cross_check import cross_check, draw_share
+from aqr_bench.metrics.cross_check import cross_check, is_drawn
 
 SCORES = {"mAP": 0.5, "classes": {"car": {"AP": 0.25, "AOE": None}}, "curve": np.array([0.0, math.nan])}
 
@@ -41,9 +41,7 @@ def test_nothing_compared_is_no_agreement():
 
 
 def test_the_share_is_drawn_by_name():
-    names = [f"run{k}" for k in range(400)]
-    drawn = draw_share(names, 0.1)
-    assert 20 <= len(drawn) <= 60 and drawn == draw_share(names[::-1], 0.1) and drawn == sorted(drawn)
-    assert set(draw_share(names[:200], 0.1)) == set(drawn) & set(names[:200])
-    assert draw_share(names, 1) == sorted(names) and draw_share(names, 0) == [] and draw_share([], 0.5) == []
-    assert len(draw_share(["only"], 1e-9)) == 1 and draw_share(names, 0.1, seed=1) != drawn
+    drawn = [is_drawn(f"run{k}", 0.1) for k in range(400)]
+    assert 20 <= sum(drawn) <= 60 and drawn != [is_drawn(f"run{k}", 0.1, seed=1) for k in range(400)]
+    assert all(is_drawn(f"run{k}", 0.2) for k in range(400) if drawn[k])
+    assert is_drawn("run0", 1) and not is_drawn("run0", 0)

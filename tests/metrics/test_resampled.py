@@ -12,7 +12,6 @@ from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.constants import TP_METRICS
 from nuscenes.eval.detection.evaluate import DetectionEval
 
-from aqr_bench.metrics.bootstrap import paired_scores, resample, resample_scores, scene_draws
 from aqr_bench.metrics.matching import Matches, match_boxes
 
 
@@ -102,28 +101,3 @@ def test_all_sets_at_once_are_the_sets_one_by_one(monkeypatch):
     for r in (0, 127, 128, 299):
         alone = matches.scores(weights[r : r + 1])
         assert together.nds[r] == alone.nds[0] and (together.ap[r] == alone.ap[0]).all()
-
-
-def test_every_score_has_its_interval_and_pairs_with_the_other_model():
-    sides = []
-    for quality in (1.0, 1.3):
-        truth, found, scene_of = dressed(0, quality=quality)
-        scene_of = {token: f"scene-{k}" for k, token in enumerate(scene_of)}  # every sample a scene: 12
-        sides.append(match_boxes(truth, found, scene_of, CONFIG))
-    worse, better = (resample_scores(matches, 200) for matches in sides)
-    assert {"mAP", "NDS", "mATE", "mAAE", "car.AP", "car.AOE", "barrier.AP"} <= set(worse)
-    assert "traffic_cone.AOE" not in worse and "barrier.AVE" not in worse
-    assert worse["mAP"].value == resample(sides[0], 200).value
-    assert (worse["mAP"].draws == resample(sides[0], 200).draws).all()
-    assert worse["NDS"].draws[5] == sides[0].scores(scene_draws(12, 200)[5:6]).nds[0]
-    low, high = worse["car.ATE"].interval()
-    assert low < worse["car.ATE"].value < high
-    found = paired_scores({0: better}, {0: worse})
-    assert set(found) == set(worse) and found["NDS"].mean == better["NDS"].value - worse["NDS"].value
-    assert found["car.ATE"].mean < 0 < found["mAP"].mean and found["mAP"].low <= found["mAP"].mean
-    assert paired_scores({}, {}) == {} and paired_scores({0: better}, {1: worse}) == {}
-
-
-def test_few_scenes_have_no_interval():
-    truth, found, scene_of = dressed(0)
-    assert resample_scores(match_boxes(truth, found, scene_of, CONFIG)) is None
