@@ -171,8 +171,8 @@ def run_devkit(tables: Tables, submission: Path, folder: Path) -> tuple[dict[str
 
 def run_fast(tables: Tables, submission: Path, folder: Path) -> tuple[dict[str, list[float]], dict, dict]:
     """The same of ours."""
-    from aqr_bench.metrics.fast import evaluate
     from aqr_bench.metrics.ground_truth import filtered, ground_truth
+    from aqr_bench.metrics.nuscenes import evaluate
     from aqr_bench.metrics.submission import read_submission
 
     clock = [_clock()]

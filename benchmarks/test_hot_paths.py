@@ -135,7 +135,7 @@ def made_up_boxes(samples: int, each: int, found: bool):
 def test_metric(timed):
     from nuscenes.eval.common.config import config_factory
 
-    from aqr_bench.metrics.fast import evaluate
+    from aqr_bench.metrics.nuscenes import evaluate
 
     truth, found = made_up_boxes(300, 40, False), made_up_boxes(300, 40, True)
     config = config_factory("detection_cvpr_2019")
@@ -143,7 +143,7 @@ def test_metric(timed):
 
 
 def test_matching_of_detections(timed):
-    from aqr_bench.metrics.fast_matching import match
+    from aqr_bench.metrics.greedy_matching import match
 
     truth, found = made_up_boxes(300, 40, False), made_up_boxes(300, 40, True)
     assert (timed(lambda: match(truth, found, 300, [0.5, 1.0, 2.0, 4.0])).matched >= 0).any()

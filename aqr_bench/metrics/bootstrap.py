@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aqr_bench.metrics.matching import Matches
+from aqr_bench.metrics.matches import Matches
 
 DRAWS = 1000
 SEED = 20240501

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, nearest
-from aqr_bench.metrics.fast import evaluate
 from aqr_bench.metrics.ground_truth import filtered, ground_truth
-from aqr_bench.metrics.matching import keep, match_boxes
+from aqr_bench.metrics.matches import keep, match_boxes
+from aqr_bench.metrics.nuscenes import evaluate
 from aqr_bench.metrics.submission import from_results, load_results, read_submission
 
 ENGINES = ("fast", "devkit")
@@ -47,7 +47,7 @@ def score_detections(
         nusc: devkit NuScenes of the data set (v1.0-mini or v1.0-trainval).
         out_dir: where the devkit may write.
         config: devkit evaluation configuration.
-        matches: where to keep which detection found which object (see matching.py), or None.
+        matches: where to keep which detection found which object (see matches.py), or None.
         engine: "fast" or "devkit"; None: see :func:`metric_engine`. Both give the same numbers.
         results: the submission's entries by sample token, if they are at hand; the fast metric reads no file then.
     Returns:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aqr_bench.metrics.compiled import compiled
+from aqr_bench.metrics.greedy_matching import compiled
 
 BLOCK = 128  # sets at a time, so that what is counted for them stays in the cache
 

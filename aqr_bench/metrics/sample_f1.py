@@ -9,7 +9,7 @@ import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
 from aqr_bench.metrics.boxes import NO_ATTRIBUTE, NOT_COUNTED, BoxArrays
-from aqr_bench.metrics.fast_matching import match
+from aqr_bench.metrics.greedy_matching import match
 
 
 @dataclass(frozen=True)

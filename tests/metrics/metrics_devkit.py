@@ -17,9 +17,9 @@ from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 
 from aqr_bench.metrics.boxes import BoxArrays, from_eval_boxes
-from aqr_bench.metrics.fast import average_precision, curve, matched_errors, mean_error
-from aqr_bench.metrics.fast_matching import match
+from aqr_bench.metrics.greedy_matching import match
 from aqr_bench.metrics.ground_truth import BIKE_RACK, kept
+from aqr_bench.metrics.nuscenes import average_precision, curve, matched_errors, mean_error
 
 calc_ap = average_precision
 calc_tp = mean_error

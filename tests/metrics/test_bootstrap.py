@@ -9,7 +9,7 @@ import pytest
 from metrics_boxes import CONFIG, made_up
 
 from aqr_bench.metrics.bootstrap import Resampled, paired_scene_bootstrap, resample, scene_draws
-from aqr_bench.metrics.matching import Matches, match_boxes
+from aqr_bench.metrics.matches import Matches, match_boxes
 
 
 def model(seed: int = 0, quality: float = 1.0, scenes: int = 12) -> Matches:

@@ -9,7 +9,7 @@ import pytest
 from metrics_boxes import CONFIG, made_up
 
 from aqr_bench.metrics.bootstrap import paired_scene_bootstrap, resample
-from aqr_bench.metrics.matching import ClassMatches, Matches, match_boxes
+from aqr_bench.metrics.matches import ClassMatches, Matches, match_boxes
 
 SIMULATIONS, SCENES, POPULATION = 500, 60, 3000
 

@@ -12,7 +12,7 @@ from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.constants import TP_METRICS
 from nuscenes.eval.detection.evaluate import DetectionEval
 
-from aqr_bench.metrics.matching import Matches, match_boxes
+from aqr_bench.metrics.matches import Matches, match_boxes
 
 
 def dressed(seed: int, ties: bool = False, quality: float = 1.0):

@@ -10,16 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
 from aqr_bench.metrics.boxes import BoxArrays
-from aqr_bench.metrics.compiled import compiled
 
 CLASSES = len(DETECTION_NAMES)
 # Two ways of summing two squares differ by less than this (one may round once, by a fused multiply-add).
 ROUNDING = 1e-14
 Distance = Callable[[int, int], float]  # of an object and a detection, rows of the arrays
+
+
+def compiled(function: Callable) -> Callable:
+    """Compile at the first call; keep the machine code on disk where there is a place for it."""
+    try:
+        return numba.njit(cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
+        return numba.njit(function)
 
 
 @dataclass(frozen=True)

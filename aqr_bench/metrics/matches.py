@@ -12,8 +12,7 @@ from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
 
 from aqr_bench.metrics import resampled
 from aqr_bench.metrics.boxes import BoxArrays, from_eval_boxes
-from aqr_bench.metrics.fast import RECALL, Evaluation, evaluate, first_bin, means
-from aqr_bench.metrics.fast_errors import UNDEFINED
+from aqr_bench.metrics.nuscenes import RECALL, UNDEFINED, Evaluation, evaluate, first_bin, means
 from aqr_bench.whole import whole_file
 
 

@@ -11,7 +11,7 @@ from nuscenes.eval.common.data_classes import EvalBoxes
 
 from aqr_bench.metrics.cross_check import check_submission, cross_check
 from aqr_bench.metrics.detection import nothing_found, score_detections
-from aqr_bench.metrics.matching import Matches, match_boxes
+from aqr_bench.metrics.matches import Matches, match_boxes
 
 
 def aps(matches: Matches) -> dict[str, list[float]]:

@@ -19,11 +19,11 @@ from nuscenes.eval.detection.data_classes import DetectionBox
 from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.eval.detection.tests import test_algo, test_utils
 
-from aqr_bench.metrics import fast_errors
+from aqr_bench.metrics import nuscenes as metric
 from aqr_bench.metrics.boxes import from_eval_boxes
 from aqr_bench.metrics.cross_check import cross_check
-from aqr_bench.metrics.fast import evaluate, running_mean
-from aqr_bench.metrics.fast_matching import match
+from aqr_bench.metrics.greedy_matching import match
+from aqr_bench.metrics.nuscenes import evaluate, running_mean
 
 NAMES = ("car", "barrier", "traffic_cone", "pedestrian")
 ATTRIBUTES = ("", "vehicle.parked", "vehicle.moving", "pedestrian.moving")
@@ -83,16 +83,16 @@ def test_the_devkits_tests_of_the_errors_pass_on_ours(monkeypatch):
     def error(kind):
         def of(a, b):
             pair = [from_eval_boxes(eval_boxes_of(box), {"": 0}) for box in (a, b)]
-            return fast_errors.pair_errors(*pair)[0, kind]
+            return metric.pair_errors(*pair)[0, kind]
 
         return of
 
     def attr_acc(a, b):
-        value = 1 - error(fast_errors.ATTRIBUTE)(a, b)
+        value = 1 - error(metric.ATTRIBUTE)(a, b)
         return np.nan if np.isnan(value) else value  # the test asks for that very object
 
     def angle(x, y, period):
-        return fast_errors.angle_between(np.array([x]), np.array([y]), period)[0]
+        return metric.angle_between(np.array([x]), np.array([y]), period)[0]
 
     def eval_boxes_of(box):
         box.size = tuple(max(side, 1e-3) for side in box.size)
@@ -101,14 +101,14 @@ def test_the_devkits_tests_of_the_errors_pass_on_ours(monkeypatch):
         return boxes
 
     def yaw_diff(a, b):
-        return angle(*(fast_errors.yaw(row(box, "rotation"))[0] for box in (a, b)), 2 * np.pi)
+        return angle(*(metric.yaw(row(box, "rotation"))[0] for box in (a, b)), 2 * np.pi)
 
     replaced = {
-        "scale_iou": lambda a, b: fast_errors.scale_iou(row(a, "size"), row(b, "size"))[0],
+        "scale_iou": lambda a, b: metric.scale_iou(row(a, "size"), row(b, "size"))[0],
         "yaw_diff": yaw_diff,
         "angle_diff": angle,
-        "center_distance": error(fast_errors.TRANSLATION),
-        "velocity_l2": error(fast_errors.VELOCITY),
+        "center_distance": error(metric.TRANSLATION),
+        "velocity_l2": error(metric.VELOCITY),
         "attr_acc": attr_acc,
         "cummean": running_mean,
     }
