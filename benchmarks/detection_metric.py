@@ -171,7 +171,7 @@ def run_devkit(tables: Tables, submission: Path, folder: Path) -> tuple[dict[str
 
 def run_fast(tables: Tables, submission: Path, folder: Path) -> tuple[dict[str, list[float]], dict, dict]:
     """The same of ours."""
-    from aqr_bench.metrics.ground_truth import filtered, ground_truth
+    from aqr_bench.metrics.ground_truth import filter_boxes, ground_truth
     from aqr_bench.metrics.nuscenes import evaluate
     from aqr_bench.metrics.submission import read_submission
 
@@ -179,11 +179,11 @@ def run_fast(tables: Tables, submission: Path, folder: Path) -> tuple[dict[str, 
     config = config_factory("detection_cvpr_2019")
     truth = ground_truth(tables, "val", config.class_range)
     clock.append(_clock())
-    found = read_submission(submission, truth.samples.number, config.max_boxes_per_sample)
+    detections = read_submission(submission, truth.samples.index_by_token, config.max_boxes_per_sample)
     clock.append(_clock())
-    found = filtered(found, truth.samples, config.class_range)
+    detections = filter_boxes(detections, truth.samples, config.class_range)
     clock.append(_clock())
-    evaluation = evaluate(truth.boxes, found, len(truth.samples.tokens), config)
+    evaluation = evaluate(truth.boxes, detections, len(truth.samples.tokens), config)
     clock.append(_clock())
     steps = _steps(("ground_truth", "read", "filter", "evaluate"), clock)
     return steps, evaluation.summary, evaluation.curves
@@ -318,7 +318,7 @@ def conclude(runs: dict[str, list[dict]], args: argparse.Namespace, submission_b
         },
         "numbers_compared": checks[0].compared,
         "largest_difference": max(c.largest for c in checks),
-        "differences": [str(d) for c in checks for d in c.differences][:20],
+        "differences": [str(d) for c in checks for d in c.mismatches][:20],
         "mAP": runs["fast"][0]["summary"]["mean_ap"],
         "NDS": runs["fast"][0]["summary"]["nd_score"],
         "machine": machine(),

@@ -15,7 +15,7 @@ from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 from aqr_bench.errors import UserError
 
 NO_ATTRIBUTE = -1
-NOT_COUNTED = -1  # points in the box: the devkit's value for "not counted"
+NOT_COUNTED = -1  # points in the box: the devkit's value
 LABEL_INDEX = {name: i for i, name in enumerate(DETECTION_NAMES)}
 ATTRIBUTE_INDEX = {"": NO_ATTRIBUTE, **{name: i for i, name in enumerate(ATTRIBUTE_NAMES)}}
 WIDTHS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}

@@ -31,12 +31,12 @@ _UPRIGHT = 1e-6  # a heading whose part in the plane is shorter than this is mos
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     summary   the devkit's summary: mean_ap, nd_score, tp_errors, mean_dist_aps, label_aps, label_tp_errors
     curves    by class and distance threshold: recall, precision, confidence and the five errors, 101 values each
-    matching  which detection found which object
-    errors    by distance threshold: of the detections that found one, in the order of ``matching``, [M, 5]
+    matching  which detection is matched to which object
+    errors    by distance threshold: of the matched detections, in the order of ``matching``, [M, 5]
     """
 
     summary: dict[str, Any]
@@ -46,21 +46,21 @@ class Evaluation:
 
 
 def evaluate(
-    truth: BoxArrays, found: BoxArrays, samples: int, config: Any, distance: Distance | None = None
+    truth: BoxArrays, detections: BoxArrays, samples: int, config: Any, distance: Distance | None = None
 ) -> Evaluation:
     """Evaluate filtered boxes as DetectionEval.evaluate does.
 
     Args:
-        truth, found: of ``samples`` samples; see ground_truth.filtered.
-        config: DetectionConfig (classes, thresholds, least recall and precision, weight of mAP).
+        truth, detections: of ``samples`` samples; see ground_truth.filter_boxes.
+        config: DetectionConfig (classes, thresholds, min recall and precision, weight of mAP).
         distance: see greedy_matching.match.
     Raises:
         AssertionError, as the devkit does: a matched box of no size, negative scores.
     """
-    matching = match(truth, found, samples, config.dist_ths, distance)
-    errors = matched_errors(truth, found, matching)
+    matching = match(truth, detections, samples, config.dist_ths, distance)
+    errors = matched_errors(truth, detections, matching)
     names = list(config.class_names)
-    score = found.score[matching.order]
+    score = detections.score[matching.order]
     positives = np.bincount(truth.label, minlength=len(DETECTION_NAMES))
     curves: dict[tuple[str, float], DetectionMetricData] = {}
     for d, threshold in enumerate(config.dist_ths):
@@ -69,18 +69,18 @@ def evaluate(
         for name in names:
             label = DETECTION_NAMES.index(name)
             part = matching.of(label)
-            own = errors[d][before[part.start] : before[part.stop]]
-            curves[name, threshold] = curve(score[part], hit[part], own, int(positives[label]))
+            class_errors = errors[d][before[part.start] : before[part.stop]]
+            curves[name, threshold] = curve(score[part], hit[part], class_errors, int(positives[label]))
     return Evaluation(summarise(curves, config), curves, matching, errors)
 
 
-def matched_errors(truth: BoxArrays, found: BoxArrays, matching: Matching) -> tuple[np.ndarray, ...]:
-    """Errors [M, 5] of the pairs at each threshold, in the order of ``matching``; each pair is looked at once."""
-    place, d = np.nonzero(matching.matched >= 0)
-    row = matching.matched[place, d]
-    new = np.ones(len(place), dtype=bool)
-    new[1:] = (np.diff(place) != 0) | (np.diff(row) != 0)
-    errors = pair_errors(truth[row[new]], found[matching.order[place[new]]])[np.cumsum(new) - 1]
+def matched_errors(truth: BoxArrays, detections: BoxArrays, matching: Matching) -> tuple[np.ndarray, ...]:
+    """Errors [M, 5] of the pairs at each threshold, in the order of ``matching``; each pair is evaluated once."""
+    rank, d = np.nonzero(matching.matched >= 0)
+    row = matching.matched[rank, d]
+    new = np.ones(len(rank), dtype=bool)
+    new[1:] = (np.diff(rank) != 0) | (np.diff(row) != 0)
+    errors = pair_errors(truth[row[new]], detections[matching.order[rank[new]]])[np.cumsum(new) - 1]
     return tuple(errors[d == k] for k in range(matching.matched.shape[1]))
 
 
@@ -102,51 +102,51 @@ def curve(score_N: np.ndarray, hit_N: np.ndarray, errors_M5: np.ndarray, positiv
 
 def running_mean(x_M: np.ndarray) -> np.ndarray:
     """Mean of the values so far, those that are NaN left out: 0 before the first number, 1 where all are NaN."""
-    known = ~np.isnan(x_M)
-    if not known.any():
+    valid = ~np.isnan(x_M)
+    if not valid.any():
         return np.ones(len(x_M))
-    total, count = np.nancumsum(x_M.astype(np.float64)), np.cumsum(known)
+    total, count = np.nancumsum(x_M.astype(np.float64)), np.cumsum(valid)
     return np.divide(total, count, out=np.zeros_like(total), where=count != 0)
 
 
 def average_precision(data: DetectionMetricData, min_recall: float, min_precision: float) -> float:
-    """Area under the precision curve beyond the least recall and above the least precision, as a share."""
+    """Area under the precision curve beyond the min recall and above the min precision, as a fraction."""
     if not (0 <= min_precision < 1 and 0 <= min_recall <= 1):
-        raise AssertionError("least recall and precision must lie between 0 and 1, the precision below 1")
+        raise AssertionError("min recall and precision must be between 0 and 1, the precision below 1")
     above = data.precision[first_bin(min_recall) :] - min_precision
     return float(np.mean(np.where(above < 0, 0.0, above))) / (1.0 - min_precision)
 
 
 def mean_error(data: DetectionMetricData, min_recall: float, metric_name: str) -> float:
-    """Mean of an error's curve from the least recall to the largest reached; 1 where that is not reached."""
+    """Mean of an error's curve from the min recall to the max recall reached; 1 where that is not reached."""
     first, reached = first_bin(min_recall), np.flatnonzero(data.confidence)
     last = reached[-1] if len(reached) else 0
     return 1.0 if last < first else float(np.mean(getattr(data, metric_name)[first : last + 1]))
 
 
 def first_bin(min_recall: float) -> int:
-    """First place of the curves that counts: the one of the least recall itself does not."""
+    """First bin of the curves that counts: the bin of the min recall itself does not."""
     return round(100 * min_recall) + 1
 
 
 # ---------------------------------------------------------------- errors of matched pairs
 
 
-def pair_errors(truth: BoxArrays, found: BoxArrays) -> np.ndarray:
+def pair_errors(truth: BoxArrays, detections: BoxArrays) -> np.ndarray:
     """Errors [M, 5] of M pairs (row by row), in the order of the devkit's TP_METRICS.
 
-    NaN: attribute of an object without one, velocity where one is unknown, orientation that is no number.
+    NaN: attribute of an object without one, velocity where one is unknown, orientation that is NaN.
     Raises AssertionError, as the devkit does, for a box whose size is not above 0.
     """
     errors = np.empty((len(truth), len(TP_METRICS)))
     with np.errstate(invalid="ignore", over="ignore", under="ignore", divide="ignore"):
-        errors[:, TRANSLATION] = _length(found.translation[:, :2] - truth.translation[:, :2])
-        errors[:, SCALE] = 1 - scale_iou(truth.size, found.size)
+        errors[:, TRANSLATION] = _length(detections.translation[:, :2] - truth.translation[:, :2])
+        errors[:, SCALE] = 1 - scale_iou(truth.size, detections.size)
         period = np.where(truth.label == BARRIER, np.pi, 2 * np.pi)
-        errors[:, ORIENTATION] = angle_between(yaw(truth.rotation), yaw(found.rotation), period)
-        errors[:, VELOCITY] = _length(found.velocity - truth.velocity)
+        errors[:, ORIENTATION] = angle_between(yaw(truth.rotation), yaw(detections.rotation), period)
+        errors[:, VELOCITY] = _length(detections.velocity - truth.velocity)
     errors[:, ATTRIBUTE] = np.where(
-        truth.attribute == NO_ATTRIBUTE, np.nan, (truth.attribute != found.attribute).astype(np.float64)
+        truth.attribute == NO_ATTRIBUTE, np.nan, (truth.attribute != detections.attribute).astype(np.float64)
     )
     return errors
 
@@ -170,7 +170,7 @@ def yaw(rotation_M4: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         w, x, y, z = (q / np.sqrt((q * q).sum(axis=1, keepdims=True))).T
         ahead, left = w * w + x * x - y * y - z * z, 2 * (x * y + w * z)
-        # Upright, zero and infinite ones, where the devkit's own rounding decides, are left to it.
+        # For upright, zero and infinite quaternions the devkit's rounding decides: use its function.
         odd = np.flatnonzero(~(ahead * ahead + left * left > _UPRIGHT**2))
     angle = np.arctan2(left, ahead)
     with np.errstate(all="ignore"):
@@ -224,9 +224,9 @@ def means(ap_RCD: np.ndarray, error_RC5: np.ndarray, weight: float) -> tuple[np.
         weight: of mAP in NDS, against the five error scores.
     """
     mean_ap = ap_RCD.mean(2).mean(1)
-    known = ~np.isnan(error_RC5)
+    valid = ~np.isnan(error_RC5)
     with np.errstate(invalid="ignore"):
-        errors = np.where(known, error_RC5, 0).sum(1) / known.sum(1)
+        errors = np.where(valid, error_RC5, 0).sum(1) / valid.sum(1)
     score = 1 - errors
     score = np.where(score > 0, score, 0)  # an error that no class has scores 0, as max(0.0, nan) does
     return mean_ap, errors, (weight * mean_ap + score.sum(1)) / (weight + score.shape[1])

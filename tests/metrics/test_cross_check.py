@@ -1,4 +1,4 @@
-"""What the cross-check notices, and which evaluations it is made of."""
+"""Mismatches that the cross-check reports, and which evaluations are checked."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SCORES = {"mAP": 0.5, "classes": {"car": {"AP": 0.25, "AOE": None}}, "curve": np
 
 
 def test_the_same_agrees_and_every_number_counts():
-    found = cross_check(SCORES, {**SCORES, "curve": [0, math.nan]})
-    assert found.agrees and found.compared == 5 and found.largest == 0
+    check = cross_check(SCORES, {**SCORES, "curve": [0, math.nan]})
+    assert check.agrees and check.compared == 5 and check.largest == 0
     close = cross_check(SCORES, {**SCORES, "mAP": 0.5 + 5e-10})
     assert close.agrees and close.largest == pytest.approx(5e-10)
 
@@ -32,8 +32,8 @@ def test_the_same_agrees_and_every_number_counts():
     ],
 )
 def test_a_difference_is_named(other, name):
-    for found in (cross_check(SCORES, other), cross_check(other, SCORES)):
-        assert not found.agrees and [d.name for d in found.differences] == [name]
+    for check in (cross_check(SCORES, other), cross_check(other, SCORES)):
+        assert not check.agrees and [d.name for d in check.mismatches] == [name]
 
 
 def test_nothing_compared_is_no_agreement():

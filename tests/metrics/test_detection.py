@@ -7,7 +7,7 @@ import json
 import pytest
 
 from aqr_bench.errors import UserError
-from aqr_bench.metrics.detection import flatten_summary, metric_engine, nothing_found, score_detections
+from aqr_bench.metrics.detection import empty_submission_scores, flatten_summary, metric_engine, score_detections
 
 UNDEFINED = ["orient_err", "vel_err", "attr_err"]
 CLASSES = ["car", "traffic_cone", "barrier"]
@@ -42,7 +42,7 @@ def test_a_submission_without_a_box_scores_zero(tmp_path):
     path.write_text(json.dumps({"meta": {}, "results": {"a": [], "b": []}}))
     scores = score_detections(path, nusc=None, out_dir=tmp_path, engine="devkit")
     assert scores["mAP"] == scores["NDS"] == 0 and scores["mATE"] == 1 and len(scores["classes"]) == 10
-    assert nothing_found(CLASSES)["classes"]["traffic_cone"]["AOE"] is None
+    assert empty_submission_scores(CLASSES)["classes"]["traffic_cone"]["AOE"] is None
 
 
 def test_the_engine_is_the_argument_the_environment_or_the_fast_one(monkeypatch):
