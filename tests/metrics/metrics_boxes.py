@@ -67,18 +67,6 @@ def devkit_aps(truth: EvalBoxes, detections: EvalBoxes) -> dict[str, list[float]
     return {name: [ap(name, d) for d in CONFIG.dist_ths] for name in CONFIG.class_names}
 
 
-def repeated(boxes: EvalBoxes, scene_of: dict[str, str], weights: dict[str, int]) -> EvalBoxes:
-    """The boxes of the set in which a scene is there as often as its weight says, every copy with its own samples."""
-    copied = EvalBoxes()
-    for token in boxes.sample_tokens:
-        for copy in range(weights[scene_of[token]]):
-            copies = [
-                box(f"{token}.{copy}", b.detection_name, b.translation[:2], b.detection_score) for b in boxes[token]
-            ]
-            copied.add_boxes(f"{token}.{copy}", copies)
-    return copied
-
-
 def assert_equal(a: BoxArrays, b: BoxArrays) -> None:
     """The same boxes bit by bit: data types, shapes and values, where NaN equals NaN."""
     for field in fields(BoxArrays):

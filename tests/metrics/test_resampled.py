@@ -46,6 +46,7 @@ def devkit(truth: EvalBoxes, detections: EvalBoxes):
 
 def assert_brute_force(matches: Matches, truth, detections, group_of, weights) -> None:
     scores = matches.scores(weights)
+    assert matches.map(weights) == pytest.approx(scores.map, abs=1e-12)
     for r, row in enumerate(weights):
         times = dict(zip(matches.scenes, row.tolist(), strict=True))
         expected = devkit(replicated(truth, group_of, times), replicated(detections, group_of, times))
