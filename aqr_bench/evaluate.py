@@ -310,8 +310,8 @@ class Evaluator:
             return {}
         found = cross_check.check_submission(submission, scores, self.tables)
         if not found.agrees:
-            first = found.differences[0] if found.differences else "nothing was compared"
-            raise RuntimeError(f"our metric and nuscenes-devkit differ in {len(found.differences)} numbers: {first}")
+            first = found.mismatches[0] if found.mismatches else "nothing was compared"
+            raise RuntimeError(f"our metric and nuscenes-devkit differ in {len(found.mismatches)} numbers: {first}")
         return {"devkit": {"compared": found.compared, "largest": found.largest}}
 
     def detect(self, condition: Condition) -> tuple[Path, dict[str, list], dict[str, Proof]]:

@@ -18,7 +18,7 @@ from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.evaluate import Evaluator, build_loader
 from aqr_bench.experiment import DataSet, build_config, load_data
-from aqr_bench.metrics.sample_f1 import Objects, best_and_worst, count_found
+from aqr_bench.metrics.sample_f1 import SampleObjects, best_and_worst, count_detections
 from aqr_bench.record import Record, read_records
 from aqr_bench.report.pictures import SHEET, Boxes, draw_sample
 from aqr_bench.study import Condition, Tier, load_study, load_suite, load_tier
@@ -90,30 +90,30 @@ def chosen_samples(dataset: Any, kept: Path | None, count: int, threshold: float
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     place = {info["token"]: i for i, info in enumerate(infos)}
     truth = {info["token"]: global_objects(info, dataset.metainfo["classes"]) for info in infos}
-    found = count_found(kept_objects(kept, threshold), truth, MATCH_M)
+    found = count_detections(kept_objects(kept, threshold), truth, MATCH_M)
     chosen = []
     for word, tokens in zip(("best", "worst"), best_and_worst(found, count), strict=True):
         for number, token in enumerate(tokens):
             which = word if not number else f"{word} but {number}"
             f = found[token]
-            said = f"{which} of {len(infos)} samples: F1 {f.f1:.2f} at {MATCH_M:g} m, {f.hits} of {f.hits + f.missed}"
-            said += f" objects found, {f.false} false"
+            said = f"{which} of {len(infos)} samples: F1 {f.f1:.2f} at {MATCH_M:g} m, {f.true_positives}"
+            said += f" of {f.true_positives + f.false_negatives} objects found, {f.false_positives} false"
             chosen.append((f"{word}{number or ''}", place[token], said))
     return chosen
 
 
-def kept_objects(path: Path, threshold: float) -> dict[str, Objects]:
+def kept_objects(path: Path, threshold: float) -> dict[str, SampleObjects]:
     """Detections of a submission file with at least this score, by sample token; centres in the global frame."""
     found = {}
     for token, entries in json.loads(path.read_text(encoding="utf-8"))["results"].items():
         sure = [e for e in entries if e["detection_score"] >= threshold]
         centre = np.array([e["translation"][:2] for e in sure], np.float64).reshape(-1, 2)
         scores = np.array([e["detection_score"] for e in sure], np.float64)
-        found[token] = Objects(centre, [e["detection_name"] for e in sure], scores)
+        found[token] = SampleObjects(centre, [e["detection_name"] for e in sure], scores)
     return found
 
 
-def global_objects(info: dict, classes: list[str]) -> Objects:
+def global_objects(info: dict, classes: list[str]) -> SampleObjects:
     """Annotated objects of a sample that count in its evaluation; centres in the global frame."""
     from nuscenes.eval.common.config import config_factory
 
@@ -123,7 +123,7 @@ def global_objects(info: dict, classes: list[str]) -> Objects:
     ranges = config_factory("detection_cvpr_2019").class_range
     near = [i for i, name in enumerate(boxes.labels) if np.hypot(*ego[i, :2]) <= ranges[name]]
     centre = ego[near] @ ego2global[:3, :3].T + ego2global[:3, 3]
-    return Objects(centre[:, :2], [boxes.labels[i] for i in near])
+    return SampleObjects(centre[:, :2], [boxes.labels[i] for i in near])
 
 
 def load_evaluator(

@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,31 +171,32 @@ def run_devkit(tables: Tables, submission: Path, folder: Path) -> tuple[dict[str
 
 def run_fast(tables: Tables, submission: Path, folder: Path) -> tuple[dict[str, list[float]], dict, dict]:
     """The same of ours."""
-    from aqr_bench.metrics.boxes import read_submission
-    from aqr_bench.metrics.fast import evaluate
-    from aqr_bench.metrics.ground_truth import filtered, ground_truth
+    from aqr_bench.metrics.ground_truth import filter_boxes, ground_truth
+    from aqr_bench.metrics.nuscenes import evaluate
+    from aqr_bench.metrics.submission import read_submission
 
     clock = [_clock()]
     config = config_factory("detection_cvpr_2019")
     truth = ground_truth(tables, "val", config.class_range)
     clock.append(_clock())
-    found = read_submission(submission, truth.samples.number, config.max_boxes_per_sample)
+    detections = read_submission(submission, truth.samples.index_by_token, config.max_boxes_per_sample)
     clock.append(_clock())
-    found = filtered(found, truth.samples, config.class_range)
+    detections = filter_boxes(detections, truth.samples, config.class_range)
     clock.append(_clock())
-    evaluation = evaluate(truth.boxes, found, len(truth.samples.tokens), config)
+    evaluation = evaluate(truth.boxes, detections, len(truth.samples.tokens), config)
     clock.append(_clock())
     steps = _steps(("ground_truth", "read", "filter", "evaluate"), clock)
     return steps, evaluation.summary, evaluation.curves
 
 
 def time_entries(tables: Tables, submission: Path) -> list[float]:
-    """Seconds (wall, CPU) that it takes to make arrays of entries that are in memory, parsing left out."""
-    from aqr_bench.metrics.boxes import from_results, submitted
+    """Seconds (wall, CPU) that it takes to make arrays of entries that are in memory."""
+    from aqr_bench.metrics.submission import from_results, load_results
 
-    parsing, start = np.zeros(2), _clock()
-    from_results(_timed(submitted(submission), parsing), {s["token"]: i for i, s in enumerate(tables.sample)})
-    return (_clock() - start - parsing).tolist()
+    results, sample_index = load_results(submission), {s["token"]: i for i, s in enumerate(tables.sample)}
+    start = _clock()
+    from_results(results, sample_index)
+    return (_clock() - start).tolist()
 
 
 def _clock() -> np.ndarray:
@@ -206,17 +206,6 @@ def _clock() -> np.ndarray:
 
 def _steps(names: tuple[str, ...], clock: list[np.ndarray]) -> dict[str, list[float]]:
     return dict(zip(names, np.diff(clock, axis=0).tolist(), strict=True))
-
-
-def _timed(items: Iterator[Any], spent: np.ndarray) -> Iterator[Any]:
-    """The items; what getting them takes is added to ``spent``."""
-    while True:
-        start = _clock()
-        item = next(items, None)
-        spent += _clock() - start
-        if item is None:
-            return
-        yield item
 
 
 def child(engine: str, data: Path, out: Path) -> None:
@@ -329,7 +318,7 @@ def conclude(runs: dict[str, list[dict]], args: argparse.Namespace, submission_b
         },
         "numbers_compared": checks[0].compared,
         "largest_difference": max(c.largest for c in checks),
-        "differences": [str(d) for c in checks for d in c.differences][:20],
+        "differences": [str(d) for c in checks for d in c.mismatches][:20],
         "mAP": runs["fast"][0]["summary"]["mean_ap"],
         "NDS": runs["fast"][0]["summary"]["nd_score"],
         "machine": machine(),

@@ -115,38 +115,38 @@ def test_box_coder(timed):
 # ---------------------------------------------------------------- metric
 
 
-def made_up_boxes(samples: int, each: int, found: bool):
-    """Boxes around the same places; those found are a little off and have scores."""
-    from aqr_bench.metrics.boxes import Boxes
+def random_boxes(samples: int, each: int, detected: bool):
+    """Boxes around the same centres; detected ones are shifted a little and have scores."""
+    from aqr_bench.metrics.boxes import BoxArrays
 
     places, off = np.random.default_rng(0), np.random.default_rng(1)
     count = samples * each
     sample = np.repeat(np.arange(samples, dtype=np.int32), each)
     label = (np.arange(count) % 10).astype(np.int8)
-    centre = places.uniform(-50, 50, (count, 3)) + (off.normal(0, 0.7, (count, 3)) if found else 0)
+    centre = places.uniform(-50, 50, (count, 3)) + (off.normal(0, 0.7, (count, 3)) if detected else 0)
     yaw = places.uniform(-3, 3, count)
     rotation = np.stack([np.cos(yaw / 2), np.zeros(count), np.zeros(count), np.sin(yaw / 2)], 1)
-    score = off.uniform(0, 1, count) if found else np.full(count, -1.0)
+    score = off.uniform(0, 1, count) if detected else np.full(count, -1.0)
     attribute, points = np.zeros(count, np.int8), np.full(count, 9, np.int32)
     size = places.uniform(1, 4, (count, 3))
-    return Boxes(sample, label, centre, size, rotation, np.zeros((count, 2)), score, attribute, points)
+    return BoxArrays(sample, label, centre, size, rotation, np.zeros((count, 2)), score, attribute, points)
 
 
 def test_metric(timed):
     from nuscenes.eval.common.config import config_factory
 
-    from aqr_bench.metrics.fast import evaluate
+    from aqr_bench.metrics.nuscenes import evaluate
 
-    truth, found = made_up_boxes(300, 40, False), made_up_boxes(300, 40, True)
+    truth, detections = random_boxes(300, 40, False), random_boxes(300, 40, True)
     config = config_factory("detection_cvpr_2019")
-    assert 0.1 < timed(lambda: evaluate(truth, found, 300, config)).summary["mean_ap"] < 1
+    assert 0.1 < timed(lambda: evaluate(truth, detections, 300, config)).summary["mean_ap"] < 1
 
 
 def test_matching_of_detections(timed):
-    from aqr_bench.metrics.fast_matching import match
+    from aqr_bench.metrics.greedy_matching import match
 
-    truth, found = made_up_boxes(300, 40, False), made_up_boxes(300, 40, True)
-    assert (timed(lambda: match(truth, found, 300, [0.5, 1.0, 2.0, 4.0])).matched >= 0).any()
+    truth, detections = random_boxes(300, 40, False), random_boxes(300, 40, True)
+    assert (timed(lambda: match(truth, detections, 300, [0.5, 1.0, 2.0, 4.0])).matched >= 0).any()
 
 
 # ---------------------------------------------------------------- world

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aqr_bench.metrics.detection import ERRORS
-from aqr_bench.metrics.matching import Matches
+from aqr_bench.metrics.matches import Matches
 
 DRAWS = 1000
 SEED = 20240501
@@ -28,15 +27,6 @@ class Resampled:
     scenes: tuple[str, ...]
     value: float
     draws: np.ndarray
-
-    @property
-    def sd(self) -> float:
-        """Standard deviation over draws: the model's own scene noise."""
-        return float(self.draws.std(ddof=1))
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Percentile interval of the score itself."""
-        return _percentiles(self.draws, confidence)
 
 
 @dataclass(frozen=True)
@@ -68,50 +58,6 @@ def resample(matches: Matches, draws: int = DRAWS) -> Resampled | None:
     return Resampled(matches.scenes, value, matches.map(scene_draws(len(matches.scenes), draws)))
 
 
-def resample_scores(matches: Matches, draws: int = DRAWS) -> dict[str, Resampled] | None:
-    """Every score of a model on every draw; None with too few scenes.
-
-    ``mAP``, ``NDS`` and ``mATE`` to ``mAAE``; for each class ``car.AP`` (mean over the thresholds) and ``car.ATE`` to
-    ``car.AAE``, those it has. Matches without errors (older files) give ``mAP`` and the AP alone.
-    """
-    if len(matches.scenes) < MIN_SCENES:
-        return None
-    once, drawn = matches.scores(), matches.scores(scene_draws(len(matches.scenes), draws))
-    scores = {"mAP": (once.map, drawn.map)}
-    if matches.has_errors:
-        scores["NDS"] = (once.nds, drawn.nds)
-        for k, short in enumerate(ERRORS.values()):
-            scores[f"m{short}"] = (once.errors[:, k], drawn.errors[:, k])
-    for c, name in enumerate(matches.classes):
-        scores[f"{name}.AP"] = (once.ap[:, c].mean(1), drawn.ap[:, c].mean(1))
-        for k, short in enumerate(ERRORS.values() if matches.has_errors else ()):
-            scores[f"{name}.{short}"] = (once.class_errors[:, c, k], drawn.class_errors[:, c, k])
-    return {
-        name: Resampled(matches.scenes, float(value[0]), values)
-        for name, (value, values) in scores.items()
-        if np.isfinite(value[0]) and np.isfinite(values).all()
-    }
-
-
-def paired_scores(
-    variant: Mapping[int, Mapping[str, Resampled]],
-    baseline: Mapping[int, Mapping[str, Resampled]],
-    confidence: float = 0.95,
-) -> dict[str, SceneInterval]:
-    """Interval of variant - baseline by score, of the scores that every run has; see ``resample_scores``."""
-    runs = [*variant.values(), *baseline.values()]
-    names = [name for name in (runs[0] if runs else ()) if all(name in run for run in runs)]
-    found = {
-        name: paired_scene_bootstrap(
-            {seed: run[name] for seed, run in variant.items()},
-            {seed: run[name] for seed, run in baseline.items()},
-            confidence,
-        )
-        for name in names
-    }
-    return {name: interval for name, interval in found.items() if interval is not None}
-
-
 def paired_scene_bootstrap(
     variant: Mapping[int, Resampled], baseline: Mapping[int, Resampled], confidence: float = 0.95
 ) -> SceneInterval | None:
@@ -121,12 +67,6 @@ def paired_scene_bootstrap(
         return None
     deltas = np.mean([variant[s].draws - baseline[s].draws for s in seeds], axis=0)
     mean = float(np.mean([variant[s].value - baseline[s].value for s in seeds]))
-    low, high = _percentiles(deltas, confidence)
-    scenes = len(variant[seeds[0]].scenes)
-    return SceneInterval(len(seeds), scenes, mean, low, high, float(deltas.std(ddof=1)))
-
-
-def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
+    low, high = map(float, np.percentile(deltas, [tail, 100 - tail]))
+    return SceneInterval(len(seeds), len(variant[seeds[0]].scenes), mean, low, high, float(deltas.std(ddof=1)))

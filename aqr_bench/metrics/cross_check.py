@@ -1,4 +1,4 @@
-"""Our detection metric against nuscenes-devkit: what differs, and which evaluations of many are looked at."""
+"""Our detection metric against nuscenes-devkit: what differs, and which evaluations are checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARE = 0.1  # of all evaluations that are scored by the devkit as well
 
 
 @dataclass(frozen=True)
-class Difference:
+class Mismatch:
     """One number that is not the same on both sides; None where a side does not have it."""
 
     name: str
@@ -25,15 +25,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """How many numbers were compared, the largest difference of those that both sides have, and what is too far off."""
+    """How many numbers were compared, the largest difference of those on both sides, and what exceeds the tolerance."""
 
     compared: int
     largest: float
-    differences: tuple[Difference, ...]
+    mismatches: tuple[Mismatch, ...]
 
     @property
     def agrees(self) -> bool:
-        return self.compared > 0 and not self.differences
+        return self.compared > 0 and not self.mismatches
 
 
 def cross_check(ours: Any, devkit: Any, tolerance: float = TOLERANCE) -> CrossCheck:
@@ -43,7 +43,7 @@ def cross_check(ours: Any, devkit: Any, tolerance: float = TOLERANCE) -> CrossCh
     does one that only one side has. Undefined equals undefined alone, an infinity the same infinity.
     """
     left, right = dict(_leaves(ours)), dict(_leaves(devkit))
-    largest, differences = 0.0, []
+    largest, mismatches = 0.0, []
     for name in dict.fromkeys([*left, *right]):
         a, b = left.get(name, "missing"), right.get(name, "missing")
         if a == b or (_undefined(a) and _undefined(b)):
@@ -52,12 +52,12 @@ def cross_check(ours: Any, devkit: Any, tolerance: float = TOLERANCE) -> CrossCh
             largest = max(largest, abs(a - b))
             if abs(a - b) <= tolerance:
                 continue
-        differences.append(Difference(name, *(v if isinstance(v, float) else None for v in (a, b))))
-    return CrossCheck(len(set(left) | set(right)), largest, tuple(differences))
+        mismatches.append(Mismatch(name, *(v if isinstance(v, float) else None for v in (a, b))))
+    return CrossCheck(len(set(left) | set(right)), largest, tuple(mismatches))
 
 
 def _leaves(value: Any, name: str = "") -> Iterable[tuple[str, float | str | None]]:
-    """Names and values of everything that is no mapping or sequence; numbers as float."""
+    """Names and values of all leaves of nested mappings and sequences; numbers as float."""
     if hasattr(value, "serialize"):
         value = value.serialize()
     if hasattr(value, "tolist"):
@@ -81,18 +81,11 @@ def _undefined(value: float | str | None) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def draw_share(names: Iterable[str], share: float, seed: int = 0) -> list[str]:
-    """The random share of evaluations to be checked, at least one of any; the same whoever asks, in any order.
-
-    An evaluation is drawn by a hash of its own name, so that those drawn stay drawn when others are added.
-    """
-    ranked = sorted((hashlib.sha256(f"{seed}/{name}".encode()).digest(), name) for name in set(names))
-    drawn = [name for _, name in ranked if is_drawn(name, share, seed)]
-    return sorted(drawn or [name for _, name in ranked[: int(share > 0)]])
-
-
 def is_drawn(name: str, share: float = SHARE, seed: int = 0) -> bool:
-    """Whether one evaluation, named by what it depends on, belongs to the share."""
+    """Whether one evaluation, named by what it depends on, belongs to the share.
+
+    Drawn by a hash of the name, so that an evaluation that is drawn stays drawn when others are added.
+    """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < int(min(max(share, 0), 1) * 2**64)
 

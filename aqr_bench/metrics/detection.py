@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, nearest
-from aqr_bench.metrics.boxes import from_results, read_submission
-from aqr_bench.metrics.fast import evaluate
-from aqr_bench.metrics.ground_truth import filtered, ground_truth
-from aqr_bench.metrics.matching import keep, match_boxes
+from aqr_bench.metrics.ground_truth import filter_boxes, ground_truth
+from aqr_bench.metrics.matches import collect_matches, match_boxes
+from aqr_bench.metrics.nuscenes import evaluate
+from aqr_bench.metrics.submission import from_results, load_results, read_submission
 
 ENGINES = ("fast", "devkit")
 ENGINE_VARIABLE = "AQR_BENCH_METRIC"
@@ -22,19 +21,8 @@ EVAL_SETS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val"}
 ERRORS = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
 
 
-def load_results(path: str | Path) -> dict:
-    """Read a nuScenes detection submission; UserError if it is missing, broken or not one."""
-    try:
-        content = json.loads(Path(path).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"detection results cannot be read: {path} ({error})") from error
-    if not isinstance(content, dict) or "results" not in content:
-        raise UserError(f"{path} is no nuScenes detection submission: the key 'results' is missing")
-    return content
-
-
 def metric_engine(engine: str | None = None) -> str:
-    """Which metric scores: the one asked for, the environment's, or the fast one; UserError if unknown."""
+    """Metric engine: the argument, the environment's, or "fast"; UserError if unknown."""
     engine = engine or os.environ.get(ENGINE_VARIABLE) or "fast"
     if engine not in ENGINES:
         raise UserError(
@@ -59,9 +47,9 @@ def score_detections(
         nusc: devkit NuScenes of the data set (v1.0-mini or v1.0-trainval).
         out_dir: where the devkit may write.
         config: devkit evaluation configuration.
-        matches: where to keep which detection found which object (see matching.py), or None.
+        matches: where to save which detection is matched to which object (see matches.py), or None.
         engine: "fast" or "devkit"; None: see :func:`metric_engine`. Both give the same numbers.
-        results: the submission's entries by sample token, if they are at hand; the fast metric reads no file then.
+        results: the submission's entries by sample token, if in memory; the fast metric reads no file then.
     Returns:
         ``{mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE, classes: {name: {AP, AP_dist, ATE, ...}}}``; a number that the
         devkit leaves undefined is None.
@@ -74,13 +62,14 @@ def score_detections(
     truth = ground_truth(nusc, EVAL_SETS[nusc.version], rules.class_range)
     samples = truth.samples
     if results is None:
-        found = read_submission(results_json, samples.number, rules.max_boxes_per_sample)
+        detections = read_submission(results_json, samples.index_by_token, rules.max_boxes_per_sample)
     else:
-        found = from_results(results.items(), samples.number, rules.max_boxes_per_sample)
-    found = filtered(found, samples, rules.class_range)
-    evaluation = evaluate(truth.boxes, found, len(samples.tokens), rules)
+        detections = from_results(results, samples.index_by_token, rules.max_boxes_per_sample)
+    detections = filter_boxes(detections, samples, rules.class_range)
+    evaluation = evaluate(truth.boxes, detections, len(samples.tokens), rules)
     if matches is not None:
-        keep(evaluation, truth.boxes, found, samples.tokens, samples.scenes, samples.scene, rules).save(matches)
+        where = samples.tokens, samples.scenes, samples.scene
+        collect_matches(evaluation, truth.boxes, detections, *where, rules).save(matches)
     return flatten_summary(evaluation.summary)
 
 
@@ -90,12 +79,12 @@ def _score_with_devkit(
     from nuscenes.eval.common.data_classes import EvalBoxes
     from nuscenes.eval.detection.evaluate import DetectionEval
 
-    if not any(load_results(results_json)["results"].values()):
-        # A collapsed model finds nothing anywhere; the devkit stops with "Invalid box type: None" on such a file.
+    if not any(load_results(results_json).values()):
+        # A collapsed model detects nothing; the devkit stops with "Invalid box type: None" on such a file.
         if matches is not None:
             with _quiet_devkit():
                 _save_matches(_truth(nusc, rules), EvalBoxes(), nusc, rules, matches)
-        return nothing_found(rules.class_names)
+        return empty_submission_scores(rules.class_names)
     with _quiet_devkit():
         evaluation = DetectionEval(
             nusc,
@@ -112,7 +101,7 @@ def _score_with_devkit(
 
 
 def _truth(nusc: Any, rules: Any) -> Any:
-    """The devkit's filtered ground truth, as DetectionEval loads it."""
+    """The devkit's filter_boxes ground truth, as DetectionEval loads it."""
     from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes, load_gt
     from nuscenes.eval.detection.data_classes import DetectionBox
 
@@ -120,14 +109,14 @@ def _truth(nusc: Any, rules: Any) -> Any:
     return filter_eval_boxes(nusc, boxes, rules.class_range, verbose=False)
 
 
-def _save_matches(truth: Any, found: Any, nusc: Any, rules: Any, path: str | Path) -> None:
+def _save_matches(truth: Any, detections: Any, nusc: Any, rules: Any, path: str | Path) -> None:
     samples = {token: nusc.get("sample", token)["scene_token"] for token in truth.sample_tokens}
     scene_of = {token: nusc.get("scene", scene)["name"] for token, scene in samples.items()}
-    match_boxes(truth, found, scene_of, rules).save(path)
+    match_boxes(truth, detections, scene_of, rules).save(path)
 
 
-def nothing_found(class_names: Iterable[str]) -> dict:
-    """The scores of a submission without a single box: AP 0, every error at its worst, as the devkit counts a miss.
+def empty_submission_scores(class_names: Iterable[str]) -> dict:
+    """The scores of a submission without any box: AP 0, every error at its worst, as the devkit counts a miss.
 
     Errors that a class does not have (a cone has no heading) are None, as in every other case.
     """
@@ -167,7 +156,7 @@ def _number(value: float) -> float | None:
 
 @contextmanager
 def _quiet_devkit() -> Iterator[None]:
-    """The devkit draws a tqdm bar while it loads ground truth, whatever ``verbose`` says."""
+    """The devkit draws a tqdm bar while it loads ground truth, even with ``verbose=False``."""
     import nuscenes.eval.common.loaders as loaders
 
     bar, loaders.tqdm.tqdm = loaders.tqdm.tqdm, lambda items, **_: items

@@ -1,4 +1,4 @@
-"""The objects to be found, straight from the nuScenes tables as arrays, and the devkit's filter of boxes.
+"""Ground truth boxes of a split as arrays, read from the nuScenes tables, and the devkit's filter of boxes.
 
 Source of every rule: nuscenes-devkit 1.2, eval/common/loaders.py (load_gt, add_center_dist, filter_eval_boxes).
 """
@@ -20,12 +20,13 @@ from nuscenes.utils.splits import create_splits_scenes
 from pyquaternion import Quaternion
 
 from aqr_bench.errors import UserError
-from aqr_bench.metrics.boxes import NO_ATTRIBUTE, Boxes, refuse_broken
+from aqr_bench.metrics.boxes import NO_ATTRIBUTE, BoxArrays, raise_if_invalid
 
 BIKE_RACK = "static_object.bicycle_rack"
 CYCLES = [DETECTION_NAMES.index(name) for name in ("bicycle", "motorcycle")]
-LONGEST_S = 1.5  # between two samples, for a velocity from them (NuScenes.box_velocity)
-_FACE = 1e-9  # a centre this close to a rack's face, in parts of the rack's size, is looked at by the devkit alone
+MAX_TIME_DIFF_S = 1.5  # between two samples, for a velocity from them (NuScenes.box_velocity)
+# Centres this close to a rack's face, as a fraction of the rack's size, are decided by the devkit's function alone.
+_FACE_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Samples:
     scenes  names, sorted
     scene   [S] index of the scene
     ego     [S, 2] where the vehicle is when the LiDAR's sweep is, metres, global frame
-    racks   bicycle racks by sample index, those samples alone that have some
+    racks   bicycle racks by sample index, only of samples that have any
     """
 
     tokens: tuple[str, ...]
@@ -46,7 +47,7 @@ class Samples:
     racks: Mapping[int, tuple[Box, ...]]
 
     @property
-    def number(self) -> dict[str, int]:
+    def index_by_token(self) -> dict[str, int]:
         """Index by token."""
         return {token: i for i, token in enumerate(self.tokens)}
 
@@ -56,41 +57,41 @@ class GroundTruth:
     """Samples of a split and the boxes in them that count."""
 
     samples: Samples
-    boxes: Boxes
+    boxes: BoxArrays
 
 
-_KEPT: weakref.WeakKeyDictionary[Any, dict[tuple, GroundTruth]] = weakref.WeakKeyDictionary()
+_CACHE: weakref.WeakKeyDictionary[Any, dict[tuple, GroundTruth]] = weakref.WeakKeyDictionary()
 
 
 def ground_truth(nusc: Any, eval_set: str, class_range: Mapping[str, float]) -> GroundTruth:
-    """Filtered ground truth of a split; made once for each set of tables.
+    """Filtered ground truth of a split; computed once for each set of tables.
 
     Raises UserError if the split has no sample or no object of any class, or an object two attributes.
     """
-    kept = _KEPT.setdefault(nusc, {})
+    cache = _CACHE.setdefault(nusc, {})
     key = (eval_set, *sorted(class_range.items()))
-    if key not in kept:
+    if key not in cache:
         samples, boxes = read_split(nusc, eval_set)
-        kept[key] = GroundTruth(samples, filtered(boxes, samples, class_range))
-    return kept[key]
+        cache[key] = GroundTruth(samples, filter_boxes(boxes, samples, class_range))
+    return cache[key]
 
 
-def read_split(nusc: Any, eval_set: str) -> tuple[Samples, Boxes]:
-    """Samples of a split and all their annotations of detection classes, none filtered out."""
-    wanted = frozenset(create_splits_scenes()[eval_set])
-    names = {scene["token"]: scene["name"] for scene in nusc.scene if scene["name"] in wanted}
+def read_split(nusc: Any, eval_set: str) -> tuple[Samples, BoxArrays]:
+    """Samples of a split and all their annotations of detection classes, unfiltered."""
+    scene_names = frozenset(create_splits_scenes()[eval_set])
+    names = {scene["token"]: scene["name"] for scene in nusc.scene if scene["name"] in scene_names}
     records = [sample for sample in nusc.sample if sample["scene_token"] in names]
     if not records:
         raise UserError(f"the tables of {nusc.version} have no sample of split {eval_set}")
     scenes = tuple(sorted({names[sample["scene_token"]] for sample in records}))
-    place = {name: i for i, name in enumerate(scenes)}
+    scene_index = {name: i for i, name in enumerate(scenes)}
     racks: dict[int, tuple[Box, ...]] = {}
     rows: list[tuple] = []
     for i, sample in enumerate(records):
         annotations = [nusc.get("sample_annotation", token) for token in sample["anns"]]
-        found = [a for a in annotations if a["category_name"] == BIKE_RACK]
-        if found:
-            racks[i] = tuple(Box(a["translation"], a["size"], Quaternion(a["rotation"])) for a in found)
+        rack_records = [a for a in annotations if a["category_name"] == BIKE_RACK]
+        if rack_records:
+            racks[i] = tuple(Box(a["translation"], a["size"], Quaternion(a["rotation"])) for a in rack_records)
         for annotation in annotations:
             label = _label(annotation["category_name"])
             if label is not None:
@@ -100,7 +101,7 @@ def read_split(nusc: Any, eval_set: str) -> tuple[Samples, Boxes]:
     samples = Samples(
         tuple(sample["token"] for sample in records),
         scenes,
-        np.array([place[names[sample["scene_token"]]] for sample in records], dtype=np.int64),
+        np.array([scene_index[names[sample["scene_token"]]] for sample in records], dtype=np.int64),
         np.array([_ego(nusc, sample) for sample in records]),
         racks,
     )
@@ -120,13 +121,13 @@ def _ego(nusc: Any, sample: Mapping[str, Any]) -> list[float]:
     return nusc.get("ego_pose", sweep["ego_pose_token"])["translation"][:2]
 
 
-def _boxes(nusc: Any, rows: list[tuple], time_S: np.ndarray) -> Boxes:
+def _boxes(nusc: Any, rows: list[tuple], time_S: np.ndarray) -> BoxArrays:
     """Boxes of (sample index, label, annotation); times of the samples in seconds."""
     attributes = {a["token"]: ATTRIBUTE_NAMES.index(a["name"]) for a in nusc.attribute if a["name"] in ATTRIBUTE_NAMES}
     records = [annotation for _, _, annotation in rows]
     sample_N = np.array([sample for sample, _, _ in rows], dtype=np.int32)
     wide = [np.array([a[key] for a in records], dtype=np.float64) for key in ("translation", "size", "rotation")]
-    boxes = Boxes(
+    boxes = BoxArrays(
         sample_N,
         np.array([label for _, label, _ in rows], dtype=np.int8),
         *wide,
@@ -135,15 +136,15 @@ def _boxes(nusc: Any, rows: list[tuple], time_S: np.ndarray) -> Boxes:
         np.array([_attribute(a, attributes) for a in records], dtype=np.int8),
         np.array([a["num_lidar_pts"] + a["num_radar_pts"] for a in records], dtype=np.int32),
     )
-    refuse_broken(boxes, "of the ground truth")
+    raise_if_invalid(boxes, "ground truth")
     return boxes
 
 
-def _attribute(annotation: Mapping[str, Any], known: Mapping[str, int]) -> int:
+def _attribute(annotation: Mapping[str, Any], attribute_index: Mapping[str, int]) -> int:
     tokens = annotation["attribute_tokens"]
     if len(tokens) > 1:
         raise UserError(f"annotation {annotation['token']} has more than one attribute")
-    return known[tokens[0]] if tokens else NO_ATTRIBUTE
+    return attribute_index[tokens[0]] if tokens else NO_ATTRIBUTE
 
 
 def _velocities(
@@ -151,22 +152,22 @@ def _velocities(
 ) -> np.ndarray:
     """Velocity [N, 2] from the annotations before and after; NaN without either, or where they are too far apart."""
     row_of = {a["token"]: row for row, a in enumerate(annotations)}
-    places, times, there = [], [], []
+    centres, times, exists = [], [], []
     for key in ("prev", "next"):
-        # An object's own row where there is no other, as the devkit takes it.
+        # The row of the object itself where there is no neighbour, as in the devkit.
         rows = np.array([row_of.get(a[key], -1) if a[key] else row for row, a in enumerate(annotations)])
-        place, time = centre_N2[rows], time_N[rows]
+        centre, time = centre_N2[rows], time_N[rows]
         for row in np.flatnonzero(rows < 0):  # of a category that is not detected, or of another split
             other = nusc.get("sample_annotation", annotations[row][key])
-            place[row], time[row] = other["translation"][:2], _time(nusc, other)
-        places.append(place)
+            centre[row], time[row] = other["translation"][:2], _time(nusc, other)
+        centres.append(centre)
         times.append(time)
-        there.append(np.array([bool(a[key]) for a in annotations]))
+        exists.append(np.array([bool(a[key]) for a in annotations]))
     elapsed = times[1] - times[0]
-    limit = np.where(there[0] & there[1], 2 * LONGEST_S, LONGEST_S)
+    limit = np.where(exists[0] & exists[1], 2 * MAX_TIME_DIFF_S, MAX_TIME_DIFF_S)
     with np.errstate(divide="ignore", invalid="ignore"):
-        velocity = (places[1] - places[0]) / elapsed[:, None]
-    velocity[~(there[0] | there[1]) | (elapsed > limit)] = np.nan
+        velocity = (centres[1] - centres[0]) / elapsed[:, None]
+    velocity[~(exists[0] | exists[1]) | (elapsed > limit)] = np.nan
     return velocity
 
 
@@ -177,36 +178,38 @@ def _time(nusc: Any, annotation: Mapping[str, Any]) -> float:
 # ---------------------------------------------------------------- the filter
 
 
-def filtered(boxes: Boxes, samples: Samples, class_range: Mapping[str, float]) -> Boxes:
+def filter_boxes(boxes: BoxArrays, samples: Samples, class_range: Mapping[str, float]) -> BoxArrays:
     """The boxes that count: in the range of their class, not empty of points, no cycle in a bicycle rack."""
     offset = boxes.translation[:, :2] - samples.ego[boxes.sample]
-    return boxes[kept(boxes, offset, samples.racks, class_range)]
+    return boxes[filter_mask(boxes, offset, samples.racks, class_range)]
 
 
-def kept(
-    boxes: Boxes, offset_N2: np.ndarray, racks: Mapping[int, tuple[Box, ...]], class_range: Mapping[str, float]
+def filter_mask(
+    boxes: BoxArrays, offset_N2: np.ndarray, racks: Mapping[int, tuple[Box, ...]], class_range: Mapping[str, float]
 ) -> np.ndarray:
     """Which boxes count [N] bool; ``offset_N2`` is where they are as seen from the vehicle, in the global frame."""
     limit = np.array([class_range[name] for name in DETECTION_NAMES], dtype=np.float64)
     distance = np.sqrt(offset_N2[:, 0] ** 2 + offset_N2[:, 1] ** 2)
-    stays = (distance < limit[boxes.label]) & (boxes.points != 0)
-    cycles = np.flatnonzero(stays & np.isin(boxes.label, CYCLES))
+    mask = (distance < limit[boxes.label]) & (boxes.points != 0)
+    cycles = np.flatnonzero(mask & np.isin(boxes.label, CYCLES))
     if racks and len(cycles):
         cycles = cycles[np.argsort(boxes.sample[cycles], kind="stable")]
         by_sample = boxes.sample[cycles]
         for sample, here in racks.items():
             rows = cycles[np.searchsorted(by_sample, sample) : np.searchsorted(by_sample, sample, side="right")]
             if len(rows):
-                stays[rows] = ~_in_any(here, boxes.translation[rows])
-    return stays
+                mask[rows] = ~_in_any(here, boxes.translation[rows])
+    return mask
 
 
 def _in_any(racks: tuple[Box, ...], centre_N3: np.ndarray) -> np.ndarray:
     """Which points lie in one of the racks [N] bool."""
     inside = np.zeros(len(centre_N3), dtype=bool)
     for rack in racks:
-        within, about = (points_in_box(rack, centre_N3.T, factor) for factor in (1 - _FACE, 1 + _FACE))
-        # On a face the last bit decides, and many points at once are not summed up like a single one.
+        within, about = (
+            points_in_box(rack, centre_N3.T, factor) for factor in (1 - _FACE_TOLERANCE, 1 + _FACE_TOLERANCE)
+        )
+        # On a face the last bit decides, and it is not the same for many points at once as for one.
         for row in np.flatnonzero(within != about):
             within[row] = points_in_box(rack, centre_N3[row][:, None])[0]
         inside |= within

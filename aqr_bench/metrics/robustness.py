@@ -3,7 +3,7 @@
 M(c, s) is the score of a model (NDS or mAP) under corruption c at severity s, M(clean) its score without corruption,
 M_b that of a baseline model, S the number of severities.
 
-    RA(c, s) = M(c, s) / M(clean)                                          1: nothing lost
+    RA(c, s) = M(c, s) / M(clean)                                          1: no loss
     RA(c)    = mean over s of RA(c, s)
     RRA(c)   = (sum over s of M(c, s) / sum over s of M_b(c, s) - 1) x 100 %   0: like the baseline
     CE(c)    = sum over s of (1 - M(c, s)) / sum over s of (1 - M_b(c, s))     1: like the baseline, lower is better
@@ -14,10 +14,10 @@ baseline is BEVFusion and M is NDS. CE, mCE: RoboBEV, docs/RESULTS.md of Daniel-
 Robo3D, README.md of ldkong1205/Robo3D (baselines CenterPoint and MinkUNet-18).
 
 RoboBEV's resilience rate, RR(c) = sum over s of M(c, s) / (S x M(clean)), is the same number as RA(c), and mRR the same
-as mRA; so they have no functions of their own here. RCE of arXiv:2303.11040 is left out: its definition could not be
+as mRA; so they have no functions here. RCE of arXiv:2303.11040 is left out: its definition could not be
 read at the source.
 
-A score that is missing (None or NaN) is never skipped: what depends on it is NaN, and says what was missing.
+A score that is missing (None or NaN) is never skipped: what depends on it is NaN, with the reason.
 """
 
 from __future__ import annotations
@@ -38,14 +38,10 @@ MODEL_COLUMNS = ("model", "clean", "mRA", "mRRA", "mCE", "reason")
 
 @dataclass(frozen=True)
 class Value:
-    """A number, or NaN with the ``reasons`` why it cannot be had."""
+    """A number, or NaN with the ``reasons`` why it is undefined."""
 
     value: float
     reasons: tuple[str, ...] = ()
-
-    @property
-    def known(self) -> bool:
-        return not math.isnan(self.value)
 
 
 # ---------------------------------------------------------------- one corruption
@@ -57,8 +53,8 @@ def severity_mean(scores: Scores) -> Value:
     Raises:
         ValueError: a score that is negative or infinite. So do all functions here.
     """
-    found, reasons = _complete(scores)
-    return _unknown(reasons) if reasons else Value(math.fsum(found.values()) / len(found))
+    values, reasons = _complete(scores)
+    return _undefined(reasons) if reasons else Value(math.fsum(values.values()) / len(values))
 
 
 def resistance_ability(scores: Scores, clean: Any) -> Value:
@@ -72,9 +68,9 @@ def resistance_ability(scores: Scores, clean: Any) -> Value:
     """
     mean, base = severity_mean(scores), _number(clean)
     if base is None:
-        return _unknown([*mean.reasons, f"{CLEAN}: no score"])
+        return _undefined([*mean.reasons, f"{CLEAN}: no score"])
     if base == 0:
-        return _unknown([*mean.reasons, f"{CLEAN}: score is 0"])
+        return _undefined([*mean.reasons, f"{CLEAN}: score is 0"])
     return Value(mean.value / base, mean.reasons)
 
 
@@ -86,10 +82,10 @@ def relative_resistance(scores: Scores, baseline: Scores) -> Value:
     Args:
         scores, baseline: M(c, s) and M_b(c, s) by severity, in the same unit; both need the same severities.
     """
-    own, base, reasons = _pair(scores, baseline)
+    values, base, reasons = _pair(scores, baseline)
     if not reasons and math.fsum(base.values()) == 0:
         reasons = ["baseline: all scores are 0"]
-    return _unknown(reasons) if reasons else Value((math.fsum(own.values()) / math.fsum(base.values()) - 1) * 100)
+    return _undefined(reasons) if reasons else Value((math.fsum(values.values()) / math.fsum(base.values()) - 1) * 100)
 
 
 def corruption_error(scores: Scores, baseline: Scores) -> Value:
@@ -102,16 +98,16 @@ def corruption_error(scores: Scores, baseline: Scores) -> Value:
     Raises:
         ValueError: a score above 1, so in percent.
     """
-    own, base, reasons = _pair(scores, baseline)
-    for value in (*own.values(), *base.values()):
+    values, base, reasons = _pair(scores, baseline)
+    for value in (*values.values(), *base.values()):
         if value > 1:
             raise ValueError(f"score {value}: the corruption error needs scores from 0 to 1, not percent")
     if reasons:
-        return _unknown(reasons)
-    left = math.fsum(1 - v for v in base.values())
-    if left == 0:
-        return _unknown(["baseline: all scores are 1"])
-    return Value(math.fsum(1 - v for v in own.values()) / left)
+        return _undefined(reasons)
+    base_error = math.fsum(1 - v for v in base.values())
+    if base_error == 0:
+        return _undefined(["baseline: all scores are 1"])
+    return Value(math.fsum(1 - v for v in values.values()) / base_error)
 
 
 # ---------------------------------------------------------------- all corruptions
@@ -125,7 +121,7 @@ def corruption_mean(values: Mapping[str, Value]) -> Value:
     reasons = [f"{name}: {reason}" for name, value in values.items() for reason in value.reasons]
     if not values:
         reasons = ["no corruption"]
-    return _unknown(reasons) if reasons else Value(math.fsum(v.value for v in values.values()) / len(values))
+    return _undefined(reasons) if reasons else Value(math.fsum(v.value for v in values.values()) / len(values))
 
 
 def robustness(scores: pd.DataFrame, baseline: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -147,20 +143,20 @@ def robustness(scores: pd.DataFrame, baseline: str | None) -> tuple[pd.DataFrame
     models, corruptions, cells, clean = _grid(scores)
     rows, totals = [], []
     for model in models:
-        found: dict[str, dict[str, Value]] = {"RA": {}, "RRA": {}, "CE": {}}
+        by_metric: dict[str, dict[str, Value]] = {"RA": {}, "RRA": {}, "CE": {}}
         for name, severities in corruptions.items():
-            own, base = ({s: cells.get((m, name, s)) for s in severities} for m in (model, baseline))
-            found["RA"][name] = resistance_ability(own, clean.get(model))
-            found["RRA"][name] = relative_resistance(own, base) if baseline in models else _no(baseline)
-            found["CE"][name] = corruption_error(own, base) if baseline in models else _no(baseline)
-            here = {key: values[name] for key, values in found.items()}
-            mean = severity_mean(own)
+            values, base = ({s: cells.get((m, name, s)) for s in severities} for m in (model, baseline))
+            by_metric["RA"][name] = resistance_ability(values, clean.get(model))
+            by_metric["RRA"][name] = relative_resistance(values, base) if baseline in models else _no_baseline(baseline)
+            by_metric["CE"][name] = corruption_error(values, base) if baseline in models else _no_baseline(baseline)
+            here = {key: by_corruption[name] for key, by_corruption in by_metric.items()}
+            mean = severity_mean(values)
             numbers = {"score": mean.value, **{key: value.value for key, value in here.items()}}
             reason = _joined([mean, *here.values()])
             rows.append(
                 {"model": model, "corruption": name, "severities": len(severities), **numbers, "reason": reason}
             )
-        means = {f"m{key}": corruption_mean(values) for key, values in found.items()}
+        means = {f"m{key}": corruption_mean(by_corruption) for key, by_corruption in by_metric.items()}
         base_score = _number(clean.get(model))
         totals.append(
             {
@@ -220,17 +216,17 @@ def _complete(scores: Scores) -> tuple[dict[Severity, float], list[str]]:
 def _pair(scores: Scores, baseline: Scores) -> tuple[dict[Severity, float], dict[Severity, float], list[str]]:
     """``_complete`` of a model and its baseline over the severities of both."""
     every = dict.fromkeys([*scores, *baseline])
-    own, reasons = _complete({s: scores.get(s) for s in every})
-    base, more = _complete({s: baseline.get(s) for s in every})
-    return own, base, [*reasons, *(f"baseline, {reason}" for reason in more)] if every else reasons
+    values, reasons = _complete({s: scores.get(s) for s in every})
+    base, base_reasons = _complete({s: baseline.get(s) for s in every})
+    return values, base, [*reasons, *(f"baseline, {reason}" for reason in base_reasons)] if every else reasons
 
 
-def _unknown(reasons: list[str]) -> Value:
+def _undefined(reasons: list[str]) -> Value:
     return Value(math.nan, tuple(reasons))
 
 
-def _no(baseline: str | None) -> Value:
-    return _unknown(["no baseline" if baseline is None else f"baseline '{baseline}': no scores"])
+def _no_baseline(baseline: str | None) -> Value:
+    return _undefined(["no baseline" if baseline is None else f"baseline '{baseline}': no scores"])
 
 
 def _joined(values: list[Value]) -> str:

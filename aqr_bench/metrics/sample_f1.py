@@ -1,4 +1,4 @@
-"""How well the objects of one sample were found: a score per sample, to tell good samples from bad ones."""
+"""F1 of the detections of each sample, to choose good and bad samples."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
-from aqr_bench.metrics.boxes import NO_ATTRIBUTE, NOT_COUNTED, Boxes
-from aqr_bench.metrics.fast_matching import match
+from aqr_bench.metrics.boxes import NO_ATTRIBUTE, NOT_COUNTED, BoxArrays
+from aqr_bench.metrics.greedy_matching import match
 
 
 @dataclass(frozen=True)
-class Objects:
+class SampleObjects:
     """Objects of one sample: centre [n, 2] in the plane (m, any one frame), class names, scores (of detections)."""
 
     centre: np.ndarray
@@ -22,42 +22,42 @@ class Objects:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Objects found, detections that found nothing, objects missed."""
+class DetectionCounts:
+    """Detections of a sample: matched, unmatched, and objects without a detection."""
 
-    hits: int
-    false: int
-    missed: int
+    true_positives: int
+    false_positives: int
+    false_negatives: int
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall; 0 without objects and detections."""
-        total = 2 * self.hits + self.false + self.missed
-        return 2 * self.hits / total if total else 0.0
+        total = 2 * self.true_positives + self.false_positives + self.false_negatives
+        return 2 * self.true_positives / total if total else 0.0
 
 
-def count_found(
-    detections: Mapping[str, Objects], truth: Mapping[str, Objects], distance_m: float = 2.0
-) -> dict[str, Found]:
-    """What was found in every sample of ``truth``, class by class, matched as nuScenes does within ``distance_m``.
+def count_detections(
+    detections: Mapping[str, SampleObjects], truth: Mapping[str, SampleObjects], distance_m: float = 2.0
+) -> dict[str, DetectionCounts]:
+    """Counts of every sample of ``truth``, over all classes, matched as nuScenes does within ``distance_m``.
 
-    Detections count as they are: leave out those with a low score before. Samples go by their token.
+    All detections count: leave out those with a low score before. Keys are sample tokens.
     """
     tokens = list(truth)
-    nothing = Objects(np.zeros((0, 2)), [], np.zeros(0))
-    found = _boxes([detections.get(token, nothing) for token in tokens])
-    real = _boxes([truth[token] for token in tokens])
-    matching = match(real, found, len(tokens), [distance_m])
-    took = matching.order[matching.matched[:, 0] >= 0]
-    hits, all_found, objects = (
-        np.bincount(samples, minlength=len(tokens)) for samples in (found.sample[took], found.sample, real.sample)
+    empty = SampleObjects(np.zeros((0, 2)), [], np.zeros(0))
+    detected = _boxes([detections.get(token, empty) for token in tokens])
+    actual = _boxes([truth[token] for token in tokens])
+    matching = match(actual, detected, len(tokens), [distance_m])
+    matched = matching.order[matching.matched[:, 0] >= 0]
+    per_sample = (
+        np.bincount(sample, minlength=len(tokens)).tolist()
+        for sample in (detected.sample[matched], detected.sample, actual.sample)
     )
-    counts = zip(tokens, hits.tolist(), all_found.tolist(), objects.tolist(), strict=True)
-    return {token: Found(h, n - h, m - h) for token, h, n, m in counts}
+    return {token: DetectionCounts(tp, n - tp, m - tp) for token, tp, n, m in zip(tokens, *per_sample, strict=True)}
 
 
-def _boxes(samples: Sequence[Objects]) -> Boxes:
-    """Objects as the metric's arrays; of their places only x and y count in matching."""
+def _boxes(samples: Sequence[SampleObjects]) -> BoxArrays:
+    """The metric's arrays of objects; matching uses x and y alone."""
     sample = np.repeat(np.arange(len(samples), dtype=np.int32), [len(objects.names) for objects in samples])
     label = np.array([DETECTION_NAMES.index(n) for objects in samples for n in objects.names], dtype=np.int8)
     translation = np.zeros((len(sample), 3))
@@ -70,17 +70,17 @@ def _boxes(samples: Sequence[Objects]) -> Boxes:
     blank = {"size": np.ones((len(sample), 3)), "rotation": np.zeros((len(sample), 4))}
     codes = np.full(len(sample), NO_ATTRIBUTE, np.int8), np.full(len(sample), NOT_COUNTED, np.int32)
     velocity = np.full((len(sample), 2), np.nan)
-    return Boxes(
+    return BoxArrays(
         sample, label, translation, **blank, velocity=velocity, score=scores, attribute=codes[0], points=codes[1]
     )
 
 
-def best_and_worst(found: Mapping[str, Found], count: int = 1) -> tuple[list[str], list[str]]:
+def best_and_worst(counts: Mapping[str, DetectionCounts], count: int = 1) -> tuple[list[str], list[str]]:
     """Tokens of the ``count`` best and worst samples by F1, none of them twice; samples without objects are left out.
 
-    Of equal ones the sample with more hits is better, the one with more mistakes worse.
+    Of equal F1 the sample with more true positives is better, the one with more errors worse.
     """
-    seen = {token: f for token, f in found.items() if f.hits + f.missed}
-    best = sorted(seen, key=lambda t: (-seen[t].f1, -seen[t].hits, t))[:count]
-    worst = sorted(seen, key=lambda t: (seen[t].f1, -(seen[t].false + seen[t].missed), t))
+    seen = {token: c for token, c in counts.items() if c.true_positives + c.false_negatives}
+    best = sorted(seen, key=lambda t: (-seen[t].f1, -seen[t].true_positives, t))[:count]
+    worst = sorted(seen, key=lambda t: (seen[t].f1, -(seen[t].false_positives + seen[t].false_negatives), t))
     return best, [t for t in worst if t not in best][:count]

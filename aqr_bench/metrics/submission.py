@@ -1,15 +1,19 @@
-"""Detections as a nuScenes submission: boxes from the LiDAR frame to the global one, attributes from speeds."""
+"""nuScenes detection submissions: written from boxes in the LiDAR frame, read into arrays."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
+from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 from scipy.spatial.transform import Rotation
 
+from aqr_bench.errors import UserError
+from aqr_bench.metrics.boxes import ATTRIBUTE_INDEX, LABEL_INDEX, NOT_COUNTED, WIDTHS, BoxArrays, raise_if_invalid
 from aqr_bench.whole import write_text
 
 MODALITY = {"use_camera": True, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
@@ -59,16 +63,16 @@ def sample_detections(
     lidar2ego, ego2global = np.asarray(lidar2ego, np.float64), np.asarray(ego2global, np.float64)
     ego = boxes[:, :3] @ lidar2ego[:3, :3].T + lidar2ego[:3, 3]
     limit = np.array([class_range[name] for name in names])[labels_n] if len(boxes) else np.zeros(0)
-    kept = np.nonzero(np.hypot(ego[:, 0], ego[:, 1]) <= limit)[0]
-    if not len(kept):
+    in_range = np.nonzero(np.hypot(ego[:, 0], ego[:, 1]) <= limit)[0]
+    if not len(in_range):
         return []
     turn = ego2global[:3, :3] @ lidar2ego[:3, :3]
-    centre = ego[kept] @ ego2global[:3, :3].T + ego2global[:3, 3]
-    velocity = np.concatenate([boxes[kept, 7:9], np.zeros((len(kept), 1))], 1) @ turn.T
-    rotation = (Rotation.from_matrix(turn) * Rotation.from_euler("z", boxes[kept, 6:7])).as_quat()[:, [3, 0, 1, 2]]
+    centre = ego[in_range] @ ego2global[:3, :3].T + ego2global[:3, 3]
+    velocity = np.concatenate([boxes[in_range, 7:9], np.zeros((len(in_range), 1))], 1) @ turn.T
+    rotation = (Rotation.from_matrix(turn) * Rotation.from_euler("z", boxes[in_range, 6:7])).as_quat()[:, [3, 0, 1, 2]]
     speed = np.hypot(velocity[:, 0], velocity[:, 1])
     entries = []
-    for row, index in enumerate(kept):
+    for row, index in enumerate(in_range):
         name = names[labels_n[index]]
         length, width, height = boxes[index, 3:6].tolist()
         entries.append(
@@ -87,6 +91,170 @@ def sample_detections(
 
 
 def write_submission(path: Path, results: Mapping[str, list[dict[str, Any]]]) -> Path:
-    """Write the submission, whole or not at all; ``results`` maps sample tokens to entries."""
+    """Write the submission atomically; ``results`` maps sample tokens to entries."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_text(path, json.dumps({"meta": MODALITY, "results": results}))
+
+
+# ---------------------------------------------------------------- reading
+
+
+class _Detection(msgspec.Struct, gc=False):
+    """An entry of a submission; other keys are ignored, as the devkit ignores them."""
+
+    sample_token: str
+    translation: tuple[float, float, float]
+    size: tuple[float, float, float]
+    rotation: tuple[float, float, float, float]
+    velocity: tuple[float, float]
+    detection_name: Literal[tuple(DETECTION_NAMES)]  # type: ignore[valid-type]
+    attribute_name: Literal[("", *ATTRIBUTE_NAMES)]  # type: ignore[valid-type]
+    detection_score: float = -1.0
+    num_pts: Annotated[int, msgspec.Meta(ge=NOT_COUNTED, lt=2**31)] = NOT_COUNTED
+
+
+class _Submission(msgspec.Struct, gc=False):
+    """A submission whose samples are views of the file's bytes: one sample at a time becomes objects."""
+
+    results: dict[str, msgspec.Raw]
+
+
+_SUBMISSION = msgspec.json.Decoder(_Submission)
+_DETECTIONS = msgspec.json.Decoder(list[_Detection])
+
+
+def load_results(path: str | Path) -> dict[str, Any]:
+    """Entries by sample token of a submission file; UserError if it is missing, broken or no submission."""
+    return _parse(_read(path), path)
+
+
+def read_submission(path: str | Path, sample_index: Mapping[str, int], max_boxes: int | None = None) -> BoxArrays:
+    """The detections of a submission file; see :func:`from_results` for arguments, order and errors."""
+    content = _read(path)
+    try:
+        try:
+            return _decode(content, sample_index, max_boxes)
+        except (msgspec.DecodeError, RecursionError):
+            # Broken, of other types, or with NaN and Infinity, which Python writes and which are not JSON: the general
+            # reader takes it, or reports what is wrong.
+            return from_results(_parse(content, path), sample_index, max_boxes)
+    except UserError as error:  # one about a sample does not name the file
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"detection results cannot be read: {path} ({error})") from error
+
+
+def _parse(content: bytes, path: str | Path) -> dict[str, Any]:
+    try:
+        submission = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"detection results cannot be read: {path} ({error})") from error
+    if not isinstance(submission, dict) or "results" not in submission:
+        raise UserError(f"{path} is not a nuScenes detection submission: the key 'results' is missing")
+    if not isinstance(submission["results"], dict):
+        raise UserError(f"{path} is not a nuScenes detection submission: 'results' is not an object of samples")
+    return submission["results"]
+
+
+def _decode(content: bytes, sample_index: Mapping[str, int], max_boxes: int | None) -> BoxArrays:
+    """``from_results`` of a file's bytes; msgspec.DecodeError for all that is not of the types of ``_Detection``."""
+    parts = []
+    samples = _SUBMISSION.decode(content).results
+    for token, raw in samples.items():
+        index = _index_of(token, sample_index)
+        detections = _DETECTIONS.decode(raw)
+        _check_count(len(detections), token, max_boxes)
+        if detections:
+            parts.append(_from_detections(detections, index, token))
+    _check_complete(samples, sample_index)
+    return BoxArrays.concatenate(parts)
+
+
+def _from_detections(detections: Sequence[_Detection], index: int, token: str) -> BoxArrays:
+    rows = [(*d.translation, *d.size, *d.rotation, *d.velocity, d.detection_score) for d in detections]
+    *geometry, score_N1 = np.split(np.array(rows), np.cumsum(list(WIDTHS.values())), axis=1)
+    _check_tokens((d.sample_token for d in detections), token)
+    boxes = BoxArrays(
+        np.full(len(rows), index, np.int32),
+        np.array([LABEL_INDEX[d.detection_name] for d in detections], np.int8),
+        *geometry,
+        score_N1[:, 0],
+        np.array([ATTRIBUTE_INDEX[d.attribute_name] for d in detections], np.int8),
+        np.array([d.num_pts for d in detections], np.int32),
+    )
+    raise_if_invalid(boxes, f"sample {token}")
+    return boxes
+
+
+def from_results(
+    results: Mapping[str, Any], sample_index: Mapping[str, int], max_boxes: int | None = None
+) -> BoxArrays:
+    """The detections of a submission in memory, in its order.
+
+    Args:
+        results: entries by sample token.
+        sample_index: index of every sample that has to be there.
+        max_boxes: boxes that a sample may have.
+    Raises:
+        UserError for samples that are missing or unknown, too many boxes, and invalid boxes.
+    """
+    parts = []
+    for token, entries in results.items():
+        index = _index_of(token, sample_index)
+        if not isinstance(entries, Sequence) or isinstance(entries, str):
+            raise UserError(f"sample {token}: {type(entries).__name__} instead of a list of detections")
+        _check_count(len(entries), token, max_boxes)
+        parts.append(from_entries(entries, index, token))
+    _check_complete(results, sample_index)
+    return BoxArrays.concatenate(parts)
+
+
+def from_entries(entries: Sequence[Mapping[str, Any]], index: int, token: str) -> BoxArrays:
+    """The entries of one sample of a submission; UserError for what the devkit refuses in a box.
+
+    An entry that names another sample than the one it is listed under is refused as well (the devkit takes it).
+    """
+    if not entries:
+        return BoxArrays.empty()
+    try:
+        label = np.array([LABEL_INDEX[e["detection_name"]] for e in entries], dtype=np.int8)
+        attribute = np.array([ATTRIBUTE_INDEX[e["attribute_name"]] for e in entries], dtype=np.int8)
+        geometry = [np.array([e[key] for e in entries], dtype=np.float64) for key in WIDTHS]
+        score = np.array([float(e.get("detection_score", -1.0)) for e in entries])
+        points = np.array([int(e.get("num_pts", NOT_COUNTED)) for e in entries], dtype=np.int32)
+        tokens = [e["sample_token"] for e in entries]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"sample {token}: an invalid detection ({type(error).__name__}: {error})") from error
+    _check_tokens(tokens, token)
+    boxes = BoxArrays(np.full(len(entries), index, np.int32), label, *geometry, score, attribute, points)
+    raise_if_invalid(boxes, f"sample {token}")
+    return boxes
+
+
+def _index_of(token: str, sample_index: Mapping[str, int]) -> int:
+    if token not in sample_index:
+        raise UserError(f"sample {token} of the submission is not in the split")
+    return sample_index[token]
+
+
+def _check_count(count: int, token: str, max_boxes: int | None) -> None:
+    if max_boxes is not None and count > max_boxes:
+        raise UserError(f"sample {token}: {count} detections, only {max_boxes} are allowed")
+
+
+def _check_tokens(tokens: Iterable[Any], token: str) -> None:
+    other = next((t for t in tokens if t != token), token)
+    if other != token:
+        raise UserError(f"sample {token}: a detection names sample {other}")
+
+
+def _check_complete(present: Mapping[str, Any], sample_index: Mapping[str, int]) -> None:
+    missing = len(sample_index) - len(present)
+    if missing:
+        token = next(token for token in sample_index if token not in present)
+        raise UserError(f"{missing} samples of the split are not in the submission, for example {token}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from aqr_bench.errors import DAMAGED_ARRAYS
-from aqr_bench.metrics.matching import Matches
+from aqr_bench.metrics.matches import Matches
 
 DISTANCE_M = 2.0  # the threshold at which nuScenes takes its true-positive errors
 LEAST_OBJECTS = 20  # of a class

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aqr_bench.errors import DAMAGED_ARRAYS
-from aqr_bench.metrics.matching import RECALL, ClassMatches, Matches
+from aqr_bench.metrics.matches import RECALL, ClassMatches, Matches
 from aqr_bench.report.collect import Results
 from aqr_bench.report.style import colours, drop, legend_below, panels
 from aqr_bench.study import Study

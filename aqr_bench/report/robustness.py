@@ -1,13 +1,7 @@
-"""Robustness of a study's variants under a suite of corruptions: scores over seeds, tables, and the command line.
-
-python -m aqr_bench.report.robustness --records results --tier quick --suite multicorrupt --out results/quick/robustness
-
-Works on record files alone; a study file, where there is one, gives the order of the variants and the baseline.
-"""
+"""Robustness of a study's variants under a suite of corruptions: data frames of scores over seeds, from records."""
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from aqr_bench.corruptions import get_condition
-from aqr_bench.errors import UserError, nearest, run_main
+from aqr_bench.errors import UserError
 from aqr_bench.metrics.robustness import CLEAN, robustness
 from aqr_bench.record import Record
 from aqr_bench.report.collect import collect_runs
 from aqr_bench.report.statistics import paired_difference, summarise
-from aqr_bench.study import RESERVED, Run, Study, Suite, Tier, known_studies, known_suites, load_study, load_suite
+from aqr_bench.study import Run, Study, Suite, Tier, known_suites, load_suite
 
 METRICS = ("mAP", "NDS")
 FLOOR_SUITE, FLOOR = "missing_sensors", ("no_lidar", "no_cameras")
@@ -252,83 +246,5 @@ def study_sheets(records: Path, tier: Tier, study: Study) -> list[Sheet]:
     return [sheet for sheet in sheets if sheet is not None]
 
 
-def found_sheets(
-    records: Path, tier: str, suites: Sequence[Suite], studies: Sequence[str] = (), baseline: str | None = None
-) -> list[Sheet]:
-    """Sheets of all studies (or of those named) that left records of the suites below ``<records>/<tier>``.
-
-    Args:
-        baseline: variant that takes the place of the baselines which the study files name.
-    Raises:
-        UserError: no folder, no records, an unknown study or baseline.
-    """
-    folder = records / tier
-    if not folder.is_dir():
-        hint = nearest(tier, [p.name for p in records.iterdir() if p.is_dir()]) if records.is_dir() else ""
-        raise UserError(f"--records, --tier: no folder '{folder}'{hint}")
-    every = {p.name: _on_disk(p) for p in sorted(folder.iterdir()) if p.is_dir() and p.name not in RESERVED}
-    every = {name: variants for name, variants in every.items() if variants}
-    for name in studies:
-        if name not in every:
-            raise UserError(f"--study: no records of '{name}' in {folder}{nearest(name, every)}")
-    chosen = {name: every[name] for name in studies or every}
-    variants = sorted({v for found in chosen.values() for v in found})
-    if baseline is not None and baseline not in variants:
-        raise UserError(f"--baseline: no records of a variant '{baseline}'{nearest(baseline, variants)}")
-    floor, sheets = _floor_suite(), []
-    for name, found in chosen.items():
-        order, base = _order(name, list(found))
-        base = (baseline if baseline in found else None) if baseline else base
-        seeds = sorted({seed for s in found.values() for seed in s})
-        sheets += [make_sheet(records, tier, suite, name, order, base, seeds, floor) for suite in suites]
-    sheets = [sheet for sheet in sheets if sheet is not None]
-    if not sheets:
-        wanted = " or ".join(f"evaluate.{suite.name}.jsonl" for suite in suites)
-        raise UserError(f"no {wanted} of a study in {folder}. Evaluate trained variants under the suite first.")
-    return sheets
-
-
-def _on_disk(study: Path) -> dict[str, list[int]]:
-    """Seeds by variant of the runs below a study's folder."""
-    found: dict[str, list[int]] = {}
-    for path in sorted(study.glob("*/seed*")):
-        number = path.name.removeprefix("seed")
-        if path.is_dir() and number.isdigit():
-            found.setdefault(path.parent.name, []).append(int(number))
-    return found
-
-
-def _order(study: str, variants: list[str]) -> tuple[list[str], str | None]:
-    """Variants in the order of the study file, and its baseline; as they are, and None, where there is no such file."""
-    if study not in known_studies():
-        return variants, None
-    known = load_study(study)
-    return [*known.variants, *(v for v in variants if v not in known.variants)], known.baseline
-
-
 def _floor_suite() -> Suite | None:
     return load_suite(FLOOR_SUITE) if FLOOR_SUITE in known_suites() else None
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Write tables and figures; 0 also where evaluations are missing or failed, since the tables say so."""
-    parser = argparse.ArgumentParser(prog="python -m aqr_bench.report.robustness", description=__doc__.splitlines()[0])
-    parser.add_argument("--records", required=True, type=Path, help="results folder, with a folder per tier in it")
-    parser.add_argument("--tier", required=True, help="name of the tier")
-    parser.add_argument("--suite", required=True, nargs="+", help="names or files of the suites")
-    parser.add_argument("--study", nargs="+", default=[], help="names of the studies (default: all with such records)")
-    parser.add_argument("--baseline", help="variant that RRA and CE are relative to (default: as the study file says)")
-    parser.add_argument("--out", required=True, type=Path, help="folder to write tables/ and figures/ to")
-    args = parser.parse_args(argv)
-    suites = [load_suite(name) for name in args.suite]
-    sheets = found_sheets(args.records, args.tier, suites, args.study, args.baseline)
-    # Drawing libraries take seconds to import: only once there is something to draw.
-    from aqr_bench.report.robustness_tables import write_sheets
-
-    for path in write_sheets(sheets, args.out):
-        print(path)
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

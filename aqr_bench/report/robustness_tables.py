@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,56 +22,43 @@ PUBLISHED = {"multicorrupt": ("multicorrupt_nds.csv", "BEVfusion")}  # suite -> 
 DIFFERENCE, INTERVAL = "mRA difference", "95 %, seeds"
 
 
-def summary_table(sheets: Sequence[Sheet], name: str) -> Table:
-    """One row per sheet, variant and metric: clean score, mRA, mRRA, mCE, and the scores with one sensor alone."""
+def summary_table(sheet: Sheet) -> Table:
+    """One row per variant and metric: clean score, mRA, mRRA, mCE, and the scores with one sensor alone."""
     rows, shown, marked = [], [], set()
-    for sheet in sheets:
-        for variant in sheet.variants:
-            for row in _of(sheet.summary, variant=variant).to_dict("records"):
-                if row["seeds"] < len(sheet.seeds):
-                    marked.add(len(rows))
-                place = {"study": sheet.study, "suite": sheet.suite, "variant": variant, "baseline": sheet.baseline}
-                rows.append({**place, "wanted": len(sheet.seeds), **row})
-                shown.append(
-                    {
-                        "Study": sheet.study,
-                        "Suite": sheet.suite,
-                        "Variant": f"{variant} (baseline)" if variant == sheet.baseline else variant,
-                        "Metric": row["metric"],
-                        "Clean": number(row["clean"]),
-                        "mRA": number(row["mRA"]),
-                        "sd": number(row["mRA_sd"]),
-                        DIFFERENCE: number(row["difference"], sign=True),
-                        INTERVAL: "–" if math.isnan(row["low95"]) else span(row["low95"], row["high95"]),
-                        "mRRA, %": number(row["mRRA"], 1, sign=True),
-                        "mCE": number(row["mCE"]),
-                        **{c: number(row[c]) for c in FLOOR},
-                        "Seeds": f"{row['seeds']} of {len(sheet.seeds)}",
-                        "Missing": _missing(sheet, variant),
-                    }
-                )
+    for variant in sheet.variants:
+        for row in _of(sheet.summary, variant=variant).to_dict("records"):
+            if row["seeds"] < len(sheet.seeds):
+                marked.add(len(rows))
+            place = {"study": sheet.study, "suite": sheet.suite, "variant": variant, "baseline": sheet.baseline}
+            rows.append({**place, "wanted": len(sheet.seeds), **row})
+            shown.append(
+                {
+                    "Variant": f"{variant} (baseline)" if variant == sheet.baseline else variant,
+                    "Metric": row["metric"],
+                    "Clean": number(row["clean"]),
+                    "mRA": number(row["mRA"]),
+                    "sd": number(row["mRA_sd"]),
+                    DIFFERENCE: number(row["difference"], sign=True),
+                    INTERVAL: "–" if math.isnan(row["low95"]) else span(row["low95"], row["high95"]),
+                    "mRRA, %": number(row["mRRA"], 1, sign=True),
+                    "mCE": number(row["mCE"]),
+                    **{c: number(row[c]) for c in FLOOR},
+                    "Seeds": f"{row['seeds']} of {len(sheet.seeds)}",
+                    "Missing": _missing(sheet, variant),
+                }
+            )
     show = pd.DataFrame(shown)
-    for column in ("Study", "Suite"):
-        if len(sheets) and show[column].nunique() == 1:
-            show = show.drop(columns=column)
     if not (show["Missing"] != "").any():
         show = show.drop(columns="Missing")
-    numeric = frozenset(show.columns) - {"Study", "Suite", "Variant", "Metric", "Seeds", "Missing"}
-    title = f"Robustness, {', '.join(dict.fromkeys(f'{sheet.suite}' for sheet in sheets))}"
-    return Table(name, title, pd.DataFrame(rows), show, summary_note(sheets), frozenset(marked), numeric)
+    numeric = frozenset(show.columns) - {"Variant", "Metric", "Seeds", "Missing"}
+    title = f"Robustness, {sheet.suite}"
+    return Table(sheet.name, title, pd.DataFrame(rows), show, summary_note(sheet), frozenset(marked), numeric)
 
 
-def summary_note(sheets: Sequence[Sheet]) -> str:
+def summary_note(sheet: Sheet) -> str:
     """How to read the summary, and what was not evaluated."""
-    bases = dict.fromkeys(sheet.baseline for sheet in sheets)
-    if len(bases) == 1:
-        base = next(iter(bases))
-        base = "no baseline, so without numbers here" if base is None else f"'{base}'"
-    else:
-        pairs = dict.fromkeys(f"{sheet.study}: {sheet.baseline or 'none given'}" for sheet in sheets)
-        base = f"the baseline of the study ({', '.join(pairs)})"
-    counts = {sheet.suite: len(sheet.families) for sheet in sheets}
-    many = " and ".join(f"{n} corruptions ({suite})" for suite, n in counts.items())
+    base = "no baseline, so without numbers here" if sheet.baseline is None else f"'{sheet.baseline}'"
+    many = f"{len(sheet.families)} corruptions ({sheet.suite})"
     text = [
         f"Mean and sd over seeds. mRA: share of the clean score that is left, mean over {many}, each the mean over its "
         f"severities; 1: nothing lost. Relative to {base}, same seeds: the difference of mRA, with a Student t "
@@ -80,15 +66,14 @@ def summary_note(sheets: Sequence[Sheet]) -> str:
         f"alike, lower is better. {' and '.join(FLOOR)}: score of the same model with one sensor alone; a high mRA "
         "says little of a model that hardly uses the sensor that is corrupted, so look at the scores, too."
     ]
-    if any(sheet.summary[list(FLOOR)].isna().any(axis=None) for sheet in sheets):
+    if sheet.summary[list(FLOOR)].isna().any(axis=None):
         text.append(f"A dash there: not evaluated under the suite {FLOOR_SUITE}.")
-    gaps = sum(len(sheet.gaps) for sheet in sheets)
+    gaps = len(sheet.gaps)
     if gaps:
         are = "s are" if gaps > 1 else " is"
         text.append(f"{gaps} evaluation{are} missing or failed: a seed that lacks a number is left out of its mean.")
-    for sheet in sheets:
-        if sheet.left_out:
-            text.append(f"Not evaluated under {sheet.suite} ({sheet.study}): {', '.join(sheet.left_out)}.")
+    if sheet.left_out:
+        text.append(f"Not evaluated under {sheet.suite} ({sheet.study}): {', '.join(sheet.left_out)}.")
     return " ".join(text)
 
 
@@ -199,7 +184,7 @@ def study_parts(records: Path, tier: Tier, study: Study, tables_dir: Path, figur
     """Write tables and figures of every suite of corruptions that a study has records of; nothing where none is."""
     parts = []
     for sheet in study_sheets(records, tier, study):
-        tables = [summary_table([sheet], sheet.name), corruptions_table(sheet)]
+        tables = [summary_table(sheet), corruptions_table(sheet)]
         if len(sheet.gaps):
             tables.append(gaps_table(sheet))
         # Beside the page, not on it: published numbers are not to be read as one more row.
@@ -209,24 +194,6 @@ def study_parts(records: Path, tier: Tier, study: Study, tables_dir: Path, figur
         extra = () if sheet.suite == study.suite.name else sheet.records
         parts.append(Part(tuple(tables), tuple(draw_sheet(sheet, figures_dir)), extra))
     return parts
-
-
-def write_sheets(sheets: Sequence[Sheet], out: Path) -> list[Path]:
-    """Write one summary of all sheets, and the tables and figures of each, below ``out``; returns what was written."""
-    tables_dir, figures_dir = out / "tables", out / "figures"
-    for folder in (tables_dir, figures_dir):
-        folder.mkdir(parents=True, exist_ok=True)
-    tables = [summary_table(sheets, "robustness")]
-    for suite in dict.fromkeys(sheet.suite for sheet in sheets):
-        tables += _published(suite)
-    figures = []
-    for sheet in sheets:
-        # Without gaps too: an empty table takes the place of an earlier one.
-        tables += [corruptions_table(sheet), gaps_table(sheet)]
-        figures += [path for _, path in draw_sheet(sheet, figures_dir)]
-    for table in tables:
-        table.write(tables_dir)
-    return [*(tables_dir / f"{table.name}.md" for table in tables), *figures]
 
 
 # ---------------------------------------------------------------- cells

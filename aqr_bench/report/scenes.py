@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aqr_bench.errors import DAMAGED_ARRAYS
 from aqr_bench.metrics.bootstrap import Resampled, SceneInterval, paired_scene_bootstrap, resample
-from aqr_bench.metrics.matching import Matches
+from aqr_bench.metrics.matches import Matches
 from aqr_bench.record import Record
 from aqr_bench.study import Run, Study
 

@@ -21,7 +21,7 @@ from aqr_bench.checkpoint import read_checkpoint
 from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.detection import score_detections
-from aqr_bench.metrics.matching import ClassMatches, Matches
+from aqr_bench.metrics.matches import ClassMatches, Matches
 from aqr_bench.outcome import count_file
 from aqr_bench.report import page
 from aqr_bench.report.routers import load_weights, queries_of

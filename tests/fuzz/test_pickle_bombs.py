@@ -29,7 +29,7 @@ from aqr_bench.data.paste import read_dbinfos
 from aqr_bench.data.plain_pickle import load_plain_pickle
 from aqr_bench.equality import weights_apart
 from aqr_bench.errors import UserError
-from aqr_bench.metrics.matching import Matches
+from aqr_bench.metrics.matches import Matches
 from aqr_bench.record import Record, sha256_file, write_records
 from aqr_bench.report.routers import load_weights as router_weights
 from aqr_bench.report.routers import queries_of
@@ -259,7 +259,7 @@ def test_a_picture_that_claims_gigapixels(tmp_path):
 
 KNOWN = {
     "torch.load": {"checkpoint.py", "cmt/published.py", "train.py"},
-    "np.load": {"metrics/matching.py", "report/routers.py"},
+    "np.load": {"metrics/matches.py", "report/routers.py"},
     "pickle.Unpickler": {"data/plain_pickle.py"},
     "yaml.load": {"schema.py"},
     "Config.fromfile": {"cmt/published.py", "doctor.py", "experiment.py", "cost/full_head.py"},

@@ -1,4 +1,4 @@
-"""nuScenes tables made up for the tests of the ground truth: everything the devkit's loader treats in its own way."""
+"""Random nuScenes tables for the tests of the ground truth, with all special cases of the devkit's loader."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEPS = ((0, 1, 2, 3), (0, 2, 4, 9), (0, 1))  # times of a scene's samples, 0.5 
 
 
 class Tables:
-    """What the devkit's evaluation asks of NuScenes."""
+    """The part of NuScenes that the devkit's evaluation uses."""
 
     box_velocity = NuScenes.box_velocity
     version = "v1.0-trainval"
@@ -47,16 +47,16 @@ def make_tables(objects: int = 40, seed: int = 0) -> Tables:
         racks, cycles = np.flatnonzero(kind == 8), np.flatnonzero((kind == 2) | (kind == 3))
         for k, cycle in enumerate(cycles[::2]):
             start[cycle, :2] = start[racks[k % len(racks)], :2] + rng.uniform(-2, 2, 2)
-        there = rng.uniform(size=(len(STEPS[s]), objects)) < 0.8
+        seen = rng.uniform(size=(len(STEPS[s]), objects)) < 0.8
         for i, step in enumerate(STEPS[s]):
             token = f"{scene}.{i}"
             tables["ego_pose"].append({"token": token, "translation": [500 + 0.1 * step, 900.0, 0.0]})
             tables["sample_data"].append({"token": token, "ego_pose_token": token})
-            names = [f"{token}.{k}" for k in np.flatnonzero(there[i])]
+            names = [f"{token}.{k}" for k in np.flatnonzero(seen[i])]
             sample = {"token": token, "scene_token": f"scene{s}", "anns": names, "data": {"LIDAR_TOP": token}}
             tables["sample"].append({**sample, "timestamp": 1_533_000_000_123_456 + 500_000 * step})
-            for k in np.flatnonzero(there[i]):
-                before, after = ([j for j in range(len(there)) if there[j, k] and c(j)] for c in (i.__gt__, i.__lt__))
+            for k in np.flatnonzero(seen[i]):
+                before, after = ([j for j in range(len(seen)) if seen[j, k] and c(j)] for c in (i.__gt__, i.__lt__))
                 angle = rng.uniform(-np.pi, np.pi) if kind[k] != 8 else 0.3
                 tables["sample_annotation"].append(
                     {

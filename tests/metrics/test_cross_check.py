@@ -1,4 +1,4 @@
-"""What the cross-check notices, and which evaluations it is made of."""
+"""Mismatches that the cross-check reports, and which evaluations are checked."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from aqr_bench.metrics.cross_check import cross_check, draw_share
+from aqr_bench.metrics.cross_check import cross_check, is_drawn
 
 SCORES = {"mAP": 0.5, "classes": {"car": {"AP": 0.25, "AOE": None}}, "curve": np.array([0.0, math.nan])}
 
 
 def test_the_same_agrees_and_every_number_counts():
-    found = cross_check(SCORES, {**SCORES, "curve": [0, math.nan]})
-    assert found.agrees and found.compared == 5 and found.largest == 0
+    check = cross_check(SCORES, {**SCORES, "curve": [0, math.nan]})
+    assert check.agrees and check.compared == 5 and check.largest == 0
     close = cross_check(SCORES, {**SCORES, "mAP": 0.5 + 5e-10})
     assert close.agrees and close.largest == pytest.approx(5e-10)
 
@@ -32,8 +32,8 @@ def test_the_same_agrees_and_every_number_counts():
     ],
 )
 def test_a_difference_is_named(other, name):
-    for found in (cross_check(SCORES, other), cross_check(other, SCORES)):
-        assert not found.agrees and [d.name for d in found.differences] == [name]
+    for check in (cross_check(SCORES, other), cross_check(other, SCORES)):
+        assert not check.agrees and [d.name for d in check.mismatches] == [name]
 
 
 def test_nothing_compared_is_no_agreement():
@@ -41,9 +41,7 @@ def test_nothing_compared_is_no_agreement():
 
 
 def test_the_share_is_drawn_by_name():
-    names = [f"run{k}" for k in range(400)]
-    drawn = draw_share(names, 0.1)
-    assert 20 <= len(drawn) <= 60 and drawn == draw_share(names[::-1], 0.1) and drawn == sorted(drawn)
-    assert set(draw_share(names[:200], 0.1)) == set(drawn) & set(names[:200])
-    assert draw_share(names, 1) == sorted(names) and draw_share(names, 0) == [] and draw_share([], 0.5) == []
-    assert len(draw_share(["only"], 1e-9)) == 1 and draw_share(names, 0.1, seed=1) != drawn
+    drawn = [is_drawn(f"run{k}", 0.1) for k in range(400)]
+    assert 20 <= sum(drawn) <= 60 and drawn != [is_drawn(f"run{k}", 0.1, seed=1) for k in range(400)]
+    assert all(is_drawn(f"run{k}", 0.2) for k in range(400) if drawn[k])
+    assert is_drawn("run0", 1) and not is_drawn("run0", 0)

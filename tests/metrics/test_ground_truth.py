@@ -1,12 +1,11 @@
-"""Ground truth and filter against the devkit's loader, bit by bit."""
+"""Ground truth and filter equal the devkit's, bit by bit."""
 
 from __future__ import annotations
 
-from dataclasses import fields
-
+import metrics_devkit
 import numpy as np
 import pytest
-from metrics_boxes import CONFIG
+from metrics_boxes import CONFIG, assert_equal
 from metrics_tables import SCENES, make_tables
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes, load_gt
@@ -14,30 +13,23 @@ from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionBox
 
 from aqr_bench.errors import UserError
-from aqr_bench.metrics import devkit_interface
-from aqr_bench.metrics.boxes import Boxes, from_eval_boxes
-from aqr_bench.metrics.ground_truth import filtered, ground_truth, read_split
-
-
-def same(a: Boxes, b: Boxes) -> None:
-    for field in fields(Boxes):
-        x, y = getattr(a, field.name), getattr(b, field.name)
-        assert x.shape == y.shape and x.dtype == y.dtype and np.array_equal(x, y, equal_nan=True), field.name
+from aqr_bench.metrics.boxes import from_eval_boxes
+from aqr_bench.metrics.ground_truth import filter_boxes, ground_truth, read_split
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ground_truth_is_the_devkits(seed):
     tables = make_tables(seed=seed)
     expected = add_center_dist(tables, load_gt(tables, "val", DetectionBox))
-    samples, everything = read_split(tables, "val")
+    samples, unfiltered = read_split(tables, "val")
     assert list(samples.tokens) == expected.sample_tokens and samples.scenes == SCENES[:2]
-    same(everything, from_eval_boxes(expected, samples.number))
-    known = np.isfinite(everything.velocity).all(1)
-    assert 0 < known.sum() < len(known) and (everything.attribute == -1).any()
-    left = from_eval_boxes(filter_eval_boxes(tables, expected, CONFIG.class_range), samples.number)
+    assert_equal(unfiltered, from_eval_boxes(expected, samples.index_by_token))
+    has_velocity = np.isfinite(unfiltered.velocity).all(1)
+    assert 0 < has_velocity.sum() < len(has_velocity) and (unfiltered.attribute == -1).any()
+    left = from_eval_boxes(filter_eval_boxes(tables, expected, CONFIG.class_range), samples.index_by_token)
     truth = ground_truth(tables, "val", CONFIG.class_range)
-    same(truth.boxes, left)
-    assert 0 < len(left) < len(everything) and ground_truth(tables, "val", CONFIG.class_range) is truth
+    assert_equal(truth.boxes, left)
+    assert 0 < len(left) < len(unfiltered) and ground_truth(tables, "val", CONFIG.class_range) is truth
 
 
 def detections(tables) -> EvalBoxes:
@@ -46,7 +38,7 @@ def detections(tables) -> EvalBoxes:
     for sample in tables.sample:
         if not sample["token"].startswith(SCENES[:2]):
             continue
-        listed = []
+        boxes_here = []
         for record in (tables.get("sample_annotation", token) for token in sample["anns"]):
             width, length, _ = record["size"]
             half = np.array(rng.choice([0, 1, 1.0001, 0.5], 2)) * [length, width] / 2
@@ -55,8 +47,8 @@ def detections(tables) -> EvalBoxes:
             name = DETECTION_NAMES[rng.integers(10)] if rng.uniform() < 0.5 else "bicycle"
             place = np.add(record["translation"], [*(turn @ half), rng.choice([0, 1.25])])
             points = int(rng.choice([-1, -1, 0, 3]))
-            listed.append(DetectionBox(sample["token"], tuple(place.tolist()), detection_name=name, num_pts=points))
-        boxes.add_boxes(sample["token"], listed)
+            boxes_here.append(DetectionBox(sample["token"], tuple(place.tolist()), detection_name=name, num_pts=points))
+        boxes.add_boxes(sample["token"], boxes_here)
     return boxes
 
 
@@ -64,15 +56,15 @@ def test_detections_are_filtered_as_the_devkit_filters_them():
     tables = make_tables(80)
     boxes = add_center_dist(tables, detections(tables))
     samples, _ = read_split(tables, "val")
-    before = from_eval_boxes(boxes, samples.number)
-    ours = devkit_interface.filter_eval_boxes(tables, add_center_dist(tables, detections(tables)), CONFIG.class_range)
+    before = from_eval_boxes(boxes, samples.index_by_token)
+    ours = metrics_devkit.filter_eval_boxes(tables, add_center_dist(tables, detections(tables)), CONFIG.class_range)
     expected = filter_eval_boxes(tables, boxes, CONFIG.class_range)
     assert ours == expected
-    left = filtered(before, samples, CONFIG.class_range)
-    same(left, from_eval_boxes(expected, samples.number))
+    left = filter_boxes(before, samples, CONFIG.class_range)
+    assert_equal(left, from_eval_boxes(expected, samples.index_by_token))
     cycles = [(b.label == DETECTION_NAMES.index("bicycle")) & (b.points != 0) for b in (before, left)]
     near = np.hypot(*(before.translation[:, :2] - samples.ego[before.sample]).T) < 40
-    assert 0 < cycles[1].sum() < (cycles[0] & near).sum()  # racks took some that the range had left
+    assert 0 < cycles[1].sum() < (cycles[0] & near).sum()  # some of those in range are removed by racks
 
 
 def test_the_edge_of_the_range_is_outside():
@@ -82,13 +74,13 @@ def test_the_edge_of_the_range_is_outside():
     places = [(x + 50.0, y, 0.0), (x + np.nextafter(50.0, 0) - 1e-9, y, 0.0), (x + 30.0, y + 40.0, 0.0)]
     boxes = EvalBoxes()
     boxes.add_boxes(samples.tokens[0], [DetectionBox(samples.tokens[0], place) for place in places])
-    kept = filtered(from_eval_boxes(boxes, samples.number), samples, CONFIG.class_range)
+    inside = filter_boxes(from_eval_boxes(boxes, samples.index_by_token), samples, CONFIG.class_range)
     expected = filter_eval_boxes(tables, add_center_dist(tables, boxes), CONFIG.class_range)
-    same(kept, from_eval_boxes(expected, samples.number))
-    assert len(kept) == 1
+    assert_equal(inside, from_eval_boxes(expected, samples.index_by_token))
+    assert len(inside) == 1
 
 
-def test_tables_that_hold_nothing_to_find_are_refused():
+def test_tables_without_samples_or_objects_are_refused():
     tables = make_tables()
     with pytest.raises(UserError, match="no sample of split"):
         read_split(tables, "mini_val")

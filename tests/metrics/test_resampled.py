@@ -1,4 +1,4 @@
-"""Every score of resampled scenes against brute force: the devkit on the set written out, copy by copy."""
+"""Every score of resampled scenes against brute force: the devkit on the set with every copy."""
 
 from __future__ import annotations
 
@@ -7,49 +7,49 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from metrics_boxes import CONFIG, made_up
+from metrics_boxes import CONFIG, random_boxes
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.constants import TP_METRICS
 from nuscenes.eval.detection.evaluate import DetectionEval
 
-from aqr_bench.metrics.bootstrap import paired_scores, resample, resample_scores, scene_draws
-from aqr_bench.metrics.matching import Matches, match_boxes
+from aqr_bench.metrics.matches import Matches, match_boxes
 
 
-def dressed(seed: int, ties: bool = False, quality: float = 1.0):
-    """made_up boxes with sizes, headings, velocities (some NaN) and attributes of their own (some missing)."""
-    truth, found, scene_of = made_up(seed=seed, ties=ties, quality=quality)
+def random_full_boxes(seed: int, ties: bool = False, quality: float = 1.0):
+    """random_boxes boxes with sizes, headings, random velocities (some NaN) and attributes (some missing)."""
+    truth, detections, scene_of = random_boxes(seed=seed, ties=ties, quality=quality)
     rng = np.random.default_rng(seed)
-    for box in [*truth.all, *found.all]:
+    for box in [*truth.all, *detections.all]:
         angle = rng.uniform(-np.pi, np.pi)
         box.size = tuple(rng.uniform(1, 3, 3))
         box.rotation = (np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2))
         box.velocity = tuple(np.where(rng.uniform() < 0.2, np.nan, rng.normal(size=2)))
         box.attribute_name = ["vehicle.parked", "vehicle.moving", ""][rng.integers(3)]
-    return truth, found, scene_of
+    return truth, detections, scene_of
 
 
-def written_out(boxes: EvalBoxes, group_of: dict[str, str], times: dict[str, int]) -> EvalBoxes:
+def replicated(boxes: EvalBoxes, group_of: dict[str, str], times: dict[str, int]) -> EvalBoxes:
     """Every sample as often as its group is in the set, copies side by side."""
-    many = EvalBoxes()
+    copied = EvalBoxes()
     for token in boxes.sample_tokens:
         for k in range(times[group_of[token]]):
             copies = copy.deepcopy(boxes[token])
             for box in copies:
                 box.sample_token = f"{token}.{k}"
-            many.add_boxes(f"{token}.{k}", copies)
-    return many
+            copied.add_boxes(f"{token}.{k}", copies)
+    return copied
 
 
-def devkit(truth: EvalBoxes, found: EvalBoxes):
-    return DetectionEval.evaluate(SimpleNamespace(gt_boxes=truth, pred_boxes=found, cfg=CONFIG, verbose=False))[0]
+def devkit(truth: EvalBoxes, detections: EvalBoxes):
+    return DetectionEval.evaluate(SimpleNamespace(gt_boxes=truth, pred_boxes=detections, cfg=CONFIG, verbose=False))[0]
 
 
-def assert_brute_force(matches: Matches, truth, found, group_of, weights) -> None:
+def assert_brute_force(matches: Matches, truth, detections, group_of, weights) -> None:
     scores = matches.scores(weights)
+    assert matches.map(weights) == pytest.approx(scores.map, abs=1e-12)
     for r, row in enumerate(weights):
         times = dict(zip(matches.scenes, row.tolist(), strict=True))
-        expected = devkit(written_out(truth, group_of, times), written_out(found, group_of, times))
+        expected = devkit(replicated(truth, group_of, times), replicated(detections, group_of, times))
         assert scores.map[r] == pytest.approx(expected.mean_ap, abs=1e-9)
         assert scores.nds[r] == pytest.approx(expected.nd_score, abs=1e-9)
         assert scores.errors[r] == pytest.approx(list(expected.tp_errors.values()), abs=1e-9)
@@ -61,69 +61,44 @@ def assert_brute_force(matches: Matches, truth, found, group_of, weights) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_resampled_scenes_score_as_the_devkit_scores_them_written_out(seed):
-    truth, found, scene_of = dressed(seed)
+def test_resampled_scenes_score_as_the_devkit_scores_all_copies(seed):
+    truth, detections, scene_of = random_full_boxes(seed)
     weights = np.random.default_rng(seed).multinomial(6, [1 / 6] * 6, size=6)
     weights = np.vstack([weights, [0, 0, 6, 0, 0, 0], [1, 1, 0, 4, 0, 0], np.ones(6, int)])
-    matches = match_boxes(truth, found, scene_of, CONFIG)
-    assert_brute_force(matches, truth, found, scene_of, weights)
+    matches = match_boxes(truth, detections, scene_of, CONFIG)
+    assert_brute_force(matches, truth, detections, scene_of, weights)
 
 
-def test_samples_can_be_resampled_one_by_one():
-    truth, found, scene_of = dressed(7)
-    matches = match_boxes(truth, found, scene_of, CONFIG).by_sample()
+def test_samples_can_be_resampled():
+    truth, detections, scene_of = random_full_boxes(7)
+    matches = match_boxes(truth, detections, scene_of, CONFIG).by_sample()
     weights = np.random.default_rng(7).multinomial(12, [1 / 12] * 12, size=4)
-    assert_brute_force(matches, truth, found, {token: token for token in scene_of}, weights)
+    assert_brute_force(matches, truth, detections, {token: token for token in scene_of}, weights)
 
 
-def test_equal_scores_in_different_samples_are_taken_as_the_devkit_takes_them():
+def test_equal_scores_in_different_samples_have_the_devkits_order():
     """One detection a class and sample, at scores of few values; attributes missing in some sets altogether."""
-    truth, found, scene_of = dressed(3)
-    for token in found.sample_tokens:
-        first = {box.detection_name: box for box in found[token]}
-        found.boxes[token] = list(first.values())
-        for k, box in enumerate(found[token]):
+    truth, detections, scene_of = random_full_boxes(3)
+    for token in detections.sample_tokens:
+        first = {box.detection_name: box for box in detections[token]}
+        detections.boxes[token] = list(first.values())
+        for k, box in enumerate(detections[token]):
             box.detection_score = [0.25, 0.5, 0.75][(len(token) + k) % 3]
             box.translation = truth[token][0].translation if truth[token] else box.translation
     for token in list(truth.sample_tokens)[:6]:
         for box in truth[token]:
             box.attribute_name = ""
     weights = np.vstack([np.random.default_rng(0).multinomial(6, [1 / 6] * 6, size=6), [3, 3, 0, 0, 0, 0]])
-    matches = match_boxes(truth, found, scene_of, CONFIG)
+    matches = match_boxes(truth, detections, scene_of, CONFIG)
     assert matches.map()[0] > 0
-    assert_brute_force(matches, truth, found, scene_of, weights)
+    assert_brute_force(matches, truth, detections, scene_of, weights)
 
 
-def test_all_sets_at_once_are_the_sets_one_by_one(monkeypatch):
-    truth, found, scene_of = dressed(1)
-    matches = match_boxes(truth, found, scene_of, CONFIG)
+def test_all_sets_at_once_give_the_scores_of_each_set_alone():
+    truth, detections, scene_of = random_full_boxes(1)
+    matches = match_boxes(truth, detections, scene_of, CONFIG)
     weights = np.random.default_rng(0).multinomial(6, [1 / 6] * 6, size=300)  # more than one block
     together = matches.scores(weights)
     for r in (0, 127, 128, 299):
         alone = matches.scores(weights[r : r + 1])
         assert together.nds[r] == alone.nds[0] and (together.ap[r] == alone.ap[0]).all()
-
-
-def test_every_score_has_its_interval_and_pairs_with_the_other_model():
-    sides = []
-    for quality in (1.0, 1.3):
-        truth, found, scene_of = dressed(0, quality=quality)
-        scene_of = {token: f"scene-{k}" for k, token in enumerate(scene_of)}  # every sample a scene: 12
-        sides.append(match_boxes(truth, found, scene_of, CONFIG))
-    worse, better = (resample_scores(matches, 200) for matches in sides)
-    assert {"mAP", "NDS", "mATE", "mAAE", "car.AP", "car.AOE", "barrier.AP"} <= set(worse)
-    assert "traffic_cone.AOE" not in worse and "barrier.AVE" not in worse
-    assert worse["mAP"].value == resample(sides[0], 200).value
-    assert (worse["mAP"].draws == resample(sides[0], 200).draws).all()
-    assert worse["NDS"].draws[5] == sides[0].scores(scene_draws(12, 200)[5:6]).nds[0]
-    low, high = worse["car.ATE"].interval()
-    assert low < worse["car.ATE"].value < high
-    found = paired_scores({0: better}, {0: worse})
-    assert set(found) == set(worse) and found["NDS"].mean == better["NDS"].value - worse["NDS"].value
-    assert found["car.ATE"].mean < 0 < found["mAP"].mean and found["mAP"].low <= found["mAP"].mean
-    assert paired_scores({}, {}) == {} and paired_scores({0: better}, {1: worse}) == {}
-
-
-def test_few_scenes_have_no_interval():
-    truth, found, scene_of = dressed(0)
-    assert resample_scores(match_boxes(truth, found, scene_of, CONFIG)) is None

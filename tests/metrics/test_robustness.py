@@ -130,7 +130,7 @@ def test_every_corruption_has_the_same_weight():
 def test_a_missing_severity_is_named_and_not_averaged_away(missing):
     own, base = {1: 0.6, 2: missing, 3: 0.2}, {1: 0.5, 2: 0.3, 3: 0.1}
     for value in (severity_mean(own), resistance_ability(own, 0.8), relative_resistance(own, base)):
-        assert math.isnan(value.value) and value.reasons == ("severity 2: no score",) and not value.known
+        assert math.isnan(value.value) and value.reasons == ("severity 2: no score",)
     assert corruption_error(own, base).reasons == ("severity 2: no score",)
     assert corruption_error(base, own).reasons == ("baseline, severity 2: no score",)
     mean = corruption_mean({"snow": Value(0.7), "fog": resistance_ability(own, 0.8)})

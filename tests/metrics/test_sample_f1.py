@@ -1,4 +1,4 @@
-"""Samples told apart by how well their objects were found."""
+"""F1 of the detections of a sample, and the samples chosen by it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from aqr_bench.errors import UserError
-from aqr_bench.metrics.sample_f1 import Found, Objects, best_and_worst, count_found
+from aqr_bench.metrics.sample_f1 import DetectionCounts, SampleObjects, best_and_worst, count_detections
 from aqr_bench.pictures import chosen_samples, kept_objects
 from aqr_bench.pictures import main as pictures
 
 
-def objects(*rows) -> Objects:
+def objects(*rows) -> SampleObjects:
     """Rows of x, y, class, score."""
     centre = np.array([row[:2] for row in rows], float).reshape(-1, 2)
-    return Objects(centre, [row[2] for row in rows], np.array([row[3] for row in rows], float))
+    return SampleObjects(centre, [row[2] for row in rows], np.array([row[3] for row in rows], float))
 
 
 def test_objects_are_counted_by_class_and_sample():
@@ -25,42 +25,42 @@ def test_objects_are_counted_by_class_and_sample():
         "b": objects((0, 0, "car", 0)),
         "c": objects(),
     }
-    found = {
+    detections = {
         # Two claim the first car, and only one can have it; the bus is called a car; the other car is too far away.
         "a": objects((0.5, 0, "car", 0.4), (1.9, 0, "car", 0.9), (0, 20, "car", 0.8), (12.1, 0, "car", 0.7)),
         "b": objects((0, 0, "car", 0.5)),
     }
-    counted = count_found(found, truth)
-    assert counted == {"a": Found(1, 3, 2), "b": Found(1, 0, 0), "c": Found(0, 0, 0)}
-    assert [round(f.f1, 3) for f in counted.values()] == [0.286, 1.0, 0.0]
-    assert count_found(found, truth, 2.2)["a"] == Found(2, 2, 1)
+    counts = count_detections(detections, truth)
+    assert counts == {"a": DetectionCounts(1, 3, 2), "b": DetectionCounts(1, 0, 0), "c": DetectionCounts(0, 0, 0)}
+    assert [round(f.f1, 3) for f in counts.values()] == [0.286, 1.0, 0.0]
+    assert count_detections(detections, truth, 2.2)["a"] == DetectionCounts(2, 2, 1)
 
 
 def test_best_and_worst_are_other_samples_and_have_objects():
-    found = {
-        "empty": Found(0, 9, 0),
-        "a": Found(2, 0, 0),
-        "b": Found(5, 0, 0),
-        "c": Found(0, 1, 1),
-        "d": Found(0, 4, 1),
+    counts = {
+        "empty": DetectionCounts(0, 9, 0),
+        "a": DetectionCounts(2, 0, 0),
+        "b": DetectionCounts(5, 0, 0),
+        "c": DetectionCounts(0, 1, 1),
+        "d": DetectionCounts(0, 4, 1),
     }
-    assert best_and_worst(found) == (["b"], ["d"])
-    assert best_and_worst(found, 2) == (["b", "a"], ["d", "c"])
-    assert best_and_worst({"only": Found(1, 0, 0)}) == (["only"], [])
+    assert best_and_worst(counts) == (["b"], ["d"])
+    assert best_and_worst(counts, 2) == (["b", "a"], ["d", "c"])
+    assert best_and_worst({"only": DetectionCounts(1, 0, 0)}) == (["only"], [])
     assert best_and_worst({}) == ([], [])
 
 
-def test_only_sure_detections_are_kept(tmp_path):
+def test_detections_below_the_threshold_are_left_out(tmp_path):
     entry = {"translation": [1.0, 2.0, 3.0], "detection_name": "car"}
     rows = [{**entry, "detection_score": s} for s in (0.1, 0.25, 0.9)]
     path = tmp_path / "results_nusc.json"
     path.write_text(json.dumps({"results": {"a": rows, "b": []}}))
-    kept = kept_objects(path, 0.25)
-    assert list(kept["a"].scores) == [0.25, 0.9] and kept["a"].centre.tolist() == [[1, 2]] * 2
-    assert kept["b"].centre.shape == (0, 2)
+    detections = kept_objects(path, 0.25)
+    assert list(detections["a"].scores) == [0.25, 0.9] and detections["a"].centre.tolist() == [[1, 2]] * 2
+    assert detections["b"].centre.shape == (0, 2)
 
 
-def test_without_detections_samples_are_spread_and_it_is_said():
+def test_without_detections_samples_are_evenly_spread_and_the_caption_reports_it():
     rows = chosen_samples(range(11), None, 1, 0.25)
     assert [row[:2] for row in rows] == [("0", 5)] and "not chosen by its score" in rows[0][2]
 

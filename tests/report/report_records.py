@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from aqr_bench.metrics.matching import ClassMatches, Matches
+from aqr_bench.metrics.matches import ClassMatches, Matches
 from aqr_bench.record import Record, write_records
 from aqr_bench.study import base_runs, load_study, load_tier, matrix
 

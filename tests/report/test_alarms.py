@@ -13,7 +13,7 @@ import pytest
 from report_records import fill, made_up_matches, make_study
 
 from aqr_bench.corruptions import CONDITIONS
-from aqr_bench.metrics.matching import ClassMatches
+from aqr_bench.metrics.matches import ClassMatches
 from aqr_bench.record import Record, read_records, write_records
 from aqr_bench.report.alarms import ALARM, NOTICE, alarms_sentence, alarms_table, base_alarms, study_alarms
 from aqr_bench.report.collect import collect_base, collect_study

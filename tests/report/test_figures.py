@@ -10,7 +10,7 @@ import pytest
 import yaml
 from report_records import fill, made_up_matches, make_study
 
-from aqr_bench.metrics.matching import RECALL, ClassMatches
+from aqr_bench.metrics.matches import RECALL, ClassMatches
 from aqr_bench.report.collect import collect_base, collect_study
 from aqr_bench.report.figures import draw_study, metrics_figure
 from aqr_bench.report.pareto import front, pareto_figure

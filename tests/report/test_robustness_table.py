@@ -1,4 +1,4 @@
-"""The robustness table from records: by hand, with failed, missing and foreign records, on the page, from a shell."""
+"""The robustness table from records: by hand, with failed, missing and foreign records, on the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aqr_bench.errors import UserError
 from aqr_bench.record import Record, write_records
 from aqr_bench.report import robustness
 from aqr_bench.report.__main__ import main as report
-from aqr_bench.report.robustness import corrupts, families, found_sheets, main, make_sheet
+from aqr_bench.report.robustness import corrupts, families, make_sheet
 from aqr_bench.report.robustness_figure import MEAN, degradation_figure, resistance, resistance_figure
 from aqr_bench.report.robustness_tables import corruptions_table, published_table, study_parts, summary_table
 from aqr_bench.study import Condition, Suite, load_study, load_suite, load_tier
@@ -161,7 +161,7 @@ def test_a_failed_severity_is_named_and_not_averaged_away(tmp_path):
     put(tmp_path, "cross", 0, CROSS)
     put(tmp_path, "cross", 1, {**CROSS, "random_cameras_2": "out of | memory"})
     sheet = sheet_of(tmp_path)
-    summary, table = summary_table([sheet], "x"), corruptions_table(sheet)
+    summary, table = summary_table(sheet), corruptions_table(sheet)
     assert row(summary.data, metric="mAP", variant="cross")["seeds"] == 1
     assert row(summary.shown, Metric="mAP", Variant="cross")["Missing"] == "random_cameras_2 (seed 1)"
     assert row(summary.shown, Metric="mAP", Variant="none (baseline)")["Missing"] == ""
@@ -211,7 +211,7 @@ def test_equal_inputs_missing_files_and_foreign_records_do_not_count(tmp_path):
     assert len(reasons["cross"]) == 3 and all("left the inputs equal to 'clean'" in r for r in reasons["cross"])
     assert len(reasons["self"]) == 4 and all("record of another run" in r for r in reasons["self"])
     assert sheet.left_out == ("both",) and sheet.variants == ("none", "cross", "self")
-    assert "Not evaluated under graded (made_up): both." in summary_table([sheet], "x").note
+    assert "Not evaluated under graded (made_up): both." in summary_table(sheet).note
 
 
 def test_single_modality_floor(tmp_path):
@@ -223,12 +223,12 @@ def test_single_modality_floor(tmp_path):
     sheet = sheet_of(tmp_path, seeds=(0,), floor=floor)
     none, cross = (row(sheet.summary, metric="NDS", variant=v) for v in ("none", "cross"))
     assert (none["no_lidar"], none["no_cameras"]) == pytest.approx((0.22, 0.35)) and math.isnan(cross["no_lidar"])
-    shown = summary_table([sheet], "x")
+    shown = summary_table(sheet)
     assert list(shown.shown["no_lidar"]) == ["0.120", "0.220", "–", "–"] and "A dash there" in shown.note
     assert sheet.gaps.empty
 
 
-# ---------------------------------------------------------------- page, figure, shell
+# ---------------------------------------------------------------- page and figure
 
 
 def test_on_the_page(tmp_path):
@@ -263,45 +263,6 @@ def test_a_study_is_shown_under_every_suite_it_was_evaluated_under(tmp_path, mon
     (part,) = study_parts(tmp_path, tier, study, tmp_path, tmp_path)
     assert [r.ok for r in part.records].count(False) == 1 and len(part.records) == 8
     assert {t.name for t in part.tables} == {f"made_up_robustness_graded{e}" for e in ("", "_corruptions", "_gaps")}
-
-
-def test_from_the_shell(tmp_path, capsys):
-    suite, results, out = made_up_suite(tmp_path), tmp_path / "results", tmp_path / "out"
-    put(results, "none", 0, NONE)
-    put(results, "cross", 0, CROSS)
-    put(results, "none", 0, NONE, study="other")
-    (results / "smoke" / "base" / "seed0").mkdir(parents=True)
-    arguments = ["--records", str(results), "--tier", "smoke", "--suite", str(suite.path), "--out", str(out)]
-    assert main([*arguments, "--baseline", "cross"]) == 0
-    written = capsys.readouterr().out.split()
-    assert all(Path(line).is_file() for line in written) and len(written) == 9
-    data = pd.read_csv(out / "tables" / "robustness.csv")
-    assert list(data["study"].unique()) == ["made_up", "other"] and len(data) == 6
-    made_up = data[(data["study"] == "made_up") & (data["metric"] == "mAP")].set_index("variant")
-    assert made_up.loc["cross", "mRRA"] == 0 and made_up.loc["none", "mRRA"] == pytest.approx(-(100 / 6 + 50) / 2)
-    assert data[data["study"] == "other"]["mRRA"].isna().all()
-    assert main([*arguments, "--study", "other"]) == 0
-    assert set(pd.read_csv(out / "tables" / "robustness.csv")["study"]) == {"other"}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tier": "smok"}, "no folder .*did you mean 'smoke'"),
-        ({"studies": ["made_op"]}, "--study: no records of 'made_op'.*did you mean 'made_up'"),
-        ({"baseline": "nine"}, "--baseline: no records of a variant 'nine'.*did you mean 'none'"),
-    ],
-)
-def test_mistakes_are_named(tmp_path, options, message):
-    put(tmp_path, "none", 0, NONE)
-    with pytest.raises(UserError, match=message):
-        found_sheets(tmp_path, **{"tier": "smoke", "suites": [made_up_suite(tmp_path)], **options})
-
-
-def test_records_of_other_suites_alone_are_no_robustness(tmp_path):
-    put(tmp_path, "none", 0, NONE, suite="another")
-    with pytest.raises(UserError, match=r"no evaluate\.graded\.jsonl of a study"):
-        found_sheets(tmp_path, "smoke", [made_up_suite(tmp_path)])
 
 
 def test_labels_of_the_figure_do_not_overlap(tmp_path):

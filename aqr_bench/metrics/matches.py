@@ -1,4 +1,4 @@
-"""Which detection found which object, sample by sample: kept so that the scores of any scenes can be had at once."""
+"""Which detection is matched to which object, saved so that the scores of any choice of scenes can be computed."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
 
 from aqr_bench.metrics import resampled
-from aqr_bench.metrics.boxes import Boxes, from_eval_boxes
-from aqr_bench.metrics.fast import RECALL, Evaluation, evaluate, first_bin, means
-from aqr_bench.metrics.fast_errors import UNDEFINED
+from aqr_bench.metrics.boxes import BoxArrays, from_eval_boxes
+from aqr_bench.metrics.nuscenes import RECALL, UNDEFINED, Evaluation, evaluate, first_bin, means
 from aqr_bench.whole import whole_file
 
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """Detections of one class, in the order the devkit takes them: descending score, of equal ones the later first.
+    """Detections of one class, in the devkit's order: descending score, of equal scores the later first.
 
     score      [N] float64
     scene      [N] index of the scene
     tp         [N, D] bool: a true positive at that distance threshold
-    positives  [S] objects to be found in each scene
+    positives  [S] ground truth objects in each scene
     errors     [M, 5] of the true positives at the threshold of the errors, as TP_METRICS; None in older files
     sample     [N] index of the sample; None in older files
-    objects    [K] objects to be found in each sample; None in older files
+    objects    [K] ground truth objects in each sample; None in older files
     """
 
     score: np.ndarray
@@ -73,17 +72,17 @@ class Matches:
 
     @property
     def has_errors(self) -> bool:
-        """Whether errors and NDS can be had."""
+        """Whether errors and NDS can be computed."""
         return self.error_distance in self.distances and all(c.errors is not None for c in self.classes.values())
 
     def scores(self, weights_RS: np.ndarray | None = None) -> SetScores:
         """Everything of resampled sets; see ``map`` for the weights."""
         weights = self._weights(weights_RS)
-        found = [self._class_scores(name, weights, self.has_errors) for name in self.classes]
-        ap_RCD = np.stack([ap for ap, _ in found], axis=1)
+        by_class = [self._class_scores(name, weights, self.has_errors) for name in self.classes]
+        ap_RCD = np.stack([ap for ap, _ in by_class], axis=1)
         if not self.has_errors:
             return SetScores(ap_RCD, None, None, ap_RCD.mean(2).mean(1), None)
-        errors_RC5 = np.stack([errors for _, errors in found], axis=1)
+        errors_RC5 = np.stack([errors for _, errors in by_class], axis=1)
         mean_ap, errors, nds = means(ap_RCD, errors_RC5, self.mean_ap_weight)
         return SetScores(ap_RCD, errors_RC5, errors, mean_ap, nds)
 
@@ -99,14 +98,14 @@ class Matches:
         """mAP [R] of resampled sets.
 
         Args:
-            weights_RS: how often each scene is in each set, whole numbers [R, S]; None: every scene once, R = 1.
+            weights_RS: how often each scene is in each set, integers [R, S]; None: every scene once, R = 1.
         """
         return np.mean([self.ap(name, weights_RS).mean(1) for name in self.classes], axis=0)
 
     def by_sample(self) -> Matches:
-        """The same with every sample a scene of its own, so that weights go by sample; ValueError for older files."""
+        """The same with every sample as a scene, so that weights are by sample; ValueError for older files."""
         if self.scene_of_sample is None or any(c.sample is None or c.objects is None for c in self.classes.values()):
-            raise ValueError("these matches do not say of which samples they are")
+            raise ValueError("these matches have no sample indices")
         classes = {n: replace(c, scene=c.sample, positives=c.objects) for n, c in self.classes.items()}
         return replace(self, scenes=self.samples, classes=classes, scene_of_sample=np.arange(len(self.samples)))
 
@@ -114,23 +113,25 @@ class Matches:
         self, name: str, weights_RS: np.ndarray, with_errors: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """AP [R, D] and errors [R, 5] of a class."""
-        found = self.classes[name]
-        npos = weights_RS @ found.positives
+        matches = self.classes[name]
+        npos = weights_RS @ matches.positives
         grid = RECALL[first_bin(self.min_recall) :]
         level, exact = resampled.levels(npos, grid)
         weights_SR = np.ascontiguousarray(weights_RS.T, dtype=np.int32)
         precision = np.zeros((len(self.distances), len(npos), len(grid)))
         confidence = np.zeros((len(npos), len(grid)))
-        wanted = self.distances.index(self.error_distance) if with_errors else -1
-        score, scene = np.ascontiguousarray(found.score), np.ascontiguousarray(found.scene, dtype=np.int64)
-        resampled.curves(score, scene, found.tp, weights_SR, npos, level, exact, grid, wanted, precision, confidence)
+        error_column = self.distances.index(self.error_distance) if with_errors else -1
+        score, scene = np.ascontiguousarray(matches.score), np.ascontiguousarray(matches.scene, dtype=np.int64)
+        resampled.curves(
+            score, scene, matches.tp, weights_SR, npos, level, exact, grid, error_column, precision, confidence
+        )
         above = np.maximum(precision - self.min_precision, 0)
         ap_RD = above.mean(2).T / (1 - self.min_precision)
         if not with_errors:
             return ap_RD, None
         errors = np.empty((len(npos), len(TP_METRICS)))
-        hit = found.tp[:, wanted]
-        resampled.mean_errors(score[hit], scene[hit], found.errors, weights_SR, confidence, errors)
+        hit = matches.tp[:, error_column]
+        resampled.mean_errors(score[hit], scene[hit], matches.errors, weights_SR, confidence, errors)
         errors[:, list(UNDEFINED.get(name, ()))] = np.nan
         return ap_RD, errors
 
@@ -139,7 +140,7 @@ class Matches:
             return np.ones((1, len(self.scenes)))
         weights = np.asarray(weights_RS, dtype=np.float64)
         if weights.ndim != 2 or weights.shape[1] != len(self.scenes) or (weights < 0).any() or (weights % 1).any():
-            raise ValueError(f"weights: whole numbers of shape [sets, {len(self.scenes)}] are needed")
+            raise ValueError(f"weights: integers of shape [sets, {len(self.scenes)}] are needed")
         return weights
 
     # ------------------------------------------------------------ the file
@@ -155,14 +156,14 @@ class Matches:
         }
         if self.scene_of_sample is not None:
             arrays |= {"samples": np.array(self.samples), "scene_of_sample": self.scene_of_sample.astype(np.uint16)}
-        for i, found in enumerate(self.classes.values()):
-            arrays[f"score{i}"] = found.score
-            arrays[f"scene{i}"] = found.scene.astype(np.uint16)
-            arrays[f"tp{i}"] = np.packbits(found.tp, axis=1)
-            arrays[f"positives{i}"] = found.positives.astype(np.uint32)
+        for i, matches in enumerate(self.classes.values()):
+            arrays[f"score{i}"] = matches.score
+            arrays[f"scene{i}"] = matches.scene.astype(np.uint16)
+            arrays[f"tp{i}"] = np.packbits(matches.tp, axis=1)
+            arrays[f"positives{i}"] = matches.positives.astype(np.uint32)
             for key, kind in (("errors", np.float64), ("sample", np.uint32), ("objects", np.uint32)):
-                if getattr(found, key) is not None:
-                    arrays[f"{key}{i}"] = getattr(found, key).astype(kind)
+                if getattr(matches, key) is not None:
+                    arrays[f"{key}{i}"] = getattr(matches, key).astype(kind)
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
@@ -170,11 +171,11 @@ class Matches:
 
     @classmethod
     def load(cls, path: str | Path) -> Matches:
-        """Inverse of ``save``; raises OSError, ValueError or KeyError for a file that is missing or no such one."""
+        """Inverse of ``save``; raises OSError, ValueError or KeyError for a file that is missing or invalid."""
         with np.load(path, allow_pickle=False) as file:
             distances = tuple(file["distances"].tolist())
 
-            def part(key: str, i: int) -> np.ndarray | None:
+            def optional(key: str, i: int) -> np.ndarray | None:
                 name = f"{key}{i}"
                 if name not in file:
                     return None
@@ -186,44 +187,45 @@ class Matches:
                     file[f"scene{i}"].astype(np.int64),
                     np.unpackbits(file[f"tp{i}"], axis=1, count=len(distances)).astype(bool),
                     file[f"positives{i}"].astype(np.int64),
-                    *(part(key, i) for key in ("errors", "sample", "objects")),
+                    *(optional(key, i) for key in ("errors", "sample", "objects")),
                 )
                 for i, name in enumerate(file["classes"])
             }
-            more = {}
+            sample_fields = {}
             if "samples" in file:
-                more["samples"] = tuple(file["samples"].tolist())
-                more["scene_of_sample"] = file["scene_of_sample"].astype(np.int64)
+                sample_fields["samples"] = tuple(file["samples"].tolist())
+                sample_fields["scene_of_sample"] = file["scene_of_sample"].astype(np.int64)
             rule = file["rule"].tolist()
             names = ("min_recall", "min_precision", "error_distance", "mean_ap_weight")
-            return cls(tuple(file["scenes"].tolist()), distances, classes=classes, **dict(zip(names, rule)), **more)  # noqa: B905
+            rules = dict(zip(names, rule, strict=False))  # older files have the first two
+            return cls(tuple(file["scenes"].tolist()), distances, classes=classes, **rules, **sample_fields)
 
 
 # ---------------------------------------------------------------- from an evaluation
 
 
-def keep(
+def collect_matches(
     evaluation: Evaluation,
-    truth: Boxes,
-    found: Boxes,
+    truth: BoxArrays,
+    detections: BoxArrays,
     samples: tuple[str, ...],
     scenes: tuple[str, ...],
     scene_of_sample: np.ndarray,
     config: Any,
 ) -> Matches:
-    """The matches of an evaluation of ``truth`` and ``found``; ``scene_of_sample`` [K] are indices of ``scenes``."""
+    """The matches of an evaluation; ``scene_of_sample`` [K] are indices of ``scenes``."""
     matching, limits = evaluation.matching, list(config.dist_ths)
     d = limits.index(config.dist_th_tp)
     hit = matching.matched >= 0
     before = np.concatenate([[0], np.cumsum(hit[:, d])])
-    sample = found.sample[matching.order].astype(np.int64)
+    sample = detections.sample[matching.order].astype(np.int64)
     classes = {}
     for name in config.class_names:
         label = DETECTION_NAMES.index(name)
         part = matching.of(label)
         objects = np.bincount(truth.sample[truth.label == label], minlength=len(samples))
         classes[name] = ClassMatches(
-            found.score[matching.order[part]],
+            detections.score[matching.order[part]],
             scene_of_sample[sample[part]],
             hit[part],
             np.bincount(scene_of_sample, weights=objects, minlength=len(scenes)).astype(np.int64),
@@ -235,18 +237,19 @@ def keep(
     return Matches(scenes, tuple(limits), *rule, samples, scene_of_sample)
 
 
-def match_boxes(truth: Any, found: Any, scene_of: Mapping[str, str], config: Any) -> Matches:
+def match_boxes(truth: Any, detections: Any, scene_of: Mapping[str, str], config: Any) -> Matches:
     """Match the devkit's filtered boxes as its ``accumulate`` does.
 
     Args:
-        truth, found: EvalBoxes of DetectionEval, ``gt_boxes`` and ``pred_boxes``.
+        truth, detections: EvalBoxes of DetectionEval, ``gt_boxes`` and ``pred_boxes``.
         scene_of: scene name by sample token.
         config: DetectionConfig (classes, thresholds, distance in the plane).
     """
-    samples = tuple(dict.fromkeys([*truth.sample_tokens, *found.sample_tokens]))
-    number = {token: i for i, token in enumerate(samples)}
+    samples = tuple(dict.fromkeys([*truth.sample_tokens, *detections.sample_tokens]))
+    sample_index = {token: i for i, token in enumerate(samples)}
     scenes = tuple(sorted({scene_of[token] for token in samples}))
     scene_of_sample = np.array([scenes.index(scene_of[token]) for token in samples], dtype=np.int64)
-    objects, boxes = from_eval_boxes(truth, number), from_eval_boxes(found, number, own_token=True)
-    evaluation = evaluate(objects, boxes, len(samples), config)
-    return keep(evaluation, objects, boxes, samples, scenes, scene_of_sample, config)
+    truth_boxes = from_eval_boxes(truth, sample_index)
+    detected = from_eval_boxes(detections, sample_index, use_box_token=True)
+    evaluation = evaluate(truth_boxes, detected, len(samples), config)
+    return collect_matches(evaluation, truth_boxes, detected, samples, scenes, scene_of_sample, config)

@@ -1,7 +1,7 @@
-"""The devkit's matching on arrays: in every sample and class each detection takes the nearest object still free.
+"""Greedy matching as in nuscenes-devkit, on arrays: each detection takes the nearest unmatched object of its class.
 
-Detections go by descending score, of equal ones the later in the list first. Samples and classes do not touch one
-another, so each is matched on its own, at all distance thresholds in one go.
+Detections are taken by descending score, of equal scores the later in the list first. Each sample and class is matched
+independently, at all distance thresholds at once.
 Source: nuscenes-devkit 1.2, eval/detection/algo.py, ``accumulate``.
 """
 
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
-from aqr_bench.metrics.boxes import Boxes
-from aqr_bench.metrics.compiled import compiled
+from aqr_bench.metrics.boxes import BoxArrays
 
 CLASSES = len(DETECTION_NAMES)
 # Two ways of summing two squares differ by less than this (one may round once, by a fused multiply-add).
@@ -22,11 +22,19 @@ ROUNDING = 1e-14
 Distance = Callable[[int, int], float]  # of an object and a detection, rows of the arrays
 
 
+def compiled(function: Callable) -> Callable:
+    """Compile at the first call; cache the machine code on disk where a folder can be written."""
+    try:
+        return numba.njit(cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
+        return numba.njit(function)
+
+
 @dataclass(frozen=True)
 class Matching:
-    """Which detection found which object.
+    """Which detection is matched to which object.
 
-    order    [N] rows of the detections: class by class, in each the order in which they chose
+    order    [N] rows of the detections: class by class, in each the order in which they are matched
     start    [CLASSES + 1] where each class begins in ``order``
     matched  [N, D] row of the object taken at each distance threshold, in the order of ``order``; -1: none
     """
@@ -36,12 +44,12 @@ class Matching:
     matched: np.ndarray
 
     def of(self, label: int) -> slice:
-        """The places of a class."""
+        """Where a class is in ``order``."""
         return slice(int(self.start[label]), int(self.start[label + 1]))
 
 
 def match(
-    truth: Boxes, found: Boxes, samples: int, distances: Sequence[float], distance: Distance | None = None
+    truth: BoxArrays, detections: BoxArrays, samples: int, distances: Sequence[float], distance: Distance | None = None
 ) -> Matching:
     """Match the detections of all classes.
 
@@ -50,11 +58,11 @@ def match(
         distances: thresholds D, metres; a match is nearer than that.
         distance: instead of that of the centres in the plane.
     """
-    order = np.argsort(found.score, kind="stable")[::-1]
-    order = order[np.argsort(found.label[order], kind="stable")]
-    label = found.label[order]
+    order = np.argsort(detections.score, kind="stable")[::-1]
+    order = order[np.argsort(detections.label[order], kind="stable")]
+    label = detections.label[order]
     start = np.searchsorted(label, np.arange(CLASSES + 1))
-    group = label.astype(np.int64) * samples + found.sample[order]
+    group = label.astype(np.int64) * samples + detections.sample[order]
     box_first, box_at = _grouped(group, CLASSES * samples)
     truth_first, truth_at = _grouped(truth.label.astype(np.int64) * samples + truth.sample, CLASSES * samples)
     limits = np.array(distances, dtype=np.float64)
@@ -63,28 +71,28 @@ def match(
     if distance is None:
         groups = np.flatnonzero(shared)
         doubtful = np.zeros(len(groups), dtype=np.bool_)
-        boxes_xy, truth_xy = found.translation[order, :2], np.ascontiguousarray(truth.translation[:, :2])
+        boxes_xy, truth_xy = detections.translation[order, :2], np.ascontiguousarray(truth.translation[:, :2])
         _match_groups(groups, box_first, box_at, boxes_xy, truth_first, truth_at, truth_xy, limits, matched, doubtful)
-        again, distance = groups[doubtful], _centre_distance(truth, found)
+        recheck, distance = groups[doubtful], _centre_distance(truth, detections)
     else:
-        again = np.flatnonzero(shared)
-    for g in again:
-        places, objects = box_at[box_first[g] : box_first[g + 1]], truth_at[truth_first[g] : truth_first[g + 1]]
-        table = np.array([[distance(int(t), int(row)) for t in objects] for row in order[places]], dtype=np.float64)
-        taken = np.full((len(places), len(limits)), -1, dtype=np.int32)
+        recheck = np.flatnonzero(shared)
+    for g in recheck:
+        rows, objects = box_at[box_first[g] : box_first[g + 1]], truth_at[truth_first[g] : truth_first[g + 1]]
+        table = np.array([[distance(int(t), int(row)) for t in objects] for row in order[rows]], dtype=np.float64)
+        taken = np.full((len(rows), len(limits)), -1, dtype=np.int32)
         _match_table(table, limits, taken)
-        matched[places] = np.where(taken < 0, -1, objects[taken])
+        matched[rows] = np.where(taken < 0, -1, objects[taken])
     return Matching(order, start, matched)
 
 
-def _centre_distance(truth: Boxes, found: Boxes) -> Distance:
+def _centre_distance(truth: BoxArrays, detections: BoxArrays) -> Distance:
     """The very call the devkit makes: the last bit of its result depends on the BLAS of the machine."""
-    return lambda t, row: np.linalg.norm(found.translation[row, :2] - truth.translation[t, :2])
+    return lambda t, row: np.linalg.norm(detections.translation[row, :2] - truth.translation[t, :2])
 
 
 @compiled
 def _grouped(group_N, groups):
-    """Places by group, in their order: where each group begins [groups + 1], and the places [N]."""
+    """Indices by group, in their order: where each group begins [groups + 1], and the indices [N]."""
     first = np.zeros(groups + 1, dtype=np.int64)
     for g in group_N:
         first[g + 1] += 1
@@ -106,14 +114,14 @@ def _exact(a):
 
 @compiled
 def _match_groups(groups, box_first, box_at, boxes_xy, truth_first, truth_at, truth_xy, limits, matched, doubtful):
-    """Fill ``matched`` [N, D]; ``doubtful`` [G] tells where the last bit of a distance decides."""
-    most = 0
+    """Fill ``matched`` [N, D]; ``doubtful`` [G]: the last bit of a distance decides."""
+    max_objects = 0
     for g in groups:
-        most = max(most, truth_first[g + 1] - truth_first[g])
-    away = np.empty(most)
-    dx = np.empty(most)
-    dy = np.empty(most)
-    taken = np.empty((len(limits), most), dtype=np.bool_)
+        max_objects = max(max_objects, truth_first[g + 1] - truth_first[g])
+    dist = np.empty(max_objects)
+    dx = np.empty(max_objects)
+    dy = np.empty(max_objects)
+    taken = np.empty((len(limits), max_objects), dtype=np.bool_)
     widest = limits.max() * (1 + ROUNDING)
     for i in range(len(groups)):
         g = groups[i]
@@ -126,28 +134,28 @@ def _match_groups(groups, box_first, box_at, boxes_xy, truth_first, truth_at, tr
                 t = truth_at[truth_first[g] + k]
                 dx[k] = abs(boxes_xy[p, 0] - truth_xy[t, 0])
                 dy[k] = abs(boxes_xy[p, 1] - truth_xy[t, 1])
-                away[k] = np.sqrt(dx[k] * dx[k] + dy[k] * dy[k])
-                near = near or away[k] <= widest
+                dist[k] = np.sqrt(dx[k] * dx[k] + dy[k] * dy[k])
+                near = near or dist[k] <= widest
             if not near:
                 continue
             for d in range(len(limits)):
                 best = -1
-                least = np.inf
+                nearest = np.inf
                 for k in range(count):
                     if taken[d, k]:
                         continue
-                    close = best >= 0 and abs(away[k] - least) <= ROUNDING * least and away[k] <= widest
+                    close = best >= 0 and abs(dist[k] - nearest) <= ROUNDING * nearest and dist[k] <= widest
                     if close and not (dx[k] == dx[best] and dy[k] == dy[best]):
                         sure = _exact(dx[k]) and _exact(dy[k]) and _exact(dx[best]) and _exact(dy[best])
                         doubtful[i] = doubtful[i] or not sure
-                    if away[k] < least:
-                        least = away[k]
+                    if dist[k] < nearest:
+                        nearest = dist[k]
                         best = k
                 if best < 0:
                     continue
-                if abs(least - limits[d]) <= ROUNDING * limits[d] and not (_exact(dx[best]) and _exact(dy[best])):
+                if abs(nearest - limits[d]) <= ROUNDING * limits[d] and not (_exact(dx[best]) and _exact(dy[best])):
                     doubtful[i] = True
-                if least < limits[d]:
+                if nearest < limits[d]:
                     taken[d, best] = True
                     matched[p, d] = truth_at[truth_first[g] + best]
 
@@ -159,11 +167,11 @@ def _match_table(table, limits, taken):
         free = np.ones(table.shape[1], dtype=np.bool_)
         for p in range(table.shape[0]):
             best = -1
-            least = np.inf
+            nearest = np.inf
             for k in range(table.shape[1]):
-                if free[k] and table[p, k] < least:
-                    least = table[p, k]
+                if free[k] and table[p, k] < nearest:
+                    nearest = table[p, k]
                     best = k
-            if best >= 0 and least < limits[d]:
+            if best >= 0 and nearest < limits[d]:
                 free[best] = False
                 taken[p, d] = best
