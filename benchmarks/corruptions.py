@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from aqr_bench.corruptions import CONDITIONS, Cloud, Condition, Frame, FrameError, View, corrupt
-from aqr_bench.corruptions.missing_sensors import CAMERAS
+from aqr_bench.corruptions.suites.missing_sensors import CAMERAS
 from aqr_bench.provenance import machine
 
 POINTS, SWEEPS, SIZE, BOXES = 35_000, 10, (900, 1600), 40

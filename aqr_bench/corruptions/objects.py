@@ -15,7 +15,7 @@ import numpy as np
 
 from aqr_bench.corruptions.frame import Frame, View, keep_merged, merged_xyz, move_merged
 from aqr_bench.corruptions.geometry import box_of_points, corners
-from aqr_bench.corruptions.lidar_noise import random_signs, share_of, squared_distance
+from aqr_bench.corruptions.lidar.noise import random_signs, share_of, squared_distance
 
 MIN_DEPTH_M = 0.1  # a box with a corner nearer to the camera's plane has no outline in the image
 _MAX_PX = 30_000  # outlines are cut here: far outside any image, within the integers that OpenCV draws with

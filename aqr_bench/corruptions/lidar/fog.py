@@ -9,7 +9,7 @@ from scipy.constants import speed_of_light
 from scipy.integrate import cumulative_trapezoid
 
 from aqr_bench.corruptions.frame import INTENSITY
-from aqr_bench.corruptions.lidar_optics import BRIGHTEST, moved, ranges, with_intensity
+from aqr_bench.corruptions.lidar.optics import BRIGHTEST, moved, ranges, with_intensity
 
 # Hahner et al. ICCV 2021 (MartinHahner/LiDAR_fog_sim, ParameterSet): half-power width of the laser pulse; the receiver
 # sees nothing of the beam up to CROSSING_M[0] and all of it from CROSSING_M[1] on, linear between.

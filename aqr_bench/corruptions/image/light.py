@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from aqr_bench.corruptions.image_noise import dark_noise
+from aqr_bench.corruptions.image.noise import dark_noise
 
 _FLARE_GAIN, _FLARE_EDGE = 1.5, 0.8
 

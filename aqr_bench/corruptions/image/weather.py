@@ -7,15 +7,64 @@ import math
 import cv2
 import numpy as np
 
-from aqr_bench.corruptions.image_blur import enlarged, motion
-from aqr_bench.corruptions.image_light import toward
-from aqr_bench.corruptions.plasma import plasma
+from aqr_bench.corruptions.image.blur import enlarged, motion
+from aqr_bench.corruptions.image.light import toward
 from aqr_bench.errors import UserError
 
 _HAZE_FREE = (0.65, 0.99, 0.10, 0.85)  # rectangle without additional haze: top, bottom, left, right of the image
 _GATES = 8  # cells across the image in which rain is more or less dense
 _DROP_LEVEL = 240.0
 _STEEPEST_DEG = 60.0
+_INTERPOLATED = 4  # a plasma's last halvings, cells of up to so many pixels, are interpolated ...
+_MIN_INTERPOLATED_SIZE = 64  # ... in squares of this size and more
+
+
+# ---------------------------------------------------------------- plasma, the cloudy field behind fog
+
+
+def plasma(height: int, width: int, decay: float, rng: np.random.Generator) -> np.ndarray:
+    """A field between 0 and 1, cloudier for small ``decay``.
+
+    Diamond-square algorithm as in imagecorruptions 1.1.2 (plasma_fractal): a periodic square, the least power of two
+    that covers the image; every halving of the step adds uniform noise, whose amplitude falls by decay^2; the field is
+    stretched to 0..1 over the whole square, then cut to the image at its top left corner.
+
+    In squares of 64 and more the last two halvings are left to linear interpolation. In one of 2048 their noise is
+    0.002 of the first one's at decay 1.4, which is below a quarter of a grey level in a foggy image.
+
+    Returns:
+        float32 [height, width].
+    """
+    size = max(2, 1 << (max(height, width) - 1).bit_length())
+    coarser = _INTERPOLATED if size >= _MIN_INTERPOLATED_SIZE else 1
+    field = _diamond_square(size // coarser, decay, rng)
+    field -= field.min()
+    field /= max(field.max(), np.finfo(np.float32).tiny)
+    if coarser == 1:
+        return field[:height, :width].copy()
+    to_field = np.array([[1 / coarser, 0, 0], [0, 1 / coarser, 0]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(field, to_field, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP)
+
+
+def _diamond_square(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:
+    """float32 [size, size], periodic; amplitude 1 in the first step."""
+    corners = np.zeros((1, 1), np.float32)
+    amplitude = np.float32(1.0)
+    while len(corners) < size:
+        half = len(corners)
+        noise = (2 * rng.random((3, half, half), np.float32) - 1) * amplitude
+        below = corners + np.roll(corners, -1, 0)
+        centres = (below + np.roll(below, -1, 1)) / 4 + noise[0]
+        beside = corners + np.roll(corners, -1, 1)
+        field = np.empty((2 * half, 2 * half), np.float32)
+        field[::2, ::2] = corners
+        field[1::2, 1::2] = centres
+        field[::2, 1::2] = (beside + centres + np.roll(centres, 1, 0)) / 4 + noise[1]
+        field[1::2, ::2] = (below + centres + np.roll(centres, 1, 1)) / 4 + noise[2]
+        corners = field
+        amplitude /= np.float32(decay) ** 2
+    return corners
 
 
 # ---------------------------------------------------------------- fog

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from aqr_bench.corruptions import nuscenes_c_apply as act
 from aqr_bench.corruptions.condition import Condition
-from aqr_bench.corruptions.lidar_weather import backscatter
-from aqr_bench.corruptions.nuscenes_c_entries import (
+from aqr_bench.corruptions.lidar.fog import backscatter
+from aqr_bench.corruptions.suites import nuscenes_c_apply as act
+from aqr_bench.corruptions.suites.nuscenes_c_entries import (
     ALL_SWEEPS,
     CAMERA_FILE,
     DIVISORS,
@@ -17,7 +17,7 @@ from aqr_bench.corruptions.nuscenes_c_entries import (
     entries,
     times,
 )
-from aqr_bench.corruptions.nuscenes_c_motion import ALIGNMENT, MOTION, OBJECTS
+from aqr_bench.corruptions.suites.nuscenes_c_motion import ALIGNMENT, MOTION, OBJECTS
 
 # The source's files are named by rain rate and occupancy; LiDAR_snow_sim makes these of snowfall and speed of fall.
 _SNOWFALL, _TERMINAL = (0.5, 2.5, 1.0, 1.5, 2.5), (1.8, 1.4, 0.2, 0.2, 0.2)

@@ -8,7 +8,7 @@ import pytest
 from corruption_frames import make_frame
 
 from aqr_bench.corruptions import FrameError, corrupt, get_condition
-from aqr_bench.corruptions.lens_occlusion import MASKS, file_mask, mask_files, occlude, procedural_mask
+from aqr_bench.corruptions.image.lens_occlusion import MASKS, file_mask, mask_files, occlude, procedural_mask
 
 NAME = "nuscenes_r.lens_occlusion_procedural"
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.corruptions import geometry, lens_occlusion, stuck
+from aqr_bench.corruptions import geometry, stuck
 from aqr_bench.corruptions.condition import Condition, Draws
 from aqr_bench.corruptions.frame import LIDAR, Frame, View, keep_merged, merged_xyz
-from aqr_bench.corruptions.missing_sensors import ZERO, drop_cameras, drop_lidar
+from aqr_bench.corruptions.image import lens_occlusion
+from aqr_bench.corruptions.suites.missing_sensors import ZERO, drop_cameras, drop_lidar
 
 _REPOSITORY = "nuScenes-R (arXiv:2205.14951): ADLab-AutoDrive/lidar-camera-robust-benchmark"
 _TOOLKIT = f"{_REPOSITORY}:Toolkit_nuscenes_English.md"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aqr_bench.corruptions import image_blur
+from aqr_bench.corruptions.image import blur as image_blur
 
 
 def spot(height=61, width=61):

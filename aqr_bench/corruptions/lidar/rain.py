@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from aqr_bench.corruptions.frame import INTENSITY
-from aqr_bench.corruptions.lidar_optics import (
+from aqr_bench.corruptions.lidar.mie import (
+    DROPS_PER_M3_MM,
+    LARGEST_DROP_MM,
+    WATER_INDEX,
+    rain_extinction,
+    rain_slope,
+)
+from aqr_bench.corruptions.lidar.optics import (
     BRIGHTEST,
     DIVERGENCE_RAD,
     FAINTEST_PER_M2,
@@ -14,14 +21,7 @@ from aqr_bench.corruptions.lidar_optics import (
     ranges,
     with_intensity,
 )
-from aqr_bench.corruptions.lidar_scatterers import Particles, draw_returns
-from aqr_bench.corruptions.mie import (
-    DROPS_PER_M3_MM,
-    LARGEST_DROP_MM,
-    WATER_INDEX,
-    rain_extinction,
-    rain_slope,
-)
+from aqr_bench.corruptions.lidar.scatterers import Particles, draw_returns
 
 # LISA (velatkilic/LISA, Kilic et al. 2021): smallest drop drawn, nearest distance seen, range accuracy.
 SMALLEST_DROP_MM, NEAREST_M, ACCURACY_M = 0.05, 1.5, 0.09

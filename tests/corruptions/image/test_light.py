@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aqr_bench.corruptions import image_light
+from aqr_bench.corruptions.image import light as image_light
 
 
 def pixels(*values):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from aqr_bench.corruptions.frame import INTENSITY, X, Y, Z
-from aqr_bench.corruptions.lidar_optics import faintest, ranges, with_intensity
+from aqr_bench.corruptions.lidar.optics import faintest, ranges, with_intensity
 
 # LiDAR_snow_sim (tools/wet_ground): refractive indices of air and water, depth at which the texture of the pavement is
 # full, distance from the ground's plane (m), and the ground's reflectivity, one over its power factor 15.

@@ -7,7 +7,7 @@ import pytest
 from corruption_frames import make_frame
 
 from aqr_bench.corruptions import FrameError, corrupt, get_condition
-from aqr_bench.corruptions.missing_sensors import CAMERAS
+from aqr_bench.corruptions.suites.missing_sensors import CAMERAS
 
 
 def dark(frame):

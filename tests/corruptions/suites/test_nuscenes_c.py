@@ -10,7 +10,7 @@ from corruption_frames import MemoryHistory, make_frame
 
 from aqr_bench.corruptions import CONDITIONS, Frame, FrameError, corrupt, get_condition, objects
 from aqr_bench.corruptions.frame import merged_xyz
-from aqr_bench.corruptions.lidar_weather import occupancy, rain_rate
+from aqr_bench.corruptions.lidar.snow import occupancy, rain_rate
 from aqr_bench.study import load_suite
 
 SUITE = CONDITIONS.every("nuscenes_c")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, poisson
 
-from aqr_bench.corruptions import image_noise
+from aqr_bench.corruptions.image import noise as image_noise
 
 
 def rng(seed=0):

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.integrate import simpson
 
 from aqr_bench.corruptions.frame import INTENSITY
-from aqr_bench.corruptions.lidar_optics import (
+from aqr_bench.corruptions.lidar.optics import (
     BRIGHTEST,
     DIVERGENCE_RAD,
     FAINTEST_PER_M2,
@@ -17,7 +17,7 @@ from aqr_bench.corruptions.lidar_optics import (
     ranges,
     with_intensity,
 )
-from aqr_bench.corruptions.lidar_scatterers import Particles, draw_returns
+from aqr_bench.corruptions.lidar.scatterers import Particles, draw_returns
 
 # Hahner et al. CVPR 2022 (SysCV/LiDAR_snow_sim, tools/snowfall/sampling.py): density (g/cm3) and diameter (m) of flakes
 # in Rasmussen's relation between visibility, snowfall and rain rate; its factor; the largest flake; their reflectivity.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.integrate import trapezoid
 
-from aqr_bench.corruptions.lidar_scatterers import Particles, draw_returns
-from aqr_bench.corruptions.mie import extinction_efficiency, mie_extinction, rain_extinction
+from aqr_bench.corruptions.lidar.mie import extinction_efficiency, mie_extinction, rain_extinction
+from aqr_bench.corruptions.lidar.scatterers import Particles, draw_returns
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from corruption_frames import real_keyframe
 
-from aqr_bench.corruptions import image_weather
-from aqr_bench.corruptions.plasma import plasma
+from aqr_bench.corruptions.image import weather as image_weather
+from aqr_bench.corruptions.image.weather import plasma
 from aqr_bench.errors import UserError
 
 

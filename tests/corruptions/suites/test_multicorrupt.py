@@ -9,8 +9,9 @@ import pytest
 import yaml
 from corruption_frames import MemoryHistory, make_frame, real_keyframe
 
-from aqr_bench.corruptions import CONDITIONS, Draws, corrupt, get_condition, image_light
-from aqr_bench.corruptions.lidar_jitter import motion, tilted
+from aqr_bench.corruptions import CONDITIONS, Draws, corrupt, get_condition
+from aqr_bench.corruptions.image import light as image_light
+from aqr_bench.corruptions.lidar.noise import motion, tilted
 from aqr_bench.errors import UserError
 
 

@@ -10,13 +10,12 @@ from corruption_frames import make_cloud, real_keyframe
 from scipy.constants import speed_of_light
 from scipy.integrate import quad
 
-from aqr_bench.corruptions.lidar_fog import CROSSING_M, PULSE_S, fog_response, transmission
-from aqr_bench.corruptions.lidar_optics import FAINTEST_PER_M2, ranges
-from aqr_bench.corruptions.lidar_rain import range_noise
-from aqr_bench.corruptions.lidar_snow import flakes
-from aqr_bench.corruptions.lidar_weather import backscatter, fog, occupancy, rain, rain_rate, snow, wet_ground
-from aqr_bench.corruptions.lidar_wet_ground import ground_plane, wet_gain
-from aqr_bench.corruptions.mie import rain_extinction
+from aqr_bench.corruptions.lidar.fog import CROSSING_M, PULSE_S, backscatter, fog, fog_response, transmission
+from aqr_bench.corruptions.lidar.mie import rain_extinction
+from aqr_bench.corruptions.lidar.optics import FAINTEST_PER_M2, ranges
+from aqr_bench.corruptions.lidar.rain import rain, range_noise
+from aqr_bench.corruptions.lidar.snow import flakes, occupancy, rain_rate, snow
+from aqr_bench.corruptions.lidar.wet_ground import ground_plane, wet_gain, wet_ground
 
 FOG = [(a, backscatter(a), 1.0) for a in (0.005, 0.01, 0.02, 0.03, 0.06)]  # nuScenes-C
 FOG_MULTI = [(0.02, 0.008, 10.0), (0.03, 0.008, 10.0), (0.06, 0.05, 10.0)]  # MultiCorrupt

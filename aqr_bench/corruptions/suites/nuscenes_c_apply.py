@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.corruptions import (
-    alignment,
-    image_blur,
-    image_light,
-    image_noise,
-    image_weather,
-    lidar_noise,
-    lidar_weather,
-    objects,
-)
+from aqr_bench.corruptions import alignment, objects
 from aqr_bench.corruptions.condition import Apply, Draws
 from aqr_bench.corruptions.frame import LIDAR, Frame, View, native_scale
+from aqr_bench.corruptions.image import blur as image_blur
+from aqr_bench.corruptions.image import light as image_light
+from aqr_bench.corruptions.image import noise as image_noise
+from aqr_bench.corruptions.image import weather as image_weather
+from aqr_bench.corruptions.lidar import fog as lidar_fog
+from aqr_bench.corruptions.lidar import noise as lidar_noise
+from aqr_bench.corruptions.lidar import rain as lidar_rain
+from aqr_bench.corruptions.lidar import snow as lidar_snow
+from aqr_bench.corruptions.lidar import wet_ground as lidar_wet_ground
 
 Parameters = Mapping[str, Any]
 _ZOOMED = ("CAM_FRONT", "CAM_BACK")  # what they see comes nearer or goes away; for the others it passes by
@@ -69,7 +69,7 @@ def snow(frame: Frame, draws: Draws, p: Parameters) -> Frame:
     """Snow in the air and a wet road for the LiDAR; snow, a grey veil and less light for the cameras."""
 
     def points(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        snowy = lidar_weather.snow(
+        snowy = lidar_snow.snow(
             cloud,
             rng,
             p["snowfall_mm_h"],
@@ -77,7 +77,7 @@ def snow(frame: Frame, draws: Draws, p: Parameters) -> Frame:
             beam_divergence_rad=p["beam_divergence_rad"],
             noise_floor=p["noise_floor"],
         )
-        return lidar_weather.wet_ground(snowy, rng, p["water_mm"], p["wet_noise_floor"])
+        return lidar_wet_ground.wet_ground(snowy, rng, p["water_mm"], p["wet_noise_floor"])
 
     def image(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         scale = native_scale(pixels)
@@ -112,14 +112,14 @@ def rain(frame: Frame, draws: Draws, p: Parameters) -> Frame:
         )
         return image_light.limit_value(image_light.grey_blend(wet, p["grey"]), p["most_value"])
 
-    return images(image)(clouds(lidar_weather.rain, "rate_mm_h")(frame, draws, p), draws, p)
+    return images(image)(clouds(lidar_rain.rain, "rate_mm_h")(frame, draws, p), draws, p)
 
 
 def fog(frame: Frame, draws: Draws, p: Parameters) -> Frame:
     """Homogeneous fog for the LiDAR; plasma fog and a grey veil for the cameras."""
 
     def points(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return lidar_weather.fog(cloud, rng, p["alpha_per_m"], p["beta_per_m_sr"], p["gamma"], p["noise_m"])
+        return lidar_fog.fog(cloud, rng, p["alpha_per_m"], p["beta_per_m_sr"], p["gamma"], p["noise_m"])
 
     def image(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return image_light.grey_blend(image_weather.plasma_fog(pixels, rng, p["fog_amount"], p["fog_decay"]), p["grey"])

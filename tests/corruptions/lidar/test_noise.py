@@ -8,8 +8,8 @@ from corruption_frames import calibration, make_frame, real_keyframe
 from scipy.spatial import cKDTree
 
 from aqr_bench.corruptions import Cloud, Frame, View
-from aqr_bench.corruptions import lidar_noise as noise
 from aqr_bench.corruptions.frame import merged_xyz
+from aqr_bench.corruptions.lidar import noise
 
 
 def rng(seed=0):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aqr_bench.corruptions import nuscenes_c_apply as act
 from aqr_bench.corruptions.condition import Apply, Condition
-from aqr_bench.corruptions.nuscenes_c_entries import (
+from aqr_bench.corruptions.suites import nuscenes_c_apply as act
+from aqr_bench.corruptions.suites.nuscenes_c_entries import (
     ALL_SWEEPS,
     BOXES_FILE,
     CAMERA_FILE,
