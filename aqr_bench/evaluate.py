@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.arguments import positive
-from aqr_bench.corruptions import get_condition
 from aqr_bench.corruptions.proof import Proof, summary
 from aqr_bench.data.plain_pickle import naming
 from aqr_bench.errors import UserError, refuse_disk_fault, run_main
@@ -121,7 +120,7 @@ def _identity_of(
     config: Any, tier: Tier, data: DataSet, suite: Suite, trained: Record, sources: Sequence[Path]
 ) -> list[str]:
     """What an evaluation depends on: two with the same identity find the same."""
-    conditions = {"conditions": [vars(c) for c in suite.conditions], "batch_size": tier.evaluate_batch_size}
+    conditions = {"conditions": [c.settings for c in suite.conditions], "batch_size": tier.evaluate_batch_size}
     hashes = [
         config_hash(hashable(config)),
         config_hash(conditions),
@@ -176,7 +175,7 @@ def _failure(
 def blind_to(config: Any, condition: Condition) -> str | None:
     """Why a condition cannot concern the model: it changes a sensor that the model does not use. None if it can."""
     uses = inner_dataset(config.test_dataloader.dataset).modality
-    changes = get_condition(condition.corruption, condition.severity, condition.options).modality
+    changes = condition.corruption.modality
     if changes == "lidar" and not uses.use_lidar:
         return "the model does not use the LiDAR, the only sensor that the condition changes"
     if changes in ("camera", "calibration") and not uses.use_camera:
@@ -369,7 +368,8 @@ def build_loader(config: Any, condition: Condition, batch_size: int, read: Any =
     steps = [s for s in loader.dataset.pipeline if s["type"] == "SensorCondition"]
     if len(steps) != 1:
         raise RuntimeError(f"the test pipeline needs exactly one SensorCondition, it has {len(steps)}")
-    steps[0].update(name=condition.corruption, severity=condition.severity, options=dict(condition.options))
+    settings = condition.settings
+    steps[0].update(name=settings["corruption"], severity=settings["severity"], options=dict(settings["options"]))
     steps[0].update(ann_file=loader.dataset.ann_file, data_root=loader.dataset.data_root)
     with naming(f"info file {loader.dataset.ann_file}"):
         if read is None:

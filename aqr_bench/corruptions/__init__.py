@@ -1,17 +1,17 @@
 """Sensor corruptions: one registry of pure, seeded functions on raw sensor data, before sweeps are merged."""
 
-from aqr_bench.corruptions.condition import Condition, Draws, Registry, corrupt, sample_rng
 from aqr_bench.corruptions.frame import Cloud, Frame, FrameError, History, View
 from aqr_bench.corruptions.proof import Proof, fingerprint
+from aqr_bench.corruptions.registry import Corruption, Draws, Registry, corrupt, sample_rng
 from aqr_bench.corruptions.suites import SUITES
 
-CONDITIONS = Registry(condition for suite in SUITES for condition in suite.CONDITIONS)
-get_condition = CONDITIONS.get_condition
+CORRUPTIONS = Registry(corruption for suite in SUITES for corruption in suite.CORRUPTIONS)
+get_corruption = CORRUPTIONS.get_corruption
 
 __all__ = [
-    "CONDITIONS",
+    "CORRUPTIONS",
     "Cloud",
-    "Condition",
+    "Corruption",
     "Draws",
     "Frame",
     "FrameError",
@@ -21,6 +21,6 @@ __all__ = [
     "View",
     "corrupt",
     "fingerprint",
-    "get_condition",
+    "get_corruption",
     "sample_rng",
 ]

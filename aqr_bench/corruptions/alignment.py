@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from aqr_bench.corruptions.condition import Draws
 from aqr_bench.corruptions.frame import Frame, View
 from aqr_bench.corruptions.geometry import perturb_pose
+from aqr_bench.corruptions.registry import Draws
 from aqr_bench.corruptions.stuck import lagging_image
 
 

@@ -16,7 +16,7 @@ NUSCENES_WIDTH_PX = 1600  # of the images that published lengths in pixels are f
 
 
 class FrameError(ValueError):
-    """A frame that a condition cannot work on: names the sample, the sensor and what is wrong or missing."""
+    """A frame that a corruption cannot work on: names the sample, the sensor and what is wrong or missing."""
 
 
 @dataclass(frozen=True)
@@ -163,16 +163,16 @@ def move_merged(frame: Frame, where: np.ndarray, xyz: np.ndarray) -> Frame:
     return replace(frame, clouds=tuple(clouds))
 
 
-# ---------------------------------------------------------------- what a condition may ask of a frame
+# ---------------------------------------------------------------- what a corruption may ask of a frame
 
 
-def require(frame: Frame, needs: Sequence[str], condition: str) -> None:
-    """Raise FrameError unless the frame is sound and has what a condition needs.
+def require(frame: Frame, needs: Sequence[str], corruption: str) -> None:
+    """Raise FrameError unless the frame is sound and has what a corruption needs.
 
     Args:
         needs: of ``intensity``, ``ring``, ``boxes``, ``history``.
     """
-    where = f"sample {frame.token}, condition '{condition}'"
+    where = f"sample {frame.token}, corruption '{corruption}'"
     for cloud in frame.clouds:
         _check_cloud(cloud, needs, f"{where}, LiDAR {cloud.token or 'cloud'}")
     for view in frame.views:

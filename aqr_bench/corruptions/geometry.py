@@ -15,7 +15,7 @@ _GRID = 256  # cells per side of the raster that tells which points can be in a 
 
 
 def keep_rings(frame: Frame, rings: Iterable[int]) -> Frame:
-    """The frame with only the points of some rings, in every cloud. The conditions that use it need ``ring``.
+    """The frame with only the points of some rings, in every cloud. The corruptions that use it need ``ring``.
 
     Args:
         rings: ring indices to keep; nuScenes numbers its 32 from 0, the lowest beam, to 31, the highest.

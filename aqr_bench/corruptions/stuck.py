@@ -7,8 +7,8 @@ from functools import cache
 
 import numpy as np
 
-from aqr_bench.corruptions.condition import Draws
 from aqr_bench.corruptions.frame import Cloud, Frame, FrameError, View, require
+from aqr_bench.corruptions.registry import Draws
 
 # ---------------------------------------------------------------- which frames are stuck
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from corruption_frames import MemoryHistory, make_frame, real_keyframe
 
-from aqr_bench.corruptions import CONDITIONS, Frame, FrameError, corrupt, fingerprint
+from aqr_bench.corruptions import CORRUPTIONS, Frame, FrameError, corrupt, fingerprint
 from aqr_bench.corruptions.frame import merged_xyz
 
-EVERY = CONDITIONS.every()
+EVERY = CORRUPTIONS.every()
 CHANGING = [condition for condition in EVERY if condition.modality != "none"]
 
 
@@ -75,7 +75,7 @@ def test_changes_its_sensors_and_no_other(condition):
 
 @pytest.mark.parametrize("condition", CHANGING, ids=str)
 def test_severities_differ(condition):
-    for other in CONDITIONS[condition.key]:
+    for other in CORRUPTIONS[condition.key]:
         if other.severity != condition.severity:
             pairs = ((corrupted_proof(condition, k), corrupted_proof(other, k)) for k in range(len(MANY)))
             assert any(one != two for one, two in pairs), other
@@ -87,7 +87,7 @@ def corrupted_proof(condition, number: int) -> str:
 
 @cache
 def _corrupted_proof(key: str, severity: int, number: int) -> str:
-    return proof(corrupt(CONDITIONS.get_condition(key, severity or None), MANY[number]))
+    return proof(corrupt(CORRUPTIONS.get_corruption(key, severity or None), MANY[number]))
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
@@ -131,7 +131,7 @@ def test_hostile_frames_give_a_result_or_a_clear_error(condition, hostile):
     assert all(np.isfinite(cloud.points).all() for cloud in out.clouds)
 
 
-@pytest.mark.parametrize("condition", [entries[-1] for entries in CONDITIONS.values()], ids=str)
+@pytest.mark.parametrize("condition", [entries[-1] for entries in CORRUPTIONS.values()], ids=str)
 def test_on_the_real_keyframe(condition, keyframe_frame):
     out = corrupt(condition, keyframe_frame)
     assert all(np.isfinite(cloud.points).all() for cloud in out.clouds)

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from aqr_bench.corruptions.condition import sample_rng
 from aqr_bench.corruptions.frame import FrameError
+from aqr_bench.corruptions.registry import sample_rng
 
 MASKS = 16  # as many as nuScenes-R has (create_noise_data_nuscenes.py, num_mask_type)
 SUFFIXES = (".jpg", ".jpeg", ".png")

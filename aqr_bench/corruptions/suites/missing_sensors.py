@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.corruptions.condition import Condition, Draws
 from aqr_bench.corruptions.frame import NO_CAMERAS, NO_LIDAR, Frame, FrameError
+from aqr_bench.corruptions.registry import Corruption, Draws
 
 FRONT = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT")
 BACK = ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
@@ -90,11 +90,11 @@ def _key_frame_only(frame: Frame, _draws: Draws, _parameters: Mapping[str, Any])
 
 def _entry(
     name: str, modality: str, summary: str, apply: Any, source: str, severity: int = 0, **parameters
-) -> Condition:
-    return Condition(name, "missing_sensors", severity, modality, summary, parameters, source, apply)
+) -> Corruption:
+    return Corruption(name, "missing_sensors", severity, modality, summary, parameters, source, apply)
 
 
-CONDITIONS: tuple[Condition, ...] = (
+CORRUPTIONS: tuple[Corruption, ...] = (
     _entry("clean", "none", "all sensors as recorded", _clean, "-"),
     _entry("no_lidar", "lidar", "every LiDAR point zero-filled", _no_lidar, _CMT, form=ZERO),
     _entry("no_lidar_absent", "lidar", "no LiDAR point at all", _no_lidar, _OWN, form=ABSENT),

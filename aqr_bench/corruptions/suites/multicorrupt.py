@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from aqr_bench.corruptions import geometry
-from aqr_bench.corruptions.condition import Apply, Condition, Draws
 from aqr_bench.corruptions.frame import LIDAR, Frame, native_scale
 from aqr_bench.corruptions.image import blur as image_blur
 from aqr_bench.corruptions.image import light as image_light
@@ -17,6 +16,7 @@ from aqr_bench.corruptions.image import weather as image_weather
 from aqr_bench.corruptions.lidar import fog as lidar_fog
 from aqr_bench.corruptions.lidar import noise as lidar_noise
 from aqr_bench.corruptions.lidar import snow as lidar_snow
+from aqr_bench.corruptions.registry import Apply, Corruption, Draws
 from aqr_bench.corruptions.suites.missing_sensors import ZERO, drop_cameras
 from aqr_bench.errors import UserError
 
@@ -175,14 +175,14 @@ def _three(
     severities: Mapping[str, Any],
     deviations: tuple[str, ...] = (_SEEDED,),
     needs: tuple[str, ...] = (),
-) -> list[Condition]:
+) -> list[Corruption]:
     """Severities 1, 2 and 3; ``severities`` has three values for each name."""
     entries, source = [], _SOURCE + files
     for k in range(3):
         numbers = {**common, **{key: values[k] for key, values in severities.items()}}
         text = summary.format(**numbers, beams=len(numbers.get("rings", ())))
         entries.append(
-            Condition(name, "multicorrupt", k + 1, modality, text, numbers, source, change, deviations, needs)
+            Corruption(name, "multicorrupt", k + 1, modality, text, numbers, source, change, deviations, needs)
         )
     return entries
 
@@ -190,7 +190,7 @@ def _three(
 _PROBABILITY = (0.2, 0.4, 0.6)
 _ALL = {"sweeps": "all"}
 
-CONDITIONS: tuple[Condition, ...] = (
+CORRUPTIONS: tuple[Corruption, ...] = (
     *_three(
         "beamsreducing",
         "lidar",

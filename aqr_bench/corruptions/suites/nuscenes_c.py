@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aqr_bench.corruptions.condition import Condition
 from aqr_bench.corruptions.lidar.fog import backscatter
+from aqr_bench.corruptions.registry import Corruption
 from aqr_bench.corruptions.suites import nuscenes_c_apply as act
 from aqr_bench.corruptions.suites.nuscenes_c_entries import (
     ALL_SWEEPS,
@@ -228,4 +228,4 @@ _SENSOR = (
     ),
 )
 
-CONDITIONS: tuple[Condition, ...] = _WEATHER + _SENSOR + MOTION + OBJECTS + ALIGNMENT
+CORRUPTIONS: tuple[Corruption, ...] = _WEATHER + _SENSOR + MOTION + OBJECTS + ALIGNMENT

@@ -1,6 +1,6 @@
 """How each corruption of the suite nuscenes_c acts on a frame; its numbers are in ``nuscenes_c.py``.
 
-Every function takes (frame, draws, parameters), the parameters of its condition, and gives the corrupted frame. Each
+Every function takes (frame, draws, parameters), the parameters of its corruption, and gives the corrupted frame. Each
 cloud has its own draws, each image too; boxes share one stream between LiDAR and cameras.
 """
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from aqr_bench.corruptions import alignment, objects
-from aqr_bench.corruptions.condition import Apply, Draws
 from aqr_bench.corruptions.frame import LIDAR, Frame, View, native_scale
 from aqr_bench.corruptions.image import blur as image_blur
 from aqr_bench.corruptions.image import light as image_light
@@ -23,6 +22,7 @@ from aqr_bench.corruptions.lidar import noise as lidar_noise
 from aqr_bench.corruptions.lidar import rain as lidar_rain
 from aqr_bench.corruptions.lidar import snow as lidar_snow
 from aqr_bench.corruptions.lidar import wet_ground as lidar_wet_ground
+from aqr_bench.corruptions.registry import Apply, Draws
 
 Parameters = Mapping[str, Any]
 _ZOOMED = ("CAM_FRONT", "CAM_BACK")  # what they see comes nearer or goes away; for the others it passes by

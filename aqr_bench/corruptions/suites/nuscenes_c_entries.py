@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aqr_bench.corruptions.condition import Apply, Condition
+from aqr_bench.corruptions.registry import Apply, Corruption
 
 SEVERITIES = range(1, 6)
 REPOSITORY = "nuScenes-C (arXiv:2303.11040): thu-ml/3D_Corruptions_AD"
@@ -53,10 +53,10 @@ def entries(
     needs: Sequence[str] = (),
     fixed: Mapping[str, Any] | None = None,
     **by_severity: Sequence[Any],
-) -> list[Condition]:
-    """Five conditions: parameters that change with the severity as sequences of five, the others in ``fixed``."""
+) -> list[Corruption]:
+    """Five severities: parameters that change with the severity as sequences of five, the others in ``fixed``."""
     return [
-        Condition(
+        Corruption(
             name,
             "nuscenes_c",
             severity,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aqr_bench.corruptions.condition import Apply, Condition
+from aqr_bench.corruptions.registry import Apply, Corruption
 from aqr_bench.corruptions.suites import nuscenes_c_apply as act
 from aqr_bench.corruptions.suites.nuscenes_c_entries import (
     ALL_SWEEPS,
@@ -82,7 +82,7 @@ MOTION = (
 )
 
 
-def _local(name: str, summary: str, apply: Apply, function: str, *deviations: str, **numbers: Any) -> list[Condition]:
+def _local(name: str, summary: str, apply: Apply, function: str, *deviations: str, **numbers: Any) -> list[Corruption]:
     """One of the corruptions that change the points in boxes alone; single numbers hold for all severities."""
     fixed = {key: value for key, value in numbers.items() if not isinstance(value, tuple)}
     by_severity = {key: value for key, value in numbers.items() if isinstance(value, tuple)}
@@ -95,7 +95,7 @@ def _local(name: str, summary: str, apply: Apply, function: str, *deviations: st
 
 def _shape(
     name: str, summary: str, apply: Apply, deviation: str, fixed: Mapping[str, Any], **by_severity: Sequence[Any]
-) -> list[Condition]:
+) -> list[Corruption]:
     """One of the corruptions that give boxes another shape, for both sensors."""
     deviations = (deviation, SAME_DRAWS, WARP, GRAVITY, FIRST_BOX, SEEDING)
     source = f"{BOXES_FILE}, {name}; {CAMERA_FILE}, ImageBBoxOperation"

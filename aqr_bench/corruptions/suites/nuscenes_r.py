@@ -1,4 +1,4 @@
-"""Suite nuscenes_r: nuScenes-R's sensor failures, and the conditions that MoME adds to them."""
+"""Suite nuscenes_r: the sensor failures of nuScenes-R, and those that MoME adds to them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from aqr_bench.corruptions import geometry, stuck
-from aqr_bench.corruptions.condition import Condition, Draws
 from aqr_bench.corruptions.frame import LIDAR, Frame, View, keep_merged, merged_xyz
 from aqr_bench.corruptions.image import lens_occlusion
+from aqr_bench.corruptions.registry import Corruption, Draws
 from aqr_bench.corruptions.suites.missing_sensors import ZERO, drop_cameras, drop_lidar
 
 _REPOSITORY = "nuScenes-R (arXiv:2205.14951): ADLab-AutoDrive/lidar-camera-robust-benchmark"
@@ -120,12 +120,12 @@ def _misalignment(rng: np.random.Generator, parameters: Mapping[str, Any]) -> np
 # ---------------------------------------------------------------- entries
 
 
-def _entry(name: str, modality: str, summary: str, apply: Any, source: str, **kwargs: Any) -> Condition:
+def _entry(name: str, modality: str, summary: str, apply: Any, source: str, **kwargs: Any) -> Corruption:
     kwargs = {"severity": 0, "parameters": {}, **kwargs}
-    return Condition(name, "nuscenes_r", modality=modality, summary=summary, apply=apply, source=source, **kwargs)
+    return Corruption(name, "nuscenes_r", modality=modality, summary=summary, apply=apply, source=source, **kwargs)
 
 
-def _beams(severity: int, rings: tuple[int, ...]) -> Condition:
+def _beams(severity: int, rings: tuple[int, ...]) -> Corruption:
     return _entry(
         "beam_reduction",
         "lidar",
@@ -144,7 +144,7 @@ def _beams(severity: int, rings: tuple[int, ...]) -> Condition:
     )
 
 
-def _fov(severity: int, half: float) -> Condition:
+def _fov(severity: int, half: float) -> Corruption:
     return _entry(
         "limited_fov",
         "lidar",
@@ -159,7 +159,7 @@ def _fov(severity: int, half: float) -> Condition:
     )
 
 
-def _stuck_entries(sensor: str, run_length: int | None) -> list[Condition]:
+def _stuck_entries(sensor: str, run_length: int | None) -> list[Corruption]:
     lidar = sensor == "lidar"
     what = "LiDAR" if lidar else "each camera"
     deviations = [
@@ -188,7 +188,7 @@ def _stuck_entries(sensor: str, run_length: int | None) -> list[Condition]:
     ]
 
 
-def _extrinsics(severity: int, angle_deg: tuple[float, float], deviation: str) -> Condition:
+def _extrinsics(severity: int, angle_deg: tuple[float, float], deviation: str) -> Corruption:
     return _entry(
         "extrinsic_noise",
         "calibration",
@@ -211,7 +211,7 @@ def _extrinsics(severity: int, angle_deg: tuple[float, float], deviation: str) -
     )
 
 
-CONDITIONS: tuple[Condition, ...] = (
+CORRUPTIONS: tuple[Corruption, ...] = (
     *(_beams(severity, rings) for severity, rings in enumerate(_RINGS, 1)),
     _fov(1, 90.0),
     _fov(2, 60.0),

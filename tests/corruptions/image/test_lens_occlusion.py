@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from corruption_frames import make_frame
 
-from aqr_bench.corruptions import FrameError, corrupt, get_condition
+from aqr_bench.corruptions import FrameError, corrupt, get_corruption
 from aqr_bench.corruptions.image.lens_occlusion import MASKS, file_mask, mask_files, occlude, procedural_mask
 
 NAME = "nuscenes_r.lens_occlusion_procedural"
@@ -51,7 +51,7 @@ def test_every_camera_gets_one_of_the_masks_and_samples_differ():
     used = []
     for seed in range(8):
         frame = make_frame(seed, points=0, size=(270, 480)).with_images(lambda view: white)
-        used.append([known[view.image.tobytes()] for view in corrupt(get_condition(NAME), frame).views])
+        used.append([known[view.image.tobytes()] for view in corrupt(get_corruption(NAME), frame).views])
     assert len(set(map(tuple, used))) == 8 and len(set(used[0])) > 1
     assert len({number for row in used for number in row}) > 10
 
@@ -81,7 +81,7 @@ def test_the_users_masks_go_by_name_and_are_turned_by_90_degrees(folder):
 
 
 def test_a_folder_takes_the_place_of_the_procedural_masks(folder):
-    condition = get_condition(NAME, options={"masks": str(folder)})
+    condition = get_corruption(NAME, options={"masks": str(folder)})
     tops = []
     for seed in range(6):
         frame = make_frame(seed, points=0, size=(80, 60)).with_images(lambda view: flat(100, 100, 100, size=(80, 60)))
@@ -93,9 +93,9 @@ def test_a_folder_takes_the_place_of_the_procedural_masks(folder):
 def test_a_folder_without_masks_or_with_a_broken_one_is_named(tmp_path):
     missing = tmp_path / "nowhere"
     with pytest.raises(FrameError, match=f"sample token0: the folder of lens masks {missing} is no folder"):
-        corrupt(get_condition(NAME, options={"masks": str(missing)}), make_frame())
+        corrupt(get_corruption(NAME, options={"masks": str(missing)}), make_frame())
     with pytest.raises(FrameError, match=r"token0: the folder .* has no .jpg or .png file"):
-        corrupt(get_condition(NAME, options={"masks": str(tmp_path)}), make_frame())
+        corrupt(get_corruption(NAME, options={"masks": str(tmp_path)}), make_frame())
     (tmp_path / "mask_1.jpg").write_bytes(b"no image")
     with pytest.raises(FrameError, match=r"token0: lens mask .*mask_1.jpg cannot be decoded"):
-        corrupt(get_condition(NAME, options={"masks": str(tmp_path)}), make_frame())
+        corrupt(get_corruption(NAME, options={"masks": str(tmp_path)}), make_frame())

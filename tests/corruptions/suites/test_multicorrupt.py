@@ -9,14 +9,14 @@ import pytest
 import yaml
 from corruption_frames import MemoryHistory, make_frame, real_keyframe
 
-from aqr_bench.corruptions import CONDITIONS, Draws, corrupt, get_condition
+from aqr_bench.corruptions import CORRUPTIONS, Draws, corrupt, get_corruption
 from aqr_bench.corruptions.image import light as image_light
 from aqr_bench.corruptions.lidar.noise import motion, tilted
 from aqr_bench.errors import UserError
 
 
 def condition(name, severity, **options):
-    return get_condition(f"multicorrupt.{name}", severity, options)
+    return get_corruption(f"multicorrupt.{name}", severity, options)
 
 
 def with_past(seed=0, **kwargs):
@@ -29,13 +29,13 @@ def moved(before, after):
 
 
 def test_ten_types_with_three_severities_each(request):
-    names = [key for key in CONDITIONS if key.startswith("multicorrupt.")]
-    assert len(names) == 10 and all([c.severity for c in CONDITIONS[name]] == [1, 2, 3] for name in names)
-    both = {name.split(".")[1] for name in names if CONDITIONS[name][0].modality == "both"}
+    names = [key for key in CORRUPTIONS if key.startswith("multicorrupt.")]
+    assert len(names) == 10 and all([c.severity for c in CORRUPTIONS[name]] == [1, 2, 3] for name in names)
+    both = {name.split(".")[1] for name in names if CORRUPTIONS[name][0].modality == "both"}
     assert both == {"fog", "snow_scatter", "motionblur", "temporalmisalignment"}
     suite = yaml.safe_load((request.config.rootpath / "ablations/conditions/multicorrupt.yaml").read_text())
     listed = [f"{c['corruption']}@{c['severity']}" for c in suite["conditions"][1:]]
-    assert sorted(listed) == sorted(str(c) for name in names for c in CONDITIONS[name])
+    assert sorted(listed) == sorted(str(c) for name in names for c in CORRUPTIONS[name])
 
 
 # ---------------------------------------------------------------- LiDAR
@@ -180,7 +180,7 @@ def test_numbers_of_dark_fog_snow_and_blur():
     }
     for name, table in columns.items():
         for key, values in table.items():
-            assert [c.parameters[key] for c in CONDITIONS[f"multicorrupt.{name}"]] == values
+            assert [c.parameters[key] for c in CORRUPTIONS[f"multicorrupt.{name}"]] == values
 
 
 def test_kernels_get_the_parameters_and_the_camera_s_own_draws():

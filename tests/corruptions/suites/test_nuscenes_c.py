@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from corruption_frames import MemoryHistory, make_frame
 
-from aqr_bench.corruptions import CONDITIONS, Frame, FrameError, corrupt, get_condition, objects
+from aqr_bench.corruptions import CORRUPTIONS, Frame, FrameError, corrupt, get_corruption, objects
 from aqr_bench.corruptions.frame import merged_xyz
 from aqr_bench.corruptions.lidar.snow import occupancy, rain_rate
 from aqr_bench.study import load_suite
 
-SUITE = CONDITIONS.every("nuscenes_c")
+SUITE = CORRUPTIONS.every("nuscenes_c")
 
 # The benchmark's table: type -> (what it hits, its severities as the one number or the numbers that change).
 TABLE = {
@@ -50,7 +50,7 @@ TABLE = {
 def test_all_types_and_severities_of_the_table():
     assert [c.name for c in SUITE] == [name for name in TABLE for _ in range(5)]
     for name, (modality, key, numbers) in TABLE.items():
-        family = CONDITIONS[f"nuscenes_c.{name}"]
+        family = CORRUPTIONS[f"nuscenes_c.{name}"]
         assert [c.severity for c in family] == [1, 2, 3, 4, 5] and {c.modality for c in family} == {modality}
         assert tuple(c.parameters[key] for c in family) == numbers
         assert all(c.deviations and c.source.startswith("nuScenes-C") for c in family)
@@ -61,13 +61,13 @@ def test_suites_are_clean_and_then_all_types(name, count):
     suite = load_suite(name)
     assert len(suite.conditions) == count and suite.conditions[0].name == "clean"
     wanted = [c for c in SUITE if name == "nuscenes_c" or c.severity == 3]
-    given = [(c.name, get_condition(c.corruption, c.severity)) for c in suite.conditions[1:]]
+    given = [(c.name, c.corruption) for c in suite.conditions[1:]]
     assert given == [(f"{c.name}_{c.severity}", c) for c in wanted]
 
 
 def test_snowfall_is_that_of_the_names_of_the_sources_files():
     rates, parts = [], []
-    for condition in CONDITIONS["nuscenes_c.snow_scatter"]:
+    for condition in CORRUPTIONS["nuscenes_c.snow_scatter"]:
         fall = condition.parameters["snowfall_mm_h"], condition.parameters["terminal_m_s"]
         rates.append(rain_rate(*fall))
         parts.append(occupancy(*fall))
@@ -84,15 +84,15 @@ def test_numbers_reach_the_points():
     total = 4500
 
     def left(name, severity):
-        return len(merged_xyz(corrupt(get_condition(f"nuscenes_c.{name}", severity), frame)))
+        return len(merged_xyz(corrupt(get_corruption(f"nuscenes_c.{name}", severity), frame)))
 
     assert [left("density_decrease", s) for s in (1, 5)] == [0.94 * total, 0.7 * total]
     assert [left("cutout", s) for s in (1, 5)] == [total - 2 * 90, total - 10 * 90]
     assert left("fov_lost", 2) == (merged_xyz(frame)[:, 1] >= 0).sum()
-    assert moved_share(frame, corrupt(get_condition("nuscenes_c.crosstalk", 5), frame)) == 0.02
-    assert moved_share(frame, corrupt(get_condition("nuscenes_c.impulse_lidar", 4), frame)) == 1 / 15
+    assert moved_share(frame, corrupt(get_corruption("nuscenes_c.crosstalk", 5), frame)) == 0.02
+    assert moved_share(frame, corrupt(get_corruption("nuscenes_c.impulse_lidar", 4), frame)) == 1 / 15
     for severity, sigma in ((1, 0.02), (5, 0.1)):
-        noisy = corrupt(get_condition("nuscenes_c.gaussian_lidar", severity), frame)
+        noisy = corrupt(get_corruption("nuscenes_c.gaussian_lidar", severity), frame)
         assert (merged_xyz(noisy) - merged_xyz(frame)).std() == pytest.approx(sigma, rel=0.03)
 
 
@@ -100,7 +100,7 @@ def test_sweeps_of_one_sample_are_not_disturbed_alike():
     frame = make_frame()
     frame = replace(frame, clouds=tuple(replace(c, points=frame.clouds[0].points) for c in frame.clouds))
     for name in ("gaussian_lidar", "density_decrease", "motion_compensation"):
-        out = corrupt(get_condition(f"nuscenes_c.{name}", 3), frame)
+        out = corrupt(get_corruption(f"nuscenes_c.{name}", 3), frame)
         assert not np.array_equal(out.clouds[0].points, out.clouds[1].points)
 
 
@@ -126,7 +126,7 @@ def test_both_sensors_see_the_same_change_of_each_box(name, monkeypatch):
     monkeypatch.setattr(objects, "reshape_points", points)
     monkeypatch.setattr(objects, "reshape_image", image)
     frame = make_frame(boxes=40)
-    corrupt(get_condition(f"nuscenes_c.{name}", 3), frame)
+    corrupt(get_corruption(f"nuscenes_c.{name}", 3), frame)
     lidar, camera = seen["lidar"].linear, seen["CAM_BACK"].linear
     assert seen["fit"] == (name == "shear") and np.array_equal(camera, seen["CAM_FRONT"].linear)
     off = lidar - np.eye(3)
@@ -144,18 +144,18 @@ def test_both_sensors_see_the_same_change_of_each_box(name, monkeypatch):
 def test_each_sensor_of_a_weather_is_hit():
     frame = make_frame(points=2000, size=(36, 64))
     for name in ("snow_scatter", "rain_scatter", "fog"):
-        out = corrupt(get_condition(f"nuscenes_c.{name}", 5), frame)
+        out = corrupt(get_corruption(f"nuscenes_c.{name}", 5), frame)
         for before, after in zip(frame.clouds, out.clouds, strict=True):
             assert before.points.shape != after.points.shape or (before.points != after.points).any()
         assert all((a.image != b.image).mean() > 0.5 for a, b in zip(frame.views, out.views, strict=True))
-    foggy = [corrupt(get_condition("nuscenes_c.fog", s), frame).clouds[0].points[:, 3].mean() for s in (1, 5)]
+    foggy = [corrupt(get_corruption("nuscenes_c.fog", s), frame).clouds[0].points[:, 3].mean() for s in (1, 5)]
     assert foggy[1] < foggy[0] < frame.clouds[0].points[:, 3].mean()
 
 
 def test_the_sun_stands_in_the_front_camera_and_blinds_the_lidar_there():
     frame = make_frame(points=20_000, sweeps=0, size=(90, 160))
     frame = frame.with_images(lambda view: view.image // 4)
-    out = corrupt(get_condition("nuscenes_c.sunlight", 5), frame)
+    out = corrupt(get_corruption("nuscenes_c.sunlight", 5), frame)
     for before, after in zip(frame.views, out.views, strict=True):
         assert (before.image != after.image).any() == (before.camera == "CAM_FRONT")
     front = next(view for view in out.views if view.camera == "CAM_FRONT")
@@ -163,7 +163,7 @@ def test_the_sun_stands_in_the_front_camera_and_blinds_the_lidar_there():
     assert 0.25 * 160 - 8 <= u <= 0.75 * 160 + 8 and 0.30 * 90 - 8 <= v <= 0.45 * 90 + 8
     gone = len(frame.clouds[0].points) - len(out.clouds[0].points)
     assert 0 < gone < 1000
-    blind = corrupt(get_condition("nuscenes_c.sunlight", 5), replace(frame, views=()))
+    blind = corrupt(get_corruption("nuscenes_c.sunlight", 5), replace(frame, views=()))
     assert moved_share(frame, blind) == 0.02
 
 
@@ -176,7 +176,7 @@ def stripes(view, axis, wide=1):
 
 
 def test_side_cameras_blur_sideways_and_front_and_back_zoom():
-    condition = get_condition("nuscenes_c.motion_blur", 5)
+    condition = get_corruption("nuscenes_c.motion_blur", 5)
 
     def blurred(view):
         return corrupt(condition, Frame("t", views=(view,))).views[0].image
@@ -194,8 +194,8 @@ def test_side_cameras_blur_sideways_and_front_and_back_zoom():
 
 def test_moving_objects_blur_only_their_outlines():
     frame = make_frame(points=500, size=(90, 160), boxes=20)
-    out = corrupt(get_condition("nuscenes_c.moving_object", 5), frame)
-    whole = corrupt(get_condition("nuscenes_c.motion_blur", 5), frame)
+    out = corrupt(get_corruption("nuscenes_c.moving_object", 5), frame)
+    whole = corrupt(get_corruption("nuscenes_c.motion_blur", 5), frame)
     shares = []
     for before, after, blurred in zip(frame.views, out.views, whole.views, strict=True):
         changed = (before.image != after.image).any(2)
@@ -209,7 +209,7 @@ def test_temporal_misalignment_takes_the_past_by_severity():
     frame = replace(frame, history=MemoryHistory((frame.token, *(f"past{k}" for k in range(11)))))
     images = []
     for severity in range(1, 6):
-        out = corrupt(get_condition("nuscenes_c.temporal_misalignment", severity), frame)
+        out = corrupt(get_corruption("nuscenes_c.temporal_misalignment", severity), frame)
         assert [cloud.token for cloud in out.clouds] == [f"sweep{2 * severity}"]
         images.append(out.views[0].image.tobytes())
     assert len(set(images)) == 5
@@ -218,10 +218,10 @@ def test_temporal_misalignment_takes_the_past_by_severity():
 @pytest.mark.parametrize("condition", [c for c in SUITE if c.needs and c.severity == 1], ids=str)
 def test_what_is_needed_and_missing_is_named(condition):
     poor = replace(make_frame().with_points(lambda c: c.points[:, :3]), boxes=None, history=None)
-    with pytest.raises(FrameError, match=f"token0, condition '{condition}'.*needs"):
+    with pytest.raises(FrameError, match=f"token0, corruption '{condition}'.*needs"):
         corrupt(condition, poor)
 
 
 def test_noise_needs_no_more_than_coordinates():
     poor = make_frame().with_points(lambda c: c.points[:, :3])
-    assert corrupt(get_condition("nuscenes_c.gaussian_lidar", 1), poor).clouds[0].points.shape == (200, 3)
+    assert corrupt(get_corruption("nuscenes_c.gaussian_lidar", 1), poor).clouds[0].points.shape == (200, 3)

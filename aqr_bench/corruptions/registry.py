@@ -1,4 +1,4 @@
-"""A condition: a named, sourced, seeded corruption of one frame; how it is looked up and applied."""
+"""A corruption: a named, sourced, seeded change of one frame; its registry, its random numbers, how it is applied."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from aqr_bench.errors import UserError, nearest, short
 MODALITIES = ("none", "lidar", "camera", "both", "calibration")
 
 
-def sample_rng(seed: int, condition: str, severity: int, token: str, sensor: str) -> np.random.Generator:
+def sample_rng(seed: int, corruption: str, severity: int, token: str, sensor: str) -> np.random.Generator:
     """Generator seeded by a hash of what it is for: the same whatever the workers, order, batch or model."""
-    key = f"{seed}|{condition}|{severity}|{token}|{sensor}".encode()
-    # SFC64: the fastest bit generator that numpy has; some conditions draw for every pixel.
+    key = f"{seed}|{corruption}|{severity}|{token}|{sensor}".encode()
+    # SFC64: the fastest bit generator that numpy has; some corruptions draw for every pixel.
     return np.random.Generator(np.random.SFC64(int.from_bytes(hashlib.sha256(key).digest()[:16], "little")))
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The randomness of one condition: ``draws(token, sensor)`` is the generator of one sensor in one sample.
+    """The randomness of one corruption: ``draws(token, sensor)`` is the generator of one sensor in one sample.
 
     Asking twice for the same gives the same numbers again; ask for another ``sensor`` for further ones
     (``LIDAR_TOP/<sweep token>``, ``CAM_FRONT/2``). Other samples can be asked for too: what happened to the frame
@@ -33,27 +33,27 @@ class Draws:
     """
 
     seed: int
-    condition: str
+    corruption: str
     severity: int
 
     def __call__(self, token: str, sensor: str) -> np.random.Generator:
-        return sample_rng(self.seed, self.condition, self.severity, token, sensor)
+        return sample_rng(self.seed, self.corruption, self.severity, token, sensor)
 
 
 Apply = Callable[[Frame, Draws, Mapping[str, Any]], Frame]
 
 
 @dataclass(frozen=True)
-class Condition:
-    """A named state of the sensors at one severity.
+class Corruption:
+    """A named change of what the sensors recorded, at one severity.
 
     Args:
         name: unique in its suite. ``suite``: missing_sensors, nuscenes_r, multicorrupt or nuscenes_c.
         severity: 1, 2, ...; 0 where there is only one.
         modality: what it changes: none, lidar, camera, both or calibration.
-        summary: one line for people.
-        parameters: every number that it uses, units in the keys. ``sweeps`` says which clouds it acts on: ``all`` or
-            ``key``; without it the condition decides itself, or does not touch the LiDAR.
+        summary: one line.
+        parameters: every number that it uses, units in the keys. ``sweeps`` selects the clouds that it acts on: ``all``
+            or ``key``; without it ``apply`` selects them, or does not touch the LiDAR.
         source: repository or paper that defines it.
         deviations: where this differs from the source, and why.
         needs: of ``intensity``, ``ring``, ``boxes``, ``history``.
@@ -83,39 +83,39 @@ class Condition:
     def __str__(self) -> str:
         return f"{self.key}@{self.severity}" if self.severity else self.key
 
-    def with_options(self, options: Mapping[str, Any]) -> Condition:
-        """The same condition with some parameters changed; UserError for one that it does not have."""
+    def with_options(self, options: Mapping[str, Any]) -> Corruption:
+        """The same corruption with some parameters changed; UserError for one that it does not have."""
         for key in options:
             if key not in self.parameters:
-                raise UserError(f"condition '{self}' has no parameter '{short(key)}'{nearest(key, self.parameters)}")
+                raise UserError(f"corruption '{self}' has no parameter '{short(key)}'{nearest(key, self.parameters)}")
         return replace(self, parameters={**self.parameters, **options}) if options else self
 
 
-def corrupt(condition: Condition, frame: Frame, seed: int = 0) -> Frame:
-    """The frame under a condition; the arrays of the frame given are not written to.
+def corrupt(corruption: Corruption, frame: Frame, seed: int = 0) -> Frame:
+    """The frame under a corruption; the arrays of the frame given are not written to.
 
     Raises:
-        FrameError: a frame without what the condition needs, or with values that no sensor gives.
+        FrameError: a frame without what the corruption needs, or with values that no sensor gives.
     """
-    require(frame, condition.needs, str(condition))
-    draws = Draws(seed, condition.key, condition.severity)
-    if condition.parameters.get("sweeps") == "key":
-        key_only = condition.apply(replace(frame, clouds=frame.clouds[:1]), draws, condition.parameters)
+    require(frame, corruption.needs, str(corruption))
+    draws = Draws(seed, corruption.key, corruption.severity)
+    if corruption.parameters.get("sweeps") == "key":
+        key_only = corruption.apply(replace(frame, clouds=frame.clouds[:1]), draws, corruption.parameters)
         return replace(key_only, clouds=key_only.clouds + frame.clouds[1:])
-    return condition.apply(frame, draws, condition.parameters)
+    return corruption.apply(frame, draws, corruption.parameters)
 
 
-class Registry(Mapping[str, tuple[Condition, ...]]):
-    """All conditions: full name -> its severities in order."""
+class Registry(Mapping[str, tuple[Corruption, ...]]):
+    """All corruptions: full name -> its severities in order."""
 
-    def __init__(self, conditions: Iterable[Condition]) -> None:
-        self._by_key: dict[str, tuple[Condition, ...]] = {}
-        for condition in conditions:
-            others = self._by_key.get(condition.key, ())
-            assert condition.severity not in [other.severity for other in others], f"{condition} is there twice"
-            self._by_key[condition.key] = (*others, condition)
+    def __init__(self, corruptions: Iterable[Corruption]) -> None:
+        self._by_key: dict[str, tuple[Corruption, ...]] = {}
+        for corruption in corruptions:
+            others = self._by_key.get(corruption.key, ())
+            assert corruption.severity not in [other.severity for other in others], f"{corruption} is there twice"
+            self._by_key[corruption.key] = (*others, corruption)
 
-    def __getitem__(self, key: str) -> tuple[Condition, ...]:
+    def __getitem__(self, key: str) -> tuple[Corruption, ...]:
         return self._by_key[key]
 
     def __iter__(self):
@@ -124,10 +124,10 @@ class Registry(Mapping[str, tuple[Condition, ...]]):
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def get_condition(
+    def get_corruption(
         self, name: str, severity: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> Condition:
-        """The condition of that name and severity, with its parameters changed by ``options``.
+    ) -> Corruption:
+        """The corruption of that name and severity, with its parameters changed by ``options``.
 
         Args:
             name: full name (``multicorrupt.fog``), bare name where only one suite has it, either with ``@severity``.
@@ -136,32 +136,30 @@ class Registry(Mapping[str, tuple[Condition, ...]]):
         """
         base, at, level = name.partition("@")
         if at and (not level.isdecimal() or severity not in (None, int(level))):
-            raise UserError(f"condition '{short(name)}': after @ comes a severity, a whole number")
+            raise UserError(f"corruption '{short(name)}': after @ comes a severity, an integer")
         severity = int(level) if at else severity
         entries = self.family(base)
         if severity is None:
             if len(entries) > 1:
-                raise UserError(f"condition '{base}' has {len(entries)} severities: give one, as in {entries[0]}")
-            found = entries[0]
-        else:
-            levels = {entry.severity: entry for entry in entries}
-            if severity not in levels:
-                known = ", ".join(map(str, levels)) if len(entries) > 1 else "it has none"
-                raise UserError(f"condition '{base}' has no severity {severity} (known: {known})")
-            found = levels[severity]
-        return found.with_options(options or {})
+                raise UserError(f"corruption '{base}' has {len(entries)} severities: give one, as in {entries[0]}")
+            return entries[0].with_options(options or {})
+        levels = {entry.severity: entry for entry in entries}
+        if severity not in levels:
+            known = ", ".join(map(str, levels)) if len(entries) > 1 else "it has none"
+            raise UserError(f"corruption '{base}' has no severity {severity} (known: {known})")
+        return levels[severity].with_options(options or {})
 
-    def family(self, name: str) -> tuple[Condition, ...]:
-        """All severities of a condition by its full name, or its bare one where only one suite has it."""
+    def family(self, name: str) -> tuple[Corruption, ...]:
+        """All severities of a corruption by its full name, or its bare one where only one suite has it."""
         if name in self._by_key:
             return self._by_key[name]
         alike = [key for key in self._by_key if key.rpartition(".")[2] == name]
         if len(alike) == 1:
             return self._by_key[alike[0]]
         if alike:
-            raise UserError(f"condition '{name}' is in several suites: {', '.join(alike)}")
-        raise UserError(f"unknown condition '{short(name)}'{nearest(name, self._by_key)}")
+            raise UserError(f"corruption '{name}' is in several suites: {', '.join(alike)}")
+        raise UserError(f"unknown corruption '{short(name)}'{nearest(name, self._by_key)}")
 
-    def every(self, suite: str | None = None) -> list[Condition]:
-        """All conditions with all their severities, of one suite or of all."""
+    def every(self, suite: str | None = None) -> list[Corruption]:
+        """All corruptions with all their severities, of one suite or of all."""
         return [c for entries in self._by_key.values() for c in entries if suite in (None, c.suite)]
