@@ -34,7 +34,7 @@ def data(tmp_path_factory) -> DataSet:
 
 
 def inputs(data, name, workers=0, batch_size=1, order=None, after=None):
-    """What the detector would get: {token: (proof, points, images)}; the loader of every evaluation.
+    """What the detector would get: {token: (sha256, points, images)}; the loader of every evaluation.
 
     ``after``: the condition that was evaluated before, whose data set is used again.
     """
@@ -64,7 +64,7 @@ SAMPLED = [str(entries[-1]) for entries in CORRUPTIONS.values() if entries[0].mo
 
 @pytest.mark.parametrize("name", ["random_cameras@2", *SAMPLED])
 def test_workers_order_and_batch_size_change_nothing(data, name):
-    reference = {token: proof for token, (proof, _, _) in inputs(data, name).items()}
+    reference = {token: sha256 for token, (sha256, _, _) in inputs(data, name).items()}
     assert len(reference) == 6 and len(set(reference.values())) == 6
     for kwargs in (
         dict(workers=1),

@@ -1,7 +1,7 @@
 """Sensor corruptions: one registry of pure, seeded functions on raw sensor data, before sweeps are merged."""
 
+from aqr_bench.corruptions.fingerprint import Fingerprint, sample_fingerprint
 from aqr_bench.corruptions.frame import Cloud, Frame, FrameError, History, View
-from aqr_bench.corruptions.proof import Proof, fingerprint
 from aqr_bench.corruptions.registry import Corruption, Draws, Registry, corrupt, sample_rng
 from aqr_bench.corruptions.suites import SUITES
 
@@ -13,14 +13,14 @@ __all__ = [
     "Cloud",
     "Corruption",
     "Draws",
+    "Fingerprint",
     "Frame",
     "FrameError",
     "History",
-    "Proof",
     "Registry",
     "View",
     "corrupt",
-    "fingerprint",
     "get_corruption",
+    "sample_fingerprint",
     "sample_rng",
 ]

@@ -1,4 +1,4 @@
-"""mmdet3d transforms that change what the sensors saw: test conditions, masked-modal training, proof of the input."""
+"""mmdet3d transforms that change what the sensors saw: test conditions, masked-modal training, fingerprints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ runtime.prepare()
 from mmcv.transforms import BaseTransform  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
-from aqr_bench.corruptions import Cloud, Corruption, Frame, corrupt, fingerprint, get_corruption  # noqa: E402
+from aqr_bench.corruptions import Cloud, Corruption, Frame, corrupt, get_corruption, sample_fingerprint  # noqa: E402
 from aqr_bench.corruptions.frame import CLEAN, NO_CAMERAS, NO_LIDAR  # noqa: E402
 from aqr_bench.data.frames import SceneHistory, open_infos, sweep_clouds, view_of  # noqa: E402
 
@@ -108,17 +108,18 @@ class SensorDropout(BaseTransform):
         return results
 
 
-@TRANSFORMS.register_module()
-class InputProof(BaseTransform):
-    """Leave a fingerprint of what the detector is about to see: ``input_proof``, a dict; stands right before packing.
+# Published configs name it InputProof, and pack its result under the key that it leaves.
+@TRANSFORMS.register_module(name=["InputFingerprint", "InputProof"])
+class InputFingerprint(BaseTransform):
+    """Add a fingerprint of what the detector is about to see: ``input_proof``, a dict. It goes right before packing.
 
-    A sensor that a condition removed altogether leaves the sample here, since packing cannot hold it.
+    A sensor that a condition removed altogether is deleted from the sample here, since packing cannot hold it.
     """
 
     def transform(self, results: dict) -> dict:
         points = results["points"].tensor.numpy() if "points" in results else np.zeros((0, 5), np.float32)
-        proof = fingerprint(points, results.get("img", ()), results.get("lidar2img", ()))
-        results["input_proof"] = asdict(proof)
+        fingerprint = sample_fingerprint(points, results.get("img", ()), results.get("lidar2img", ()))
+        results["input_proof"] = asdict(fingerprint)
         if "img" in results and not len(results["img"]):
             del results["img"]
         if results.get("sensor_state") == NO_LIDAR and not len(points):

@@ -1,16 +1,16 @@
-"""Proof of what a detector was given: hash, counts and means of its input."""
+"""Fingerprints of what a detector was given: hash, counts and means of its input, by sample and in all."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 
 @dataclass(frozen=True)
-class Proof:
+class Fingerprint:
     """Fingerprint of the input of one sample.
 
     Args:
@@ -26,7 +26,9 @@ class Proof:
     brightness: float
 
 
-def fingerprint(points: np.ndarray, images: Sequence[np.ndarray], projections: Iterable[np.ndarray] = ()) -> Proof:
+def sample_fingerprint(
+    points: np.ndarray, images: Sequence[np.ndarray], projections: Iterable[np.ndarray] = ()
+) -> Fingerprint:
     """Fingerprint of points [P, F], images [h, w, 3] and projections [4, 4] as the detector gets them."""
     digest = hashlib.sha256()
     for array in (points, *images, *projections):
@@ -36,7 +38,7 @@ def fingerprint(points: np.ndarray, images: Sequence[np.ndarray], projections: I
     ranges = np.sqrt((points[:, :3].astype(np.float64) ** 2).sum(1)) if len(points) else np.zeros(0)
     # Every image counts alike, whatever its size.
     means = [float(image.mean()) for image in images if image.size]
-    return Proof(
+    return Fingerprint(
         sha256=digest.hexdigest(),
         points=len(points),
         range_m=float(ranges.mean()) if len(ranges) else 0.0,
@@ -45,13 +47,16 @@ def fingerprint(points: np.ndarray, images: Sequence[np.ndarray], projections: I
     )
 
 
-def summary(proofs: dict[str, Proof]) -> dict[str, float | int | str]:
-    """One fingerprint of a whole evaluation from those of its samples by token, in an order of its own."""
-    lines = "\n".join(f"{token} {proofs[token].sha256}" for token in sorted(proofs))
-    ordered = [proofs[token] for token in sorted(proofs)]
-    mean = lambda name: float(np.mean([getattr(p, name) for p in ordered])) if ordered else 0.0  # noqa: E731
-    return {
-        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
-        "samples": len(ordered),
-        **{name: round(mean(name), 6) for name in ("points", "range_m", "views", "brightness")},
+def evaluation_fingerprint(fingerprints: Mapping[str, Fingerprint]) -> dict[str, float | int | str]:
+    """One fingerprint of all samples of an evaluation, by token: the order in which they were evaluated is no part.
+
+    Returns:
+        ``sha256``, number of ``samples``, and the mean over samples of each count and mean, as records have it.
+    """
+    lines = "\n".join(f"{token} {fingerprints[token].sha256}" for token in sorted(fingerprints))
+    ordered = [fingerprints[token] for token in sorted(fingerprints)]
+    means = {
+        name: round(float(np.mean([getattr(f, name) for f in ordered])) if ordered else 0.0, 6)
+        for name in ("points", "range_m", "views", "brightness")
     }
+    return {"sha256": hashlib.sha256(lines.encode()).hexdigest(), "samples": len(ordered), **means}
