@@ -2,7 +2,7 @@
 
 from aqr_bench.corruptions.fingerprint import Fingerprint, sample_fingerprint
 from aqr_bench.corruptions.frame import Cloud, Frame, FrameError, History, View
-from aqr_bench.corruptions.registry import Corruption, Draws, Registry, corrupt, sample_rng
+from aqr_bench.corruptions.registry import Corruption, RandomStream, Registry, corrupt, sample_rng
 from aqr_bench.corruptions.suites import SUITES
 
 CORRUPTIONS = Registry(corruption for suite in SUITES for corruption in suite.CORRUPTIONS)
@@ -12,11 +12,11 @@ __all__ = [
     "CORRUPTIONS",
     "Cloud",
     "Corruption",
-    "Draws",
     "Fingerprint",
     "Frame",
     "FrameError",
     "History",
+    "RandomStream",
     "Registry",
     "View",
     "corrupt",

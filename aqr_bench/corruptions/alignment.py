@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from aqr_bench.corruptions.frame import Frame, View
 from aqr_bench.corruptions.geometry import perturb_pose
-from aqr_bench.corruptions.registry import Draws
+from aqr_bench.corruptions.registry import RandomStream
 from aqr_bench.corruptions.stuck import lagging_image
 
 
@@ -29,14 +29,16 @@ def random_motions(
     return turns, rng.normal(0.0, translation_sigma_m, (count, 3))
 
 
-def misplace_cameras(frame: Frame, draws: Draws, rotation_sigma_rad: float, translation_sigma_m: float) -> Frame:
+def misplace_cameras(
+    frame: Frame, stream: RandomStream, rotation_sigma_rad: float, translation_sigma_m: float
+) -> Frame:
     """The frame with every camera's lidar2cam followed by its own small rigid motion, in camera axes; images stay.
 
     Source: LiDAR_corruptions.py, spatial_alignment_noise: entries' sigma 0.004 .. 0.020, translation 0.04 .. 0.20 m.
     """
 
     def misplaced(view: View) -> View:
-        rng = draws(frame.token, f"{view.camera}/pose")
+        rng = stream(frame.token, f"{view.camera}/pose")
         (turn,), (shift,) = random_motions(rng, 1, rotation_sigma_rad, translation_sigma_m)
         return replace(view, lidar2cam=perturb_pose(view.lidar2cam, turn, shift))
 

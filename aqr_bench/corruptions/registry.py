@@ -17,19 +17,19 @@ MODALITIES = ("none", "lidar", "camera", "both", "calibration")
 
 
 def sample_rng(seed: int, corruption: str, severity: int, token: str, sensor: str) -> np.random.Generator:
-    """Generator seeded by a hash of what it is for: the same whatever the workers, order, batch or model."""
+    """Generator seeded by a hash of the arguments: independent of workers, order, batch size and model."""
     key = f"{seed}|{corruption}|{severity}|{token}|{sensor}".encode()
     # SFC64: the fastest bit generator that numpy has; some corruptions draw for every pixel.
     return np.random.Generator(np.random.SFC64(int.from_bytes(hashlib.sha256(key).digest()[:16], "little")))
 
 
 @dataclass(frozen=True)
-class Draws:
-    """The randomness of one corruption: ``draws(token, sensor)`` is the generator of one sensor in one sample.
+class RandomStream:
+    """The random numbers of one corruption: ``stream(token, sensor)`` is the generator of one sensor in one sample.
 
-    Asking twice for the same gives the same numbers again; ask for another ``sensor`` for further ones
-    (``LIDAR_TOP/<sweep token>``, ``CAM_FRONT/2``). Other samples can be asked for too: what happened to the frame
-    before must be known to say what a stuck sensor shows.
+    A second call with the same arguments gives the same numbers again; for further ones take another ``sensor``
+    (``LIDAR_TOP/<sweep token>``, ``CAM_FRONT/2``). Other samples have generators too: what a stuck sensor shows depends
+    on what was drawn for the frames before.
     """
 
     seed: int
@@ -40,7 +40,7 @@ class Draws:
         return sample_rng(self.seed, self.corruption, self.severity, token, sensor)
 
 
-Apply = Callable[[Frame, Draws, Mapping[str, Any]], Frame]
+Apply = Callable[[Frame, RandomStream, Mapping[str, Any]], Frame]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Corruption:
         source: repository or paper that defines it.
         deviations: where this differs from the source, and why.
         needs: of ``intensity``, ``ring``, ``boxes``, ``history``.
-        apply: pure function from frame, draws and parameters to the corrupted frame.
+        apply: pure function from frame, random stream and parameters to the corrupted frame.
     """
 
     name: str
@@ -98,11 +98,11 @@ def corrupt(corruption: Corruption, frame: Frame, seed: int = 0) -> Frame:
         FrameError: a frame without what the corruption needs, or with values that no sensor gives.
     """
     require(frame, corruption.needs, str(corruption))
-    draws = Draws(seed, corruption.key, corruption.severity)
+    stream = RandomStream(seed, corruption.key, corruption.severity)
     if corruption.parameters.get("sweeps") == "key":
-        key_only = corruption.apply(replace(frame, clouds=frame.clouds[:1]), draws, corruption.parameters)
+        key_only = corruption.apply(replace(frame, clouds=frame.clouds[:1]), stream, corruption.parameters)
         return replace(key_only, clouds=key_only.clouds + frame.clouds[1:])
-    return corruption.apply(frame, draws, corruption.parameters)
+    return corruption.apply(frame, stream, corruption.parameters)
 
 
 class Registry(Mapping[str, tuple[Corruption, ...]]):

@@ -8,12 +8,12 @@ from functools import cache
 import numpy as np
 
 from aqr_bench.corruptions.frame import Cloud, Frame, FrameError, View, require
-from aqr_bench.corruptions.registry import Draws
+from aqr_bench.corruptions.registry import RandomStream
 
 # ---------------------------------------------------------------- which frames are stuck
 
 
-def stuck_steps(frame: Frame, draws: Draws, sensor: str, ratio: float) -> int:
+def stuck_steps(frame: Frame, stream: RandomStream, sensor: str, ratio: float) -> int:
     """Key frames back of what a sensor shows, when each frame is stuck on its own: 1 at a share ``ratio``, else 0.
 
     The first frame of a scene is never stuck. As in nuScenes-R, a stuck frame shows the key frame before it even where
@@ -22,12 +22,12 @@ def stuck_steps(frame: Frame, draws: Draws, sensor: str, ratio: float) -> int:
     Args:
         frame: with a history. ``sensor``: whose draws; sensors are independent of each other.
     """
-    if not _draw(draws, frame.token, sensor, ratio):
+    if not _draw(stream, frame.token, sensor, ratio):
         return 0
     return 0 if frame.history.token(1) is None else 1
 
 
-def stuck_run_steps(frame: Frame, draws: Draws, sensor: str, ratio: float, run_length: int) -> int:
+def stuck_run_steps(frame: Frame, stream: RandomStream, sensor: str, ratio: float, run_length: int) -> int:
     """Key frames back of what a sensor shows, when it gets stuck for runs of frames: 0 where it is not stuck.
 
     At every frame a run of ``run_length`` starts with probability p; runs may overlap. A frame is free with probability
@@ -43,8 +43,8 @@ def stuck_run_steps(frame: Frame, draws: Draws, sensor: str, ratio: float, run_l
     @cache
     def starts(back: int) -> bool:
         # Frames before the scene's first have no token: they are counted from the first one.
-        stream = sensor if back <= first else f"{sensor}/before/{back - first}"
-        return _draw(draws, tokens[min(back, first)], stream, chance)
+        sensor_key = sensor if back <= first else f"{sensor}/before/{back - first}"
+        return _draw(stream, tokens[min(back, first)], sensor_key, chance)
 
     steps = 0
     while steps < first and any(starts(steps + back) for back in range(run_length)):
@@ -60,8 +60,8 @@ def _tokens(frame: Frame) -> list[str]:
     return tokens
 
 
-def _draw(draws: Draws, token: str, sensor: str, probability: float) -> bool:
-    return bool(draws(token, sensor).random() < probability)
+def _draw(stream: RandomStream, token: str, sensor: str, probability: float) -> bool:
+    return bool(stream(token, sensor).random() < probability)
 
 
 # ---------------------------------------------------------------- what a stuck sensor shows

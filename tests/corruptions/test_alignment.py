@@ -9,7 +9,7 @@ import pytest
 from corruption_frames import make_frame
 from scipy.spatial.transform import Rotation
 
-from aqr_bench.corruptions import Draws, FrameError, View
+from aqr_bench.corruptions import FrameError, RandomStream, View
 from aqr_bench.corruptions.alignment import go_back, misplace_cameras, random_motions, shake
 
 
@@ -23,7 +23,7 @@ def test_rotation_entries_have_the_sigma_that_the_source_adds_to_them():
 
 def test_cameras_move_as_rigid_bodies_each_in_its_own_way():
     frame = make_frame()
-    out = misplace_cameras(frame, Draws(0, "c", 1), 0.01, 0.1)
+    out = misplace_cameras(frame, RandomStream(0, "c", 1), 0.01, 0.1)
     noises = []
     for before, after in zip(frame.views, out.views, strict=True):
         assert after.image is before.image and np.array_equal(after.cam2img, before.cam2img)
@@ -33,7 +33,7 @@ def test_cameras_move_as_rigid_bodies_each_in_its_own_way():
     noises = np.array(noises)
     assert len(np.unique(noises.round(9), axis=0)) == 6
     assert 0.003 < noises[:, :3].std() < 0.03 and 0.03 < noises[:, 3:].std() < 0.3
-    alone = misplace_cameras(replace(frame, views=frame.views[2:3]), Draws(0, "c", 1), 0.01, 0.1)
+    alone = misplace_cameras(replace(frame, views=frame.views[2:3]), RandomStream(0, "c", 1), 0.01, 0.1)
     assert np.array_equal(alone.views[0].lidar2cam, out.views[2].lidar2cam)
 
 

@@ -15,8 +15,8 @@ from aqr_bench.corruptions import CORRUPTIONS, Cloud, Corruption, FrameError, Re
 from aqr_bench.errors import UserError
 
 
-def shift(frame, draws, parameters):
-    by = draws(frame.token, "LIDAR_TOP").normal() * parameters["scale_m"]
+def shift(frame, stream, parameters):
+    by = stream(frame.token, "LIDAR_TOP").normal() * parameters["scale_m"]
     return frame.with_points(lambda cloud: cloud.points + np.float32(by))
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from corruption_frames import MemoryHistory, make_frame
 
-from aqr_bench.corruptions import Draws, FrameError, View, stuck
+from aqr_bench.corruptions import FrameError, RandomStream, View, stuck
 
-DRAWS = Draws(0, "test", 1)
+STREAM = RandomStream(0, "test", 1)
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ def shown(scene, length, ratio, run_length=None, sensor="LIDAR_TOP"):
     """Number of the frame that the sensor shows at each frame of a scene."""
     at = frames(scene, length)
     if run_length is None:
-        return [i - stuck.stuck_steps(frame, DRAWS, sensor, ratio) for i, frame in enumerate(at)]
-    return [i - stuck.stuck_run_steps(frame, DRAWS, sensor, ratio, run_length) for i, frame in enumerate(at)]
+        return [i - stuck.stuck_steps(frame, STREAM, sensor, ratio) for i, frame in enumerate(at)]
+    return [i - stuck.stuck_run_steps(frame, STREAM, sensor, ratio, run_length) for i, frame in enumerate(at)]
 
 
 @pytest.mark.parametrize("run_length", [None, 4])

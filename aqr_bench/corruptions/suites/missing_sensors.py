@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aqr_bench.corruptions.frame import NO_CAMERAS, NO_LIDAR, Frame, FrameError
-from aqr_bench.corruptions.registry import Corruption, Draws
+from aqr_bench.corruptions.registry import Corruption, RandomStream
 
 FRONT = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT")
 BACK = ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
@@ -52,39 +52,39 @@ def drop_cameras(frame: Frame, cameras: Collection[str], form: str) -> Frame:
     return replace(frame, views=tuple(views), state=NO_CAMERAS if gone and frame.views else frame.state)
 
 
-def pick_cameras(frame: Frame, draws: Draws, count: int) -> list[str]:
+def pick_cameras(frame: Frame, stream: RandomStream, count: int) -> list[str]:
     """``count`` different cameras of the frame, all equally likely; FrameError if it has not so many."""
     names = sorted(view.camera for view in frame.views)
     if count > len(names):
         raise FrameError(f"sample {frame.token}: {count} cameras are to be dropped, it has {len(names)}")
-    return [names[i] for i in draws(frame.token, "cameras").choice(len(names), count, replace=False)]
+    return [names[i] for i in stream(frame.token, "cameras").choice(len(names), count, replace=False)]
 
 
-def _clean(frame: Frame, _draws: Draws, _parameters: Mapping[str, Any]) -> Frame:
+def _clean(frame: Frame, _stream: RandomStream, _parameters: Mapping[str, Any]) -> Frame:
     return frame
 
 
-def _no_lidar(frame: Frame, _draws: Draws, parameters: Mapping[str, Any]) -> Frame:
+def _no_lidar(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     return drop_lidar(frame, parameters["form"])
 
 
-def _named_cameras(frame: Frame, _draws: Draws, parameters: Mapping[str, Any]) -> Frame:
+def _named_cameras(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     return drop_cameras(frame, parameters["cameras"], parameters["form"])
 
 
-def _all_cameras(frame: Frame, _draws: Draws, parameters: Mapping[str, Any]) -> Frame:
+def _all_cameras(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     return drop_cameras(frame, [view.camera for view in frame.views], parameters["form"])
 
 
-def _random_cameras(frame: Frame, draws: Draws, parameters: Mapping[str, Any]) -> Frame:
-    return drop_cameras(frame, pick_cameras(frame, draws, parameters["cameras"]), parameters["form"])
+def _random_cameras(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+    return drop_cameras(frame, pick_cameras(frame, stream, parameters["cameras"]), parameters["form"])
 
 
-def _lidar_and_random_cameras(frame: Frame, draws: Draws, parameters: Mapping[str, Any]) -> Frame:
-    return drop_lidar(_random_cameras(frame, draws, parameters), parameters["form"])
+def _lidar_and_random_cameras(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+    return drop_lidar(_random_cameras(frame, stream, parameters), parameters["form"])
 
 
-def _key_frame_only(frame: Frame, _draws: Draws, _parameters: Mapping[str, Any]) -> Frame:
+def _key_frame_only(frame: Frame, _stream: RandomStream, _parameters: Mapping[str, Any]) -> Frame:
     return replace(frame, clouds=frame.clouds[:1])
 
 

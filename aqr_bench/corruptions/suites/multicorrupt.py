@@ -16,7 +16,7 @@ from aqr_bench.corruptions.image import weather as image_weather
 from aqr_bench.corruptions.lidar import fog as lidar_fog
 from aqr_bench.corruptions.lidar import noise as lidar_noise
 from aqr_bench.corruptions.lidar import snow as lidar_snow
-from aqr_bench.corruptions.registry import Apply, Corruption, Draws
+from aqr_bench.corruptions.registry import Apply, Corruption, RandomStream
 from aqr_bench.corruptions.suites.missing_sensors import ZERO, drop_cameras
 from aqr_bench.errors import UserError
 
@@ -25,30 +25,30 @@ Parameters = Mapping[str, Any]
 _Kernel = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def _images(frame: Frame, draws: Draws, change: _Kernel) -> Frame:
+def _images(frame: Frame, stream: RandomStream, change: _Kernel) -> Frame:
     """Every image changed, with draws of its own."""
-    return frame.with_images(lambda view: change(view.image, draws(frame.token, view.camera)))
+    return frame.with_images(lambda view: change(view.image, stream(frame.token, view.camera)))
 
 
-def _clouds(frame: Frame, draws: Draws, change: _Kernel) -> Frame:
+def _clouds(frame: Frame, stream: RandomStream, change: _Kernel) -> Frame:
     """Every cloud changed, key frame and sweeps, with draws of its own."""
-    return frame.with_points(lambda cloud: change(cloud.points, draws(frame.token, f"{LIDAR}/{cloud.token}")))
+    return frame.with_points(lambda cloud: change(cloud.points, stream(frame.token, f"{LIDAR}/{cloud.token}")))
 
 
 # ---------------------------------------------------------------- what each corruption does to a frame
 
 
-def _beams(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
+def _beams(frame: Frame, _stream: RandomStream, p: Parameters) -> Frame:
     """Only some rings are left."""
     return geometry.keep_rings(frame, p["rings"])
 
 
-def _points(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def _points(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """A share of the points of every sweep is gone."""
-    return _clouds(frame, draws, lambda points, rng: lidar_noise.drop_share(points, rng, p["dropped_share"]))
+    return _clouds(frame, stream, lambda points, rng: lidar_noise.drop_share(points, rng, p["dropped_share"]))
 
 
-def _spatial(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def _spatial(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Sweeps turned and shifted, each with a probability of its own or all of a sample together."""
     if p["draw"] not in (PER_SWEEP, PER_SAMPLE):
         raise UserError(f"draw: '{p['draw']}' (known: {PER_SWEEP}, {PER_SAMPLE})")
@@ -59,28 +59,28 @@ def _spatial(frame: Frame, draws: Draws, p: Parameters) -> Frame:
         return lidar_noise.tilted(points, p["angle_deg"], p["shift_x_m"])
 
     if p["draw"] == PER_SAMPLE:
-        return frame.with_points(lambda cloud: change(cloud.points, draws(frame.token, LIDAR)))
-    return _clouds(frame, draws, change)
+        return frame.with_points(lambda cloud: change(cloud.points, stream(frame.token, LIDAR)))
+    return _clouds(frame, stream, change)
 
 
-def _brightness(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
+def _brightness(frame: Frame, _stream: RandomStream, p: Parameters) -> Frame:
     """Overexposed images."""
     return frame.with_images(lambda view: image_light.brightness(view.image, p["add"]))
 
 
-def _dark(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def _dark(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Images at night."""
     numbers = [p[name] for name in ("scale", "gamma", "poisson_lambda", "sigma")]
-    return _images(frame, draws, lambda image, rng: image_light.dark(image, rng, *numbers))
+    return _images(frame, stream, lambda image, rng: image_light.dark(image, rng, *numbers))
 
 
-def _missing(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def _missing(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Images zero-filled, each with a probability of its own."""
-    struck = [v.camera for v in frame.views if draws(frame.token, v.camera).random() < p["probability"]]
+    struck = [v.camera for v in frame.views if stream(frame.token, v.camera).random() < p["probability"]]
     return drop_cameras(frame, struck, ZERO)
 
 
-def _fog(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def _fog(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Fog for the LiDAR, clouds and haze for the cameras."""
     haze = [p[name] for name in ("plasma_decay", "attenuation", "backscatter", "air_light")]
 
@@ -90,10 +90,10 @@ def _fog(frame: Frame, draws: Draws, p: Parameters) -> Frame:
     def image(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return image_weather.haze_fog(image, rng, p["plasma_amount"], p["haze_per_px"] / native_scale(image), *haze)
 
-    return _images(_clouds(frame, draws, points), draws, image)
+    return _images(_clouds(frame, stream, points), stream, image)
 
 
-def _snow(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def _snow(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Falling snow for the LiDAR and the cameras."""
     snowfall = [p[name] for name in ("snowfall_mm_h", "terminal_m_s", "beam_divergence_rad", "noise_floor")]
 
@@ -116,10 +116,10 @@ def _snow(frame: Frame, draws: Draws, p: Parameters) -> Frame:
             gain=p["gain"],
         )
 
-    return _images(_clouds(frame, draws, points), draws, image)
+    return _images(_clouds(frame, stream, points), stream, image)
 
 
-def _motion_blur(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def _motion_blur(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Sweeps displaced and blurred, images smeared."""
 
     def points(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -129,21 +129,21 @@ def _motion_blur(frame: Frame, draws: Draws, p: Parameters) -> Frame:
         radius, sigma = (p[name] * native_scale(image) for name in ("blur_radius_px", "blur_sigma_px"))
         return image_blur.motion(image, max(1, round(radius)), sigma, rng.uniform(*p["blur_angle_deg"]))
 
-    return _images(_clouds(frame, draws, points), draws, image)
+    return _images(_clouds(frame, stream, points), stream, image)
 
 
-def _temporal(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def _temporal(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """The LiDAR, and each camera for itself, shows the previous key frame of the scene."""
     if frame.history.token(1) is None:
         return frame
-    stuck = frame.clouds and draws(frame.token, LIDAR).random() < p["probability"]
+    stuck = frame.clouds and stream(frame.token, LIDAR).random() < p["probability"]
     earlier = frame.history.clouds(1) if stuck else ()
     if earlier:
         # The earlier sweeps keep their lags, and their places relative to the earlier key frame.
         late = frame.clouds[0].time - earlier[0].time
         earlier = tuple(replace(cloud, time=cloud.time + late) for cloud in earlier)
         frame = replace(frame, clouds=earlier[:1] if p["sweeps"] == "key" else earlier)
-    stale = {v.camera for v in frame.views if draws(frame.token, v.camera).random() < p["probability"]}
+    stale = {v.camera for v in frame.views if stream(frame.token, v.camera).random() < p["probability"]}
     return frame.with_images(lambda v: frame.history.view(1, v.camera).image if v.camera in stale else v.image)
 
 

@@ -1,6 +1,6 @@
 """How each corruption of the suite nuscenes_c acts on a frame; its numbers are in ``nuscenes_c.py``.
 
-Every function takes (frame, draws, parameters), the parameters of its corruption, and gives the corrupted frame. Each
+Every function takes (frame, stream, parameters), the parameters of its corruption, and gives the corrupted frame. Each
 cloud has its own draws, each image too; boxes share one stream between LiDAR and cameras.
 """
 
@@ -22,7 +22,7 @@ from aqr_bench.corruptions.lidar import noise as lidar_noise
 from aqr_bench.corruptions.lidar import rain as lidar_rain
 from aqr_bench.corruptions.lidar import snow as lidar_snow
 from aqr_bench.corruptions.lidar import wet_ground as lidar_wet_ground
-from aqr_bench.corruptions.registry import Apply, Draws
+from aqr_bench.corruptions.registry import Apply, RandomStream
 
 Parameters = Mapping[str, Any]
 _ZOOMED = ("CAM_FRONT", "CAM_BACK")  # what they see comes nearer or goes away; for the others it passes by
@@ -36,9 +36,9 @@ _BOXES = "boxes"
 def clouds(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
     """``kernel(points, rng, **parameters of those names)`` on every cloud."""
 
-    def apply(frame: Frame, draws: Draws, parameters: Parameters) -> Frame:
+    def apply(frame: Frame, stream: RandomStream, parameters: Parameters) -> Frame:
         numbers = {name: parameters[name] for name in names}
-        return frame.with_points(lambda cloud: kernel(cloud.points, draws(frame.token, cloud.token), **numbers))
+        return frame.with_points(lambda cloud: kernel(cloud.points, stream(frame.token, cloud.token), **numbers))
 
     return apply
 
@@ -46,9 +46,9 @@ def clouds(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
 def images(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
     """``kernel(image, rng, **parameters of those names)`` on every image."""
 
-    def apply(frame: Frame, draws: Draws, parameters: Parameters) -> Frame:
+    def apply(frame: Frame, stream: RandomStream, parameters: Parameters) -> Frame:
         numbers = {name: parameters[name] for name in names}
-        return frame.with_images(lambda view: kernel(view.image, draws(frame.token, view.camera), **numbers))
+        return frame.with_images(lambda view: kernel(view.image, stream(frame.token, view.camera), **numbers))
 
     return apply
 
@@ -56,8 +56,8 @@ def images(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
 def all_clouds(change: Callable[..., Frame], *names: str) -> Apply:
     """``change(frame, rng, **parameters of those names)``, with one generator for all sweeps."""
 
-    def apply(frame: Frame, draws: Draws, parameters: Parameters) -> Frame:
-        return change(frame, draws(frame.token, LIDAR), **{name: parameters[name] for name in names})
+    def apply(frame: Frame, stream: RandomStream, parameters: Parameters) -> Frame:
+        return change(frame, stream(frame.token, LIDAR), **{name: parameters[name] for name in names})
 
     return apply
 
@@ -65,7 +65,7 @@ def all_clouds(change: Callable[..., Frame], *names: str) -> Apply:
 # ---------------------------------------------------------------- weather
 
 
-def snow(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def snow(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Snow in the air and a wet road for the LiDAR; snow, a grey veil and less light for the cameras."""
 
     def points(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -94,10 +94,10 @@ def snow(frame: Frame, draws: Draws, p: Parameters) -> Frame:
         )
         return image_light.limit_value(image_light.grey_blend(snowy, p["grey"]), p["most_value"])
 
-    return images(image)(clouds(points)(frame, draws, p), draws, p)
+    return images(image)(clouds(points)(frame, stream, p), stream, p)
 
 
-def rain(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def rain(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Rain in front of the LiDAR; streaks, a grey veil and less light for the cameras."""
 
     def image(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -112,10 +112,10 @@ def rain(frame: Frame, draws: Draws, p: Parameters) -> Frame:
         )
         return image_light.limit_value(image_light.grey_blend(wet, p["grey"]), p["most_value"])
 
-    return images(image)(clouds(lidar_rain.rain, "rate_mm_h")(frame, draws, p), draws, p)
+    return images(image)(clouds(lidar_rain.rain, "rate_mm_h")(frame, stream, p), stream, p)
 
 
-def fog(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def fog(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Homogeneous fog for the LiDAR; plasma fog and a grey veil for the cameras."""
 
     def points(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -124,20 +124,20 @@ def fog(frame: Frame, draws: Draws, p: Parameters) -> Frame:
     def image(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return image_light.grey_blend(image_weather.plasma_fog(pixels, rng, p["fog_amount"], p["fog_decay"]), p["grey"])
 
-    return images(image)(clouds(points)(frame, draws, p), draws, p)
+    return images(image)(clouds(points)(frame, stream, p), stream, p)
 
 
-def sunlight(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def sunlight(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """A low sun in the front camera: a flare, no LiDAR points in its direction, and some of the others disturbed."""
     views = [view for view in frame.views if view.camera == _SUN_CAMERA]
     for view in views:
         height, width = view.image.shape[:2]
-        rng = draws(frame.token, _SUN_CAMERA)
+        rng = stream(frame.token, _SUN_CAMERA)
         centre = (rng.uniform(*p["sun_u"]) * width, rng.uniform(*p["sun_v"]) * height)
         image, mask = image_light.sun_flare(view.image, centre, p["radius_px"] * native_scale(view.image))
         frame = frame.with_images(lambda v, image=image: image if v.camera == _SUN_CAMERA else v.image)
         frame = lidar_noise.blind_spot(frame, view.lidar2img, mask)
-    return crosstalk(frame, draws, p)
+    return crosstalk(frame, stream, p)
 
 
 # ---------------------------------------------------------------- motion
@@ -151,12 +151,12 @@ def moving_blur(view: View, image: np.ndarray, p: Parameters) -> np.ndarray:
     return image_blur.linear(image, pixels, p["line_angle_deg"]) if pixels > 1 else image
 
 
-def motion_blur(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
+def motion_blur(frame: Frame, _stream: RandomStream, p: Parameters) -> Frame:
     """Whole images blurred by the motion of the car."""
     return frame.with_images(lambda view: moving_blur(view, view.image, p))
 
 
-def moving_object(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
+def moving_object(frame: Frame, _stream: RandomStream, p: Parameters) -> Frame:
     """Objects that move while they are recorded: their points smeared ahead, their images blurred."""
     moved = objects.move_forward(frame, p["distance_m"])
     return moved.with_images(
@@ -167,28 +167,28 @@ def moving_object(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
 # ---------------------------------------------------------------- shapes of objects, the same draws for both sensors
 
 
-def shear(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def shear(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Every box sheared; its points pressed back into it."""
-    shapes = objects.shears(draws(frame.token, _BOXES), len(frame.boxes), p["coefficient"], p["spread"])
+    shapes = objects.shears(stream(frame.token, _BOXES), len(frame.boxes), p["coefficient"], p["spread"])
     return _reshaped(frame, shapes, shapes, fit=True)
 
 
-def scale(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def scale(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Every box longer, wider or higher, or the opposite; by more for the cameras than for the LiDAR."""
     return _reshaped(
         frame,
-        objects.scales(draws(frame.token, _BOXES), frame.boxes, p["lidar_amount"]),
-        objects.scales(draws(frame.token, _BOXES), frame.boxes, p["camera_amount"]),
+        objects.scales(stream(frame.token, _BOXES), frame.boxes, p["lidar_amount"]),
+        objects.scales(stream(frame.token, _BOXES), frame.boxes, p["camera_amount"]),
     )
 
 
-def rotation(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def rotation(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Every box turned to the same side and by the same part of its interval for both sensors."""
     count = len(frame.boxes)
     return _reshaped(
         frame,
-        objects.rotations(draws(frame.token, _BOXES), count, p["lidar_angle_deg"], p["lidar_spread_deg"]),
-        objects.rotations(draws(frame.token, _BOXES), count, p["camera_angle_deg"], p["camera_spread_deg"]),
+        objects.rotations(stream(frame.token, _BOXES), count, p["lidar_angle_deg"], p["lidar_spread_deg"]),
+        objects.rotations(stream(frame.token, _BOXES), count, p["camera_angle_deg"], p["camera_spread_deg"]),
     )
 
 
@@ -200,17 +200,17 @@ def _reshaped(frame: Frame, for_lidar: objects.Shapes, for_cameras: objects.Shap
 # ---------------------------------------------------------------- the rest
 
 
-def fov_lost(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
+def fov_lost(frame: Frame, _stream: RandomStream, p: Parameters) -> Frame:
     """No points outside a sector ahead."""
     return lidar_noise.narrow_view(frame, p["half_angle_deg"])
 
 
-def spatial_misalignment(frame: Frame, draws: Draws, p: Parameters) -> Frame:
+def spatial_misalignment(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Cameras not quite where their calibration says."""
-    return alignment.misplace_cameras(frame, draws, p["rotation_sigma_rad"], p["translation_sigma_m"])
+    return alignment.misplace_cameras(frame, stream, p["rotation_sigma_rad"], p["translation_sigma_m"])
 
 
-def temporal_misalignment(frame: Frame, _draws: Draws, p: Parameters) -> Frame:
+def temporal_misalignment(frame: Frame, _stream: RandomStream, p: Parameters) -> Frame:
     """All sensors show what they recorded some sweeps ago."""
     return alignment.go_back(frame, p["sweeps_back"])
 

@@ -11,7 +11,7 @@ import numpy as np
 from aqr_bench.corruptions import geometry, stuck
 from aqr_bench.corruptions.frame import LIDAR, Frame, View, keep_merged, merged_xyz
 from aqr_bench.corruptions.image import lens_occlusion
-from aqr_bench.corruptions.registry import Corruption, Draws
+from aqr_bench.corruptions.registry import Corruption, RandomStream
 from aqr_bench.corruptions.suites.missing_sensors import ZERO, drop_cameras, drop_lidar
 
 _REPOSITORY = "nuScenes-R (arXiv:2205.14951): ADLab-AutoDrive/lidar-camera-robust-benchmark"
@@ -39,53 +39,53 @@ _SEEDING = (
 # ---------------------------------------------------------------- LiDAR
 
 
-def _beam_reduction(frame: Frame, _draws: Draws, parameters: Mapping[str, Any]) -> Frame:
+def _beam_reduction(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     return geometry.keep_rings(frame, parameters["rings"])
 
 
-def _limited_fov(frame: Frame, _draws: Draws, parameters: Mapping[str, Any]) -> Frame:
+def _limited_fov(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     low, high = parameters["azimuth_deg"]
     azimuth = geometry.azimuth_deg(merged_xyz(frame))
     return keep_merged(frame, (azimuth >= low) & (azimuth <= high))
 
 
-def _object_failure(frame: Frame, draws: Draws, parameters: Mapping[str, Any]) -> Frame:
-    if draws(frame.token, LIDAR).random() >= parameters["probability"]:
+def _object_failure(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+    if stream(frame.token, LIDAR).random() >= parameters["probability"]:
         return frame
     return keep_merged(frame, ~geometry.in_any_box(merged_xyz(frame), frame.boxes))
 
 
-def _lidar_drop(frame: Frame, _draws: Draws, parameters: Mapping[str, Any]) -> Frame:
+def _lidar_drop(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     return drop_lidar(frame, parameters["form"])
 
 
 # ---------------------------------------------------------------- stuck sensors
 
 
-def _steps(frame: Frame, draws: Draws, sensor: str, parameters: Mapping[str, Any]) -> int:
+def _steps(frame: Frame, stream: RandomStream, sensor: str, parameters: Mapping[str, Any]) -> int:
     """Key frames back of what a sensor shows: single stuck frames, or runs where a run length is given."""
     if "run_length" not in parameters:
-        return stuck.stuck_steps(frame, draws, sensor, parameters["ratio"])
-    return stuck.stuck_run_steps(frame, draws, sensor, parameters["ratio"], parameters["run_length"])
+        return stuck.stuck_steps(frame, stream, sensor, parameters["ratio"])
+    return stuck.stuck_run_steps(frame, stream, sensor, parameters["ratio"], parameters["run_length"])
 
 
-def _lidar_stuck(frame: Frame, draws: Draws, parameters: Mapping[str, Any]) -> Frame:
-    return stuck.stuck_lidar(frame, _steps(frame, draws, LIDAR, parameters))
+def _lidar_stuck(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+    return stuck.stuck_lidar(frame, _steps(frame, stream, LIDAR, parameters))
 
 
-def _camera_stuck(frame: Frame, draws: Draws, parameters: Mapping[str, Any]) -> Frame:
-    views = (stuck.stuck_image(frame, v, _steps(frame, draws, v.camera, parameters)) for v in frame.views)
+def _camera_stuck(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+    views = (stuck.stuck_image(frame, v, _steps(frame, stream, v.camera, parameters)) for v in frame.views)
     return replace(frame, views=tuple(views))
 
 
 # ---------------------------------------------------------------- cameras
 
 
-def _view_drop(frame: Frame, _draws: Draws, parameters: Mapping[str, Any]) -> Frame:
+def _view_drop(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     return drop_cameras(frame, [view.camera for view in frame.views], parameters["form"])
 
 
-def _lens_occlusion(frame: Frame, draws: Draws, parameters: Mapping[str, Any]) -> Frame:
+def _lens_occlusion(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     folder = parameters["masks"]
     files = () if folder is None else lens_occlusion.mask_files(folder, frame.token)
 
@@ -93,16 +93,16 @@ def _lens_occlusion(frame: Frame, draws: Draws, parameters: Mapping[str, Any]) -
         return lens_occlusion.file_mask(files[number], frame.token) if files else lens_occlusion.procedural_mask(number)
 
     def dirty(view: View) -> np.ndarray:
-        number = draws(frame.token, view.camera).integers(len(files) or lens_occlusion.MASKS)
+        number = stream(frame.token, view.camera).integers(len(files) or lens_occlusion.MASKS)
         return lens_occlusion.occlude(view.image, mask(int(number)))
 
     return frame.with_images(dirty)
 
 
-def _extrinsic_noise(frame: Frame, draws: Draws, parameters: Mapping[str, Any]) -> Frame:
+def _extrinsic_noise(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     views = []
     for view in frame.views:
-        rng = draws(frame.token, view.camera if parameters["per_camera"] else "cameras")
+        rng = stream(frame.token, view.camera if parameters["per_camera"] else "cameras")
         noise = _misalignment(rng, parameters)
         # What is disturbed is the way from the camera to the car; lidar2cam leads back.
         views.append(replace(view, lidar2cam=view.lidar2cam @ np.linalg.inv(noise)))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from corruption_frames import MemoryHistory, make_frame, real_keyframe
 
-from aqr_bench.corruptions import CORRUPTIONS, Draws, corrupt, get_corruption
+from aqr_bench.corruptions import CORRUPTIONS, RandomStream, corrupt, get_corruption
 from aqr_bench.corruptions.image import light as image_light
 from aqr_bench.corruptions.lidar.noise import motion, tilted
 from aqr_bench.errors import UserError
@@ -185,9 +185,9 @@ def test_numbers_of_dark_fog_snow_and_blur():
 
 def test_kernels_get_the_parameters_and_the_camera_s_own_draws():
     frame, dark = make_frame(), condition("dark", 2)
-    draws = Draws(0, dark.key, 2)
+    stream = RandomStream(0, dark.key, 2)
     for view, out in zip(frame.views, corrupt(dark, frame).views, strict=True):
-        rng = draws(frame.token, view.camera)
+        rng = stream(frame.token, view.camera)
         assert np.array_equal(out.image, image_light.dark(view.image, rng, 0.4, 2.0, 120.0, 0.018))
 
 
