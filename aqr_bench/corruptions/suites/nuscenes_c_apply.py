@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.corruptions import alignment, objects
+from aqr_bench.corruptions import objects
 from aqr_bench.corruptions.frame import LIDAR, Frame, View, native_scale
 from aqr_bench.corruptions.image import blur as image_blur
 from aqr_bench.corruptions.image import light as image_light
@@ -23,6 +23,8 @@ from aqr_bench.corruptions.lidar import rain as lidar_rain
 from aqr_bench.corruptions.lidar import snow as lidar_snow
 from aqr_bench.corruptions.lidar import wet_ground as lidar_wet_ground
 from aqr_bench.corruptions.registry import Apply, RandomStream
+from aqr_bench.corruptions.spatial_misalignment import extrinsic_noise, pose_jitter
+from aqr_bench.corruptions.temporal_misalignment import lag
 
 Parameters = Mapping[str, Any]
 _ZOOMED = ("CAM_FRONT", "CAM_BACK")  # what they see comes nearer or goes away; for the others it passes by
@@ -207,12 +209,12 @@ def fov_lost(frame: Frame, _stream: RandomStream, p: Parameters) -> Frame:
 
 def spatial_misalignment(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Cameras not quite where their calibration says."""
-    return alignment.misplace_cameras(frame, stream, p["rotation_sigma_rad"], p["translation_sigma_m"])
+    return extrinsic_noise(frame, stream, p["rotation_sigma_rad"], p["translation_sigma_m"])
 
 
 def temporal_misalignment(frame: Frame, _stream: RandomStream, p: Parameters) -> Frame:
     """All sensors show what they recorded some sweeps ago."""
-    return alignment.go_back(frame, p["sweeps_back"])
+    return lag(frame, p["sweeps_back"])
 
 
 density_decrease = clouds(lidar_noise.thin_out, "share")
@@ -221,7 +223,7 @@ cutout = all_clouds(lidar_noise.cut_out, "patches", "share")
 gaussian_lidar = clouds(lidar_noise.gaussian, "sigma_m")
 uniform_lidar = clouds(lidar_noise.uniform, "amount_m")
 impulse_lidar = clouds(lidar_noise.impulse, "divisor", "amount_m")
-motion_compensation = clouds(alignment.shake, "rotation_sigma_rad", "translation_sigma_m", "slices")
+motion_compensation = clouds(pose_jitter, "rotation_sigma_rad", "translation_sigma_m", "slices")
 gaussian_camera = images(image_noise.gaussian, "sigma")
 uniform_camera = images(image_noise.uniform, "amount")
 impulse_camera = images(image_noise.impulse, "amount")

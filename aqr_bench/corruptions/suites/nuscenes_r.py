@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.corruptions import geometry, stuck
+from aqr_bench.corruptions import geometry
 from aqr_bench.corruptions.frame import LIDAR, Frame, View, keep_merged, merged_xyz
 from aqr_bench.corruptions.image import lens_occlusion
 from aqr_bench.corruptions.registry import Corruption, RandomStream
 from aqr_bench.corruptions.suites.missing_sensors import ZERO, drop_cameras, drop_lidar
+from aqr_bench.corruptions.temporal_misalignment import stuck_image, stuck_lidar, stuck_run_steps, stuck_steps
 
 _REPOSITORY = "nuScenes-R (arXiv:2205.14951): ADLab-AutoDrive/lidar-camera-robust-benchmark"
 _TOOLKIT = f"{_REPOSITORY}:Toolkit_nuscenes_English.md"
@@ -63,18 +64,18 @@ def _lidar_drop(frame: Frame, _stream: RandomStream, parameters: Mapping[str, An
 
 
 def _steps(frame: Frame, stream: RandomStream, sensor: str, parameters: Mapping[str, Any]) -> int:
-    """Key frames back of what a sensor shows: single stuck frames, or runs where a run length is given."""
+    """How many keyframes back a sensor shows: of single stuck frames, or of runs where there is a run length."""
     if "run_length" not in parameters:
-        return stuck.stuck_steps(frame, stream, sensor, parameters["ratio"])
-    return stuck.stuck_run_steps(frame, stream, sensor, parameters["ratio"], parameters["run_length"])
+        return stuck_steps(frame, stream, sensor, parameters["ratio"])
+    return stuck_run_steps(frame, stream, sensor, parameters["ratio"], parameters["run_length"])
 
 
 def _lidar_stuck(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
-    return stuck.stuck_lidar(frame, _steps(frame, stream, LIDAR, parameters))
+    return stuck_lidar(frame, _steps(frame, stream, LIDAR, parameters))
 
 
 def _camera_stuck(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
-    views = (stuck.stuck_image(frame, v, _steps(frame, stream, v.camera, parameters)) for v in frame.views)
+    views = (stuck_image(frame, v, _steps(frame, stream, v.camera, parameters)) for v in frame.views)
     return replace(frame, views=tuple(views))
 
 

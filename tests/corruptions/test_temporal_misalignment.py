@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from corruption_frames import MemoryHistory, make_frame
 
-from aqr_bench.corruptions import FrameError, RandomStream, View, stuck
+from aqr_bench.corruptions import FrameError, RandomStream, View
+from aqr_bench.corruptions import temporal_misalignment as temporal
 
 STREAM = RandomStream(0, "test", 1)
 
@@ -34,8 +35,8 @@ def shown(scene, length, ratio, run_length=None, sensor="LIDAR_TOP"):
     """Number of the frame that the sensor shows at each frame of a scene."""
     at = frames(scene, length)
     if run_length is None:
-        return [i - stuck.stuck_steps(frame, STREAM, sensor, ratio) for i, frame in enumerate(at)]
-    return [i - stuck.stuck_run_steps(frame, STREAM, sensor, ratio, run_length) for i, frame in enumerate(at)]
+        return [i - temporal.stuck_steps(frame, STREAM, sensor, ratio) for i, frame in enumerate(at)]
+    return [i - temporal.stuck_run_steps(frame, STREAM, sensor, ratio, run_length) for i, frame in enumerate(at)]
 
 
 @pytest.mark.parametrize("run_length", [None, 4])
@@ -87,7 +88,7 @@ def with_past(**kwargs):
 def test_a_stuck_lidar_keeps_poses_and_lags_of_the_earlier_frame():
     frame = with_past()
     frame = replace(frame, clouds=tuple(replace(c, time=c.time + 7.5) for c in frame.clouds))
-    out, earlier = stuck.stuck_lidar(frame, 2), frame.history.clouds(2)
+    out, earlier = temporal.stuck_lidar(frame, 2), frame.history.clouds(2)
     timestamp = frame.clouds[0].time  # of the sample, in the pipeline
     assert len(out.clouds) == len(earlier) == 3 and out.clouds[0].time == timestamp
     for now, then in zip(out.clouds, earlier, strict=True):
@@ -95,18 +96,18 @@ def test_a_stuck_lidar_keeps_poses_and_lags_of_the_earlier_frame():
         assert timestamp - now.time == pytest.approx(earlier[0].time - then.time, abs=1e-6)
     assert out.clouds[2].time < out.clouds[1].time < timestamp
     assert out.views is frame.views and out.boxes is frame.boxes
-    assert stuck.stuck_lidar(frame, 0) is frame
-    assert stuck.stuck_lidar(replace(frame, clouds=()), 1).clouds == ()
+    assert temporal.stuck_lidar(frame, 0) is frame
+    assert temporal.stuck_lidar(replace(frame, clouds=()), 1).clouds == ()
 
 
 def test_a_stuck_camera_keeps_calibration_and_time():
     frame = with_past()
     view = replace(frame.views[2], time=1234.5, lidar2cam=np.eye(4))
-    out = stuck.stuck_image(frame, view, 1)
+    out = temporal.stuck_image(frame, view, 1)
     assert np.array_equal(out.image, frame.history.view(1, view.camera).image)
     assert not np.array_equal(out.image, view.image)
     assert out.camera == view.camera and out.time == 1234.5 and out.lidar2cam is view.lidar2cam
-    assert stuck.stuck_image(frame, view, 0) is view
+    assert temporal.stuck_image(frame, view, 0) is view
 
 
 class Broken(MemoryHistory):
@@ -118,35 +119,61 @@ class Broken(MemoryHistory):
 def test_a_past_that_cannot_be_shown_is_named():
     with pytest.raises(FrameError, match=r"token0, CAM_FRONT_LEFT: an earlier image is \(18, 32, 3\), this one \(9, 9"):
         small = with_past(size=(9, 9))
-        stuck.stuck_image(small, small.views[0], 1)
+        temporal.stuck_image(small, small.views[0], 1)
     broken = replace(make_frame(), history=Broken(("token0", "one", "two")))
-    with pytest.raises(FrameError, match=r"token0.*stuck 1 key frames back.*not finite"):
-        stuck.stuck_lidar(broken, 1)
-    with pytest.raises(FrameError, match="token0: the LiDAR is stuck, and 2 key frames before there is no cloud"):
-        stuck.stuck_lidar(broken, 2)
-
-
-def test_a_lagging_lidar_shows_an_older_sweep_and_those_behind_it():
-    frame = make_frame(sweeps=4)
-    out = stuck.lagging_lidar(frame, 2)
-    assert [c.token for c in out.clouds] == ["sweep2", "sweep3", "sweep4"]
-    assert np.array_equal(out.clouds[0].to_key, np.eye(4)) and out.clouds[0].time == frame.clouds[0].time
-    # Relative poses stay: back over the new key frame's own old pose they lead to where they led.
-    for now, then in zip(out.clouds, frame.clouds[2:], strict=True):
-        assert np.allclose(frame.clouds[2].to_key @ now.to_key, then.to_key)
-        lag = frame.clouds[2].time - then.time
-        assert out.clouds[0].time - now.time == pytest.approx(lag, abs=1e-6)
-    assert [c.token for c in stuck.lagging_lidar(frame, 9).clouds] == ["sweep4"]
-    assert stuck.lagging_lidar(frame, 0) is frame
-    assert stuck.lagging_lidar(make_frame(sweeps=0), 3).clouds[0].token == "key"
+    with pytest.raises(FrameError, match=r"token0.*stuck 1 keyframes back.*not finite"):
+        temporal.stuck_lidar(broken, 1)
+    with pytest.raises(FrameError, match="token0: the LiDAR is stuck, and the frame 2 keyframes back has no cloud"):
+        temporal.stuck_lidar(broken, 2)
 
 
 def test_a_lagging_camera_goes_as_far_back_as_there_are_images():
     frame = with_past()
     view = frame.views[1]
     image = lambda steps: frame.history.view_sweep(steps, view.camera).image  # noqa: E731
-    assert np.array_equal(stuck.lagging_image(frame, view, 1).image, image(1))
-    assert np.array_equal(stuck.lagging_image(frame, view, 2).image, image(2))
-    assert np.array_equal(stuck.lagging_image(frame, view, 8).image, image(2))
-    assert stuck.lagging_image(make_frame(), view, 3) is view
+    assert np.array_equal(temporal.lagging_image(frame, view, 1).image, image(1))
+    assert np.array_equal(temporal.lagging_image(frame, view, 2).image, image(2))
+    assert np.array_equal(temporal.lagging_image(frame, view, 8).image, image(2))
+    assert temporal.lagging_image(make_frame(), view, 3) is view
     assert isinstance(view, View)
+
+
+# ---------------------------------------------------------------- lagging by recordings
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """A past of so many recordings of every camera; their images say how far back they are."""
+
+    past: int
+    size: tuple[int, int] = (18, 32)
+
+    def view_sweep(self, steps: int, camera: str) -> View | None:
+        image = np.full((*self.size, 3), steps, np.uint8)
+        return View(camera, image, np.zeros((3, 3))) if steps <= self.past else None
+
+
+@pytest.mark.parametrize(("sweeps", "lidar", "image"), [(2, 2, 2), (4, 4, 4), (6, 5, 6), (10, 5, 7)])
+def test_lag_is_counted_in_sweeps_and_ends_at_the_oldest(sweeps, lidar, image):
+    frame = replace(make_frame(sweeps=5), history=Recordings(7))
+    out = temporal.lag(frame, sweeps)
+    assert len(out.clouds) == 1
+    (cloud,) = out.clouds
+    assert cloud.token == f"sweep{lidar}" and np.array_equal(cloud.points, frame.clouds[lidar].points)
+    assert np.array_equal(cloud.to_key, np.eye(4)) and cloud.time == frame.clouds[0].time
+    assert not np.array_equal(frame.clouds[lidar].to_key, np.eye(4))
+    for before, after in zip(frame.views, out.views, strict=True):
+        assert (after.image == image).all() and np.array_equal(after.lidar2img, before.lidar2img)
+
+
+def test_the_first_frame_of_a_scene_is_clean():
+    frame = replace(make_frame(sweeps=0), history=Recordings(0))
+    out = temporal.lag(frame, 10)
+    assert out.clouds is frame.clouds
+    assert all(a.image is b.image for a, b in zip(out.views, frame.views, strict=True))
+
+
+def test_an_old_image_of_another_size_is_an_error():
+    frame = replace(make_frame(), history=Recordings(3, (9, 16)))
+    with pytest.raises(FrameError, match=r"sample token0, CAM_FRONT_LEFT: an earlier image is \(9, 16, 3\)"):
+        temporal.lag(frame, 2)

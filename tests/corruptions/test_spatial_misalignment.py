@@ -1,20 +1,20 @@
-"""Misalignment: proper rigid motions of the right size, the recording that was asked for, slices of a turn."""
+"""Spatial misalignment: rigid motions of the right size, per camera and per slice of a revolution."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from corruption_frames import make_frame
 from scipy.spatial.transform import Rotation
 
-from aqr_bench.corruptions import FrameError, RandomStream, View
-from aqr_bench.corruptions.alignment import go_back, misplace_cameras, random_motions, shake
+from aqr_bench.corruptions import RandomStream
+from aqr_bench.corruptions.spatial_misalignment import extrinsic_noise, pose_jitter, random_rigid_motions
 
 
 def test_rotation_entries_have_the_sigma_that_the_source_adds_to_them():
-    turns, shifts = random_motions(np.random.default_rng(0), 5000, 0.02, 0.2)
+    turns, shifts = random_rigid_motions(np.random.default_rng(0), 5000, 0.02, 0.2)
     assert np.allclose(turns @ turns.transpose(0, 2, 1), np.eye(3), atol=1e-12)
     assert np.allclose(np.linalg.det(turns), 1)
     off_diagonal = (turns - np.eye(3))[:, ~np.eye(3, dtype=bool)]
@@ -23,7 +23,7 @@ def test_rotation_entries_have_the_sigma_that_the_source_adds_to_them():
 
 def test_cameras_move_as_rigid_bodies_each_in_its_own_way():
     frame = make_frame()
-    out = misplace_cameras(frame, RandomStream(0, "c", 1), 0.01, 0.1)
+    out = extrinsic_noise(frame, RandomStream(0, "c", 1), 0.01, 0.1)
     noises = []
     for before, after in zip(frame.views, out.views, strict=True):
         assert after.image is before.image and np.array_equal(after.cam2img, before.cam2img)
@@ -33,52 +33,14 @@ def test_cameras_move_as_rigid_bodies_each_in_its_own_way():
     noises = np.array(noises)
     assert len(np.unique(noises.round(9), axis=0)) == 6
     assert 0.003 < noises[:, :3].std() < 0.03 and 0.03 < noises[:, 3:].std() < 0.3
-    alone = misplace_cameras(replace(frame, views=frame.views[2:3]), RandomStream(0, "c", 1), 0.01, 0.1)
+    alone = extrinsic_noise(replace(frame, views=frame.views[2:3]), RandomStream(0, "c", 1), 0.01, 0.1)
     assert np.array_equal(alone.views[0].lidar2cam, out.views[2].lidar2cam)
-
-
-@dataclass(frozen=True)
-class Recordings:
-    """A past of so many recordings of every camera; their images say how far back they are."""
-
-    past: int
-    size: tuple[int, int] = (18, 32)
-
-    def view_sweep(self, steps: int, camera: str) -> View | None:
-        image = np.full((*self.size, 3), steps, np.uint8)
-        return View(camera, image, np.zeros((3, 3))) if steps <= self.past else None
-
-
-@pytest.mark.parametrize(("sweeps", "lidar", "image"), [(2, 2, 2), (4, 4, 4), (6, 5, 6), (10, 5, 7)])
-def test_so_many_sweeps_back_or_the_oldest_there_is(sweeps, lidar, image):
-    frame = replace(make_frame(sweeps=5), history=Recordings(7))
-    out = go_back(frame, sweeps)
-    assert len(out.clouds) == 1
-    (cloud,) = out.clouds
-    assert cloud.token == f"sweep{lidar}" and np.array_equal(cloud.points, frame.clouds[lidar].points)
-    assert np.array_equal(cloud.to_key, np.eye(4)) and cloud.time == frame.clouds[0].time
-    assert not np.array_equal(frame.clouds[lidar].to_key, np.eye(4))
-    for before, after in zip(frame.views, out.views, strict=True):
-        assert (after.image == image).all() and np.array_equal(after.lidar2img, before.lidar2img)
-
-
-def test_the_first_frame_of_a_scene_is_clean():
-    frame = replace(make_frame(sweeps=0), history=Recordings(0))
-    out = go_back(frame, 10)
-    assert out.clouds is frame.clouds
-    assert all(a.image is b.image for a, b in zip(out.views, frame.views, strict=True))
-
-
-def test_an_old_image_of_another_size_is_an_error():
-    frame = replace(make_frame(), history=Recordings(3, (9, 16)))
-    with pytest.raises(FrameError, match=r"sample token0, CAM_FRONT_LEFT: an earlier image is \(9, 16, 3\)"):
-        go_back(frame, 2)
 
 
 def test_slices_of_the_turn_move_as_rigid_bodies():
     rng = np.random.default_rng(3)
     points = make_frame(points=4000, sweeps=0).clouds[0].points
-    out = shake(points, rng, 0.01, 0.1, 4)
+    out = pose_jitter(points, rng, 0.01, 0.1, 4)
     assert out.dtype == np.float32 and np.array_equal(out[:, 3:], points[:, 3:])
     moved = []
     for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1)):  # four slices are the four quadrants
@@ -92,11 +54,11 @@ def test_slices_of_the_turn_move_as_rigid_bodies():
     assert len(np.unique(np.array(moved).round(4), axis=0)) == 4
 
 
-def test_shaking_is_as_large_as_its_sigmas():
+def test_jitter_is_as_large_as_its_sigmas():
     points = np.zeros((20_000, 5), np.float32)
     angle = np.linspace(-np.pi, np.pi, len(points))
     points[:, 0], points[:, 1] = 10 * np.cos(angle), 10 * np.sin(angle)
-    turns = shake(points, np.random.default_rng(0), 0.01, 0.0, 1000)[:, 2]
+    turns = pose_jitter(points, np.random.default_rng(0), 0.01, 0.0, 1000)[:, 2]
     assert turns.std() == pytest.approx(10 * 0.01, rel=0.1)  # height: distance times the angle of the tilt
-    shifts = shake(points, np.random.default_rng(0), 0.0, 0.1, 1000) - points
+    shifts = pose_jitter(points, np.random.default_rng(0), 0.0, 0.1, 1000) - points
     assert np.allclose(shifts[:, :3].std(0), 0.1, rtol=0.1) and len(np.unique(shifts[:, 0])) > 900

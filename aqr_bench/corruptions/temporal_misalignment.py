@@ -1,4 +1,4 @@
-"""Stuck and lagging sensors: which frames are stuck, and what the sensor shows then, taken from the scene's past."""
+"""Temporal misalignment: stuck and lagging sensors, which show earlier recordings of their scene."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from functools import cache
 
 import numpy as np
 
-from aqr_bench.corruptions.frame import Cloud, Frame, FrameError, View, require
+from aqr_bench.corruptions.frame import Frame, FrameError, View, require
 from aqr_bench.corruptions.registry import RandomStream
 
 # ---------------------------------------------------------------- which frames are stuck
 
 
 def stuck_steps(frame: Frame, stream: RandomStream, sensor: str, ratio: float) -> int:
-    """Key frames back of what a sensor shows, when each frame is stuck on its own: 1 at a share ``ratio``, else 0.
+    """How many keyframes back a sensor shows, where single frames are stuck: 1 with probability ``ratio``, else 0.
 
-    The first frame of a scene is never stuck. As in nuScenes-R, a stuck frame shows the key frame before it even where
+    The first frame of a scene is never stuck. As in nuScenes-R, a stuck frame shows the keyframe before it even where
     that one is stuck too (create_noise_data_nuscenes.py, drop_frame_gather, "discrete").
 
     Args:
-        frame: with a history. ``sensor``: whose draws; sensors are independent of each other.
+        frame: with a history. ``sensor``: the sensor; sensors are stuck independently of each other.
     """
     if not _draw(stream, frame.token, sensor, ratio):
         return 0
@@ -28,7 +28,7 @@ def stuck_steps(frame: Frame, stream: RandomStream, sensor: str, ratio: float) -
 
 
 def stuck_run_steps(frame: Frame, stream: RandomStream, sensor: str, ratio: float, run_length: int) -> int:
-    """Key frames back of what a sensor shows, when it gets stuck for runs of frames: 0 where it is not stuck.
+    """How many keyframes back a sensor shows, where it is stuck for runs of frames: 0 where it is not stuck.
 
     At every frame a run of ``run_length`` starts with probability p; runs may overlap. A frame is free with probability
     (1 - p)^run_length = 1 - ratio, hence p = 1 - (1 - ratio)^(1 / run_length) (create_noise_data_nuscenes.py,
@@ -68,16 +68,16 @@ def _draw(stream: RandomStream, token: str, sensor: str, probability: float) -> 
 
 
 def stuck_lidar(frame: Frame, steps: int) -> Frame:
-    """The frame with key cloud and sweeps of an earlier key frame, shown as if they were recorded now.
+    """The frame with key cloud and sweeps of an earlier keyframe, as if they were recorded now.
 
     The system does not know that its LiDAR is stuck: points stay where they were relative to the car, so the poses of
-    the sweeps relative to that earlier key frame are kept (the source does not swap the ego pose either). The lag that
-    a merged sweep gets is sample timestamp minus ``Cloud.time``; the source swaps the sample's timestamp too, so that
-    the lags are those of the earlier frame. Here the sample's timestamp stays, and all clouds are dated later by the
-    same time instead, the key cloud to the time of the current one: the same lags.
+    the sweeps relative to that earlier keyframe stay (the source does not swap the ego pose either). The lag that a
+    merged sweep gets is sample timestamp minus ``Cloud.time``; the source swaps the sample's timestamp too, so that the
+    lags are those of the earlier frame. Here the sample's timestamp stays, and all clouds are dated later by the same
+    time instead, the key cloud to the time of the current one: the same lags.
 
     Args:
-        steps: key frames back; 0 changes nothing.
+        steps: keyframes back; 0 changes nothing.
     Raises:
         FrameError: the earlier frame has no LiDAR, or points that are not finite.
     """
@@ -85,8 +85,8 @@ def stuck_lidar(frame: Frame, steps: int) -> Frame:
         return frame
     earlier = frame.history.clouds(steps)
     if not earlier:
-        raise FrameError(f"sample {frame.token}: the LiDAR is stuck, and {steps} key frames before there is no cloud")
-    require(Frame(frame.token, earlier), (), f"LiDAR stuck {steps} key frames back")
+        raise FrameError(f"sample {frame.token}: the LiDAR is stuck, and the frame {steps} keyframes back has no cloud")
+    require(Frame(frame.token, earlier), (), f"LiDAR stuck {steps} keyframes back")
     now, then = frame.clouds[0].time, earlier[0].time
     return replace(frame, clouds=tuple(replace(cloud, time=now - (then - cloud.time)) for cloud in earlier))
 
@@ -95,7 +95,7 @@ def stuck_image(frame: Frame, view: View, steps: int) -> View:
     """A view with its image of an earlier key frame; calibration and time stay those of the current one.
 
     Args:
-        steps: key frames back; 0 changes nothing.
+        steps: keyframes back; 0 changes nothing.
     Raises:
         FrameError: the earlier image has another size, so that the calibration would not fit.
     """
@@ -111,33 +111,35 @@ def _with_image(frame: Frame, view: View, earlier: View) -> View:
     return replace(view, image=earlier.image)
 
 
-# ---------------------------------------------------------------- lagging by recordings, not by key frames
+# ---------------------------------------------------------------- lagging by recordings, not by keyframes
 
 
-def lagging_lidar(frame: Frame, recordings: int) -> Frame:
-    """The frame as a LiDAR sees it that is so many of its own recordings late; needs no history.
+def lag(frame: Frame, sweeps: int) -> Frame:
+    """The frame with all sensors showing what they recorded ``sweeps`` sweeps ago; calibration and poses stay.
 
-    The sweep that far back takes the place of the key cloud, older sweeps follow with their poses and lags relative to
-    it. Where the frame has fewer sweeps, the oldest one is shown.
+    The LiDAR shows that one sweep as the key cloud: its pose is not corrected, its time lag is 0, no other sweeps.
+    Every camera shows its image of that many recordings back. Where the scene's past is shorter, its oldest recording
+    serves; in the first frame of a scene nothing changes. Source: LiDAR_corruptions.py, temporal_alignment_noise, and
+    TransFusion/mmdet3d/datasets/pipelines/test_time_aug.py (thu-ml/3D_Corruptions_AD): 2, 4, 6, 8, 10 sweeps.
+
+    Raises:
+        FrameError: as :func:`lagging_image`.
     """
-    late = frame.clouds[min(recordings, len(frame.clouds) - 1) :] if frame.clouds else ()
-    if not late or late[0] is frame.clouds[0]:
-        return frame
-    back = np.linalg.inv(late[0].to_key)
-    now, then = frame.clouds[0].time, late[0].time
-
-    def shown(number: int, cloud: Cloud) -> Cloud:
-        # Exactly the identity for the one that stands for the key cloud.
-        pose = back @ cloud.to_key if number else np.eye(4)
-        return replace(cloud, to_key=pose, time=now - (then - cloud.time))
-
-    return replace(frame, clouds=tuple(shown(number, cloud) for number, cloud in enumerate(late)))
+    clouds = frame.clouds
+    if len(clouds) > 1:
+        old = clouds[min(sweeps, len(clouds) - 1)]
+        clouds = (replace(old, to_key=np.eye(4), time=clouds[0].time),)
+    views = tuple(lagging_image(frame, view, sweeps) for view in frame.views)
+    return replace(frame, clouds=clouds, views=views)
 
 
 def lagging_image(frame: Frame, view: View, recordings: int) -> View:
     """A view with its image that many recordings of the camera back, or the scene's first where there are fewer.
 
-    Calibration and time stay; needs a history. Raises FrameError as :func:`stuck_image`.
+    Calibration and time stay; needs a history.
+
+    Raises:
+        FrameError: as :func:`stuck_image`.
     """
     for back in range(recordings, 0, -1):
         earlier = frame.history.view_sweep(back, view.camera)
