@@ -27,7 +27,7 @@ POINTS, SWEEPS, SIZE, BOXES = 35_000, 10, (900, 1600), 40
 
 
 class Past:
-    """History of 20 key frames that are all the frame itself: no disk in the measurement."""
+    """History of 20 keyframes that are all the frame itself: no disk in the measurement."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame

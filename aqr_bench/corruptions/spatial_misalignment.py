@@ -1,7 +1,7 @@
 """Spatial misalignment: camera extrinsics with noise, and LiDAR clouds whose motion was compensated with noisy poses.
 
-Both are of thu-ml/3D_Corruptions_AD:LiDAR_corruptions.py (arXiv:2303.11040), with one change: the noise is a small rigid
-motion, a rotation by a rotation vector (rad) and a translation (m), where the source adds to the entries of matrices.
+Both are of thu-ml/3D_Corruptions_AD:LiDAR_corruptions.py (arXiv:2303.11040), with one change: the noise is a small
+rigid motion, a rotation by a rotation vector (rad) and a translation (m), where the source adds to matrix entries.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def stuck_lidar(frame: Frame, steps: int) -> Frame:
 
 
 def stuck_image(frame: Frame, view: View, steps: int) -> View:
-    """A view with its image of an earlier key frame; calibration and time stay those of the current one.
+    """A view with its image of an earlier keyframe; calibration and time stay those of the current one.
 
     Args:
         steps: keyframes back; 0 changes nothing.

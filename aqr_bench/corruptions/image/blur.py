@@ -11,7 +11,7 @@ import numpy as np
 def motion(image: np.ndarray, radius: int, sigma: float, angle_deg: float) -> np.ndarray:
     """Smear by a motion: weights exp(-i^2 / (2 sigma^2)) of the pixels i = 0 .. 2 radius along a direction.
 
-    imagecorruptions 1.1.2, _motion_blur: the smear is one-sided, and every weight falls on one whole pixel. Beyond the
+    imagecorruptions 1.1.2, _motion_blur: the smear is one-sided, and every weight falls on a single pixel. Beyond the
     border the outermost pixels are repeated. (The source stops at steps longer than the image and darkens tiny ones.)
 
     Args:
@@ -52,7 +52,7 @@ def linear(image: np.ndarray, pixels: int, angle_deg: float) -> np.ndarray:
 def _along(
     image: np.ndarray, weights: np.ndarray, angle_deg: float, behind: int = 0, border: int = cv2.BORDER_REPLICATE
 ) -> np.ndarray:
-    """Sum over i of weights[i] times the pixel i - ``behind`` steps along a direction, rounded to a whole pixel."""
+    """Sum over i of weights[i] times the pixel i - ``behind`` steps along a direction, rounded to integer pixels."""
     steps = np.arange(len(weights)) - behind
     angle = math.radians(angle_deg)
     # ceil(x - 0.5): the source's rounding, halves down.
@@ -64,19 +64,19 @@ def _along(
     return cv2.filter2D(np.ascontiguousarray(image), -1, kernel, anchor=anchor, borderType=border)
 
 
-def zoom(image: np.ndarray, most: float, step: float) -> np.ndarray:
-    """Mean of the image and of its copies zoomed about the centre by 1, 1 + step, ... up to and with ``most``.
+def zoom(image: np.ndarray, max_factor: float, step: float) -> np.ndarray:
+    """Mean of the image and of its copies zoomed about the centre by 1, 1 + step, ... up to ``max_factor``, included.
 
     imagecorruptions 1.1.2, zoom_blur, whose ranges include their end as well; linear interpolation. It counts the image
     itself twice, once as the copy zoomed by 1.
 
     Args:
         image: uint8 [h, w, 3].
-        most: greatest factor, as 1.02. ``step``: between factors, as 0.005.
+        max_factor: as 1.02. ``step``: between factors, as 0.005.
     """
     image = np.ascontiguousarray(image)
     height, width = image.shape[:2]
-    factors = 1 + step * np.arange(math.floor((most - 1) / step + 1e-6) + 1)
+    factors = 1 + step * np.arange(math.floor((max_factor - 1) / step + 1e-6) + 1)
     total = image.astype(np.float32)
     for factor in factors:
         cv2.accumulate(_zoomed(image, factor, height, width), total)
@@ -95,7 +95,7 @@ def _zoomed(image: np.ndarray, factor: float, height: int, width: int) -> np.nda
 
 
 def enlarged(part: np.ndarray, factor: float, height: int, width: int) -> np.ndarray:
-    """A part of an image enlarged, its outermost pixels kept at the border (scipy's zoom, order 1), cut to a size."""
+    """A part of an image enlarged, its outermost pixels at the border (scipy's zoom, order 1), cut to a size."""
     to_part = np.zeros((2, 3))
     for axis, size in ((0, part.shape[1]), (1, part.shape[0])):
         out = round(size * factor)

@@ -1,4 +1,4 @@
-"""Dirt on camera lenses: masks made here (blobs, specks, scratches), or the user's own mask images."""
+"""Dirt on camera lenses: procedural masks (blobs, specks, scratches), or mask images of the user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from aqr_bench.corruptions.registry import sample_rng
 
 MASKS = 16  # as many as nuScenes-R has (create_noise_data_nuscenes.py, num_mask_type)
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_SIZE = (270, 480)  # rows, columns of a mask as made; dirt sits out of focus, so more pixels would show nothing more
+_SIZE = (
+    270,
+    480,
+)  # rows, columns of a procedural mask; dirt is out of focus: more pixels add nothing
 _CLEAR = 255
 
 
@@ -21,7 +24,7 @@ def occlude(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """An image behind a mask: out = alpha image + (1 - alpha) mask with alpha = (mask / 255)^3, channel by channel.
 
     nuScenes-R, Toolkit_nuscenes_English.md, LoadMaskMultiViewImageFromFiles: a white mask is clear, a dark one hides
-    the image and shows its own colour.
+    the image behind its colour.
 
     Args:
         image: uint8 [h, w, 3], BGR. ``mask``: uint8 [*, *, 3], BGR, resized (bilinear) to the image.
@@ -38,7 +41,7 @@ def occlude(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 _ALPHA = ((np.arange(256) / 255) ** 3).astype(np.float32)
 
 
-# ---------------------------------------------------------------- masks made here
+# ---------------------------------------------------------------- procedural masks
 
 
 @cache
@@ -91,20 +94,20 @@ def _scratches(rng: np.random.Generator, count: int) -> np.ndarray:
     return cv2.GaussianBlur(canvas, (3, 3), 0.8).astype(np.float32) / 255
 
 
-# ---------------------------------------------------------------- the user's own masks
+# ---------------------------------------------------------------- mask images of the user
 
 
 def mask_files(folder: str, token: str) -> tuple[Path, ...]:
     """Mask images of a folder, in the order of their names; FrameError naming folder and sample if there is none."""
-    found = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
+    files = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
         what = "has no .jpg or .png file" if Path(folder).is_dir() else "is no folder"
         raise FrameError(f"sample {token}: the folder of lens masks {folder} {what}")
-    return tuple(found)
+    return tuple(files)
 
 
 def file_mask(path: Path, token: str) -> np.ndarray:
-    """A mask image, uint8 [h, w, 3], BGR, turned by 90 degrees counter-clockwise as nuScenes-R turns its own.
+    """A mask image, uint8 [h, w, 3], BGR, turned by 90 degrees counter-clockwise as in nuScenes-R.
 
     Raises:
         FrameError: it cannot be decoded.

@@ -20,15 +20,15 @@ def brightness(image: np.ndarray, add: float) -> np.ndarray:
     return _with_value(image, np.clip(value + 255 * add, 0, 255))
 
 
-def limit_value(image: np.ndarray, most: float) -> np.ndarray:
-    """The HSV value rescaled so that its maximum is ``most`` (1 being the whole range): brighter images get darker.
+def limit_value(image: np.ndarray, max_value: float) -> np.ndarray:
+    """The HSV value rescaled so that its maximum is ``max_value`` (1 being the whole range): bright images get darker.
 
-    thu-ml/3D_Corruptions_AD:Camera_corruptions.py, snow and rain: V <- trunc(V / max V * 256 most), at most 255. Hue
-    and saturation are kept exactly; the source rounds them to OpenCV's 8 bits on the way. A black image stays black.
+    thu-ml/3D_Corruptions_AD:Camera_corruptions.py, snow and rain: V <- trunc(V / max V * 256 max_value), at most 255.
+    Hue and saturation stay exactly; the source rounds them to OpenCV's 8 bits on the way. A black image stays black.
     """
     brightest = int(image.max())
     value = np.arange(256.0)
-    return _with_value(image, np.minimum(np.floor(value / max(brightest, 1) * 256 * most), 255))
+    return _with_value(image, np.minimum(np.floor(value / max(brightest, 1) * 256 * max_value), 255))
 
 
 def _with_value(image: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def _with_value(image: np.ndarray, target: np.ndarray) -> np.ndarray:
     gain = (target / np.maximum(np.arange(256.0), 1)).astype(np.float32)
     out = cv2.multiply(image, cv2.merge([cv2.LUT(value, gain)] * 3), dtype=cv2.CV_8U)
     if target[0] >= 0.5:
-        out[value == 0] = round(target[0])  # black has no hue to be kept
+        out[value == 0] = round(target[0])  # black has no hue
     return out
 
 
@@ -48,7 +48,7 @@ def dark(
 ) -> np.ndarray:
     """Low light.
 
-    ika-rwth-aachen/MultiCorrupt:converter/img.py, low_light: the image stretched from its least to its greatest value,
+    ika-rwth-aachen/MultiCorrupt:converter/img.py, low_light: the image stretched from its lowest to its highest value,
     over all channels, to 0..1; to the power ``gamma``; times ``scale``; Poisson noise; Gaussian noise. An image of one
     value only becomes black before the noise (the source divides by zero).
 
@@ -57,8 +57,8 @@ def dark(
         scale: brightest signal, 1 being the whole range.
         poisson_lambda: photons at full range. ``sigma``: of the Gaussian, 1 being the whole range.
     """
-    least, greatest = int(image.min()), int(image.max())
-    stretched = np.clip((np.arange(256.0) - least) / max(greatest - least, 1), 0, 1)
+    low, high = int(image.min()), int(image.max())
+    stretched = np.clip((np.arange(256.0) - low) / max(high - low, 1), 0, 1)
     return dark_noise(image, rng, scale * stretched**gamma, poisson_lambda, sigma)
 
 
@@ -89,10 +89,10 @@ def sun_flare(image: np.ndarray, centre_uv: tuple[float, float], radius_px: floa
     down = np.exp(-scale * (np.arange(height) - v) ** 2.0)
     weight = _FLARE_GAIN * np.outer(down, across)
     white = np.minimum(weight, 1.0).astype(np.float32)
-    return toward(image, 1 - white, 255.0), weight > _FLARE_EDGE
+    return blend(image, 1 - white, 255.0), weight > _FLARE_EDGE
 
 
-def toward(image: np.ndarray, keep: np.ndarray, level: float) -> np.ndarray:
-    """keep image + (1 - keep) level, with keep (float32 [h, w], 0..1) of each pixel; rounded to nearest."""
-    kept = cv2.multiply(np.ascontiguousarray(image), cv2.merge([keep] * 3), dtype=cv2.CV_32F)
-    return cv2.add(kept, cv2.merge([(1 - keep) * np.float32(level)] * 3), dtype=cv2.CV_8U)
+def blend(image: np.ndarray, weight: np.ndarray, level: float) -> np.ndarray:
+    """weight image + (1 - weight) level, with the weight (float32 [h, w], 0..1) of each pixel; rounded to nearest."""
+    weighted = cv2.multiply(np.ascontiguousarray(image), cv2.merge([weight] * 3), dtype=cv2.CV_32F)
+    return cv2.add(weighted, cv2.merge([(1 - weight) * np.float32(level)] * 3), dtype=cv2.CV_8U)

@@ -1,7 +1,7 @@
 """Noise on one image: Gaussian, uniform, impulse, and that of a dark sensor. uint8 BGR [h, w, 3] in and out.
 
-Every value of an image gets its own draw, 26 million in six nuScenes images. A draw is a uint16; a table of the exact
-distribution of the result turns it into the noisy value, so probabilities are exact to 1/65536 (dark_noise: 1/16384).
+Every value of an image has its own random number, 26 million in six nuScenes images: a uint16, which a table of the
+exact distribution of the result turns into the noisy value: probabilities are exact to 1/65536 (dark_noise: 1/16384).
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def impulse(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.nd
     """
     image = np.ascontiguousarray(image)
     hits = round(amount * _STEPS)
-    draws = _draws(rng, image.shape)
-    salt = (draws < hits // 2).view(np.uint8) * np.uint8(255)
+    random = _random_uint16(rng, image.shape)
+    salt = (random < hits // 2).view(np.uint8) * np.uint8(255)
     out = cv2.bitwise_or(image, salt)
-    out[(draws >= hits // 2) & (draws < hits)] = 0
+    out[(random >= hits // 2) & (random < hits)] = 0
     return out
 
 
@@ -66,39 +66,39 @@ def dark_noise(
         poisson_lambda: photons at full range. ``sigma``: of the Gaussian, 1 being the whole range.
     """
     table = _dark_table(signal, poisson_lambda, sigma)
-    draws = _draws(rng, image.shape)
-    np.right_shift(draws, 16 - _DARK_BITS, out=draws)
+    random = _random_uint16(rng, image.shape)
+    np.right_shift(random, 16 - _DARK_BITS, out=random)
     out = np.empty(image.shape, np.uint8)
     # By a few rows: the indices, eight bytes a value, stay in the cache.
     for k in range(0, len(image), _ROWS):
         entry = image[k : k + _ROWS].astype(np.int64)
         entry <<= _DARK_BITS
-        entry |= draws[k : k + _ROWS]
+        entry |= random[k : k + _ROWS]
         np.take(table, entry, out=out[k : k + _ROWS], mode="clip")
     return out
 
 
-def _draws(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def _random_uint16(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform uint16 of that shape."""
     return rng.integers(0, _STEPS, shape, dtype=np.uint16)
 
 
 def _add(image: np.ndarray, rng: np.random.Generator, table: np.ndarray) -> np.ndarray:
-    return cv2.add(np.ascontiguousarray(image), table[_draws(rng, image.shape)], dtype=cv2.CV_8U)
+    return cv2.add(np.ascontiguousarray(image), table[_random_uint16(rng, image.shape)], dtype=cv2.CV_8U)
 
 
 @lru_cache(maxsize=32)
 def _gaussian_table(sigma: float) -> np.ndarray:
-    return _whole_levels(sigma * ndtri((np.arange(_STEPS) + 0.5) / _STEPS))
+    return _integer_levels(sigma * ndtri((np.arange(_STEPS) + 0.5) / _STEPS))
 
 
 @lru_cache(maxsize=32)
 def _uniform_table(amount: float) -> np.ndarray:
-    return _whole_levels(amount * (2 * (np.arange(_STEPS) + 0.5) / _STEPS - 1))
+    return _integer_levels(amount * (2 * (np.arange(_STEPS) + 0.5) / _STEPS - 1))
 
 
-def _whole_levels(noise: np.ndarray) -> np.ndarray:
-    """int16: what noise adds to a value. trunc(v + 255 n) of a whole v is v + floor(255 n), up to the clip."""
+def _integer_levels(noise: np.ndarray) -> np.ndarray:
+    """int16: what noise adds to a value. trunc(v + 255 n) of an integer v is v + floor(255 n), up to the clip."""
     table = np.clip(np.floor(255 * noise), -255, 255).astype(np.int16)
     table.flags.writeable = False
     return table
@@ -106,8 +106,8 @@ def _whole_levels(noise: np.ndarray) -> np.ndarray:
 
 def _dark_table(signal: np.ndarray, poisson_lambda: float, sigma: float) -> np.ndarray:
     """uint8 [256 * 2^14]: the quantiles of the noisy value, for one value after the other."""
-    most = int(poisson.isf(1e-9, poisson_lambda * max(float(signal.max()), 1e-9)))
-    counts = np.arange(most + 1)
+    max_count = int(poisson.isf(1e-9, poisson_lambda * max(float(signal.max()), 1e-9)))
+    counts = np.arange(max_count + 1)
     weights = poisson.pmf(counts, poisson_lambda * signal[:, None])
     mean = np.minimum(counts / poisson_lambda, 1.0)
     # The result is at most k where mean + Gaussian is below (k + 1) / 255.

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from aqr_bench.corruptions.image.blur import enlarged, motion
-from aqr_bench.corruptions.image.light import toward
+from aqr_bench.corruptions.image.light import blend
 from aqr_bench.errors import UserError
 
 _HAZE_FREE = (0.65, 0.99, 0.10, 0.85)  # rectangle without additional haze: top, bottom, left, right of the image
@@ -25,9 +25,9 @@ _MIN_INTERPOLATED_SIZE = 64  # ... in squares of this size and more
 def plasma(height: int, width: int, decay: float, rng: np.random.Generator) -> np.ndarray:
     """A field between 0 and 1, cloudier for small ``decay``.
 
-    Diamond-square algorithm as in imagecorruptions 1.1.2 (plasma_fractal): a periodic square, the least power of two
+    Diamond-square algorithm as in imagecorruptions 1.1.2 (plasma_fractal): a periodic square, the lowest power of two
     that covers the image; every halving of the step adds uniform noise, whose amplitude falls by decay^2; the field is
-    stretched to 0..1 over the whole square, then cut to the image at its top left corner.
+    stretched to 0..1 over the square, then cut to the image at its top left corner.
 
     In squares of 64 and more the last two halvings are left to linear interpolation. In one of 2048 their noise is
     0.002 of the first one's at decay 1.4, which is below a quarter of a grey level in a foggy image.
@@ -80,14 +80,14 @@ def plasma_fog(image: np.ndarray, rng: np.random.Generator, amount: float, decay
         image: uint8 [h, w, 3].
         amount: light of the densest fog, 1 being the whole range. ``decay``: see :func:`plasma`.
     """
-    return _lit(image, plasma(*image.shape[:2], decay, rng), amount)
+    return _with_fog(image, plasma(*image.shape[:2], decay, rng), amount)
 
 
-def _lit(image: np.ndarray, fog: np.ndarray, amount: float) -> np.ndarray:
+def _with_fog(image: np.ndarray, fog: np.ndarray, amount: float) -> np.ndarray:
     """(v + amount fog) m / (m + amount), clipped, with the fog (float32 [h, w]) of each pixel."""
     image = np.ascontiguousarray(image)
-    most = int(image.max()) / 255
-    gain = most / (most + amount)
+    brightest = int(image.max()) / 255
+    gain = brightest / (brightest + amount)
     return cv2.addWeighted(image, gain, cv2.merge([fog] * 3), 255 * amount * gain, 0, dtype=cv2.CV_8U)
 
 
@@ -118,7 +118,7 @@ def haze_fog(
     distance = _from_rectangle(height, width)
     distance *= 2 + rng.random((height, width), np.float32) / 2
     distance += math.sqrt(max(height, width))
-    return toward(_lit(image, fog, amount), cv2.exp(distance * np.float32(-beta)), 255 * air_light)
+    return blend(_with_fog(image, fog, amount), cv2.exp(distance * np.float32(-beta)), 255 * air_light)
 
 
 def _from_rectangle(height: int, width: int) -> np.ndarray:
@@ -174,8 +174,8 @@ def _whitened(image: np.ndarray, mix: float, gain: float) -> np.ndarray:
     """gain (mix v + (1 - mix) max(v, 1.5 grey + 0.5)), in 8-bit steps: many times faster, a grey level off at most."""
     rest = gain * (1 - mix)
     lighter = cv2.convertScaleAbs(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), alpha=1.5 * rest, beta=127.5 * rest)
-    own = cv2.convertScaleAbs(image, alpha=rest)
-    return cv2.addWeighted(image, gain * mix, cv2.max(own, cv2.merge([lighter] * 3)), 1.0, 0)
+    unlit = cv2.convertScaleAbs(image, alpha=rest)
+    return cv2.addWeighted(image, gain * mix, cv2.max(unlit, cv2.merge([lighter] * 3)), 1.0, 0)
 
 
 # ---------------------------------------------------------------- rain
@@ -207,19 +207,19 @@ def rain(
         UserError: a fall steeper than 60 degrees from the vertical.
     """
     height, width = image.shape[:2]
-    share, size, angle, fall, even = (rng.uniform(*r) for r in (density, drop_size, angle_deg, speed, uniformity))
+    share, size, angle, fall, uniform = (rng.uniform(*r) for r in (density, drop_size, angle_deg, speed, uniformity))
     if abs(angle) > _STEEPEST_DEG:
         raise UserError(f"rain falls at up to {_STEEPEST_DEG:g} degrees from the vertical, not at {angle:g}")
     slope, length = math.tan(math.radians(angle)), int(fall * max(height, width))
     taps = max(1, round(length * math.cos(math.radians(angle)))) if length > 1 else 1
     # A field that leans with the fall: its column is u - slope v, moved so that none is negative.
     offset = max(slope, 0.0) * (height - 1)
-    drops = _drops(rng, height + taps, math.ceil(width + abs(slope) * (height - 1)) + 1, size, share, even)
+    drops = _drops(rng, height + taps, math.ceil(width + abs(slope) * (height - 1)) + 1, size, share, uniform)
     to_field = np.array([[1, -slope, offset], [0, 1, 0]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     streaks = _smeared(drops, taps)
     streaks = cv2.warpAffine(streaks, to_field, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return toward(image, 1 - np.clip(streaks * np.float32(1.3 / 255), 0, 1), _DROP_LEVEL)
+    return blend(image, 1 - np.clip(streaks * np.float32(1.3 / 255), 0, 1), _DROP_LEVEL)
 
 
 def _drops(
@@ -251,15 +251,15 @@ def _smeared(drops: np.ndarray, taps: int) -> np.ndarray:
         return drops[:rows].astype(np.float32)
     above = np.zeros((len(drops) + 1, drops.shape[1]), np.int32)
     above[1:] = drops
-    _add_up(above)
+    _cumulative_sum(above)
     sums = above.copy()
-    _add_up(sums)
+    _cumulative_sum(sums)
     # Sum over m = 1 .. taps of the m rows from t downwards. An overflow of the sums cancels out in the difference.
     total = sums[taps : taps + rows] - sums[:rows] - taps * above[:rows]
     return total.astype(np.float32) * np.float32(2 / (taps * (taps + 1)))
 
 
-def _add_up(rows: np.ndarray) -> None:
-    """Running sum over the rows, in place: many times faster than numpy's cumsum along the first axis."""
+def _cumulative_sum(rows: np.ndarray) -> None:
+    """Cumulative sum over the rows, in place: many times faster than numpy's cumsum along the first axis."""
     for k in range(1, len(rows)):
         rows[k] += rows[k - 1]

@@ -9,7 +9,7 @@ from scipy.constants import speed_of_light
 from scipy.integrate import cumulative_trapezoid
 
 from aqr_bench.corruptions.frame import INTENSITY
-from aqr_bench.corruptions.lidar.optics import BRIGHTEST, moved, ranges, with_intensity
+from aqr_bench.corruptions.lidar.optics import MAX_INTENSITY, moved, ranges, with_intensity
 
 # Hahner et al. ICCV 2021 (MartinHahner/LiDAR_fog_sim, ParameterSet): half-power width of the laser pulse; the receiver
 # sees nothing of the beam up to CROSSING_M[0] and all of it from CROSSING_M[1] on, linear between.
@@ -82,7 +82,7 @@ def fog(
     hard = np.rint(intensity * transmission(alpha, distance))
     target, appears, response = fog_response(float(alpha))
     soft = intensity * distance**2 * (beta * np.pi / gamma) * np.interp(distance, target, response, left=0.0)
-    soft = np.minimum(soft, BRIGHTEST)
+    soft = np.minimum(soft, MAX_INTENSITY)
     in_fog = soft > hard
     noise = np.minimum(noise_m, distance / 2) * rng.uniform(-1.0, 1.0, len(points))
     with np.errstate(invalid="ignore", divide="ignore"):  # a point at the origin is never in the fog

@@ -1,7 +1,7 @@
-"""Noise and loss of LiDAR points anywhere in the scene: jitter, crosstalk, thinning, cut-out patches, a narrow view.
+"""Noise and loss of LiDAR points anywhere in the scene: jitter, crosstalk, dropped points, cutout, a limited view.
 
 Kernels on one cloud take and give float32 [P, F >= 3] and change the coordinates x, y, z (m) alone; what depends on
-places in the scene works on all clouds in the key frame's coordinates. Numbers of points are rounded down, as in
+places in the scene works on all clouds in the keyframe's coordinates. Numbers of points are rounded down, as in
 thu-ml/3D_Corruptions_AD:LiDAR_corruptions.py, where all of these corruptions come from (arXiv:2303.11040).
 """
 
@@ -47,7 +47,7 @@ def impulse(points: np.ndarray, rng: np.random.Generator, divisor: int, amount_m
     return _moved(points, chosen, random_signs(rng, (len(chosen), 3)) * np.float32(amount_m))
 
 
-def thin_out(points: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
+def drop_points(points: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
     """The points without a random share of them, in order. Source: LiDAR_corruptions.py, density_dec_global."""
     keep = np.ones(len(points), bool)
     keep[_pick(rng, len(points), share_of(len(points), share))] = False
@@ -77,32 +77,32 @@ def _moved(points: np.ndarray, where: np.ndarray | slice, by: np.ndarray) -> np.
 # All from ika-rwth-aachen/MultiCorrupt:converter/lidar.py.
 
 
-def drop_share(points: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
-    """Without a share of the points; exactly round(P (1 - share)) stay, every set of them alike (pointsreducing)."""
+def drop_to_share(points: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
+    """The points without a random share of them, in order; exactly round(P (1 - share)) stay (pointsreducing)."""
     keep = np.zeros(len(points), bool)
     keep[rng.permutation(len(points))[: round(len(points) * (1 - share))]] = True
     return points[keep]
 
 
-def motion(
-    points: np.ndarray, rng: np.random.Generator, sigma_m: float, jitter: Sequence[float], most_sigmas: float
+def motion_noise(
+    points: np.ndarray, rng: np.random.Generator, sigma_m: float, jitter_of_sigma: Sequence[float], max_jitter: float
 ) -> np.ndarray:
-    """The whole cloud displaced once, and every point a little more (pts_motion).
+    """The cloud displaced as one, and every point by a jitter of its own in addition (pts_motion).
 
     Args:
         sigma_m: standard deviation (m) of the cloud's displacement along x, y and z.
-        jitter: standard deviations of a point's own displacement along x, y, z, in units of sigma_m.
-        most_sigmas: its bound, in units of sigma_m.
+        jitter_of_sigma: standard deviations of the jitter along x, y, z, in units of sigma_m.
+        max_jitter: bound of the jitter, in units of sigma_m.
     """
-    own = rng.standard_normal((len(points), 3), np.float32) * np.asarray(jitter, np.float32)
-    own = np.clip(own, -most_sigmas, most_sigmas)
-    own += rng.standard_normal(3, np.float32)
+    shift = rng.standard_normal((len(points), 3), np.float32) * np.asarray(jitter_of_sigma, np.float32)
+    shift = np.clip(shift, -max_jitter, max_jitter)
+    shift += rng.standard_normal(3, np.float32)
     out = points.copy()
-    out[:, :3] += own * np.float32(sigma_m)
+    out[:, :3] += shift * np.float32(sigma_m)
     return out
 
 
-def tilted(points: np.ndarray, angle_deg: float, shift_x_m: float) -> np.ndarray:
+def tilt(points: np.ndarray, angle_deg: float, shift_x_m: float) -> np.ndarray:
     """The cloud turned about z, then y, then x by the same angle (degrees, clockwise), and shifted along x (m).
 
     transform_points: x' = Rx Ry Rz x + (shift, 0, 0). Three turns by 1, 2, 3 degrees make 1.7, 3.4, 5.1 in all.
@@ -130,15 +130,15 @@ def crosstalk(frame: Frame, rng: np.random.Generator, share: float, sigma_m: flo
     total = sum(len(cloud.points) for cloud in frame.clouds)
     chosen = np.sort(_pick(rng, total, share_of(total, share)))
     shift, clouds, first = _normal(rng, len(chosen), sigma_m), [], 0
-    for cloud in frame.clouds:  # a shift is as likely in a sweep's axes as in the key frame's
+    for cloud in frame.clouds:  # a shift is as likely in a sweep's axes as in the keyframe's
         last = first + len(cloud.points)
-        mine = slice(*np.searchsorted(chosen, [first, last]))
-        clouds.append(replace(cloud, points=_moved(cloud.points, chosen[mine] - first, shift[mine])))
+        in_cloud = slice(*np.searchsorted(chosen, [first, last]))
+        clouds.append(replace(cloud, points=_moved(cloud.points, chosen[in_cloud] - first, shift[in_cloud])))
         first = last
     return replace(frame, clouds=tuple(clouds))
 
 
-def cut_out(frame: Frame, rng: np.random.Generator, patches: int, share: float) -> Frame:
+def cutout(frame: Frame, rng: np.random.Generator, patches: int, share: float) -> Frame:
     """The frame without ``patches`` clumps of points, each a share of all points, sweeps included.
 
     A patch is a random point that is left with its nearest neighbours in space. Source: LiDAR_corruptions.py,
@@ -162,7 +162,7 @@ def squared_distance(xyz: np.ndarray, to: np.ndarray) -> np.ndarray:
     return np.einsum("pi,pi->p", offset, offset)
 
 
-def narrow_view(frame: Frame, half_angle_deg: float) -> Frame:
+def limit_fov(frame: Frame, half_angle_deg: float) -> Frame:
     """The frame with only the points within +-half_angle_deg of straight ahead (+y), clockwise or not.
 
     Source: LiDAR_corruptions.py, fov_filter: +-105 .. +-45 degrees, the limits included.
@@ -170,11 +170,11 @@ def narrow_view(frame: Frame, half_angle_deg: float) -> Frame:
     return keep_merged(frame, np.abs(azimuth_deg(merged_xyz(frame))) <= half_angle_deg)
 
 
-def blind_spot(frame: Frame, lidar2img: np.ndarray, mask: np.ndarray) -> Frame:
+def drop_in_mask(frame: Frame, lidar2img: np.ndarray, mask: np.ndarray) -> Frame:
     """The frame without the points that a camera sees within a mask: the sun behind them blinds the LiDAR, too.
 
     Args:
-        lidar2img: float64 [4, 4], key frame's LiDAR frame to (u d, v d, d, 1) in pixels.
+        lidar2img: float64 [4, 4], keyframe's LiDAR frame to (u d, v d, d, 1) in pixels.
         mask: bool [h, w], the camera's image. Points behind the camera and outside the image stay.
 
     Source: TransFusion/mmdet3d/datasets/pipelines/Camera_corruptions.py, ImagePointAddSun.sun_sim_point.

@@ -6,11 +6,11 @@ import numpy as np
 
 from aqr_bench.corruptions.frame import INTENSITY
 
-BRIGHTEST = 255.0
+MAX_INTENSITY = 255.0
 # The intensity of a nuScenes point is calibrated reflectivity, so the power received goes with intensity / range^2, and
 # the weakest return that the sensor registers is an intensity that grows with range^2. Measured on the real keyframe:
 # from 25 to 50 m one point in a hundred lies below 0.003 r^2. (LISA assumes 0.9 * 255 / 200^2 = 0.0057.)
-FAINTEST_PER_M2 = 0.003
+MIN_INTENSITY_PER_M2 = 0.003
 DIVERGENCE_RAD = 3e-3  # full opening angle of a beam: LISA and LiDAR_snow_sim
 
 
@@ -34,14 +34,14 @@ def moved(points: np.ndarray, where: np.ndarray, before: np.ndarray, after: np.n
 
 
 def with_intensity(points: np.ndarray, intensity: np.ndarray) -> np.ndarray:
-    """The points, written to in place, with their intensity rounded to a whole number of 0..255."""
-    points[:, INTENSITY] = np.clip(np.rint(intensity), 0, BRIGHTEST)
+    """The points, written to in place, with their intensity rounded to an integer of 0..255."""
+    points[:, INTENSITY] = np.clip(np.rint(intensity), 0, MAX_INTENSITY)
     return points
 
 
-def faintest(intensity: np.ndarray, distance: np.ndarray) -> np.ndarray:
+def min_intensity(intensity: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Weakest intensity that the sensor registers at a distance (m); float64 [P].
 
     A point that was recorded although it is weaker counts as just registered: no clean point is below.
     """
-    return np.minimum(FAINTEST_PER_M2 * distance**2, intensity)
+    return np.minimum(MIN_INTENSITY_PER_M2 * distance**2, intensity)

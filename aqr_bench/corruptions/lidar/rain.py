@@ -13,10 +13,10 @@ from aqr_bench.corruptions.lidar.mie import (
     rain_slope,
 )
 from aqr_bench.corruptions.lidar.optics import (
-    BRIGHTEST,
     DIVERGENCE_RAD,
-    FAINTEST_PER_M2,
-    faintest,
+    MAX_INTENSITY,
+    MIN_INTENSITY_PER_M2,
+    min_intensity,
     moved,
     ranges,
     with_intensity,
@@ -32,7 +32,7 @@ NOISE_FLOOR = 0.9  # LISA: weakest power 0.9 / r_max^2
 
 def range_noise(intensity: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Standard deviation (m) of a measured range: 0.09 / sqrt(2 SNR), SNR over the weakest registered return (LISA)."""
-    power = np.maximum(FAINTEST_PER_M2 * distance**2, 1e-12)
+    power = np.maximum(MIN_INTENSITY_PER_M2 * distance**2, 1e-12)
     return ACCURACY_M / np.sqrt(2 * np.maximum(intensity / power, NOISE_FLOOR))
 
 
@@ -65,10 +65,10 @@ def rain(
         slope_per_mm=rain_slope(float(rate_mm_h)),
         smallest_mm=SMALLEST_DROP_MM,
         largest_mm=LARGEST_DROP_MM,
-        brightness=DROP_REFLECTIVITY * BRIGHTEST,
+        brightness=DROP_REFLECTIVITY * MAX_INTENSITY,
         divergence_rad=float(beam_divergence_rad),
         nearest_m=NEAREST_M,
-        faintest_per_m2=float(noise_floor) * FAINTEST_PER_M2,
+        min_intensity_per_m2=float(noise_floor) * MIN_INTENSITY_PER_M2,
     )
     distance = ranges(points)
     intensity = points[:, INTENSITY].astype(np.float64)
@@ -76,7 +76,7 @@ def rain(
     drop = draw_returns(distance, rng, law)
     drop_intensity = drop.intensity * np.exp(-2 * alpha * drop.distance)
     scattered = drop_intensity * distance**2 > target * drop.distance**2
-    lost = ~scattered & (target < noise_floor * faintest(intensity, distance))
+    lost = ~scattered & (target < noise_floor * min_intensity(intensity, distance))
     noisy = distance + range_noise(target, distance) * rng.standard_normal(len(points))
     after = np.where(scattered, drop.distance, np.maximum(noisy, 0.0))
     out = moved(points, distance > 0, distance, after)

@@ -27,7 +27,7 @@ class Particles:
         brightness: intensity (0..255) of a particle that fills the beam.
         divergence_rad: full opening angle of the beam.
         nearest_m: what is nearer is not seen.
-        faintest_per_m2: weakest registered return, intensity / range^2.
+        min_intensity_per_m2: weakest registered return, intensity / range^2.
     """
 
     per_m3_mm: float
@@ -37,7 +37,7 @@ class Particles:
     brightness: float
     divergence_rad: float
     nearest_m: float
-    faintest_per_m2: float
+    min_intensity_per_m2: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def covered_share(diameter_mm: np.ndarray, distance: np.ndarray, divergence_rad:
 @lru_cache(maxsize=64)
 def _table(law: Particles) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Distance (m), smallest diameter seen there (mm), number of seen particles and light taken away up to there."""
-    dimmest = np.sqrt(law.faintest_per_m2 / law.brightness)  # the share must be (dimmest r)^2 or more
+    dimmest = np.sqrt(law.min_intensity_per_m2 / law.brightness)  # the share must be (dimmest r)^2 or more
     farthest = np.sqrt(1e-3 * law.largest_mm / (law.divergence_rad * dimmest))
     distance = np.geomspace(law.nearest_m, max(farthest, law.nearest_m * 1.001), STEPS)
     width_mm = 1e3 * law.divergence_rad * distance
@@ -100,8 +100,8 @@ def draw_returns(distance: np.ndarray, rng: np.random.Generator, law: Particles)
     # Distances by inversion of the mean number up to there; diameters from the truncated exponential distribution.
     at = np.interp(mean[beam] * rng.random(len(beam)), number, grid)
     low = np.interp(at, grid, seen_mm)
-    kept = -np.expm1(-law.slope_per_mm * (law.largest_mm - low))
-    diameter = low - np.log1p(-rng.random(len(beam)) * kept) / law.slope_per_mm
+    truncation = -np.expm1(-law.slope_per_mm * (law.largest_mm - low))
+    diameter = low - np.log1p(-rng.random(len(beam)) * truncation) / law.slope_per_mm
     share = covered_share(diameter, at, law.divergence_rad)
     best = _strongest(share / at**2, beam)
     out = np.zeros((2, len(distance)))

@@ -9,10 +9,10 @@ from scipy.integrate import simpson
 
 from aqr_bench.corruptions.frame import INTENSITY
 from aqr_bench.corruptions.lidar.optics import (
-    BRIGHTEST,
     DIVERGENCE_RAD,
-    FAINTEST_PER_M2,
-    faintest,
+    MAX_INTENSITY,
+    MIN_INTENSITY_PER_M2,
+    min_intensity,
     moved,
     ranges,
     with_intensity,
@@ -61,10 +61,10 @@ def flakes(
         slope_per_mm=slope,
         smallest_mm=SMALLEST_FLAKE_MM,
         largest_mm=LARGEST_FLAKE_MM,
-        brightness=FLAKE_REFLECTIVITY * BRIGHTEST,
+        brightness=FLAKE_REFLECTIVITY * MAX_INTENSITY,
         divergence_rad=divergence_rad,
         nearest_m=NEAREST_M,
-        faintest_per_m2=noise_floor * FAINTEST_PER_M2,
+        min_intensity_per_m2=noise_floor * MIN_INTENSITY_PER_M2,
     )
     return law, number * area_m2
 
@@ -101,6 +101,6 @@ def snow(
     visible = np.exp(-np.maximum(per_m * distance - flake.expected, 0.0)) * np.maximum(1 - flake.blocked, 0.0)
     target = intensity * visible
     scattered = flake.intensity * distance**2 > target * flake.distance**2
-    lost = ~scattered & ((target < noise_floor * faintest(intensity, distance)) | (visible <= 0))
+    lost = ~scattered & ((target < noise_floor * min_intensity(intensity, distance)) | (visible <= 0))
     out = moved(points, scattered, distance, flake.distance)
     return with_intensity(out, np.where(scattered, flake.intensity, target))[~lost]

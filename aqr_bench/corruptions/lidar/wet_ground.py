@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from aqr_bench.corruptions.frame import INTENSITY, X, Y, Z
-from aqr_bench.corruptions.lidar.optics import faintest, ranges, with_intensity
+from aqr_bench.corruptions.lidar.optics import min_intensity, ranges, with_intensity
 
 # LiDAR_snow_sim (tools/wet_ground): refractive indices of air and water, depth at which the texture of the pavement is
 # full, distance from the ground's plane (m), and the ground's reflectivity, one over its power factor 15.
@@ -13,10 +13,10 @@ AIR_INDEX, WATER_INDEX = 1.0003, 1.33
 PAVEMENT_DEPTH_MM = 1.2
 ON_GROUND_M = 0.3
 GROUND_REFLECTIVITY = 1 / 15
-# nuScenes: the LiDAR stands 1.84 m above the road. Where to look for the road, and the steepest one.
-SENSOR_HEIGHT_M, SEARCH_M, STEEPEST = 1.84, 0.6, 0.15
+# nuScenes: the LiDAR is 1.84 m above the road. Where the road is searched, above and below that; its greatest slope.
+SENSOR_HEIGHT_M, SEARCH_M, MAX_SLOPE = 1.84, 0.6, 0.15
 NEAR_M, FAR_M = 3.0, 40.0
-ENOUGH = 50
+MIN_POINTS = 50
 ROUNDS = 4
 
 
@@ -34,13 +34,13 @@ def ground_plane(points: np.ndarray) -> tuple[float, float, float]:
     off = np.abs(xyz[:, Z] + SENSOR_HEIGHT_M)
     for step in range(ROUNDS):
         near = off < SEARCH_M / 2**step
-        if near.sum() < ENOUGH:
+        if near.sum() < MIN_POINTS:
             break
         basis = np.column_stack([xyz[:, :2], np.ones(len(xyz))])
-        found = np.linalg.lstsq(basis[near], xyz[near, Z], rcond=None)[0]
-        if np.hypot(found[0], found[1]) > STEEPEST:
+        fitted = np.linalg.lstsq(basis[near], xyz[near, Z], rcond=None)[0]
+        if np.hypot(fitted[0], fitted[1]) > MAX_SLOPE:
             break
-        plane = found
+        plane = fitted
         off = np.abs(xyz[:, Z] - basis @ plane)
     return float(plane[0]), float(plane[1]), float(plane[2])
 
@@ -60,11 +60,11 @@ def wet_gain(cosine: np.ndarray, depth_mm: float) -> np.ndarray:
 
 
 def wet_ground(points: np.ndarray, rng: np.random.Generator, water_mm: float, noise_floor: float = 0.7) -> np.ndarray:
-    """Points on a wet road, after LiDAR_snow_sim's model in simple form; nothing of it is random.
+    """Points on a wet road, after LiDAR_snow_sim's model in simple form; without random numbers.
 
     Args:
         points: float32 [P, F >= 4], one cloud in its sensor frame (m, z up), intensity 0..255.
-        rng: not used; here so that all weather is called alike.
+        rng: not used; all weather has the same arguments.
         water_mm: depth of the water; 0: the points as they are.
         noise_floor: part of the weakest intensity seen that would still be registered.
     Returns:
@@ -79,5 +79,5 @@ def wet_ground(points: np.ndarray, rng: np.random.Generator, water_mm: float, no
     cosine = np.clip(abs(c) / steep / np.maximum(distance, 1e-6), 0.0, 1.0)
     intensity = points[:, INTENSITY].astype(np.float64)
     target = np.where(ground, intensity * wet_gain(cosine, water_mm), intensity)
-    lost = ground & (target < noise_floor * faintest(intensity, distance))
+    lost = ground & (target < noise_floor * min_intensity(intensity, distance))
     return with_intensity(points.copy(), np.where(ground, target, intensity))[~lost]

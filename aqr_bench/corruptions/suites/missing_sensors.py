@@ -28,11 +28,11 @@ def drop_lidar(frame: Frame, form: str) -> Frame:
     """
     columns = frame.clouds[0].points.shape[1] if frame.clouds else 5
     count = sum(len(cloud.points) for cloud in frame.clouds) if form == ZERO else 0
-    kept = ()
+    clouds = ()
     if frame.clouds:
-        # One cloud in the key frame's own coordinates: a sweep's zeros would be moved away from the origin.
-        kept = (replace(frame.clouds[0], points=np.zeros((count, columns), np.float32), to_key=np.eye(4)),)
-    return replace(frame, clouds=kept, state=NO_LIDAR)
+        # One cloud in the keyframe's coordinates: a sweep's zeros would be moved away from the origin.
+        clouds = (replace(frame.clouds[0], points=np.zeros((count, columns), np.float32), to_key=np.eye(4)),)
+    return replace(frame, clouds=clouds, state=NO_LIDAR)
 
 
 def drop_cameras(frame: Frame, cameras: Collection[str], form: str) -> Frame:
@@ -53,10 +53,10 @@ def drop_cameras(frame: Frame, cameras: Collection[str], form: str) -> Frame:
 
 
 def pick_cameras(frame: Frame, stream: RandomStream, count: int) -> list[str]:
-    """``count`` different cameras of the frame, all equally likely; FrameError if it has not so many."""
+    """``count`` different cameras of the frame, all equally likely; FrameError if it has fewer."""
     names = sorted(view.camera for view in frame.views)
     if count > len(names):
-        raise FrameError(f"sample {frame.token}: {count} cameras are to be dropped, it has {len(names)}")
+        raise FrameError(f"sample {frame.token}: cannot drop {count} cameras, it has {len(names)}")
     return [names[i] for i in stream(frame.token, "cameras").choice(len(names), count, replace=False)]
 
 
@@ -132,5 +132,5 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         )
         for k in range(1, 6)
     ),
-    _entry("key_frame_only", "lidar", "no LiDAR sweeps, only the key frame", _key_frame_only, _OWN),
+    _entry("key_frame_only", "lidar", "no LiDAR sweeps, only the keyframe", _key_frame_only, _OWN),
 )

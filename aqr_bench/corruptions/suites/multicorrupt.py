@@ -26,12 +26,12 @@ _Kernel = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def _images(frame: Frame, stream: RandomStream, change: _Kernel) -> Frame:
-    """Every image changed, with draws of its own."""
+    """Every image changed, each with its own random numbers."""
     return frame.with_images(lambda view: change(view.image, stream(frame.token, view.camera)))
 
 
 def _clouds(frame: Frame, stream: RandomStream, change: _Kernel) -> Frame:
-    """Every cloud changed, key frame and sweeps, with draws of its own."""
+    """Every cloud changed, keyframe and sweeps, each with its own random numbers."""
     return frame.with_points(lambda cloud: change(cloud.points, stream(frame.token, f"{LIDAR}/{cloud.token}")))
 
 
@@ -45,18 +45,18 @@ def _beams(frame: Frame, _stream: RandomStream, p: Parameters) -> Frame:
 
 def _points(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """A share of the points of every sweep is gone."""
-    return _clouds(frame, stream, lambda points, rng: lidar_noise.drop_share(points, rng, p["dropped_share"]))
+    return _clouds(frame, stream, lambda points, rng: lidar_noise.drop_to_share(points, rng, p["dropped_share"]))
 
 
 def _spatial(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
-    """Sweeps turned and shifted, each with a probability of its own or all of a sample together."""
+    """Sweeps turned and shifted, drawn for each sweep, or once for all sweeps of a sample."""
     if p["draw"] not in (PER_SWEEP, PER_SAMPLE):
-        raise UserError(f"draw: '{p['draw']}' (known: {PER_SWEEP}, {PER_SAMPLE})")
+        raise UserError(f"option draw: '{p['draw']}': give {PER_SWEEP} or {PER_SAMPLE}")
 
     def change(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() >= p["probability"]:
             return points
-        return lidar_noise.tilted(points, p["angle_deg"], p["shift_x_m"])
+        return lidar_noise.tilt(points, p["angle_deg"], p["shift_x_m"])
 
     if p["draw"] == PER_SAMPLE:
         return frame.with_points(lambda cloud: change(cloud.points, stream(frame.token, LIDAR)))
@@ -75,7 +75,7 @@ def _dark(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
 
 
 def _missing(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
-    """Images zero-filled, each with a probability of its own."""
+    """Images zero-filled, drawn for each of them."""
     struck = [v.camera for v in frame.views if stream(frame.token, v.camera).random() < p["probability"]]
     return drop_cameras(frame, struck, ZERO)
 
@@ -123,7 +123,7 @@ def _motion_blur(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Sweeps displaced and blurred, images smeared."""
 
     def points(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return lidar_noise.motion(points, rng, p["sigma_m"], p["jitter_of_sigma"], p["most_jitter_of_sigma"])
+        return lidar_noise.motion_noise(points, rng, p["sigma_m"], p["jitter_of_sigma"], p["most_jitter_of_sigma"])
 
     def image(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         radius, sigma = (p[name] * native_scale(image) for name in ("blur_radius_px", "blur_sigma_px"))
@@ -133,13 +133,13 @@ def _motion_blur(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
 
 
 def _temporal(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
-    """The LiDAR, and each camera for itself, shows the previous key frame of the scene."""
+    """The LiDAR, and each camera for itself, shows the previous keyframe of the scene."""
     if frame.history.token(1) is None:
         return frame
     stuck = frame.clouds and stream(frame.token, LIDAR).random() < p["probability"]
     earlier = frame.history.clouds(1) if stuck else ()
     if earlier:
-        # The earlier sweeps keep their lags, and their places relative to the earlier key frame.
+        # The earlier sweeps keep their lags, and their places relative to the earlier keyframe.
         late = frame.clouds[0].time - earlier[0].time
         earlier = tuple(replace(cloud, time=cloud.time + late) for cloud in earlier)
         frame = replace(frame, clouds=earlier[:1] if p["sweeps"] == "key" else earlier)
@@ -156,7 +156,7 @@ _SEEDED = (
 )
 _ROUNDED = "images are rounded to the nearest value, or within one of it; the original truncates"
 _SCENE = (
-    "the previous key frame is that of the same scene; the original takes the previous entry of its list, so a scene's "
+    "the previous keyframe is that of the same scene; the original takes the previous entry of its list, so a scene's "
     "first frame shows another scene, and spares the first one or two entries"
 )
 _LAGS = (
@@ -165,7 +165,7 @@ _LAGS = (
 )
 
 
-def _three(
+def _severities(
     name: str,
     modality: str,
     summary: str,
@@ -191,7 +191,7 @@ _PROBABILITY = (0.2, 0.4, 0.6)
 _ALL = {"sweeps": "all"}
 
 CORRUPTIONS: tuple[Corruption, ...] = (
-    *_three(
+    *_severities(
         "beamsreducing",
         "lidar",
         "{beams} of 32 beams left",
@@ -202,7 +202,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         (),
         ("ring",),
     ),
-    *_three(
+    *_severities(
         "pointsreducing",
         "lidar",
         "{dropped_share:.0%} of the points of every sweep dropped",
@@ -212,7 +212,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         {"dropped_share": (0.7, 0.8, 0.9)},
         (_SEEDED, "the points left keep their order; the original shuffles them"),
     ),
-    *_three(
+    *_severities(
         "motionblur",
         "both",
         "sweeps displaced by {sigma_m} m and blurred; images smeared",
@@ -228,7 +228,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         {"sigma_m": (0.06, 0.10, 0.13), "blur_sigma_px": (6.0, 10.0, 13.0)},
         (_SEEDED, _ROUNDED),
     ),
-    *_three(
+    *_severities(
         "spatialmisalignment",
         "lidar",
         "a sweep turned by {angle_deg:g} degrees about each axis and shifted by 2 m, with probability {probability}",
@@ -237,10 +237,10 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         {**_ALL, "draw": PER_SWEEP, "shift_x_m": 2.0},
         {"probability": _PROBABILITY, "angle_deg": (1.0, 2.0, 3.0)},
     ),
-    *_three(
+    *_severities(
         "temporalmisalignment",
         "both",
-        "LiDAR and each camera show the previous key frame, with probability {probability} each",
+        "LiDAR and each camera show the previous keyframe, with probability {probability} each",
         _temporal,
         "lidar_converter.py and img_converter.py",
         _ALL,
@@ -248,7 +248,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         (_SEEDED, _SCENE, _LAGS),
         ("history",),
     ),
-    *_three(
+    *_severities(
         "missingcamera",
         "camera",
         "each image zero-filled with probability {probability}",
@@ -257,7 +257,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         {},
         {"probability": _PROBABILITY},
     ),
-    *_three(
+    *_severities(
         "brightness",
         "camera",
         "HSV value raised by {add:.0%} of its range",
@@ -267,7 +267,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         {"add": (0.5, 0.6, 0.7)},
         (_ROUNDED,),
     ),
-    *_three(
+    *_severities(
         "dark",
         "camera",
         "night: at most {scale:.0%} of the light, shot noise and read-out noise",
@@ -281,7 +281,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
             "an image of one value only becomes black before the noise; the original divides by zero",
         ),
     ),
-    *_three(
+    *_severities(
         "fog",
         "both",
         "fog of attenuation {alpha_per_m} / m for the LiDAR; clouds and haze for the cameras",
@@ -312,7 +312,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         ),
         ("intensity",),
     ),
-    *_three(
+    *_severities(
         "snow_scatter",
         "both",
         "snowfall of {snowfall_mm_h} mm/h: flakes in front of the LiDAR and in the images",

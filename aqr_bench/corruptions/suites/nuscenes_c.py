@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aqr_bench.corruptions.lidar.fog import backscatter
 from aqr_bench.corruptions.registry import Corruption
-from aqr_bench.corruptions.suites import nuscenes_c_apply as act
+from aqr_bench.corruptions.suites import nuscenes_c_apply as apply_c
 from aqr_bench.corruptions.suites.nuscenes_c_entries import (
     ALL_SWEEPS,
     CAMERA_FILE,
@@ -15,7 +15,7 @@ from aqr_bench.corruptions.suites.nuscenes_c_entries import (
     VERSION,
     XYZ_ONLY,
     entries,
-    times,
+    multiples,
 )
 from aqr_bench.corruptions.suites.nuscenes_c_motion import ALIGNMENT, MOTION, OBJECTS
 
@@ -29,7 +29,7 @@ _WEATHER = (
         "snow_scatter",
         "both",
         "snowfall and a wet road; snow and less light in the images",
-        act.snow,
+        apply_c.snow,
         f"{LIDAR_FILE}, snow_sim_nus (SysCV/LiDAR_snow_sim, Hahner et al. CVPR 2022); {CAMERA_FILE}, ImageAddSnow",
         (
             "flakes are drawn from the size distribution that the source's downloaded flake files were made of, hence "
@@ -63,7 +63,7 @@ _WEATHER = (
         "rain_scatter",
         "both",
         "rainfall; streaks and less light in the images",
-        act.rain,
+        apply_c.rain,
         f"{LIDAR_FILE}, rain_sim (LISA, Kilic et al. 2021); {CAMERA_FILE}, ImageAddRain (imgaug RainLayer)",
         (
             "drops scatter as computed here; the source reads a Mie table, hence the name",
@@ -88,7 +88,7 @@ _WEATHER = (
         "fog",
         "both",
         "homogeneous fog; fog and a grey veil in the images",
-        act.fog,
+        apply_c.fog,
         f"{LIDAR_FILE}, fog_sim (MartinHahner/LiDAR_fog_sim, ICCV 2021); {CAMERA_FILE}, ImageAddFog",
         (
             "the return of the fog is integrated here for each alpha; the source takes the nearest of its tables",
@@ -103,13 +103,13 @@ _WEATHER = (
         beta_per_m_sr=tuple(round(backscatter(alpha), 9) for alpha in _FOG_ALPHA),
         fog_amount=(1.5, 2.0, 2.5, 2.5, 3.0),
         fog_decay=(2.0, 2.0, 1.7, 1.5, 1.4),
-        grey=times(0.1),
+        grey=multiples(0.1),
     ),
     *entries(
         "sunlight",
         "both",
         "a low sun in the front camera, which blinds and disturbs the LiDAR",
-        act.sunlight,
+        apply_c.sunlight,
         f"{CAMERA_FILE}, ImagePointAddSun",
         (
             "the sun is in CAM_FRONT, by name; the source takes the first image of its list. Without that camera only "
@@ -121,7 +121,7 @@ _WEATHER = (
         (),
         {"sun_u": (0.25, 0.75), "sun_v": (0.30, 0.45), "sigma_m": 3.0, **ALL_SWEEPS},
         radius_px=(30, 40, 50, 60, 70),
-        share=times(0.004),
+        share=multiples(0.004),
     ),
 )
 
@@ -130,17 +130,17 @@ _SENSOR = (
         "density_decrease",
         "lidar",
         "a random share of all points gone",
-        act.density_decrease,
+        apply_c.density_decrease,
         f"{LIDAR_FILE}, density_dec_global",
         (SEEDING, SWEEPS),
         fixed=ALL_SWEEPS,
-        share=times(0.06),
+        share=multiples(0.06),
     ),
     *entries(
         "cutout",
         "lidar",
         "clumps of neighbouring points gone",
-        act.cutout,
+        apply_c.cutout,
         f"{LIDAR_FILE}, cutout_local",
         (
             "neighbours by distance in space; the source's distance counts intensity (0..255) and time lag as metres",
@@ -153,17 +153,17 @@ _SENSOR = (
         "crosstalk",
         "lidar",
         "a few points thrown metres away",
-        act.crosstalk,
+        apply_c.crosstalk,
         f"{LIDAR_FILE}, lidar_crosstalk_noise",
         (XYZ_ONLY, SEEDING),
         fixed={"sigma_m": 3.0, **ALL_SWEEPS},
-        share=times(0.004),
+        share=multiples(0.004),
     ),
     *entries(
         "fov_lost",
         "lidar",
         "only points in a sector ahead",
-        act.fov_lost,
+        apply_c.fov_lost,
         f"{LIDAR_FILE}, fov_filter",
         ("a point on the sensor's axis counts as ahead; the source divides by zero there",),
         fixed=ALL_SWEEPS,
@@ -173,27 +173,27 @@ _SENSOR = (
         "gaussian_lidar",
         "lidar",
         "Gaussian noise on all points",
-        act.gaussian_lidar,
+        apply_c.gaussian_lidar,
         f"{LIDAR_FILE}, gaussian_noise",
         (XYZ_ONLY, SEEDING, SWEEPS),
         fixed=ALL_SWEEPS,
-        sigma_m=times(0.02),
+        sigma_m=multiples(0.02),
     ),
     *entries(
         "uniform_lidar",
         "lidar",
         "uniform noise on all points",
-        act.uniform_lidar,
+        apply_c.uniform_lidar,
         f"{LIDAR_FILE}, uniform_noise",
         (XYZ_ONLY, SEEDING, SWEEPS),
         fixed=ALL_SWEEPS,
-        amount_m=times(0.02),
+        amount_m=multiples(0.02),
     ),
     *entries(
         "impulse_lidar",
         "lidar",
         "some points shifted by 0.1 m along every axis",
-        act.impulse_lidar,
+        apply_c.impulse_lidar,
         f"{LIDAR_FILE}, impulse_noise",
         (XYZ_ONLY, SEEDING, SWEEPS),
         fixed={"amount_m": 0.1, **ALL_SWEEPS},
@@ -203,7 +203,7 @@ _SENSOR = (
         "gaussian_camera",
         "camera",
         "Gaussian noise on all images",
-        act.gaussian_camera,
+        apply_c.gaussian_camera,
         f"{CAMERA_FILE}, ImageAddGaussianNoise (imagecorruptions gaussian_noise)",
         (VERSION, SEEDING),
         sigma=_IMAGE_NOISE,
@@ -212,7 +212,7 @@ _SENSOR = (
         "uniform_camera",
         "camera",
         "uniform noise on all images",
-        act.uniform_camera,
+        apply_c.uniform_camera,
         f"{CAMERA_FILE}, ImageAddUniformNoise",
         (SEEDING,),
         amount=_IMAGE_NOISE,
@@ -221,7 +221,7 @@ _SENSOR = (
         "impulse_camera",
         "camera",
         "salt and pepper on all images",
-        act.impulse_camera,
+        apply_c.impulse_camera,
         f"{CAMERA_FILE}, ImageAddImpulseNoise (imagecorruptions impulse_noise)",
         (VERSION, SEEDING),
         amount=(0.03, 0.06, 0.09, 0.17, 0.27),

@@ -1,7 +1,7 @@
 """How each corruption of the suite nuscenes_c acts on a frame; its numbers are in ``nuscenes_c.py``.
 
 Every function takes (frame, stream, parameters), the parameters of its corruption, and gives the corrupted frame. Each
-cloud has its own draws, each image too; boxes share one stream between LiDAR and cameras.
+cloud and each image has its own random numbers; those of boxes are the same for LiDAR and cameras.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BOXES = "boxes"
 # ---------------------------------------------------------------- one cloud or one image at a time
 
 
-def clouds(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
+def per_cloud(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
     """``kernel(points, rng, **parameters of those names)`` on every cloud."""
 
     def apply(frame: Frame, stream: RandomStream, parameters: Parameters) -> Frame:
@@ -45,7 +45,7 @@ def clouds(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
     return apply
 
 
-def images(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
+def per_image(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
     """``kernel(image, rng, **parameters of those names)`` on every image."""
 
     def apply(frame: Frame, stream: RandomStream, parameters: Parameters) -> Frame:
@@ -55,7 +55,7 @@ def images(kernel: Callable[..., np.ndarray], *names: str) -> Apply:
     return apply
 
 
-def all_clouds(change: Callable[..., Frame], *names: str) -> Apply:
+def per_frame(change: Callable[..., Frame], *names: str) -> Apply:
     """``change(frame, rng, **parameters of those names)``, with one generator for all sweeps."""
 
     def apply(frame: Frame, stream: RandomStream, parameters: Parameters) -> Frame:
@@ -96,7 +96,7 @@ def snow(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
         )
         return image_light.limit_value(image_light.grey_blend(snowy, p["grey"]), p["most_value"])
 
-    return images(image)(clouds(points)(frame, stream, p), stream, p)
+    return per_image(image)(per_cloud(points)(frame, stream, p), stream, p)
 
 
 def rain(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
@@ -114,7 +114,7 @@ def rain(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
         )
         return image_light.limit_value(image_light.grey_blend(wet, p["grey"]), p["most_value"])
 
-    return images(image)(clouds(lidar_rain.rain, "rate_mm_h")(frame, stream, p), stream, p)
+    return per_image(image)(per_cloud(lidar_rain.rain, "rate_mm_h")(frame, stream, p), stream, p)
 
 
 def fog(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
@@ -126,7 +126,7 @@ def fog(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     def image(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return image_light.grey_blend(image_weather.plasma_fog(pixels, rng, p["fog_amount"], p["fog_decay"]), p["grey"])
 
-    return images(image)(clouds(points)(frame, stream, p), stream, p)
+    return per_image(image)(per_cloud(points)(frame, stream, p), stream, p)
 
 
 def sunlight(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
@@ -138,7 +138,7 @@ def sunlight(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
         centre = (rng.uniform(*p["sun_u"]) * width, rng.uniform(*p["sun_v"]) * height)
         image, mask = image_light.sun_flare(view.image, centre, p["radius_px"] * native_scale(view.image))
         frame = frame.with_images(lambda v, image=image: image if v.camera == _SUN_CAMERA else v.image)
-        frame = lidar_noise.blind_spot(frame, view.lidar2img, mask)
+        frame = lidar_noise.drop_in_mask(frame, view.lidar2img, mask)
     return crosstalk(frame, stream, p)
 
 
@@ -166,18 +166,18 @@ def moving_object(frame: Frame, _stream: RandomStream, p: Parameters) -> Frame:
     )
 
 
-# ---------------------------------------------------------------- shapes of objects, the same draws for both sensors
+# ---------------------------------------------------------------- transformed objects, the same for both sensors
 
 
 def shear(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Every box sheared; its points pressed back into it."""
-    shapes = objects.shears(stream(frame.token, _BOXES), len(frame.boxes), p["coefficient"], p["spread"])
-    return _reshaped(frame, shapes, shapes, fit=True)
+    shears = objects.shears(stream(frame.token, _BOXES), len(frame.boxes), p["coefficient"], p["spread"])
+    return _transformed(frame, shears, shears, fit=True)
 
 
 def scale(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Every box longer, wider or higher, or the opposite; by more for the cameras than for the LiDAR."""
-    return _reshaped(
+    return _transformed(
         frame,
         objects.scales(stream(frame.token, _BOXES), frame.boxes, p["lidar_amount"]),
         objects.scales(stream(frame.token, _BOXES), frame.boxes, p["camera_amount"]),
@@ -187,28 +187,30 @@ def scale(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
 def rotation(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Every box turned to the same side and by the same part of its interval for both sensors."""
     count = len(frame.boxes)
-    return _reshaped(
+    return _transformed(
         frame,
         objects.rotations(stream(frame.token, _BOXES), count, p["lidar_angle_deg"], p["lidar_spread_deg"]),
         objects.rotations(stream(frame.token, _BOXES), count, p["camera_angle_deg"], p["camera_spread_deg"]),
     )
 
 
-def _reshaped(frame: Frame, for_lidar: objects.Shapes, for_cameras: objects.Shapes, fit: bool = False) -> Frame:
-    moved = objects.reshape_points(frame, for_lidar, fit)
-    return moved.with_images(lambda view: objects.reshape_image(view, frame.boxes, for_cameras))
+def _transformed(
+    frame: Frame, for_lidar: objects.BoxTransforms, for_cameras: objects.BoxTransforms, fit: bool = False
+) -> Frame:
+    moved = objects.transform_points(frame, for_lidar, fit)
+    return moved.with_images(lambda view: objects.transform_image(view, frame.boxes, for_cameras))
 
 
-# ---------------------------------------------------------------- the rest
+# ---------------------------------------------------------------- field of view, misalignment, and kernels as they are
 
 
 def fov_lost(frame: Frame, _stream: RandomStream, p: Parameters) -> Frame:
     """No points outside a sector ahead."""
-    return lidar_noise.narrow_view(frame, p["half_angle_deg"])
+    return lidar_noise.limit_fov(frame, p["half_angle_deg"])
 
 
 def spatial_misalignment(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
-    """Cameras not quite where their calibration says."""
+    """Camera extrinsics with noise."""
     return extrinsic_noise(frame, stream, p["rotation_sigma_rad"], p["translation_sigma_m"])
 
 
@@ -217,18 +219,18 @@ def temporal_misalignment(frame: Frame, _stream: RandomStream, p: Parameters) ->
     return lag(frame, p["sweeps_back"])
 
 
-density_decrease = clouds(lidar_noise.thin_out, "share")
-crosstalk = all_clouds(lidar_noise.crosstalk, "share", "sigma_m")
-cutout = all_clouds(lidar_noise.cut_out, "patches", "share")
-gaussian_lidar = clouds(lidar_noise.gaussian, "sigma_m")
-uniform_lidar = clouds(lidar_noise.uniform, "amount_m")
-impulse_lidar = clouds(lidar_noise.impulse, "divisor", "amount_m")
-motion_compensation = clouds(pose_jitter, "rotation_sigma_rad", "translation_sigma_m", "slices")
-gaussian_camera = images(image_noise.gaussian, "sigma")
-uniform_camera = images(image_noise.uniform, "amount")
-impulse_camera = images(image_noise.impulse, "amount")
-local_density = all_clouds(objects.thin_out, "share")
-local_cutout = all_clouds(objects.cut_out, "share")
-local_gaussian = all_clouds(objects.gaussian, "sigma_m")
-local_uniform = all_clouds(objects.uniform, "amount_m")
-local_impulse = all_clouds(objects.impulse, "divisor", "amount_m")
+density_decrease = per_cloud(lidar_noise.drop_points, "share")
+crosstalk = per_frame(lidar_noise.crosstalk, "share", "sigma_m")
+cutout = per_frame(lidar_noise.cutout, "patches", "share")
+gaussian_lidar = per_cloud(lidar_noise.gaussian, "sigma_m")
+uniform_lidar = per_cloud(lidar_noise.uniform, "amount_m")
+impulse_lidar = per_cloud(lidar_noise.impulse, "divisor", "amount_m")
+motion_compensation = per_cloud(pose_jitter, "rotation_sigma_rad", "translation_sigma_m", "slices")
+gaussian_camera = per_image(image_noise.gaussian, "sigma")
+uniform_camera = per_image(image_noise.uniform, "amount")
+impulse_camera = per_image(image_noise.impulse, "amount")
+local_density = per_frame(objects.drop_points, "share")
+local_cutout = per_frame(objects.cutout, "share")
+local_gaussian = per_frame(objects.gaussian, "sigma_m")
+local_uniform = per_frame(objects.uniform, "amount_m")
+local_impulse = per_frame(objects.impulse, "divisor", "amount_m")

@@ -18,7 +18,7 @@ SEEDING = (
     "drawn by a hash of seed, condition, severity, sample and sensor; the source's global generators make results "
     "depend on the order of samples and on the number of workers"
 )
-SWEEPS = "acts on each sweep with its own draws, before sweeps are merged; the source acts on the merged cloud"
+SWEEPS = "acts on each sweep, with separate random numbers, before the merge; the source acts on the merged cloud"
 XYZ_ONLY = "moves x, y and z alone; the source adds metres to intensity and time lag, too"
 GRAVITY = (
     "boxes have their gravity centre in the middle; the source reads mmdet3d's bottom centre as one, and as shipped "
@@ -30,8 +30,8 @@ WARP = (
     "near ones; boxes partly outside the image are warped too, as far as it goes"
 )
 SAME_DRAWS = (
-    "LiDAR and cameras share the draws, box by box, in the box's axes; the source draws anew for the image, once for "
-    "all boxes, in the LiDAR's axes"
+    "LiDAR and cameras share the random numbers, box by box, in the box's axes; the source draws anew for the image, "
+    "once for all boxes, in the LiDAR's axes"
 )
 VERSION = "numbers of imagecorruptions 1.1.2; the source does not pin a version, and later ones have other levels"
 ROLES = (
@@ -72,6 +72,6 @@ def entries(
     ]
 
 
-def times(step: float) -> tuple[float, ...]:
+def multiples(step: float) -> tuple[float, ...]:
     """step, 2 step, ... 5 step, without the noise of binary fractions."""
     return tuple(round(step * severity, 6) for severity in SEVERITIES)

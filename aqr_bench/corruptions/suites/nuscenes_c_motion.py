@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aqr_bench.corruptions.registry import Apply, Corruption
-from aqr_bench.corruptions.suites import nuscenes_c_apply as act
+from aqr_bench.corruptions.suites import nuscenes_c_apply as apply_c
 from aqr_bench.corruptions.suites.nuscenes_c_entries import (
     ALL_SWEEPS,
     BOXES_FILE,
@@ -23,18 +23,18 @@ from aqr_bench.corruptions.suites.nuscenes_c_entries import (
     WARP,
     XYZ_ONLY,
     entries,
-    times,
+    multiples,
 )
 
 _BLUR = {"zoom_step": 0.005, "line_angle_deg": 0.0}
-_BLUR_SEVERITIES = {"zoom": times(0.02), "line_of_width": times(0.01)}
+_BLUR_SEVERITIES = {"zoom": multiples(0.02), "line_of_width": multiples(0.01)}
 
 MOTION = (
     *entries(
         "motion_compensation",
         "lidar",
-        "each slice of the LiDAR's turn moved by noisy poses",
-        act.motion_compensation,
+        "each slice of the LiDAR's revolution moved by noisy poses",
+        apply_c.motion_compensation,
         f"{LIDAR_FILE}, fulltrajectory_noise; {PIPELINES}/utils/lidar_split.py",
         (
             "every slice gets a small rigid motion, rotation vector and shift of the source's sigmas; the source adds "
@@ -46,14 +46,14 @@ MOTION = (
             SWEEPS,
         ),
         fixed={"slices": 100, **ALL_SWEEPS},
-        translation_sigma_m=times(0.02),
-        rotation_sigma_rad=times(0.002),
+        translation_sigma_m=multiples(0.02),
+        rotation_sigma_rad=multiples(0.002),
     ),
     *entries(
         "moving_object",
         "both",
         "points of objects smeared ahead, their images blurred",
-        act.moving_object,
+        apply_c.moving_object,
         f"{BOXES_FILE}, moving_object; {CAMERA_FILE}, ImageBBoxMotionBlurFrontBack and -LeftRight",
         (
             "points move along the object's own heading and its rear third is that of the box; the source moves along "
@@ -65,14 +65,14 @@ MOTION = (
         ),
         ("boxes",),
         {**_BLUR, **ALL_SWEEPS},
-        distance_m=times(0.2),
+        distance_m=multiples(0.2),
         **_BLUR_SEVERITIES,
     ),
     *entries(
         "motion_blur",
         "camera",
         "images blurred by the motion of the car",
-        act.motion_blur,
+        apply_c.motion_blur,
         f"{CAMERA_FILE}, ImageMotionBlurFrontBack and ImageMotionBlurLeftRight",
         (ROLES,),
         (),
@@ -106,26 +106,38 @@ OBJECTS = (
     *_local(
         "local_density",
         "a random share of the points of each object gone",
-        act.local_density,
+        apply_c.local_density,
         "density",
-        share=times(0.1),
+        share=multiples(0.1),
     ),
     *_local(
         "local_cutout",
         "a clump of the points of each object gone",
-        act.local_cutout,
+        apply_c.local_cutout,
         "cutout",
         "neighbours by distance in space; the source's distance counts intensity and time lag as metres",
         share=(0.3, 0.4, 0.5, 0.6, 0.7),
     ),
     *_local(
-        "local_gaussian", "Gaussian noise on objects", act.local_gaussian, "gaussian", XYZ_ONLY, sigma_m=times(0.02)
+        "local_gaussian",
+        "Gaussian noise on objects",
+        apply_c.local_gaussian,
+        "gaussian",
+        XYZ_ONLY,
+        sigma_m=multiples(0.02),
     ),
-    *_local("local_uniform", "uniform noise on objects", act.local_uniform, "uniform", XYZ_ONLY, amount_m=times(0.02)),
+    *_local(
+        "local_uniform",
+        "uniform noise on objects",
+        apply_c.local_uniform,
+        "uniform",
+        XYZ_ONLY,
+        amount_m=multiples(0.02),
+    ),
     *_local(
         "local_impulse",
         "some points of objects shifted by 0.1 m along every axis",
-        act.local_impulse,
+        apply_c.local_impulse,
         "impulse",
         XYZ_ONLY,
         divisor=DIVISORS,
@@ -134,28 +146,28 @@ OBJECTS = (
     *_shape(
         "shear",
         "objects sheared",
-        act.shear,
+        apply_c.shear,
         "the points are pressed back into the box, as in the source, the image is not",
         {"spread": 0.05},
-        coefficient=times(0.05),
+        coefficient=multiples(0.05),
     ),
     *_shape(
         "scale",
         "objects longer, wider or higher, or the opposite",
-        act.scale,
+        apply_c.scale,
         "the image changes along the one axis that the points change along; the source's along all three",
         {},
-        lidar_amount=times(0.04),
-        camera_amount=times(0.1),
+        lidar_amount=multiples(0.04),
+        camera_amount=multiples(0.1),
     ),
     *_shape(
         "rotation",
         "objects turned about their vertical axis",
-        act.rotation,
+        apply_c.rotation,
         "both sensors keep the source's own angles, larger for the cameras, at the same place of their intervals",
         {"lidar_spread_deg": 1.0, "camera_spread_deg": 2.0},
         lidar_angle_deg=(1.0, 3.0, 5.0, 7.0, 9.0),
-        camera_angle_deg=times(4.0),
+        camera_angle_deg=multiples(4.0),
     ),
 )
 
@@ -163,8 +175,8 @@ ALIGNMENT = (
     *entries(
         "spatial_misalignment",
         "calibration",
-        "cameras not quite where their calibration says",
-        act.spatial_misalignment,
+        "camera extrinsics with noise",
+        apply_c.spatial_misalignment,
         f"{LIDAR_FILE}, spatial_alignment_noise",
         (
             "a small rigid motion after lidar2cam, in camera axes, its rotation vector with the sigma that the source "
@@ -172,14 +184,14 @@ ALIGNMENT = (
             "each camera of any number of them; the source only takes five, Waymo's",
             SEEDING,
         ),
-        translation_sigma_m=times(0.04),
-        rotation_sigma_rad=times(0.004),
+        translation_sigma_m=multiples(0.04),
+        rotation_sigma_rad=multiples(0.004),
     ),
     *entries(
         "temporal_misalignment",
         "both",
         "all sensors show what they recorded some sweeps ago",
-        act.temporal_misalignment,
+        apply_c.temporal_misalignment,
         f"{LIDAR_FILE}, temporal_alignment_noise; {PIPELINES}/test_time_aug.py, CorruptionMethods",
         (
             "the old sweep has time lag 0; the source leaves the ring index in that column",

@@ -20,7 +20,7 @@ _TOOLKIT = f"{_REPOSITORY}:Toolkit_nuscenes_English.md"
 _NOISE = f"{_REPOSITORY}:create_noise_data_nuscenes.py"
 _MOME = "konyul/MoME"
 
-# Rings kept of nuScenes' 32, from MultiCorrupt; the single one from BEVFusion, which counts its beam 9 from the top.
+# Rings left of nuScenes' 32, from MultiCorrupt; the single one from BEVFusion, which counts its beam 9 from the top.
 _RINGS = (
     tuple(range(1, 32, 2)),
     tuple(range(1, 32, 4)),
@@ -138,7 +138,7 @@ def _beams(severity: int, rings: tuple[int, ...]) -> Corruption:
         parameters={"rings": rings, "sweeps": "all"},
         deviations=(
             "no part of the nuScenes-R toolkit; MoME's ring numbers are not public, MultiCorrupt's evenly spaced set "
-            "of the same size stands for them",
+            "of the same size is used instead",
             "the single beam is taken by its ring, 22, where BEVFusion takes points by elevation about -1.3 degrees",
         ),
         needs=("ring",),
@@ -164,7 +164,7 @@ def _stuck_entries(sensor: str, run_length: int | None) -> list[Corruption]:
     lidar = sensor == "lidar"
     what = "LiDAR" if lidar else "each camera"
     deviations = [
-        f"each frame is stuck by its own draw with that probability ({_SEEDING}), where the source picks an exact "
+        f"each frame is stuck independently with that probability ({_SEEDING}), where the source picks an exact "
         "number of frames of the whole split",
         "draws of different severities are independent; the source's sets of single stuck frames are nested",
     ]
@@ -249,16 +249,16 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     _entry(
         "lens_occlusion_procedural",
         "camera",
-        "dirt and scratches on every lens; masks made here, not the source's images",
+        "dirt and scratches on every lens; procedural masks, not the source's images",
         _lens_occlusion,
         f"{_NOISE}, camera_mask_gather; {_TOOLKIT}, LoadMaskMultiViewImageFromFiles",
-        # masks: a folder of the user's own mask images (the source's 16, where somebody has them); None: made here.
+        # masks: a folder of mask images (the source's 16, where the user has them); None: procedural masks.
         parameters={"masks": None},
         deviations=(
-            "the 16 mask images of the source cannot be had; 16 made here stand for them, not turned by 90 degrees; a "
-            "folder given as 'masks' is used as the source uses its own",
+            "the 16 mask images of the source are not public; 16 procedural ones replace them, not turned by 90 degrees; "
+            "a folder given as 'masks' is used as the source uses its images",
             "a mask of a folder is picked by its place in the order of names, not by a number in its name",
-            "rounded to whole pixel values",
+            "rounded to integer pixel values",
             _SEEDING,
         ),
     ),

@@ -70,7 +70,7 @@ def test_the_sun_may_stand_outside():
 
 
 def test_toward_blends_each_pixel():
-    out = image_light.toward(pixels((100, 0, 200), (100, 0, 200)), np.array([[0.25, 1.0]], np.float32), 255.0)
+    out = image_light.blend(pixels((100, 0, 200), (100, 0, 200)), np.array([[0.25, 1.0]], np.float32), 255.0)
     assert out.tolist() == [[[216, 191, 241], [100, 0, 200]]]
 
 

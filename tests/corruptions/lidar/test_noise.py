@@ -68,7 +68,7 @@ def test_thinning_drops_the_exact_share_and_keeps_the_order():
     points = cloud(100).copy()
     points[:, 3] = np.arange(100)
     for share, left in ((0.06, 94), (0.12, 88), (0.3, 70), (1.0, 0), (0.0, 100)):
-        out = noise.thin_out(points, rng(), share)
+        out = noise.drop_points(points, rng(), share)
         assert len(out) == left and (np.diff(out[:, 3]) > 0).all()
         assert np.array_equal(out, points[out[:, 3].astype(int)])
 
@@ -80,7 +80,7 @@ def test_shares_are_not_lost_to_rounding():
 
 def test_a_patch_is_the_spatial_neighbourhood_across_sweeps_whatever_the_intensity():
     frame = make_frame(points=300, sweeps=2).with_points(lambda c: c.points * np.float32([1, 1, 1, 100, 1]))
-    out = noise.cut_out(frame, rng(), 1, 0.1)
+    out = noise.cutout(frame, rng(), 1, 0.1)
     before, after = merged_xyz(frame), merged_xyz(out)
     assert len(after) == 810 and all(len(c.points) < 300 for c in out.clouds)
     gone = cKDTree(after).query(before)[0] > 0
@@ -92,8 +92,8 @@ def test_a_patch_is_the_spatial_neighbourhood_across_sweeps_whatever_the_intensi
 
 def test_patches_are_shares_of_what_there_was_first():
     frame = make_frame(points=500, sweeps=1)
-    assert len(merged_xyz(noise.cut_out(frame, rng(), 10, 0.02))) == 1000 - 10 * 20
-    assert len(merged_xyz(noise.cut_out(make_frame(points=5, sweeps=0), rng(), 10, 0.02))) == 5
+    assert len(merged_xyz(noise.cutout(frame, rng(), 10, 0.02))) == 1000 - 10 * 20
+    assert len(merged_xyz(noise.cutout(make_frame(points=5, sweeps=0), rng(), 10, 0.02))) == 5
 
 
 def ring_of(azimuths_deg):
@@ -106,15 +106,15 @@ def test_field_of_view_is_about_straight_ahead():
     angles = np.arange(-179, 181)
     frame = Frame("t", (Cloud(ring_of(angles)),))
     for half in (105, 90, 75, 60, 45):
-        (left,) = noise.narrow_view(frame, half + 0.5).clouds
+        (left,) = noise.limit_fov(frame, half + 0.5).clouds
         assert np.array_equal(left.points, ring_of(np.arange(-half, half + 1)))
 
 
 def test_field_of_view_is_that_of_the_key_frame_for_sweeps_too():
     turned = np.eye(4)
-    turned[:2, :2] = [[0, -1], [1, 0]]  # the sweep's x axis is the key frame's y axis
+    turned[:2, :2] = [[0, -1], [1, 0]]  # the sweep's x axis is the keyframe's y axis
     frame = Frame("t", (Cloud(ring_of(np.arange(4) * 90)), Cloud(ring_of(np.arange(4) * 90), turned)))
-    key, sweep = noise.narrow_view(frame, 45.0).clouds
+    key, sweep = noise.limit_fov(frame, 45.0).clouds
     assert np.array_equal(key.points, ring_of(np.array([0]))) and np.array_equal(sweep.points, ring_of(np.array([90])))
 
 
@@ -124,7 +124,7 @@ def test_the_blind_spot_is_what_the_camera_sees_in_the_mask():
     frame = make_frame(points=4000, sweeps=1)
     mask = np.zeros((90, 160), bool)
     mask[30:50, 60:110] = True
-    out = noise.blind_spot(frame, view.lidar2img, mask)
+    out = noise.drop_in_mask(frame, view.lidar2img, mask)
     xyz = merged_xyz(frame)
     at = (view.lidar2img @ np.concatenate([xyz, np.ones((len(xyz), 1))], 1).T).T
     u, v = (at[:, :2] / at[:, 2:3]).T
@@ -136,5 +136,5 @@ def test_the_blind_spot_is_what_the_camera_sees_in_the_mask():
 
 def test_half_of_the_view_is_lost_on_the_real_keyframe(keyframe):
     frame = real_keyframe(keyframe)
-    left = noise.narrow_view(frame, 90.0).clouds[0].points
+    left = noise.limit_fov(frame, 90.0).clouds[0].points
     assert (left[:, 1] >= 0).all() and len(left) == (frame.clouds[0].points[:, 1] >= 0).sum()

@@ -12,7 +12,7 @@ from scipy.integrate import quad
 
 from aqr_bench.corruptions.lidar.fog import CROSSING_M, PULSE_S, backscatter, fog, fog_response, transmission
 from aqr_bench.corruptions.lidar.mie import rain_extinction
-from aqr_bench.corruptions.lidar.optics import FAINTEST_PER_M2, ranges
+from aqr_bench.corruptions.lidar.optics import MIN_INTENSITY_PER_M2, ranges
 from aqr_bench.corruptions.lidar.rain import rain, range_noise
 from aqr_bench.corruptions.lidar.snow import flakes, occupancy, rain_rate, snow
 from aqr_bench.corruptions.lidar.wet_ground import ground_plane, wet_gain, wet_ground
@@ -244,7 +244,7 @@ def test_rain_attenuates_and_its_ranges_get_worse_with_distance():
         seen = np.abs(ranges(out) - distance) < 1
         target = 200 * np.exp(-2 * alpha * distance)
         assert (out[seen, 3] == np.rint(target)).all()
-        sigma = 0.09 / np.sqrt(2 * target / (FAINTEST_PER_M2 * distance**2))
+        sigma = 0.09 / np.sqrt(2 * target / (MIN_INTENSITY_PER_M2 * distance**2))
         assert (ranges(out)[seen] - distance).std() == pytest.approx(sigma, rel=0.05)
         assert range_noise(np.array([target]), np.array([distance])) == pytest.approx(sigma)
 

@@ -11,7 +11,7 @@ from corruption_frames import MemoryHistory, make_frame, real_keyframe
 
 from aqr_bench.corruptions import CORRUPTIONS, RandomStream, corrupt, get_corruption
 from aqr_bench.corruptions.image import light as image_light
-from aqr_bench.corruptions.lidar.noise import motion, tilted
+from aqr_bench.corruptions.lidar.noise import motion_noise, tilt
 from aqr_bench.errors import UserError
 
 
@@ -79,14 +79,14 @@ def test_motion_blur_shifts_each_sweep_and_jitters_each_point(severity, sigma):
 
 def test_jitter_is_bounded():
     points = np.zeros((5000, 5), np.float32)
-    change = motion(points, np.random.default_rng(0), 0.1, (0.15, 9.0, 0.12), 3.0)[:, 1]
+    change = motion_noise(points, np.random.default_rng(0), 0.1, (0.15, 9.0, 0.12), 3.0)[:, 1]
     assert np.ptp(change) == pytest.approx(0.6, abs=1e-5)
 
 
 @pytest.mark.parametrize(("angle", "total"), [(1, 1.73), (2, 3.44), (3, 5.15)])
 def test_tilt_is_three_turns_and_two_metres(angle, total):
     points = np.concatenate([np.eye(3), np.full((3, 2), 7)], 1).astype(np.float32)
-    out = tilted(points, angle, 2.0)
+    out = tilt(points, angle, 2.0)
     turn = (out[:, :3].astype(float) - [2, 0, 0]).T
     assert np.degrees(np.arccos((np.trace(turn) - 1) / 2)) == pytest.approx(total, abs=0.01)
     assert (out[:, 3:] == 7).all()
@@ -107,7 +107,7 @@ def test_spatial_misalignment_draws_per_sweep_or_per_sample(severity, probabilit
         corrupt(condition("spatialmisalignment", severity, draw="sweep"), frames[0])
 
 
-# ---------------------------------------------------------------- previous key frame
+# ---------------------------------------------------------------- previous keyframe
 
 
 @pytest.mark.parametrize(("severity", "probability"), [(1, 0.2), (2, 0.4), (3, 0.6)])
@@ -120,7 +120,7 @@ def test_temporal_misalignment_draws_per_sensor(severity, probability):
         for before, after in zip(frame.views, out.views, strict=True):
             assert np.array_equal(before.lidar2img, after.lidar2img) and before.camera == after.camera
         cameras.append([not np.array_equal(a.image, b.image) for a, b in zip(frame.views, out.views, strict=True)])
-    assert all(len(set(m)) == 1 for m in lidar)  # the key frame goes with its sweeps
+    assert all(len(set(m)) == 1 for m in lidar)  # the keyframe goes with its sweeps
     assert np.mean(lidar) == pytest.approx(probability, abs=0.17)
     assert np.mean(cameras) == pytest.approx(probability, abs=0.08) and any(len(set(c)) == 2 for c in cameras)
 

@@ -123,8 +123,8 @@ def test_both_sensors_see_the_same_change_of_each_box(name, monkeypatch):
         seen[view.camera] = shapes
         return view.image
 
-    monkeypatch.setattr(objects, "reshape_points", points)
-    monkeypatch.setattr(objects, "reshape_image", image)
+    monkeypatch.setattr(objects, "transform_points", points)
+    monkeypatch.setattr(objects, "transform_image", image)
     frame = make_frame(boxes=40)
     corrupt(get_corruption(f"nuscenes_c.{name}", 3), frame)
     lidar, camera = seen["lidar"].linear, seen["CAM_BACK"].linear

@@ -77,7 +77,7 @@ def test_objects_of_sweeps_are_looked_for_in_the_key_frames_coordinates():
     frame = make_frame(points=50, sweeps=1, boxes=1)
     centre = frame.boxes[0, :3]
     back = np.linalg.inv(frame.clouds[1].to_key)
-    # One point in the box once it is moved to the key frame, one that only looks so in its own frame.
+    # One point in the box once it is moved to the keyframe, one that only looks so in its own frame.
     xyz = np.stack([back[:3, :3] @ centre + back[:3, 3], centre])
     assert np.linalg.norm(xyz[0] - xyz[1]) > 0.5
     points = np.concatenate([xyz, np.full((2, 1), 9.0), np.full((2, 1), 5.0)], 1).astype(np.float32)
