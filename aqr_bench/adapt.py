@@ -17,7 +17,7 @@ POINT_COLUMNS = 5  # x, y, z, intensity, ring: conditions need the ring
 def adapt(config: Any, where: str) -> None:
     """Change a config in place so that it can be trained, evaluated and measured here; ours are left as they are.
 
-    - Test pipeline: SensorCondition behind the loaders, InputProof before packing; the samples say who they are.
+    - Test pipeline: SensorCondition behind the loaders, InputFingerprint before packing; the samples say who they are.
     - Sweeps are merged by LoadExactSweeps, in training too: conditions work on separate sweeps, and mmdet3d's motion
       of a sweep is not exact. Frames with too few sweeps are not padded.
     - Training: a curve, seeds that survive a restart. Validation while training goes: evaluation is a job of its own.
@@ -72,7 +72,7 @@ def _dataset(config: Any, loader: str, where: str) -> Any:
 
 
 def with_condition(steps: Sequence[dict], where: str) -> list[dict]:
-    """A test pipeline of mmdet3d with SensorCondition and InputProof where they have to stand.
+    """A test pipeline of mmdet3d with SensorCondition and InputFingerprint where they have to stand.
 
     Raises:
         UserError: something changes points or images before a condition could, or there is test-time augmentation.
@@ -100,7 +100,7 @@ def with_condition(steps: Sequence[dict], where: str) -> list[dict]:
         *sweeps,
         *({"type": name} for name in projections),
         *tail[:at],
-        {"type": "InputProof"},
+        {"type": "InputFingerprint"},
         _packed(tail[at]),
         *tail[at + 1 :],
     ]

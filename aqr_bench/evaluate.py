@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.arguments import positive
-from aqr_bench.corruptions import get_condition
-from aqr_bench.corruptions.proof import Proof, summary
+from aqr_bench.corruptions.fingerprint import Fingerprint, evaluation_fingerprint
 from aqr_bench.data.plain_pickle import naming
 from aqr_bench.errors import UserError, refuse_disk_fault, run_main
 from aqr_bench.experiment import DataSet, build_config, hashable, inner_dataset, load_data
@@ -122,7 +121,7 @@ def _identity_of(
     config: Any, tier: Tier, data: DataSet, suite: Suite, trained: Record, sources: Sequence[Path]
 ) -> list[str]:
     """What an evaluation depends on: two with the same identity find the same."""
-    conditions = {"conditions": [vars(c) for c in suite.conditions], "batch_size": tier.evaluate_batch_size}
+    conditions = {"conditions": [c.settings for c in suite.conditions], "batch_size": tier.evaluate_batch_size}
     hashes = [
         config_hash(hashable(config)),
         config_hash(conditions),
@@ -177,7 +176,7 @@ def _failure(
 def blind_to(config: Any, condition: Condition) -> str | None:
     """Why a condition cannot concern the model: it changes a sensor that the model does not use. None if it can."""
     uses = inner_dataset(config.test_dataloader.dataset).modality
-    changes = get_condition(condition.corruption, condition.severity, condition.options).modality
+    changes = condition.corruption.modality
     if changes == "lidar" and not uses.use_lidar:
         return "the model does not use the LiDAR, the only sensor that the condition changes"
     if changes in ("camera", "calibration") and not uses.use_camera:
@@ -282,7 +281,7 @@ class Evaluator:
         from aqr_bench.telemetry import RouterLog
 
         with RouterLog(getattr(self.model, "pts_bbox_head", None)) as log:
-            submission, results, proofs = self.detect(condition)
+            submission, results, fingerprints = self.detect(condition)
         self.predictions = sha256_file(submission)
         from aqr_bench.metrics.detection import metric_engine, score_detections
 
@@ -296,7 +295,7 @@ class Evaluator:
             "metric": metric_engine(),
             **({"router": router} if router else {}),
         }
-        inputs = summary(proofs)
+        inputs = evaluation_fingerprint(fingerprints)
         return scores, inputs, {**extra, **self._checked(submission, scores, inputs["sha256"])}
 
     def _checked(self, submission: Path, scores: dict, inputs: str) -> dict:
@@ -314,7 +313,7 @@ class Evaluator:
             raise RuntimeError(f"our metric and nuscenes-devkit differ in {len(found.mismatches)} numbers: {first}")
         return {"devkit": {"compared": found.compared, "largest": found.largest}}
 
-    def detect(self, condition: Condition) -> tuple[Path, dict[str, list], dict[str, Proof]]:
+    def detect(self, condition: Condition) -> tuple[Path, dict[str, list], dict[str, Fingerprint]]:
         """Write the nuScenes submission of the val split; return path, entries, and inputs' fingerprints by token."""
         import torch
         from nuscenes.eval.common.config import config_factory
@@ -325,13 +324,13 @@ class Evaluator:
         self.dataset = loader.dataset
         infos = {info["token"]: info for info in map(loader.dataset.get_data_info, range(len(loader.dataset)))}
         names, ranges = loader.dataset.metainfo["classes"], config_factory("detection_cvpr_2019").class_range
-        proofs: dict[str, Proof] = {}
+        fingerprints: dict[str, Fingerprint] = {}
         results: dict[str, list] = {}
         with torch.no_grad():
             for batch in _batches(loader, condition.name):
                 for sample in self.model.test_step(batch):
                     token, found = sample.metainfo["token"], to_cpu(sample).pred_instances_3d
-                    proofs[token] = Proof(**sample.metainfo["input_proof"])
+                    fingerprints[token] = Fingerprint(**sample.metainfo["input_proof"])
                     boxes = torch.cat([found.bboxes_3d.gravity_center, found.bboxes_3d.tensor[:, 3:]], 1)
                     results[token] = sample_detections(
                         token,
@@ -343,9 +342,9 @@ class Evaluator:
                         infos[token]["ego2global"],
                         ranges,
                     )
-        if len(proofs) != len(infos):
-            raise RuntimeError(f"{len(proofs)} of {len(infos)} samples were evaluated")
-        return write_submission(self.work / condition.name / "results_nusc.json", results), results, proofs
+        if len(fingerprints) != len(infos):
+            raise RuntimeError(f"{len(fingerprints)} of {len(infos)} samples were evaluated")
+        return write_submission(self.work / condition.name / "results_nusc.json", results), results, fingerprints
 
 
 def _batches(loader: Any, name: str) -> Iterator[dict]:
@@ -371,7 +370,8 @@ def build_loader(config: Any, condition: Condition, batch_size: int, read: Any =
     steps = [s for s in loader.dataset.pipeline if s["type"] == "SensorCondition"]
     if len(steps) != 1:
         raise RuntimeError(f"the test pipeline needs exactly one SensorCondition, it has {len(steps)}")
-    steps[0].update(name=condition.corruption, severity=condition.severity, options=dict(condition.options))
+    settings = condition.settings
+    steps[0].update(name=settings["corruption"], severity=settings["severity"], options=dict(settings["options"]))
     steps[0].update(ann_file=loader.dataset.ann_file, data_root=loader.dataset.data_root)
     with naming(f"info file {loader.dataset.ann_file}"):
         if read is None:

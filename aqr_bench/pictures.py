@@ -21,7 +21,7 @@ from aqr_bench.experiment import DataSet, build_config, load_data
 from aqr_bench.metrics.sample_f1 import SampleObjects, best_and_worst, count_detections
 from aqr_bench.record import Record, read_records
 from aqr_bench.report.pictures import SHEET, Boxes, draw_sample
-from aqr_bench.study import Condition, Tier, load_study, load_suite, load_tier
+from aqr_bench.study import Condition, Tier, load_study, load_suite, load_tier, resolve_condition
 from aqr_bench.train import verified_checkpoint, work_folder
 from aqr_bench.whole import write_text
 
@@ -172,7 +172,7 @@ def evaluate_keyframe(
     evaluator = load_evaluator(tier, data, trained, train, out, study_file)
     point_at_keyframe(evaluator.config.test_dataloader.dataset, folder)
     written, detections = [], {}
-    condition = Condition("clean", "clean")
+    condition = resolve_condition("clean")
     loader = build_loader(evaluator.config, condition, 1)
     for index in range(len(loader.dataset)):
         path = out / f"keyframe.{index}.png"
@@ -203,7 +203,7 @@ def draw_detections(
     truth = truth_boxes(sample.eval_ann_info, dataset.metainfo["classes"])
     detections = detected_boxes(evaluator.predict(pseudo_collate([packed])), dataset.metainfo["classes"])
     cameras = sample.metainfo.get("cameras", ())  # none for a detector without cameras
-    if condition.corruption == "clean" and len(projections):
+    if condition.corruption.key == "clean" and len(projections):
         images, lidar2img = original_views(info)
     else:
         images = {c: view.transpose(1, 2, 0)[..., ::-1] for c, view in zip(cameras, network_images, strict=True)}

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from aqr_bench.arguments import above_zero, natural, seed
-from aqr_bench.corruptions import CONDITIONS, Condition, Frame, FrameError, corrupt
+from aqr_bench.corruptions import CORRUPTIONS, Corruption, Frame, FrameError, corrupt
 from aqr_bench.errors import UserError, nearest, run_main
 
-SUITES = sorted({condition.suite for condition in CONDITIONS.every()})
+SUITES = sorted({condition.suite for condition in CORRUPTIONS.every()})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,7 +67,7 @@ def _check_suite(name: str) -> str:
 
 def table(suite: str | None = None, markdown: bool = False) -> str:
     """One line per condition: name, severities, what it changes, summary."""
-    entries = [e for e in CONDITIONS.values() if suite is None or e[0].suite == _check_suite(suite)]
+    entries = [e for e in CORRUPTIONS.values() if suite is None or e[0].suite == _check_suite(suite)]
     rows = [("condition", "severities", "changes", "needs", "what it does")]
     for conditions in entries:
         first = conditions[0]
@@ -84,7 +84,7 @@ def table(suite: str | None = None, markdown: bool = False) -> str:
 
 def describe(name: str) -> str:
     """Everything about one condition, its parameters at every severity side by side."""
-    conditions = CONDITIONS.family(name.partition("@")[0])
+    conditions = CORRUPTIONS.family(name.partition("@")[0])
     first = conditions[0]
     lines = [f"{first.key}: {first.summary}" if len(conditions) == 1 else first.key, f"  suite      {first.suite}"]
     lines += [f"  changes    {first.modality}", f"  needs      {', '.join(first.needs) or 'nothing more'}"]
@@ -144,17 +144,17 @@ def preview(names: Sequence[str], frame: Frame, out: Path, seed: int = 0, range_
     return written
 
 
-def _families(names: Sequence[str]) -> list[tuple[Condition, ...]]:
+def _families(names: Sequence[str]) -> list[tuple[Corruption, ...]]:
     keys: list[str] = []
     for name in names or SUITES:
         if name in SUITES:
-            keys += [key for key, entries in CONDITIONS.items() if entries[0].suite == name and key != "clean"]
+            keys += [key for key, entries in CORRUPTIONS.items() if entries[0].suite == name and key != "clean"]
         else:
-            keys.append(CONDITIONS.family(name.partition("@")[0])[0].key)
-    return [CONDITIONS[key] for key in dict.fromkeys(keys)]
+            keys.append(CORRUPTIONS.family(name.partition("@")[0])[0].key)
+    return [CORRUPTIONS[key] for key in dict.fromkeys(keys)]
 
 
-def _row(condition: Condition, frame: Frame, seed: int):
+def _row(condition: Corruption, frame: Frame, seed: int):
     from aqr_bench.report.sheet import Row
 
     label = f"severity {condition.severity}" if condition.severity else condition.name
@@ -164,7 +164,7 @@ def _row(condition: Condition, frame: Frame, seed: int):
         return Row(label, None, str(error).rpartition(": ")[2])
 
 
-def _label(condition: Condition) -> str:
+def _label(condition: Corruption) -> str:
     return str(condition).replace(".", "\n", 1)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aqr_bench.errors import UserError, is_file, listed, nearest, short
 from aqr_bench.models import named_beside
 from aqr_bench.overrides import merge_overrides
 from aqr_bench.schedule import Launcher, Schedule, tier_schedule, variant_schedule
 from aqr_bench.schema import read_yaml, repository_root, schema_error
+
+if TYPE_CHECKING:
+    from aqr_bench.corruptions import Corruption
 
 # Rule names and result folders: a study of that name would collide with them.
 _FOLDERS = ["base", "infos", "pictures", "pretrain", "report", "work", "world"]
@@ -78,12 +81,15 @@ class Tier:
 
 @dataclass(frozen=True)
 class Condition:
-    """One state of the sensors; ``corruption`` names the registry entry that makes it."""
+    """One state of the sensors: its name in the suite, and the corruption that makes it. See ``resolve_condition``.
+
+    ``corruption``: of the registry, at its severity, with the suite's options. ``settings``: name, corruption, severity
+    and options as the suite file has them, for configs and hashes.
+    """
 
     name: str
-    corruption: str
-    severity: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    corruption: Corruption
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -283,18 +289,30 @@ def load_suite(path_or_name: str | Path) -> Suite:
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
         raise UserError(f"{path}: conditions: '{twice}' is given twice; every condition needs its own name")
-    conditions = tuple(
-        Condition(c["name"], c.get("corruption", c["name"]), c.get("severity"), c.get("options", {}))
-        for c in data["conditions"]
-    )
-    from aqr_bench.corruptions import get_condition  # takes half a second to import, and not every command needs it
-
-    for condition in conditions:
+    conditions = []
+    for entry in data["conditions"]:
         try:
-            get_condition(condition.corruption, condition.severity, condition.options)
+            conditions.append(resolve_condition(**entry))
         except UserError as error:
-            raise UserError(f"{path}: conditions: {condition.name}: {error}") from None
-    return Suite(data["name"], data["summary"], conditions, path)
+            raise UserError(f"{path}: conditions: {entry['name']}: {error}") from None
+    return Suite(data["name"], data["summary"], tuple(conditions), path)
+
+
+def resolve_condition(
+    name: str, corruption: str | None = None, severity: int | None = None, options: Mapping[str, Any] | None = None
+) -> Condition:
+    """A condition with its corruption looked up in the registry, once: nothing looks up the name again.
+
+    Args:
+        corruption: name in the registry; without it the condition has the corruption's name.
+    Raises:
+        UserError: no such corruption, severity or option.
+    """
+    from aqr_bench.corruptions import get_corruption  # takes half a second to import, and not every command needs it
+
+    key = name if corruption is None else corruption
+    settings = {"name": name, "corruption": key, "severity": severity, "options": dict(options or {})}
+    return Condition(name, get_corruption(key, severity, options), settings)
 
 
 def load_study(path_or_name: str | Path) -> Study:

@@ -19,15 +19,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 
-from aqr_bench.corruptions import CONDITIONS, Cloud, Condition, Frame, FrameError, View, corrupt
-from aqr_bench.corruptions.missing_sensors import CAMERAS
+from aqr_bench.corruptions import CORRUPTIONS, Cloud, Corruption, Frame, FrameError, View, corrupt
+from aqr_bench.corruptions.suites.missing_sensors import CAMERAS
 from aqr_bench.provenance import machine
 
 POINTS, SWEEPS, SIZE, BOXES = 35_000, 10, (900, 1600), 40
 
 
 class Past:
-    """History of 20 key frames that are all the frame itself: no disk in the measurement."""
+    """History of 20 keyframes that are all the frame itself: no disk in the measurement."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
@@ -88,7 +88,7 @@ def real_size_frame() -> Frame:
     return Frame("sample", frame.clouds, frame.views, boxes, Past(frame))
 
 
-def measure(condition: Condition, frame: Frame, rounds: int) -> dict:
+def measure(condition: Corruption, frame: Frame, rounds: int) -> dict:
     """First call and the others in milliseconds of CPU time; every call has another seed.
 
     One thread computes all of it, so CPU time is what a free core would take, also where others use the machine.
@@ -133,7 +133,7 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     frame, rows = real_size_frame(), []
-    for condition in CONDITIONS.every(args.suite):
+    for condition in CORRUPTIONS.every(args.suite):
         try:
             rows.append(measure(condition, frame, args.rounds))
         except FrameError as error:

@@ -15,7 +15,7 @@ import torch
 from corruptions import real_size_frame
 
 from aqr_bench.bias import MemoryLayout, QueryRouter, grid_windows, window_bias
-from aqr_bench.corruptions import CONDITIONS, FrameError, corrupt
+from aqr_bench.corruptions import CORRUPTIONS, FrameError, corrupt
 from aqr_bench.cost.cameras import ring_of_cameras
 from aqr_bench.gpu_check.attention_cases import SIZES, make_case, step
 from aqr_bench.world import lidar
@@ -183,7 +183,7 @@ def test_world_cameras(timed):
 
 def strongest() -> dict:
     """Of every corruption its highest severity."""
-    return {condition.key: condition for condition in CONDITIONS.every()}
+    return {condition.key: condition for condition in CORRUPTIONS.every()}
 
 
 @pytest.mark.parametrize("name", sorted(strongest()))

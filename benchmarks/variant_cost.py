@@ -88,7 +88,7 @@ def identity_of(tier: Tier, study: Study, variant: str) -> str:
     """Equal for variants whose measurement would be the same: their own config, and their baseline's."""
     schedules = [variant_schedule(tier, study, name) for name in (variant, study.baseline)]
     facts = [{"model": s.model, "config": s.config} for s in schedules]
-    return config_hash({"variants": facts, "condition": vars(study.suite.conditions[0])})[:16]
+    return config_hash({"variants": facts, "condition": study.suite.conditions[0].settings})[:16]
 
 
 def measured_in_fresh_process(tier: Tier, study: Study, variant: str, infos: str, parts: list[str]) -> dict[str, Any]:

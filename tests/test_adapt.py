@@ -42,7 +42,7 @@ def test_conditions_stand_behind_the_loaders_and_before_the_sweeps():
         "LoadExactSweeps",
         "AddProjections",
         "PointsRangeFilter",
-        "InputProof",
+        "InputFingerprint",
         "Pack3DDetInputs",
     ]
     assert steps[2]["sweeps_num"] == 3 and steps[3]["test_mode"] is True
@@ -54,7 +54,7 @@ def test_augmentation_that_does_nothing_is_opened():
     inner = [dict(type="GlobalRotScaleTrans", rot_range=[0, 0]), dict(type="RandomFlip3D"), RANGE]
     wrapped = dict(type="MultiScaleFlipAug3D", img_scale=(1333, 800), pts_scale_ratio=1, flip=False, transforms=inner)
     steps = with_condition([POINTS, wrapped, PACK], "x")
-    assert types(steps)[2:5] == ["GlobalRotScaleTrans", "PointsRangeFilter", "InputProof"]
+    assert types(steps)[2:5] == ["GlobalRotScaleTrans", "PointsRangeFilter", "InputFingerprint"]
     with pytest.raises(UserError, match=r"x: test-time augmentation .* is not supported; set flip=False"):
         with_condition([POINTS, {**wrapped, "flip": True}, PACK], "x")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aqr_bench.corruptions import CONDITIONS
+from aqr_bench.corruptions import CORRUPTIONS
 from aqr_bench.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +83,7 @@ def test_every_hot_path_runs():
 @pytest.mark.slow
 def test_every_corruption_is_a_hot_path():
     text = call("-m", "pytest", "benchmarks/test_hot_paths.py", "--benchmark-disable", "-k", "corruption")
-    assert f"{len({c.key for c in CONDITIONS.every()})} passed" in text and "skipped" not in text
+    assert f"{len({c.key for c in CORRUPTIONS.every()})} passed" in text and "skipped" not in text
 
 
 def result(path: Path, **multiples: float) -> str:

@@ -12,13 +12,13 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
 import aqr_bench.data.sensors as sensors
-from aqr_bench.corruptions import CONDITIONS, FrameError, get_condition
+from aqr_bench.corruptions import CORRUPTIONS, FrameError
 from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.evaluate import build_loader
 from aqr_bench.evaluate import main as evaluate
 from aqr_bench.experiment import DataSet, base_config, load_data
 from aqr_bench.record import Record, read_records, sha256_file, write_records
-from aqr_bench.study import Condition, load_tier
+from aqr_bench.study import load_tier, resolve_condition
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
@@ -34,7 +34,7 @@ def data(tmp_path_factory) -> DataSet:
 
 
 def inputs(data, name, workers=0, batch_size=1, order=None, after=None):
-    """What the detector would get: {token: (proof, points, images)}; the loader of every evaluation.
+    """What the detector would get: {token: (sha256, points, images)}; the loader of every evaluation.
 
     ``after``: the condition that was evaluated before, whose data set is used again.
     """
@@ -43,12 +43,8 @@ def inputs(data, name, workers=0, batch_size=1, order=None, after=None):
     init_default_scope("mmdet3d")
     config.test_dataloader.num_workers = workers
 
-    def asked(name):
-        condition = get_condition(name)
-        return Condition("x", condition.key, condition.severity or None)
-
-    read = None if after is None else build_loader(config, asked(after), 1).dataset
-    loader = build_loader(config, asked(name), batch_size, read)
+    read = None if after is None else build_loader(config, resolve_condition("x", after), 1).dataset
+    loader = build_loader(config, resolve_condition("x", name), batch_size, read)
     if order is None:
         batches = loader
     else:
@@ -63,12 +59,12 @@ def inputs(data, name, workers=0, batch_size=1, order=None, after=None):
 
 
 # One that draws for the whole sample, one per pixel, one per sweep, one that needs earlier frames.
-SAMPLED = [str(entries[-1]) for entries in CONDITIONS.values() if entries[0].modality != "none"][::5]
+SAMPLED = [str(entries[-1]) for entries in CORRUPTIONS.values() if entries[0].modality != "none"][::5]
 
 
 @pytest.mark.parametrize("name", ["random_cameras@2", *SAMPLED])
 def test_workers_order_and_batch_size_change_nothing(data, name):
-    reference = {token: proof for token, (proof, _, _) in inputs(data, name).items()}
+    reference = {token: sha256 for token, (sha256, _, _) in inputs(data, name).items()}
     assert len(reference) == 6 and len(set(reference.values())) == 6
     for kwargs in (
         dict(workers=1),
@@ -146,7 +142,7 @@ def test_a_frame_that_a_condition_cannot_use_is_named(data, monkeypatch):
         return replace(frame, clouds=(replace(frame.clouds[0], points=points), *frame.clouds[1:]))
 
     monkeypatch.setattr(sensors, "frame_of", spoilt)
-    with pytest.raises(FrameError, match=r"sample \w+, condition 'no_cam_back', LiDAR .*\.pcd\.bin: 1 of \d+ points"):
+    with pytest.raises(FrameError, match=r"sample \w+, corruption 'no_cam_back', LiDAR .*\.pcd\.bin: 1 of \d+ points"):
         inputs(data, "no_cam_back")
 
 

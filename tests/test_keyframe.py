@@ -17,7 +17,7 @@ from aqr_bench.experiment import base_config
 from aqr_bench.pictures import keyframe_data, point_at_keyframe
 from aqr_bench.record import Record, sha256_file, write_records
 from aqr_bench.report.pictures import Boxes, corners, projected_edges
-from aqr_bench.study import Condition, load_tier
+from aqr_bench.study import load_tier, resolve_condition
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_network_input_of_the_keyframe_keeps_boxes_on_their_points(keyframe):
     """After resizing and cropping, LiDAR points inside a box still project into the drawn box."""
     config = base_config(load_tier("quick"), keyframe_data(keyframe)[0])
     point_at_keyframe(config.test_dataloader.dataset, keyframe)
-    sample = build_loader(config, Condition("clean", "clean"), 1).dataset[0]
+    sample = build_loader(config, resolve_condition("clean"), 1).dataset[0]
     points, lidar2img = sample["inputs"]["points"].numpy(), np.asarray(sample["data_samples"].metainfo["lidar2img"])
     assert sample["inputs"]["img"].shape == (6, 3, 96, 176) and len(points) > 20_000
     truth = sample["data_samples"].eval_ann_info["gt_bboxes_3d"]

@@ -12,7 +12,7 @@ from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.data.infos import INFO_CLASSES, build_infos, open_nuscenes
 from aqr_bench.evaluate import Evaluator
 from aqr_bench.experiment import build_config, load_data
-from aqr_bench.study import Condition, Schedule, load_tier
+from aqr_bench.study import Schedule, load_tier, resolve_condition
 from aqr_bench.train import run_training
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
@@ -72,7 +72,7 @@ def test_one_batch_is_learnt_by_heart(tmp_path):
     checkpoint, facts, curve = run_training(config, tier, None)
     assert facts["iterations"] == 500 and curve[-1][1] < 0.2 * curve[0][1]
     evaluator = Evaluator(config, dataclasses.replace(tier, base=Schedule(1)), data, checkpoint, tmp_path / "out")
-    scores, inputs, _ = evaluator.run(Condition("clean", "clean"))
+    scores, inputs, _ = evaluator.run(resolve_condition("clean"))
     assert inputs["samples"] == 4
     assert scores["mAP"] > 0.9, {name: c["AP_dist"] for name, c in scores["classes"].items()}
     # Headings and velocities too: an axis mixed up on the way would leave mAOE near 1.57 whatever is learnt.

@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from aqr_bench.corruptions import CONDITIONS
+from aqr_bench.corruptions import CORRUPTIONS
 from aqr_bench.errors import UserError
 from aqr_bench.preview import describe, load_frame, main, preview, table
 
 
 def test_the_table_has_every_condition_of_the_suite():
     everything, part = table(), table("missing_sensors")
-    assert len(everything.splitlines()) == len(CONDITIONS) + 1
+    assert len(everything.splitlines()) == len(CORRUPTIONS) + 1
     assert "random_cameras" in part and "1, 2, 3, 4, 5" in part and "multicorrupt." not in part
     lines = table("missing_sensors", markdown=True).splitlines()
     assert {line.count("|") for line in lines} == {6}
@@ -40,10 +40,10 @@ def test_sheets_of_the_real_keyframe(keyframe, tmp_path, capsys):
 
 def test_a_condition_that_cannot_be_shows_its_reason(keyframe, tmp_path, monkeypatch):
     from aqr_bench import preview as module
-    from aqr_bench.corruptions import Condition, Registry
+    from aqr_bench.corruptions import Corruption, Registry
 
-    lonely = Condition("lonely", "test", 0, "lidar", "needs a past", {}, "-", lambda f, d, p: f, needs=("history",))
-    monkeypatch.setattr(module, "CONDITIONS", Registry([lonely]))
+    lonely = Corruption("lonely", "test", 0, "lidar", "needs a past", {}, "-", lambda f, d, p: f, needs=("history",))
+    monkeypatch.setattr(module, "CORRUPTIONS", Registry([lonely]))
     frame = load_frame(None, str(keyframe), "0", 0)
     assert frame.history is None and len(frame.views) == 6
     rows = module._row(lonely, frame, 0)

@@ -14,7 +14,7 @@ from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.evaluate import Evaluator
 from aqr_bench.experiment import build_config, load_data
 from aqr_bench.report.routers import load_weights, roc_area
-from aqr_bench.study import Condition, load_study, load_tier
+from aqr_bench.study import load_study, load_tier, resolve_condition
 from aqr_bench.train import run_training
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
@@ -60,7 +60,7 @@ def base(place) -> tuple:
 
 
 def score(config, tier, data, checkpoint, out: Path) -> float:
-    return Evaluator(config, tier, data, checkpoint, out).run(Condition("clean", "clean"))[0]["mAP"]
+    return Evaluator(config, tier, data, checkpoint, out).run(resolve_condition("clean"))[0]["mAP"]
 
 
 def test_shuffled_labels_teach_nothing(place, base):
@@ -79,7 +79,7 @@ def test_a_supervised_router_sees_which_sensor_is_missing(place, base):
     evaluator = Evaluator(config, tier, data, after, place / "routed")
     weights = {}
     for name in ("clean", "no_lidar", "no_cameras"):
-        evaluator.run(Condition(name, name))
+        evaluator.run(resolve_condition(name))
         weights[name] = load_weights(place / "routed" / name / "router.npz")
     areas = [roc_area(weights["clean"][:, i], weights[name][:, i]) for i, name in ((0, "no_lidar"), (1, "no_cameras"))]
     assert min(areas) >= 0.9, areas

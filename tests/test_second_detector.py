@@ -225,7 +225,7 @@ def test_the_example_is_sound():
     tier = load_tier(EXAMPLE / "centerpoint.yaml")
     study = load_study(EXAMPLE / "lidar_damage.yaml")
     assert tier.kind == "synthetic" and study.suite.name == "severe"
-    assert {c.corruption.partition(".")[0] for c in study.suite.conditions} >= {
+    assert {c.settings["corruption"].partition(".")[0] for c in study.suite.conditions} >= {
         "multicorrupt",
         "nuscenes_c",
         "nuscenes_r",

@@ -21,7 +21,7 @@ from aqr_bench.record import main as check_records
 from aqr_bench.record import read_records, sha256_file
 from aqr_bench.schedule import Schedule
 from aqr_bench.starts import read_start, start_file
-from aqr_bench.study import Condition, base_runs, load_study, load_tier, variant_schedule
+from aqr_bench.study import base_runs, load_study, load_tier, resolve_condition, variant_schedule
 from aqr_bench.train import main as train
 from aqr_bench.train import trained_checkpoint
 from aqr_bench.world.spec import WorldSpec
@@ -114,7 +114,7 @@ MOME = ["lidar_drop", "view_drop", "limited_fov@2", "lens_occlusion_procedural",
 def test_which_conditions_concern_a_model(place, model, concerned):
     config = base_config(load_tier("paper"), load_data(place), model)
     names = ["clean", "no_lidar", "no_cameras", *MOME]
-    reasons = {name: blind_to(config, Condition(name, name)) for name in names}
+    reasons = {name: blind_to(config, resolve_condition(name)) for name in names}
     assert {name for name, reason in reasons.items() if reason is None} == concerned
     assert all("does not use" in reason for reason in reasons.values() if reason)
 

@@ -298,7 +298,10 @@ def test_a_checkout_uses_its_own_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ({"name": "x", "corruption": "no_lidr"}, "conditions: x: unknown condition 'no_lidr'; did you mean 'no_lidar'"),
+        (
+            {"name": "x", "corruption": "no_lidr"},
+            "conditions: x: unknown corruption 'no_lidr'; did you mean 'no_lidar'",
+        ),
         ({"name": "x", "corruption": "random_cameras"}, "has 5 severities"),
         ({"name": "x", "corruption": "random_cameras", "severity": 9}, "no severity 9"),
         ({"name": "no_lidar", "options": {"from": "absent"}}, "no parameter 'from'; did you mean 'form'"),
@@ -309,3 +312,15 @@ def test_a_suite_names_conditions_that_exist(tmp_path, condition, message):
     file.write_text(yaml.safe_dump({"name": "mine", "summary": "x", "conditions": [{"name": "clean"}, condition]}))
     with pytest.raises(UserError, match=message):
         studies.load_suite(file)
+
+
+def test_a_condition_holds_its_corruption_and_its_settings_as_written(tmp_path):
+    file = tmp_path / "mine.yaml"
+    view = {"name": "half_view", "corruption": "limited_fov@1", "options": {"azimuth_deg": [-90, 90]}}
+    file.write_text(yaml.safe_dump({"name": "mine", "summary": "x", "conditions": [{"name": "clean"}, view]}))
+    clean, half_view = studies.load_suite(file).conditions
+    assert clean.corruption.key == "clean" and str(half_view.corruption) == "nuscenes_r.limited_fov@1"
+    assert half_view.corruption.parameters["azimuth_deg"] == [-90, 90]
+    # Hashes of suites are over the settings: these keys and values, so that those of earlier records hold.
+    assert clean.settings == {"name": "clean", "corruption": "clean", "severity": None, "options": {}}
+    assert half_view.settings == {**view, "severity": None}

@@ -1,27 +1,26 @@
 """Sensor corruptions: one registry of pure, seeded functions on raw sensor data, before sweeps are merged."""
 
-from aqr_bench.corruptions import missing_sensors, multicorrupt, nuscenes_c, nuscenes_r
-from aqr_bench.corruptions.condition import Condition, Draws, Registry, corrupt, sample_rng
+from aqr_bench.corruptions.fingerprint import Fingerprint, sample_fingerprint
 from aqr_bench.corruptions.frame import Cloud, Frame, FrameError, History, View
-from aqr_bench.corruptions.proof import Proof, fingerprint
+from aqr_bench.corruptions.registry import Corruption, RandomStream, Registry, corrupt, sample_rng
+from aqr_bench.corruptions.suites import SUITES
 
-_SUITES = (missing_sensors, nuscenes_r, multicorrupt, nuscenes_c)
-CONDITIONS = Registry(condition for suite in _SUITES for condition in suite.CONDITIONS)
-get_condition = CONDITIONS.get_condition
+CORRUPTIONS = Registry(corruption for suite in SUITES for corruption in suite.CORRUPTIONS)
+get_corruption = CORRUPTIONS.get_corruption
 
 __all__ = [
-    "CONDITIONS",
+    "CORRUPTIONS",
     "Cloud",
-    "Condition",
-    "Draws",
+    "Corruption",
+    "Fingerprint",
     "Frame",
     "FrameError",
     "History",
-    "Proof",
+    "RandomStream",
     "Registry",
     "View",
     "corrupt",
-    "fingerprint",
-    "get_condition",
+    "get_corruption",
+    "sample_fingerprint",
     "sample_rng",
 ]

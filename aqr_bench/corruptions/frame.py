@@ -1,4 +1,4 @@
-"""What a corruption gets and gives back: the raw sensor data of one key frame, with its calibration and its past."""
+"""Input and output of a corruption: the raw sensor data of one keyframe, with its calibration and its past."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-CLEAN, NO_LIDAR, NO_CAMERAS = 0, 1, 2  # sensor states, as the router's supervision knows them
+CLEAN, NO_LIDAR, NO_CAMERAS = 0, 1, 2  # sensor states, as the router's supervision has them
 LIDAR = "LIDAR_TOP"
 X, Y, Z, INTENSITY, RING = range(5)  # columns of a nuScenes point on disk
 MAX_RINGS = 128
@@ -16,7 +16,7 @@ NUSCENES_WIDTH_PX = 1600  # of the images that published lengths in pixels are f
 
 
 class FrameError(ValueError):
-    """A frame that a condition cannot work on: names the sample, the sensor and what is wrong or missing."""
+    """A frame that a corruption cannot work on: names the sample, the sensor and what is wrong or missing."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Cloud:
     """One LiDAR sweep as recorded.
 
     Args:
-        points: float32 [P, F], F >= 3: x, y, z (m, this sweep's own sensor frame), intensity (0..255), ring.
-        to_key: float64 [4, 4], this sweep's sensor frame to the key frame's LiDAR frame.
+        points: float32 [P, F], F >= 3: x, y, z (m, sensor frame of this sweep), intensity (0..255), ring.
+        to_key: float64 [4, 4], this sweep's sensor frame to the keyframe's LiDAR frame.
         time: seconds (Unix).
         token: names the sweep; its file name serves.
     """
@@ -43,7 +43,7 @@ class View:
     Args:
         camera: channel, as ``CAM_FRONT``.
         image: uint8 [h, w, 3], BGR, as recorded.
-        cam2img: float64 [3, 3], pixels. ``lidar2cam``: float64 [4, 4], key frame's LiDAR frame to camera frame (m).
+        cam2img: float64 [3, 3], pixels. ``lidar2cam``: float64 [4, 4], keyframe's LiDAR frame to camera frame (m).
         time: seconds (Unix).
     """
 
@@ -62,16 +62,16 @@ class View:
 
 
 class History(Protocol):
-    """Earlier recordings of the scene that a key frame belongs to. ``steps`` counts key frames back; 0 is the frame."""
+    """Earlier recordings of the scene that a keyframe belongs to. ``steps`` counts keyframes back; 0 is the frame."""
 
     def token(self, steps: int) -> str | None:
         """Sample token, None before the scene's first frame."""
 
     def clouds(self, steps: int) -> tuple[Cloud, ...]:
-        """Key cloud and sweeps of an earlier key frame; ``to_key`` leads to that earlier key frame."""
+        """Key cloud and sweeps of an earlier keyframe; ``to_key`` leads to that earlier keyframe."""
 
     def view(self, steps: int, camera: str) -> View:
-        """Image of an earlier key frame, with that frame's calibration."""
+        """Image of an earlier keyframe, with that frame's calibration."""
 
     def view_sweep(self, steps: int, camera: str) -> View | None:
         """The image that many recordings of this camera back, sweeps included; None before the scene's first."""
@@ -83,9 +83,9 @@ class Frame:
 
     Args:
         token: sample token.
-        clouds: key frame first, then its sweeps, nearest first; empty without LiDAR.
+        clouds: keyframe first, then its sweeps, nearest first; empty without LiDAR.
         views: the cameras there are, in the data set's order.
-        boxes: float64 [N, 7], ground truth in the key frame's LiDAR frame: gravity centre (m), l, w, h (m), yaw (rad,
+        boxes: float64 [N, 7], ground truth in the keyframe's LiDAR frame: gravity centre (m), l, w, h (m), yaw (rad,
             counter-clockwise from x); None where it is not known.
         history: earlier recordings, None where they are not known.
         state: CLEAN, NO_LIDAR or NO_CAMERAS.
@@ -116,17 +116,17 @@ def native_scale(image: np.ndarray) -> float:
     return image.shape[1] / NUSCENES_WIDTH_PX
 
 
-# ---------------------------------------------------------------- all sweeps in the key frame's coordinates
+# ---------------------------------------------------------------- all sweeps in the keyframe's coordinates
 
 
 def merged_xyz(frame: Frame) -> np.ndarray:
-    """float64 [sum P, 3]: the points of all clouds, in order, in the key frame's LiDAR frame (m)."""
+    """float64 [sum P, 3]: the points of all clouds, in order, in the keyframe's LiDAR frame (m)."""
     parts = [to_key_xyz(cloud) for cloud in frame.clouds]
     return np.concatenate(parts) if parts else np.zeros((0, 3))
 
 
 def to_key_xyz(cloud: Cloud) -> np.ndarray:
-    """float64 [P, 3]: a cloud's points in the key frame's LiDAR frame (m)."""
+    """float64 [P, 3]: a cloud's points in the keyframe's LiDAR frame (m)."""
     return cloud.points[:, :3].astype(np.float64) @ cloud.to_key[:3, :3].T + cloud.to_key[:3, 3]
 
 
@@ -143,11 +143,11 @@ def keep_merged(frame: Frame, keep: np.ndarray) -> Frame:
 
 
 def move_merged(frame: Frame, where: np.ndarray, xyz: np.ndarray) -> Frame:
-    """The frame with some points at other places.
+    """The frame with some points moved.
 
     Args:
-        where: bool [sum P], which points move; the others keep their exact values.
-        xyz: float64 [sum where, 3], new places in the key frame's LiDAR frame (m).
+        where: bool [sum P], which points move; the others stay exactly as they are.
+        xyz: float64 [sum where, 3], new positions in the keyframe's LiDAR frame (m).
     """
     moved = np.zeros((len(where), 3))
     moved[where] = xyz
@@ -163,16 +163,16 @@ def move_merged(frame: Frame, where: np.ndarray, xyz: np.ndarray) -> Frame:
     return replace(frame, clouds=tuple(clouds))
 
 
-# ---------------------------------------------------------------- what a condition may ask of a frame
+# ---------------------------------------------------------------- what a corruption may ask of a frame
 
 
-def require(frame: Frame, needs: Sequence[str], condition: str) -> None:
-    """Raise FrameError unless the frame is sound and has what a condition needs.
+def require(frame: Frame, needs: Sequence[str], corruption: str) -> None:
+    """Raise FrameError unless the frame is sound and has what a corruption needs.
 
     Args:
         needs: of ``intensity``, ``ring``, ``boxes``, ``history``.
     """
-    where = f"sample {frame.token}, condition '{condition}'"
+    where = f"sample {frame.token}, corruption '{corruption}'"
     for cloud in frame.clouds:
         _check_cloud(cloud, needs, f"{where}, LiDAR {cloud.token or 'cloud'}")
     for view in frame.views:
@@ -183,7 +183,7 @@ def require(frame: Frame, needs: Sequence[str], condition: str) -> None:
         raise FrameError(f"{where}: a ground-truth box is not finite")
     if "history" in needs and frame.history is None:
         raise FrameError(
-            f"{where}: needs earlier frames of the scene, and the info file does not tell them (no 'scene_token'); "
+            f"{where}: needs earlier frames of the scene, and the info file does not have them (no 'scene_token'); "
             "make it with aqr-bench data"
         )
 
@@ -205,7 +205,7 @@ def _check_cloud(cloud: Cloud, needs: Sequence[str], where: str) -> None:
         ring = points[:, RING]
         if not ((ring >= 0) & (ring < MAX_RINGS) & (ring == np.floor(ring))).all():
             raise FrameError(
-                f"{where}: needs the ring index in column 4 and found other values there; corrupt the clouds before "
+                f"{where}: needs the ring index in column 4, which has other values; corrupt the clouds before "
                 "sweeps are merged, which puts the time lag in its place"
             )
 

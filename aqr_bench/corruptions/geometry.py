@@ -8,21 +8,21 @@ import numpy as np
 
 from aqr_bench.corruptions.frame import MAX_RINGS, RING, Frame, FrameError
 
-_GRID = 256  # cells per side of the raster that tells which points can be in a box at all
+_GRID = 256  # cells per side of the raster that rules out points far from every box
 
 
 # ---------------------------------------------------------------- rings and azimuth
 
 
 def keep_rings(frame: Frame, rings: Iterable[int]) -> Frame:
-    """The frame with only the points of some rings, in every cloud. The conditions that use it need ``ring``.
+    """The frame with only the points of some rings, in every cloud. The corruptions that use it need ``ring``.
 
     Args:
         rings: ring indices to keep; nuScenes numbers its 32 from 0, the lowest beam, to 31, the highest.
     """
-    wanted = np.zeros(MAX_RINGS, bool)
-    wanted[list(rings)] = True
-    return frame.with_points(lambda cloud: cloud.points[wanted[cloud.points[:, RING].astype(np.intp)]])
+    keep = np.zeros(MAX_RINGS, bool)
+    keep[list(rings)] = True
+    return frame.with_points(lambda cloud: cloud.points[keep[cloud.points[:, RING].astype(np.intp)]])
 
 
 def azimuth_deg(xyz: np.ndarray) -> np.ndarray:
@@ -50,11 +50,6 @@ def to_box(xyz: np.ndarray, box: np.ndarray) -> np.ndarray:
     return (np.asarray(xyz, np.float64) - box[:3]) @ yaw_rotation(box[6])
 
 
-def from_box(local: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """float64 [N, 3]: the inverse of :func:`to_box`."""
-    return local @ yaw_rotation(box[6]).T + box[:3]
-
-
 def indices_in_boxes(xyz: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
     """Which points each box holds.
 
@@ -71,30 +66,21 @@ def indices_in_boxes(xyz: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
         raise FrameError(f"box {bad[0]} of {len(boxes)} has a value that is not finite")
     near, column, row, spans = _near_boxes(xyz, boxes)
     points = np.asarray(xyz[near], np.float64)
-    found = []
+    indices = []
     for box, (left, right, low, high) in zip(boxes, spans, strict=True):
-        mine = np.flatnonzero((column >= left) & (column <= right) & (row >= low) & (row <= high))
-        inside = (np.abs(to_box(points[mine], box)) <= box[3:6] / 2).all(1)
-        found.append(near[mine[inside]])
-    return found
+        candidates = np.flatnonzero((column >= left) & (column <= right) & (row >= low) & (row <= high))
+        inside = (np.abs(to_box(points[candidates], box)) <= box[3:6] / 2).all(1)
+        indices.append(near[candidates[inside]])
+    return indices
 
 
 def box_of_points(xyz: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """int64 [N]: the box that each point is in, -1 outside; of several boxes the first. See ``indices_in_boxes``."""
     owner = np.full(len(xyz), -1)
-    found = indices_in_boxes(xyz, boxes)
-    for number in range(len(found) - 1, -1, -1):
-        owner[found[number]] = number
+    indices = indices_in_boxes(xyz, boxes)
+    for number in range(len(indices) - 1, -1, -1):
+        owner[indices[number]] = number
     return owner
-
-
-def points_in_boxes(xyz: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """bool [N, M]: which points are in which boxes. See ``indices_in_boxes``."""
-    found = indices_in_boxes(xyz, boxes)
-    inside = np.zeros((len(xyz), len(found)), bool)
-    for number, indices in enumerate(found):
-        inside[indices, number] = True
-    return inside
 
 
 def in_any_box(xyz: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -117,14 +103,14 @@ def corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def _near_boxes(xyz: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Points whose raster cell some box touches: a few percent of a frame, so that boxes need not see the others.
+    """Points whose raster cell some box touches: a few percent of a frame; only these are compared with the boxes.
 
     Returns:
         (their indices, their columns, their rows, int [M, 4]: first and last column, first and last row of each box).
     """
-    none = np.zeros(0, np.intp)
     if not len(boxes) or not len(xyz):
-        return none, none, none, np.zeros((len(boxes), 4), np.intp)
+        empty = np.zeros(0, np.intp)
+        return empty, empty, empty, np.zeros((len(boxes), 4), np.intp)
     outline = corners(boxes)[..., :2]
     low, high = outline.min(1), outline.max(1)
     start = low.min(0)
@@ -139,8 +125,8 @@ def _near_boxes(xyz: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndar
     row = np.floor((np.asarray(xyz[:, 1], np.float64) - start[1]) / cell[1]) + 1
     within = np.flatnonzero((column >= 0) & (column < _GRID + 4) & (row >= 0) & (row < _GRID + 4))
     column, row = column[within].astype(np.intp), row[within].astype(np.intp)
-    kept = touched[column, row]
-    return within[kept], column[kept] - 1, row[kept] - 1, spans
+    near = touched[column, row]
+    return within[near], column[near] - 1, row[near] - 1, spans
 
 
 # ---------------------------------------------------------------- poses

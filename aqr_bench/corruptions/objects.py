@@ -1,6 +1,6 @@
 """Corruptions of objects alone: the LiDAR points in ground-truth boxes, and what the cameras see of the boxes.
 
-Points belong to the first box that holds them in the key frame's coordinates, those of sweeps too. Boxes are [M, 7]
+Points belong to the first box that holds them in the keyframe's coordinates, those of sweeps too. Boxes are [M, 7]
 with gravity centres. The corruptions are those of thu-ml/3D_Corruptions_AD (arXiv:2303.11040), in
 TransFusion/mmdet3d/datasets/pipelines: ``bbox_util.py`` for points, ``Camera_corruptions.py`` for images.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from aqr_bench.corruptions.frame import Frame, View, keep_merged, merged_xyz, move_merged
 from aqr_bench.corruptions.geometry import box_of_points, corners
-from aqr_bench.corruptions.lidar_noise import random_signs, share_of, squared_distance
+from aqr_bench.corruptions.lidar.noise import random_signs, share_of, squared_distance
 
 MIN_DEPTH_M = 0.1  # a box with a corner nearer to the camera's plane has no outline in the image
 _MAX_PX = 30_000  # outlines are cut here: far outside any image, within the integers that OpenCV draws with
@@ -26,12 +26,12 @@ _MIN_SIZE_M = 1e-9
 
 
 @dataclass(frozen=True)
-class Members:
+class BoxPoints:
     """The K points of a frame that lie in boxes, ordered as in the merged clouds.
 
     Args:
         where: bool [P], which of all points they are. ``owner``: int [K], box of each.
-        xyz: float64 [K, 3], key frame's LiDAR frame (m). ``sizes``: int [M], points in each box.
+        xyz: float64 [K, 3], keyframe's LiDAR frame (m). ``sizes``: int [M], points in each box.
     """
 
     where: np.ndarray
@@ -60,60 +60,60 @@ class Members:
         return move_merged(frame, where, self.xyz[moves] + by[moves])
 
 
-def members(frame: Frame) -> Members:
+def box_points(frame: Frame) -> BoxPoints:
     """The points of a frame that lie in its boxes."""
     xyz = merged_xyz(frame)
     owner = box_of_points(xyz, frame.boxes)
     where = owner >= 0
-    return Members(where, owner[where], xyz[where], np.bincount(owner[where], minlength=len(frame.boxes)))
+    return BoxPoints(where, owner[where], xyz[where], np.bincount(owner[where], minlength=len(frame.boxes)))
 
 
-def thin_out(frame: Frame, rng: np.random.Generator, share: float) -> Frame:
+def drop_points(frame: Frame, rng: np.random.Generator, share: float) -> Frame:
     """The frame without a random share of the points of each box. Source: bbox_util.py, density: 10 .. 50 %."""
-    found = members(frame)
-    ranks = found.ranks(rng.random(len(found.owner)))
-    return found.keep(frame, ranks >= share_of(found.sizes, share)[found.owner])
+    inside = box_points(frame)
+    ranks = inside.ranks(rng.random(len(inside.owner)))
+    return inside.keep(frame, ranks >= share_of(inside.sizes, share)[inside.owner])
 
 
-def cut_out(frame: Frame, rng: np.random.Generator, share: float) -> Frame:
+def cutout(frame: Frame, rng: np.random.Generator, share: float) -> Frame:
     """Each box without one clump: a random point of it and its nearest neighbours in the box, a share of its points.
 
     Source: bbox_util.py, cutout: 30 .. 70 %.
     """
-    found = members(frame)
-    first = found.ranks(rng.random(len(found.owner))) == 0
-    centres = np.zeros((len(found.sizes), 3))
-    centres[found.owner[first]] = found.xyz[first]
-    ranks = found.ranks(squared_distance(found.xyz, centres[found.owner]))
-    return found.keep(frame, ranks >= share_of(found.sizes, share)[found.owner])
+    inside = box_points(frame)
+    first = inside.ranks(rng.random(len(inside.owner))) == 0
+    centres = np.zeros((len(inside.sizes), 3))
+    centres[inside.owner[first]] = inside.xyz[first]
+    ranks = inside.ranks(squared_distance(inside.xyz, centres[inside.owner]))
+    return inside.keep(frame, ranks >= share_of(inside.sizes, share)[inside.owner])
 
 
 def gaussian(frame: Frame, rng: np.random.Generator, sigma_m: float) -> Frame:
     """Every point in a box moved by N(0, sigma_m) per axis. Source: bbox_util.py, gaussian."""
-    found = members(frame)
-    return found.move(frame, np.ones(len(found.owner), bool), rng.standard_normal((len(found.owner), 3)) * sigma_m)
+    inside = box_points(frame)
+    return inside.move(frame, np.ones(len(inside.owner), bool), rng.standard_normal((len(inside.owner), 3)) * sigma_m)
 
 
 def uniform(frame: Frame, rng: np.random.Generator, amount_m: float) -> Frame:
     """Every point in a box moved by U(-amount_m, amount_m) per axis. Source: bbox_util.py, uniform."""
-    found = members(frame)
-    shift = rng.uniform(-amount_m, amount_m, (len(found.owner), 3))
-    return found.move(frame, np.ones(len(found.owner), bool), shift)
+    inside = box_points(frame)
+    shift = rng.uniform(-amount_m, amount_m, (len(inside.owner), 3))
+    return inside.move(frame, np.ones(len(inside.owner), bool), shift)
 
 
 def impulse(frame: Frame, rng: np.random.Generator, divisor: int, amount_m: float) -> Frame:
     """One in ``divisor`` points of each box moved by +-amount_m along each axis. Source: bbox_util.py, impulse."""
-    found = members(frame)
-    struck = found.ranks(rng.random(len(found.owner))) < (found.sizes // divisor)[found.owner]
-    return found.move(frame, struck, random_signs(rng, (len(struck), 3)) * float(amount_m))
+    inside = box_points(frame)
+    struck = inside.ranks(rng.random(len(inside.owner))) < (inside.sizes // divisor)[inside.owner]
+    return inside.move(frame, struck, random_signs(rng, (len(struck), 3)) * float(amount_m))
 
 
-# ---------------------------------------------------------------- boxes made another shape
+# ---------------------------------------------------------------- boxes transformed
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """What happens to each of M boxes in its own axes (x along its length): x -> linear x + offset.
+class BoxTransforms:
+    """An affine map for each of M boxes, in the axes of the box (x along its length): x -> linear x + offset.
 
     Args:
         linear: float64 [M, 3, 3]. ``offset``: float64 [M, 3] (m).
@@ -123,23 +123,23 @@ class Shapes:
     offset: np.ndarray
 
     def apply(self, local: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """float64 [K, 3]: places [K, 3] in the axes of their boxes, int [K], after the change."""
+        """float64 [K, 3]: points [K, 3] in the axes of their boxes, int [K], after the map."""
         return np.einsum("kij,kj->ki", self.linear[owner], local) + self.offset[owner]
 
 
-def shears(rng: np.random.Generator, count: int, coefficient: float, spread: float) -> Shapes:
+def shears(rng: np.random.Generator, count: int, coefficient: float, spread: float) -> BoxTransforms:
     """Shears of ``count`` boxes: x += d y + f z, z += b x + e y.
 
-    Each of b, d, e, f is drawn within +-spread of the coefficient and given a random sign. Source: bbox_util.py, shear.
+    Each of b, d, e, f is drawn within +-spread of the coefficient and has a random sign. Source: bbox_util.py, shear.
     """
     size = rng.uniform(coefficient - spread, coefficient + spread, (count, 4))
     b, d, e, f = (size * random_signs(rng, (count, 4))).T
     one, zero = np.ones(count), np.zeros(count)
     linear = np.stack([one, d, f, zero, one, zero, b, e, one], 1).reshape(count, 3, 3)
-    return Shapes(linear, np.zeros((count, 3)))
+    return BoxTransforms(linear, np.zeros((count, 3)))
 
 
-def scales(rng: np.random.Generator, boxes: np.ndarray, amount: float) -> Shapes:
+def scales(rng: np.random.Generator, boxes: np.ndarray, amount: float) -> BoxTransforms:
     """Boxes longer, wider or higher (one of the three, at random) by 1 + amount or 1 - amount.
 
     What changes its height stays on the ground. Source: bbox_util.py, scale.
@@ -149,10 +149,10 @@ def scales(rng: np.random.Generator, boxes: np.ndarray, amount: float) -> Shapes
     factors[rows, axis] += amount * random_signs(rng, (len(boxes),))
     offset = np.zeros((len(boxes), 3))
     offset[:, 2] = (factors[:, 2] - 1) * boxes[:, 5] / 2
-    return Shapes(factors[:, :, None] * np.eye(3), offset)
+    return BoxTransforms(factors[:, :, None] * np.eye(3), offset)
 
 
-def rotations(rng: np.random.Generator, count: int, angle_deg: float, spread_deg: float) -> Shapes:
+def rotations(rng: np.random.Generator, count: int, angle_deg: float, spread_deg: float) -> BoxTransforms:
     """Boxes turned about their vertical axis by an angle within +-spread_deg of angle_deg, with a random sign.
 
     Source: bbox_util.py, rotation.
@@ -160,24 +160,26 @@ def rotations(rng: np.random.Generator, count: int, angle_deg: float, spread_deg
     size = rng.uniform(angle_deg - spread_deg, angle_deg + spread_deg, count)
     angle = np.radians(size * random_signs(rng, (count,)))
     c, s, one, zero = np.cos(angle), np.sin(angle), np.ones(count), np.zeros(count)
-    return Shapes(np.stack([c, -s, zero, s, c, zero, zero, zero, one], 1).reshape(count, 3, 3), np.zeros((count, 3)))
+    return BoxTransforms(
+        np.stack([c, -s, zero, s, c, zero, zero, zero, one], 1).reshape(count, 3, 3), np.zeros((count, 3))
+    )
 
 
-def reshape_points(frame: Frame, shapes: Shapes, fit: bool = False) -> Frame:
-    """The frame with the points of its boxes moved as the boxes change shape.
+def transform_points(frame: Frame, transforms: BoxTransforms, fit: bool = False) -> Frame:
+    """The frame with the points of its boxes moved as their boxes are transformed.
 
     Args:
-        fit: press the points of a box together, axis by axis, until the box as it was holds them again. Source:
+        fit: press the points of a box together, axis by axis, until the original box holds them again. Source:
             bbox_util.py, normalize_gt, which only the shear uses.
     """
-    found = members(frame)
-    boxes = frame.boxes[found.owner]
-    local = shapes.apply(_turned(found.xyz - boxes[:, :3], -boxes[:, 6]), found.owner)
+    inside = box_points(frame)
+    boxes = frame.boxes[inside.owner]
+    local = transforms.apply(_rotated(inside.xyz - boxes[:, :3], -boxes[:, 6]), inside.owner)
     if fit:
-        excess = np.ones((len(found.sizes), 3))
-        np.maximum.at(excess, found.owner, np.abs(local) / np.maximum(boxes[:, 3:6] / 2, _MIN_SIZE_M))
-        local /= excess[found.owner]
-    return move_merged(frame, found.where, _turned(local, boxes[:, 6]) + boxes[:, :3])
+        excess = np.ones((len(inside.sizes), 3))
+        np.maximum.at(excess, inside.owner, np.abs(local) / np.maximum(boxes[:, 3:6] / 2, _MIN_SIZE_M))
+        local /= excess[inside.owner]
+    return move_merged(frame, inside.where, _rotated(local, boxes[:, 6]) + boxes[:, :3])
 
 
 def move_forward(frame: Frame, distance_m: float) -> Frame:
@@ -185,16 +187,16 @@ def move_forward(frame: Frame, distance_m: float) -> Frame:
 
     Source: bbox_util.py, moving_object: 0.2 .. 1 m along x, which is forward in KITTI.
     """
-    found = members(frame)
-    boxes = frame.boxes[found.owner]
-    local = _turned(found.xyz - boxes[:, :3], -boxes[:, 6])
+    inside = box_points(frame)
+    boxes = frame.boxes[inside.owner]
+    local = _rotated(inside.xyz - boxes[:, :3], -boxes[:, 6])
     rear = local[:, 0] < -boxes[:, 3] / 6
     ahead = np.where(rear, distance_m / 2, distance_m)[:, None] * np.array([1.0, 0.0, 0.0])
-    return found.move(frame, np.ones(len(rear), bool), _turned(ahead, boxes[:, 6]))
+    return inside.move(frame, np.ones(len(rear), bool), _rotated(ahead, boxes[:, 6]))
 
 
-def _turned(xyz: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-    """float64 [K, 3]: every vector [K, 3] turned by its own angle [K] (rad), counter-clockwise from above."""
+def _rotated(xyz: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """float64 [K, 3]: each vector [K, 3] rotated by its angle [K] (rad), counter-clockwise from above."""
     c, s, (x, y, z) = np.cos(yaw), np.sin(yaw), xyz.T
     return np.stack([c * x - s * y, s * x + c * y, z], 1)
 
@@ -219,17 +221,17 @@ def region(uv: np.ndarray, image: np.ndarray) -> tuple[slice, slice] | None:
     return (slice(top, bottom), slice(left, right)) if right - left >= 2 and bottom - top >= 2 else None
 
 
-def reshape_image(view: View, boxes: np.ndarray, shapes: Shapes) -> np.ndarray:
-    """The image with every box warped as it changes shape; the near ones last, over the far ones. uint8 [h, w, 3].
+def transform_image(view: View, boxes: np.ndarray, transforms: BoxTransforms) -> np.ndarray:
+    """The image with every box warped by its transform; the near ones last, over the far ones. uint8 [h, w, 3].
 
     The 8 corners of a box before and after the change give an affine map of the image (least squares), which is applied
     where the image shows the box before or after. Where it shows less than before, the surroundings stretch into the
     gap. Source: Camera_corruptions.py, ImageBBoxOperation, with thin-plate splines through the 4 or 6 near corners.
     """
     before = corners(boxes)
-    local = _turned((before - boxes[:, None, :3]).reshape(-1, 3), -np.repeat(boxes[:, 6], 8))
+    local = _rotated((before - boxes[:, None, :3]).reshape(-1, 3), -np.repeat(boxes[:, 6], 8))
     owner = np.repeat(np.arange(len(boxes)), 8)
-    after = _turned(shapes.apply(local, owner), boxes[owner, 6]).reshape(-1, 8, 3) + boxes[:, None, :3]
+    after = _rotated(transforms.apply(local, owner), boxes[owner, 6]).reshape(-1, 8, 3) + boxes[:, None, :3]
     (uv, ahead), (new_uv, new_ahead) = project(view, before), project(view, after)
     out = np.array(view.image, order="C")
     far_first = np.argsort(-np.hypot(boxes[:, 0], boxes[:, 1]), kind="stable")
@@ -243,7 +245,7 @@ def reshape_image(view: View, boxes: np.ndarray, shapes: Shapes) -> np.ndarray:
 def warp(image: np.ndarray, area: tuple[slice, slice], to: np.ndarray, source: np.ndarray) -> None:
     """Fill an area of an image, in place, with what an affine map brings there: places ``source`` go to ``to`` [K, 2].
 
-    Nothing happens where the places lie on one line: no map is defined.
+    Points on one line define no map: the image stays.
     """
     rows, columns = area
     origin = np.array([columns.start, rows.start])
@@ -260,7 +262,7 @@ def blur_objects(view: View, boxes: np.ndarray, blur: Callable[[np.ndarray], np.
     """The image, blurred within the outlines of its boxes. uint8 [h, w, 3].
 
     Args:
-        blur: of the whole image, uint8 [h, w, 3].
+        blur: of the entire image, uint8 [h, w, 3].
 
     Source: Camera_corruptions.py, ImageBBoxMotionBlurFrontBack and -LeftRight: convex hulls of the corners.
     """

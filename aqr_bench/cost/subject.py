@@ -97,7 +97,7 @@ class Subject:
     def _test_samples(self) -> Samples:
         from aqr_bench.evaluate import build_loader
 
-        identity = {"loader": self.config.test_dataloader.to_dict(), "condition": vars(self.condition)}
+        identity = {"loader": self.config.test_dataloader.to_dict(), "condition": self.condition.settings}
         return self._samples("test", identity, lambda: build_loader(self.config, self.condition, 1), BATCHES)
 
     def _samples(self, split: str, facts: dict, build: Callable[[], Any], count: int) -> Samples:

@@ -1,4 +1,4 @@
-"""mmdet3d transforms that change what the sensors saw: test conditions, masked-modal training, proof of the input."""
+"""mmdet3d transforms that change what the sensors saw: test conditions, masked-modal training, fingerprints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ runtime.prepare()
 from mmcv.transforms import BaseTransform  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
-from aqr_bench.corruptions import Cloud, Condition, Frame, corrupt, fingerprint, get_condition  # noqa: E402
+from aqr_bench.corruptions import Cloud, Corruption, Frame, corrupt, get_corruption, sample_fingerprint  # noqa: E402
 from aqr_bench.corruptions.frame import CLEAN, NO_CAMERAS, NO_LIDAR  # noqa: E402
 from aqr_bench.data.frames import SceneHistory, open_infos, sweep_clouds, view_of  # noqa: E402
 
@@ -43,7 +43,7 @@ class SensorCondition(BaseTransform):
         ann_file: str | None = None,
         data_root: str | None = None,
     ) -> None:
-        self.condition = get_condition(name, severity, options)
+        self.condition = get_corruption(name, severity, options)
         self.seed, self.sweeps_num, self.ann_file, self.data_root = seed, sweeps_num, ann_file, data_root
 
     def transform(self, results: dict) -> dict:
@@ -71,7 +71,7 @@ class RandomCondition(SensorCondition):
             raise ValueError(f"RandomCondition: needs at least one name and 0 <= prob <= 1, got {names}, {prob}")
         super().__init__(**kwargs)
         self.clean, self.prob = self.condition, prob
-        self.conditions = [get_condition(name) for name in names]
+        self.conditions = [get_corruption(name) for name in names]
 
     def transform(self, results: dict) -> dict:
         self.condition = self.clean
@@ -108,17 +108,18 @@ class SensorDropout(BaseTransform):
         return results
 
 
-@TRANSFORMS.register_module()
-class InputProof(BaseTransform):
-    """Leave a fingerprint of what the detector is about to see: ``input_proof``, a dict; stands right before packing.
+# Published configs name it InputProof, and pack its result under the key that it leaves.
+@TRANSFORMS.register_module(name=["InputFingerprint", "InputProof"])
+class InputFingerprint(BaseTransform):
+    """Add a fingerprint of what the detector is about to see: ``input_proof``, a dict. It goes right before packing.
 
-    A sensor that a condition removed altogether leaves the sample here, since packing cannot hold it.
+    A sensor that a condition removed altogether is deleted from the sample here, since packing cannot hold it.
     """
 
     def transform(self, results: dict) -> dict:
         points = results["points"].tensor.numpy() if "points" in results else np.zeros((0, 5), np.float32)
-        proof = fingerprint(points, results.get("img", ()), results.get("lidar2img", ()))
-        results["input_proof"] = asdict(proof)
+        fingerprint = sample_fingerprint(points, results.get("img", ()), results.get("lidar2img", ()))
+        results["input_proof"] = asdict(fingerprint)
         if "img" in results and not len(results["img"]):
             del results["img"]
         if results.get("sensor_state") == NO_LIDAR and not len(points):
@@ -127,7 +128,7 @@ class InputProof(BaseTransform):
 
 
 def apply_condition(
-    results: dict, condition: Condition, seed: int = 0, sweeps_num: int = 0, history: SceneHistory | None = None
+    results: dict, condition: Corruption, seed: int = 0, sweeps_num: int = 0, history: SceneHistory | None = None
 ) -> dict:
     """Put a condition between the loaders and the rest of a pipeline; returns ``results`` with the new data in it."""
     frame = frame_of(results, sweeps_num, history)

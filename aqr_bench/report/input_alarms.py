@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from aqr_bench import corruptions
-from aqr_bench.errors import UserError
 from aqr_bench.record import Record
 from aqr_bench.study import Condition, Suite
 
@@ -59,16 +57,13 @@ class Reach:
 
 
 def reach(condition: Condition) -> Reach:
-    """What the registry says of a condition; anything may happen under one that it does not know."""
+    """What the corruption of a condition does, by its entry in the registry."""
     both, none = frozenset(["lidar", "camera"]), frozenset[str]()
-    try:
-        entry = corruptions.get_condition(condition.corruption, condition.severity, condition.options)
-    except UserError:  # a corruption of another version, or one's own
-        return Reach(both, both, none)
-    touched = {"lidar": both - {"camera"}, "camera": both - {"lidar"}, "both": both}.get(entry.modality, none)
+    corruption = condition.corruption
+    touched = {"lidar": both - {"camera"}, "camera": both - {"lidar"}, "both": both}.get(corruption.modality, none)
     lost = none
-    if "form" in entry.parameters:  # how a sensor is taken away, in missing_sensors and nuscenes_r
-        lost = touched - {"camera"} if "cameras" in entry.parameters else touched
+    if "form" in corruption.parameters:  # how a sensor is taken away, in missing_sensors and nuscenes_r
+        lost = touched - {"camera"} if "cameras" in corruption.parameters else touched
     return Reach(touched, lost, lost)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from aqr_bench.corruptions import get_condition
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.robustness import CLEAN, robustness
 from aqr_bench.record import Record
@@ -61,17 +60,16 @@ def families(suite: Suite) -> dict[str, dict[int, str]]:
     A corruption is named like its conditions without ``_<severity>``; where a condition is not named so, like the
     registry's entry. UserError for a suite that has no clean score, or one severity twice.
     """
-    if suite.conditions[0].corruption != CLEAN:
+    if suite.conditions[0].corruption.key != CLEAN:
         raise UserError(f"{suite.path}: conditions: the first one must be '{CLEAN}', which robustness is relative to")
     found: dict[str, dict[int, str]] = {}
     for condition in suite.conditions[1:]:
-        key, _, level = condition.corruption.partition("@")
-        severity = condition.severity or int(level or 0)
+        severity = condition.corruption.severity
         suffix = f"_{severity}"
         if severity and condition.name.endswith(suffix):
             name = condition.name.removesuffix(suffix)
         else:
-            name = key.rpartition(".")[2] if severity else condition.name
+            name = condition.corruption.name if severity else condition.name
         if severity in found.setdefault(name, {}) or name == CLEAN:
             other = found[name].get(severity, suite.conditions[0].name)
             raise UserError(f"{suite.path}: conditions: '{condition.name}' is the same corruption as '{other}'")
@@ -81,10 +79,9 @@ def families(suite: Suite) -> dict[str, dict[int, str]]:
 
 def corrupts(suite: Suite) -> bool:
     """Whether the suite does more than take sensors away: it has a clean condition, and severities or corruptions."""
-    others = suite.conditions[1:]
-    entries = [get_condition(c.corruption, c.severity, c.options) for c in others]
-    graded = any(entry.severity or entry.suite != FLOOR_SUITE for entry in entries)
-    return graded and suite.conditions[0].corruption == CLEAN
+    first, *others = (condition.corruption for condition in suite.conditions)
+    graded = any(corruption.severity or corruption.suite != FLOOR_SUITE for corruption in others)
+    return graded and first.key == CLEAN
 
 
 # ---------------------------------------------------------------- from records to a sheet

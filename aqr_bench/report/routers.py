@@ -54,7 +54,7 @@ def sensing_table(study: Study, files: Mapping[Key, Path]) -> Table:
     for variant in study.variants:
         areas: dict[str, list[float]] = {sensor: [] for sensor in SENSORS}
         for condition in study.suite.conditions[1:]:
-            sensor = MISSING.get(condition.corruption)
+            sensor = MISSING.get(condition.corruption.key)
             for seed in study.seeds:
                 paths = files.get((variant, seed, clean)), files.get((variant, seed, condition.name))
                 if sensor is None or None in paths:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from aqr_bench.corruptions import Cloud, Frame, View
-from aqr_bench.corruptions.missing_sensors import CAMERAS
+from aqr_bench.corruptions.suites.missing_sensors import CAMERAS
 
 # Directions of the cameras in the LiDAR frame (x right, y forward): yaw of the optical axis.
 YAWS = dict(zip(CAMERAS, np.deg2rad([145, 90, 35, 200, 270, 340]), strict=True))

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from corruption_frames import MemoryHistory, make_frame, real_keyframe
 
-from aqr_bench.corruptions import CONDITIONS, Frame, FrameError, corrupt, fingerprint
+from aqr_bench.corruptions import CORRUPTIONS, Frame, FrameError, corrupt, sample_fingerprint
 from aqr_bench.corruptions.frame import merged_xyz
 
-EVERY = CONDITIONS.every()
+EVERY = CORRUPTIONS.every()
 CHANGING = [condition for condition in EVERY if condition.modality != "none"]
 
 
-def proof(frame: Frame) -> str:
+def frame_hash(frame: Frame) -> str:
     """Fingerprint of all that a frame holds: clouds with their poses, images, calibration."""
     points = np.concatenate([c.points for c in frame.clouds]) if frame.clouds else np.zeros((0, 5), np.float32)
     poses = [c.to_key for c in frame.clouds] + [v.lidar2img for v in frame.views]
-    return fingerprint(points, [v.image for v in frame.views], poses).sha256
+    return sample_fingerprint(points, [v.image for v in frame.views], poses).sha256
 
 
 def with_past(seed=0, **kwargs) -> Frame:
@@ -49,9 +49,9 @@ MANY = [with_much(seed) for seed in range(40)]
 @pytest.mark.parametrize("condition", EVERY, ids=str)
 def test_pure_and_repeatable(condition):
     frame = with_past()
-    before = proof(frame)
+    before = frame_hash(frame)
     outs = [corrupt(condition, frame, seed=3) for _ in range(2)]
-    assert proof(frame) == before and proof(outs[0]) == proof(outs[1])
+    assert frame_hash(frame) == before and frame_hash(outs[0]) == frame_hash(outs[1])
     for cloud in outs[0].clouds:
         assert cloud.points.dtype == np.float32 and cloud.points.shape[1] == 5 and np.isfinite(cloud.points).all()
     for view in outs[0].views:
@@ -61,7 +61,7 @@ def test_pure_and_repeatable(condition):
 @pytest.mark.parametrize("condition", CHANGING, ids=str)
 def test_changes_its_sensors_and_no_other(condition):
     # Some conditions strike only a share of the samples.
-    assert any(proof(frame) != corrupted_proof(condition, number) for number, frame in enumerate(MANY))
+    assert any(frame_hash(frame) != corrupted_hash(condition, number) for number, frame in enumerate(MANY))
     for before in MANY[:6]:
         after = corrupt(condition, before)
         if condition.modality in ("camera", "calibration"):
@@ -75,19 +75,19 @@ def test_changes_its_sensors_and_no_other(condition):
 
 @pytest.mark.parametrize("condition", CHANGING, ids=str)
 def test_severities_differ(condition):
-    for other in CONDITIONS[condition.key]:
+    for other in CORRUPTIONS[condition.key]:
         if other.severity != condition.severity:
-            pairs = ((corrupted_proof(condition, k), corrupted_proof(other, k)) for k in range(len(MANY)))
+            pairs = ((corrupted_hash(condition, k), corrupted_hash(other, k)) for k in range(len(MANY)))
             assert any(one != two for one, two in pairs), other
 
 
-def corrupted_proof(condition, number: int) -> str:
-    return _corrupted_proof(condition.key, condition.severity, number)
+def corrupted_hash(condition, number: int) -> str:
+    return _corrupted_hash(condition.key, condition.severity, number)
 
 
 @cache
-def _corrupted_proof(key: str, severity: int, number: int) -> str:
-    return proof(corrupt(CONDITIONS.get_condition(key, severity or None), MANY[number]))
+def _corrupted_hash(key: str, severity: int, number: int) -> str:
+    return frame_hash(corrupt(CORRUPTIONS.get_corruption(key, severity or None), MANY[number]))
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
@@ -131,7 +131,7 @@ def test_hostile_frames_give_a_result_or_a_clear_error(condition, hostile):
     assert all(np.isfinite(cloud.points).all() for cloud in out.clouds)
 
 
-@pytest.mark.parametrize("condition", [entries[-1] for entries in CONDITIONS.values()], ids=str)
+@pytest.mark.parametrize("condition", [entries[-1] for entries in CORRUPTIONS.values()], ids=str)
 def test_on_the_real_keyframe(condition, keyframe_frame):
     out = corrupt(condition, keyframe_frame)
     assert all(np.isfinite(cloud.points).all() for cloud in out.clouds)

@@ -1,4 +1,4 @@
-"""Objects alone: shares of points per box, shapes in the axes of the box, outlines and warps in the images."""
+"""Objects alone: shares of points per box, transforms in the axes of the box, outlines and warps in the images."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def unplaced(xyz, box):
 
 
 def by_number(frame):
-    """(numbers [P], xyz [P, 3] in the key frame), ordered by number."""
+    """(numbers [P], xyz [P, 3] in the keyframe), ordered by number."""
     number = np.concatenate([cloud.points[:, 3] for cloud in frame.clouds]).astype(int)
     order = np.argsort(number)
     return number[order], merged_xyz(frame)[order]
 
 
 def test_points_of_sweeps_belong_to_boxes_of_the_key_frame():
-    found = objects.members(boxed_frame())
+    found = objects.box_points(boxed_frame())
     assert tuple(found.sizes) == COUNTS and np.array_equal(np.bincount(found.owner, minlength=3), COUNTS)
 
 
-@pytest.mark.parametrize("change", [objects.thin_out, objects.cut_out])
+@pytest.mark.parametrize("change", [objects.drop_points, objects.cutout])
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7])
 def test_each_box_loses_the_exact_share(change, share):
     frame = boxed_frame()
@@ -74,7 +74,7 @@ def test_each_box_loses_the_exact_share(change, share):
 
 def test_local_cutout_takes_neighbours():
     frame = boxed_frame()
-    numbers, _ = by_number(objects.cut_out(frame, rng(), 0.3))
+    numbers, _ = by_number(objects.cutout(frame, rng(), 0.3))
     xyz = by_number(frame)[1]
     gone = np.setdiff1d(np.arange(50, 150), numbers)
     distance = np.linalg.norm(xyz[gone][:, None] - xyz[None, 50:150], axis=2)
@@ -111,29 +111,29 @@ def test_noise_in_every_box_leaves_unboxed_points_bit_for_bit():
 
 
 def test_shears_follow_the_matrix():
-    shapes = objects.shears(rng(), 200, 0.15, 0.05)
-    free = shapes.linear[:, [2, 0, 2, 0], [0, 1, 1, 2]]
+    transforms = objects.shears(rng(), 200, 0.15, 0.05)
+    free = transforms.linear[:, [2, 0, 2, 0], [0, 1, 1, 2]]
     assert ((np.abs(free) >= 0.1) & (np.abs(free) <= 0.2)).all()
     assert all(0.3 < (free[:, k] > 0).mean() < 0.7 for k in range(4))
-    rest = shapes.linear.copy()
+    rest = transforms.linear.copy()
     rest[:, [2, 0, 2, 0], [0, 1, 1, 2]] = 0
-    assert np.array_equal(rest, np.broadcast_to(np.eye(3), (200, 3, 3))) and not shapes.offset.any()
+    assert np.array_equal(rest, np.broadcast_to(np.eye(3), (200, 3, 3))) and not transforms.offset.any()
 
 
 def test_scales_change_one_axis_and_keep_the_ground():
     boxes = np.repeat(BOXES[:1], 300, 0)
-    shapes = objects.scales(rng(), boxes, 0.2)
-    factors = np.diagonal(shapes.linear, axis1=1, axis2=2)
+    transforms = objects.scales(rng(), boxes, 0.2)
+    factors = np.diagonal(transforms.linear, axis1=1, axis2=2)
     changed = factors != 1
     assert (changed.sum(1) == 1).all() and np.allclose(np.abs(factors[changed] - 1), 0.2)
     assert all(60 < changed[:, k].sum() < 140 for k in range(3)) and 0.4 < (factors[changed] > 1).mean() < 0.6
     ground = np.tile([1.0, 0.5, -0.75], (300, 1))
-    assert np.allclose(shapes.apply(ground, np.arange(300))[:, 2], -0.75)
+    assert np.allclose(transforms.apply(ground, np.arange(300))[:, 2], -0.75)
 
 
 def test_rotations_stay_in_their_interval_about_the_vertical():
-    shapes = objects.rotations(rng(), 300, 5, 1)
-    ahead = shapes.apply(np.tile([1.0, 0, 2.0], (300, 1)), np.arange(300))
+    transforms = objects.rotations(rng(), 300, 5, 1)
+    ahead = transforms.apply(np.tile([1.0, 0, 2.0], (300, 1)), np.arange(300))
     angle = np.degrees(np.arctan2(ahead[:, 1], ahead[:, 0]))
     assert (np.abs(np.abs(angle) - 5) <= 1 + 1e-9).all() and 0.4 < (angle > 0).mean() < 0.6
     assert np.allclose(ahead[:, 2], 2) and np.allclose(np.hypot(ahead[:, 0], ahead[:, 1]), 1)
@@ -141,8 +141,8 @@ def test_rotations_stay_in_their_interval_about_the_vertical():
 
 def test_points_change_in_the_axes_of_their_box():
     frame = boxed_frame()
-    longer = objects.Shapes(np.tile(np.diag([1.2, 1, 1]), (3, 1, 1)), np.tile([0, 0, 0.1], (3, 1)))
-    before, after = by_number(frame)[1], by_number(objects.reshape_points(frame, longer))[1]
+    longer = objects.BoxTransforms(np.tile(np.diag([1.2, 1, 1]), (3, 1, 1)), np.tile([0, 0, 0.1], (3, 1)))
+    before, after = by_number(frame)[1], by_number(objects.transform_points(frame, longer))[1]
     local, new = unplaced(before[50:150], BOXES[0]), unplaced(after[50:150], BOXES[0])
     assert np.allclose(new, local * [1.2, 1, 1] + [0, 0, 0.1], atol=1e-4)
     assert np.array_equal(after[:50], before[:50])
@@ -151,7 +151,7 @@ def test_points_change_in_the_axes_of_their_box():
 def test_fitting_presses_points_back_into_the_box():
     frame = boxed_frame()
     sheared = objects.shears(rng(), 3, 0.25, 0.05)
-    loose, fitted = (by_number(objects.reshape_points(frame, sheared, fit))[1] for fit in (False, True))
+    loose, fitted = (by_number(objects.transform_points(frame, sheared, fit))[1] for fit in (False, True))
     for box, part in ((BOXES[0], slice(50, 150)), (BOXES[1], slice(150, 180))):
         out, kept = (unplaced(xyz[part], box) for xyz in (loose, fitted))
         excess = np.maximum(np.abs(out).max(0) / (box[3:6] / 2), 1)
@@ -208,7 +208,9 @@ def square_image():
 @pytest.mark.parametrize("factor", [1.5, 0.5])
 def test_wider_boxes_look_wider_and_narrower_ones_narrower(factor):
     view, _, columns = square_image()
-    out = objects.reshape_image(view, BOX_AHEAD, objects.Shapes(np.diag([1, factor, 1.0])[None], np.zeros((1, 3))))
+    out = objects.transform_image(
+        view, BOX_AHEAD, objects.BoxTransforms(np.diag([1, factor, 1.0])[None], np.zeros((1, 3)))
+    )
     white = np.flatnonzero(out[90, :, 0] > 180)
     width = columns.stop - columns.start
     assert len(white) == pytest.approx(factor * width, abs=3) and white.mean() == pytest.approx(160, abs=2)
@@ -218,8 +220,8 @@ def test_wider_boxes_look_wider_and_narrower_ones_narrower(factor):
 def test_boxes_that_keep_their_shape_leave_the_image():
     view, *_ = square_image()
     view = replace(view, image=cv2.GaussianBlur(rng().integers(0, 255, (180, 320, 3), dtype=np.uint8), (5, 5), 0))
-    same = objects.Shapes(np.eye(3)[None], np.zeros((1, 3)))
-    assert np.abs(objects.reshape_image(view, BOX_AHEAD, same).astype(int) - view.image).max() <= 1
+    same = objects.BoxTransforms(np.eye(3)[None], np.zeros((1, 3)))
+    assert np.abs(objects.transform_image(view, BOX_AHEAD, same).astype(int) - view.image).max() <= 1
 
 
 def test_blur_stays_within_outlines():
@@ -235,10 +237,10 @@ def test_blur_stays_within_outlines():
 
 def test_on_the_real_keyframe_boxes_hold_points_and_images_change_only_near_boxes(keyframe):
     frame = real_keyframe(keyframe)
-    found = objects.members(frame)
+    found = objects.box_points(frame)
     assert (found.sizes > 0).sum() > 20
     view = frame.views[0]
-    out = objects.reshape_image(view, frame.boxes, objects.rotations(rng(), len(frame.boxes), 20, 2))
+    out = objects.transform_image(view, frame.boxes, objects.rotations(rng(), len(frame.boxes), 20, 2))
     changed = (out != view.image).any(2)
     uv, ahead = objects.project(view, corners(frame.boxes))
     assert 100 < changed.sum() < 0.6 * changed.size

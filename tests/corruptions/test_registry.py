@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from corruption_frames import make_frame
 
-from aqr_bench.corruptions import CONDITIONS, Cloud, Condition, FrameError, Registry, corrupt, sample_rng
+from aqr_bench import corruptions
+from aqr_bench.corruptions import CORRUPTIONS, Cloud, Corruption, FrameError, Registry, corrupt, sample_rng
 from aqr_bench.errors import UserError
 
 
-def shift(frame, draws, parameters):
-    by = draws(frame.token, "LIDAR_TOP").normal() * parameters["scale_m"]
+def shift(frame, stream, parameters):
+    by = stream(frame.token, "LIDAR_TOP").normal() * parameters["scale_m"]
     return frame.with_points(lambda cloud: cloud.points + np.float32(by))
 
 
 def entry(name, severity=0, **parameters):
-    return Condition(name, "test", severity, "lidar", "shifts", {"scale_m": 1.0, **parameters}, "-", shift)
+    return Corruption(name, "test", severity, "lidar", "shifts", {"scale_m": 1.0, **parameters}, "-", shift)
 
 
 SHIFTS = Registry([entry("shift", s, scale_m=float(s)) for s in (1, 2)] + [entry("alone"), entry("key", sweeps="key")])
 
 
 def test_names_severities_and_options():
-    assert SHIFTS.get_condition("test.shift", 2).parameters["scale_m"] == 2.0
-    assert SHIFTS.get_condition("shift@1").severity == 1 and str(SHIFTS.get_condition("shift@1")) == "test.shift@1"
-    assert SHIFTS.get_condition("alone", options={"scale_m": 3.0}).parameters["scale_m"] == 3.0
-    assert SHIFTS.get_condition("alone").parameters["scale_m"] == 1.0
+    assert SHIFTS.get_corruption("test.shift", 2).parameters["scale_m"] == 2.0
+    assert SHIFTS.get_corruption("shift@1").severity == 1 and str(SHIFTS.get_corruption("shift@1")) == "test.shift@1"
+    assert SHIFTS.get_corruption("alone", options={"scale_m": 3.0}).parameters["scale_m"] == 3.0
+    assert SHIFTS.get_corruption("alone").parameters["scale_m"] == 1.0
     with pytest.raises(TypeError):
-        SHIFTS.get_condition("alone").parameters["scale_m"] = 2.0
+        SHIFTS.get_corruption("alone").parameters["scale_m"] = 2.0
 
 
 @pytest.mark.parametrize(
     ("name", "severity", "options", "message"),
     [
-        ("test.shfit", 1, {}, "unknown condition 'test.shfit'; did you mean 'test.shift'"),
+        ("test.shfit", 1, {}, "unknown corruption 'test.shfit'; did you mean 'test.shift'"),
         ("shift", None, {}, "has 2 severities: give one, as in test.shift@1"),
         ("shift", 3, {}, r"no severity 3 \(known: 1, 2\)"),
         ("shift@2", 1, {}, "after @ comes a severity"),
@@ -46,12 +49,12 @@ def test_names_severities_and_options():
 )
 def test_mistakes_are_named(name, severity, options, message):
     with pytest.raises(UserError, match=message):
-        SHIFTS.get_condition(name, severity, options)
+        SHIFTS.get_corruption(name, severity, options)
 
 
 def test_key_frame_only_is_a_parameter_of_any_condition():
     frame = make_frame()
-    out = corrupt(SHIFTS.get_condition("key"), frame)
+    out = corrupt(SHIFTS.get_corruption("key"), frame)
     assert not np.array_equal(out.clouds[0].points, frame.clouds[0].points)
     for before, after in zip(frame.clouds[1:], out.clouds[1:], strict=True):
         assert after is before
@@ -95,5 +98,16 @@ def test_a_frame_that_cannot_be_worked_on_is_named(frame, needs, message):
 
 
 def test_every_condition_tells_what_it_is():
-    for condition in CONDITIONS.every():
+    for condition in CORRUPTIONS.every():
         assert condition.summary and condition.source and str(condition).startswith(condition.key)
+
+
+def test_names_are_resolved_where_suites_and_pipelines_are_loaded_and_nowhere_else():
+    package = Path(corruptions.__file__).parents[1]
+    callers = set()
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        names = {getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(ast.parse(path.read_text()))}
+        if "get_corruption" in names and room != "corruptions":
+            callers.add(room)
+    assert callers == {"study", "data"}  # a suite's conditions; SensorCondition and RandomCondition of a config

@@ -1,4 +1,4 @@
-"""Sensor transforms: conditions work on raw data inside the pipeline, and what comes out is proven."""
+"""Sensor transforms: conditions work on raw data inside the pipeline, and what comes out has a fingerprint."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet3d.registry import TRANSFORMS
 from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 
 from aqr_bench.data.frames import InfoFile, SceneHistory
-from aqr_bench.data.sensors import InputProof, RandomCondition, SensorCondition, SensorDropout, frame_of
+from aqr_bench.data.sensors import InputFingerprint, RandomCondition, SensorCondition, SensorDropout, frame_of
 from aqr_bench.data.transforms import AddProjections, LoadExactSweeps
 
 CAMERAS = ("CAM_BACK", "CAM_FRONT")
@@ -52,7 +53,7 @@ def sample(folder, seed=0, sweeps=1):
 def run(results, condition, **kwargs):
     """The part of a test pipeline from the loaders to packing."""
     merge = LoadExactSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)
-    for step in (SensorCondition(condition, sweeps_num=1, **kwargs), merge, AddProjections(), InputProof()):
+    for step in (SensorCondition(condition, sweeps_num=1, **kwargs), merge, AddProjections(), InputFingerprint()):
         results = step(results)
     return results
 
@@ -76,21 +77,28 @@ def test_the_frame_holds_what_was_recorded(tmp_path):
     np.testing.assert_allclose(frame.boxes, [[3, 12, -1 + 0.75, 4, 2, 1.5, 0.4]], rtol=1e-6)
 
 
-def test_conditions_leave_a_state_and_a_proof(tmp_path):
-    proofs = {}
+def test_conditions_leave_a_state_and_a_fingerprint(tmp_path):
+    fingerprints = {}
     for name, state in (("clean", 0), ("no_lidar", 1), ("no_cameras", 2), ("no_cam_back", 0)):
         out = run(sample(tmp_path), name)
         assert out["sensor_state"] == state
-        proofs[name] = out["input_proof"]
+        fingerprints[name] = out["input_proof"]
         assert (out["points"].tensor.abs().sum() == 0) == (name == "no_lidar")
         assert [bool(image.any()) for image in out["img"]] == [
             name not in ("no_cameras", "no_cam_back"),
             name != "no_cameras",
         ]
-    assert len({proof["sha256"] for proof in proofs.values()}) == 4
-    assert proofs["clean"]["points"] == proofs["no_lidar"]["points"] == 80 and proofs["no_lidar"]["range_m"] == 0
-    assert proofs["no_cameras"]["brightness"] == 0 and proofs["clean"]["views"] == 2
-    assert run(sample(tmp_path), "clean")["input_proof"] == proofs["clean"]
+    assert len({fingerprint["sha256"] for fingerprint in fingerprints.values()}) == 4
+    assert (
+        fingerprints["clean"]["points"] == fingerprints["no_lidar"]["points"] == 80
+        and fingerprints["no_lidar"]["range_m"] == 0
+    )
+    assert fingerprints["no_cameras"]["brightness"] == 0 and fingerprints["clean"]["views"] == 2
+    assert run(sample(tmp_path), "clean")["input_proof"] == fingerprints["clean"]
+
+
+def test_published_configs_may_say_input_proof():
+    assert type(TRANSFORMS.build(dict(type="InputProof"))) is InputFingerprint
 
 
 def test_absent_sensors_leave_the_sample(tmp_path):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from report_records import fill, made_up_matches, make_study
 
-from aqr_bench.corruptions import CONDITIONS
+from aqr_bench.corruptions import CORRUPTIONS
 from aqr_bench.metrics.matches import ClassMatches
 from aqr_bench.record import Record, read_records, write_records
 from aqr_bench.report.alarms import ALARM, NOTICE, alarms_sentence, alarms_table, base_alarms, study_alarms
@@ -21,7 +21,7 @@ from aqr_bench.report.input_alarms import reach
 from aqr_bench.report.matched import recall_and_precision
 from aqr_bench.report.page import build_report
 from aqr_bench.schema import repository_root
-from aqr_bench.study import Condition, limit_seeds, load_study, load_tier
+from aqr_bench.study import limit_seeds, load_study, load_tier, resolve_condition
 
 TIER = load_tier("smoke")
 CONDITION_NAMES = ("clean", "no_lidar", "no_cameras")
@@ -226,15 +226,11 @@ def test_models_that_were_given_different_inputs(study):
 
 
 def test_what_conditions_may_do_to_sensors():
-    assert reach(Condition("clean", "clean")).touched == frozenset()
-    lost = {
-        entry.key for entry in CONDITIONS.every() if reach(Condition("x", entry.key, entry.severity or None)).must_blank
-    }
+    assert reach(resolve_condition("clean")).touched == frozenset()
+    lost = {c.key for c in CORRUPTIONS.every() if reach(resolve_condition("x", str(c))).must_blank}
     assert {"no_lidar", "no_cameras", "no_lidar_random_cameras", "no_lidar_absent"} <= lost
     assert not lost & {"clean", "no_cam_front", "random_cameras", "key_frame_only"}
-    assert reach(Condition("x", "no_lidar_random_cameras", 2)).must_blank == {"lidar"}
-    unknown = reach(Condition("x", "of_another_version"))
-    assert unknown.may_blank == {"lidar", "camera"} and not unknown.must_blank
+    assert reach(resolve_condition("x", "no_lidar_random_cameras", 2)).must_blank == {"lidar"}
 
 
 # ---------------------------------------------------------------- training

@@ -20,7 +20,8 @@ from aqr_bench.report.__main__ import main as report
 from aqr_bench.report.robustness import corrupts, families, make_sheet
 from aqr_bench.report.robustness_figure import MEAN, degradation_figure, resistance, resistance_figure
 from aqr_bench.report.robustness_tables import corruptions_table, published_table, study_parts, summary_table
-from aqr_bench.study import Condition, Suite, load_study, load_suite, load_tier
+from aqr_bench.study import Suite, load_study, load_suite, load_tier
+from aqr_bench.study import resolve_condition as condition
 
 CONDITIONS = ["clean", "random_cameras_1", "random_cameras_2", "no_lidar"]
 # mAP by condition; NDS is 0.1 more. RA of 'none': (0.4 + 0.2) / 2 / 0.5 = 0.6 and 0.1 / 0.5 = 0.2.
@@ -64,10 +65,6 @@ def row(frame: pd.DataFrame, **values) -> pd.Series:
     return frame.iloc[0]
 
 
-def condition(name: str, corruption: str | None = None, severity: int | None = None) -> Condition:
-    return Condition(name, corruption or name, severity)
-
-
 # ---------------------------------------------------------------- suites
 
 
@@ -80,15 +77,15 @@ def test_conditions_of_one_corruption_belong_together():
             condition("fog_1", "multicorrupt.fog", 1),
             condition("fog_key_1", "multicorrupt.fog", 1),
             condition("fog_2", "multicorrupt.fog@2"),
-            condition("heavy", "multicorrupt.snow", 3),
-            condition("level_0"),
+            condition("heavy", "multicorrupt.snow_scatter", 3),
+            condition("level_0", "key_frame_only"),
         ),
         Path("s.yaml"),
     )
     assert families(suite) == {
         "fog": {1: "fog_1", 2: "fog_2"},
         "fog_key": {1: "fog_key_1"},
-        "snow": {3: "heavy"},
+        "snow_scatter": {3: "heavy"},
         "level_0": {0: "level_0"},
     }
 
@@ -97,7 +94,10 @@ def test_conditions_of_one_corruption_belong_together():
     ("conditions", "message"),
     [
         ([condition("no_lidar"), condition("clean")], "the first one must be 'clean'"),
-        ([condition("clean"), condition("a", "m.fog", 1), condition("b", "m.fog", 1)], "'b' is the same .* as 'a'"),
+        (
+            [condition("clean"), condition("a", "multicorrupt.fog", 1), condition("b", "multicorrupt.fog", 1)],
+            "'b' is the same .* as 'a'",
+        ),
     ],
 )
 def test_suites_that_robustness_makes_no_sense_of(conditions, message):

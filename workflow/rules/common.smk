@@ -275,7 +275,9 @@ def measure_hash(wildcards):
 
 
 def suite_hash(wildcards):
-    conditions = [vars(condition) for condition in SUITES[wildcards.suite].conditions]
+    conditions = [
+        condition.settings for condition in SUITES[wildcards.suite].conditions
+    ]
     return config_hash(
         {"conditions": conditions, "batch_size": TIER.evaluate_batch_size}
     )

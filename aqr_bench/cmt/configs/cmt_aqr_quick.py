@@ -45,7 +45,7 @@ test_pipeline = [
     *sweeps,
     *cameras,
     dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
-    dict(type="InputProof"),
+    dict(type="InputFingerprint"),
     dict(type="Pack3DDetInputs", keys=["points", "img"], meta_keys=meta_keys),
 ]
 

@@ -29,7 +29,7 @@ test_pipeline = [
     _base_.condition,
     _base_.add_projections,
     dict(type="ResizeCropFlipImage", data_aug_conf=image_size, training=False),
-    _base_.proof,
+    _base_.fingerprint,
     dict(type="Pack3DDetInputs", keys=["img"], meta_keys=_base_.meta_keys),
 ]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline, modality=modality)))

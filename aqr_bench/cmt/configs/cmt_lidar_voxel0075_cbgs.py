@@ -23,7 +23,7 @@ test_pipeline = [
     _base_.condition,
     _base_.test_sweeps,
     _base_.in_range,
-    _base_.proof,
+    _base_.fingerprint,
     dict(type="Pack3DDetInputs", keys=["points"], meta_keys=_base_.meta_keys),
 ]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline, modality=modality)))

@@ -16,7 +16,7 @@ train_pipeline = [
 test_pipeline = [
     *_base_.test_steps,
     dict(type="ResizeCropFlipImage", data_aug_conf=image_size, training=False),
-    _base_.proof,
+    _base_.fingerprint,
     _base_.test_pack,
 ]
 train_dataloader = dict(batch_size=4, dataset=dict(dataset=dict(pipeline=train_pipeline)))

@@ -59,7 +59,7 @@ keep_in_range = [
 recorded_image = dict(H=900, W=1600, bot_pct_lim=(0.0, 0.0), rot_lim=(0.0, 0.0), rand_flip=True)
 # On raw data: behind the loaders of key frame and images, before sweeps are merged and projections computed.
 condition = dict(type="SensorCondition", name="clean", seed=0, sweeps_num=10)
-proof = dict(type="InputProof")
+fingerprint = dict(type="InputFingerprint")
 meta_keys = (
     "sample_idx", "token", "lidar2img", "img_shape", "pad_shape", "pcd_rotation", "pcd_scale_factor", "pcd_trans",
     "pcd_horizontal_flip", "pcd_vertical_flip", "box_type_3d", "box_mode_3d", "sensor_state", "cameras", "input_proof",

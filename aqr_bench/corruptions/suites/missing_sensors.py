@@ -1,0 +1,136 @@
+"""Suite missing_sensors: the LiDAR, some cameras or both are gone; zero-filled as published, or truly absent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from aqr_bench.corruptions.frame import NO_CAMERAS, NO_LIDAR, Frame, FrameError
+from aqr_bench.corruptions.registry import Corruption, RandomStream
+
+FRONT = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT")
+BACK = ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
+CAMERAS = FRONT + BACK
+ZERO, ABSENT = "zero", "absent"
+_CMT = "CMT (ICCV 2023), masked-modal test: junjie18/CMT, ModalMask3D in transform_3d.py"
+_OWN = "defined here"
+
+
+def drop_lidar(frame: Frame, form: str) -> Frame:
+    """The frame without its LiDAR.
+
+    Args:
+        form: ``zero``: as many points as before, all columns 0, after the sweeps are merged (the published protocol,
+            which leaves one occupied voxel at the origin); ``absent``: no point at all.
+    """
+    columns = frame.clouds[0].points.shape[1] if frame.clouds else 5
+    count = sum(len(cloud.points) for cloud in frame.clouds) if form == ZERO else 0
+    clouds = ()
+    if frame.clouds:
+        # One cloud in the keyframe's coordinates: a sweep's zeros would be moved away from the origin.
+        clouds = (replace(frame.clouds[0], points=np.zeros((count, columns), np.float32), to_key=np.eye(4)),)
+    return replace(frame, clouds=clouds, state=NO_LIDAR)
+
+
+def drop_cameras(frame: Frame, cameras: Collection[str], form: str) -> Frame:
+    """The frame without some cameras, by name.
+
+    Args:
+        form: ``zero``: the image is black before normalisation, so the network sees -mean / std, as published;
+            ``absent``: the view with its calibration is gone.
+    """
+    views = []
+    for view in frame.views:
+        if view.camera not in cameras:
+            views.append(view)
+        elif form == ZERO:
+            views.append(replace(view, image=np.zeros_like(view.image)))
+    gone = all(view.camera in cameras for view in frame.views)
+    return replace(frame, views=tuple(views), state=NO_CAMERAS if gone and frame.views else frame.state)
+
+
+def pick_cameras(frame: Frame, stream: RandomStream, count: int) -> list[str]:
+    """``count`` different cameras of the frame, all equally likely; FrameError if it has fewer."""
+    names = sorted(view.camera for view in frame.views)
+    if count > len(names):
+        raise FrameError(f"sample {frame.token}: cannot drop {count} cameras, it has {len(names)}")
+    return [names[i] for i in stream(frame.token, "cameras").choice(len(names), count, replace=False)]
+
+
+def _clean(frame: Frame, _stream: RandomStream, _parameters: Mapping[str, Any]) -> Frame:
+    return frame
+
+
+def _no_lidar(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+    return drop_lidar(frame, parameters["form"])
+
+
+def _named_cameras(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+    return drop_cameras(frame, parameters["cameras"], parameters["form"])
+
+
+def _all_cameras(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+    return drop_cameras(frame, [view.camera for view in frame.views], parameters["form"])
+
+
+def _random_cameras(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+    return drop_cameras(frame, pick_cameras(frame, stream, parameters["cameras"]), parameters["form"])
+
+
+def _lidar_and_random_cameras(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+    return drop_lidar(_random_cameras(frame, stream, parameters), parameters["form"])
+
+
+def _key_frame_only(frame: Frame, _stream: RandomStream, _parameters: Mapping[str, Any]) -> Frame:
+    return replace(frame, clouds=frame.clouds[:1])
+
+
+def _entry(
+    name: str, modality: str, summary: str, apply: Any, source: str, severity: int = 0, **parameters
+) -> Corruption:
+    return Corruption(name, "missing_sensors", severity, modality, summary, parameters, source, apply)
+
+
+CORRUPTIONS: tuple[Corruption, ...] = (
+    _entry("clean", "none", "all sensors as recorded", _clean, "-"),
+    _entry("no_lidar", "lidar", "every LiDAR point zero-filled", _no_lidar, _CMT, form=ZERO),
+    _entry("no_lidar_absent", "lidar", "no LiDAR point at all", _no_lidar, _OWN, form=ABSENT),
+    _entry("no_cameras", "camera", "every image zero-filled", _all_cameras, _CMT, form=ZERO),
+    _entry("no_cameras_absent", "camera", "no image at all", _all_cameras, _OWN, form=ABSENT),
+    *(
+        _entry(f"no_{name.lower()}", "camera", f"{name} zero-filled", _named_cameras, _OWN, cameras=(name,), form=ZERO)
+        for name in CAMERAS
+    ),
+    _entry("no_front_cameras", "camera", "the three front images zero", _named_cameras, _OWN, cameras=FRONT, form=ZERO),
+    _entry("no_back_cameras", "camera", "the three back images zero", _named_cameras, _OWN, cameras=BACK, form=ZERO),
+    *(
+        _entry(
+            "random_cameras",
+            "camera",
+            f"{k} random image{'s' * (k > 1)} zero",
+            _random_cameras,
+            _OWN,
+            k,
+            cameras=k,
+            form=ZERO,
+        )
+        for k in range(1, 6)
+    ),
+    *(
+        _entry(
+            "no_lidar_random_cameras",
+            "both",
+            f"LiDAR and {k} random image{'s' * (k > 1)} zero",
+            _lidar_and_random_cameras,
+            _OWN,
+            k,
+            cameras=k,
+            form=ZERO,
+        )
+        for k in range(1, 6)
+    ),
+    _entry("key_frame_only", "lidar", "no LiDAR sweeps, only the keyframe", _key_frame_only, _OWN),
+)
