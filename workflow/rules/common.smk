@@ -152,6 +152,7 @@ def model_settings(model):
     return {
         "model": model,
         **({"sources": code_hash([], sources)} if sources else {}),
+        **({"tf32": True} if TIER.tf32 else {}),
     }
 
 
@@ -279,7 +280,7 @@ def suite_hash(wildcards):
         condition.settings for condition in SUITES[wildcards.suite].conditions
     ]
     return config_hash(
-        {"conditions": conditions, "batch_size": TIER.evaluate_batch_size}
+        {"conditions": conditions, "batch_size": TIER.evaluate_batch_size, **({"tf32": True} if TIER.tf32 else {})}
     )
 
 
