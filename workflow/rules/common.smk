@@ -280,7 +280,11 @@ def suite_hash(wildcards):
         condition.settings for condition in SUITES[wildcards.suite].conditions
     ]
     return config_hash(
-        {"conditions": conditions, "batch_size": TIER.evaluate_batch_size, **({"tf32": True} if TIER.tf32 else {})}
+        {
+            "conditions": conditions,
+            "batch_size": TIER.evaluate_batch_size,
+            **({"tf32": True} if TIER.tf32 else {}),
+        }
     )
 
 
