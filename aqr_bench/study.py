@@ -301,12 +301,9 @@ def load_suite(path_or_name: str | Path) -> Suite:
 def resolve_condition(
     name: str, corruption: str | None = None, severity: int | None = None, options: Mapping[str, Any] | None = None
 ) -> Condition:
-    """A condition with its corruption looked up in the registry, once: nothing looks up the name again.
+    """A condition with its corruption (by default of the same name), looked up here once and nowhere else again.
 
-    Args:
-        corruption: name in the registry; without it the condition has the corruption's name.
-    Raises:
-        UserError: no such corruption, severity or option.
+    UserError: the registry has no such corruption, severity or option.
     """
     from aqr_bench.corruptions import get_corruption  # takes half a second to import, and not every command needs it
 

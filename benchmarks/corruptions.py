@@ -1,7 +1,7 @@
 """CPU time of every corruption at real size: 11 clouds of 35k points, six 900 x 1600 images, one core.
 
 python benchmarks/corruptions.py [--rounds 3] [--suite S] [--out benchmarks/results/corruptions_MACHINE]
-writes OUT.json and OUT.md. The first call of each condition is apart: tables are made and kernels compiled there.
+writes OUT.json and OUT.md. The first call of each corruption is apart: tables are made and kernels compiled there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ POINTS, SWEEPS, SIZE, BOXES = 35_000, 10, (900, 1600), 40
 
 
 class Past:
-    """History of 20 keyframes that are all the frame itself: no disk in the measurement."""
+    """History of 20 keyframes that are all the same frame: no disk in the measurement."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
@@ -88,7 +88,7 @@ def real_size_frame() -> Frame:
     return Frame("sample", frame.clouds, frame.views, boxes, Past(frame))
 
 
-def measure(condition: Corruption, frame: Frame, rounds: int) -> dict:
+def measure(corruption: Corruption, frame: Frame, rounds: int) -> dict:
     """First call and the others in milliseconds of CPU time; every call has another seed.
 
     One thread computes all of it, so CPU time is what a free core would take, also where others use the machine.
@@ -96,11 +96,11 @@ def measure(condition: Corruption, frame: Frame, rounds: int) -> dict:
     times = []
     for seed in range(rounds + 1):
         start = time.process_time()
-        corrupt(condition, frame, seed)
+        corrupt(corruption, frame, seed)
         times.append(1e3 * (time.process_time() - start))
     return {
-        "condition": condition.key,
-        "severity": condition.severity,
+        "condition": corruption.key,
+        "severity": corruption.severity,
         "first_ms": round(times[0], 2),
         "median_ms": round(statistics.median(times[1:]), 2),
         "times_ms": [round(t, 2) for t in times[1:]],
@@ -108,7 +108,7 @@ def measure(condition: Corruption, frame: Frame, rounds: int) -> dict:
 
 
 def markdown(rows: list[dict], about: str) -> str:
-    """Slowest first, one line per condition with its slowest severity."""
+    """Slowest first, one line per corruption with its slowest severity."""
     worst: dict[str, dict] = {}
     for row in rows:
         if row["median_ms"] >= worst.get(row["condition"], {"median_ms": -1})["median_ms"]:
@@ -133,13 +133,13 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     frame, rows = real_size_frame(), []
-    for condition in CORRUPTIONS.every(args.suite):
+    for corruption in CORRUPTIONS.every(args.suite):
         try:
-            rows.append(measure(condition, frame, args.rounds))
+            rows.append(measure(corruption, frame, args.rounds))
         except FrameError as error:
-            print(f"{condition}: {error}")
+            print(f"{corruption}: {error}")
             continue
-        print(f"{condition!s:40} {rows[-1]['median_ms']:8.1f} ms   first {rows[-1]['first_ms']:8.1f} ms", flush=True)
+        print(f"{corruption!s:40} {rows[-1]['median_ms']:8.1f} ms   first {rows[-1]['first_ms']:8.1f} ms", flush=True)
     host = machine()
     about = (
         f"{SWEEPS + 1} clouds of {POINTS} points, {len(frame.views)} images of {SIZE[0]} x {SIZE[1]}, {BOXES} boxes; "

@@ -1,4 +1,4 @@
-"""Registry: names, severities, options; random streams; what is checked before a condition runs."""
+"""Registry: names, severities, options; random streams; what is checked before a corruption is applied."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_mistakes_are_named(name, severity, options, message):
         SHIFTS.get_corruption(name, severity, options)
 
 
-def test_key_frame_only_is_a_parameter_of_any_condition():
+def test_key_frame_only_is_a_parameter_of_any_corruption():
     frame = make_frame()
     out = corrupt(SHIFTS.get_corruption("key"), frame)
     assert not np.array_equal(out.clouds[0].points, frame.clouds[0].points)
@@ -97,9 +97,9 @@ def test_a_frame_that_cannot_be_worked_on_is_named(frame, needs, message):
         corrupt(replace(entry("alone"), needs=needs), frame)
 
 
-def test_every_condition_tells_what_it_is():
-    for condition in CORRUPTIONS.every():
-        assert condition.summary and condition.source and str(condition).startswith(condition.key)
+def test_every_corruption_is_described():
+    for corruption in CORRUPTIONS.every():
+        assert corruption.summary and corruption.source and str(corruption).startswith(corruption.key)
 
 
 def test_names_are_resolved_where_suites_and_pipelines_are_loaded_and_nowhere_else():

@@ -255,8 +255,8 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         # masks: a folder of mask images (the source's 16, where the user has them); None: procedural masks.
         parameters={"masks": None},
         deviations=(
-            "the 16 mask images of the source are not public; 16 procedural ones replace them, not turned by 90 "
-            "degrees; a folder given as 'masks' is used as the source uses its images",
+            "the 16 mask images of the source are not public; 16 procedural ones, not turned, replace them; "
+            "a folder given as 'masks' is used as the source uses its images",
             "a mask of a folder is picked by its place in the order of names, not by a number in its name",
             "rounded to integer pixel values",
             _SEEDING,

@@ -1,4 +1,4 @@
-"""What holds for every condition: pure, seeded per sample, changing something, standing hostile frames."""
+"""What holds for every corruption: pure, seeded per sample, changing something, a result or a clear error on hostile frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aqr_bench.corruptions import CORRUPTIONS, Frame, FrameError, corrupt, sampl
 from aqr_bench.corruptions.frame import merged_xyz
 
 EVERY = CORRUPTIONS.every()
-CHANGING = [condition for condition in EVERY if condition.modality != "none"]
+CHANGING = [corruption for corruption in EVERY if corruption.modality != "none"]
 
 
 def frame_hash(frame: Frame) -> str:
@@ -42,15 +42,15 @@ def with_much(seed=0) -> Frame:
     return replace(frame, clouds=(key, *frame.clouds[1:]), history=MemoryHistory(past))
 
 
-# So many that a condition which strikes a tenth of the samples strikes some (0.9^40: 1 in 70 misses all).
+# So many that a corruption which strikes a tenth of the samples strikes some (0.9^40: 1 in 70 misses all).
 MANY = [with_much(seed) for seed in range(40)]
 
 
-@pytest.mark.parametrize("condition", EVERY, ids=str)
-def test_pure_and_repeatable(condition):
+@pytest.mark.parametrize("corruption", EVERY, ids=str)
+def test_pure_and_repeatable(corruption):
     frame = with_past()
     before = frame_hash(frame)
-    outs = [corrupt(condition, frame, seed=3) for _ in range(2)]
+    outs = [corrupt(corruption, frame, seed=3) for _ in range(2)]
     assert frame_hash(frame) == before and frame_hash(outs[0]) == frame_hash(outs[1])
     for cloud in outs[0].clouds:
         assert cloud.points.dtype == np.float32 and cloud.points.shape[1] == 5 and np.isfinite(cloud.points).all()
@@ -58,31 +58,31 @@ def test_pure_and_repeatable(condition):
         assert view.image.dtype == np.uint8 and view.image.shape == (18, 32, 3)
 
 
-@pytest.mark.parametrize("condition", CHANGING, ids=str)
-def test_changes_its_sensors_and_no_other(condition):
-    # Some conditions strike only a share of the samples.
-    assert any(frame_hash(frame) != corrupted_hash(condition, number) for number, frame in enumerate(MANY))
+@pytest.mark.parametrize("corruption", CHANGING, ids=str)
+def test_changes_its_sensors_and_no_other(corruption):
+    # Some corruptions strike only a share of the samples.
+    assert any(frame_hash(frame) != corrupted_hash(corruption, number) for number, frame in enumerate(MANY))
     for before in MANY[:6]:
-        after = corrupt(condition, before)
-        if condition.modality in ("camera", "calibration"):
+        after = corrupt(corruption, before)
+        if corruption.modality in ("camera", "calibration"):
             assert after.clouds is before.clouds or np.array_equal(merged_xyz(after), merged_xyz(before))
-        if condition.modality in ("lidar", "calibration"):
+        if corruption.modality in ("lidar", "calibration"):
             assert all(np.array_equal(a.image, b.image) for a, b in zip(before.views, after.views, strict=True))
-        if condition.modality in ("lidar", "camera"):
+        if corruption.modality in ("lidar", "camera"):
             pairs = {v.camera: v.lidar2img for v in before.views}
             assert all(np.array_equal(pairs[v.camera], v.lidar2img) for v in after.views)
 
 
-@pytest.mark.parametrize("condition", CHANGING, ids=str)
-def test_severities_differ(condition):
-    for other in CORRUPTIONS[condition.key]:
-        if other.severity != condition.severity:
-            pairs = ((corrupted_hash(condition, k), corrupted_hash(other, k)) for k in range(len(MANY)))
+@pytest.mark.parametrize("corruption", CHANGING, ids=str)
+def test_severities_differ(corruption):
+    for other in CORRUPTIONS[corruption.key]:
+        if other.severity != corruption.severity:
+            pairs = ((corrupted_hash(corruption, k), corrupted_hash(other, k)) for k in range(len(MANY)))
             assert any(one != two for one, two in pairs), other
 
 
-def corrupted_hash(condition, number: int) -> str:
-    return _corrupted_hash(condition.key, condition.severity, number)
+def corrupted_hash(corruption, number: int) -> str:
+    return _corrupted_hash(corruption.key, corruption.severity, number)
 
 
 @cache
@@ -119,21 +119,21 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-@pytest.mark.parametrize("condition", EVERY, ids=str)
+@pytest.mark.parametrize("corruption", EVERY, ids=str)
 @pytest.mark.filterwarnings("error")
-def test_hostile_frames_give_a_result_or_a_clear_error(condition, hostile):
+def test_hostile_frames_give_a_result_or_a_clear_error(corruption, hostile):
     frame = HOSTILE[hostile]
     try:
-        out = corrupt(condition, frame)
+        out = corrupt(corruption, frame)
     except FrameError as error:
         assert frame.token in str(error)
         return
     assert all(np.isfinite(cloud.points).all() for cloud in out.clouds)
 
 
-@pytest.mark.parametrize("condition", [entries[-1] for entries in CORRUPTIONS.values()], ids=str)
-def test_on_the_real_keyframe(condition, keyframe_frame):
-    out = corrupt(condition, keyframe_frame)
+@pytest.mark.parametrize("corruption", [entries[-1] for entries in CORRUPTIONS.values()], ids=str)
+def test_on_the_real_keyframe(corruption, keyframe_frame):
+    out = corrupt(corruption, keyframe_frame)
     assert all(np.isfinite(cloud.points).all() for cloud in out.clouds)
     assert all(view.image.shape == (900, 1600, 3) for view in out.views)
 

@@ -1,0 +1,18 @@
+"""Let the tests of this folder import their helper module; the real keyframe's points, numbered."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corruption_frames import real_keyframe
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def numbered(keyframe):
+    """The real keyframe's points; column 4 numbers them, so that those left can be found again."""
+    points = real_keyframe(keyframe).clouds[0].points.copy()
+    points[:, 4] = np.arange(len(points))
+    return points
