@@ -11,7 +11,7 @@ from typing import Any
 
 from aqr_bench.gpu_check.settings import DTYPES, Settings, one_line
 
-CPU_FACTOR = 6  # a CPU, which may have other work, gets this many times the seconds
+CPU_FACTOR = 12  # a CPU, which may have other work, gets this many times the seconds
 
 
 @dataclass(frozen=True)
