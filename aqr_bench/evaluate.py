@@ -273,7 +273,7 @@ class Evaluator:
         import torch
 
         with torch.no_grad():
-            return self.model.test_step(batch)[0].cpu()
+            return on_cpu(self.model.test_step(batch)[0])
 
     def run(self, condition: Condition) -> tuple[dict, dict, dict]:
         """Detect and score under one condition: scores, fingerprint of all inputs, and the record's extra."""
@@ -328,7 +328,7 @@ class Evaluator:
         with torch.no_grad():
             for batch in _batches(loader, condition.name):
                 for sample in self.model.test_step(batch):
-                    token, found = sample.metainfo["token"], sample.cpu().pred_instances_3d
+                    token, found = sample.metainfo["token"], on_cpu(sample).pred_instances_3d
                     proofs[token] = Proof(**sample.metainfo["input_proof"])
                     boxes = torch.cat([found.bboxes_3d.gravity_center, found.bboxes_3d.tensor[:, 3:]], 1)
                     results[token] = sample_detections(
@@ -344,6 +344,14 @@ class Evaluator:
         if len(proofs) != len(infos):
             raise RuntimeError(f"{len(proofs)} of {len(infos)} samples were evaluated")
         return write_submission(self.work / condition.name / "results_nusc.json", results), results, proofs
+
+
+def on_cpu(sample: Any) -> Any:
+    """A data sample with all its tensors and boxes on the CPU.
+
+    mmengine's ``cpu()`` leaves mmdet3d's boxes where they are: it moves tensors and data elements, which they are not.
+    """
+    return sample.to("cpu")
 
 
 def _batches(loader: Any, name: str) -> Iterator[dict]:

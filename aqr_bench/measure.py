@@ -11,7 +11,7 @@ import argparse
 import time
 import traceback
 
-from aqr_bench.cost.measurement import PARTS, check_parts, measure
+from aqr_bench.cost.measurement import PARTS, check_parts, measure, status_of_measurement
 from aqr_bench.errors import refuse_disk_fault, run_main
 from aqr_bench.experiment import build_config, files_of, hashable, load_data
 from aqr_bench.models import own_sources
@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     sources = own_sources(model_of(tier, study, args.variant))
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
-        facts, status, reason = measure(tier, study, args.variant, data, parts), "ok", None
+        facts = measure(tier, study, args.variant, data, parts)
+        status, reason = status_of_measurement(facts)
     except Exception as error:
         refuse_disk_fault(error)
         traceback.print_exc()

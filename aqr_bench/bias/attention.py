@@ -11,6 +11,7 @@ from torch.nn.functional import dropout, pad, scaled_dot_product_attention
 
 from .corrected import window_attention
 from .flex import flex_attention
+from .fused import on_cpu
 from .masked import masked_attention
 from .windows import WindowBias
 
@@ -45,7 +46,7 @@ def biased_attention(
             - ``literal``: the formula, written out, as ``nn.MultiheadAttention`` does it: [B, H, Q, K] is held.
             - ``masked``: fused attention with one [Q, K] mask per sample, and a gradient of its own.
             - ``window``: unbiased fused attention, corrected at the window cells. float32 and float64.
-            - ``flex``: FlexAttention; for CUDA.
+            - ``flex``: FlexAttention; on CUDA, heads at least 16 wide. Slower than the others in float32.
             - ``auto``: see :func:`choose_backend`.
 
             Without a bias, with a dense one, with a mask that has a gradient, or with dropout, which fused kernels
@@ -54,7 +55,7 @@ def biased_attention(
         [B, H, Q, width of v]. A row whose keys are all masked gives zeros.
     Raises:
         ValueError: unknown backend; one that cannot do this (``window`` in half precision, ``flex`` on a CPU with
-            gradients or with windows that are not on a grid).
+            gradients, on CUDA with heads narrower than 16 or in float64, or with windows that are not on a grid).
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown attention backend '{backend}'; known: {', '.join(BACKENDS)}")
@@ -93,13 +94,14 @@ def choose_backend(q_BHQd: Tensor, bias: WindowBias, local: bool = False) -> str
         local: a locality prior already draws attention into the windows. A negative bias then makes ``window`` redo
             most rows, and ``masked`` is the better choice.
     Returns:
-        ``window``, ``masked`` or ``flex``.
+        ``window`` or ``masked``. Never ``flex``: in float32, which the head runs in, FlexAttention uses no tensor cores
+        and small tiles, and nothing has been measured on a GPU yet.
     """
     exact = q_BHQd.dtype in (torch.float32, torch.float64)
     if bias.hard and exact:
         return "window"
-    if q_BHQd.device.type == "cuda":
-        return "flex" if bias.grids else "masked"
+    if not on_cpu(q_BHQd):
+        return "masked"
     few = bias.num_keys >= KEYS_PER_CELL * bias.index_BQW.shape[-1]
     return "window" if exact and few and not local else "masked"
 

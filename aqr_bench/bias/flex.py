@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from .fused import on_cpu
 from .windows import GridWindow, WindowBias
+
+MIN_WIDTH = 16  # of a head, in FlexAttention's kernels
+# FlexAttention compiles a kernel for every number of queries, and training changes it with every batch (denoising).
+QUERY_STEP = 64
+# Compiled kernels: numbers of queries in steps of 64, for one, two and three cameras that see a point, forward alone
+# and with backward. Torch's own limit is 8; beyond it, it would compute all of [B, H, Q, K] in plain operators.
+MAX_KERNELS = 128
 
 
 def flex_attention(q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, mask: Tensor | None, scale: float) -> Tensor:
@@ -21,33 +31,69 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, mask: Tens
         bias: with ``grids``; its values get their gradient from FlexAttention.
         mask: float [B or 1, Q, K] without a gradient, or None.
     Raises:
-        ValueError: windows that are not on a grid; gradients on a CPU, where FlexAttention has none.
+        ValueError: windows that are not on a grid; gradients on a CPU, where FlexAttention has none; on CUDA narrow
+            heads or float64, which its kernels have not.
+        RuntimeError: more than ``MAX_KERNELS`` shapes were asked for in this process.
     """
     if not bias.grids:
         raise ValueError("attention backend 'flex' needs windows on a feature grid; use 'masked' or 'auto' here")
-    cuda = q.device.type == "cuda"
-    if not cuda and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, bias.value_BQW)):
-        raise ValueError("attention backend 'flex' has no gradient on a CPU; use 'masked', 'window' or 'auto' there")
+    if on_cpu(q):
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, bias.value_BQW)):
+            raise ValueError(
+                "attention backend 'flex' has no gradient on a CPU; use 'masked', 'window' or 'auto' there"
+            )
+        return _uncompiled()(q, k, v, score_mod=score_function(bias, mask, q.dtype), scale=scale)
+    if q.shape[-1] < MIN_WIDTH or q.dtype == torch.float64:
+        raise ValueError(
+            f"attention backend 'flex' needs heads at least {MIN_WIDTH} wide in float32 or half precision on CUDA, not "
+            f"{q.shape[-1]} wide in {q.dtype}; use 'masked' or 'auto' here"
+        )
+    return compiled_attention(q, k, v, bias, mask, scale)
+
+
+def compiled_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, mask: Tensor | None, scale: float, compiler: str = "inductor"
+) -> Tensor:
+    """:func:`flex_attention` by one compiled kernel per shape, with queries filled up to a multiple of ``QUERY_STEP``.
+
+    Args:
+        compiler: backend of ``torch.compile``.
+    Raises:
+        RuntimeError: more than ``MAX_KERNELS`` shapes: nothing is computed in another way without a word.
+    """
+    queries = q.shape[2]
+    more = -queries % QUERY_STEP
+    bias, mask = _with_more_queries(bias, mask, more)
     score = score_function(bias, mask, q.dtype)
-    return _attention(cuda)(q, k, v, score_mod=score, scale=scale)
+    try:
+        with torch._dynamo.config.patch(recompile_limit=MAX_KERNELS):
+            out = _compiled(compiler)(pad(q, (0, 0, 0, more)), k, v, score_mod=score, scale=scale)
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        raise RuntimeError(
+            f"attention backend 'flex': FlexAttention was compiled for {MAX_KERNELS} different shapes in this process "
+            "and would go on without a fused kernel; use attention_backend 'masked' or 'auto', or equal batches"
+        ) from error
+    return out[:, :, :queries]
 
 
 def score_function(bias: WindowBias, mask: Tensor | None, dtype: torch.dtype) -> Callable[..., Tensor]:
     """FlexAttention's ``score_mod``: adds the bias, and the mask if there is one."""
     # Rows without any column (no window in this batch) would make an empty tensor, which cannot be indexed.
-    value_BQW = torch.nn.functional.pad(bias.value_BQW, (0, 1)).to(dtype)
+    value_BQW = pad(bias.value_BQW, (0, 1)).to(dtype)
     several = 0 if mask is None or len(mask) == 1 else 1
     windows = [(w, part.start, _centre(w)) for w, part in zip(bias.grids, bias.parts, strict=True)]
     hard = bias.hard
-    # One column more than the windows have: rows that attend to the first key because they have no other.
-    spare_BQ = bias.valid_BQW[..., -1] if bias.valid_BQW.shape[-1] > bias.parts[-1].stop else None
+    spare_BQ = bias.valid_BQW[..., -1] if _has_spare_column(bias) else None
 
     def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        inside = torch.zeros_like(k, dtype=torch.bool)
+        inside, column = torch.zeros_like(k, dtype=torch.bool), torch.zeros_like(k)
         for window, first, (number, row, col) in windows:
             hit, cell = _locate(window, k, number[b, q], row[b, q], col[b, q])
-            score = score + torch.where(hit, value_BQW[b, q, first + torch.where(hit, cell, 0)], 0.0)
+            column = torch.where(hit, first + cell, column)
             inside = inside | hit
+        # A key lies in one window of a query at most. The values are read once: a tensor with a gradient must not be
+        # indexed twice in a score function.
+        score = score + torch.where(inside, value_BQW[b, q, column], 0.0)
         if spare_BQ is not None:
             inside = inside | (spare_BQ[b, q] & (k == 0))
         if hard:
@@ -57,6 +103,27 @@ def score_function(bias: WindowBias, mask: Tensor | None, dtype: torch.dtype) ->
         return score
 
     return score_mod
+
+
+def _has_spare_column(bias: WindowBias) -> bool:
+    """Whether there is one column more than the windows have: rows that attend to the first key, having no other."""
+    return bias.valid_BQW.shape[-1] > bias.parts[-1].stop
+
+
+def _with_more_queries(bias: WindowBias, mask: Tensor | None, more: int) -> tuple[WindowBias, Tensor | None]:
+    """Bias and mask with ``more`` queries at the end that have no window; hard ones attend to the first key alone."""
+    if not more:
+        return bias, mask
+    index, valid, value = (pad(x, (0, 0, 0, more)) for x in (bias.index_BQW, bias.valid_BQW, bias.value_BQW))
+    if bias.hard:
+        if not _has_spare_column(bias):
+            index, valid, value = (pad(x, (0, 1)) for x in (index, valid, value))
+        valid[:, -more:, -1] = True
+    grids = tuple(
+        replace(w, centre_BQ3=pad(w.centre_BQ3, (0, 0, 0, more)), seen_BQ=pad(w.seen_BQ, (0, more))) for w in bias.grids
+    )
+    bias = replace(bias, index_BQW=index, valid_BQW=valid, value_BQW=value, grids=grids)
+    return bias, None if mask is None else pad(mask, (0, 0, 0, more))
 
 
 def _centre(window: GridWindow) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,7 +147,13 @@ def _locate(window: GridWindow, key: Tensor, number: Tensor, row: Tensor, col: T
 
 
 @functools.cache
-def _attention(compiled: bool) -> Callable[..., Tensor]:
+def _uncompiled() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention as attention
 
-    return torch.compile(attention, dynamic=False) if compiled else attention
+    return attention
+
+
+@functools.cache
+def _compiled(compiler: str) -> Callable[..., Tensor]:
+    """``fullgraph``: an error instead of plain operators where it cannot be compiled."""
+    return torch.compile(_uncompiled(), dynamic=False, fullgraph=True, backend=compiler)

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from aqr_bench.cost.timing import Times, timed
+from aqr_bench.errors import refuse_disk_fault
 from aqr_bench.record import status_of
+from aqr_bench.train import one_line
 
 Result = TypeVar("Result")
 RUNS = 3  # of each batch size, after one that warms up
@@ -37,17 +39,18 @@ def shrinking(batch_size: int, run: Callable[[int], Result]) -> tuple[Result, in
 def throughput(sizes: Sequence[int], step_of: Callable[[int], Callable[[], Any]]) -> list[dict[str, Any]]:
     """Samples per second by batch size, smallest first, of ``step_of(size)``.
 
-    A size that memory does not suffice for has ``status`` oom and, once it has shrunk, the size that it shrank to; the
-    larger ones are not tried.
+    A size that memory does not suffice for has ``status`` oom and, once it has shrunk, the size that it shrank to; one
+    that fails for another cause has its status and reason. The larger ones are not tried.
     """
     rows: list[dict[str, Any]] = []
     for asked in sorted(set(sizes)):
         try:
+            free_memory()
             times, size, why = shrinking(asked, lambda size: _times(step_of(size)))
         except Exception as error:
-            if status_of(error) != "oom":
-                raise
-            rows.append({"asked": asked, "batch_size": None, "status": "oom", "samples_per_s": None})
+            refuse_disk_fault(error)
+            status, facts = status_of(error), {"asked": asked, "batch_size": None, "samples_per_s": None}
+            rows.append({**facts, "status": status, **({} if status == "oom" else {"reason": one_line(error)})})
             break
         median_ms = times.facts()["latency_ms"]["median"]
         row = {"asked": asked, "batch_size": size, "status": "oom" if why else "ok"}

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._higher_order_ops.flex_attention import flex_attention, flex_attention_backward
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 
@@ -19,14 +20,33 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
-# torch counts fused attention on a GPU and forgets the CPU's kernel, which does the same.
-_CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+def _token_major_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(*map(_head_major, (query, key, value)))
+
+
+def _token_major_attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(*map(_head_major, (gradient, query, key, value)))
+
+
+def _head_major(shape: Any) -> tuple[int, ...]:
+    """[B, S, H, D] -> [B, H, S, D]."""
+    batch, tokens, heads, width = shape
+    return batch, heads, tokens, width
+
+
+_aten = torch.ops.aten
+_ATTENTION = {
+    # torch counts fused attention on a GPU and forgets the CPU's kernel, which does the same.
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    # Heads and tokens are the other way round in these two, which torch does not heed.
+    _aten._efficient_attention_forward: _token_major_attention,
+    _aten._efficient_attention_backward: _token_major_attention_backward,
 }
 NOTE = (
     "A multiplication with its addition counts as two. Operators that torch does not count are listed with their "
-    "number of calls. What runs outside of torch (voxelisation, spconv, the matching of objects) is seen by neither."
+    "number of calls. What runs outside of torch (voxelisation, spconv, the matching of objects) is seen by neither. "
+    "FlexAttention counts as attention over all keys, without its score function."
 )
 
 
@@ -42,6 +62,27 @@ class _Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _FlexAttention(TorchDispatchMode):
+    """Counts FlexAttention, which torch has formulas for but does not let pass its counter."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops: Counter = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is flex_attention:
+            self.flops[func] += sdpa_flop_count(*(x.shape for x in args[:3]))
+        elif func is flex_attention_backward:
+            query, key, value, out = (x.shape for x in args[:4])
+            self.flops[func] += sdpa_backward_flop_count(out, query, key, value)
+        else:
+            return func(*args, **(kwargs or {}))
+        with _disable_current_modes():  # its operators are those of the formula, or of the score function
+            return func(*args, **(kwargs or {}))
+
+
 def count_flops(function: Callable[[], Any]) -> dict[str, Any]:
     """Run ``function`` once and count.
 
@@ -49,14 +90,16 @@ def count_flops(function: Callable[[], Any]) -> dict[str, Any]:
         ``total``; ``by_operator``, most first; ``uncounted``: calls by operator, most first; ``note``. A backward pass
         in ``function`` counts as well.
     """
-    calls, counter = _Calls(), FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-    # The counter is asked first and takes composite operators apart; the other one sees what is left of them.
-    with calls, counter:
+    calls, counter, flex = _Calls(), FlopCounterMode(display=False, custom_mapping=_ATTENTION), _FlexAttention()
+    # The last one is asked first. The counter takes composite operators apart; ``calls`` sees what is left of them.
+    # Nothing can be compiled while they look on, and what insists on it (FlexAttention does) would raise.
+    with torch.compiler.set_stance("force_eager"), calls, counter, flex:
         function()
-    by_operator = {_name(op): int(n) for op, n in counter.get_flop_counts().get("Global", {}).items()}
+    counts = Counter(counter.get_flop_counts().get("Global", {})) + flex.flops
+    by_operator = {_name(op): int(n) for op, n in counts.items()}
     uncounted = Counter({_name(op): n for op, n in calls.calls.items() if op not in counter.flop_registry})
     return {
-        "total": int(counter.get_total_flops()),
+        "total": sum(by_operator.values()),
         "by_operator": dict(sorted(by_operator.items(), key=lambda item: -item[1])),
         "uncounted": dict(uncounted.most_common()),
         "note": NOTE,

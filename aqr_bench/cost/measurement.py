@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from itertools import count
 from typing import Any
 
@@ -18,7 +18,7 @@ from aqr_bench.cost.timing import Times, compared, in_turns, summary
 from aqr_bench.cost.training import PARTS as TRAINING_PARTS
 from aqr_bench.cost.training import SCOPE as TRAINING_SCOPE
 from aqr_bench.cost.training import TrainingStep
-from aqr_bench.errors import UserError, nearest
+from aqr_bench.errors import UserError, nearest, refuse_disk_fault
 from aqr_bench.experiment import DataSet, build_config
 from aqr_bench.progress import steps
 from aqr_bench.ranks import share_of
@@ -27,6 +27,7 @@ from aqr_bench.study import Study, Tier
 from aqr_bench.train import one_line
 
 PARTS = ("memory", "flops", "stages", "throughput", "latency", "training")
+ESSENTIAL = ("memory.inference", "throughput", "latency")
 WHOLE, WITHOUT = "whole", "without voxelisation"
 _MEASUREMENTS = count()  # of this process
 TRAINING_WARMUP = 2  # the optimiser makes its state in the first step
@@ -35,8 +36,9 @@ TRAINING_WARMUP = 2  # the optimiser makes its state in the first step
 def measure(tier: Tier, study: Study, variant: str, data: DataSet, parts: Collection[str] = PARTS) -> dict[str, Any]:
     """The ``cost`` of a measurement record; see docs/cost.md for its keys.
 
-    A part that cannot be measured (a sparse encoder cannot learn on a CPU) has ``status`` and ``reason`` in its place;
-    without memory, latency or throughput nothing is ok, and their errors are raised.
+    A part that cannot be measured (a sparse encoder cannot learn on a CPU) has ``status`` and ``reason`` in its place
+    and in ``failed_parts``, and the others are measured all the same. Only a model that cannot be built, and a full
+    disk, are raised.
     """
     import psutil
 
@@ -55,9 +57,10 @@ def measure(tier: Tier, study: Study, variant: str, data: DataSet, parts: Collec
         start = time.perf_counter()
         facts |= getattr(work, part)()
         took[part] = round(time.perf_counter() - start, 2)
-        free_memory()
+    failed = failed_parts(facts)
     return {
         **facts,
+        **({"failed_parts": failed} if failed else {}),
         "batch_size": work.batch_size,
         **({"batch_size_asked": tier.measure.batch_size, "batch_size_reason": work.why} if work.why else {}),
         "timed_scope": SCOPE,
@@ -87,11 +90,16 @@ class _Work:
         self.on_gpu = torch.cuda.is_available()
         self.mine = self._load(variant)
         self._theirs: Subject | None = None
-        warmup = max(tier.measure.warmup, 1)
+        self.batch_size, self.why = tier.measure.batch_size, None
+        self._inference_memory = _or_reason(self._first_inferences)
+
+    def _first_inferences(self) -> dict[str, Any]:
+        """Peak memory of a few inferences, of the largest batch up to the tier's that they fit."""
+        warmup = max(self.tier.measure.warmup, 1)
         with PeakMemory() as memory:
-            found = shrinking(tier.measure.batch_size, lambda size: _run(self.mine.inference(size), warmup))
+            found = shrinking(self.batch_size, lambda size: _run(self.mine.inference(size), warmup))
         _, self.batch_size, self.why = found
-        self._inference_memory = memory.facts
+        return memory.facts
 
     @property
     def theirs(self) -> Subject:
@@ -107,11 +115,11 @@ class _Work:
     def memory(self) -> dict[str, Any]:
         """Peak of inferences, and of training steps, with no other model in the process."""
         found = self._inference_memory
+        facts: dict[str, Any] = {"memory": {"inference": found, "training": self._training_memory()}}
+        if "status" in found:
+            return facts
         peak, loaded = found["rss_peak_mb"], found["rss_before_mb"]
-        facts: dict[str, Any] = {
-            "memory": {"inference": found, "training": self._training_memory()},
-            "inference_peak_rss_mb": peak,
-        }
+        facts["inference_peak_rss_mb"] = peak
         if loaded is not None:
             facts["inference_rss_over_loaded_mb"] = peak - loaded
         return facts
@@ -139,7 +147,7 @@ class _Work:
         """Arithmetic of one sample's inference, and of one sample's training step."""
         from aqr_bench.cost.flops import count_flops
 
-        inference = count_flops(self.mine.inference(1))
+        inference = _or_reason(lambda: count_flops(self.mine.inference(1)))
         return {"flops": {"inference": inference, "training": self._training_flops()}}
 
     def _training_flops(self) -> dict[str, Any] | None:
@@ -159,13 +167,17 @@ class _Work:
 
     def stages(self) -> dict[str, Any]:
         """What each stage of an inference takes."""
-        step = self.mine.inference(self.batch_size)
-        with Stages(self.mine.model) as stages:
-            step()
-            stages.runs.clear()
-            for _ in range(self.tier.measure.rounds):
-                stages.time(step)
-        return {"stages": {**stages.facts(), "batch_size": self.batch_size}}
+
+        def facts() -> dict[str, Any]:
+            step = self.mine.inference(self.batch_size)
+            with Stages(self.mine.model) as stages:
+                step()
+                stages.runs.clear()
+                for _ in range(self.tier.measure.rounds):
+                    stages.time(step)
+            return {**stages.facts(), "batch_size": self.batch_size}
+
+        return {"stages": _or_reason(facts)}
 
     def throughput(self) -> dict[str, Any]:
         """Samples per second over the tier's batch sizes."""
@@ -183,13 +195,17 @@ class _Work:
                     functions[who, WITHOUT] = without
             return in_turns(functions, self.tier.measure.warmup, self.tier.measure.rounds)
 
-        # Two models need more memory than one.
-        times, self.batch_size, why = shrinking(self.batch_size, run)
-        self.why = why or self.why
-        facts = compared(times["mine", WHOLE], times["theirs", WHOLE])
-        facts["throughput_per_s"] = 1000 * self.batch_size / facts["latency_ms"]["median"]
-        facts["without_voxelisation"] = _without(times)
-        return facts
+        def facts() -> dict[str, Any]:
+            # Two models need more memory than one.
+            times, self.batch_size, why = shrinking(self.batch_size, run)
+            self.why = why or self.why
+            found = compared(times["mine", WHOLE], times["theirs", WHOLE])
+            found["throughput_per_s"] = 1000 * self.batch_size / found["latency_ms"]["median"]
+            found["without_voxelisation"] = _without(times)
+            return found
+
+        found = _or_reason(facts)
+        return found if "latency_ms" in found else {"latency": found}
 
     def training(self) -> dict[str, Any]:
         """A training step of variant and baseline in turns: its parts, and the ratio of the whole."""
@@ -251,7 +267,33 @@ def _run(step: Callable[[], None], times: int) -> None:
 def _or_reason(facts: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What ``facts`` finds, or why there is nothing: this part is then missing from the record, the others are not."""
     try:
+        free_memory()
         return facts()
     except Exception as error:
+        refuse_disk_fault(error)
         traceback.print_exc()
         return {"status": status_of(error), "reason": one_line(error)}
+
+
+def failed_parts(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Status and reason of what could not be measured, by part: ``latency``, ``flops.inference`` and the like."""
+    places = {part: facts.get(part) for part in ("latency", "stages", "training")}
+    for part in ("memory", "flops"):
+        places |= {f"{part}.{what}": found for what, found in (facts.get(part) or {}).items()}
+    # Where memory does not suffice for a batch, that is what was measured.
+    rows = [row for row in facts.get("throughput") or [] if row["status"] != "oom"]
+    places["throughput"] = next((row for row in rows if row["status"] != "ok"), None)
+    return {
+        part: {key: found[key] for key in ("status", "reason")}
+        for part, found in places.items()
+        if found and found.get("status", "ok") != "ok"
+    }
+
+
+def status_of_measurement(facts: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Status and reason of the record: it is not ok without the memory, throughput and latency of inference."""
+    for part in ESSENTIAL:
+        found = facts.get("failed_parts", {}).get(part)
+        if found:
+            return found["status"], f"{part}: {found['reason']}"
+    return "ok", None

@@ -11,19 +11,20 @@ FEW = 5  # operators that are named; the record has them all
 
 
 def table(record: Record) -> str:
-    """Lines of ``what   how much``; parts that were not measured are left out, those that failed say why."""
+    """Lines of ``what   how much``; parts that were not measured are left out, those that failed have the reason."""
     cost, machine = record.cost, record.provenance.get("machine") or {}
     where = machine.get("gpu") or machine.get("cpu") or "unknown machine"
     head = f"{record.study}/{record.variant}, tier {record.tier}"
-    if not record.ok:
-        return f"{head}: {record.status}: {record.reason}"
+    failure = [] if record.ok else [f"{head}: {record.status}: {record.reason}"]
+    if "parameters" not in cost:  # nothing was measured
+        return "\n".join(failure)
     rows = [(head, f"{where}, {cost['threads']} threads, batch {cost['batch_size']}")]
     if "batch_size_reason" in cost:
         rows.append(("  smaller batch", f"{cost['batch_size_reason']}; asked for {cost['batch_size_asked']}"))
     rows.append(("parameters", f"{cost['parameters']:,}".replace(",", " ")))
     rows += _latency(cost) + _throughput(cost) + _memory(cost) + _flops(cost) + _stages(cost) + _training(cost)
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+    return "\n".join([*failure, *(f"{name:<{width}}  {text}" for name, text in rows)])
 
 
 def _times(found: Mapping[str, Any], against: str) -> str:
@@ -36,6 +37,8 @@ def _times(found: Mapping[str, Any], against: str) -> str:
 
 
 def _latency(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "latency" in cost:
+        return [("latency", _failure(cost["latency"]))]
     if "latency_ms" not in cost:
         return []
     without, against = cost["without_voxelisation"], cost["compared_with"]
@@ -46,8 +49,11 @@ def _latency(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _throughput(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
     parts = []
     for row in cost.get("throughput", []):
-        text = f"batch {row['asked']}: "
-        text += "out of memory" if row["samples_per_s"] is None else f"{row['samples_per_s']:.1f}"
+        if row["samples_per_s"] is None:
+            reason = "out of memory" if row["status"] == "oom" else _failure(row)
+            parts.append(f"batch {row['asked']}: {reason}")
+            continue
+        text = f"batch {row['asked']}: {row['samples_per_s']:.1f}"
         if "reason" in row:
             text += f" (with {row['batch_size']}: {row['reason']})"
         parts.append(text)
@@ -60,7 +66,7 @@ def _memory(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
         if found is None:
             continue
         if "rss_peak_mb" not in found:
-            rows.append((f"memory, {what}", f"{found['status']}: {found['reason']}"))
+            rows.append((f"memory, {what}", _failure(found)))
             continue
         text = f"{found['rss_peak_mb']:.0f} MB resident ({found['rss_peak_is']})"
         if found["torch_allocated_mb"] is not None:
@@ -75,7 +81,7 @@ def _flops(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
         if found is None:
             continue
         if "total" not in found:
-            rows.append((f"arithmetic, {what}", f"{found['status']}: {found['reason']}"))
+            rows.append((f"arithmetic, {what}", _failure(found)))
             continue
         most = ", ".join(f"{name} x {calls}" for name, calls in list(found["uncounted"].items())[:FEW])
         text = f"{found['total'] / 1e9:.2f} GFLOP a sample; {len(found['uncounted'])} operators not counted: {most}"
@@ -83,10 +89,16 @@ def _flops(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _failure(found: Mapping[str, Any]) -> str:
+    return f"{found['status']}: {found['reason']}"
+
+
 def _stages(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = cost.get("stages")
     if not found:
         return []
+    if "median_ms" not in found:
+        return [("stages", _failure(found))]
     parts = ", ".join(f"{name} {ms:.2f}" for name, ms in found["median_ms"].items())
     return [("stages, ms", f"{parts}; {100 * found['named_share']:.0f} % has a name")]
 
@@ -96,7 +108,7 @@ def _training(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not found:
         return []
     if found["status"] != "ok":
-        return [("training step", f"{found['status']}: {found['reason']}")]
+        return [("training step", _failure(found))]
     parts = ", ".join(f"{p} {found[f'{p}_ms']['median']:.0f}" for p in ("forward", "backward", "optimiser"))
     text = f"{_times(found, cost['compared_with'])}; {parts}; batch {found['batch_size']}, {found['precision']}"
     if "batch_size_reason" in found:

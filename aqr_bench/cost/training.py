@@ -30,7 +30,8 @@ class TrainingStep:
         self.part_ms: dict[str, list[float]] = {part: [] for part in PARTS}
         settings, self.precision = _optimiser(subject.config.optim_wrapper)
         self._batches = cycle(subject.training_batches(batch_size))
-        self._wrapper = build_optim_wrapper(self.model.train(), settings)
+        self._wrapper = build_optim_wrapper(self.model, settings)
+        self.model.train()  # last: after an error in here the model is still in eval mode
 
     def __call__(self) -> None:
         wrapper, batch = self._wrapper, copy.copy(next(self._batches))

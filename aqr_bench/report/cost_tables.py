@@ -44,9 +44,14 @@ def latency_ratio(study: Study, results: Results, variant: str) -> float:
     return own / baseline if baseline > 0 else NOTHING
 
 
+def measured_costs(results: Results) -> dict[str, Mapping[str, Any]]:
+    """What was measured by variant, also of measurements of which a part failed."""
+    return {r.variant: r.cost for r in results.records if r.kind == "measure"}
+
+
 def cost_tables(study: Study, results: Results) -> dict[str, Table]:
     """Every table of cost by its key on the page; those without a row are left out, ``cost`` never."""
-    costs = {r.variant: r.cost for r in results.records if r.kind == "measure" and r.ok}
+    costs = measured_costs(results)
     tables = {
         "cost": cost_table(study, results),
         "training_cost": training_cost_table(study, costs),
@@ -58,7 +63,7 @@ def cost_tables(study: Study, results: Results) -> dict[str, Table]:
 
 def cost_table(study: Study, results: Results) -> Table:
     """Parameters, training time, latency, throughput, memory and arithmetic per variant."""
-    costs = {r.variant: r.cost for r in results.records if r.kind == "measure" and r.ok}
+    costs = measured_costs(results)
     measures = results.measures.set_index("variant")
     rows, shown, marked = [], [], set()
     for name in study.variants:
@@ -68,7 +73,9 @@ def cost_table(study: Study, results: Results) -> Table:
         if pd.isna(parameters) and trained["parameters"].notna().any():
             parameters = trained["parameters"].dropna().iloc[0]
         ratio, more = latency_ratio(study, results, name), _later_columns(costs.get(name, {}))
-        if measured["status"] != "ok":
+        without = _failed_parts(costs.get(name, {}))
+        status = ", without ".join([measured["status"], *([", ".join(without)] if without else [])])
+        if status != "ok":
             marked.add(len(rows))
         row = {
             "variant": name,
@@ -80,7 +87,7 @@ def cost_table(study: Study, results: Results) -> Table:
             **more,
             "throughput_per_s": measured["throughput_per_s"],
             "peak_rss_mb": measured["peak_rss_mb"],
-            "measured": measured["status"],
+            "measured": status,
         }
         rows.append(row)
         shown.append(
@@ -103,6 +110,11 @@ def cost_table(study: Study, results: Results) -> Table:
         )
     note = f"Ratio: latency relative to '{study.baseline}'. Memory: the process' peak resident set while measuring."
     note += _arithmetic_note(costs)
+    note += "".join(
+        f" {part} of '{name}': {reason}."
+        for name in study.variants
+        for part, reason in _failed_parts(costs.get(name, {})).items()
+    )
     return _table(f"{study.name}_cost", "Cost", rows, shown, note, marked, {"Variant", "Measured"})
 
 
@@ -164,7 +176,7 @@ def stages_table(study: Study, costs: Mapping[str, Mapping[str, Any]]) -> Table:
     rows, shown = [], []
     for name in study.variants:
         found = costs.get(name, {}).get("stages")
-        if found:
+        if found and "median_ms" in found:
             rows.append({"variant": name, **{f"{stage}_ms": ms for stage, ms in found["median_ms"].items()}})
     stages = list(dict.fromkeys(key for row in rows for key in row if key != "variant"))
     # Not every model has every sensor, and not every variant a router.
@@ -215,6 +227,12 @@ def _table(
         page = page.drop(columns=optional)
         data = data.drop(columns=[c for c in data.columns if c in OPTIONAL_DATA and data[c].isna().all()])
     return Table(name, title, data, page, note, frozenset(marked), frozenset(page.columns) - texts)
+
+
+def _failed_parts(cost: Mapping[str, Any]) -> dict[str, str]:
+    """Why parts of a measurement failed, by part; those of training stand in its own table."""
+    found = cost.get("failed_parts") or {}
+    return {part: f"{why['status']}: {why['reason']}" for part, why in found.items() if not part.endswith("training")}
 
 
 def _later_columns(cost: Mapping[str, Any]) -> dict[str, float]:

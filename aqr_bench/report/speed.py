@@ -38,7 +38,7 @@ def measured_rows(tier: Tier, study: Study, records: Path) -> list[dict[str, Any
     for name in named:
         path = records / tier.name / study.name / name / "measure.jsonl"
         record = read_records(path)[-1] if path.is_file() else None
-        if record is not None and record.ok:
+        if record is not None and record.ok and "throughput_per_s" in record.cost:
             rows += _rows_of(study.variants[name].published or f"{study.name}/{name}", record)
     return rows
 
