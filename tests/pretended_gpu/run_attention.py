@@ -24,7 +24,7 @@ GROUP = 7  # queries of one denoising group
 
 
 def attention_case(case: AttentionCase) -> dict[str, Any]:
-    """Errors of the output and of the gradients of q, k, v and the bias against float64, on the same rounded numbers."""
+    """Errors of the output and all gradients against float64, which gets the same rounded numbers."""
     dtype = getattr(torch, case.dtype)
     inputs, bias, mask = make_inputs(case)
     inputs = [x.to(dtype) for x in inputs]

@@ -13,8 +13,9 @@ from pretended_cuda import counters, cpu_alone
 from torch import Tensor, nn
 
 from aqr_bench import runtime
+from aqr_bench.cost import full_head
 
-OBJECTS = 7  # per sample: 28 denoising queries
+OBJECTS, CAMERAS = 7, 3  # per sample; 28 denoising queries
 LIMITS = {"losses": 5e-6, "gradients": 1e-5, "scores": 1e-5, "boxes": 1e-4}
 BACKBONE_ERROR = 2e-4  # of gradients: convolutions take other memory formats, and sum in another order
 
@@ -24,11 +25,9 @@ BACKBONE_ERROR = 2e-4  # of gradients: convolutions take other memory formats, a
 
 def head_case(case: HeadCase) -> dict[str, Any]:
     """Losses with denoising and matching, backward pass and decoding, held against the CPU."""
-    from aqr_bench.cost.full_head import make_inputs
-
     config, head = small_head(case)
     reference = copy.deepcopy(head)
-    cpu, gpu = (make_inputs(config, 2, truth=True, device=device) for device in ("cpu", "cuda"))
+    cpu, gpu = (full_head.make_inputs(config, 2, truth=True, device=device) for device in ("cpu", "cuda"))
     for index, sample in enumerate([*cpu.samples, *gpu.samples]):
         sample.set_metainfo({"sensor_state": index % 2})
     head = head.to("cuda").train()
@@ -51,9 +50,6 @@ def head_case(case: HeadCase) -> dict[str, Any]:
 
 def small_head(case: HeadCase) -> tuple[Any, nn.Module]:
     """The quick config, shrunk, and its head; a new router gives no bias, so it gets random weights."""
-    from aqr_bench.cost import full_head
-
-    full_head.OBJECTS = OBJECTS
     config = full_head.load_model_config("cmt_aqr_quick")
     head = config.model.pts_bbox_head
     config.model.test_cfg.pts.grid_size = config.model.train_cfg.pts.grid_size = [64, 64, 1]
@@ -119,10 +115,9 @@ def quick_config() -> Any:
     from mmengine.registry import init_default_scope
 
     import aqr_bench.cmt  # noqa: F401
-    from aqr_bench.cost.full_head import load_model_config
 
     init_default_scope("mmdet3d")
-    return load_model_config("cmt_aqr_quick")
+    return full_head.load_model_config("cmt_aqr_quick")
 
 
 def losses_and_detections(model: nn.Module) -> tuple[dict[str, Tensor], list[Any]]:
@@ -139,17 +134,15 @@ def random_batch(points: int = 600, size: tuple[int, int] = (96, 176)) -> dict[s
     from mmdet3d.structures import LiDARInstance3DBoxes
     from mmengine.structures import InstanceData
 
-    from aqr_bench.cost.full_head import make_inputs
-
     config, g = quick_config(), torch.Generator().manual_seed(3)
-    samples = make_inputs(config, 2, truth=True).samples
+    samples = full_head.make_inputs(config, 2, truth=True).samples
     for sample in samples:
-        sample.set_metainfo({"box_type_3d": LiDARInstance3DBoxes, "img_shape": [size] * 6})
+        sample.set_metainfo({"box_type_3d": LiDARInstance3DBoxes, "img_shape": [size] * CAMERAS})
         truth = sample.gt_instances_3d
         sample.gt_instances_3d = InstanceData(bboxes_3d=truth.bboxes_3d[:OBJECTS], labels_3d=truth.labels_3d[:OBJECTS])
     spread = torch.tensor([60.0, 60.0, 6.0, 255.0, 0.0])
     clouds = [(torch.rand(points, 5, generator=g) - torch.tensor([0.5, 0.5, 0.7, 0, 0])) * spread for _ in samples]
-    images = [torch.randint(0, 255, (6, 3, *size), generator=g, dtype=torch.uint8) for _ in samples]
+    images = [torch.randint(0, 255, (CAMERAS, 3, *size), generator=g, dtype=torch.uint8) for _ in samples]
     return {"inputs": {"points": clouds, "img": images}, "data_samples": samples}
 
 
@@ -161,7 +154,6 @@ def wait_case(case: WaitCase) -> dict[str, Any]:
     train, infer = detector_steps() if case.detector else head_steps(case)
     facts: dict[str, Any] = {}
     for name, step in (("training", train), ("inference", infer)):
-        step()  # tables that are made once
         with counters.counted() as events:
             step()
         facts[name] = {kind: events.by_function(kind) for kind in ("waits", "uploads")}
@@ -171,9 +163,6 @@ def wait_case(case: WaitCase) -> dict[str, Any]:
 
 def head_steps(case: WaitCase) -> tuple[Any, Any]:
     """A training step (losses and gradients) and an inference of the r50 config's head."""
-    from aqr_bench.cost import full_head
-
-    full_head.OBJECTS = OBJECTS
     config = full_head.load_model_config("cmt_voxel0100_r50_800x320_cbgs")
     config.model.test_cfg.pts.grid_size = config.model.train_cfg.pts.grid_size = [128, 128, 40]
     for step in config.test_dataloader.dataset.pipeline:
@@ -263,6 +252,7 @@ def within(errors: dict[str, float], **limits: float) -> dict[str, Any]:
 if __name__ == "__main__":
     runtime.prepare()
     torch.set_num_threads(1)
+    full_head.OBJECTS, full_head.CAMERAS = OBJECTS, CAMERAS
     cases = {case.name: functools.partial(head_case, case) for case in HEADS}
     cases |= {case.name: functools.partial(detector_case, case) for case in DETECTORS}
     cases |= {case.name: functools.partial(wait_case, case) for case in WAITS}

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from .guard import EVENTS, environment, library, unavailable
+from .guard import EVENTS, REPORT, environment, library, unavailable
 
 __all__ = ["cpu_alone", "enable", "environment", "library", "unavailable"]
 MEMORY_BYTES = 10**10
@@ -45,6 +46,7 @@ def enable() -> None:
         return (attention.scaled_dot_product_attention if on_gpu else on_cpu)(query, *args, **kwargs)
 
     torch.nn.functional.scaled_dot_product_attention = attend
+    torch.load = _load_to_gpu(torch.load)
     for name, function in _cuda_functions(counters).items():
         setattr(torch.cuda, name, function)
     torch._C._show_config = lambda: "pretended CUDA"
@@ -52,6 +54,21 @@ def enable() -> None:
     _modes[0].__enter__()
     if os.environ.get(EVENTS):
         atexit.register(counters.write_events, os.environ[EVENTS])
+    if os.environ.get(REPORT):
+        atexit.register(lambda: print(counters.current.text(), file=sys.stderr))
+
+
+def _load_to_gpu(load: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.load`` whose ``map_location`` may be the GPU, for which there are no storages."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    def load_to_gpu(file: Any, map_location: Any = None, **options: Any) -> Any:
+        if not isinstance(map_location, str | torch.device) or torch.device(map_location).type != "cuda":
+            return load(file, map_location, **options)
+        return tree_map_only(torch.Tensor, lambda x: x.to("cuda"), load(file, "cpu", **options))
+
+    return load_to_gpu
 
 
 @contextmanager

@@ -273,7 +273,7 @@ def _check_rows(name: str, x_BMHD: Tensor) -> None:
     for axis, letter in ((1, "M"), (2, "H")):
         if x_BMHD.shape[axis] > 1 and x_BMHD.stride(axis) % numbers:
             raise RuntimeError(
-                f"{name} is not correctly aligned (stride{letter}): {x_BMHD.stride()}, a multiple of {numbers} is needed"
+                f"{name} is not correctly aligned (stride{letter}): {x_BMHD.stride()}, no multiple of {numbers}"
             )
 
 

@@ -1,4 +1,4 @@
-"""What happens on the pretended GPU: host waits, uploads, refused operations, wrong uses of kernels, kernels; and where."""
+"""What happens on the pretended GPU, and where: host waits, uploads, refused operations, wrong results, kernels."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class Counters:
         uploads: copies from pageable host memory to the GPU.
         mismatches: operations with CPU and CUDA tensors, which CUDA refuses.
         faults: calls that CUDA accepts and answers wrongly.
+        pickled: CUDA tensors that go into a file, which a machine without a GPU loads with ``map_location`` only.
         kernels: attention kernels that ran, by name.
     """
 
@@ -47,6 +48,7 @@ class Counters:
     uploads: Counter = field(default_factory=Counter)
     mismatches: Counter = field(default_factory=Counter)
     faults: Counter = field(default_factory=Counter)
+    pickled: Counter = field(default_factory=Counter)
     kernels: Counter = field(default_factory=Counter)
 
     def text(self, limit: int = 25) -> str:

@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "guard.cpp"
 LIBRARY = "AQR_PRETENDED_GPU"  # environment: the compiled guard; a process that has it pretends
 EVENTS = "AQR_PRETENDED_GPU_EVENTS"  # environment: folder for what was refused or wrong, one file per process
+REPORT = "AQR_PRETENDED_GPU_REPORT"  # environment: if set, each process prints all counters as it ends
 
 
 def unavailable() -> str | None:
