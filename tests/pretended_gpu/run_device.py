@@ -64,7 +64,7 @@ def numpy() -> dict:
 def host_waits() -> dict:
     x = torch.arange(6, device="cuda")
     calls: dict[str, Callable[[], Any]] = {
-        "item": lambda: int(x.sum()),
+        "item": lambda: [int(x.sum()), torch.tensor([x[1]])],
         "tolist": x.tolist,
         "nonzero": x.nonzero,
         "index by a mask": lambda: x[x > 2],

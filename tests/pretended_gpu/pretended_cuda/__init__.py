@@ -47,6 +47,11 @@ def enable() -> None:
 
     torch.nn.functional.scaled_dot_product_attention = attend
     torch.load = _load_to_gpu(torch.load)
+    for name in ("tensor", "as_tensor"):
+        setattr(torch, name, _from_numbers(getattr(torch, name)))
+        torch.jit._builtins._register_builtin(
+            getattr(torch, name), f"aten::{name}"
+        )  # in scripted functions it is torch's
     for name, function in _cuda_functions(counters).items():
         setattr(torch.cuda, name, function)
     torch._C._show_config = lambda: "pretended CUDA"
@@ -69,6 +74,21 @@ def _load_to_gpu(load: Callable[..., Any]) -> Callable[..., Any]:
         return tree_map_only(torch.Tensor, lambda x: x.to("cuda"), load(file, "cpu", **options))
 
     return load_to_gpu
+
+
+def _from_numbers(make: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.tensor`` for lists that hold CUDA tensors, whose numbers torch fetches one by one, below any dispatch."""
+    from .tensor import CudaTensor
+
+    def fetched(data: Any) -> Any:
+        if isinstance(data, CudaTensor):
+            return data.tolist() if data.dim() else data.item()
+        return type(data)(map(fetched, data)) if type(data) in (list, tuple) else data
+
+    def from_numbers(data: Any, *args: Any, **options: Any) -> Any:
+        return make(fetched(data) if type(data) in (list, tuple) else data, *args, **options)
+
+    return from_numbers
 
 
 @contextmanager
