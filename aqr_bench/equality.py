@@ -139,8 +139,7 @@ def causes(then: Record, now: Record) -> list[str]:
     for part in ("packages", "machine", "environment"):
         if part in old and part in new:
             found += _changed(part, old[part], new[part])
-    if _differ(old, new, "loader_workers"):
-        found.append(f"loader_workers: {old['loader_workers']} then, {new['loader_workers']} now")
+    found += [f"{key}: {old[key]} then, {new[key]} now" for key in ("loader_workers", "tf32") if _differ(old, new, key)]
     if _differ(then.cost, now.cost, "processes"):
         found.append(f"processes: {then.cost['processes']} then, {now.cost['processes']} now")
     return found

@@ -245,6 +245,7 @@ class Evaluator:
 
         runtime.prepare()
         runtime.use_threads(tier.threads)
+        runtime.use_tf32(tier.tf32)
         from mmengine.device import get_device
         from mmengine.registry import init_default_scope
         from mmengine.utils import import_modules_from_strings

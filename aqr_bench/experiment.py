@@ -58,6 +58,8 @@ def base_config(tier: Tier, data: DataSet, model: str | None = None) -> Any:
     names them.
     """
     config = open_config(model or tier.model)
+    if tier.tf32:  # only then: a result that does not depend on it keeps its hash
+        config.tf32 = True
     for loader in (config.train_dataloader, config.test_dataloader):
         fill_dataset(loader.dataset, data)
     if config.get("test_evaluator"):

@@ -167,6 +167,12 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def _tf32() -> bool | None:
+    """Whether this process lets float32 products on a GPU use TF32; None where torch was not used."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else torch.backends.cuda.matmul.allow_tf32
+
+
 def packages() -> dict[str, str]:
     """Versions of the packages that a result depends on; those not installed are left out."""
     found = {}
@@ -257,6 +263,7 @@ def provenance(
         "predictions_sha256": predictions_sha256,
         "files": {role: file_facts(path) for role, path in files.items()},
         "loader_workers": loader_workers,
+        "tf32": _tf32(),
         **git_state(),
         "command": command_line() if command is None else command,
         "started": started,

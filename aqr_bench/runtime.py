@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import importlib.util
 import os
@@ -54,6 +55,7 @@ def prepare() -> None:
         sys.modules["mmcv._ext"] = guard
     _allow_checkpoint_classes()
     _read_pickles_as_plain_data()
+    _recompute_without_reentry()
 
 
 def use_threads(count: int | None = None) -> int:
@@ -70,6 +72,17 @@ def use_threads(count: int | None = None) -> int:
     return count
 
 
+def use_tf32(allowed: bool) -> None:
+    """Whether float32 products and convolutions on a GPU may use TF32; of this process, before it uses CUDA.
+
+    PyTorch's defaults differ: off for products, on for cuDNN's convolutions. Here one setting says it for both.
+    """
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def _allow_checkpoint_classes() -> None:
     """Let weights-only torch.load read the classes in mmengine's own checkpoints (message hub, history)."""
     import numpy as np
@@ -83,6 +96,27 @@ def _allow_checkpoint_classes() -> None:
     # History buffers and one-cycle schedules pickle their own methods through getattr.
     schedulers = [c for c in vars(scheduler).values() if isinstance(c, type)]
     torch.serialization.add_safe_globals([*schedulers, (_method_of_checkpoint, "builtins.getattr")])
+
+
+def _recompute_without_reentry() -> None:
+    """Let activation checkpointing (``with_cp``) be non-reentrant wherever a model does not choose.
+
+    torch still takes the reentrant kind there, a backward pass inside the backward pass. DistributedDataParallel then
+    marks parameters ready twice where it looks for unused ones, as it has to here: a sensor may be missing in all
+    samples that a process sees. Both kinds give the same gradients.
+    """
+    from torch.utils import checkpoint as module
+
+    original = module.checkpoint
+    if getattr(original, GUARD_FLAG, False):
+        return
+
+    @functools.wraps(original)
+    def checkpoint(function, *args, use_reentrant=None, **options):
+        return original(function, *args, use_reentrant=bool(use_reentrant), **options)
+
+    setattr(checkpoint, GUARD_FLAG, True)
+    module.checkpoint = checkpoint
 
 
 def _read_pickles_as_plain_data() -> None:

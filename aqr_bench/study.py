@@ -72,6 +72,7 @@ class Tier:
     studies: tuple[str, ...] = ("bias_site",)  # what is run where nothing is named
     suites: tuple[str, ...] = ()  # further suites of those
     launcher: Launcher = field(default_factory=Launcher)  # of trainings
+    tf32: bool = False  # TensorFloat-32 in float32 products and convolutions on a GPU
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         models=models,
         database=data["data"].get("database", False),
         launcher=Launcher(**data.get("launcher", {})),
+        tf32=data.get("tf32", False),
         **{key: tuple(data[key]) for key in ("studies", "suites") if key in data},
     )
 

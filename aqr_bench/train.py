@@ -45,6 +45,11 @@ from aqr_bench.study import Tier, load_study, load_tier
 from aqr_bench.whole import write_text, write_weights
 
 NEW_PARAMETERS = ("pts_bbox_head.aqr.",)  # what a variant may have that its base has not
+# Not every process sees every sensor in every batch; runtime.prepare makes activation checkpointing compatible with
+# that. Batch statistics are each process' own, those of the first are kept, as in mmdet3d.
+MODEL_WRAPPER = dict(
+    type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False, find_unused_parameters=True
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -248,6 +253,7 @@ def run_training(
 
     runtime.prepare()
     threads = runtime.use_threads(tier.threads)
+    runtime.use_tf32(tier.tf32)
     from mmengine.runner import Runner
 
     from aqr_bench.hooks import LossCurve
@@ -259,11 +265,7 @@ def run_training(
             print(f"warning: {line}", flush=True)
     config.resume, config.load_from = last is not None, None if last is None else str(last)
     config.launcher = "none" if world_size() == 1 else "pytorch"
-    # Not every process sees every sensor in every batch. Batch statistics are each process' own, those of the first
-    # are kept, as in mmdet3d.
-    config.model_wrapper_cfg = dict(
-        type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False, find_unused_parameters=True
-    )
+    config.model_wrapper_cfg = dict(MODEL_WRAPPER)
     # Evaluation is a job of its own; the Runner asks for a test loop where it sees a test loader.
     runner = Runner.from_cfg(_without_test(config))
     if init and not config.resume:

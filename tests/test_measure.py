@@ -1,19 +1,21 @@
 """A whole measurement on a tiny world, as it is called by hand, and what its record and its table say."""
 
+import errno
 import json
 from dataclasses import replace
 
 import pytest
 
 from aqr_bench import measure as entry
-from aqr_bench.cost import measurement
-from aqr_bench.cost.measurement import measure
+from aqr_bench.cost import flops, measurement
+from aqr_bench.cost.measurement import measure, status_of_measurement
 from aqr_bench.cost.subject import Subject, load_subject
+from aqr_bench.cost.text import table
 from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.errors import UserError
 from aqr_bench.experiment import build_config, load_data
 from aqr_bench.measure import main
-from aqr_bench.record import read_records
+from aqr_bench.record import Record, read_records
 from aqr_bench.study import load_study, load_tier
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
@@ -101,6 +103,60 @@ def test_a_part_that_cannot_be_measured_says_why_and_the_rest_stays(data, monkey
     reason = "UserError: the sparse encoder cannot learn on a CPU"
     assert found["training"] == found["memory"]["training"] == {"status": "failed", "reason": reason}
     assert found["memory"]["inference"]["rss_peak_mb"] > 100
+
+
+PLACES = {
+    "memory.inference": ("memory", "inference"),
+    "flops.inference": ("flops", "inference"),
+    "flops.training": ("flops", "training"),
+    "memory.training": ("memory", "training"),
+    "stages": ("stages",),
+    "latency": ("latency",),
+    "training": ("training",),
+}
+
+
+def test_a_model_that_cannot_run_fails_in_every_part_and_the_record_names_them(data, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("no kernel for this")
+
+    monkeypatch.setattr(Subject, "_detect", broken)
+    monkeypatch.setattr(measurement, "TrainingStep", broken)
+    found = measure(load_tier("smoke"), load_study("smoke"), "none", data)
+    why = {"status": "failed", "reason": "RuntimeError: no kernel for this"}
+    assert found["failed_parts"] == {part: why for part in (*PLACES, "throughput")}
+    for path in PLACES.values():
+        place = found
+        for key in path:
+            place = place[key]
+        assert place == why
+    assert found["throughput"] == [{"asked": 1, "batch_size": None, "samples_per_s": None, **why}]
+    assert found["parameters"] > 1000 and set(found["method"]["took_s"]) == set(measurement.PARTS)
+    assert status_of_measurement(found) == ("failed", "memory.inference: RuntimeError: no kernel for this")
+    text = table(Record("measure", "failed", "smoke", reason="memory.inference: ...", cost={"wall_s": 1.0, **found}))
+    assert text.count("RuntimeError: no kernel for this") == len(PLACES) + 1 and "parameters" in text
+
+
+def test_what_is_not_essential_leaves_the_record_ok(data, monkeypatch):
+    """A counter that does not know an operator, or a stage that fails, says nothing against the latency."""
+
+    def broken(*args):
+        raise TypeError("no implementation for this operator")
+
+    monkeypatch.setattr(flops, "count_flops", broken)
+    monkeypatch.setattr(measurement, "Stages", broken)
+    found = measure(load_tier("smoke"), load_study("smoke"), "none", data, ["flops", "stages", "latency"])
+    assert set(found["failed_parts"]) == {"flops.inference", "flops.training", "stages"}
+    assert found["latency_ms"]["median"] > 0 and status_of_measurement(found) == ("ok", None)
+
+
+def test_a_full_disk_is_no_failure_of_a_part(data, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(flops, "count_flops", full)
+    with pytest.raises(UserError, match="no space is left"):
+        measure(load_tier("smoke"), load_study("smoke"), "none", data, ["flops"])
 
 
 def test_too_large_a_batch_shrinks_and_the_record_says_so(data, monkeypatch):

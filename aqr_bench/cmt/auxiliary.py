@@ -119,6 +119,8 @@ class AuxiliaryHeatmaps(BaseModule):
         positives = target[present_B].eq(1).sum().item()
         positives = max(process_mean(positives, logits) if self.sync_factors else positives, 1)
         if not present_B.any():
-            return logits.sum() * 0
+            return logits.float().sum() * 0  # in half precision a sum may be infinite, and that times 0 is no number
         logits, target = logits[present_B], target[present_B]
+        # Half precision has no 1 - 1e-4: it becomes 1, and log(0) * 0 is no number.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return self.focal(logits.sigmoid().clamp(1e-4, 1 - 1e-4), target, avg_factor=positives)

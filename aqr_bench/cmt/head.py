@@ -264,10 +264,11 @@ class CmtHead(PositionEmbeddings, HeadLosses, BaseModule):
         return tuple(results)
 
     def image_points_loss(self, images: Tensor, metas: Sequence[dict]) -> Tensor:
-        """Loss of the image points alone, of an image map [B * N, C, h, w]."""
+        """Loss of the image points alone, of an image map [B * N, C, h, w]; in float32, as all of the head."""
         cameras = CameraGeometry.from_metas(metas, images.device)
-        images = images.unflatten(0, (len(metas), cameras.num_views))
-        return self.image_points.loss(self.image_points(images, cameras), cameras, metas, images.shape[-2:])
+        with torch.autocast(device_type=images.device.type, enabled=False):
+            images = images.float().unflatten(0, (len(metas), cameras.num_views))
+            return self.image_points.loss(self.image_points(images, cameras), cameras, metas, images.shape[-2:])
 
     def references(self, metas: Sequence[dict]) -> tuple[Tensor, DenoisingQueries | None]:
         """Normalised reference points [B, P + Q, 3], denoising queries (training only) first."""

@@ -50,6 +50,7 @@ def measure(tier: Tier, study: Study, variant: str, data: DataSet, parts: Collec
 
     MMLogger.get_current_instance().setLevel(logging.ERROR)  # tables of the data set, each time it is opened
     threads = runtime.use_threads(tier.threads)
+    runtime.use_tf32(tier.tf32)
     work = _Work(tier, study, variant, data)
     before, took = clocks(), {}
     facts: dict[str, Any] = {"parameters": work.mine.parameters(), "threads": threads}

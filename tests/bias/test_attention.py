@@ -144,13 +144,6 @@ def test_window_refuses_half_precision():
         attend(grid_inputs(3).to(torch.bfloat16), "window")
 
 
-def test_flex_says_what_it_cannot_do():
-    with pytest.raises(ValueError, match="needs windows on a feature grid"):
-        attend(random_inputs(0), "flex")
-    with pytest.raises(ValueError, match="no gradient on a CPU"):
-        with_gradients(grid_inputs(0), "flex")
-
-
 @pytest.mark.parametrize("backend", TRAINABLE)
 def test_values_of_another_width_and_heads_in_another_layout(backend):
     inputs = grid_inputs(1)

@@ -62,3 +62,25 @@ def test_a_frame_without_objects_trains(module):
     losses = module.loss(torch.randn(1, 4, 16, 16), torch.randn(1, 5, 12, 16), [empty])
     sum(losses.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_finite_losses_for_sure_logits(module, dtype):
+    """Under autocast a sure logit is 1 in half precision, whatever it is clamped to: log(1 - 1) * 0 was no number."""
+    sure = (torch.full((1, channels, rows, 16), 100.0) for channels, rows in ((4, 16), (5, 12)))
+    for layer in (module.bev, module.image):
+        torch.nn.init.constant_(layer.weight, 1.0)
+    with torch.autocast("cpu", dtype=dtype):
+        losses = module.loss(*sure, [meta()])
+    sum(losses.values()).backward()
+    assert all(loss.dtype == torch.float32 and loss.isfinite() and loss > 0 for loss in losses.values())
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_half_precision_without_the_sensor_is_still_nothing(module):
+    huge = (torch.full((1, channels, rows, 16), 6e4) for channels, rows in ((4, 16), (5, 12)))
+    for layer in (module.bev, module.image):
+        torch.nn.init.constant_(layer.weight, 0.25)
+    with torch.autocast("cpu", dtype=torch.float16):
+        losses = module.loss(*huge, [meta(state=1)])
+    assert losses["loss_bev_heatmap"] == 0 and losses["loss_image_heatmap"].isfinite()

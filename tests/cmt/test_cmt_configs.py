@@ -58,6 +58,8 @@ def test_what_the_four_have_in_common(name):
     assigner = config.model.train_cfg.pts.assigner
     assert (assigner.cls_cost.weight, assigner.reg_cost.weight, assigner.iou_cost.weight) == (2.0, 0.25, 0.0)
     assert assigner.code_weights == config.model.train_cfg.pts.code_weights == CODE_WEIGHTS
+    # As in the last state of the official repository: all four scale the loss dynamically.
+    assert (optim.type, optim.loss_scale) == ("AmpOptimWrapper", "dynamic")
     assert head.aqr == {} and config.model.consistent_grid is False and tuple(config.model.frozen) == ()
     assert optim.type == "AmpOptimWrapper" and optim.clip_grad == dict(max_norm=35, norm_type=2)
     assert optim.optimizer.type == "AdamW" and optim.optimizer.weight_decay == 0.01

@@ -144,3 +144,41 @@ def test_published_speeds_are_those_of_the_sources(place):
 def test_no_chapter_where_nothing_was_measured(tmp_path):
     study = load_study(make_study(tmp_path))
     assert speed_chapter(load_tier("smoke"), [study], tmp_path / "results", tmp_path) == []
+
+
+def test_a_part_that_failed_is_named_and_the_others_are_there(place):
+    folder, study = place
+    why = {"status": "failed", "reason": "TypeError: no implementation for this operator"}
+    cost = full_cost(12.0, 1.2, stages=why, flops={"inference": why, "training": why})
+    cost["failed_parts"] = {"stages": why, "flops.inference": why, "flops.training": why}
+    write(folder, study, "cross", "ok", cost)
+    tables = cost_tables(study, results_of(place))
+    row = tables["cost"].data.set_index("variant").loc["cross"]
+    assert row["measured"] == "ok, without stages, flops.inference" and row["latency_median_ms"] == 12.0
+    assert tables["cost"].marked == {list(tables["cost"].data["variant"]).index("cross")}
+    assert "stages of 'cross': failed: TypeError: no implementation for this operator." in tables["cost"].note
+    assert list(tables["stages"].data["variant"]) == ["none"]
+    assert len(tables["training_cost"].data) == 2
+
+
+def test_a_measurement_without_a_latency_shows_what_it_has(place):
+    folder, study = place
+    why = {"status": "oom", "reason": "MemoryError: no memory left"}
+    row = {"asked": 1, "batch_size": None, "samples_per_s": None, "status": "failed", "reason": "of another cause"}
+    lost = [*times(0, 0), "throughput_per_s", "without_voxelisation"]
+    cost = {key: value for key, value in full_cost(12.0, 1.2, latency=why, throughput=[row]).items() if key not in lost}
+    cost["failed_parts"] = {"latency": why}
+    write(folder, study, "cross", "oom", cost, reason="latency: MemoryError: no memory left")
+    tables = cost_tables(study, results_of(place))
+    shown = tables["cost"].shown.set_index("Variant").loc["cross"]
+    assert shown["Measured"] == "oom, without latency"
+    assert (shown["Latency median, ms"], shown["Ratio"], shown["GFLOP"]) == ("–", "–", "2.50")
+    assert tables["training_cost"].data.set_index("variant").loc["cross", "measured"] == "ok"
+    assert "failed" in set(tables["throughput"].shown["Status"])
+    tier, records = load_tier("smoke"), folder / "results"
+    assert build_report(tier, [study], records, folder / "out", [speed_chapter]).is_file()
+
+
+def write(folder, study, variant, status, cost, reason=None):
+    record = Record("measure", status, "smoke", study.name, variant, reason=reason, cost=cost)
+    write_records(folder / "results" / "smoke" / study.name / variant / "measure.jsonl", [record])

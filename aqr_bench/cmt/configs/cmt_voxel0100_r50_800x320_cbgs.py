@@ -34,6 +34,5 @@ model = dict(
     train_cfg=dict(pts=_grid),
     test_cfg=dict(pts=_grid),
 )
-# The only one with a static loss scale.
-optim_wrapper = dict(loss_scale=512.0, optimizer=dict(lr=1.4e-4))
+optim_wrapper = dict(optimizer=dict(lr=1.4e-4))
 param_scheduler = _base_.gentle_param_scheduler
