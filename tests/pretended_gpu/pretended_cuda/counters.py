@@ -64,7 +64,7 @@ class Counters:
         """``waits`` or ``uploads`` by "file function: what", which an edit elsewhere in the file does not change."""
         found: Counter = Counter()
         for (what, place), count in getattr(self, name).items():
-            found[f"{place.file} {place.function}: {what}".replace("  ", " ")] += count
+            found[f"{f'{place.file} {place.function}'.strip()}: {what}"] += count
         return dict(sorted(found.items()))
 
 
