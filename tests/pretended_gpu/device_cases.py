@@ -10,6 +10,7 @@ DEVICE = (
     "a wrong layout in half precision is a fault",
     "autocast and the gradient scaler work",
     "modules and optimisers stay on the GPU",
+    "activation checkpointing recomputes",
     "files are loaded to where they are asked to",
     "mmengine's device is the GPU",
 )

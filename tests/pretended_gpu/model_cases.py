@@ -72,10 +72,7 @@ class DetectorCase:
 
 
 AQR = "model.pts_bbox_head.aqr"
-DETECTORS = [
-    DetectorCase("detector, plain", {AQR: None}),
-    DetectorCase("detector, cross", {AQR: CROSS}),
-]
+DETECTORS = [DetectorCase("detector, cross", {AQR: CROSS})]
 
 
 @dataclass(frozen=True)

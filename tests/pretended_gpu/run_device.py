@@ -164,6 +164,19 @@ def modules() -> dict:
     return {}
 
 
+def checkpointing() -> dict:
+    from torch.utils.checkpoint import checkpoint
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 4)).to("cuda")
+    for reentrant in (False, True):
+        x = torch.ones(3, 4, device="cuda", requires_grad=True)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            out = checkpoint(model, x, use_reentrant=reentrant)
+        out.float().sum().backward()
+        assert x.grad.device.type == "cuda"
+    return {}
+
+
 def files() -> dict:
     file = io.BytesIO()
     torch.save({"a": [torch.ones(2, device="cuda")]}, file)
@@ -182,7 +195,7 @@ def device_of_mmengine() -> dict:
 
 FUNCTIONS = (
     mixed_devices, scalars_and_indices, numpy, host_waits, kernels, alignment, wrong_layout, mixed_precision, modules,
-    files, device_of_mmengine,
+    checkpointing, files, device_of_mmengine,
 )  # fmt: skip
 
 if __name__ == "__main__":

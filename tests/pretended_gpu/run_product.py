@@ -156,8 +156,8 @@ def pictures(name: str) -> dict[str, Any]:
 
 @functools.cache
 def flops(name: str) -> dict[str, Any]:
-    """FLOPs of an inference and of a training step, and the stages."""
-    cost = measured(name, "flops", "stages")
+    """FLOPs of an inference and of a training step."""
+    cost = measured(name, "flops")
     inference, training = (cost["flops"][step]["total"] for step in ("inference", "training"))
     assert training > 2 * inference > 0 and cost["method"]["synchronised"]
     return {"inference": inference, "training": training}

@@ -11,7 +11,7 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,12 +111,15 @@ def _cuda_functions(counters: Any) -> dict[str, Any]:
     properties = SimpleNamespace(
         name="pretended GPU", uuid="0", multi_processor_count=1, total_memory=MEMORY_BYTES, major=9, minor=0
     )
-    without_effect = ("set_device", "empty_cache", "reset_peak_memory_stats", "manual_seed", "manual_seed_all")
+    without_effect = (
+        "set_device", "empty_cache", "reset_peak_memory_stats", "manual_seed", "manual_seed_all", "set_rng_state",
+    )  # fmt: skip
     zero = ("max_memory_allocated", "max_memory_reserved", "memory_allocated", "memory_reserved", "current_device")
     true = ("is_available", "is_initialized", "is_bf16_supported")
     functions = {name: constant(None) for name in (*without_effect, "_lazy_init")}
     functions |= {name: constant(0) for name in zero} | {name: constant(True) for name in true}
     functions |= {
+        "device": lambda index: nullcontext(),
         "device_count": constant(1),
         "synchronize": lambda *_, **__: counters.wait("synchronize"),
         "get_device_name": constant(properties.name),
