@@ -1,0 +1,98 @@
+"""The whole smoke tier through `aqr-bench run`, every job with the pretended GPU: records ok, scores as on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aqr_bench.record import Record, read_run
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = [sys.executable, "-m", "aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke", "--cores", "1"]
+PATIENCE_S = 3600  # a run that hangs is ended; no test passes or fails by less
+SCORE_ERROR = 1e-4
+COUNTS = {"evaluate": 9, "measure": 2, "train": 3}  # one base and two variants under three conditions
+
+pytestmark = pytest.mark.slow
+
+
+def run_tier(place: Path, environment: dict[str, str]) -> Path:
+    """Run the tier in an empty folder with the repository's workflow and studies; returns the folder of the results."""
+    for name in ("ablations", "workflow", "results/published"):
+        shutil.copytree(ROOT / name, place / name)
+    for name in ("Snakefile", "environment.yml", "pyproject.toml"):
+        shutil.copy(ROOT / name, place)
+    done = subprocess.run(RUN, cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return place / "results" / "smoke"
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory) -> Path:
+    """Where the jobs leave what the pretended GPU refused or answered wrongly."""
+    return tmp_path_factory.mktemp("events")
+
+
+@pytest.fixture(scope="module")
+def on_gpu(pretended, tmp_path_factory, events) -> list[Record]:
+    return records_of(run_tier(tmp_path_factory.mktemp("gpu") / "checkout", pretended(events)))
+
+
+@pytest.fixture(scope="module")
+def on_cpu(pretended, tmp_path_factory) -> list[Record]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return records_of(run_tier(tmp_path_factory.mktemp("cpu") / "checkout", environment))
+
+
+def records_of(results: Path) -> list[Record]:
+    return [record for file in sorted(results.rglob("*.jsonl")) for record in read_run(file)]
+
+
+def key(record: Record) -> tuple[Any, ...]:
+    return record.kind, record.study, record.variant, record.condition
+
+
+def test_every_job_had_the_gpu_and_is_ok(on_gpu, events):
+    assert {kind: sum(r.kind == kind for r in on_gpu) for kind in COUNTS} == COUNTS
+    assert [f"{key(r)}: {r.reason}" for r in on_gpu if not r.ok] == []
+    assert {r.provenance["machine"]["gpu"] for r in on_gpu} == {"pretended GPU"}
+    assert [json.loads(file.read_text()) for file in events.iterdir()] == []
+
+
+def test_parts_of_measurements_are_ok(on_gpu):
+    for record in on_gpu:
+        if record.kind == "measure":
+            assert record.cost["training"]["status"] == "ok", record.cost["training"]["reason"]
+            flops = record.cost["flops"]
+            assert flops["training"].get("status", "ok") == "ok", flops["training"]["reason"]
+            assert flops["training"]["total"] > flops["inference"]["total"] > 0
+
+
+def test_losses_and_scores_are_those_of_the_cpu(on_gpu, on_cpu):
+    expected = {key(record): record for record in on_cpu}
+    assert expected.keys() == {key(record) for record in on_gpu}
+    for record in on_gpu:
+        other = expected[key(record)]
+        if record.kind == "train":
+            assert record.curve == [pytest.approx(point, rel=1e-3) for point in other.curve]
+        if record.kind == "evaluate":
+            assert flat(record.scores) == pytest.approx(flat(other.scores), abs=SCORE_ERROR, nan_ok=True), key(record)
+            assert record.provenance["input_sha256"] == other.provenance["input_sha256"]
+
+
+def flat(scores: dict[str, Any], name: str = "") -> dict[str, float]:
+    """Numbers of nested scores by their path."""
+    found: dict[str, float] = {}
+    for part, value in scores.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{name}{part}/")
+        elif isinstance(value, int | float):
+            found[f"{name}{part}"] = value
+    return found
