@@ -7,7 +7,7 @@ from typing import Any
 
 from aqr_bench.errors import UserError
 
-IMPORTS = ("aqr_bench.data.transforms", "aqr_bench.data.sensors", "aqr_bench.hooks")
+IMPORTS = ("aqr_bench.data.transforms", "aqr_bench.data.conditions", "aqr_bench.hooks")
 PREPROCESSOR = "aqr_bench.cmt.preprocessor"
 SWEEPS, EXACT_SWEEPS = "LoadPointsFromMultiSweeps", "LoadExactSweeps"
 META_KEYS = ("token", "sample_idx", "box_type_3d", "box_mode_3d", "lidar2img", "sensor_state", "cameras", "input_proof")

@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _database(args: argparse.Namespace) -> dict[str, int]:
     """Write the database beside the info files; return the number of objects of each class."""
-    from .database import build_database  # late: imports mmdet3d
-    from .frames import BadFrameError
+    from .gt_database import build_database  # late: imports mmdet3d
+    from .raw_frames import BadFrameError
 
     try:
         return build_database(args.out, args.root, args.out, args.workers, args.max_sweeps, args.quiet)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .check_tables import CHANNELS, LIDAR, Table, channels_of
 from .finding import Finding, Progress, access_remedy, found, number
-from .frames import POINT_COLUMNS, BadFrameError, read_cloud
+from .raw_frames import POINT_COLUMNS, BadFrameError, read_cloud
 
 POINT_BYTES = 4 * POINT_COLUMNS
 CUT_SHORT = f"cut short (no multiple of {POINT_BYTES} bytes)"

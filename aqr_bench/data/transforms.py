@@ -17,8 +17,8 @@ from mmdet3d.datasets.transforms import LoadPointsFromMultiSweeps  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 from aqr_bench.corruptions import Cloud  # noqa: E402
-from aqr_bench.data.frames import BadFrameError, check_jpeg, sweep_clouds  # noqa: E402
 from aqr_bench.data.infos import lidar_to_image  # noqa: E402
+from aqr_bench.data.raw_frames import BadFrameError, check_jpeg, sweep_clouds  # noqa: E402
 
 
 @TRANSFORMS.register_module()

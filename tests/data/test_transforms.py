@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 
-from aqr_bench.data.frames import BadFrameError
+from aqr_bench.data.raw_frames import BadFrameError
 from aqr_bench.data.transforms import (
     AddProjections,
     CheckFrame,

@@ -6,10 +6,10 @@ custom_imports = dict(
     imports=[
         "aqr_bench.cmt",
         "aqr_bench.data.transforms",
-        "aqr_bench.data.augment",
-        "aqr_bench.data.balanced",
-        "aqr_bench.data.paste",
-        "aqr_bench.data.sensors",
+        "aqr_bench.data.bev_image_augmentation",
+        "aqr_bench.data.cbgs",
+        "aqr_bench.data.gt_sampling",
+        "aqr_bench.data.conditions",
         "aqr_bench.hooks",
     ]
 )

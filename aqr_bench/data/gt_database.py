@@ -30,9 +30,9 @@ from aqr_bench.errors import UserError  # noqa: E402
 from aqr_bench.whole import whole_file  # noqa: E402
 from aqr_bench.world.record_scene import end_with_parent  # noqa: E402
 
-from .frames import BadFrameError  # noqa: E402
 from .infos import INFO_CLASSES, lidar_to_image  # noqa: E402
 from .plain_pickle import load_plain_pickle  # noqa: E402
+from .raw_frames import BadFrameError  # noqa: E402
 from .transforms import CheckFrame, LoadExactSweeps  # noqa: E402
 
 DBINFOS = "dbinfos_train.pkl"

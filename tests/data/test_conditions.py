@@ -10,8 +10,8 @@ import pytest
 import torch
 from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 
-from aqr_bench.data.frames import InfoFile, SceneHistory
-from aqr_bench.data.sensors import InputProof, RandomCondition, SensorCondition, SensorDropout, frame_of
+from aqr_bench.data.conditions import InputProof, RandomCondition, SensorCondition, SensorDropout, frame_of
+from aqr_bench.data.raw_frames import InfoFile, SceneHistory
 from aqr_bench.data.transforms import AddProjections, LoadExactSweeps
 
 CAMERAS = ("CAM_BACK", "CAM_FRONT")

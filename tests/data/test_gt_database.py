@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from aqr_bench.data.__main__ import main
-from aqr_bench.data.database import DBINFOS, _best_crop, _load_cloud, build_database, project_boxes
-from aqr_bench.data.frames import BadFrameError
+from aqr_bench.data.gt_database import DBINFOS, _best_crop, _load_cloud, build_database, project_boxes
 from aqr_bench.data.infos import INFO_CLASSES, build_infos, open_nuscenes, write_infos
+from aqr_bench.data.raw_frames import BadFrameError
 from aqr_bench.errors import UserError
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world

@@ -21,7 +21,7 @@ from mmdet3d.structures.points import BasePoints  # noqa: E402
 
 from aqr_bench.errors import UserError, nearest, short  # noqa: E402
 
-from .database import REMEDY, project_boxes, read_image  # noqa: E402
+from .gt_database import REMEDY, project_boxes, read_image  # noqa: E402
 from .plain_pickle import load_plain_pickle  # noqa: E402
 
 FILTERS = ("filter_by_difficulty", "filter_by_min_points")

@@ -17,9 +17,9 @@ from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 from mmdet3d.structures.ops import box_np_ops
 from shapely.geometry import Polygon
 
-from aqr_bench.data.database import build_database, project_boxes
+from aqr_bench.data.gt_database import build_database, project_boxes
+from aqr_bench.data.gt_sampling import UnifiedDataBaseSampler, UnifiedObjectSample, overlaps_bev, paste_crops
 from aqr_bench.data.infos import CAMERAS, INFO_CLASSES, build_infos, open_nuscenes, write_infos
-from aqr_bench.data.paste import UnifiedDataBaseSampler, UnifiedObjectSample, overlaps_bev, paste_crops
 from aqr_bench.errors import UserError
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world

@@ -17,7 +17,7 @@ from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 from aqr_bench.corruptions import Cloud, Condition, Frame, corrupt, fingerprint, get_condition  # noqa: E402
 from aqr_bench.corruptions.frame import CLEAN, NO_CAMERAS, NO_LIDAR  # noqa: E402
-from aqr_bench.data.frames import SceneHistory, open_infos, sweep_clouds, view_of  # noqa: E402
+from aqr_bench.data.raw_frames import SceneHistory, open_infos, sweep_clouds, view_of  # noqa: E402
 
 
 @TRANSFORMS.register_module()
