@@ -24,12 +24,12 @@ from aqr_bench.data.raw_frames import SceneHistory, open_infos, sweep_clouds, vi
 class SensorCondition(BaseTransform):
     """Apply a named condition (aqr_bench.corruptions) to raw points, sweeps, images and calibration.
 
-    Stands behind the loaders of key frame and images, and before sweeps are merged (``LoadExactSweeps``) and
+    Stands behind the loaders of key frame and images, and before sweeps are merged (``LoadPoseCorrectedSweeps``) and
     projections computed (``AddProjections``): only there every LiDAR point still has its ring index.
 
     Args:
         name, severity, options: as in a suite of conditions. ``seed``: benchmark seed of its randomness.
-        sweeps_num: LiDAR sweeps that ``LoadExactSweeps`` will merge; as many are loaded and corrupted here.
+        sweeps_num: LiDAR sweeps that ``LoadPoseCorrectedSweeps`` will merge; as many are loaded and corrupted here.
         ann_file, data_root: info file and root of the data set, for conditions that need earlier frames.
     """
 

@@ -33,7 +33,7 @@ from aqr_bench.world.record_scene import end_with_parent  # noqa: E402
 from .infos import INFO_CLASSES, lidar_to_image  # noqa: E402
 from .plain_pickle import load_plain_pickle  # noqa: E402
 from .raw_frames import BadFrameError  # noqa: E402
-from .transforms import CheckFrame, LoadExactSweeps  # noqa: E402
+from .transforms import CheckFrame, LoadPoseCorrectedSweeps  # noqa: E402
 
 DBINFOS = "dbinfos_train.pkl"
 FOLDER = "gt_database"
@@ -262,7 +262,7 @@ def _load_cloud(results: dict, sweeps: int) -> np.ndarray:
     for transform in (
         CheckFrame(),
         LoadPointsFromFile(coord_type="LIDAR", load_dim=5, use_dim=columns),
-        LoadExactSweeps(sweeps_num=sweeps, use_dim=columns, remove_close=True, test_mode=True),
+        LoadPoseCorrectedSweeps(sweeps_num=sweeps, use_dim=columns, remove_close=True, test_mode=True),
     ):
         results = transform(results)
     return results["points"].tensor.numpy()

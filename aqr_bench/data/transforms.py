@@ -1,4 +1,4 @@
-"""mmdet3d transforms that mmdet3d lacks: exact sweeps, projections, resizing, mirrored world."""
+"""Transforms that mmdet3d lacks: pose-corrected sweeps, check of files, projections, resizing, half a turn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aqr_bench.data.raw_frames import BadFrameError, check_jpeg, sweep_clouds  #
 
 
 @TRANSFORMS.register_module()
-class LoadExactSweeps(LoadPointsFromMultiSweeps):
+class LoadPoseCorrectedSweeps(LoadPointsFromMultiSweeps):
     """LoadPointsFromMultiSweeps with the rigid motion done right.
 
     mmdet3d 1.4 computes R p + R^T T from ``lidar2sensor`` where the sweep's pose asks for R p + T: half a metre
@@ -128,36 +128,10 @@ class ResizeViews(BaseTransform):
 
 
 @TRANSFORMS.register_module()
-class MirrorWorld(BaseTransform):
-    """Mirror points, boxes and images left to right together: a world with the cars on the other side.
+class RandomRotate180(BaseTransform):
+    """Rotate points, boxes and projections by 180 degrees about z with probability ``prob``; images do not change.
 
-    LiDAR x becomes -x (nuScenes LIDAR_TOP: x points right) and every image is flipped (u -> width - u); the
-    projections follow, so geometry stays exact in all views.
-    """
-
-    def __init__(self, prob: float = 0.5) -> None:
-        self.prob = prob
-
-    def transform(self, results: dict) -> dict:
-        if np.random.rand() >= self.prob:
-            return results
-        results["points"].flip("vertical")
-        if "gt_bboxes_3d" in results:
-            results["gt_bboxes_3d"].flip("vertical")
-        mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
-        for view, image in enumerate(results["img"]):
-            flip = np.eye(4)
-            flip[0, 0], flip[0, 2] = -1.0, image.shape[1]
-            results["img"][view] = np.ascontiguousarray(image[:, ::-1])
-            results["lidar2img"][view] = flip @ results["lidar2img"][view] @ mirror
-        return results
-
-
-@TRANSFORMS.register_module()
-class TurnWorld(BaseTransform):
-    """Turn points, boxes and projections by half a turn about z; the images stay as they are.
-
-    Unlike mirroring it keeps traffic on its side of the road, so headings stay predictable from places.
+    Unlike a flip it keeps traffic on its side of the road, so that headings stay predictable from positions.
     """
 
     def __init__(self, prob: float = 0.5) -> None:

@@ -12,7 +12,7 @@ from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 
 from aqr_bench.data.conditions import InputProof, RandomCondition, SensorCondition, SensorDropout, frame_of
 from aqr_bench.data.raw_frames import InfoFile, SceneHistory
-from aqr_bench.data.transforms import AddProjections, LoadExactSweeps
+from aqr_bench.data.transforms import AddProjections, LoadPoseCorrectedSweeps
 
 CAMERAS = ("CAM_BACK", "CAM_FRONT")
 
@@ -51,7 +51,7 @@ def sample(folder, seed=0, sweeps=1):
 
 def run(results, condition, **kwargs):
     """The part of a test pipeline from the loaders to packing."""
-    merge = LoadExactSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)
+    merge = LoadPoseCorrectedSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)
     for step in (SensorCondition(condition, sweeps_num=1, **kwargs), merge, AddProjections(), InputProof()):
         results = step(results)
     return results
@@ -59,7 +59,7 @@ def run(results, condition, **kwargs):
 
 def test_clean_changes_nothing(tmp_path):
     plain, out = sample(tmp_path), run(sample(tmp_path), "clean")
-    merged = LoadExactSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)(plain)["points"].tensor
+    merged = LoadPoseCorrectedSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)(plain)["points"].tensor
     assert torch.equal(out["points"].tensor, merged) and out["sensor_state"] == 0
     assert all(np.array_equal(a, b) for a, b in zip(out["img"], sample(tmp_path)["img"], strict=True))
     np.testing.assert_array_equal(out["lidar2img"], AddProjections()(plain)["lidar2img"])

@@ -50,7 +50,7 @@ def frames(world):
     root, infos = world
     pipeline = [
         dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=5),
-        dict(type="LoadExactSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4], test_mode=True),
+        dict(type="LoadPoseCorrectedSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4], test_mode=True),
         dict(type="LoadMultiViewImageFromFiles", num_views=6),
         dict(type="AddProjections"),
         dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True),

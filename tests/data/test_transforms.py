@@ -12,10 +12,9 @@ from aqr_bench.data.raw_frames import BadFrameError
 from aqr_bench.data.transforms import (
     AddProjections,
     CheckFrame,
-    LoadExactSweeps,
-    MirrorWorld,
+    LoadPoseCorrectedSweeps,
+    RandomRotate180,
     ResizeViews,
-    TurnWorld,
 )
 
 
@@ -66,7 +65,9 @@ def test_static_points_of_a_turning_sweep_coincide(tmp_path, yaw):
         },
     }
     results = {"points": LiDARPoints(cloud, points_dim=5), "timestamp": 10.0, "lidar_sweeps": [sweep]}
-    out = LoadExactSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)(results)["points"].tensor.numpy()
+    out = LoadPoseCorrectedSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)(results)[
+        "points"
+    ].tensor.numpy()
     assert out.shape == (60, 5)
     np.testing.assert_allclose(out[30:, :3], out[:30, :3], atol=1e-4)
     assert set(out[:30, 4]) == {0.0} and np.allclose(out[30:, 4], 0.25)
@@ -85,27 +86,12 @@ def test_resize_keeps_the_bottom_and_moves_the_projection():
     )
 
 
-def test_mirror_moves_points_boxes_and_images_together():
-    results = AddProjections()(frame())
-    xyz, centre = results["points"].tensor[0, :3].numpy().copy(), results["gt_bboxes_3d"].gravity_center[0].numpy()
-    pixel, image = project(results["lidar2img"][0], centre), results["img"][0].copy()
-    out = MirrorWorld(prob=1.0)(results)
-    np.testing.assert_allclose(out["points"].tensor[0, :3].numpy(), xyz * [-1, 1, 1])
-    mirrored = out["gt_bboxes_3d"].gravity_center[0].numpy()
-    np.testing.assert_allclose(mirrored, centre * [-1, 1, 1], rtol=1e-6)
-    u, v = project(out["lidar2img"][0], mirrored)
-    np.testing.assert_allclose([u, v], [160 - pixel[0], pixel[1]], rtol=1e-6)
-    assert np.array_equal(out["img"][0], image[:, ::-1])
-    np.testing.assert_allclose(out["gt_bboxes_3d"].tensor[0, 7:].numpy(), [-5, 1])
-    assert out["gt_bboxes_3d"].yaw[0].item() == pytest.approx(np.pi - 0.4, abs=1e-5)
-
-
 def test_half_a_turn_keeps_everything_in_its_pixel():
     results = AddProjections()(frame())
     xyz, box = results["points"].tensor[0, :3].numpy().copy(), results["gt_bboxes_3d"].tensor[0].numpy().copy()
     centre = results["gt_bboxes_3d"].gravity_center[0].numpy()
     pixel, image = project(results["lidar2img"][0], centre), results["img"][0].copy()
-    out = TurnWorld(prob=1.0)(results)
+    out = RandomRotate180(prob=1.0)(results)
     np.testing.assert_allclose(out["points"].tensor[0, :3].numpy(), xyz * [-1, -1, 1])
     turned = out["gt_bboxes_3d"].tensor[0].numpy()
     np.testing.assert_allclose(turned[:3], box[:3] * [-1, -1, 1])
