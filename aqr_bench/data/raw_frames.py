@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,24 @@ _JPEG_PADDING = 64  # bytes; some cameras write a few behind the end mark
 POINT_COLUMNS = 5  # x, y, z, intensity, ring: a nuScenes point on disk
 
 
+SWEEP_CLOUDS = "sweep_clouds"  # key of a sample in the pipeline, between SensorCondition and LoadPoseCorrectedSweeps
+
+
 class BadFrameError(RuntimeError):
     """A file of the data set cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class SweepClouds:
+    """What ``results[SWEEP_CLOUDS]`` holds: raw sweeps after a condition, to be merged by LoadPoseCorrectedSweeps.
+
+    Args:
+        limit: so many sweeps were loaded where the sample has them (``SensorCondition.sweeps_num``).
+        clouds: nearest in time first, each in the coordinates of its own scan; none where the LiDAR is removed.
+    """
+
+    limit: int
+    clouds: tuple[Cloud, ...]
 
 
 def read_cloud(path: str | Path, load_dim: int = POINT_COLUMNS) -> np.ndarray:

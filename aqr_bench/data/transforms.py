@@ -18,16 +18,30 @@ from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 from aqr_bench.corruptions import Cloud  # noqa: E402
 from aqr_bench.data.infos import lidar_to_image  # noqa: E402
-from aqr_bench.data.raw_frames import BadFrameError, check_jpeg, sweep_clouds  # noqa: E402
+from aqr_bench.data.raw_frames import (  # noqa: E402
+    SWEEP_CLOUDS,
+    BadFrameError,
+    SweepClouds,
+    check_jpeg,
+    sweep_clouds,
+)
+from aqr_bench.errors import UserError  # noqa: E402
 
 
 @TRANSFORMS.register_module()
 class LoadPoseCorrectedSweeps(LoadPointsFromMultiSweeps):
-    """LoadPointsFromMultiSweeps with the rigid motion done right.
+    """LoadPointsFromMultiSweeps with the right rigid motion.
 
     mmdet3d 1.4 computes R p + R^T T from ``lidar2sensor`` where the sweep's pose asks for R p + T: half a metre
     off when the car turns by 0.1 rad between sweeps 5 m apart. CMT's mmdet3d 1.0 had it right. Column 4 becomes the
     time lag in seconds, as in mmdet3d.
+
+    Required keys: points, timestamp, and lidar_sweeps (info entries, whose files are read) or sweep_clouds
+    (:class:`SweepClouds` of a SensorCondition before; removed here). Modified key: points.
+
+    Raises:
+        BadFrameError: a sweep is missing or cut short.
+        UserError: a SensorCondition before loaded fewer sweeps than are to be merged.
     """
 
     def transform(self, results: dict) -> dict:
@@ -45,9 +59,15 @@ class LoadPoseCorrectedSweeps(LoadPointsFromMultiSweeps):
         return results
 
     def _sweeps(self, results: dict) -> Sequence[Cloud]:
-        """The sweeps to merge: those that SensorCondition left, or read here."""
-        if "sweep_clouds" in results:
-            return results.pop("sweep_clouds")[: self.sweeps_num]
+        """The sweeps to merge: those that SensorCondition loaded, or read here."""
+        if SWEEP_CLOUDS in results:
+            loaded: SweepClouds = results.pop(SWEEP_CLOUDS)
+            if self.sweeps_num > loaded.limit:
+                raise UserError(
+                    f"LoadPoseCorrectedSweeps merges {self.sweeps_num} sweeps, the condition before it loads "
+                    f"{loaded.limit}; set its sweeps_num to {self.sweeps_num}"
+                )
+            return loaded.clouds[: self.sweeps_num]
         sweeps = results.get("lidar_sweeps", [])
         count = min(self.sweeps_num, len(sweeps))
         picked = range(count) if self.test_mode else np.random.choice(len(sweeps), count, replace=False)

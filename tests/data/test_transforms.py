@@ -65,9 +65,8 @@ def test_static_points_of_a_turning_sweep_coincide(tmp_path, yaw):
         },
     }
     results = {"points": LiDARPoints(cloud, points_dim=5), "timestamp": 10.0, "lidar_sweeps": [sweep]}
-    out = LoadPoseCorrectedSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)(results)[
-        "points"
-    ].tensor.numpy()
+    merge = LoadPoseCorrectedSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)
+    out = merge(results)["points"].tensor.numpy()
     assert out.shape == (60, 5)
     np.testing.assert_allclose(out[30:, :3], out[:30, :3], atol=1e-4)
     assert set(out[:30, 4]) == {0.0} and np.allclose(out[30:, 4], 0.25)
