@@ -32,7 +32,7 @@ from aqr_bench.world.record_scene import end_with_parent  # noqa: E402
 
 from .infos import INFO_CLASSES, lidar_to_image  # noqa: E402
 from .plain_pickle import load_plain_pickle  # noqa: E402
-from .raw_frames import BadFrameError  # noqa: E402
+from .raw_frames import read_image  # noqa: E402
 from .transforms import CheckFrame, LoadPoseCorrectedSweeps  # noqa: E402
 
 DBINFOS = "dbinfos_train.pkl"
@@ -118,13 +118,6 @@ def project_boxes(
     return np.concatenate([low, high], -1).astype(np.int64), depth.mean(-1), in_front
 
 
-def read_image(path: str | Path) -> np.ndarray | None:
-    """[h, w, 3] uint8 BGR as in the file; None where it is cut short or damaged. Raises OSError if it is missing."""
-    payload = np.fromfile(path, dtype=np.uint8)
-    # From memory: cv2.imread fills up with grey what a JPEG file lacks.
-    return cv2.imdecode(payload, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(payload) else None
-
-
 @dataclass(frozen=True)
 class _Job:
     """What is the same for all frames. ``out`` holds points/ and images/."""
@@ -137,7 +130,7 @@ class _Job:
         """Write the objects of one frame; return their entries in the order of its instances."""
         results = _with_paths(info, self.data_root)
         cloud = _load_cloud(results, self.sweeps)
-        views = {camera: _load_view(view, info["token"]) for camera, view in results["images"].items()}
+        views = {camera: _load_view(view) for camera, view in results["images"].items()}
         # A box without a return of LiDAR or radar in the key frame is not trained on either (use_valid_flag).
         kept = [
             (index, instance)
@@ -268,12 +261,9 @@ def _load_cloud(results: dict, sweeps: int) -> np.ndarray:
     return results["points"].tensor.numpy()
 
 
-def _load_view(view: dict[str, Any], token: str) -> tuple[np.ndarray, np.ndarray]:
+def _load_view(view: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """(image [h, w, 3] uint8 BGR as in the file, lidar2img [4, 4])."""
-    image = read_image(view["img_path"])
-    if image is None:
-        raise BadFrameError(f"image is cut short or damaged: {view['img_path']} (sample {token})")
-    return image, lidar_to_image(view["cam2img"], view["lidar2cam"])
+    return read_image(view["img_path"]), lidar_to_image(view["cam2img"], view["lidar2cam"])
 
 
 def _bottom_boxes(instances: list[dict]) -> LiDARInstance3DBoxes:

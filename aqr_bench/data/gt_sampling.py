@@ -21,8 +21,9 @@ from mmdet3d.structures.points import BasePoints  # noqa: E402
 
 from aqr_bench.errors import UserError, nearest, short  # noqa: E402
 
-from .gt_database import REMEDY, project_boxes, read_image  # noqa: E402
+from .gt_database import REMEDY, project_boxes  # noqa: E402
 from .plain_pickle import load_plain_pickle  # noqa: E402
+from .raw_frames import BadFrameError, read_image  # noqa: E402
 
 FILTERS = ("filter_by_difficulty", "filter_by_min_points")
 _ENTRY_KEYS = {"name", "path", "box3d_lidar", "num_points_in_gt", "difficulty"}
@@ -162,14 +163,10 @@ class UnifiedDataBaseSampler(DataBaseSampler):
     def _load_crop(self, entry: dict) -> np.ndarray | None:
         if not entry.get("image_path"):
             return None
-        path = os.path.join(self.data_root, entry["image_path"])
         try:
-            crop = read_image(path)
-        except OSError as error:
-            raise UserError(f"image of {self.info_path} cannot be read: {path} ({error}). {REMEDY}") from error
-        if crop is None:
-            raise UserError(f"image of {self.info_path} is cut short or damaged: {path}. {REMEDY}")
-        return crop
+            return read_image(os.path.join(self.data_root, entry["image_path"]))
+        except BadFrameError as error:
+            raise UserError(f"ground-truth database {self.info_path}: {error}. {REMEDY}") from error
 
     def __repr__(self) -> str:
         return (

@@ -17,7 +17,8 @@ from aqr_bench.data.plain_pickle import load_plain_pickle
 from aqr_bench.errors import UserError, reading
 
 REMEDY = "Make it again: python -m aqr_bench.data"
-_JPEG_PADDING = 64  # bytes; some cameras write a few behind the end mark
+# None of these can occur inside the coded picture of a JPEG file: a 0xff there is followed by 0x00 or a restart marker.
+START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 POINT_COLUMNS = 5  # x, y, z, intensity, ring: a nuScenes point on disk
 
 
@@ -53,32 +54,54 @@ def read_cloud(path: str | Path, load_dim: int = POINT_COLUMNS) -> np.ndarray:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Image [h, w, 3] uint8, BGR; BadFrameError names a file that is missing or cannot be decoded."""
+    """Image [h, w, 3] uint8, BGR, pixels as in the file: like the pipeline's loader, without any rotation of Exif.
+
+    Raises:
+        BadFrameError: the file is missing, cut short or cannot be decoded; the message names it.
+    """
+    content = _checked_image(path)
     try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     except cv2.error:  # a header that claims more pixels than OpenCV takes
         image = None
     if image is None:
-        raise BadFrameError(f"image is missing or cannot be decoded: {path}")
+        raise BadFrameError(f"image cannot be decoded: {path}, {len(content)} bytes")
     return image
 
 
 def check_jpeg(path: str | Path) -> None:
-    """BadFrameError names a JPEG file that does not begin as one, or is cut short; other formats are not looked at.
+    """Raise BadFrameError for a JPEG file that is missing or damaged (:func:`jpeg_fault`); others are not opened."""
+    if _is_jpeg(path):
+        _checked_image(path)
 
-    OpenCV gives no image for such a file, or, by its version, one that is grey where the rest is missing.
+
+def jpeg_fault(content: bytes) -> str:
+    """What shows a JPEG file to be damaged before it is decoded; '' if nothing does.
+
+    OpenCV gives no image for such a file or, depending on its version and on where it reads from, one that is grey
+    where the rest is missing.
     """
-    if Path(path).suffix.lower() not in (".jpg", ".jpeg"):
-        return
-    with open(path, "rb") as file:
-        begin = file.read(2)
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _JPEG_PADDING))
-        end = file.read()
-    if begin != b"\xff\xd8":
-        raise BadFrameError(f"image is no JPEG: {path} ({size} bytes, the first are '{begin.hex()}', not 'ffd8')")
-    if b"\xff\xd9" not in end:
-        raise BadFrameError(f"image is cut short: {path} ({size} bytes, without the end mark of a JPEG)")
+    if not content.startswith(START_OF_IMAGE):
+        return f"no JPEG (the first bytes are '{content[:2].hex()}', not 'ffd8')"
+    if content.rfind(END_OF_IMAGE) <= content.rfind(START_OF_SCAN):
+        return "cut short (no end-of-image marker)"
+    return ""
+
+
+def _is_jpeg(path: str | Path) -> bool:
+    return Path(path).suffix.lower() in (".jpg", ".jpeg")
+
+
+def _checked_image(path: str | Path) -> bytes:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise BadFrameError(f"image cannot be read: {path} ({error.strerror})") from error
+    fault = jpeg_fault(content) if _is_jpeg(path) else ""
+    if fault:
+        raise BadFrameError(f"image is {fault}: {path}, {len(content)} bytes")
+    return content
 
 
 def sweep_clouds(sweeps: Sequence[Mapping[str, Any]], paths: Sequence[str | Path]) -> tuple[Cloud, ...]:

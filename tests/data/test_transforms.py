@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet3d.datasets.transforms import LoadMultiViewImageFromFiles
 from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 
-from aqr_bench.data.raw_frames import BadFrameError
+from aqr_bench.data.raw_frames import BadFrameError, read_image
 from aqr_bench.data.transforms import (
     AddProjections,
     CheckFrame,
@@ -113,17 +116,35 @@ def test_damaged_frames_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda data: data[: len(data) // 2], "cut short.*front.jpg .*without the end mark"),
-        (lambda data: b"", "no JPEG.*front.jpg .0 bytes"),
-        (lambda data: b"\0\0" + data[2:], "no JPEG.*front.jpg .*'0000'"),
+        (lambda data: data[: len(data) // 2], "cut short .no end-of-image marker.*front.jpg"),
+        (lambda data: b"", "no JPEG.*front.jpg, 0 bytes"),
+        (lambda data: b"\0\0" + data[2:], "no JPEG .*'0000'.*front.jpg"),
     ],
 )
 def test_damaged_images_are_named(tmp_path, damage, said):
     image = tmp_path / "front.jpg"
     whole = cv2.imencode(".jpg", np.full((40, 60, 3), 99, np.uint8))[1].tobytes()
     results = {"token": "abc", "images": {"CAM_FRONT": {"img_path": str(image)}}}
-    image.write_bytes(whole + b"\0" * 8)  # some cameras pad
+    image.write_bytes(whole + b"\0" * 100)  # some cameras pad
     assert CheckFrame(lidar=False)(results) is results
     image.write_bytes(damage(whole))
     with pytest.raises(BadFrameError, match=said):
         CheckFrame(lidar=False)(results)
+
+
+def test_images_are_read_as_the_pipeline_reads_them(tmp_path):
+    """The rotation that a camera may note in a file is not applied: boxes are projected into the pixels as stored."""
+    plain = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))[1].tobytes()
+    tiff = b"II*\0\x08\0\0\0" + b"\x01\0" + struct.pack("<HHII", 0x0112, 3, 1, 6) + bytes(4)  # turn by 90 degrees
+    segment = b"Exif\0\0" + tiff
+    image = tmp_path / "front.jpg"
+    image.write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + plain[2:])
+    assert cv2.imread(str(image)).shape == (60, 40, 3)
+    info = {"images": {"CAM_FRONT": {"img_path": str(image), "cam2img": np.eye(3), "lidar2cam": np.eye(4)}}}
+    loaded = LoadMultiViewImageFromFiles(num_views=1)(info)["img"][0]
+    assert np.array_equal(read_image(image), loaded)
+    image.write_bytes(plain[: len(plain) // 2])
+    with pytest.raises(BadFrameError, match=r"cut short .*front\.jpg"):
+        read_image(image)
+    with pytest.raises(BadFrameError, match=r"cannot be read: .*gone\.png"):
+        read_image(tmp_path / "gone.png")
