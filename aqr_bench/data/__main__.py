@@ -2,7 +2,7 @@
 
 With --database, also cut the objects of the train split out of points and images, for ground-truth sampling.
 
-python -m aqr_bench.data check --root ROOT: is the root whole? See aqr_bench/data/check.py.
+python -m aqr_bench.data check --root ROOT: is the root whole? See aqr_bench/data/check/check.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write infos_train.pkl, infos_val.pkl and data.json (what they hold); return 0. ``check`` is another entry."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["check"]:
-        from .check import main as check
+        from .check.check import main as check
 
         return check(argv[1:])
     parser = argparse.ArgumentParser(

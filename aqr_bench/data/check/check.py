@@ -20,9 +20,9 @@ from aqr_bench.arguments import natural, seed
 from aqr_bench.errors import UserError
 from aqr_bench.study import SPLITS
 
-from .check_files import check_contents, check_masks, check_presence, draw, recordings
-from .check_tables import Table, check_links, check_sensors, check_tables
+from .files import check_contents, check_masks, check_presence, draw, recordings
 from .finding import Finding, Progress, access_remedy, found, number, printable
+from .tables import Table, check_links, check_sensors, check_tables
 
 # As nuscenes-devkit prints them when it loads the release.
 OFFICIAL = {

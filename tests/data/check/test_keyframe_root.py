@@ -13,7 +13,7 @@ from PIL import Image
 from pyquaternion import Quaternion
 
 from aqr_bench.cli import main as cli
-from aqr_bench.data.check import check_root
+from aqr_bench.data.check.check import check_root
 from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.data.plain_pickle import load_plain_pickle
 from aqr_bench.errors import UserError

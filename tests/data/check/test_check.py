@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aqr_bench.cli import main as cli
-from aqr_bench.data import check as checking
-from aqr_bench.data.check import check_root, main
-from aqr_bench.data.check_files import Recordings, check_presence, cloud_fault, draw
-from aqr_bench.data.check_tables import check_rows, check_tables, read_rows
-from aqr_bench.data.finding import Finding, found
-from aqr_bench.data.table_schema import SCHEMA, offenders
+from aqr_bench.data.check import check as checking
+from aqr_bench.data.check.check import check_root, main
+from aqr_bench.data.check.files import Recordings, check_presence, cloud_fault, draw
+from aqr_bench.data.check.finding import Finding, found
+from aqr_bench.data.check.table_schema import SCHEMA, offenders
+from aqr_bench.data.check.tables import check_rows, check_tables, read_rows
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.tables import TABLES
 from aqr_bench.world.write import write_world

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from .check_tables import CHANNELS, LIDAR, Table, channels_of
+from aqr_bench.data.raw_frames import POINT_COLUMNS, BadFrameError, read_cloud
+
 from .finding import Finding, Progress, access_remedy, found, number
-from .raw_frames import POINT_COLUMNS, BadFrameError, read_cloud
+from .tables import CHANNELS, LIDAR, Table, channels_of
 
 POINT_BYTES = 4 * POINT_COLUMNS
 CUT_SHORT = f"cut short (no multiple of {POINT_BYTES} bytes)"

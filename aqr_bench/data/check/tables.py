@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from aqr_bench.data.infos import CAMERAS
+
 from .finding import Finding, Progress, access_remedy, found, number, row_names, rows_of
-from .infos import CAMERAS
 from .table_schema import KEPT, MAY_BE_EMPTY, SCHEMA, Kind, offenders
 
 LIDAR = "LIDAR_TOP"
