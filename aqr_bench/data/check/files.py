@@ -1,4 +1,4 @@
-"""Checks of the files of a nuScenes root: are those that the tables name there, whole, and can they be decoded?"""
+"""Checks of the files of a nuScenes root: are those that the tables name there, complete, and can they be decoded?"""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import os
 import random
 import stat
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-from aqr_bench.data.raw_frames import POINT_COLUMNS, BadFrameError, read_cloud
+from aqr_bench.data.raw_frames import POINT_COLUMNS, BadFrameError, jpeg_fault, read_cloud
 
-from .finding import Finding, Progress, access_remedy, found, number
-from .tables import CHANNELS, LIDAR, Table, channels_of
+from .finding import Finding, Progress, access_cause, finding, number
+from .links import CHANNELS, LIDAR, OTHER, channels_of
+from .tables import Table
 
 POINT_BYTES = 4 * POINT_COLUMNS
 CUT_SHORT = f"cut short (no multiple of {POINT_BYTES} bytes)"
-# Neither can occur inside the coded picture of a JPEG file: a 0xff there is followed by 0x00 or a restart marker.
-START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-SECTOR_DEG = 10  # a turn of the LiDAR has returns in every sector of this width; one that stopped early has not
+MAX_DISTANCE_M = 1e4  # of a point from the LiDAR; larger numbers are no metres
+SECTOR_DEG = 10  # a full scan has returns in every sector of this width; one that stopped early has not
 VEHICLE_M = 3.0  # the car itself, around its LiDAR: it is seen wherever the beam is
-EMPTY_SECTORS = 6  # from so many empty ones in a row on, a turn is not whole
+EMPTY_SECTORS = 6  # from so many empty ones in a row on, a scan counts as incomplete
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +33,14 @@ class Recordings:
     """The files of sample_data, R of them.
 
     Args:
-        names: relative to the root. ``channel``: [R] positions in CHANNELS, -1 for sensors that are not read here.
-        key_frame: [R] bool. ``sample``: [R] hashes of the sample's token. ``size``: [R, 2] width, height in pixels.
+        names: relative to the root; '' where the table has no good one. ``channel``: [R] as ``channels_of`` has it.
+        keyframe: [R] bool. ``sample``: [R] hashes of the sample's token. ``size``: [R, 2] width and height in pixels,
+            -1 where the table has no good one.
     """
 
     names: list[str]
     channel: np.ndarray
-    key_frame: np.ndarray
+    keyframe: np.ndarray
     sample: np.ndarray
     size: np.ndarray
 
@@ -48,19 +49,23 @@ def recordings(tables: Mapping[str, Table]) -> Recordings:
     """What the table sample_data says about files."""
     data = tables["sample_data"]
     return Recordings(
-        names=list(data.columns["filename"]),
+        names=[name or "" for name in data.columns["filename"]],
         channel=channels_of(tables),
-        key_frame=np.array(data.columns["is_key_frame"], bool),
-        sample=data.links["sample_token"][1],
-        size=np.stack([np.array(data.columns[side], np.int64) for side in ("width", "height")], axis=1),
+        keyframe=np.array(data.columns["is_key_frame"]) == True,  # noqa: E712  None where it is bad
+        sample=data.hashes["sample_token"],
+        size=np.stack([_sizes(data.columns[side]) for side in ("width", "height")], axis=1),
     )
+
+
+def _sizes(column: Sequence[int | None]) -> np.ndarray:
+    return np.array([-1 if size is None else size for size in column], np.int64)
 
 
 # ---------------------------------------------------------------- presence and size
 
 
 def check_presence(root: Path, files: Recordings, progress: Progress) -> tuple[list[Finding], np.ndarray]:
-    """Every file is there; of key frames, none is empty and a LiDAR file holds whole points.
+    """Every file is there; of keyframes, none is empty and a LiDAR file holds complete points.
 
     Folders are listed rather than files asked for one by one: of the full data set, that is seconds, not minutes.
 
@@ -69,16 +74,13 @@ def check_presence(root: Path, files: Recordings, progress: Progress) -> tuple[l
     """
     findings: list[Finding] = []
     folders: dict[str, list[int]] = defaultdict(list)
-    outside = []
     for i, name in enumerate(files.names):
-        if _inside(name):
+        if name and _inside(name):
             folders[name.rpartition("/")[0]].append(i)
-        else:
-            outside.append(name)
+    outside = [name for name in files.names if name and not _inside(name)]
     if outside:
-        findings.append(
-            found("files", f"sample_data.json names {number(len(outside), 'path')} outside of ROOT", outside)
-        )
+        what = f"sample_data.json names {number(len(outside), 'path')} outside of ROOT"
+        findings.append(finding("files", what, "row", outside))
     there = np.zeros(len(files.names), bool)
     for folder, members in progress(sorted(folders.items()), "files"):
         findings += _check_folder(root, folder, members, files, there)
@@ -98,147 +100,135 @@ def _inside(name: str) -> bool:
 
 
 def _check_folder(root: Path, folder: str, members: list[int], files: Recordings, there: np.ndarray) -> list[Finding]:
-    read = bool((files.channel[members] >= 0).any())
-    label = folder or "ROOT"
-    note = "" if read else " (of sensors that are not used here)"
+    used = bool((files.channel[members] != OTHER).any())
+    total = number(len(members), "file") + ("" if used else " (of sensors that are not used here)")
     try:
         entries = {entry.name: entry for entry in os.scandir(root / folder)}
     except OSError as error:
-        of = f"the folder of {number(len(members), 'file')}{note}, cannot be read ({error.strerror})"
-        return [Finding("files", f"{label}, {of}", (), len(members), access_remedy(error), not read)]
+        what = f"{folder or 'ROOT'}, the folder of {total}, cannot be read ({error.strerror})"
+        return [Finding("files", what, access_cause(error, "file"), (), len(members), not used)]
     wrong: dict[str, list[str]] = defaultdict(list)
     for i in members:
         base = files.names[i].rpartition("/")[2]
-        entry = entries.get(base)
         is_lidar = files.channel[i] == CHANNELS.index(LIDAR)
-        fault = "missing" if entry is None else _fault(entry, bool(files.key_frame[i]), is_lidar)
-        there[i] = fault in ("", "cut")
+        fault = _fault(entries.get(base), bool(files.keyframe[i]), is_lidar)
+        there[i] = fault in ("", CUT_SHORT)
         if fault:
             wrong[fault].append(base)
-    words = {
-        "missing": "missing",
-        "link": "found as links that lead nowhere",
-        "odd": "found as something that is no file",
-        "empty": "empty",
-        "cut": CUT_SHORT,
-    }
-    total = number(len(members), "file")
     return [
-        found("files", f"{label}, {len(names)} of {total}{note} {words[fault]}", names, warning=not read)
+        finding("files", f"{folder or 'ROOT'}, {len(names)} of {total} {fault}", "file", names, not used)
         for fault, names in wrong.items()
     ]
 
 
-def _fault(entry: os.DirEntry, sized: bool, is_lidar: bool) -> str:
+def _fault(entry: os.DirEntry | None, keyframe: bool, is_lidar: bool) -> str:
     try:
-        if not entry.is_file():
-            return "link" if entry.is_symlink() and not os.path.exists(entry.path) else "odd"
-        if not sized:
-            return ""
+        if entry is None or not entry.is_file():
+            return "missing" if entry is None else "not a file, or a link that leads nowhere"
+        if not keyframe:
+            return ""  # without asking the disk once more for each of millions of sweeps
         size = entry.stat().st_size
     except OSError:  # a link to itself
-        return "link"
-    if size == 0:
+        return "not a file, or a link that leads nowhere"
+    if not size:
         return "empty"
-    return "cut" if is_lidar and size % POINT_BYTES else ""
+    return CUT_SHORT if is_lidar and size % POINT_BYTES else ""
 
 
 # ---------------------------------------------------------------- contents
 
 
 def draw(files: Recordings, there: np.ndarray, samples: int, seed: int) -> list[int]:
-    """Files to open: all of so many samples' key frames, and as many other files (sweeps), of LiDAR and cameras."""
+    """Files to open: all keyframe files of so many samples, and as many other files (sweeps), of LiDAR and cameras."""
     generator = random.Random(seed)
     usable = there & (files.channel >= 0)
-    tokens = list(dict.fromkeys(files.sample[usable & files.key_frame].tolist()))
+    tokens = list(dict.fromkeys(files.sample[usable & files.keyframe].tolist()))
     chosen = generator.sample(tokens, min(samples, len(tokens)))
-    key_frames = np.nonzero(usable & files.key_frame & np.isin(files.sample, chosen))[0].tolist()
-    sweeps = np.nonzero(usable & ~files.key_frame)[0].tolist()
-    return key_frames + sorted(generator.sample(sweeps, min(samples, len(sweeps))))
+    keyframes = np.nonzero(usable & files.keyframe & np.isin(files.sample, chosen))[0].tolist()
+    sweeps = np.nonzero(usable & ~files.keyframe)[0].tolist()
+    return keyframes + sorted(generator.sample(sweeps, min(samples, len(sweeps))))
 
 
-def check_contents(root: Path, files: Recordings, chosen: list[int], progress: Progress) -> list[Finding]:
-    """Open and decode files: see ``cloud_fault`` and ``image_fault``."""
+def check_contents(
+    root: Path, files: Recordings, chosen: list[int], progress: Progress, full_scans: bool
+) -> list[Finding]:
+    """Open and decode files: see ``cloud_fault`` and ``image_fault``. ``full_scans``: warn of incomplete ones."""
     wrong: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for i in progress(chosen, "contents"):
         path = root / files.names[i]
         if CHANNELS[files.channel[i]] == LIDAR:
             fault, warning = cloud_fault(path)
-            if fault == CUT_SHORT and files.key_frame[i]:
-                continue  # said already, of all key frames
+            if (fault == CUT_SHORT and files.keyframe[i]) or (warning and not full_scans):
+                continue  # the first is reported already, for all keyframes
         else:
             fault, warning = image_fault(path, tuple(files.size[i].tolist())), False
         if fault:
             wrong[fault, warning].append(files.names[i])
+    total = number(len(chosen), "opened file")
     return [
-        found(
-            "contents",
-            f"{len(names)} of {number(len(chosen), 'opened file')} {fault}",
-            names,
-            warning=warning,
-        )
+        finding("contents", f"{len(names)} of {total} {fault}", "scan" if warning else "file", names, warning)
         for (fault, warning), names in wrong.items()
     ]
 
 
 def cloud_fault(path: Path) -> tuple[str, bool]:
-    """What is wrong with a LiDAR file ('': nothing), and whether it is only odd: a turn that is not whole."""
+    """What is wrong with a LiDAR file ('': nothing), and whether it is only odd: an incomplete scan."""
     try:
         if path.stat().st_size % POINT_BYTES:
             return CUT_SHORT, False
         points = read_cloud(path)
     except (OSError, BadFrameError):
-        return "that cannot be read", False
+        return "cannot be read", False
     if not len(points):
-        return "without content", False
+        return "empty", False
     if not np.isfinite(points).all():
         return "with points that are not finite", False
-    if np.abs(points[:, :3]).max() > 1e4 or (points[:, 4] != np.round(points[:, 4])).any() or points[:, 4].min() < 0:
+    ring = points[:, 4]
+    if np.abs(points[:, :3]).max() > MAX_DISTANCE_M or (ring != np.round(ring)).any() or ring.min() < 0:
         return "without points of x, y, z (metres), intensity and ring", False
     x, y = points[np.hypot(points[:, 0], points[:, 1]) > VEHICLE_M, :2].T
     sectors = ((np.degrees(np.arctan2(y, x)) + 180) // SECTOR_DEG).astype(int)
     hit = np.isin(np.arange(360 // SECTOR_DEG), sectors)
     # Twice around, so that a gap across the seam counts as one.
-    longest = max(len(gap) for gap in "".join("x" if h else "." for h in np.tile(hit, 2)).split("x"))
+    longest = max(map(len, "".join("x" if h else "." for h in np.tile(hit, 2)).split("x")))
     if longest >= EMPTY_SECTORS:
         return f"with a sector of {EMPTY_SECTORS * SECTOR_DEG} degrees or more without a return", True
     return "", False
 
 
 def image_fault(path: Path, size: tuple[int, int]) -> str:
-    """What is wrong with a picture ('': nothing). ``size``: (width, height) in pixels, as the table says.
+    """What is wrong with an image ('': nothing). ``size``: (width, height) in pixels, -1: unknown.
 
     OpenCV decodes a JPEG file that is cut short, with a grey rest; so its end is looked at, and Pillow decodes it.
     """
     try:
         content = path.read_bytes()
     except OSError:
-        return "that cannot be read"
+        return "cannot be read"
     if not content:
-        return "without content"
-    if content.startswith(START_OF_IMAGE) and content.rfind(END_OF_IMAGE) <= content.rfind(START_OF_SCAN):
-        return "cut short (no end-of-image marker)"
+        return "empty"
+    if path.suffix.lower() in (".jpg", ".jpeg") and (fault := jpeg_fault(content)):
+        return fault
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.size != size:
+            if min(size) >= 0 and image.size != size:
                 return "of another width or height than sample_data.json says"
             image.load()
     except Exception:  # Pillow's decoders raise whatever a damaged file brings about
-        return "that cannot be decoded as a picture"
+        return "cannot be decoded as an image"
     return ""
 
 
 def check_masks(root: Path, masks: Table) -> list[Finding]:
-    """The pictures that map.json names are there: nuscenes-devkit refuses a root without them, though none is read."""
-    names = [name for name in masks.columns["filename"] if not (_inside(name) and _exists(root / name))]
+    """The images that map.json names are there: nuscenes-devkit refuses a root without them, though none is read."""
+    names = [name for name in masks.columns["filename"] if name and not (_inside(name) and _is_file(root / name))]
     if not names:
         return []
-    return [
-        found("maps", f"{number(len(names), 'map mask')} of map.json missing, and nuscenes-devkit asks for them", names)
-    ]
+    what = f"{number(len(names), 'map mask')} of map.json missing, and nuscenes-devkit asks for them"
+    return [finding("maps", what, "mask", names)]
 
 
-def _exists(path: Path) -> bool:
+def _is_file(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:

@@ -1,15 +1,15 @@
-"""What a check of a data set found: one line each, with the first few names, how many there are, and the way out."""
+"""One finding of the data check: what is wrong, where, how often, and what to do about it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 
-SHOWN = 3  # so many names in a line; the count tells the rest
-LONGEST_NAME = 100  # characters
+MAX_NAMES = 3  # so many names in a line; the count tells the rest
+MAX_NAME_CHARS = 100
 
-Progress = Callable[[Iterable, str], Iterable]  # wraps what is gone through, and says what that is
+Progress = Callable[[Iterable, str], Iterable]  # wraps what is iterated over; the text says what that is
 
 
 @dataclass(frozen=True)
@@ -19,49 +19,47 @@ class Finding:
     Args:
         group: what it belongs to: root, tables, links, counts, splits, calibration, files, contents, maps.
         what: what is wrong and where, without a full stop.
-        names: the first few that it is wrong with.
+        cause: key of the remedy; see ``check.remedies``.
+        names: the first few rows or files that it is wrong with.
         count: how many there are.
-        remedy: the way out; empty: the usual one of the group.
-        warning: nothing that a run would stumble over.
+        warning: nothing that makes a run fail.
+        remedy: what to do; filled in at the end, when it is known what data set this is.
     """
 
     group: str
     what: str
+    cause: str
     names: tuple[str, ...] = ()
     count: int = 1
-    remedy: str = ""
     warning: bool = False
+    remedy: str = ""
 
     def line(self) -> str:
         """The finding as one printable line."""
         more = self.count - len(self.names)
-        listed = f": {', '.join(self.names)}" + (f" and {more} more" if more > 0 else "") if self.names else ""
-        severity = "warning" if self.warning else "error"
-        return printable(f"{severity}: {self.group}: {self.what}{listed}. {self.remedy}".rstrip())
+        names = f": {', '.join(self.names)}" + (f" and {more} more" if more > 0 else "") if self.names else ""
+        return printable(f"{self.severity}: {self.group}: {self.what}{names}. {self.remedy}".rstrip())
+
+    @property
+    def severity(self) -> str:
+        return "warning" if self.warning else "error"
 
     def as_dict(self) -> dict:
         """For JSON."""
-        return {
-            "severity": "warning" if self.warning else "error",
-            "group": self.group,
-            "what": printable(self.what),
-            "names": [printable(name) for name in self.names],
-            "count": self.count,
-            "remedy": printable(self.remedy),
-        }
+        fields = asdict(self) | {"what": printable(self.what), "remedy": printable(self.remedy)}
+        del fields["warning"], fields["cause"]
+        return {"severity": self.severity, **fields, "names": [printable(name) for name in self.names]}
 
 
-def found(group: str, what: str, names: Iterable[object], remedy: str = "", warning: bool = False) -> Finding:
-    """A finding about all of ``names``, of which it keeps the first few."""
-    names = list(names)
-    return Finding(group, what, tuple(_short(str(name)) for name in names[:SHOWN]), len(names), remedy, warning)
+def finding(group: str, what: str, cause: str, names: Sequence[str], warning: bool = False) -> Finding:
+    """A finding about all of ``names``, of which the first few are kept."""
+    shown = (name if len(name) <= MAX_NAME_CHARS else f"{name[: MAX_NAME_CHARS - 3]}..." for name in names[:MAX_NAMES])
+    return Finding(group, what, cause, tuple(shown), len(names), warning)
 
 
-def access_remedy(error: OSError) -> str:
-    """The way out where something cannot be read; '' (the usual one) where it is just not there."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return ""
-    return "Look at its permissions, and at the disk or network share that it is on."
+def access_cause(error: OSError, otherwise: str) -> str:
+    """The cause of a file or folder that cannot be read: ``otherwise`` where it is just not there."""
+    return otherwise if isinstance(error, FileNotFoundError | NotADirectoryError) else "access"
 
 
 def number(count: int, noun: str) -> str:
@@ -69,22 +67,8 @@ def number(count: int, noun: str) -> str:
     return f"{count} {noun}" + "s" * (count != 1)
 
 
-def rows_of(table: str, count: int) -> str:
-    """``sample.json, 2 rows``: where something is wrong."""
-    return f"{table}.json, {number(count, 'row')}"
-
-
-def row_names(rows: Iterable[int]) -> list[str]:
-    """Names of rows, counted from 0."""
-    return [f"row {row}" for row in rows]
-
-
 def printable(text: str) -> str:
     """The text on one line, with control characters, lone surrogates and what the terminal lacks as escapes."""
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return escaped.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
