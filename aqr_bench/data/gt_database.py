@@ -7,10 +7,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,6 @@ from mmdet3d.structures.ops import box_np_ops  # noqa: E402
 
 from aqr_bench.errors import UserError  # noqa: E402
 from aqr_bench.whole import whole_file  # noqa: E402
-from aqr_bench.world.record_scene import end_with_parent  # noqa: E402
 
 from .infos import INFO_CLASSES, lidar_to_image  # noqa: E402
 from .plain_pickle import load_plain_pickle  # noqa: E402
@@ -196,20 +192,11 @@ def _cut_frames(job: _Job, frames: list[dict], workers: int) -> Iterator[list[di
     if min(workers, len(frames)) <= 1:
         yield from map(job, frames)
         return
-    # Fresh processes: a fork would copy OpenCV's and torch's threads in whatever state they are in.
-    pool = ProcessPoolExecutor(min(workers, len(frames)), mp_context=get_context("spawn"), initializer=_start_worker)
-    try:
+    with runtime.spawn_pool(min(workers, len(frames)), _use_one_thread) as pool:
         yield from pool.map(job, frames)
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed, perhaps for want of memory; run the same command with fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
-    end_with_parent()
+def _use_one_thread() -> None:
     runtime.use_threads(1)
     cv2.setNumThreads(1)
 

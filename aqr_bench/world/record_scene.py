@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
 from pathlib import Path
 
 import cv2
@@ -94,16 +91,6 @@ def run(spec: WorldSpec, split: int, index: int, name: str, root: str, result: s
     outcome = record_scene(spec, split, index, name, Path(root))
     write_text(result, json.dumps(outcome, separators=(",", ":")))
     return name
-
-
-def end_with_parent() -> None:
-    """Make a worker process end when its parent does, however that ended: it would wait for work for ever."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _labels(scene: Scene) -> dict[str, int]:

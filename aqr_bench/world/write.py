@@ -11,19 +11,18 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from aqr_bench import runtime
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.whole import write_text
 from aqr_bench.world import record_scene
@@ -152,22 +151,10 @@ def _record(spec: WorldSpec, partial: Path, jobs: list[tuple[int, int, str]], wo
                 record_scene.run(*call)
                 bar.update()
             return
-        # Fresh processes: a fork would copy OpenCV's and BLAS' threads in whatever state they are in.
-        context = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(
-            min(workers, len(todo)), mp_context=context, initializer=record_scene.end_with_parent
-        )
-        try:
+        with runtime.spawn_pool(min(workers, len(todo)), note="; finished scenes are kept") as pool:
             for future in concurrent.futures.as_completed([pool.submit(record_scene.run, *call) for call in calls]):
                 future.result()
                 bar.update()
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker process was killed, perhaps for want of memory; run the same command again with fewer "
-                "--workers, finished scenes are kept"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _result(partial: Path, name: str) -> Path:
