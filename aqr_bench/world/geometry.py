@@ -1,4 +1,4 @@
-"""Planar motion, oriented boxes and rays: the few formulas the whole world stands on.
+"""Planar motion, oriented boxes and rays: the formulas that the simulation is built on.
 
 Everything stands upright on the plane z = 0, so a pose is (x, y, yaw) in metres and radians, yaw counter-clockwise
 from x. A solid is a cuboid with vertical sides.

@@ -18,7 +18,7 @@ import pytest
 
 from aqr_bench import errors
 from aqr_bench.errors import UserError
-from aqr_bench.world import record_scene, write
+from aqr_bench.world import write, write_scene
 from aqr_bench.world.__main__ import main
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import estimate_bytes, write_world
@@ -131,7 +131,7 @@ def test_a_damaged_world_json_is_told(spec, reference, tmp_path):
 
 
 def test_an_error_amid_the_scenes_leaves_no_world_and_loses_no_scene(spec, reference, tmp_path, monkeypatch, capsys):
-    root, real, recorded = tmp_path / "world", record_scene.run, []
+    root, real, recorded = tmp_path / "world", write_scene.run, []
 
     def breaks_at_the_second(*call):
         if len(recorded) == 1:
@@ -140,13 +140,13 @@ def test_an_error_amid_the_scenes_leaves_no_world_and_loses_no_scene(spec, refer
         recorded.append(call[3])
         return real(*call)
 
-    monkeypatch.setattr(record_scene, "run", breaks_at_the_second)
+    monkeypatch.setattr(write_scene, "run", breaks_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         write_world(spec, root)
     assert not root.exists() and (tmp_path / "world.partial").is_dir()
 
     (tmp_path / "world.partial/samples/CAM_BACK/half-written.jpg").unlink()
-    monkeypatch.setattr(record_scene, "run", lambda *call: (recorded.append(call[3]), real(*call))[1])
+    monkeypatch.setattr(write_scene, "run", lambda *call: (recorded.append(call[3]), real(*call))[1])
     write_world(spec, root, quiet=False)
     assert "1 of 3 scenes are there" in capsys.readouterr().out
     assert recorded == ["scene-0061", "scene-0553", "scene-0103"]
@@ -192,8 +192,8 @@ def test_an_error_between_the_two_moves_is_made_good(spec, reference, tmp_path, 
 
 
 def test_what_an_interrupted_run_of_another_spec_left_is_not_used(spec, reference, tmp_path, monkeypatch):
-    root, real, count = tmp_path / "world", record_scene.run, []
-    monkeypatch.setattr(record_scene, "run", lambda *call: real(*call) if not count else 1 / 0)
+    root, real, count = tmp_path / "world", write_scene.run, []
+    monkeypatch.setattr(write_scene, "run", lambda *call: real(*call) if not count else 1 / 0)
     monkeypatch.setattr(write, "_map_mask", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_world(WorldSpec.from_dict(SMALL | {"seed": 2}), root)
