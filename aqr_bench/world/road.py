@@ -1,7 +1,7 @@
 """The streets of a scene: lanes, kerbs and pavements, a crossing, zebra crossings, and where road works are.
 
 A street is known by its reference line, the middle of the right-most lane in the direction of travel (the ego path for
-the ego's own street). PlacementSampler on it are given by station (m along the line) and lateral (m to the left of it).
+the ego's own street). Places on it are given by station (m along the line) and lateral (m to the left of it).
 """
 
 from __future__ import annotations

@@ -10,10 +10,11 @@ import pytest
 from nuscenes.utils.data_classes import Box
 from nuscenes.utils.geometry_utils import view_points
 from pyquaternion import Quaternion
+from ray_reference import cast
 
 from aqr_bench.world import ground
 from aqr_bench.world.camera import render
-from aqr_bench.world.geometry import arc, cast
+from aqr_bench.world.geometry import arc
 from aqr_bench.world.rig import CAMERAS
 from aqr_bench.world.scene import Scene
 

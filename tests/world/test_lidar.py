@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ray_reference import cast
 
 from aqr_bench.world import lidar
-from aqr_bench.world.geometry import Solids, cast, rotate
+from aqr_bench.world.geometry import Solids, rotate
 from aqr_bench.world.rig import LIDAR_TRANSLATION, beam_elevations
 from aqr_bench.world.scene import simulate
 from aqr_bench.world.spec import WorldSpec

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 import pytest
+from ray_reference import cast
 
 from aqr_bench.world import rays
-from aqr_bench.world.geometry import cast, rotate
+from aqr_bench.world.geometry import rotate
 
 
 def fan(rng, columns=60, rows=40):
