@@ -2,7 +2,7 @@
 
 With --database, also cut the objects of the train split out of points and images, for ground-truth sampling.
 
-python -m aqr_bench.data check --root ROOT: is the root whole? See aqr_bench/data/check/check.py.
+python -m aqr_bench.data check --root ROOT: is a nuScenes root complete and consistent?.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m aqr_bench.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--tier", help="tier file or name; it says the version")
+    which.add_argument("--tier", help="tier file or name; it has the version")
     which.add_argument("--version", choices=sorted(SPLITS), help="version of the tables, without a tier")
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/")
     parser.add_argument("--out", required=True, help="folder for the info files")
     parser.add_argument("--max-sweeps", type=natural, default=10)
     parser.add_argument("--database", action="store_true", help="also cut out the objects for ground-truth sampling")
-    parser.add_argument("--database-only", action="store_true", help="only that, for info files that are there")
+    parser.add_argument("--database-only", action="store_true", help="only that, from existing info files")
     parser.add_argument("--workers", type=positive, default=1, help="processes of --database (default: 1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)

@@ -101,7 +101,7 @@ class SensorDropout(BaseTransform):
     """Masked-modal training: with the given probabilities a sample loses its LiDAR or its cameras.
 
     CMT trains with 0.25 and 0.25. Points and images are multiplied by 0, as the test conditions ``no_lidar`` and
-    ``no_cameras`` have it; it stands behind the merging of sweeps.
+    ``no_cameras`` have it; it belongs after the merging of sweeps.
     """
 
     def __init__(self, lidar: float = 0.25, cameras: float = 0.25) -> None:
@@ -125,9 +125,9 @@ class SensorDropout(BaseTransform):
 
 @TRANSFORMS.register_module()
 class InputProof(BaseTransform):
-    """Leave a fingerprint of what the detector is about to see: ``input_proof``, a dict; stands right before packing.
+    """Leave a fingerprint of what the detector is about to see, a dict ``input_proof``; belongs right before packing.
 
-    A sensor that a condition removed altogether leaves the sample here, since packing cannot hold it.
+    A sensor that a condition removed is dropped from the sample here, since packing cannot hold it.
     """
 
     def transform(self, results: dict) -> dict:

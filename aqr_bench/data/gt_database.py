@@ -55,8 +55,8 @@ def build_database(
         infos_folder: holds ``infos_train.pkl`` as ``write_infos`` leaves it.
         data_root: nuScenes root: samples/, sweeps/.
         out: folder for the database.
-        workers: processes; each takes whole frames.
-        sweeps: LiDAR sweeps before the key frame that are added to it (the official database has 10).
+        workers: processes; each takes one frame at a time.
+        sweeps: LiDAR sweeps before the keyframe that are added to it (the official database has 10).
         quiet: show no progress.
     Returns:
         Number of objects of each class, in the order of INFO_CLASSES.
@@ -67,7 +67,7 @@ def build_database(
     frames = _train_frames(Path(infos_folder) / "infos_train.pkl")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    _refuse_foreign(out / FOLDER)
+    _raise_if_foreign(out / FOLDER)
     (out / DBINFOS).unlink(missing_ok=True)
     partial = out / f"{FOLDER}.partial"
     if partial.exists():
@@ -85,7 +85,7 @@ def build_database(
     os.replace(partial, out / FOLDER)
     with whole_file(out / DBINFOS) as temporary:
         temporary.write_bytes(pickle.dumps(entries, protocol=4))
-    return {name: len(found) for name, found in entries.items()}
+    return {name: len(objects) for name, objects in entries.items()}
 
 
 def project_boxes(
@@ -127,20 +127,20 @@ class _Job:
         results = _with_paths(info, self.data_root)
         cloud = _load_cloud(results, self.sweeps)
         views = {camera: _load_view(view) for camera, view in results["images"].items()}
-        # A box without a return of LiDAR or radar in the key frame is not trained on either (use_valid_flag).
-        kept = [
+        # A box without a return of LiDAR or radar in the keyframe is not trained on either (use_valid_flag).
+        valid = [
             (index, instance)
             for index, instance in enumerate(info["instances"])
             if instance["bbox_label_3d"] >= 0 and instance.get("bbox_3d_isvalid", True)
         ]
-        if not kept:
+        if not valid:
             return []
-        boxes = _bottom_boxes([instance for _, instance in kept])
+        boxes = _bottom_boxes([instance for _, instance in valid])
         corners = boxes.corners.numpy()
         boxes = boxes.tensor.numpy()
         inside = box_np_ops.points_in_rbbox(cloud, boxes[:, :7])
         entries = []
-        for row, (index, instance) in enumerate(kept):
+        for row, (index, instance) in enumerate(valid):
             points = cloud[inside[:, row]]
             if not len(points):
                 continue
@@ -181,10 +181,10 @@ def _train_frames(path: Path) -> list[dict]:
     return frames
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """What is replaced must be a database of ours."""
+def _raise_if_foreign(folder: Path) -> None:
+    """Raise UserError unless the folder is a ground-truth database, which may be replaced."""
     if folder.exists() and (not folder.is_dir() or any(entry.name not in PARTS for entry in folder.iterdir())):
-        raise UserError(f"{folder} holds something else than points/ and images/; choose another --out")
+        raise UserError(f"{folder} holds more than points/ and images/; choose another --out")
 
 
 def _cut_frames(job: _Job, frames: list[dict], workers: int) -> Iterator[list[dict]]:
@@ -237,7 +237,7 @@ def _with_paths(info: dict, root: Path) -> dict:
 
 
 def _load_cloud(results: dict, sweeps: int) -> np.ndarray:
-    """[n, 5] float32: x, y, z in metres in the key frame's LiDAR frame, intensity, time lag in seconds."""
+    """[n, 5] float32: x, y, z in metres in the keyframe's LiDAR frame, intensity, time lag in seconds."""
     columns = [0, 1, 2, 3, 4]
     for transform in (
         CheckFrame(),

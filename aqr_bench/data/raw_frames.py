@@ -153,7 +153,7 @@ class InfoFile:
         return self._number[token]
 
     def back(self, token: str, steps: int) -> dict | None:
-        """The entry ``steps`` key frames before a sample in its scene, None before the scene's first."""
+        """The entry ``steps`` keyframes before a sample in its scene, None before the scene's first."""
         for _ in range(steps):
             token = self.infos[self.number(token)]["prev"]
             if not token or token not in self._number:
@@ -161,11 +161,11 @@ class InfoFile:
         return self.infos[self.number(token)]
 
     def lidar_path(self, info: Mapping[str, Any]) -> Path:
-        """The key frame's LiDAR file."""
+        """The keyframe's LiDAR file."""
         return self._place("samples/LIDAR_TOP", info["lidar_points"]["lidar_path"])
 
     def image_path(self, info: Mapping[str, Any], camera: str) -> Path:
-        """The key frame's image of a camera."""
+        """The keyframe's image of a camera."""
         return self._place(f"samples/{camera}", info["images"][camera]["img_path"])
 
     def sweep_path(self, filename: str) -> Path:
@@ -183,7 +183,7 @@ class InfoFile:
         return (key, *sweep_clouds(earlier, [self.sweep_path(s["lidar_points"]["lidar_path"]) for s in earlier]))
 
     def view(self, info: Mapping[str, Any], camera: str) -> View:
-        """The key frame's view of a camera."""
+        """The keyframe's view of a camera."""
         if camera not in info["images"]:
             raise BadFrameError(f"sample {info['token']} of {self.path} has no camera {camera}")
         return view_of(camera, info["images"][camera], read_image(self.image_path(info, camera)))
@@ -208,7 +208,7 @@ class SceneHistory:
     """Earlier recordings of a sample's scene, read from an info file when they are asked for.
 
     Args:
-        token: the sample. ``sweeps``: most LiDAR sweeps per key frame.
+        token: the sample. ``sweeps``: maximum number of LiDAR sweeps per keyframe.
     """
 
     def __init__(self, infos: InfoFile, token: str, sweeps: int) -> None:
@@ -216,7 +216,7 @@ class SceneHistory:
 
     def _entry(self, steps: int) -> dict:
         info = self._infos.back(self._token, steps)
-        assert info is not None, f"{steps} key frames before {self._token} there is none: ask for its token first"
+        assert info is not None, f"{steps} keyframes before {self._token} there is none: ask for its token first"
         return info
 
     def token(self, steps: int) -> str | None:

@@ -77,7 +77,7 @@ class LoadPoseCorrectedSweeps(LoadPointsFromMultiSweeps):
 
 @TRANSFORMS.register_module()
 class CheckFrame(BaseTransform):
-    """Refuse a key frame whose files are missing or cut short, before anything decodes them; names the file.
+    """Refuse a keyframe whose files are missing or cut short, before anything decodes them; names the file.
 
     Args:
         load_dim: columns of a point on disk.

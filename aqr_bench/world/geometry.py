@@ -1,6 +1,6 @@
 """Planar motion and oriented boxes: the formulas that the simulation is built on.
 
-Everything stands upright on the plane z = 0, so a pose is (x, y, yaw) in metres and radians, yaw counter-clockwise
+Everything is upright, on the plane z = 0, so a pose is (x, y, yaw) in metres and radians, yaw counter-clockwise
 from x. A solid is a cuboid with vertical sides.
 """
 
@@ -62,7 +62,7 @@ def footprint(pose: np.ndarray, length: np.ndarray, width: np.ndarray) -> np.nda
 
 
 def overlap(pose_a: np.ndarray, size_a: np.ndarray, pose_b: np.ndarray, size_b: np.ndarray) -> np.ndarray:
-    """Tell (...,) which pairs of rectangles overlap; poses (..., 3), sizes (..., 2) as length and width.
+    """Return (...,) which pairs of rectangles overlap; poses (..., 3), sizes (..., 2) as length and width.
 
     Separating axis theorem: two convex shapes are apart if and only if some edge normal of one separates them.
     """

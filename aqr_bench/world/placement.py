@@ -11,7 +11,7 @@ from aqr_bench.world.geometry import overlap, rotate
 from aqr_bench.world.rig import EGO_CENTER_M, EGO_LENGTH_M, EGO_WIDTH_M
 from aqr_bench.world.road import LANE_M, PARKING_M, PAVEMENT_M, Layout
 
-GAP_M = 0.3  # least distance between boxes
+GAP_M = 0.3  # smallest distance between boxes
 EGO_GAP_M = 1.0
 _HOUSE_M2 = 35.0  # whatever takes more ground than this is a building
 
@@ -88,7 +88,7 @@ class PlacementSampler:
         if zone == "works":
             return self._works(info)
         index, street, station = self._abreast(frame, info.range_share * self.reach_m)
-        for _ in range(8):  # nobody stands about in a junction or on a zebra crossing
+        for _ in range(8):  # nobody stops in a junction or on a zebra crossing
             if speed or not self._must_stay_clear(index, station, size[0] / 2):
                 break
             index, street, station = self._abreast(frame, info.range_share * self.reach_m)
@@ -145,7 +145,7 @@ class PlacementSampler:
         return index, street, float(street.frame(self.lidar[frame, :2])[0]) + share * reach_m
 
     def _must_stay_clear(self, index: int, station: float, margin: float) -> bool:
-        """Tell whether a station of a street is within ``margin`` m of the junction or of a zebra crossing."""
+        """Return whether a station of a street is within ``margin`` m of the junction or of a zebra crossing."""
         on_zebra = any(street == index and abs(station - zebra) < 2 + margin for street, zebra in self.layout.zebras)
         return on_zebra or bool(self.layout.in_junction(index, np.asarray(station), 2 + margin))
 
@@ -170,7 +170,7 @@ class PlacementSampler:
         return Placement(pose, 0.0, "plot" if self.layout.clear_of_streets(pose[:2]) else "pavement")
 
     def _behind_a_building(self, pose: np.ndarray, frame: int) -> bool:
-        """Tell whether a house stands between the LiDAR and a place: what is hidden there is for ``hidden_share``."""
+        """Return whether a house is between the LiDAR and a place: what is hidden there is for ``hidden_share``."""
         houses = np.nonzero(self.occupancy.sizes.prod(1) > _HOUSE_M2)[0]
         at, size = self.occupancy.poses[houses, 0], self.occupancy.sizes[houses]
         line = self.lidar[frame, :2] + np.linspace(0, 1, 24)[:, None, None] * (pose[:2] - self.lidar[frame, :2])
@@ -190,7 +190,7 @@ class PlacementSampler:
         return Placement(pose, 0.0, "works")
 
     def _behind(self, size: np.ndarray, frame: int) -> Placement | None:
-        """Draw a place in the lee of something that stands there already, off the carriageways."""
+        """Draw a place behind something that is placed already, as seen from the LiDAR, off the carriageways."""
         lidar = self.lidar[frame]
         offset = self.occupancy.poses[1:, 0, :2] - lidar[:2]
         distance = np.hypot(*offset.T)

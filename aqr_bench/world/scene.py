@@ -104,7 +104,7 @@ def sweep_times(spec: WorldSpec, sweeps: int) -> np.ndarray:
 
 
 def in_range(spec: WorldSpec, lidar_poses: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Tell (..., K) whether points (..., K, 2) lie in the annotated square around the LiDAR at poses (K, 3)."""
+    """Return (..., K) whether points (..., K, 2) lie in the annotated square around the LiDAR at poses (K, 3)."""
     local = rotate(xy - lidar_poses[:, :2], -lidar_poses[:, 2])
     return np.abs(local).max(-1) <= spec.half_range_m
 

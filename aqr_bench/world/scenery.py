@@ -1,4 +1,4 @@
-"""What stands along the streets and is never labelled: buildings, walls, hedges, trees, bushes, lamps and signs."""
+"""Objects along the streets that are never labelled: buildings, walls, hedges, trees, bushes, lamps and signs."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Annotations:
 
     ``name`` (N,) class names, ``size`` (N, 3) length, width, height in m, ``distance`` (N,) from the ego origin in m,
     ``points`` (N,) LiDAR points inside, ``speed`` (N,) in m/s, nan where unknown, ``visibility`` (N,) tokens;
-    ``keyframes`` in the whole data set, ``boxes`` of all categories.
+    ``keyframes`` in all of the data set, ``boxes`` of all categories.
     """
 
     name: np.ndarray
@@ -194,8 +194,8 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+def _share(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %" if total else "-"
 
 
 def _mean(total: int, number: int) -> str:

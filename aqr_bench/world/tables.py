@@ -1,4 +1,4 @@
-"""The thirteen tables of nuScenes v1.0: records of one scene, and the tables of the whole world.
+"""The thirteen tables of nuScenes v1.0: records of one scene, and the tables that all scenes share.
 
 Field names and types are those of the published schema (nuscenes-devkit, docs/schema_nuscenes.md).
 """

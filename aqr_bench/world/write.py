@@ -1,4 +1,4 @@
-"""Write a whole world as a nuScenes root: scene by scene in worker processes, atomically; resumable.
+"""Write a world as a nuScenes root: scene by scene in worker processes, atomically; resumable.
 
 Everything is written to ``ROOT.partial`` and moved to ``ROOT`` in the end, when ``world.json`` is in it. Finished
 scenes leave a file in ``ROOT.partial/_scenes``; an interrupted run resumes from these.

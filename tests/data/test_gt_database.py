@@ -23,7 +23,7 @@ def entries(database):
 
 
 def all_of(entries):
-    return [entry for found in entries.values() for entry in found]
+    return [entry for objects in entries.values() for entry in objects]
 
 
 def points_of(folder, entry):
@@ -46,10 +46,10 @@ def files_of(folder):
 def test_every_class_is_there_and_entries_are_plain(database, entries):
     folder, counts = database
     assert tuple(entries) == tuple(counts) == INFO_CLASSES
-    assert {name: len(found) for name, found in entries.items()} == counts
+    assert {name: len(objects) for name, objects in entries.items()} == counts
     assert sum(counts.values()) > 20 and counts["barrier"] == 0
-    for name, found in entries.items():
-        for entry in found:
+    for name, objects in entries.items():
+        for entry in objects:
             assert entry["name"] == name and entry["difficulty"] == 0
             assert entry["box3d_lidar"].shape == (9,) and entry["box3d_lidar"].dtype == np.float32
             assert entry["num_points_in_gt"] == len(points_of(folder, entry)) > 0
@@ -74,12 +74,12 @@ def test_points_are_exactly_those_inside_the_box(database, infos, world, entries
     for entry in all_of(entries):
         box, points = entry["box3d_lidar"].astype(np.float64), points_of(folder, entry)
         assert in_box(points, box, margin=1e-3).all()
-        # The key frame's own points have no lag; all of them inside, but for the faces, are there.
+        # The points of the keyframe have no lag; all of them inside, but for the faces, are there.
         path = world / "samples" / "LIDAR_TOP" / frames[entry["image_idx"]]["lidar_points"]["lidar_path"]
         key = np.fromfile(path, dtype=np.float32).reshape(-1, 5)
         moved = key[:, :3] - box[:3]
-        found = int((points[:, 4] == 0).sum())
-        assert in_box(moved, box, -1e-3).sum() <= found <= in_box(moved, box, 1e-3).sum()
+        count = int((points[:, 4] == 0).sum())
+        assert in_box(moved, box, -1e-3).sum() <= count <= in_box(moved, box, 1e-3).sum()
     assert any((points_of(folder, entry)[:, 4] > 0).any() for entry in all_of(entries))
 
 
@@ -172,16 +172,16 @@ def test_what_does_not_count_is_left_out(world, infos, database, entries, tmp_pa
     content = pickle.loads((database[0] / "infos_train.pkl").read_bytes())
     chosen = entries["car"][0]["image_idx"]
     info = next(info for info in content["data_list"] if info["token"] == chosen)
-    kept, ignored, invalid = [entry["gt_idx"] for entry in all_of(entries) if entry["image_idx"] == chosen][:3]
-    info["instances"][kept]["velocity"] = [float("nan"), float("nan")]
+    valid, ignored, invalid = [entry["gt_idx"] for entry in all_of(entries) if entry["image_idx"] == chosen][:3]
+    info["instances"][valid]["velocity"] = [float("nan"), float("nan")]
     info["instances"][ignored]["bbox_label_3d"] = -1
     info["instances"][invalid]["bbox_3d_isvalid"] = False
     content["data_list"] = [info]
     (tmp_path / "infos_train.pkl").write_bytes(pickle.dumps(content))
     build_database(tmp_path, world, tmp_path)
-    found = {entry["gt_idx"]: entry for entry in all_of(pickle.loads((tmp_path / DBINFOS).read_bytes()))}
-    assert kept in found and ignored not in found and invalid not in found
-    assert np.array_equal(found[kept]["box3d_lidar"][7:], [0, 0])
+    by_index = {entry["gt_idx"]: entry for entry in all_of(pickle.loads((tmp_path / DBINFOS).read_bytes()))}
+    assert valid in by_index and ignored not in by_index and invalid not in by_index
+    assert np.array_equal(by_index[valid]["box3d_lidar"][7:], [0, 0])
     info["instances"] = []
     (tmp_path / "infos_train.pkl").write_bytes(pickle.dumps(content))
     assert set(build_database(tmp_path, world, tmp_path).values()) == {0}
@@ -199,7 +199,7 @@ def test_other_files_are_refused(world, database, tmp_path):
     with pytest.raises(UserError, match=r"infos_train\.pkl is no info file"):
         build_database(tmp_path, world, tmp_path)
     (tmp_path / "gt_database" / "holiday").mkdir(parents=True)
-    with pytest.raises(UserError, match="gt_database holds something else"):
+    with pytest.raises(UserError, match="gt_database holds more than points/ and images/"):
         build_database(database[0], world, tmp_path)
     assert (tmp_path / "gt_database" / "holiday").is_dir()
 
@@ -220,8 +220,8 @@ def test_rectangles_are_clipped_and_corners_behind_are_told():
     assert rectangles[1].tolist() == [0, 35, 7, 45]
     assert rectangles[2, 0] == rectangles[2, 2] == 160
     assert in_front.tolist() == [True, True, True, False, False]
-    for found in project_boxes(np.zeros((0, 8, 3)), LIDAR2IMG, 160, 90):
-        assert len(found) == 0
+    for array in project_boxes(np.zeros((0, 8, 3)), LIDAR2IMG, 160, 90):
+        assert len(array) == 0
 
 
 def test_the_largest_view_wins_whatever_the_order():

@@ -1,4 +1,4 @@
-"""Info files of a tiny world: boxes, sweeps and cameras agree with what nuscenes-devkit says."""
+"""Info files of a tiny world: boxes, sweeps and cameras agree with nuscenes-devkit."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_lidar_points_project_into_the_cameras_as_the_devkit_says(infos, nusc):
             width, length, height = box.wlh
             centre = np.append(lidar_boxes[tuple(np.round([length, width, height], 9))], 1)
             expected = intrinsic @ box.center
-            found = (lidar2img @ centre)[:3]
-            np.testing.assert_allclose(found, expected, atol=1e-4)
+            projected = (lidar2img @ centre)[:3]
+            np.testing.assert_allclose(projected, expected, atol=1e-4)
 
 
 def test_sweeps_come_nearest_first_and_map_static_points(infos):
@@ -87,7 +87,7 @@ def test_command_writes_what_mmdet3d_reads(world, tmp_path, capsys):
 def test_wrong_roots_are_named(world, tmp_path):
     with pytest.raises(UserError, match="nuScenes root not found"):
         open_nuscenes(tmp_path / "nowhere", "v1.0-mini")
-    with pytest.raises(UserError, match=r"no tables of version 'v1.0-trainval'.*found: v1.0-mini"):
+    with pytest.raises(UserError, match=r"no tables of version 'v1.0-trainval'.*it has: v1.0-mini"):
         open_nuscenes(world, "v1.0-trainval")
     (tmp_path / "v1.0-mini").mkdir()
     (tmp_path / "v1.0-mini" / "category.json").write_text("[{")

@@ -1,4 +1,4 @@
-"""Transforms on small made-up frames: sweeps land where they were seen, projections follow every change."""
+"""Transforms on small synthetic frames: sweeps land where they were seen, projections follow every change."""
 
 from __future__ import annotations
 
@@ -114,21 +114,21 @@ def test_damaged_frames_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda data: data[: len(data) // 2], "cut short .no end-of-image marker.*front.jpg"),
         (lambda data: b"", "no JPEG.*front.jpg, 0 bytes"),
         (lambda data: b"\0\0" + data[2:], "no JPEG .*'0000'.*front.jpg"),
     ],
 )
-def test_damaged_images_are_named(tmp_path, damage, said):
+def test_damaged_images_are_named(tmp_path, damage, message):
     image = tmp_path / "front.jpg"
-    whole = cv2.imencode(".jpg", np.full((40, 60, 3), 99, np.uint8))[1].tobytes()
+    intact = cv2.imencode(".jpg", np.full((40, 60, 3), 99, np.uint8))[1].tobytes()
     results = {"token": "abc", "images": {"CAM_FRONT": {"img_path": str(image)}}}
-    image.write_bytes(whole + b"\0" * 100)  # some cameras pad
+    image.write_bytes(intact + b"\0" * 100)  # some cameras pad
     assert CheckFrame(lidar=False)(results) is results
-    image.write_bytes(damage(whole))
-    with pytest.raises(BadFrameError, match=said):
+    image.write_bytes(damage(intact))
+    with pytest.raises(BadFrameError, match=message):
         CheckFrame(lidar=False)(results)
 
 

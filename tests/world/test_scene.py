@@ -1,4 +1,4 @@
-"""The simulated scenes: nothing overlaps, the numbers asked for come out, every scene has its own chances."""
+"""The simulated scenes: nothing overlaps, the numbers asked for come out, every scene has its random numbers."""
 
 from __future__ import annotations
 
@@ -88,22 +88,22 @@ def test_pedestrians_walk_on_pavements_and_zebra_crossings(scenes):
 
 
 def test_levels_do_what_they_say():
-    made = {}
+    numbers = {}
     for level in ("easy", "normal", "hard"):
         spec = WorldSpec.from_dict({"level": level})
         scenes = [simulate(spec, 0, index) for index in range(20)]
         actors = [actor for scene in scenes for actor in scene.actors]
         vehicles = [actor for actor in actors if actor.class_name in ("car", "truck", "bus", "trailer")]
-        made[level] = (
+        numbers[level] = (
             np.mean([len(scene.scenery) for scene in scenes]),
             np.mean([actor.intensity.max() < 9 for actor in vehicles]),
             np.mean([actor.category is None for actor in actors]),
             np.mean([scene.light.name != "day" for scene in scenes]),
             np.mean([scene.dropout for scene in scenes]),
         )
-    for easy, normal, hard in zip(*made.values(), strict=True):
+    for easy, normal, hard in zip(*numbers.values(), strict=True):
         assert easy < normal < hard
-    assert made["easy"][1] == made["easy"][3] == 0
+    assert numbers["easy"][1] == numbers["easy"][3] == 0
 
 
 def test_the_class_mix_of_nuscenes():

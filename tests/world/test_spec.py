@@ -1,4 +1,4 @@
-"""What a tier file may say about the world, and how a mistake in it is told."""
+"""What a tier file may say about the world, and how a mistake in it is reported."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Recordings:
 
 
 def recordings(tables: Mapping[str, Table]) -> Recordings:
-    """What the table sample_data says about files."""
+    """The files that the table sample_data names."""
     data = tables["sample_data"]
     return Recordings(
         names=[name or "" for name in data.columns["filename"]],

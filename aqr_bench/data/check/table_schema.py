@@ -140,11 +140,11 @@ SCHEMA: dict[str, dict[str, Kind]] = {
     for table, fields in _TABLES.items()
 }
 MAY_BE_EMPTY = frozenset(["attribute", "instance", "sample_annotation"])  # a drive past nothing is a data set
-# The maps of v1.0-mini name logs of the whole data set. But every log must be named by a map.
+# The maps of v1.0-mini name logs of the full data set. But every log must be named by a map.
 MAY_POINT_NOWHERE = frozenset([("map", "log_tokens")])
 
 # Columns that later checks read; all others are let go, since those of the full data set take gigabytes.
-KEPT_COLUMNS = {
+RETAINED_COLUMNS = {
     "calibrated_sensor": ("camera_intrinsic",),
     "map": ("filename",),
     "sample_data": ("filename", "is_key_frame", "height", "width"),

@@ -1,7 +1,7 @@
 """Checks of each table of a nuScenes root by itself: JSON, shape of the rows, values, unique tokens.
 
-Tables are read one by one, and of each only what later checks need is kept: tokens as 64-bit hashes, few columns. The
-full data set's tables take gigabytes as Python objects.
+Tables are read one by one, and only what later checks need of each is retained: tokens as 64-bit hashes, few columns.
+The full data set's tables take gigabytes as Python objects.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import numpy as np
 from aqr_bench.errors import quoted
 
 from .finding import MAX_NAMES, Finding, Progress, access_cause, finding, number
-from .table_schema import KEPT_COLUMNS, MAY_BE_EMPTY, SCHEMA, offenders
+from .table_schema import MAY_BE_EMPTY, RETAINED_COLUMNS, SCHEMA, offenders
 
 _ABSENT = object()
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What is kept of a table. N of its rows are objects; a bad value spoils its own field only, not the row.
+    """What is retained of a table. N of its rows are objects; a bad value spoils its own field only, not the row.
 
     Args:
         count: all of its rows.
@@ -37,7 +37,7 @@ class Table:
         bad: for every field with bad values: [N] bool.
         hashes: for ``token`` and every field that points to a table: [N] int64 hashes; 0: empty or bad.
         lists: for every field with a list of tokens: row numbers [L] and hashes [L].
-        columns: the fields of ``KEPT_COLUMNS``, N values each; None where they are bad.
+        columns: the fields of ``RETAINED_COLUMNS``, N values each; None where they are bad.
     """
 
     count: int
@@ -139,7 +139,7 @@ def check_rows(name: str, rows: Sequence[Any]) -> tuple[Table, list[Finding]]:
             hashes[field] = _hashes(column)
         if field == "token":
             findings += _repeated(name, column, hashes[field])
-        if field in KEPT_COLUMNS.get(name, ()):
+        if field in RETAINED_COLUMNS.get(name, ()):
             columns[field] = [None if field in bad and bad[field][i] else value for i, value in enumerate(column)]
     return Table(len(rows), index, bad, hashes, lists, columns), findings
 

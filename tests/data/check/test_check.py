@@ -1,4 +1,4 @@
-"""`data check` on synthetic worlds, whole and spoilt: it never breaks down, whatever it is shown."""
+"""`data check` on synthetic worlds, intact and damaged: it never raises, whatever the input."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VERSION = "v1.0-mini"
 
 @pytest.fixture
 def copy(world, tmp_path) -> Path:
-    """The world once more, to be spoilt."""
+    """The world once more, to be damaged."""
     return Path(shutil.copytree(world, tmp_path / "a world"))
 
 
@@ -166,7 +166,7 @@ def test_mistakes_of_the_caller(world, copy, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (
             b"",
@@ -187,10 +187,10 @@ def test_mistakes_of_the_caller(world, copy, capsys):
         (b'[{"token": "\\ud800"}, {"token": "\\ud800"}]', "sample.json has 1 token more than once: \\ud800"),
     ],
 )
-def test_tables_that_are_none(copy, content, says):
+def test_tables_that_are_none(copy, content, message):
     (copy / VERSION / "sample.json").write_bytes(content)
     lines = errors(copy)
-    assert any(says in line for line in lines), lines
+    assert any(message in line for line in lines), lines
     assert all("\n" not in line and line.encode() for line in lines)
 
 
@@ -209,10 +209,13 @@ def test_each_field_is_asked_for_and_typed(world, table):
     rows = json.loads((world / VERSION / f"{table}.json").read_text())
     assert check_rows(table, rows)[1] == []
     for field in SCHEMA[table]:
-        for spoil, wants in ((lambda r, f: r.pop(f), f"without '{field}'"), (lambda r, f: r.update({f: {}}), "is not")):
-            spoilt = [dict(row) for row in rows]
-            spoil(spoilt[-1], field)
-            (finding,) = check_rows(table, spoilt)[1]
+        for damage, wants in (
+            (lambda r, f: r.pop(f), f"without '{field}'"),
+            (lambda r, f: r.update({f: {}}), "is not"),
+        ):
+            damaged = [dict(row) for row in rows]
+            damage(damaged[-1], field)
+            (finding,) = check_rows(table, damaged)[1]
             assert f"{table}.json, 1 row " in finding.what and wants in finding.what
             assert finding.names == (f"row {len(rows) - 1}" + " ({})" * (wants == "is not"),)
 
@@ -249,13 +252,13 @@ def test_any_rows_give_findings_and_no_exception(rows, data):
 @given(seed=st.integers(0, 2**32))
 def test_flipped_bytes_and_cut_tables_never_break_it(world, tmp_path, seed):
     chance = random.Random(seed)
-    spoilt = tmp_path / "spoilt"
-    shutil.rmtree(spoilt, ignore_errors=True)
-    spoilt.mkdir()
+    damaged = tmp_path / "damaged"
+    shutil.rmtree(damaged, ignore_errors=True)
+    damaged.mkdir()
     for name in ("samples", "sweeps", "maps", "world.json"):
-        (spoilt / name).symlink_to(world / name)
-    shutil.copytree(world / VERSION, spoilt / VERSION)
-    paths = chance.sample(sorted((spoilt / VERSION).iterdir()), chance.choice([1, 1, 2, 13]))
+        (damaged / name).symlink_to(world / name)
+    shutil.copytree(world / VERSION, damaged / VERSION)
+    paths = chance.sample(sorted((damaged / VERSION).iterdir()), chance.choice([1, 1, 2, 13]))
     for path in paths:
         content = bytearray(path.read_bytes())
         if chance.random() < 0.3:
@@ -267,7 +270,7 @@ def test_flipped_bytes_and_cut_tables_never_break_it(world, tmp_path, seed):
         path.write_bytes(content)
     before = {path.name: path.read_bytes() for path in paths}
     same = all((world / VERSION / name).read_bytes() == content for name, content in before.items())
-    report = check_root(spoilt, VERSION, samples=1)
+    report = check_root(damaged, VERSION, samples=1)
     assert (report.findings == ()) == same, "the digest of the tables sees every change"
     assert json.dumps(report.as_dict()) and all(line.isprintable() for line in report.lines())
 
@@ -371,9 +374,9 @@ def test_a_whole_turn_has_a_return_on_every_side(tmp_path):
     path = tmp_path / "turn.bin"
     for missing, odd in ((0, False), (40, False), (75, True), (720, True)):
         for turned in range(0, 360, 40):
-            kept = np.roll(points, -2 * turned, axis=0)[missing * 2 :]
+            part = np.roll(points, -2 * turned, axis=0)[missing * 2 :]
             # The car itself, which is seen all around, does not count.
-            np.concatenate([kept, points * np.float32(0.2)]).tofile(path)
+            np.concatenate([part, points * np.float32(0.2)]).tofile(path)
             fault, warning = cloud_fault(path)
             assert (bool(fault), warning) == (odd, odd), (missing, turned)
 

@@ -1,4 +1,4 @@
-"""`data check` on a nuScenes root that nothing here has made: the real keyframe, with tables written by this test."""
+"""`data check` on the real keyframe as a nuScenes root, with tables written by this test."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def not_finite(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channel", "damage", "says"),
+    ("channel", "damage", "message"),
     [
         ("LIDAR_TOP", lambda p: cut(p, 0.6), "samples/LIDAR_TOP, 1 of 1 file cut short (no multiple of 20 bytes)"),
         ("LIDAR_TOP", lambda p: p.write_bytes(b""), "samples/LIDAR_TOP, 1 of 1 file empty"),
@@ -266,11 +266,11 @@ def not_finite(path: Path) -> None:
         ("CAM_FRONT", shrink, "1 of 7 opened files of another width or height than sample_data.json says"),
     ],
 )
-def test_a_damaged_file_is_named(root, tables, channel, damage, says):
+def test_a_damaged_file_is_named(root, tables, channel, damage, message):
     name = next(r["filename"] for r in tables["sample_data"] if f"/{channel}/" in r["filename"])
     damage(root / name)
     (line,) = errors(root)
-    assert says in line and "v1.0-mini.tgz" in line
+    assert message in line and "v1.0-mini.tgz" in line
     assert Path(name).name in line or "folder" in line
 
 
@@ -314,7 +314,7 @@ def test_without_its_map_mask_the_devkit_refuses_the_root(root):
 
 
 @pytest.mark.parametrize(
-    ("table", "field", "value", "says"),
+    ("table", "field", "value", "message"),
     [
         ("calibrated_sensor", "rotation", [1.0, 1.0, 0.0, 0.0], "calibration: calibrated_sensor.json, 1 row where"),
         ("calibrated_sensor", "camera_intrinsic", [[0.0] * 3] * 3, "'camera_intrinsic' is not an invertible 3 x 3"),
@@ -332,11 +332,11 @@ def test_without_its_map_mask_the_devkit_refuses_the_root(root):
         ("category", "name", None, "category.json, 1 row where 'name' is not a string: row 1 (None)"),
     ],
 )
-def test_a_wrong_value_is_named(root, tables, table, field, value, says):
+def test_a_wrong_value_is_named(root, tables, table, field, value, message):
     rows = json.loads(json.dumps(tables[table]))
     rows[1][field] = value
     (root / "v1.0-mini" / f"{table}.json").write_text(json.dumps(rows))
-    assert any(says in line for line in errors(root)), errors(root)
+    assert any(message in line for line in errors(root)), errors(root)
 
 
 def write(root: Path, table: str, rows: list[dict]) -> None:
