@@ -7,9 +7,9 @@ from typing import Any
 
 from aqr_bench.errors import UserError
 
-IMPORTS = ("aqr_bench.data.transforms", "aqr_bench.data.sensors", "aqr_bench.hooks")
+IMPORTS = ("aqr_bench.data.transforms", "aqr_bench.data.conditions", "aqr_bench.hooks")
 PREPROCESSOR = "aqr_bench.cmt.preprocessor"
-SWEEPS, EXACT_SWEEPS = "LoadPointsFromMultiSweeps", "LoadExactSweeps"
+SWEEPS, CORRECTED_SWEEPS = "LoadPointsFromMultiSweeps", "LoadPoseCorrectedSweeps"
 META_KEYS = ("token", "sample_idx", "box_type_3d", "box_mode_3d", "lidar2img", "sensor_state", "cameras", "input_proof")
 POINT_COLUMNS = 5  # x, y, z, intensity, ring: conditions need the ring
 
@@ -18,8 +18,8 @@ def adapt(config: Any, where: str) -> None:
     """Change a config in place so that it can be trained, evaluated and measured here; ours are left as they are.
 
     - Test pipeline: SensorCondition behind the loaders, InputFingerprint before packing; the samples say who they are.
-    - Sweeps are merged by LoadExactSweeps, in training too: conditions work on separate sweeps, and mmdet3d's motion
-      of a sweep is not exact. Frames with too few sweeps are not padded.
+    - Sweeps are merged by LoadPoseCorrectedSweeps, in training too: conditions work on separate sweeps, and mmdet3d's
+      motion of a sweep is not exact. Frames with too few sweeps are not padded.
     - Training: a curve, seeds that survive a restart. Validation while training goes: evaluation is a job of its own.
     - Where mmcv has no compiled operators, hard voxelisation is spconv's.
 
@@ -82,11 +82,11 @@ def with_condition(steps: Sequence[dict], where: str) -> list[dict]:
     if not loaders:
         raise UserError(f"{where}: the test pipeline loads neither points nor images")
     head, tail = steps[: loaders[-1] + 1], steps[loaders[-1] + 1 :]
-    sweeps = [step for step in head if step["type"] == EXACT_SWEEPS]
-    head = [step for step in head if step["type"] != EXACT_SWEEPS]
+    sweeps = [step for step in head if step["type"] == CORRECTED_SWEEPS]
+    head = [step for step in head if step["type"] != CORRECTED_SWEEPS]
     for step in head:
         _check_raw(step, where)
-    merged = [step for step in steps if step["type"] == EXACT_SWEEPS]
+    merged = [step for step in steps if step["type"] == CORRECTED_SWEEPS]
     condition = {"type": "SensorCondition", "name": "clean", "seed": 0}
     condition["sweeps_num"] = merged[0].get("sweeps_num", 10) if merged else 0
     projections = [] if "AddProjections" in [s["type"] for s in steps] or not _has_images(head) else ["AddProjections"]
@@ -120,7 +120,7 @@ def _without_augmentation(step: dict, where: str) -> list[dict]:
 def _exact(step: dict, test: bool = False) -> dict:
     if step["type"] != SWEEPS:
         return dict(step)
-    changed = {**step, "type": EXACT_SWEEPS}
+    changed = {**step, "type": CORRECTED_SWEEPS}
     return {**changed, "test_mode": True} if test else changed
 
 
@@ -181,7 +181,7 @@ def _without_compiled(model: Any, steps: Sequence[dict]) -> tuple[str, ...]:
     if part.get("type") != "Det3DDataPreprocessor" or not hard or has_compiled_mmcv():
         return ()
     print("mmcv has no compiled operators here: points are voxelised by spconv (SpconvDataPreprocessor)")
-    merged = [step for step in steps if step["type"] == EXACT_SWEEPS]
+    merged = [step for step in steps if step["type"] == CORRECTED_SWEEPS]
     columns = len(merged[-1].get("use_dim", (0, 1, 2, 4))) if merged else POINT_COLUMNS
     kept = {key: value for key, value in part.items() if key not in ("voxel", "voxel_type", "voxel_layer")}
     layer = {**part["voxel_layer"], "num_point_features": columns}

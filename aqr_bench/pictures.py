@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from aqr_bench.arguments import positive, share
-from aqr_bench.data.frames import read_image
 from aqr_bench.data.infos import lidar_to_image
+from aqr_bench.data.raw_frames import read_image
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.evaluate import Evaluator, build_loader
 from aqr_bench.experiment import DataSet, build_config, load_data

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     elif args.action == "show":
         print(describe(args.name))
     else:
-        from aqr_bench.data.frames import BadFrameError
+        from aqr_bench.data.raw_frames import BadFrameError
 
         try:
             frame = load_frame(args.infos, args.keyframe, args.sample, args.sweeps)
@@ -101,7 +101,7 @@ def describe(name: str) -> str:
 
 def load_frame(infos: str | None, keyframe: str | None, sample: str, sweeps: int) -> Frame:
     """The raw data of one sample: of the val split of an info folder, or of a keyframe folder."""
-    from aqr_bench.data.frames import InfoFile
+    from aqr_bench.data.raw_frames import InfoFile
 
     if (infos is None) == (keyframe is None):
         raise UserError(

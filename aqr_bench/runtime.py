@@ -1,15 +1,23 @@
-"""Make mmdet3d usable here: call prepare() before any import of mmcv, mmdet or mmdet3d."""
+"""Make mmdet3d and worker processes usable here: call prepare() before any import of mmcv, mmdet or mmdet3d."""
 
 from __future__ import annotations
 
 import functools
 import importlib.machinery
 import importlib.util
+import multiprocessing
 import os
 import sys
+import threading
 import types
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
+
+from aqr_bench.errors import UserError
 
 GUARD_FLAG = "__aqr_bench_guard__"
 
@@ -82,6 +90,47 @@ def use_tf32(allowed: bool) -> None:
 
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextmanager
+def spawn_pool(
+    workers: int, initializer: Callable[[], None] | None = None, note: str = ""
+) -> Iterator[ProcessPoolExecutor]:
+    """Fresh worker processes, which end when this process does, however it ends. Leaving the block cancels what waits.
+
+    A fork would copy the threads of OpenCV, BLAS and torch in whatever state they are in.
+
+    Args:
+        initializer: called in each worker before its first task; a module's function.
+        note: what else to say when a worker was killed.
+    Raises:
+        UserError: a worker process was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(initializer,))
+    try:
+        yield pool
+    except BrokenProcessPool:
+        what = "a worker process was killed, perhaps because memory ran out"
+        raise UserError(f"{what}; run the same command again with fewer --workers{note}") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(initializer: Callable[[], None] | None) -> None:
+    _end_with_parent()
+    if initializer is not None:
+        initializer()
+
+
+def _end_with_parent() -> None:
+    """Make a worker process end when its parent does: it would wait for work for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _allow_checkpoint_classes() -> None:

@@ -19,7 +19,7 @@ from aqr_bench.corruptions import CORRUPTIONS, FrameError, corrupt
 from aqr_bench.cost.cameras import ring_of_cameras
 from aqr_bench.gpu_check.attention_cases import SIZES, make_case, step
 from aqr_bench.world import lidar
-from aqr_bench.world.camera import photograph
+from aqr_bench.world.camera import render
 from aqr_bench.world.scene import simulate, stream
 from aqr_bench.world.spec import read_tier
 
@@ -174,7 +174,7 @@ def test_world_cameras(timed):
     spec, world = scene()
     pose = world.ego_pose(0.0)
     solids = world.solids(0.0).seen_from(pose)
-    pictures, _, _ = timed(lambda: photograph(world, solids, pose, spec.image_size, stream(spec, 0, 0, 2, 0, 0)))
+    pictures, _, _ = timed(lambda: render(world, solids, pose, spec.image_size, stream(spec, 0, 0, 2, 0, 0)))
     assert len(pictures) == 6
 
 

@@ -39,7 +39,7 @@ def test_conditions_stand_behind_the_loaders_and_before_the_sweeps():
         "LoadPointsFromFile",
         "LoadMultiViewImageFromFiles",
         "SensorCondition",
-        "LoadExactSweeps",
+        "LoadPoseCorrectedSweeps",
         "AddProjections",
         "PointsRangeFilter",
         "InputFingerprint",
@@ -80,10 +80,10 @@ def test_a_config_of_mmdet3d_as_it_is(monkeypatch, capsys):
     assert types(config.test_dataloader.dataset.pipeline)[:3] == [
         "LoadPointsFromFile",
         "SensorCondition",
-        "LoadExactSweeps",
+        "LoadPoseCorrectedSweeps",
     ]
     train = config.train_dataloader.dataset.dataset  # inside CBGSDataset
-    assert train.ann_file == "infos_train.pkl" and "LoadExactSweeps" in types(train.pipeline)
+    assert train.ann_file == "infos_train.pkl" and "LoadPoseCorrectedSweeps" in types(train.pipeline)
     assert types(config.custom_hooks) == ["SeedEpochs", "LossCurve", "Progress"]
     assert config.val_dataloader is None
     part = config.model.data_preprocessor

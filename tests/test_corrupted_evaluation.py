@@ -11,8 +11,8 @@ import torch
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
-import aqr_bench.data.sensors as sensors
 from aqr_bench.corruptions import CORRUPTIONS, FrameError
+from aqr_bench.data import conditions
 from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.evaluate import build_loader
 from aqr_bench.evaluate import main as evaluate
@@ -111,13 +111,13 @@ def untrained(data, tmp_path) -> Path:
 
 def test_a_condition_that_did_nothing_is_refused(data, untrained, tmp_path, monkeypatch, capsys):
     (tmp_path / "broken.yaml").write_text(SUITE)
-    real = sensors.corrupt
+    real = conditions.corrupt
 
     def broken(condition, frame, seed=0):
         """A transform that forgets to hand one condition's result on."""
         return frame if condition.key == "no_back_cameras" else real(condition, frame, seed)
 
-    monkeypatch.setattr(sensors, "corrupt", broken)
+    monkeypatch.setattr(conditions, "corrupt", broken)
     out = tmp_path / "evaluate.broken.jsonl"
     arguments = ["--tier", "smoke", "--infos", str(data.infos), "--suite", str(tmp_path / "broken.yaml")]
     assert evaluate([*arguments, "--train", str(untrained), "--work", str(tmp_path / "work"), "--out", str(out)]) == 0
@@ -133,7 +133,7 @@ def test_a_condition_that_did_nothing_is_refused(data, untrained, tmp_path, monk
 
 
 def test_a_frame_that_a_condition_cannot_use_is_named(data, monkeypatch):
-    real = sensors.frame_of
+    real = conditions.frame_of
 
     def spoilt(results, sweeps_num, history):
         frame = real(results, sweeps_num, history)
@@ -141,7 +141,7 @@ def test_a_frame_that_a_condition_cannot_use_is_named(data, monkeypatch):
         points[7, 1] = np.nan
         return replace(frame, clouds=(replace(frame.clouds[0], points=points), *frame.clouds[1:]))
 
-    monkeypatch.setattr(sensors, "frame_of", spoilt)
+    monkeypatch.setattr(conditions, "frame_of", spoilt)
     with pytest.raises(FrameError, match=r"sample \w+, corruption 'no_cam_back', LiDAR .*\.pcd\.bin: 1 of \d+ points"):
         inputs(data, "no_cam_back")
 

@@ -57,7 +57,7 @@ EQUAL = {
     "train_dataloader.batch_size": 2,
     # Nothing that the processes would draw for themselves: augmentation, denoising noise.
     f"{PIPELINE}.SensorDropout": {"type": "SensorDropout", "lidar": 0.0, "cameras": 0.0},
-    f"{PIPELINE}.TurnWorld.prob": 0.0,
+    f"{PIPELINE}.RandomRotate180.prob": 0.0,
     "model.pts_bbox_head.scalar": 0,
     # Batch statistics are each process' own: both runs use the initial running ones. The other norms are group norms.
     "custom_hooks": [SEEDS, CURVE, {"type": "StillNorms"}],

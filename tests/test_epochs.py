@@ -34,7 +34,7 @@ SMALL = {
     "train_dataloader.batch_size": 1,
     "train_dataloader.num_workers": 0,
     "train_dataloader.persistent_workers": False,
-    f"{PIPELINE}.LoadExactSweeps.sweeps_num": 1,
+    f"{PIPELINE}.LoadPoseCorrectedSweeps.sweeps_num": 1,
     f"{PIPELINE}.ResizeCropFlipImage.data_aug_conf.final_dim": [64, 160],
     # Half precision needs a GPU.
     "optim_wrapper": {

@@ -42,7 +42,7 @@ def train_set(name: str, keyframe: Path, without: tuple[str, ...]):
     init_default_scope("mmdet3d")
     dataset = inner_dataset(config.train_dataloader.dataset)
     steps = [step for step in dataset.pipeline if step["type"] not in without]
-    steps.insert(1 + [step["type"] for step in steps].index("LoadExactSweeps"), number_points)
+    steps.insert(1 + [step["type"] for step in steps].index("LoadPoseCorrectedSweeps"), number_points)
     dataset.pipeline = steps
     point_at_keyframe(dataset, keyframe)
     return DATASETS.build(dataset)

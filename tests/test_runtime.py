@@ -1,11 +1,17 @@
-"""What runtime.prepare sets for every model: non-reentrant activation checkpointing where a model does not choose."""
+"""What runtime.prepare sets for every model, and worker processes: a killed one is reported, none is left behind."""
 
 from __future__ import annotations
 
+import os
+import signal
+
+import pytest
 import torch
 from torch.utils import checkpoint
 
 from aqr_bench import runtime
+from aqr_bench.errors import UserError
+from aqr_bench.runtime import spawn_pool
 
 
 def test_checkpointing_is_non_reentrant_unless_a_model_asks_for_the_other(monkeypatch):
@@ -29,3 +35,12 @@ def test_preparing_again_wraps_nothing_twice():
     before = checkpoint.checkpoint
     runtime.prepare()
     assert checkpoint.checkpoint is before
+
+
+def test_a_killed_worker_is_reported():
+    killed = pytest.raises(UserError, match=r"worker process was killed.*fewer --workers; finished scenes are kept")
+    with killed, spawn_pool(1, note="; finished scenes are kept") as pool:
+        worker = pool.submit(os.getpid).result()
+        pool.submit(os.kill, worker, signal.SIGKILL).result()
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)

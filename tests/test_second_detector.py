@@ -168,7 +168,7 @@ def test_a_class_of_ones_own_lies_beside_its_config(place, trained):
     (folder / "quiet_point.py").write_text(OWN)
     (folder / "config.py").write_text(
         f'_base_ = ["{EXAMPLE / "centerpoint_pillar.py"}"]\n'
-        'custom_imports = dict(imports=["aqr_bench.cmt", "aqr_bench.cmt.preprocessor", "aqr_bench.data.sensors", '
+        'custom_imports = dict(imports=["aqr_bench.cmt", "aqr_bench.cmt.preprocessor", "aqr_bench.data.conditions", '
         '"quiet_point"], allow_failed_imports=False)\nmodel = dict(type="QuietPoint")\n'
     )
     checkpoint = trained.parent / read_records(trained)[0].provenance["checkpoint"]

@@ -2,7 +2,7 @@
 
 With --database, also cut the objects of the train split out of points and images, for ground-truth sampling.
 
-python -m aqr_bench.data check --root ROOT: is the root whole? See aqr_bench/data/check.py.
+python -m aqr_bench.data check --root ROOT: is a nuScenes root complete and consistent?.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def main(argv: list[str] | None = None) -> int:
     """Write infos_train.pkl, infos_val.pkl and data.json (what they hold); return 0. ``check`` is another entry."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["check"]:
-        from .check import main as check
+        from .check.check import main as check
 
         return check(argv[1:])
     parser = argparse.ArgumentParser(
         prog="python -m aqr_bench.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--tier", help="tier file or name; it says the version")
+    which.add_argument("--tier", help="tier file or name; it has the version")
     which.add_argument("--version", choices=sorted(SPLITS), help="version of the tables, without a tier")
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/")
     parser.add_argument("--out", required=True, help="folder for the info files")
     parser.add_argument("--max-sweeps", type=natural, default=10)
     parser.add_argument("--database", action="store_true", help="also cut out the objects for ground-truth sampling")
-    parser.add_argument("--database-only", action="store_true", help="only that, for info files that are there")
+    parser.add_argument("--database-only", action="store_true", help="only that, from existing info files")
     parser.add_argument("--workers", type=positive, default=1, help="processes of --database (default: 1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _database(args: argparse.Namespace) -> dict[str, int]:
     """Write the database beside the info files; return the number of objects of each class."""
-    from .database import build_database  # late: imports mmdet3d
-    from .frames import BadFrameError
+    from .gt_database import build_database  # late: imports mmdet3d
+    from .raw_frames import BadFrameError
 
     try:
         return build_database(args.out, args.root, args.out, args.workers, args.max_sweeps, args.quiet)

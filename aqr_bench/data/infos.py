@@ -22,7 +22,7 @@ INFO_CLASSES = (
     "car", "truck", "trailer", "bus", "construction_vehicle",
     "bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier",
 )  # fmt: skip
-CHECK = "Look what is wrong: aqr-bench data check --root ROOT."
+CHECK = "See what is wrong: aqr-bench data check --root ROOT."
 
 
 def open_nuscenes(root: str | Path, version: str) -> Any:
@@ -34,9 +34,9 @@ def open_nuscenes(root: str | Path, version: str) -> Any:
             "samples/ and sweeps/."
         )
     if not (root / version).is_dir():
-        found = ", ".join(sorted(p.name for p in root.glob("v1.0-*"))) or "none"
+        versions = ", ".join(sorted(p.name for p in root.glob("v1.0-*"))) or "none"
         raise UserError(
-            f"no tables of version '{version}' in {root} (found: {found}). Set data.version in the tier file."
+            f"no tables of version '{version}' in {root} (it has: {versions}). Set data.version in the tier file."
         )
     from nuscenes import NuScenes
 
@@ -65,7 +65,7 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
 
     Args:
         nusc: nuscenes-devkit NuScenes of version v1.0-mini or v1.0-trainval.
-        max_sweeps: most LiDAR sweeps before the key frame.
+        max_sweeps: maximum number of LiDAR sweeps before the keyframe.
     Returns:
         ``{"train": [...], "val": [...]}``; boxes in the LiDAR frame: gravity centre, l, w, h, yaw counter-clockwise
         from x (mmdet3d 1.x), velocity in m/s in the LiDAR frame.
@@ -188,7 +188,7 @@ def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
 
 
 def _sweeps(nusc: Any, lidar: dict, global2lidar: np.ndarray, max_sweeps: int) -> list[dict]:
-    """Sweeps before the key frame, nearest first; ``lidar2sensor`` maps key-frame LiDAR to sweep LiDAR coordinates."""
+    """Sweeps before the keyframe, nearest first; ``lidar2sensor`` maps key-frame LiDAR to sweep LiDAR coordinates."""
     sweeps: list[dict] = []
     while len(sweeps) < max_sweeps and lidar["prev"]:
         lidar = nusc.get("sample_data", lidar["prev"])
@@ -208,10 +208,10 @@ def _sweeps(nusc: Any, lidar: dict, global2lidar: np.ndarray, max_sweeps: int) -
     return sweeps
 
 
-def _image_sweeps(nusc: Any, record: dict, most: int) -> list[dict]:
-    """Images of a camera before the key frame's, nearest first, earlier key frames included."""
+def _image_sweeps(nusc: Any, record: dict, max_sweeps: int) -> list[dict]:
+    """Images of a camera before the keyframe's, nearest first, earlier keyframes included."""
     sweeps: list[dict] = []
-    while len(sweeps) < most and record["prev"]:
+    while len(sweeps) < max_sweeps and record["prev"]:
         record = nusc.get("sample_data", record["prev"])
         sweeps.append({"img_path": record["filename"], "timestamp": record["timestamp"] / 1e6})
     return sweeps

@@ -1,4 +1,4 @@
-"""mmdet3d transforms that mmdet3d lacks: exact sweeps, projections, resizing, mirrored world."""
+"""Transforms that mmdet3d lacks: pose-corrected sweeps, check of files, projections, resizing, half a turn."""
 
 from __future__ import annotations
 
@@ -17,17 +17,31 @@ from mmdet3d.datasets.transforms import LoadPointsFromMultiSweeps  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 from aqr_bench.corruptions import Cloud  # noqa: E402
-from aqr_bench.data.frames import BadFrameError, check_jpeg, sweep_clouds  # noqa: E402
 from aqr_bench.data.infos import lidar_to_image  # noqa: E402
+from aqr_bench.data.raw_frames import (  # noqa: E402
+    SWEEP_CLOUDS,
+    BadFrameError,
+    SweepClouds,
+    check_jpeg,
+    sweep_clouds,
+)
+from aqr_bench.errors import UserError  # noqa: E402
 
 
 @TRANSFORMS.register_module()
-class LoadExactSweeps(LoadPointsFromMultiSweeps):
-    """LoadPointsFromMultiSweeps with the rigid motion done right.
+class LoadPoseCorrectedSweeps(LoadPointsFromMultiSweeps):
+    """LoadPointsFromMultiSweeps with the right rigid motion.
 
     mmdet3d 1.4 computes R p + R^T T from ``lidar2sensor`` where the sweep's pose asks for R p + T: half a metre
     off when the car turns by 0.1 rad between sweeps 5 m apart. CMT's mmdet3d 1.0 had it right. Column 4 becomes the
     time lag in seconds, as in mmdet3d.
+
+    Required keys: points, timestamp, and lidar_sweeps (info entries, whose files are read) or sweep_clouds
+    (:class:`SweepClouds` of a SensorCondition before; removed here). Modified key: points.
+
+    Raises:
+        BadFrameError: a sweep is missing or cut short.
+        UserError: a SensorCondition before loaded fewer sweeps than are to be merged.
     """
 
     def transform(self, results: dict) -> dict:
@@ -45,9 +59,15 @@ class LoadExactSweeps(LoadPointsFromMultiSweeps):
         return results
 
     def _sweeps(self, results: dict) -> Sequence[Cloud]:
-        """The sweeps to merge: those that SensorCondition left, or read here."""
-        if "sweep_clouds" in results:
-            return results.pop("sweep_clouds")[: self.sweeps_num]
+        """The sweeps to merge: those that SensorCondition loaded, or read here."""
+        if SWEEP_CLOUDS in results:
+            loaded: SweepClouds = results.pop(SWEEP_CLOUDS)
+            if self.sweeps_num > loaded.limit:
+                raise UserError(
+                    f"LoadPoseCorrectedSweeps merges {self.sweeps_num} sweeps, the condition before it loads "
+                    f"{loaded.limit}; set its sweeps_num to {self.sweeps_num}"
+                )
+            return loaded.clouds[: self.sweeps_num]
         sweeps = results.get("lidar_sweeps", [])
         count = min(self.sweeps_num, len(sweeps))
         picked = range(count) if self.test_mode else np.random.choice(len(sweeps), count, replace=False)
@@ -57,7 +77,7 @@ class LoadExactSweeps(LoadPointsFromMultiSweeps):
 
 @TRANSFORMS.register_module()
 class CheckFrame(BaseTransform):
-    """Refuse a key frame whose files are missing or cut short, before anything decodes them; names the file.
+    """Refuse a keyframe whose files are missing or cut short, before anything decodes them; names the file.
 
     Args:
         load_dim: columns of a point on disk.
@@ -128,36 +148,10 @@ class ResizeViews(BaseTransform):
 
 
 @TRANSFORMS.register_module()
-class MirrorWorld(BaseTransform):
-    """Mirror points, boxes and images left to right together: a world with the cars on the other side.
+class RandomRotate180(BaseTransform):
+    """Rotate points, boxes and projections by 180 degrees about z with probability ``prob``; images do not change.
 
-    LiDAR x becomes -x (nuScenes LIDAR_TOP: x points right) and every image is flipped (u -> width - u); the
-    projections follow, so geometry stays exact in all views.
-    """
-
-    def __init__(self, prob: float = 0.5) -> None:
-        self.prob = prob
-
-    def transform(self, results: dict) -> dict:
-        if np.random.rand() >= self.prob:
-            return results
-        results["points"].flip("vertical")
-        if "gt_bboxes_3d" in results:
-            results["gt_bboxes_3d"].flip("vertical")
-        mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
-        for view, image in enumerate(results["img"]):
-            flip = np.eye(4)
-            flip[0, 0], flip[0, 2] = -1.0, image.shape[1]
-            results["img"][view] = np.ascontiguousarray(image[:, ::-1])
-            results["lidar2img"][view] = flip @ results["lidar2img"][view] @ mirror
-        return results
-
-
-@TRANSFORMS.register_module()
-class TurnWorld(BaseTransform):
-    """Turn points, boxes and projections by half a turn about z; the images stay as they are.
-
-    Unlike mirroring it keeps traffic on its side of the road, so headings stay predictable from places.
+    Unlike a flip it keeps traffic on its side of the road, so that headings stay predictable from positions.
     """
 
     def __init__(self, prob: float = 0.5) -> None:

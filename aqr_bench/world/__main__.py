@@ -17,7 +17,7 @@ from aqr_bench.world.spec import read_tier
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 2 after a user's mistake (told in one line on stderr)."""
+    """Run the command; return 0, or 2 after a user's mistake (reported in one line on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m aqr_bench.world", description="Write a synthetic nuScenes root.")
     parser.add_argument("--tier", required=True, help="name or file of a tier with a 'world' mapping")
     parser.add_argument("--out", required=True, help="folder to write; replaced if it holds another synthetic world")
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers: many small arrays, one thread each
     try:
         spec = read_tier(tier_path(args.tier))
-        from aqr_bench.world.write import write_world  # late: a bad tier file is told without waiting for OpenCV
+        from aqr_bench.world.write import write_world  # late: a bad tier file is reported without waiting for OpenCV
 
         write_world(spec, args.out, args.workers or len(os.sched_getaffinity(0)), args.quiet)
     except Exception as error:

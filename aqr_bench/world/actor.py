@@ -1,4 +1,4 @@
-"""One thing of a scene, labelled or not: its box, its motion, the cuboids it is made of and their faces."""
+"""One object of a scene, labelled or not: its box, its motion, the cuboids it is made of and their faces."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class _View:
 
     ``axes`` (3, 3) from camera to ego frame, ``dx`` and ``dy`` (W,) the directions of the columns on the ground,
     ``dz`` (H,) the slopes of the rows, ``depth`` (H, 1) of the ground at each row; H and W are those of the doubled
-    picture.
+    image.
     """
 
     origin: np.ndarray
@@ -53,13 +53,13 @@ def _views(image_size: tuple[int, int]) -> tuple[_View, ...]:
     return tuple(views)
 
 
-def photograph(
+def render(
     scene: Scene, solids_ego: Solids, ego_pose: np.ndarray, image_size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Take the six pictures at one moment; ``solids_ego`` are the scene's cuboids in the ego frame at ``ego_pose``.
+    """Render the six images at one moment; ``solids_ego`` are the scene's cuboids in the ego frame at ``ego_pose``.
 
-    Returns RGB pictures (H, W, 3) uint8 in the order of ``rig.CAMERAS``, and for each actor how many pixels (of the
-    doubled pictures) show it and how many would if it stood there alone.
+    Returns RGB images (H, W, 3) uint8 in the order of ``rig.CAMERAS``, and for each actor how many pixels (of the
+    doubled images) show it and how many would if it were alone.
     """
     light, actors = scene.light, len(scene.actors)
     drawing = ground.draw(scene, ego_pose, solids_ego)
@@ -71,7 +71,7 @@ def photograph(
     plain = np.asarray(light.ground, float) * (NIGHT_FLOOR if light.night else 1.0)
     haze, exposure = np.asarray(light.haze, float), 255.0 * light.gain
     seen, alone = np.zeros(actors, np.int64), np.zeros(actors, np.int64)
-    pictures = []
+    images = []
     for view in _views(image_size):
         depth = np.repeat(view.depth, len(view.dx), 1)
         part, stamp = np.full(depth.shape, rays.MISS, np.int32), np.zeros(depth.shape, np.int32)
@@ -96,13 +96,13 @@ def photograph(
         seen += np.bincount(owner, shown, minlength=actors)[:actors].astype(np.int64)
         noise = rng.standard_normal((image_size[1], image_size[0], 3), dtype=np.float32)
         noise *= np.float32(light.noise)
-        picture = np.empty(noise.shape, np.uint8)
+        image = np.empty(noise.shape, np.uint8)
         rays.shade(
             view.origin, view.dx, view.dy, view.dz, depth, part, center, heading, half, texture_of, scene.textures,
-            faces, haze, _clear(), _sky(view, light), plain, drawing, ground.REACH_M, exposure, noise, picture,
+            faces, haze, _clear(), _sky(view, light), plain, drawing, ground.REACH_M, exposure, noise, image,
         )  # fmt: skip
-        pictures.append(picture)
-    return pictures, seen, alone
+        images.append(image)
+    return images, seen, alone
 
 
 def _columns(view: _View, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,9 +112,9 @@ def _columns(view: _View, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         column = view.focal * flat[..., 0] / flat[..., 2] + view.center
     width = len(view.dx)
-    whole = ahead.all(1)
-    first = np.where(whole, np.clip(np.floor(column.min(1)), 0, width), 0)
-    last = np.where(whole, np.clip(np.ceil(column.max(1)) + 1, 0, width), width)  # else: it passes the near plane
+    in_front = ahead.all(1)
+    first = np.where(in_front, np.clip(np.floor(column.min(1)), 0, width), 0)
+    last = np.where(in_front, np.clip(np.ceil(column.max(1)) + 1, 0, width), width)  # else: it passes the near plane
     count = np.where(ahead.any(1), last - first, 0)
     return first.astype(np.int64), count.astype(np.int64)
 

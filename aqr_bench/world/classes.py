@@ -1,6 +1,6 @@
-"""The things that stand about: size, motion, shape, colour of each detection class, and nuScenes' own vocabularies.
+"""Object classes: size, motion, shape and colour of each detection class, and the vocabularies of nuScenes.
 
-Sizes follow nuScenes' class means, moved closer together where two classes shall look alike to a LiDAR: bus and
+Sizes follow nuScenes' class means, moved closer together where two classes should look alike to a LiDAR: bus and
 trailer share one shape, truck and construction vehicle another, bicycle and motorcycle a third. Colours and patterns
 tell them apart.
 """

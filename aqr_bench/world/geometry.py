@@ -1,6 +1,6 @@
-"""Planar motion, oriented boxes and rays: the few formulas the whole world stands on.
+"""Planar motion and oriented boxes: the formulas that the simulation is built on.
 
-Everything stands upright on the plane z = 0, so a pose is (x, y, yaw) in metres and radians, yaw counter-clockwise
+Everything is upright, on the plane z = 0, so a pose is (x, y, yaw) in metres and radians, yaw counter-clockwise
 from x. A solid is a cuboid with vertical sides.
 """
 
@@ -62,7 +62,7 @@ def footprint(pose: np.ndarray, length: np.ndarray, width: np.ndarray) -> np.nda
 
 
 def overlap(pose_a: np.ndarray, size_a: np.ndarray, pose_b: np.ndarray, size_b: np.ndarray) -> np.ndarray:
-    """Tell (...,) which pairs of rectangles overlap; poses (..., 3), sizes (..., 2) as length and width.
+    """Return (...,) which pairs of rectangles overlap; poses (..., 3), sizes (..., 2) as length and width.
 
     Separating axis theorem: two convex shapes are apart if and only if some edge normal of one separates them.
     """
@@ -85,36 +85,3 @@ def corners(center: np.ndarray, yaw: np.ndarray, half: np.ndarray) -> np.ndarray
     high = low.copy()
     high[:, :, 2] += 2 * half[:, None, 2]
     return np.concatenate([low, high], 1)
-
-
-def cast(
-    origin: np.ndarray, directions: np.ndarray, center: np.ndarray, yaw: float, half: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Cast rays from one point at one cuboid (slab method), all in the same frame.
-
-    ``directions`` is (3, ...) and need not be of unit length. Returns, for each ray, the distance in units of the
-    direction (infinite where it misses or starts inside), the axis of the face hit (0, 1, 2) and the origin (3,) and
-    directions (3, ...) in the frame of the cuboid.
-    """
-    cos, sin = np.float32(np.cos(yaw)), np.float32(np.sin(yaw))
-    shift = origin - center
-    start = np.array([cos * shift[0] + sin * shift[1], cos * shift[1] - sin * shift[0], shift[2]], np.float32)
-    ray = np.empty_like(directions)
-    ray[0] = cos * directions[0] + sin * directions[1]
-    ray[1] = cos * directions[1] - sin * directions[0]
-    ray[2] = directions[2]
-    ray[ray == 0] = 1e-9  # parallel to a face: keep 0 * inf out of the slabs
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = np.float32(1) / ray
-        near, far, axis = None, None, None
-        for dim in range(3):
-            reach = np.abs(np.float32(half[dim]) * inverse[dim])
-            middle = -start[dim] * inverse[dim]
-            enter, leave = middle - reach, middle + reach
-            if near is None:
-                near, far, axis = enter, leave, np.zeros(enter.shape, np.int8)
-            else:
-                axis[enter > near] = dim
-                near, far = np.maximum(near, enter), np.minimum(far, leave)
-        near[~((near < far) & (near > 0))] = np.inf
-    return near, axis, start, ray

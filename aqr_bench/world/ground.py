@@ -1,4 +1,4 @@
-"""The ground as seen from above: soil, plots, streets, markings, shadows and lamplight, drawn anew per picture."""
+"""The ground as seen from above: soil, plots, streets, markings, shadows and lamplight, drawn anew per image."""
 
 from __future__ import annotations
 

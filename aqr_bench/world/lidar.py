@@ -19,7 +19,7 @@ def scan(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scan cuboids given in the ego frame; ``intensity`` (P,) is their mean reflectance (0 .. 255).
 
-    A share ``dropout`` of the pulses is lost anyhow. Of the others 1 - 2 ** -(s (h / r)^2 / 10) come back from range r,
+    A share ``dropout`` of the pulses is lost. Of the others 1 - 2 ** -(s (h / r)^2 / 10) come back from range r,
     where s is reflectance times incidence and h is ``spec.half_return_m``: dark, slanted and far surfaces fade out.
 
     Returns points (N, 5) float32 in the LiDAR frame (x right, y forward, z up; metres), intensity 0 .. 255 and ring

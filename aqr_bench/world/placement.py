@@ -1,4 +1,4 @@
-"""Where an object stands or drives: in a lane, at the kerb, on the pavement or a zebra, in road works, on a plot."""
+"""Where an object stands or drives (lane, kerb, pavement, zebra, road works, plot), and which ground is taken."""
 
 from __future__ import annotations
 
@@ -7,64 +7,105 @@ from dataclasses import dataclass
 import numpy as np
 
 from aqr_bench.world.classes import ClassInfo
-from aqr_bench.world.crowd import Crowd
-from aqr_bench.world.geometry import rotate
+from aqr_bench.world.geometry import overlap, rotate
+from aqr_bench.world.rig import EGO_CENTER_M, EGO_LENGTH_M, EGO_WIDTH_M
 from aqr_bench.world.road import LANE_M, PARKING_M, PAVEMENT_M, Layout
 
+GAP_M = 0.3  # smallest distance between boxes
+EGO_GAP_M = 1.0
 _HOUSE_M2 = 35.0  # whatever takes more ground than this is a building
 
 
+class Occupancy:
+    """Boxes that are taken, at all recording times: ``poses`` (N, T, 3) and ``sizes`` (N, 2), the ego car first."""
+
+    def __init__(self, ego: np.ndarray):
+        body = ego.copy()
+        body[:, :2] += EGO_CENTER_M * np.stack([np.cos(ego[:, 2]), np.sin(ego[:, 2])], -1)
+        self._count, self._poses, self._sizes = 1, np.empty((64, len(ego), 3)), np.empty((64, 2))
+        self._poses[0] = body
+        self._sizes[0] = np.array([EGO_LENGTH_M, EGO_WIDTH_M]) + 2 * (EGO_GAP_M - GAP_M)
+
+    @property
+    def poses(self) -> np.ndarray:
+        return self._poses[: self._count]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return self._sizes[: self._count]
+
+    def add_if_free(self, poses: np.ndarray, size: np.ndarray, gap: float = GAP_M) -> bool:
+        """Add a box with ``poses`` (T, 3) and ``size`` (2,), length and width, unless it overlaps one.
+
+        Returns whether it was added.
+        """
+        wide = size + 2 * gap
+        reach = np.hypot(*wide) / 2 + np.hypot(*self.sizes.T) / 2
+        offset = self.poses[..., :2] - poses[:, :2]
+        other, moment = np.nonzero((offset**2).sum(-1) < reach[:, None] ** 2)
+        if len(other):
+            mine = np.broadcast_to(wide, (len(other), 2))
+            if overlap(self.poses[other, moment], self.sizes[other], poses[moment], mine).any():
+                return False
+        if self._count == len(self._sizes):
+            self._poses = np.concatenate([self._poses, np.empty_like(self._poses)])
+            self._sizes = np.concatenate([self._sizes, np.empty_like(self._sizes)])
+        self._poses[self._count], self._sizes[self._count] = poses, size
+        self._count += 1
+        return True
+
+
 @dataclass(frozen=True)
-class Spot:
-    """A place to be at one moment: ``pose`` (x, y, yaw), ``yaw_rate`` in rad/s, ``where`` it is."""
+class Placement:
+    """A place to be at one moment: ``pose`` (x, y, yaw), ``yaw_rate`` in rad/s, ``zone`` of the street."""
 
     pose: np.ndarray
     yaw_rate: float
-    where: str  # lane, kerb, pavement, zebra, works or plot
+    zone: str  # lane, kerb, pavement, zebra, works or plot
 
 
 @dataclass
-class Places:
-    """Draws places for one scene; ``lidar`` (K, 3) are the LiDAR's poses at the keyframes, ``reach_m`` the range."""
+class PlacementSampler:
+    """Draws placements for one scene; ``lidar`` (K, 3) are the LiDAR poses at the keyframes, ``reach_m`` the range."""
 
     layout: Layout
-    crowd: Crowd
+    occupancy: Occupancy
     lidar: np.ndarray
     reach_m: float
     hidden_share: float
     rng: np.random.Generator
     _slots: int = 0
 
-    def draw(self, info: ClassInfo, size: np.ndarray, speed: float, frame: int) -> Spot:
+    def draw(self, info: ClassInfo, size: np.ndarray, speed: float, frame: int) -> Placement:
         """Draw a place for something with ``size`` (l, w, h) and ``speed`` (0: it stands) at keyframe ``frame``."""
         if not speed and self.rng.random() < self.hidden_share:
-            spot = self._behind(size, frame)
-            if spot is not None:
-                return spot
-        where = self._zone(info, speed)
-        if where == "plot":
+            hidden = self._behind(size, frame)
+            if hidden is not None:
+                return hidden
+        zone = self._zone(info, speed)
+        if zone == "plot":
             return self._plot(info, size, frame)
-        if where == "works":
+        if zone == "works":
             return self._works(info)
         index, street, station = self._abreast(frame, info.range_share * self.reach_m)
-        for _ in range(8):  # nobody stands about in a junction or on a zebra crossing
-            if speed or not self._kept_clear(index, station, size[0] / 2):
+        for _ in range(8):  # nobody stops in a junction or on a zebra crossing
+            if speed or not self._must_stay_clear(index, station, size[0] / 2):
                 break
             index, street, station = self._abreast(frame, info.range_share * self.reach_m)
         rng, side = self.rng, int(self.rng.choice([-1, 1]))
-        if where == "zebra":
+        if zone == "zebra":
             index, station = self.layout.zebras[rng.integers(len(self.layout.zebras))]
             street = self.layout.streets[index]
             lateral = street.middle + rng.uniform(-1, 1) * street.half
             pose = street.poses(station + rng.uniform(-1.2, 1.2), lateral)
-            return Spot(pose + np.array([0, 0, side * np.pi / 2 + rng.normal(0, 0.05)]), 0.0, where)
-        if where == "pavement":
+            return Placement(pose + np.array([0, 0, side * np.pi / 2 + rng.normal(0, 0.05)]), 0.0, zone)
+        if zone == "pavement":
             lateral = side * (street.half + rng.uniform(0.5, PAVEMENT_M - 0.4))
             oncoming = bool(rng.random() < 0.5)
             drift = rng.normal(0, 0.06) if speed else rng.uniform(-np.pi, np.pi)
         else:
             oncoming = side > 0  # everyone drives on the right
-            if where == "kerb":
+            if zone == "kerb":
                 lateral = side * (street.half - 0.15 - size[1] / 2)
                 if info.attributes == "cycle":
                     lateral = side * (street.half + 0.5)
@@ -76,7 +117,7 @@ class Places:
         pose = street.poses(station, street.middle + lateral)
         pose[2] += np.pi * oncoming + drift
         rate = street.yaw_rate(street.middle + lateral, speed, oncoming)
-        return Spot(pose, rate if speed else 0.0, where)
+        return Placement(pose, rate if speed else 0.0, zone)
 
     def _zone(self, info: ClassInfo, speed: float) -> str:
         """Draw what kind of place a class takes."""
@@ -103,12 +144,12 @@ class Places:
             share *= abs(share)
         return index, street, float(street.frame(self.lidar[frame, :2])[0]) + share * reach_m
 
-    def _kept_clear(self, index: int, station: float, margin: float) -> bool:
-        """Tell whether a station of a street is within ``margin`` m of the junction or of a zebra crossing."""
+    def _must_stay_clear(self, index: int, station: float, margin: float) -> bool:
+        """Return whether a station of a street is within ``margin`` m of the junction or of a zebra crossing."""
         on_zebra = any(street == index and abs(station - zebra) < 2 + margin for street, zebra in self.layout.zebras)
         return on_zebra or bool(self.layout.in_junction(index, np.asarray(station), 2 + margin))
 
-    def _plot(self, info: ClassInfo, size: np.ndarray, frame: int) -> Spot:
+    def _plot(self, info: ClassInfo, size: np.ndarray, frame: int) -> Placement:
         """Draw a place off the streets, turned anyhow, or as in a car park."""
         reach, rng = self.reach_m * info.range_share, self.rng
         pose = np.zeros(3)
@@ -126,16 +167,16 @@ class Places:
         pose[2] = rng.uniform(-np.pi, np.pi)
         if info.attributes == "vehicle" and rng.random() < 0.5:
             pose[2] = heading + rng.choice([-1, 1]) * np.pi / 2 + rng.normal(0, 0.04)
-        return Spot(pose, 0.0, "plot" if self.layout.clear_of_streets(pose[:2]) else "pavement")
+        return Placement(pose, 0.0, "plot" if self.layout.clear_of_streets(pose[:2]) else "pavement")
 
     def _behind_a_building(self, pose: np.ndarray, frame: int) -> bool:
-        """Tell whether a house stands between the LiDAR and a place: what is hidden there is for ``hidden_share``."""
-        houses = np.nonzero(self.crowd.sizes.prod(1) > _HOUSE_M2)[0]
-        at, size = self.crowd.poses[houses, 0], self.crowd.sizes[houses]
+        """Return whether a house is between the LiDAR and a place: what is hidden there is for ``hidden_share``."""
+        houses = np.nonzero(self.occupancy.sizes.prod(1) > _HOUSE_M2)[0]
+        at, size = self.occupancy.poses[houses, 0], self.occupancy.sizes[houses]
         line = self.lidar[frame, :2] + np.linspace(0, 1, 24)[:, None, None] * (pose[:2] - self.lidar[frame, :2])
         return bool((np.abs(rotate(line - at[:, :2], -at[:, 2])) < size / 2).all(-1).any())
 
-    def _works(self, info: ClassInfo) -> Spot:
+    def _works(self, info: ClassInfo) -> Placement:
         """Draw the next place in a row of cones or barriers that fences a strip of the carriageway off."""
         slot, sites = self._slots, len(self.layout.works)
         self._slots += 1
@@ -146,20 +187,20 @@ class Places:
         lateral = street.half - PARKING_M + (0.35 if barrier else 0.0)
         pose = street.poses(first + ahead, street.middle + side * lateral)
         pose[2] += np.pi / 2 + self.rng.normal(0, 0.06)  # a barrier's length is its width: it lies across its heading
-        return Spot(pose, 0.0, "works")
+        return Placement(pose, 0.0, "works")
 
-    def _behind(self, size: np.ndarray, frame: int) -> Spot | None:
-        """Draw a place in the lee of something that stands there already, off the carriageways."""
+    def _behind(self, size: np.ndarray, frame: int) -> Placement | None:
+        """Draw a place behind something that is placed already, as seen from the LiDAR, off the carriageways."""
         lidar = self.lidar[frame]
-        offset = self.crowd.poses[1:, 0, :2] - lidar[:2]
+        offset = self.occupancy.poses[1:, 0, :2] - lidar[:2]
         distance = np.hypot(*offset.T)
         near = np.nonzero((distance > 4) & (distance < 0.75 * self.reach_m))[0]
         if not len(near):
             return None
         chosen = near[self.rng.integers(len(near))]
-        gap = np.hypot(*self.crowd.sizes[1 + chosen]) / 2 + np.hypot(*size[:2]) / 2 + self.rng.uniform(0.5, 3)
+        gap = np.hypot(*self.occupancy.sizes[1 + chosen]) / 2 + np.hypot(*size[:2]) / 2 + self.rng.uniform(0.5, 3)
         place = lidar[:2] + offset[chosen] * (1 + gap / distance[chosen])
         if any(street.off_middle(place) < street.half + size[0] / 2 for street in self.layout.streets):
             return None
         pose = np.array([*place, self.rng.uniform(-np.pi, np.pi)])
-        return Spot(pose, 0.0, "plot" if self.layout.clear_of_streets(place) else "pavement")
+        return Placement(pose, 0.0, "plot" if self.layout.clear_of_streets(place) else "pavement")

@@ -83,11 +83,11 @@ class Layout:
     sides: tuple[int, ...] = ()
 
     def clear_of_streets(self, xy: np.ndarray, margin: float = 0.0) -> bool:
-        """Tell whether all points (N, 2) lie beyond the pavements, ``margin`` m away."""
+        """Return whether all points (N, 2) lie beyond the pavements, ``margin`` m away."""
         return all((street.off_middle(xy) > street.edge + margin).all() for street in self.streets)
 
     def in_junction(self, street: int, station: np.ndarray, margin: float) -> np.ndarray:
-        """Tell (...,) whether stations of a street lie within ``margin`` m of the other street's kerbs."""
+        """Return (...,) whether stations of a street lie within ``margin`` m of the other street's kerbs."""
         if self.crossing is None:
             return np.zeros(np.shape(station), bool)
         other = self.streets[1 - street]

@@ -1,4 +1,4 @@
-"""Simulate one scene: who stands where, how it moves, how it looks, and the light it all is seen in."""
+"""Simulate one scene: its objects, their positions, motion and looks, and the light."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from aqr_bench.errors import UserError
 from aqr_bench.world.actor import Actor, cuboids
 from aqr_bench.world.appearance import paint
 from aqr_bench.world.classes import CLASSES, CYCLE_ALONE_PARTS, ClassInfo, class_shares
-from aqr_bench.world.crowd import Crowd
 from aqr_bench.world.geometry import Solids, arc, rotate
 from aqr_bench.world.light import Light, draw_light
-from aqr_bench.world.placement import Places, Spot
+from aqr_bench.world.placement import Occupancy, Placement, PlacementSampler
 from aqr_bench.world.rig import lidar_pose
 from aqr_bench.world.road import MAX_CURVATURE, Layout, Street, draw_layout
 from aqr_bench.world.scenery import Plot, draw_scenery
@@ -105,7 +104,7 @@ def sweep_times(spec: WorldSpec, sweeps: int) -> np.ndarray:
 
 
 def in_range(spec: WorldSpec, lidar_poses: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Tell (..., K) whether points (..., K, 2) lie in the annotated square around the LiDAR at poses (K, 3)."""
+    """Return (..., K) whether points (..., K, 2) lie in the annotated square around the LiDAR at poses (K, 3)."""
     local = rotate(xy - lidar_poses[:, :2], -lidar_poses[:, 2])
     return np.abs(local).max(-1) <= spec.half_range_m
 
@@ -123,18 +122,18 @@ def simulate(spec: WorldSpec, split: int, index: int) -> Scene:
     keys = keyframe_times(spec)
     times = np.unique(np.concatenate([sweep_times(spec, n).ravel() for n in (spec.lidar_sweeps, spec.camera_sweeps)]))
     lidar = np.stack([lidar_pose(pose) for pose in arc(start, ego_speed, ego_yaw_rate, keys)])
-    crowd = Crowd(arc(start, ego_speed, ego_yaw_rate, times))
+    occupancy = Occupancy(arc(start, ego_speed, ego_yaw_rate, times))
     travel_m = ego_speed * keys[-1]
     layout = draw_layout(start, curvature, travel_m, rng)
-    scenery, plots, lamps = draw_scenery(layout, travel_m, crowd, light, spec.clutter, rng)
+    scenery, plots, lamps = draw_scenery(layout, travel_m, occupancy, light, spec.clutter, rng)
 
-    places = Places(layout, crowd, lidar, spec.half_range_m, spec.hidden_share, rng)
+    sampler = PlacementSampler(layout, occupancy, lidar, spec.half_range_m, spec.hidden_share, rng)
     shares = class_shares(spec.class_mix)
     wanted = spec.objects_per_frame * rng.uniform(0.8, 1.2)
     actors: list[Actor] = []
     for labelled, count in ((True, wanted), (False, wanted * spec.distractor_ratio)):
-        got, tries = 0.0, 0
-        while got < count:
+        placed, tries = 0.0, 0
+        while placed < count:
             tries += 1
             if tries > 60 + 8 * count:
                 what = "objects" if labelled else "distractors"
@@ -148,12 +147,12 @@ def simulate(spec: WorldSpec, split: int, index: int) -> Scene:
             speed = float(rng.uniform(*info.speed)) if labelled and rng.random() < info.moving_share else 0.0
             for _ in range(_PLACES_PER_OBJECT):
                 frame = int(rng.integers(len(keys)))
-                spot = places.draw(info, size, speed, frame)
-                begin = arc(spot.pose, -speed, -spot.yaw_rate, np.asarray(frame * spec.keyframe_interval_s))
-                here = in_range(spec, lidar, arc(begin, speed, spot.yaw_rate, keys)[:, :2]).mean()
-                if here and crowd.admit(arc(begin, speed, spot.yaw_rate, times), size[:2]):
-                    actors.append(_dress(spec, info, size, begin, speed, spot, labelled, light, rng))
-                    got += here
+                placement = sampler.draw(info, size, speed, frame)
+                begin = arc(placement.pose, -speed, -placement.yaw_rate, np.asarray(frame * spec.keyframe_interval_s))
+                here = in_range(spec, lidar, arc(begin, speed, placement.yaw_rate, keys)[:, :2]).mean()
+                if here and occupancy.add_if_free(arc(begin, speed, placement.yaw_rate, times), size[:2]):
+                    actors.append(_make_actor(spec, info, size, begin, speed, placement, labelled, light, rng))
+                    placed += here
                     break
     return Scene(
         split, index, start, ego_speed, ego_yaw_rate, light, dropout, tuple(actors), tuple(scenery), layout,
@@ -161,19 +160,19 @@ def simulate(spec: WorldSpec, split: int, index: int) -> Scene:
     )  # fmt: skip
 
 
-def _dress(
+def _make_actor(
     spec: WorldSpec,
     info: ClassInfo,
     size: np.ndarray,
     start: np.ndarray,
     speed: float,
-    spot: Spot,
+    placement: Placement,
     labelled: bool,
     light: Light,
     rng: np.random.Generator,
 ) -> Actor:
-    """Give an object that has found its place a category, an attribute, a shape and its colours."""
-    attribute, parts = _attribute(info, rng, speed > 0, spot.where), info.parts
+    """Return an object at its placement, with a category, an attribute, a shape and colours."""
+    attribute, parts = _attribute(info, rng, speed > 0, placement.zone), info.parts
     if attribute == "cycle.without_rider":
         parts, size = CYCLE_ALONE_PARTS, size * np.array([1, 1, 0.72])
     elif attribute == "pedestrian.sitting_lying_down":
@@ -194,18 +193,18 @@ def _dress(
         size=size,
         start=start,
         speed=speed,
-        yaw_rate=spot.yaw_rate,
+        yaw_rate=placement.yaw_rate,
         parts=cuboids([extent for _, extent in parts], size),
         textures=textures,
         intensity=np.clip(intensity, 1, 240),
     )
 
 
-def _attribute(info: ClassInfo, rng: np.random.Generator, moving: bool, where: str) -> str | None:
+def _attribute(info: ClassInfo, rng: np.random.Generator, moving: bool, zone: str) -> str | None:
     if info.attributes == "vehicle":
-        return "vehicle.moving" if moving else "vehicle.stopped" if where == "lane" else "vehicle.parked"
+        return "vehicle.moving" if moving else "vehicle.stopped" if zone == "lane" else "vehicle.parked"
     if info.attributes == "cycle":
-        return "cycle.with_rider" if moving or where == "lane" or rng.random() < 0.1 else "cycle.without_rider"
+        return "cycle.with_rider" if moving or zone == "lane" or rng.random() < 0.1 else "cycle.without_rider"
     if info.attributes == "pedestrian":
         if moving:
             return "pedestrian.moving"

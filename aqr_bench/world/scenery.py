@@ -1,4 +1,4 @@
-"""What stands along the streets and is never labelled: buildings, walls, hedges, trees, bushes, lamps and signs."""
+"""Objects along the streets that are never labelled: buildings, walls, hedges, trees, bushes, lamps and signs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from aqr_bench.world.actor import Actor, cuboids
 from aqr_bench.world.appearance import TEXELS, rgb
-from aqr_bench.world.crowd import Crowd
 from aqr_bench.world.geometry import footprint
 from aqr_bench.world.light import LIT, Light
+from aqr_bench.world.placement import Occupancy
 from aqr_bench.world.road import Layout, Street
 
 REACH_M = 56.0  # things stand within this distance of the ego path
@@ -30,7 +30,7 @@ class _Site:
     """What the drawing of the scenery needs to know, and what it has drawn so far."""
 
     layout: Layout
-    crowd: Crowd
+    occupancy: Occupancy
     times: int
     light: Light
     rng: np.random.Generator
@@ -46,7 +46,7 @@ class _Site:
             edge = np.concatenate([corner, (corner + np.roll(corner, 1, 0)) / 2])
             if not self.layout.clear_of_streets(edge, margin):
                 return False
-        if not self.crowd.admit(np.broadcast_to(pose, (self.times, 3)), base):
+        if not self.occupancy.add_if_free(np.broadcast_to(pose, (self.times, 3)), base):
             return False
         textures = np.ascontiguousarray(textures, np.float32)
         intensity = np.clip(np.asarray(intensity) * np.exp(self.rng.normal(0, 0.2)), 2, 240)
@@ -55,13 +55,13 @@ class _Site:
 
 
 def draw_scenery(
-    layout: Layout, travel_m: float, crowd: Crowd, light: Light, clutter: float, rng: np.random.Generator
+    layout: Layout, travel_m: float, occupancy: Occupancy, light: Light, clutter: float, rng: np.random.Generator
 ) -> tuple[list[Actor], list[Plot], np.ndarray]:
     """Draw the roadside of a scene; ``clutter`` 0 .. 1 is how much of it is built up and overgrown.
 
-    Things are admitted to the ``crowd``. Returns them, the plots of land and the places (L, 2) of the street lamps.
+    Returns the objects, which are added to the ``occupancy``, the plots of land and the places (L, 2) of street lamps.
     """
-    site = _Site(layout, crowd, crowd.poses.shape[1], light, rng, clutter, [], [])
+    site = _Site(layout, occupancy, occupancy.poses.shape[1], light, rng, clutter, [], [])
     spans = [(-REACH_M, REACH_M + travel_m), (-REACH_M, REACH_M)]
     for index, street in enumerate(layout.streets):
         for side in (-1, 1):

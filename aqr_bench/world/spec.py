@@ -214,14 +214,14 @@ def _checked(key: str, value: Any, source: str) -> Any:
 
 
 def _number(key: str, value: Any, source: str) -> int | float:
-    whole = key in _INTEGER
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        wanted = "a whole number" if whole else "a number"
+    integer = key in _INTEGER
+    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
+        wanted = "an integer" if integer else "a number"
         raise UserError(f"{source}: world.{key} must be {wanted}, got {quoted(value)}")
     low, high = _LIMITS[key]
     if not low <= value <= high:
         raise UserError(f"{source}: world.{key} must lie in {low:g} .. {high:g}, got {quoted(value)}")
-    return int(value) if whole else float(value)
+    return int(value) if integer else float(value)
 
 
 def _check_scene_counts(spec: WorldSpec, source: str) -> None:

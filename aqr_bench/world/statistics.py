@@ -1,4 +1,4 @@
-"""Count what is in a nuScenes root and set it beside what is published about nuScenes.
+"""Count what is in a nuScenes root and compare it with what is published about nuScenes.
 
 python -m aqr_bench.world.statistics ROOT [--version v1.0-trainval] [--out FILE.md]
 """
@@ -28,7 +28,7 @@ _CLASS_OF = {
     "movable_object.trafficcone": "traffic_cone", "movable_object.barrier": "barrier",
 }  # fmt: skip
 
-# Published numbers. A dash in the tables stands where none is known to us.
+# Published numbers. A dash in the tables: none is known to us.
 PUBLISHED_BOXES, PUBLISHED_KEYFRAMES = 1_166_187, 34_149  # v1.0-trainval, all 23 categories
 # Mean length, width, height in metres over v1.0-trainval. Bus and pedestrian: their largest category (bus.rigid,
 # pedestrian.adult).
@@ -60,7 +60,7 @@ class Annotations:
 
     ``name`` (N,) class names, ``size`` (N, 3) length, width, height in m, ``distance`` (N,) from the ego origin in m,
     ``points`` (N,) LiDAR points inside, ``speed`` (N,) in m/s, nan where unknown, ``visibility`` (N,) tokens;
-    ``keyframes`` in the whole data set, ``boxes`` of all categories.
+    ``keyframes`` in all of the data set, ``boxes`` of all categories.
     """
 
     name: np.ndarray
@@ -76,16 +76,17 @@ class Annotations:
 def read_annotations(root: str | Path, version: str | None = None) -> Annotations:
     """Read the tables under ``root``; ``version`` may be left out where there is only one. Raises UserError."""
     root = Path(root)
-    found = sorted(path.parent.name for path in root.glob("v1.0-*/sample_annotation.json"))
-    if not found:
+    versions = sorted(path.parent.name for path in root.glob("v1.0-*/sample_annotation.json"))
+    if not versions:
         raise UserError(f"{root} holds no v1.0-*/sample_annotation.json; give the root of a nuScenes data set")
-    if version is None and len(found) > 1:
-        raise UserError(f"{root} holds {', '.join(found)}; choose one with --version")
-    if version is not None and version not in found:
-        raise UserError(f"{root} holds no {version}, only {', '.join(found)}")
+    if version is None and len(versions) > 1:
+        raise UserError(f"{root} holds {', '.join(versions)}; choose one with --version")
+    if version is not None and version not in versions:
+        raise UserError(f"{root} holds no {version}, only {', '.join(versions)}")
 
-    with reading(root / (version or found[0]), "the tables", "Look what is wrong: aqr-bench data check --root ROOT."):
-        return _annotations(root / (version or found[0]))
+    folder = root / (version or versions[0])
+    with reading(folder, "the tables", "See what is wrong: aqr-bench data check --root ROOT."):
+        return _annotations(folder)
 
 
 def _annotations(folder: Path) -> Annotations:
@@ -98,16 +99,16 @@ def _annotations(folder: Path) -> Annotations:
     rows = table("sample_annotation")
     place = {row["token"]: (row["translation"], time_us[row["sample_token"]]) for row in rows}
     ego = _ego_places(table("sample_data"), table("ego_pose"))
-    kept = [row for row in rows if class_of[row["instance_token"]]]
-    center = np.array([row["translation"][:2] for row in kept]).reshape(-1, 2)
-    car = np.array([ego[row["sample_token"]] for row in kept]).reshape(-1, 2)
+    labelled = [row for row in rows if class_of[row["instance_token"]]]
+    center = np.array([row["translation"][:2] for row in labelled]).reshape(-1, 2)
+    car = np.array([ego[row["sample_token"]] for row in labelled]).reshape(-1, 2)
     return Annotations(
-        name=np.array([class_of[row["instance_token"]] for row in kept]),
-        size=np.array([row["size"] for row in kept]).reshape(-1, 3)[:, [1, 0, 2]],
+        name=np.array([class_of[row["instance_token"]] for row in labelled]),
+        size=np.array([row["size"] for row in labelled]).reshape(-1, 3)[:, [1, 0, 2]],
         distance=np.hypot(*(center - car).T),
-        points=np.array([row["num_lidar_pts"] for row in kept], int),
-        speed=np.array([_speed(row, place) for row in kept], float),
-        visibility=np.array([row["visibility_token"] for row in kept]),
+        points=np.array([row["num_lidar_pts"] for row in labelled], int),
+        speed=np.array([_speed(row, place) for row in labelled], float),
+        visibility=np.array([row["visibility_token"] for row in labelled]),
         keyframes=len(time_us),
         boxes=len(rows),
     )
@@ -131,21 +132,21 @@ def _speed(row: dict, place: dict[str, tuple[list[float], int]]) -> float:
     return float(np.hypot(last[0] - first[0], last[1] - first[1]) / elapsed)
 
 
-def report(found: Annotations) -> str:
+def report(data: Annotations) -> str:
     """Return the statistics as Markdown tables, each with a column of published nuScenes numbers."""
     names, published = [info.name for info in CLASSES], sum(NUSCENES_COUNTS.values())
-    of = {name: found.name == name for name in names}
-    moving = found.speed > MOVING_MPS
+    of = {name: data.name == name for name in names}
+    moving = data.speed > MOVING_MPS
     lines = [
         *_table(
             ["", "this data set", "nuScenes trainval"],
             [
-                ["keyframes", f"{found.keyframes:,}", f"{PUBLISHED_KEYFRAMES:,}"],
-                ["boxes", f"{found.boxes:,}", f"{PUBLISHED_BOXES:,}"],
-                ["boxes per keyframe", _mean(found.boxes, found.keyframes), f"{PUBLISHED_BOXES / 34_149:.1f}"],
-                ["boxes without a LiDAR point", _share((found.points == 0).sum(), len(found.points)), "-"],
+                ["keyframes", f"{data.keyframes:,}", f"{PUBLISHED_KEYFRAMES:,}"],
+                ["boxes", f"{data.boxes:,}", f"{PUBLISHED_BOXES:,}"],
+                ["boxes per keyframe", _mean(data.boxes, data.keyframes), f"{PUBLISHED_BOXES / 34_149:.1f}"],
+                ["boxes without a LiDAR point", _share((data.points == 0).sum(), len(data.points)), "-"],
                 *(
-                    [f"visibility {level}", _share((found.visibility == token).sum(), len(found.points)), "-"]
+                    [f"visibility {level}", _share((data.visibility == token).sum(), len(data.points)), "-"]
                     for token, level, _ in VISIBILITY
                 ),
             ],
@@ -156,12 +157,12 @@ def report(found: Annotations) -> str:
             [
                 [
                     name,
-                    _share(of[name].sum(), len(found.name)),
+                    _share(of[name].sum(), len(data.name)),
                     _share(NUSCENES_COUNTS[name], published),
-                    _size(found.size[of[name]].mean(0)) if of[name].any() else "-",
+                    _size(data.size[of[name]].mean(0)) if of[name].any() else "-",
                     _size(PUBLISHED_SIZES_LWH[name]),
                     _share((of[name] & moving).sum(), of[name].sum()),
-                    f"{found.speed[of[name] & moving].mean():.1f}" if (of[name] & moving).any() else "-",
+                    f"{data.speed[of[name] & moving].mean():.1f}" if (of[name] & moving).any() else "-",
                     f"{PUBLISHED_SPEEDS_MPS[name]:.1f}" if name in PUBLISHED_SPEEDS_MPS else "-",
                 ]
                 for name in names
@@ -172,7 +173,7 @@ def report(found: Annotations) -> str:
         "",
         *_table(
             ["class", *(f"{low}-{high} m" for low, high in RANGES_M), "without a point"],
-            [[name, *_medians(found, of[name]), _share((of[name] & (found.points == 0)).sum(), of[name].sum())]
+            [[name, *_medians(data, of[name]), _share((of[name] & (data.points == 0)).sum(), of[name].sum())]
              for name in names],
         ),
         "",
@@ -181,10 +182,10 @@ def report(found: Annotations) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _medians(found: Annotations, chosen: np.ndarray) -> list[str]:
+def _medians(data: Annotations, chosen: np.ndarray) -> list[str]:
     result = []
     for low, high in RANGES_M:
-        points = found.points[chosen & (found.distance >= low) & (found.distance < high)]
+        points = data.points[chosen & (data.distance >= low) & (data.distance < high)]
         result.append(f"{np.median(points):.0f}" if len(points) else "-")
     return result
 
@@ -193,8 +194,8 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+def _share(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %" if total else "-"
 
 
 def _mean(total: int, number: int) -> str:
@@ -206,7 +207,7 @@ def _size(lwh: Sequence[float]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 2 after a user's mistake (told in one line on stderr)."""
+    """Run the command; return 0, or 2 after a user's mistake (reported in one line on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m aqr_bench.world.statistics", description=__doc__.split("\n")[0])
     parser.add_argument("root", help="root of a nuScenes data set, genuine or synthetic")
     parser.add_argument("--version", help="such as v1.0-mini; needed where the root holds several")

@@ -1,4 +1,4 @@
-"""The thirteen tables of nuScenes v1.0: records of one scene, and the tables of the whole world.
+"""The thirteen tables of nuScenes v1.0: records of one scene, and the tables that all scenes share.
 
 Field names and types are those of the published schema (nuscenes-devkit, docs/schema_nuscenes.md).
 """
@@ -38,8 +38,8 @@ Record = dict[str, Any]
 
 
 @dataclass
-class Namer:
-    """Names everything in a world: tokens of 32 hex digits that depend on its identity alone."""
+class TokenFactory:
+    """Makes the tokens of a world: 32 hex digits that depend on its spec alone."""
 
     world_sha256: str
 
@@ -58,7 +58,7 @@ class SceneTables:
     records: dict[str, list[Record]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.namer = Namer(self.spec.sha256)
+        self.tokens = TokenFactory(self.spec.sha256)
         self.records = {table: [] for table in TABLES}
         self.start_us = EPOCH_US + (self.scene.split * 1000 + self.scene.index) * 60_000_000
         self.logfile = f"synthetic-{self.name}"
@@ -68,14 +68,14 @@ class SceneTables:
 
     def token(self, *parts: object) -> str:
         """Return a token that belongs to this scene."""
-        return self.namer.token(self.name, *parts)
+        return self.tokens.token(self.name, *parts)
 
     def timestamp(self, time_s: float) -> int:
         """Return a time of the scene in microseconds."""
         return self.start_us + round(time_s * 1e6)
 
     def filename(self, channel: str, time_s: float, keyframe: bool) -> str:
-        """Return the path of a recording, relative to the root, in nuScenes' manner."""
+        """Return the path of a recording, relative to the root, named as in nuScenes."""
         ending = "pcd.bin" if channel == LIDAR_CHANNEL else "jpg"
         folder = "samples" if keyframe else "sweeps"
         return f"{folder}/{channel}/{self.logfile}__{channel}__{self.timestamp(time_s)}.{ending}"
@@ -131,7 +131,7 @@ class SceneTables:
                 "sample_token": self.token("sample", frame),
                 "instance_token": self.token("instance", index),
                 "visibility_token": "1",
-                "attribute_tokens": [self.namer.token("attribute", actor.attribute)] if actor.attribute else [],
+                "attribute_tokens": [self.tokens.token("attribute", actor.attribute)] if actor.attribute else [],
                 "translation": [round(float(x), 3), round(float(y), 3), round(height / 2, 3)],
                 "size": [width, length, height],
                 "rotation": yaw_quaternion(yaw),
@@ -191,7 +191,7 @@ class SceneTables:
             self.records["calibrated_sensor"].append(
                 {
                     "token": self.token("calibrated_sensor", channel),
-                    "sensor_token": self.namer.token("sensor", channel),
+                    "sensor_token": self.tokens.token("sensor", channel),
                     "translation": list(camera.translation if camera else LIDAR_TRANSLATION),
                     "rotation": camera.quaternion if camera else yaw_quaternion(LIDAR_YAW),
                     "camera_intrinsic": camera.intrinsic(spec.image_size).tolist() if camera else [],
@@ -201,7 +201,7 @@ class SceneTables:
             self.records["instance"].append(
                 {
                     "token": self.token("instance", index),
-                    "category_token": self.namer.token("category", self.scene.actors[index].category),
+                    "category_token": self.tokens.token("category", self.scene.actors[index].category),
                     "nbr_annotations": last - first + 1,
                     "first_annotation_token": self.token("annotation", index, first),
                     "last_annotation_token": self.token("annotation", index, last),
@@ -230,17 +230,17 @@ def link(previous: Record | None, record: Record) -> None:
 
 def world_tables(spec: WorldSpec, logs: list[Record]) -> dict[str, list[Record]]:
     """Return the tables that all scenes share."""
-    namer = Namer(spec.sha256)
+    tokens = TokenFactory(spec.sha256)
     return {
-        "attribute": [{"token": namer.token("attribute", n), "name": n, "description": d} for n, d in ATTRIBUTES],
-        "category": [{"token": namer.token("category", n), "name": n, "description": d} for n, d in CATEGORIES],
+        "attribute": [{"token": tokens.token("attribute", n), "name": n, "description": d} for n, d in ATTRIBUTES],
+        "category": [{"token": tokens.token("category", n), "name": n, "description": d} for n, d in CATEGORIES],
         "visibility": [
             {"token": token, "level": level, "description": f"visible share up to {upper:.0%}"}
             for token, level, upper in VISIBILITY
         ],
         "sensor": [
             {
-                "token": namer.token("sensor", channel),
+                "token": tokens.token("sensor", channel),
                 "channel": channel,
                 "modality": "lidar" if channel == LIDAR_CHANNEL else "camera",
             }
@@ -249,7 +249,7 @@ def world_tables(spec: WorldSpec, logs: list[Record]) -> dict[str, list[Record]]
         "map": [
             {
                 "category": "semantic_prior",
-                "token": namer.token("map"),
+                "token": tokens.token("map"),
                 "filename": MAP_FILE,
                 "log_tokens": [log["token"] for log in logs],
             }

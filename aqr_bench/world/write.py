@@ -1,7 +1,7 @@
-"""Write a whole world as a nuScenes root: scene by scene in worker processes, resumable, whole or not there at all.
+"""Write a world as a nuScenes root: scene by scene in worker processes, atomically; resumable.
 
 Everything is written to ``ROOT.partial`` and moved to ``ROOT`` in the end, when ``world.json`` is in it. Finished
-scenes leave a file in ``ROOT.partial/_scenes``; an interrupted run goes on from these.
+scenes leave a file in ``ROOT.partial/_scenes``; an interrupted run resumes from these.
 """
 
 from __future__ import annotations
@@ -11,72 +11,71 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from aqr_bench import runtime
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.whole import write_text
-from aqr_bench.world import record_scene
+from aqr_bench.world import write_scene
 from aqr_bench.world.scene import MAP_SIZE_M
 from aqr_bench.world.spec import GENERATOR_VERSION, WorldSpec, official_scenes
 from aqr_bench.world.tables import CHANNELS, MAP_FILE, TABLES, world_tables
 
-MARKER = ".aqr_world"  # tells a folder of ours from any other, even where world.json was removed
-DONE = "world.json"
+MARKER = ".aqr_world"  # marks the folder of a synthetic world, even where world.json was removed
+WORLD_JSON = "world.json"
 _SCENES = "_scenes"
 
 
 def write_world(spec: WorldSpec, root: str | Path, workers: int = 1, quiet: bool = True) -> dict:
     """Write the world to ``root`` unless it is there already; return the content of its world.json.
 
-    A world of ours with another spec in ``root`` is replaced. Raises UserError if ``root`` holds anything else, if the
+    A synthetic world of another spec in ``root`` is replaced. Raises UserError if ``root`` holds anything else, if the
     disk is too small, if another process is writing there, or if the objects asked for do not fit.
     """
     root = Path(root).resolve()
-    _refuse_foreign(root)
+    _raise_if_foreign(root)
     partial = root.with_name(root.name + ".partial")
-    _refuse_foreign(partial)
-    done = read_done(root)
+    _raise_if_foreign(partial)
+    done = read_world_json(root)
     if done is not None and done["sha256"] == spec.sha256:
-        _say(quiet, f"{root} already holds this world ({done['sha256'][:12]}); nothing to do")
+        _report(quiet, f"{root} already holds this world ({done['sha256'][:12]}); nothing to do")
         return done
     if done is not None:
-        _say(quiet, f"{root} holds another world ({done['sha256'][:12]}); it will be replaced")
+        _report(quiet, f"{root} holds another world ({done['sha256'][:12]}); it will be replaced")
     require_disk(root, estimate_bytes(spec), "a world of this size")
-    with _claimed(partial):
+    with _locked(partial):
         if (partial / MARKER).read_text(encoding="utf-8").strip() != spec.sha256:
             _start_over(partial, spec)
-        if read_done(partial) is None:
-            jobs = _jobs(spec)
-            _record(spec, partial, jobs, workers, quiet)
+        if read_world_json(partial) is None:
+            jobs = _scene_jobs(spec)
+            _write_scenes(spec, partial, jobs, workers, quiet)
             _finish(spec, partial, [name for _, _, name in jobs])
-        done = read_done(partial)
+        done = read_world_json(partial)
         _move(partial, root)
     counts = done["counts"]
-    _say(quiet, f"{root}: {counts['scene']} scenes, {counts['sample']} keyframes, {done['bytes'] / 1e6:.0f} MB")
+    _report(quiet, f"{root}: {counts['scene']} scenes, {counts['sample']} keyframes, {done['bytes'] / 1e6:.0f} MB")
     return done
 
 
-def read_done(root: Path) -> dict | None:
-    """Return the content of ``root``'s world.json, or None if there is no whole world."""
+def read_world_json(root: Path) -> dict | None:
+    """Return the content of ``root``'s world.json, or None if there is no finished world."""
     try:
-        done = json.loads((root / DONE).read_text(encoding="utf-8"))
+        done = json.loads((root / WORLD_JSON).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
-        raise UserError(f"{root / DONE} is damaged; delete {root} and write the world again") from None
+        raise UserError(f"{root / WORLD_JSON} is damaged; delete {root} and write the world again") from None
     if not isinstance(done, dict) or "sha256" not in done:
-        raise UserError(f"{root / DONE} does not describe a world; choose another --out")
+        raise UserError(f"{root / WORLD_JSON} does not describe a world; choose another --out")
     return done
 
 
@@ -88,17 +87,17 @@ def estimate_bytes(spec: WorldSpec) -> int:
     return int(spec.keyframes * (cloud + pictures + 60_000) + 1e6)
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _raise_if_foreign(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; choose another --out")
     if any(folder.iterdir()) and not (folder / MARKER).is_file():
-        raise UserError(f"{folder} holds files that are no synthetic world; nothing was touched. Choose another --out")
+        raise UserError(f"{folder} holds files that are no synthetic world; nothing was changed. Choose another --out")
 
 
 @contextlib.contextmanager
-def _claimed(partial: Path) -> Iterator[None]:
+def _locked(partial: Path) -> Iterator[None]:
     """Hold the work folder alone; create it where needed. The lock goes with the process, whatever ends it."""
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -129,15 +128,15 @@ def _start_over(partial: Path, spec: WorldSpec) -> None:
     write_text(partial / MARKER, spec.sha256 + "\n")
 
 
-def _jobs(spec: WorldSpec) -> list[tuple[int, int, str]]:
+def _scene_jobs(spec: WorldSpec) -> list[tuple[int, int, str]]:
     train, val = official_scenes(spec.version)
     return [(0, i, train[i]) for i in range(spec.train_scenes)] + [(1, i, val[i]) for i in range(spec.val_scenes)]
 
 
-def _record(spec: WorldSpec, partial: Path, jobs: list[tuple[int, int, str]], workers: int, quiet: bool) -> None:
+def _write_scenes(spec: WorldSpec, partial: Path, jobs: list[tuple[int, int, str]], workers: int, quiet: bool) -> None:
     todo = [job for job in jobs if not _result(partial, job[2]).is_file()]
     if len(todo) < len(jobs):
-        _say(quiet, f"going on with an interrupted run: {len(jobs) - len(todo)} of {len(jobs)} scenes are there")
+        _report(quiet, f"resuming an interrupted run: {len(jobs) - len(todo)} of {len(jobs)} scenes are there")
     bar = tqdm(
         total=len(jobs),
         initial=len(jobs) - len(todo),
@@ -149,25 +148,13 @@ def _record(spec: WorldSpec, partial: Path, jobs: list[tuple[int, int, str]], wo
     with bar:
         if min(workers, len(todo)) <= 1:
             for call in calls:
-                record_scene.run(*call)
+                write_scene.run(*call)
                 bar.update()
             return
-        # Fresh processes: a fork would copy OpenCV's and BLAS' threads in whatever state they are in.
-        context = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(
-            min(workers, len(todo)), mp_context=context, initializer=record_scene.end_with_parent
-        )
-        try:
-            for future in concurrent.futures.as_completed([pool.submit(record_scene.run, *call) for call in calls]):
+        with runtime.spawn_pool(min(workers, len(todo)), note="; finished scenes are kept") as pool:
+            for future in concurrent.futures.as_completed([pool.submit(write_scene.run, *call) for call in calls]):
                 future.result()
                 bar.update()
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker process was killed, perhaps for want of memory; run the same command again with fewer "
-                "--workers, finished scenes are kept"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _result(partial: Path, name: str) -> Path:
@@ -202,7 +189,7 @@ def _finish(spec: WorldSpec, partial: Path, names: list[str]) -> None:
         "files": totals["files"],
         "bytes": totals["bytes"],
     }
-    write_text(partial / DONE, json.dumps(done, indent=1) + "\n")
+    write_text(partial / WORLD_JSON, json.dumps(done, indent=1) + "\n")
 
 
 def _map_mask() -> bytes:
@@ -212,9 +199,9 @@ def _map_mask() -> bytes:
 
 
 def _move(partial: Path, root: Path) -> None:
-    """Put the finished world in place. Killed in between, the next call finds it whole in ``partial`` and goes on."""
+    """Put the finished world in place. After a kill in between, the next call takes it from ``partial``."""
     old = root.with_name(root.name + ".old")
-    _refuse_foreign(old)
+    _raise_if_foreign(old)
     if (partial / _SCENES).exists():
         shutil.rmtree(partial / _SCENES)
     if old.exists():
@@ -226,6 +213,6 @@ def _move(partial: Path, root: Path) -> None:
         shutil.rmtree(old)
 
 
-def _say(quiet: bool, text: str) -> None:
+def _report(quiet: bool, text: str) -> None:
     if not quiet:
         print(text, flush=True)

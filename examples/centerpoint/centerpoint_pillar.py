@@ -8,7 +8,7 @@ _base_ = ["mmdet3d::_base_/models/centerpoint_pillar02_second_secfpn_nus.py"]
 default_scope = "mmdet3d"
 # spconv's voxelisation, and conditions while it trains. Of a detector of your own, name the module here as well.
 custom_imports = dict(
-    imports=["aqr_bench.cmt", "aqr_bench.cmt.preprocessor", "aqr_bench.data.sensors"], allow_failed_imports=False
+    imports=["aqr_bench.cmt", "aqr_bench.cmt.preprocessor", "aqr_bench.data.conditions"], allow_failed_imports=False
 )
 
 point_cloud_range = [-32.0, -32.0, -5.0, 32.0, 32.0, 3.0]

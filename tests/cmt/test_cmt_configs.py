@@ -125,7 +125,7 @@ def test_pipelines_are_the_published_ones():
         assert (flip.flip_ratio_bev_horizontal, flip.flip_ratio_bev_vertical) == (0.5, 0.5)
         assert any(hook.type == "StopObjectSample" and hook.after_epoch == 15 for hook in config.custom_hooks)
         for train in (True, False):
-            assert step(config, "LoadExactSweeps", train).sweeps_num == 10
+            assert step(config, "LoadPoseCorrectedSweeps", train).sweeps_num == 10
         mask = step(config, "SensorDropout")
         assert (mask is None) if name == LIDAR else (mask.lidar, mask.cameras) == (0.25, 0.25)
     camera = load(CAMERA)

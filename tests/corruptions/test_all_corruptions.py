@@ -1,4 +1,4 @@
-"""What holds for every corruption: pure, seeded per sample, changing something, a result or a clear error on hostile frames."""
+"""What holds for every corruption: pure, seeded per sample, changes something, a clear error on hostile frames."""
 
 from __future__ import annotations
 

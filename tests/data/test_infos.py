@@ -1,4 +1,4 @@
-"""Info files of a tiny world: boxes, sweeps and cameras agree with what nuscenes-devkit says."""
+"""Info files of a tiny world: boxes, sweeps and cameras agree with nuscenes-devkit."""
 
 from __future__ import annotations
 
@@ -9,33 +9,13 @@ import numpy as np
 import pytest
 
 from aqr_bench.data.__main__ import main
-from aqr_bench.data.infos import build_infos, open_nuscenes, tables_digest
+from aqr_bench.data.infos import open_nuscenes, tables_digest
 from aqr_bench.errors import UserError
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("infos") / "world"
-    spec = dict(version="v1.0-mini", train_scenes=1, val_scenes=1, frames_per_scene=3, seed=4)
-    write_world(WorldSpec.from_dict(spec), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def nusc(root):
-    return open_nuscenes(root, "v1.0-mini")
-
-
-@pytest.fixture(scope="module")
-def infos(nusc):
-    return build_infos(nusc)
 
 
 def test_splits_follow_the_official_scene_lists(infos):
-    assert {split: len(entries) for split, entries in infos.items()} == {"train": 3, "val": 3}
-    assert [entry["sample_idx"] for entry in infos["val"]] == [0, 1, 2]
+    assert {split: len(entries) for split, entries in infos.items()} == {"train": 4, "val": 2}
+    assert [entry["sample_idx"] for entry in infos["val"]] == [0, 1]
 
 
 def test_boxes_are_the_devkits_boxes_in_the_lidar_frame(infos, nusc):
@@ -79,14 +59,14 @@ def test_lidar_points_project_into_the_cameras_as_the_devkit_says(infos, nusc):
             width, length, height = box.wlh
             centre = np.append(lidar_boxes[tuple(np.round([length, width, height], 9))], 1)
             expected = intrinsic @ box.center
-            found = (lidar2img @ centre)[:3]
-            np.testing.assert_allclose(found, expected, atol=1e-4)
+            projected = (lidar2img @ centre)[:3]
+            np.testing.assert_allclose(projected, expected, atol=1e-4)
 
 
 def test_sweeps_come_nearest_first_and_map_static_points(infos):
-    info = infos["val"][2]
+    info = infos["val"][1]
     times = [sweep["timestamp"] for sweep in info["lidar_sweeps"]]
-    assert len(times) == 5 and times == sorted(times, reverse=True) and max(times) < info["timestamp"]
+    assert len(times) == 3 and times == sorted(times, reverse=True) and max(times) < info["timestamp"]
     key2global = np.array(info["ego2global"]) @ np.array(info["lidar_points"]["lidar2ego"])
     for sweep in info["lidar_sweeps"]:
         sweep2global = np.array(sweep["ego2global"]) @ np.array(sweep["lidar_points"]["lidar2ego"])
@@ -95,20 +75,20 @@ def test_sweeps_come_nearest_first_and_map_static_points(infos):
         )
 
 
-def test_command_writes_what_mmdet3d_reads(root, tmp_path, capsys):
-    assert main(["--tier", "smoke", "--root", str(root), "--out", str(tmp_path), "--quiet"]) == 0
+def test_command_writes_what_mmdet3d_reads(world, tmp_path, capsys):
+    assert main(["--tier", "smoke", "--root", str(world), "--out", str(tmp_path), "--quiet"]) == 0
     summary = json.loads((tmp_path / "data.json").read_text())
-    assert summary["splits"]["train"]["samples"] == 3 and summary["data_sha256"] == tables_digest(root, "v1.0-mini")
+    assert summary["splits"]["train"]["samples"] == 4 and summary["data_sha256"] == tables_digest(world, "v1.0-mini")
     content = pickle.loads((tmp_path / "infos_train.pkl").read_bytes())
-    assert content["metainfo"]["info_version"] == "1.1" and len(content["data_list"]) == 3
-    assert "train 3 samples, val 3 samples" in capsys.readouterr().out
+    assert content["metainfo"]["info_version"] == "1.1" and len(content["data_list"]) == 4
+    assert "train 4 samples, val 2 samples" in capsys.readouterr().out
 
 
-def test_wrong_roots_are_named(root, tmp_path):
+def test_wrong_roots_are_named(world, tmp_path):
     with pytest.raises(UserError, match="nuScenes root not found"):
         open_nuscenes(tmp_path / "nowhere", "v1.0-mini")
-    with pytest.raises(UserError, match=r"no tables of version 'v1.0-trainval'.*found: v1.0-mini"):
-        open_nuscenes(root, "v1.0-trainval")
+    with pytest.raises(UserError, match=r"no tables of version 'v1.0-trainval'.*it has: v1.0-mini"):
+        open_nuscenes(world, "v1.0-trainval")
     (tmp_path / "v1.0-mini").mkdir()
     (tmp_path / "v1.0-mini" / "category.json").write_text("[{")
     with pytest.raises(UserError, match=r"do not load: category\.json is damaged"):

@@ -46,14 +46,14 @@ def write(path, payload):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_plain_data_comes_back(tmp_path, protocol):
-    found = load_plain_pickle(write(tmp_path / "plain.pkl", pickle.dumps(CONTENT, protocol)))
-    assert found.keys() == CONTENT.keys()
+    loaded = load_plain_pickle(write(tmp_path / "plain.pkl", pickle.dumps(CONTENT, protocol)))
+    assert loaded.keys() == CONTENT.keys()
     for key, expected in CONTENT.items():
         if isinstance(expected, np.ndarray):
-            assert found[key].dtype == expected.dtype and np.array_equal(found[key], expected)
+            assert loaded[key].dtype == expected.dtype and np.array_equal(loaded[key], expected)
         else:
-            assert found[key] == expected
-    assert [type(scalar) for scalar in found["scalars"]] == [type(scalar) for scalar in CONTENT["scalars"]]
+            assert loaded[key] == expected
+    assert [type(scalar) for scalar in loaded["scalars"]] == [type(scalar) for scalar in CONTENT["scalars"]]
 
 
 @pytest.mark.parametrize("protocol", [2, 5])
@@ -63,15 +63,15 @@ def test_both_numpy_generations_are_read(tmp_path, protocol):
     for old, new in ((b"numpy.core.", b"numpy._core."), (b"numpy._core.", b"numpy.core.")):
         other = here.replace(old, new)
         if protocol >= 4:
-            # Module names carry their length and the frame its own: drop the frame, set the lengths.
+            # Module names carry their length and the frame as well: drop the frame, set the lengths.
             other = other[:2] + other[11:]
             for name in (b"multiarray", b"numeric"):
-                whole = new + name
-                position = other.find(whole)
+                renamed = new + name
+                position = other.find(renamed)
                 if position >= 0:
-                    other = other[: position - 1] + bytes([len(whole)]) + other[position:]
-        found = load_plain_pickle(write(tmp_path / "other.pkl", other))
-        assert np.array_equal(found["box"], np.arange(3.0)) and found["one"] == 1
+                    other = other[: position - 1] + bytes([len(renamed)]) + other[position:]
+        loaded = load_plain_pickle(write(tmp_path / "other.pkl", other))
+        assert np.array_equal(loaded["box"], np.arange(3.0)) and loaded["one"] == 1
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

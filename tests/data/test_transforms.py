@@ -1,21 +1,23 @@
-"""Transforms on small made-up frames: sweeps land where they were seen, projections follow every change."""
+"""Transforms on small synthetic frames: sweeps land where they were seen, projections follow every change."""
 
 from __future__ import annotations
+
+import struct
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet3d.datasets.transforms import LoadMultiViewImageFromFiles
 from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 
-from aqr_bench.data.frames import BadFrameError
+from aqr_bench.data.raw_frames import BadFrameError, read_image
 from aqr_bench.data.transforms import (
     AddProjections,
     CheckFrame,
-    LoadExactSweeps,
-    MirrorWorld,
+    LoadPoseCorrectedSweeps,
+    RandomRotate180,
     ResizeViews,
-    TurnWorld,
 )
 
 
@@ -66,7 +68,8 @@ def test_static_points_of_a_turning_sweep_coincide(tmp_path, yaw):
         },
     }
     results = {"points": LiDARPoints(cloud, points_dim=5), "timestamp": 10.0, "lidar_sweeps": [sweep]}
-    out = LoadExactSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)(results)["points"].tensor.numpy()
+    merge = LoadPoseCorrectedSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)
+    out = merge(results)["points"].tensor.numpy()
     assert out.shape == (60, 5)
     np.testing.assert_allclose(out[30:, :3], out[:30, :3], atol=1e-4)
     assert set(out[:30, 4]) == {0.0} and np.allclose(out[30:, 4], 0.25)
@@ -85,27 +88,12 @@ def test_resize_keeps_the_bottom_and_moves_the_projection():
     )
 
 
-def test_mirror_moves_points_boxes_and_images_together():
-    results = AddProjections()(frame())
-    xyz, centre = results["points"].tensor[0, :3].numpy().copy(), results["gt_bboxes_3d"].gravity_center[0].numpy()
-    pixel, image = project(results["lidar2img"][0], centre), results["img"][0].copy()
-    out = MirrorWorld(prob=1.0)(results)
-    np.testing.assert_allclose(out["points"].tensor[0, :3].numpy(), xyz * [-1, 1, 1])
-    mirrored = out["gt_bboxes_3d"].gravity_center[0].numpy()
-    np.testing.assert_allclose(mirrored, centre * [-1, 1, 1], rtol=1e-6)
-    u, v = project(out["lidar2img"][0], mirrored)
-    np.testing.assert_allclose([u, v], [160 - pixel[0], pixel[1]], rtol=1e-6)
-    assert np.array_equal(out["img"][0], image[:, ::-1])
-    np.testing.assert_allclose(out["gt_bboxes_3d"].tensor[0, 7:].numpy(), [-5, 1])
-    assert out["gt_bboxes_3d"].yaw[0].item() == pytest.approx(np.pi - 0.4, abs=1e-5)
-
-
 def test_half_a_turn_keeps_everything_in_its_pixel():
     results = AddProjections()(frame())
     xyz, box = results["points"].tensor[0, :3].numpy().copy(), results["gt_bboxes_3d"].tensor[0].numpy().copy()
     centre = results["gt_bboxes_3d"].gravity_center[0].numpy()
     pixel, image = project(results["lidar2img"][0], centre), results["img"][0].copy()
-    out = TurnWorld(prob=1.0)(results)
+    out = RandomRotate180(prob=1.0)(results)
     np.testing.assert_allclose(out["points"].tensor[0, :3].numpy(), xyz * [-1, -1, 1])
     turned = out["gt_bboxes_3d"].tensor[0].numpy()
     np.testing.assert_allclose(turned[:3], box[:3] * [-1, -1, 1])
@@ -126,19 +114,37 @@ def test_damaged_frames_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
-        (lambda data: data[: len(data) // 2], "cut short.*front.jpg .*without the end mark"),
-        (lambda data: b"", "no JPEG.*front.jpg .0 bytes"),
-        (lambda data: b"\0\0" + data[2:], "no JPEG.*front.jpg .*'0000'"),
+        (lambda data: data[: len(data) // 2], "cut short .no end-of-image marker.*front.jpg"),
+        (lambda data: b"", "no JPEG.*front.jpg, 0 bytes"),
+        (lambda data: b"\0\0" + data[2:], "no JPEG .*'0000'.*front.jpg"),
     ],
 )
-def test_damaged_images_are_named(tmp_path, damage, said):
+def test_damaged_images_are_named(tmp_path, damage, message):
     image = tmp_path / "front.jpg"
-    whole = cv2.imencode(".jpg", np.full((40, 60, 3), 99, np.uint8))[1].tobytes()
+    intact = cv2.imencode(".jpg", np.full((40, 60, 3), 99, np.uint8))[1].tobytes()
     results = {"token": "abc", "images": {"CAM_FRONT": {"img_path": str(image)}}}
-    image.write_bytes(whole + b"\0" * 8)  # some cameras pad
+    image.write_bytes(intact + b"\0" * 100)  # some cameras pad
     assert CheckFrame(lidar=False)(results) is results
-    image.write_bytes(damage(whole))
-    with pytest.raises(BadFrameError, match=said):
+    image.write_bytes(damage(intact))
+    with pytest.raises(BadFrameError, match=message):
         CheckFrame(lidar=False)(results)
+
+
+def test_images_are_read_as_the_pipeline_reads_them(tmp_path):
+    """The rotation that a camera may note in a file is not applied: boxes are projected into the pixels as stored."""
+    plain = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))[1].tobytes()
+    tiff = b"II*\0\x08\0\0\0" + b"\x01\0" + struct.pack("<HHII", 0x0112, 3, 1, 6) + bytes(4)  # turn by 90 degrees
+    segment = b"Exif\0\0" + tiff
+    image = tmp_path / "front.jpg"
+    image.write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + plain[2:])
+    assert cv2.imread(str(image)).shape == (60, 40, 3)
+    info = {"images": {"CAM_FRONT": {"img_path": str(image), "cam2img": np.eye(3), "lidar2cam": np.eye(4)}}}
+    loaded = LoadMultiViewImageFromFiles(num_views=1)(info)["img"][0]
+    assert np.array_equal(read_image(image), loaded)
+    image.write_bytes(plain[: len(plain) // 2])
+    with pytest.raises(BadFrameError, match=r"cut short .*front\.jpg"):
+        read_image(image)
+    with pytest.raises(BadFrameError, match=r"cannot be read: .*gone\.png"):
+        read_image(tmp_path / "gone.png")

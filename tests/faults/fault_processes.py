@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT_S = 1500
 FORKED = {"aqr_bench.train", "aqr_bench.evaluate", "aqr_bench.measure", "aqr_bench.data", "aqr_bench.report"}
 # The transforms come first: they make mmdet3d usable with mmcv-lite.
-_PRELOAD = ("aqr_bench.data.transforms", "aqr_bench.data.sensors", "aqr_bench.cmt", "aqr_bench.hooks",
+_PRELOAD = ("aqr_bench.data.transforms", "aqr_bench.data.conditions", "aqr_bench.cmt", "aqr_bench.hooks",
             "mmengine.runner",
             "aqr_bench.train", "aqr_bench.evaluate", "aqr_bench.measure", "aqr_bench.metrics.detection",
             "aqr_bench.data.__main__", "aqr_bench.report.page", "aqr_bench.report.speed", "aqr_bench.report.__main__",

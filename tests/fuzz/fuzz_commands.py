@@ -70,8 +70,9 @@ def commands() -> tuple[Command, ...]:
     for step, (module, _) in cli.STEPS.items():
         main = importlib.import_module(module).main
         found += _expanded((step,), _parser(main, []), cli.main)
-    found += _expanded(("data", "check"), _parser(importlib.import_module("aqr_bench.data.check").main, []), cli.main)
-    steps = {module for module, _ in cli.STEPS.values()} | {"aqr_bench.cli", "aqr_bench.data.check"}
+    check = importlib.import_module("aqr_bench.data.check.check")
+    found += _expanded(("data", "check"), _parser(check.main, []), cli.main)
+    steps = {module for module, _ in cli.STEPS.values()} | {"aqr_bench.cli", check.__name__}
     for info in pkgutil.walk_packages(aqr_bench.__path__, "aqr_bench."):
         if info.name in steps or ".configs" in info.name:
             continue

@@ -23,10 +23,10 @@ from fuzz_world import linked_copy, small_world
 
 from aqr_bench import cli, runtime
 from aqr_bench.checkpoint import read_checkpoint
-from aqr_bench.data.database import _train_frames
-from aqr_bench.data.frames import InfoFile
-from aqr_bench.data.paste import read_dbinfos
+from aqr_bench.data.gt_database import _train_frames
+from aqr_bench.data.gt_sampling import read_dbinfos
 from aqr_bench.data.plain_pickle import load_plain_pickle
+from aqr_bench.data.raw_frames import InfoFile
 from aqr_bench.equality import weights_apart
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.matches import Matches
@@ -241,7 +241,7 @@ def test_pickles_that_claim_terabytes(tmp_path):
 
 
 def test_a_picture_that_claims_gigapixels(tmp_path):
-    from aqr_bench.data.frames import BadFrameError, read_image
+    from aqr_bench.data.raw_frames import BadFrameError, read_image
     from aqr_bench.report.images import Budget, collect_pictures
 
     head = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)

@@ -3,7 +3,7 @@
 _base_ = ["./cmt_aqr_quick_model.py", "./_base_/dataset.py"]
 
 custom_imports = dict(
-    imports=["aqr_bench.cmt", "aqr_bench.data.transforms", "aqr_bench.data.sensors", "aqr_bench.hooks"]
+    imports=["aqr_bench.cmt", "aqr_bench.data.transforms", "aqr_bench.data.conditions", "aqr_bench.hooks"]
 )
 
 point_cloud_range = [-32.0, -32.0, -5.0, 32.0, 32.0, 3.0]
@@ -14,7 +14,7 @@ load = [
     dict(type="CheckFrame"),
     dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=5),
 ]
-sweeps = [dict(type="LoadExactSweeps", sweeps_num=sweeps_num, use_dim=[0, 1, 2, 3, 4], test_mode=True)]
+sweeps = [dict(type="LoadPoseCorrectedSweeps", sweeps_num=sweeps_num, use_dim=[0, 1, 2, 3, 4], test_mode=True)]
 load_images = dict(type="LoadMultiViewImageFromFiles", to_float32=False, num_views=6)
 cameras = [
     dict(type="AddProjections"),
@@ -32,7 +32,7 @@ train_pipeline = [
     *cameras,
     dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True),
     dict(type="SensorDropout", lidar=0.35, cameras=0.2),
-    dict(type="TurnWorld", prob=0.5),
+    dict(type="RandomRotate180", prob=0.5),
     dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
     dict(type="ObjectRangeFilter", point_cloud_range=point_cloud_range),
     dict(type="ObjectNameFilter", classes=_base_.class_names),

@@ -6,10 +6,10 @@ custom_imports = dict(
     imports=[
         "aqr_bench.cmt",
         "aqr_bench.data.transforms",
-        "aqr_bench.data.augment",
-        "aqr_bench.data.balanced",
-        "aqr_bench.data.paste",
-        "aqr_bench.data.sensors",
+        "aqr_bench.data.bev_image_augmentation",
+        "aqr_bench.data.cbgs",
+        "aqr_bench.data.gt_sampling",
+        "aqr_bench.data.conditions",
         "aqr_bench.hooks",
     ]
 )
@@ -18,8 +18,8 @@ point_cloud_range = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
 
 # ---------------------------------------------------------------- steps of the pipelines
 load_points = dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=[0, 1, 2, 3, 4])
-train_sweeps = dict(type="LoadExactSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4])
-test_sweeps = dict(type="LoadExactSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4], test_mode=True)
+train_sweeps = dict(type="LoadPoseCorrectedSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4])
+test_sweeps = dict(type="LoadPoseCorrectedSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4], test_mode=True)
 load_images = dict(type="LoadMultiViewImageFromFiles", to_float32=False, num_views=6)
 add_projections = dict(type="AddProjections")
 load_boxes = dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True)

@@ -10,10 +10,11 @@ import pytest
 from nuscenes.utils.data_classes import Box
 from nuscenes.utils.geometry_utils import view_points
 from pyquaternion import Quaternion
+from ray_reference import cast
 
 from aqr_bench.world import ground
-from aqr_bench.world.camera import photograph
-from aqr_bench.world.geometry import arc, cast
+from aqr_bench.world.camera import render
+from aqr_bench.world.geometry import arc
 from aqr_bench.world.rig import CAMERAS
 from aqr_bench.world.scene import Scene
 
@@ -23,7 +24,7 @@ SIZE = (352, 192)
 
 def shoot(scene: Scene, size=SIZE):
     pose = scene.ego_pose(0.0)
-    return photograph(scene, scene.solids(0.0).seen_from(pose), pose, size, np.random.default_rng(0))
+    return render(scene, scene.solids(0.0).seen_from(pose), pose, size, np.random.default_rng(0))
 
 
 def magenta(picture: np.ndarray) -> np.ndarray:

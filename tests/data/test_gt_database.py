@@ -11,42 +11,19 @@ import numpy as np
 import pytest
 
 from aqr_bench.data.__main__ import main
-from aqr_bench.data.database import DBINFOS, _best_crop, _load_cloud, build_database, project_boxes
-from aqr_bench.data.frames import BadFrameError
-from aqr_bench.data.infos import INFO_CLASSES, build_infos, open_nuscenes, write_infos
+from aqr_bench.data.gt_database import DBINFOS, _best_crop, _load_cloud, build_database, project_boxes
+from aqr_bench.data.infos import INFO_CLASSES, write_infos
+from aqr_bench.data.raw_frames import BadFrameError
 from aqr_bench.errors import UserError
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("database") / "world"
-    spec = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2, seed=75)
-    write_world(WorldSpec.from_dict(spec), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def infos(root):
-    return build_infos(open_nuscenes(root, "v1.0-mini"))
-
-
-@pytest.fixture(scope="module")
-def made(root, infos):
-    """(folder of infos and database, counts), by one process."""
-    folder = root.parent / "one"
-    write_infos(infos, folder, "v1.0-mini")
-    return folder, build_database(folder, root, folder)
-
-
-@pytest.fixture(scope="module")
-def entries(made):
-    return pickle.loads((made[0] / DBINFOS).read_bytes())
+def entries(database):
+    return pickle.loads((database[0] / DBINFOS).read_bytes())
 
 
 def all_of(entries):
-    return [entry for found in entries.values() for entry in found]
+    return [entry for objects in entries.values() for entry in objects]
 
 
 def points_of(folder, entry):
@@ -66,13 +43,13 @@ def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_class_is_there_and_entries_are_plain(made, entries):
-    folder, counts = made
+def test_every_class_is_there_and_entries_are_plain(database, entries):
+    folder, counts = database
     assert tuple(entries) == tuple(counts) == INFO_CLASSES
-    assert {name: len(found) for name, found in entries.items()} == counts
+    assert {name: len(objects) for name, objects in entries.items()} == counts
     assert sum(counts.values()) > 20 and counts["barrier"] == 0
-    for name, found in entries.items():
-        for entry in found:
+    for name, objects in entries.items():
+        for entry in objects:
             assert entry["name"] == name and entry["difficulty"] == 0
             assert entry["box3d_lidar"].shape == (9,) and entry["box3d_lidar"].dtype == np.float32
             assert entry["num_points_in_gt"] == len(points_of(folder, entry)) > 0
@@ -91,18 +68,18 @@ def test_boxes_are_the_infos_boxes_at_their_bottom_centre(infos, entries):
         assert entry["box3d_lidar"][2] == pytest.approx(box[2] - box[5] / 2, abs=1e-5)
 
 
-def test_points_are_exactly_those_inside_the_box(made, infos, root, entries):
-    folder, _ = made
+def test_points_are_exactly_those_inside_the_box(database, infos, world, entries):
+    folder, _ = database
     frames = {info["token"]: info for info in infos["train"]}
     for entry in all_of(entries):
         box, points = entry["box3d_lidar"].astype(np.float64), points_of(folder, entry)
         assert in_box(points, box, margin=1e-3).all()
-        # The key frame's own points have no lag; all of them inside, but for the faces, are there.
-        path = root / "samples" / "LIDAR_TOP" / frames[entry["image_idx"]]["lidar_points"]["lidar_path"]
+        # The points of the keyframe have no lag; all of them inside, but for the faces, are there.
+        path = world / "samples" / "LIDAR_TOP" / frames[entry["image_idx"]]["lidar_points"]["lidar_path"]
         key = np.fromfile(path, dtype=np.float32).reshape(-1, 5)
         moved = key[:, :3] - box[:3]
-        found = int((points[:, 4] == 0).sum())
-        assert in_box(moved, box, -1e-3).sum() <= found <= in_box(moved, box, 1e-3).sum()
+        count = int((points[:, 4] == 0).sum())
+        assert in_box(moved, box, -1e-3).sum() <= count <= in_box(moved, box, 1e-3).sum()
     assert any((points_of(folder, entry)[:, 4] > 0).any() for entry in all_of(entries))
 
 
@@ -116,8 +93,8 @@ def test_sweeps_lose_the_car_itself_and_the_number_of_sweeps_is_a_choice(tmp_pat
     assert _load_cloud(dict(frame), 1).tolist() == [*key, [5, 5, 0, 7, 0.25]]
 
 
-def test_crops_are_the_largest_region_of_the_images(made, infos, root, entries):
-    folder, _ = made
+def test_crops_are_the_largest_region_of_the_images(database, infos, world, entries):
+    folder, _ = database
     frames = {info["token"]: info for info in infos["train"]}
     with_crop = 0
     for entry in all_of(entries):
@@ -143,13 +120,13 @@ def test_crops_are_the_largest_region_of_the_images(made, infos, root, entries):
         camera = max(areas, key=lambda name: areas[name][0])
         assert entry["image_crop_key"] == camera
         view = frames[entry["image_idx"]]["images"][camera]
-        image = cv2.imread(str(root / "samples" / camera / view["img_path"]))
+        image = cv2.imread(str(world / "samples" / camera / view["img_path"]))
         assert np.array_equal(cv2.imread(str(folder / entry["image_path"])), image[areas[camera][1]])
     assert with_crop > 10
 
 
-def test_two_workers_and_the_command_write_the_same_bytes(made, root, tmp_path, capsys):
-    command = ["--tier", "smoke", "--root", str(root), "--out", str(tmp_path), "--quiet"]
+def test_two_workers_and_the_command_write_the_same_bytes(database, world, tmp_path, capsys):
+    command = ["--tier", "smoke", "--root", str(world), "--out", str(tmp_path), "--quiet"]
     assert main(command) == 0
     before = json.loads((tmp_path / "data.json").read_text())
     assert "database" not in before and {path.name for path in tmp_path.iterdir()} == {
@@ -157,19 +134,19 @@ def test_two_workers_and_the_command_write_the_same_bytes(made, root, tmp_path, 
     }  # fmt: skip
     assert main([*command, "--database", "--workers", "2"]) == 0
     summary = json.loads((tmp_path / "data.json").read_text())
-    assert summary.pop("database") == {"objects": made[1]} and summary == before
-    assert f"ground-truth database: {sum(made[1].values())} objects" in capsys.readouterr().out
+    assert summary.pop("database") == {"objects": database[1]} and summary == before
+    assert f"ground-truth database: {sum(database[1].values())} objects" in capsys.readouterr().out
     written = files_of(tmp_path)
     written.pop("data.json")
-    assert written == files_of(made[0])
+    assert written == files_of(database[0])
     with pytest.raises(SystemExit) as stop:
         main([*command, "--database", "--workers", "0"])
     assert stop.value.code == 2 and "--workers: must be at least 1, not 0" in capsys.readouterr().err
 
 
-def test_bad_frames_are_named_and_leave_no_finished_database(root, infos, tmp_path):
+def test_bad_frames_are_named_and_leave_no_finished_database(world, infos, tmp_path):
     copy = tmp_path / "world"
-    shutil.copytree(root, copy)
+    shutil.copytree(world, copy)
     write_infos(infos, tmp_path, "v1.0-mini")
     build_database(tmp_path, copy, tmp_path)
     last = infos["train"][-1]
@@ -191,39 +168,39 @@ def test_bad_frames_are_named_and_leave_no_finished_database(root, infos, tmp_pa
     assert (tmp_path / DBINFOS).is_file() and not (tmp_path / "gt_database.partial").exists()
 
 
-def test_what_does_not_count_is_left_out(root, infos, made, entries, tmp_path):
-    content = pickle.loads((made[0] / "infos_train.pkl").read_bytes())
+def test_what_does_not_count_is_left_out(world, infos, database, entries, tmp_path):
+    content = pickle.loads((database[0] / "infos_train.pkl").read_bytes())
     chosen = entries["car"][0]["image_idx"]
     info = next(info for info in content["data_list"] if info["token"] == chosen)
-    kept, ignored, invalid = [entry["gt_idx"] for entry in all_of(entries) if entry["image_idx"] == chosen][:3]
-    info["instances"][kept]["velocity"] = [float("nan"), float("nan")]
+    valid, ignored, invalid = [entry["gt_idx"] for entry in all_of(entries) if entry["image_idx"] == chosen][:3]
+    info["instances"][valid]["velocity"] = [float("nan"), float("nan")]
     info["instances"][ignored]["bbox_label_3d"] = -1
     info["instances"][invalid]["bbox_3d_isvalid"] = False
     content["data_list"] = [info]
     (tmp_path / "infos_train.pkl").write_bytes(pickle.dumps(content))
-    build_database(tmp_path, root, tmp_path)
-    found = {entry["gt_idx"]: entry for entry in all_of(pickle.loads((tmp_path / DBINFOS).read_bytes()))}
-    assert kept in found and ignored not in found and invalid not in found
-    assert np.array_equal(found[kept]["box3d_lidar"][7:], [0, 0])
+    build_database(tmp_path, world, tmp_path)
+    by_index = {entry["gt_idx"]: entry for entry in all_of(pickle.loads((tmp_path / DBINFOS).read_bytes()))}
+    assert valid in by_index and ignored not in by_index and invalid not in by_index
+    assert np.array_equal(by_index[valid]["box3d_lidar"][7:], [0, 0])
     info["instances"] = []
     (tmp_path / "infos_train.pkl").write_bytes(pickle.dumps(content))
-    assert set(build_database(tmp_path, root, tmp_path).values()) == {0}
+    assert set(build_database(tmp_path, world, tmp_path).values()) == {0}
 
 
-def test_other_files_are_refused(root, made, tmp_path):
+def test_other_files_are_refused(world, database, tmp_path):
     with pytest.raises(UserError, match=r"info file not found: .*infos_train\.pkl.*aqr-bench data"):
-        build_database(tmp_path, root, tmp_path)
-    content = pickle.loads((made[0] / "infos_train.pkl").read_bytes())
+        build_database(tmp_path, world, tmp_path)
+    content = pickle.loads((database[0] / "infos_train.pkl").read_bytes())
     content["metainfo"]["categories"] = {"car": 1}
     (tmp_path / "infos_train.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(UserError, match=r"infos_train\.pkl: metainfo\.categories is \{'car': 1\}"):
-        build_database(tmp_path, root, tmp_path)
+        build_database(tmp_path, world, tmp_path)
     (tmp_path / "infos_train.pkl").write_bytes(pickle.dumps([1]))
     with pytest.raises(UserError, match=r"infos_train\.pkl is no info file"):
-        build_database(tmp_path, root, tmp_path)
+        build_database(tmp_path, world, tmp_path)
     (tmp_path / "gt_database" / "holiday").mkdir(parents=True)
-    with pytest.raises(UserError, match="gt_database holds something else"):
-        build_database(made[0], root, tmp_path)
+    with pytest.raises(UserError, match="gt_database holds more than points/ and images/"):
+        build_database(database[0], world, tmp_path)
     assert (tmp_path / "gt_database" / "holiday").is_dir()
 
 
@@ -243,8 +220,8 @@ def test_rectangles_are_clipped_and_corners_behind_are_told():
     assert rectangles[1].tolist() == [0, 35, 7, 45]
     assert rectangles[2, 0] == rectangles[2, 2] == 160
     assert in_front.tolist() == [True, True, True, False, False]
-    for found in project_boxes(np.zeros((0, 8, 3)), LIDAR2IMG, 160, 90):
-        assert len(found) == 0
+    for array in project_boxes(np.zeros((0, 8, 3)), LIDAR2IMG, 160, 90):
+        assert len(array) == 0
 
 
 def test_the_largest_view_wins_whatever_the_order():

@@ -7,10 +7,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +25,11 @@ from mmdet3d.structures.ops import box_np_ops  # noqa: E402
 
 from aqr_bench.errors import UserError  # noqa: E402
 from aqr_bench.whole import whole_file  # noqa: E402
-from aqr_bench.world.record_scene import end_with_parent  # noqa: E402
 
-from .frames import BadFrameError  # noqa: E402
 from .infos import INFO_CLASSES, lidar_to_image  # noqa: E402
 from .plain_pickle import load_plain_pickle  # noqa: E402
-from .transforms import CheckFrame, LoadExactSweeps  # noqa: E402
+from .raw_frames import read_image  # noqa: E402
+from .transforms import CheckFrame, LoadPoseCorrectedSweeps  # noqa: E402
 
 DBINFOS = "dbinfos_train.pkl"
 FOLDER = "gt_database"
@@ -59,8 +55,8 @@ def build_database(
         infos_folder: holds ``infos_train.pkl`` as ``write_infos`` leaves it.
         data_root: nuScenes root: samples/, sweeps/.
         out: folder for the database.
-        workers: processes; each takes whole frames.
-        sweeps: LiDAR sweeps before the key frame that are added to it (the official database has 10).
+        workers: processes; each takes one frame at a time.
+        sweeps: LiDAR sweeps before the keyframe that are added to it (the official database has 10).
         quiet: show no progress.
     Returns:
         Number of objects of each class, in the order of INFO_CLASSES.
@@ -71,7 +67,7 @@ def build_database(
     frames = _train_frames(Path(infos_folder) / "infos_train.pkl")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    _refuse_foreign(out / FOLDER)
+    _raise_if_foreign(out / FOLDER)
     (out / DBINFOS).unlink(missing_ok=True)
     partial = out / f"{FOLDER}.partial"
     if partial.exists():
@@ -89,7 +85,7 @@ def build_database(
     os.replace(partial, out / FOLDER)
     with whole_file(out / DBINFOS) as temporary:
         temporary.write_bytes(pickle.dumps(entries, protocol=4))
-    return {name: len(found) for name, found in entries.items()}
+    return {name: len(objects) for name, objects in entries.items()}
 
 
 def project_boxes(
@@ -118,13 +114,6 @@ def project_boxes(
     return np.concatenate([low, high], -1).astype(np.int64), depth.mean(-1), in_front
 
 
-def read_image(path: str | Path) -> np.ndarray | None:
-    """[h, w, 3] uint8 BGR as in the file; None where it is cut short or damaged. Raises OSError if it is missing."""
-    payload = np.fromfile(path, dtype=np.uint8)
-    # From memory: cv2.imread fills up with grey what a JPEG file lacks.
-    return cv2.imdecode(payload, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(payload) else None
-
-
 @dataclass(frozen=True)
 class _Job:
     """What is the same for all frames. ``out`` holds points/ and images/."""
@@ -137,21 +126,21 @@ class _Job:
         """Write the objects of one frame; return their entries in the order of its instances."""
         results = _with_paths(info, self.data_root)
         cloud = _load_cloud(results, self.sweeps)
-        views = {camera: _load_view(view, info["token"]) for camera, view in results["images"].items()}
-        # A box without a return of LiDAR or radar in the key frame is not trained on either (use_valid_flag).
-        kept = [
+        views = {camera: _load_view(view) for camera, view in results["images"].items()}
+        # A box without a return of LiDAR or radar in the keyframe is not trained on either (use_valid_flag).
+        valid = [
             (index, instance)
             for index, instance in enumerate(info["instances"])
             if instance["bbox_label_3d"] >= 0 and instance.get("bbox_3d_isvalid", True)
         ]
-        if not kept:
+        if not valid:
             return []
-        boxes = _bottom_boxes([instance for _, instance in kept])
+        boxes = _bottom_boxes([instance for _, instance in valid])
         corners = boxes.corners.numpy()
         boxes = boxes.tensor.numpy()
         inside = box_np_ops.points_in_rbbox(cloud, boxes[:, :7])
         entries = []
-        for row, (index, instance) in enumerate(kept):
+        for row, (index, instance) in enumerate(valid):
             points = cloud[inside[:, row]]
             if not len(points):
                 continue
@@ -192,10 +181,10 @@ def _train_frames(path: Path) -> list[dict]:
     return frames
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """What is replaced must be a database of ours."""
+def _raise_if_foreign(folder: Path) -> None:
+    """Raise UserError unless the folder is a ground-truth database, which may be replaced."""
     if folder.exists() and (not folder.is_dir() or any(entry.name not in PARTS for entry in folder.iterdir())):
-        raise UserError(f"{folder} holds something else than points/ and images/; choose another --out")
+        raise UserError(f"{folder} holds more than points/ and images/; choose another --out")
 
 
 def _cut_frames(job: _Job, frames: list[dict], workers: int) -> Iterator[list[dict]]:
@@ -203,20 +192,11 @@ def _cut_frames(job: _Job, frames: list[dict], workers: int) -> Iterator[list[di
     if min(workers, len(frames)) <= 1:
         yield from map(job, frames)
         return
-    # Fresh processes: a fork would copy OpenCV's and torch's threads in whatever state they are in.
-    pool = ProcessPoolExecutor(min(workers, len(frames)), mp_context=get_context("spawn"), initializer=_start_worker)
-    try:
+    with runtime.spawn_pool(min(workers, len(frames)), _use_one_thread) as pool:
         yield from pool.map(job, frames)
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed, perhaps for want of memory; run the same command with fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
-    end_with_parent()
+def _use_one_thread() -> None:
     runtime.use_threads(1)
     cv2.setNumThreads(1)
 
@@ -257,23 +237,20 @@ def _with_paths(info: dict, root: Path) -> dict:
 
 
 def _load_cloud(results: dict, sweeps: int) -> np.ndarray:
-    """[n, 5] float32: x, y, z in metres in the key frame's LiDAR frame, intensity, time lag in seconds."""
+    """[n, 5] float32: x, y, z in metres in the keyframe's LiDAR frame, intensity, time lag in seconds."""
     columns = [0, 1, 2, 3, 4]
     for transform in (
         CheckFrame(),
         LoadPointsFromFile(coord_type="LIDAR", load_dim=5, use_dim=columns),
-        LoadExactSweeps(sweeps_num=sweeps, use_dim=columns, remove_close=True, test_mode=True),
+        LoadPoseCorrectedSweeps(sweeps_num=sweeps, use_dim=columns, remove_close=True, test_mode=True),
     ):
         results = transform(results)
     return results["points"].tensor.numpy()
 
 
-def _load_view(view: dict[str, Any], token: str) -> tuple[np.ndarray, np.ndarray]:
+def _load_view(view: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """(image [h, w, 3] uint8 BGR as in the file, lidar2img [4, 4])."""
-    image = read_image(view["img_path"])
-    if image is None:
-        raise BadFrameError(f"image is cut short or damaged: {view['img_path']} (sample {token})")
-    return image, lidar_to_image(view["cam2img"], view["lidar2cam"])
+    return read_image(view["img_path"]), lidar_to_image(view["cam2img"], view["lidar2cam"])
 
 
 def _bottom_boxes(instances: list[dict]) -> LiDARInstance3DBoxes:

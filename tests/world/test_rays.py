@@ -5,9 +5,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 import pytest
+from ray_reference import cast
 
 from aqr_bench.world import rays
-from aqr_bench.world.geometry import cast, rotate
+from aqr_bench.world.geometry import rotate
 
 
 def fan(rng, columns=60, rows=40):
@@ -25,7 +26,7 @@ def boxes(rng, count):
 
 
 def fire(origin, dx, dy, dz, center, heading, half, owner, actors=0):
-    """Cast the whole fan at all boxes; return distances, part indices and the counts of lone hits."""
+    """Cast the fan at all boxes; return distances, part indices and the counts of lone hits."""
     shape, count = (len(dz), len(dx)), len(center)
     depth, part, stamp = np.full(shape, np.inf), np.full(shape, rays.MISS, np.int32), np.zeros(shape, np.int32)
     alone = np.zeros(actors, np.int64)
@@ -94,6 +95,6 @@ def test_without_a_place_for_machine_code_it_is_compiled_all_the_same(monkeypatc
 
 
 def test_kernels_are_compiled_once(tiny_root):
-    """The whole tiny world, with scenes of different sizes, needs one version of each kernel."""
+    """All of the tiny world, with scenes of different sizes, needs one version of each kernel."""
     for kernel in (rays.cast_fan, rays.shade, rays.returns, rays.count_inside):
         assert len(kernel.signatures) == 1, kernel

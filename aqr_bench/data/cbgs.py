@@ -46,7 +46,7 @@ class BalancedDataset(CBGSDataset):
 
 
 def annotated_classes(dataset: BaseDataset, index: int) -> set[int]:
-    """Labels of all annotated objects of a frame, in the data set's own order of classes, with points or without."""
+    """Labels of all annotated objects of a frame, in the order of the data set's classes, with points or without."""
     instances = dataset.get_data_info(index)["instances"]
     labels = {dataset.label_mapping[instance["bbox_label_3d"]] for instance in instances}
     return {int(label) for label in labels if label >= 0}

@@ -1,4 +1,4 @@
-"""mmdet3d transforms that change what the sensors saw: test conditions, masked-modal training, fingerprints."""
+"""mmdet3d transforms that change sensor data: test conditions, masked-modal training, fingerprint of the input."""
 
 from __future__ import annotations
 
@@ -17,19 +17,30 @@ from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 from aqr_bench.corruptions import Cloud, Corruption, Frame, corrupt, get_corruption, sample_fingerprint  # noqa: E402
 from aqr_bench.corruptions.frame import CLEAN, NO_CAMERAS, NO_LIDAR  # noqa: E402
-from aqr_bench.data.frames import SceneHistory, open_infos, sweep_clouds, view_of  # noqa: E402
+from aqr_bench.data.raw_frames import (  # noqa: E402
+    SWEEP_CLOUDS,
+    SceneHistory,
+    SweepClouds,
+    open_infos,
+    sweep_clouds,
+    view_of,
+)
 
 
 @TRANSFORMS.register_module()
 class SensorCondition(BaseTransform):
     """Apply a named condition (aqr_bench.corruptions) to raw points, sweeps, images and calibration.
 
-    Stands behind the loaders of key frame and images, and before sweeps are merged (``LoadExactSweeps``) and
+    It belongs after the loaders of keyframe and images, and before sweeps are merged (``LoadPoseCorrectedSweeps``) and
     projections computed (``AddProjections``): only there every LiDAR point still has its ring index.
+
+    Required keys: token, and per sensor that the pipeline loads: points, lidar_points, lidar_sweeps, timestamp; img,
+    images, cam2img, lidar2cam. Added keys: sensor_state, sweep_clouds (:class:`SweepClouds`, for
+    ``LoadPoseCorrectedSweeps``), cameras. Modified keys: points, img, images, cam2img, lidar2cam, num_views.
 
     Args:
         name, severity, options: as in a suite of conditions. ``seed``: benchmark seed of its randomness.
-        sweeps_num: LiDAR sweeps that ``LoadExactSweeps`` will merge; as many are loaded and corrupted here.
+        sweeps_num: LiDAR sweeps that ``LoadPoseCorrectedSweeps`` will merge; as many are loaded and corrupted here.
         ann_file, data_root: info file and root of the data set, for conditions that need earlier frames.
     """
 
@@ -47,19 +58,24 @@ class SensorCondition(BaseTransform):
         self.seed, self.sweeps_num, self.ann_file, self.data_root = seed, sweeps_num, ann_file, data_root
 
     def transform(self, results: dict) -> dict:
-        return apply_condition(results, self.condition, self.seed, self.sweeps_num, self._history(results["token"]))
+        return self._apply(results, self.condition, self.seed)
 
-    def _history(self, token: str) -> SceneHistory | None:
-        if "history" not in self.condition.needs or self.ann_file is None or self.data_root is None:
+    def _apply(self, results: dict, condition: Corruption, seed: int) -> dict:
+        return apply_condition(results, condition, seed, self.sweeps_num, self._history(results["token"], condition))
+
+    def _history(self, token: str, condition: Corruption) -> SceneHistory | None:
+        if "history" not in condition.needs or self.ann_file is None or self.data_root is None:
             return None
         infos = open_infos(self.ann_file, self.data_root)
-        known = "scene_token" in infos.infos[infos.number(token)]
-        return SceneHistory(infos, token, self.sweeps_num) if known else None
+        has_scene = "scene_token" in infos.infos[infos.number(token)]
+        return SceneHistory(infos, token, self.sweeps_num) if has_scene else None
 
 
 @TRANSFORMS.register_module()
 class RandomCondition(SensorCondition):
-    """Training under corruption: with probability ``prob`` one of the named conditions, another draw every time.
+    """Training under corruption: with probability ``prob`` one of the named conditions, with a new seed every time.
+
+    The draws come from numpy's global generator; the transform itself has no state that changes from sample to sample.
 
     Args:
         names: ``[name]`` or ``[name@severity]`` each, all equally likely.
@@ -70,15 +86,14 @@ class RandomCondition(SensorCondition):
         if not names or not 0 <= prob <= 1:
             raise ValueError(f"RandomCondition: needs at least one name and 0 <= prob <= 1, got {names}, {prob}")
         super().__init__(**kwargs)
-        self.clean, self.prob = self.condition, prob
+        self.prob = prob
         self.conditions = [get_corruption(name) for name in names]
 
     def transform(self, results: dict) -> dict:
-        self.condition = self.clean
+        condition = self.condition
         if np.random.rand() < self.prob:
-            self.condition = self.conditions[np.random.randint(len(self.conditions))]
-        self.seed = int(np.random.randint(2**31))
-        return super().transform(results)
+            condition = self.conditions[np.random.randint(len(self.conditions))]
+        return self._apply(results, condition, seed=int(np.random.randint(2**31)))
 
 
 @TRANSFORMS.register_module()
@@ -86,7 +101,7 @@ class SensorDropout(BaseTransform):
     """Masked-modal training: with the given probabilities a sample loses its LiDAR or its cameras.
 
     CMT trains with 0.25 and 0.25. Points and images are multiplied by 0, as the test conditions ``no_lidar`` and
-    ``no_cameras`` have it; it stands behind the merging of sweeps.
+    ``no_cameras`` have it; it belongs after the merging of sweeps.
     """
 
     def __init__(self, lidar: float = 0.25, cameras: float = 0.25) -> None:
@@ -130,21 +145,21 @@ class InputFingerprint(BaseTransform):
 def apply_condition(
     results: dict, condition: Corruption, seed: int = 0, sweeps_num: int = 0, history: SceneHistory | None = None
 ) -> dict:
-    """Put a condition between the loaders and the rest of a pipeline; returns ``results`` with the new data in it."""
+    """Put a condition between the loaders and the rest of a pipeline; keys as :class:`SensorCondition` has them."""
     frame = frame_of(results, sweeps_num, history)
     out = corrupt(condition, frame, seed)
     results["sensor_state"] = out.state
     if "points" in results:
         key = out.clouds[0].points if out.clouds else np.zeros((0, results["points"].tensor.shape[1]), np.float32)
         results["points"] = results["points"].new_point(key)
-        results["sweep_clouds"] = out.clouds[1:]
+        results[SWEEP_CLOUDS] = SweepClouds(sweeps_num, tuple(out.clouds[1:]))
     if "img" in results:
-        wanted = results["img"][0].dtype if results["img"] else np.uint8
-        results["img"] = [view.image.astype(wanted, copy=False) for view in out.views]
+        dtype = results["img"][0].dtype if results["img"] else np.uint8
+        results["img"] = [view.image.astype(dtype, copy=False) for view in out.views]
         results["cam2img"] = [_like(view.cam2img) for view in out.views]
         results["lidar2cam"] = [view.lidar2cam for view in out.views]
-        kept = {view.camera for view in out.views}
-        results["images"] = {camera: info for camera, info in results["images"].items() if camera in kept}
+        cameras = {view.camera for view in out.views}
+        results["images"] = {camera: info for camera, info in results["images"].items() if camera in cameras}
         results["num_views"] = len(out.views)
         results["cameras"] = list(results["images"])
     return results
@@ -173,10 +188,10 @@ def frame_of(results: dict, sweeps_num: int, history: SceneHistory | None) -> Fr
 def _boxes(results: dict) -> np.ndarray | None:
     """[N, 7]: gravity centre, l, w, h, yaw of the annotated boxes of the detection classes; None without any."""
     annotations = results.get("eval_ann_info") or results.get("ann_info") or {}
-    found = results.get("gt_bboxes_3d", annotations.get("gt_bboxes_3d"))
-    if found is None:
+    annotated = results.get("gt_bboxes_3d", annotations.get("gt_bboxes_3d"))
+    if annotated is None:
         return None
-    boxes = np.concatenate([found.gravity_center.numpy(), found.tensor[:, 3:7].numpy()], 1).astype(np.float64)
+    boxes = np.concatenate([annotated.gravity_center.numpy(), annotated.tensor[:, 3:7].numpy()], 1).astype(np.float64)
     labels = results.get("gt_labels_3d", annotations.get("gt_labels_3d"))
     return boxes if labels is None else boxes[np.asarray(labels) >= 0]
 

@@ -1,12 +1,9 @@
-"""Record one scene: run its sensors at their times and write the files and table records it leaves."""
+"""Write one scene: run its sensors at their times, write the recordings and return the table records."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
 from pathlib import Path
 
 import cv2
@@ -14,7 +11,7 @@ import numpy as np
 
 from aqr_bench.whole import write_text
 from aqr_bench.world import lidar, rays
-from aqr_bench.world.camera import photograph
+from aqr_bench.world.camera import render
 from aqr_bench.world.geometry import rotate
 from aqr_bench.world.rig import CAMERAS, LIDAR_CHANNEL, LIDAR_TRANSLATION, lidar_pose
 from aqr_bench.world.scene import Scene, simulate, stream, sweep_times
@@ -24,7 +21,7 @@ from aqr_bench.world.tables import Record, SceneTables
 _LIDAR_STREAM, _CAMERA_STREAM = 1, 2
 
 
-def record_scene(spec: WorldSpec, split: int, index: int, name: str, root: Path) -> dict:
+def write_scene(spec: WorldSpec, split: int, index: int, name: str, root: Path) -> dict:
     """Simulate and write scene ``index`` of a split under ``root``; all folders must exist.
 
     Returns ``records`` (table name to list), ``files_sha256`` over paths and contents, ``labels`` (how many objects,
@@ -55,10 +52,10 @@ def record_scene(spec: WorldSpec, split: int, index: int, name: str, root: Path)
         for turn, time_s in enumerate(camera_times[frame]):
             rng = stream(spec, split, index, _CAMERA_STREAM, frame, turn)
             pose = scene.ego_pose(time_s)
-            pictures, seen, alone = photograph(scene, scene.solids(time_s).seen_from(pose), pose, spec.image_size, rng)
-            for camera, picture in zip(CAMERAS, pictures, strict=True):
+            images, seen, alone = render(scene, scene.solids(time_s).seen_from(pose), pose, spec.image_size, rng)
+            for camera, image in zip(CAMERAS, images, strict=True):
                 filename = tables.add_recording(camera.channel, frame, time_s, turn == spec.camera_sweeps)
-                save(filename, encode_jpeg(picture, spec.jpeg_quality))
+                save(filename, encode_jpeg(image, spec.jpeg_quality))
         tables.add_annotations(annotated, inside, seen, alone)
     records = {table: rows for table, rows in tables.records.items() if rows}
     return {"records": records, "files_sha256": digest.hexdigest(), "labels": _labels(scene), **counts}
@@ -80,30 +77,20 @@ def points_inside(points: np.ndarray, boxes: list[Record], pose: np.ndarray) -> 
     return rays.count_inside(world, center, np.stack([np.cos(yaw), np.sin(yaw)], -1), np.ascontiguousarray(half))
 
 
-def encode_jpeg(picture: np.ndarray, quality: int) -> bytes:
-    """Return an RGB picture (H, W, 3) uint8 as a JPEG file."""
-    done, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """Return an RGB image (H, W, 3) uint8 as a JPEG file."""
+    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise RuntimeError("OpenCV could not encode a JPEG")
     return data.tobytes()
 
 
 def run(spec: WorldSpec, split: int, index: int, name: str, root: str, result: str) -> str:
-    """Record a scene in a worker process and leave its result, whole or not at all, in the file ``result``."""
+    """Write a scene in a worker process, and its result atomically to the file ``result``."""
     cv2.setNumThreads(1)
-    outcome = record_scene(spec, split, index, name, Path(root))
+    outcome = write_scene(spec, split, index, name, Path(root))
     write_text(result, json.dumps(outcome, separators=(",", ":")))
     return name
-
-
-def end_with_parent() -> None:
-    """Make a worker process end when its parent does, however that ended: it would wait for work for ever."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _labels(scene: Scene) -> dict[str, int]:

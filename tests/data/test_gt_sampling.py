@@ -17,12 +17,10 @@ from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 from mmdet3d.structures.ops import box_np_ops
 from shapely.geometry import Polygon
 
-from aqr_bench.data.database import build_database, project_boxes
-from aqr_bench.data.infos import CAMERAS, INFO_CLASSES, build_infos, open_nuscenes, write_infos
-from aqr_bench.data.paste import UnifiedDataBaseSampler, UnifiedObjectSample, overlaps_bev, paste_crops
+from aqr_bench.data.gt_database import project_boxes
+from aqr_bench.data.gt_sampling import UnifiedDataBaseSampler, UnifiedObjectSample, overlaps_bev, paste_crops
+from aqr_bench.data.infos import CAMERAS, INFO_CLASSES
 from aqr_bench.errors import UserError
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
 
 # CMT's class order and its group sizes.
 CLASSES = [
@@ -33,24 +31,12 @@ GROUPS = dict(zip(CLASSES, (2, 3, 7, 4, 6, 2, 6, 6, 2, 2), strict=True))
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """(nuScenes root, folder with infos and database)."""
-    root = tmp_path_factory.mktemp("paste") / "world"
-    spec = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2, seed=75)
-    write_world(WorldSpec.from_dict(spec), root)
-    infos = root.parent / "infos"
-    write_infos(build_infos(open_nuscenes(root, "v1.0-mini")), infos, "v1.0-mini")
-    build_database(infos, root, infos)
-    return root, infos
-
-
-@pytest.fixture(scope="module")
-def frames(world):
+def frames(world, database):
     """The training frames as the pipeline has them where objects are pasted."""
-    root, infos = world
+    infos = database[0]
     pipeline = [
         dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=5),
-        dict(type="LoadExactSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4], test_mode=True),
+        dict(type="LoadPoseCorrectedSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4], test_mode=True),
         dict(type="LoadMultiViewImageFromFiles", num_views=6),
         dict(type="AddProjections"),
         dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True),
@@ -58,7 +44,7 @@ def frames(world):
     dataset = DATASETS.build(
         dict(
             type="NuScenesDataset",
-            data_root=str(root),
+            data_root=str(world),
             ann_file=str(infos / "infos_train.pkl"),
             data_prefix=dict(pts="samples/LIDAR_TOP", sweeps="sweeps/LIDAR_TOP")
             | {camera: f"samples/{camera}" for camera in CAMERAS},
@@ -116,9 +102,9 @@ def empty(results):
 # ------------------------------------------------------------------ a real database
 
 
-def test_pasted_boxes_collide_with_nothing_and_fill_up_their_groups(world, frames):
+def test_pasted_boxes_collide_with_nothing_and_fill_up_their_groups(database, frames):
     np.random.seed(0)
-    sampler = UnifiedDataBaseSampler(**sampler_config(world[1]))
+    sampler = UnifiedDataBaseSampler(**sampler_config(database[0]))
     total = 0
     for frame in (*frames, *(empty(frame) for frame in frames)):
         boxes, labels = frame["gt_bboxes_3d"].tensor.numpy(), frame["gt_labels_3d"]
@@ -137,10 +123,10 @@ def test_pasted_boxes_collide_with_nothing_and_fill_up_their_groups(world, frame
     assert total > 40
 
 
-def test_points_in_pasted_boxes_are_the_objects_points(world, frames):
+def test_points_in_pasted_boxes_are_the_objects_points(database, frames):
     np.random.seed(1)
-    transform = UnifiedObjectSample(sampler_config(world[1]))
-    dbinfos = pickle.loads((world[1] / "dbinfos_train.pkl").read_bytes())
+    transform = UnifiedObjectSample(sampler_config(database[0]))
+    dbinfos = pickle.loads((database[0] / "dbinfos_train.pkl").read_bytes())
     for frame in frames:
         before, results = state_of(frame), transform(dict(frame))
         boxes, points = results["gt_bboxes_3d"].tensor.numpy(), results["points"].tensor.numpy()
@@ -151,7 +137,7 @@ def test_points_in_pasted_boxes_are_the_objects_points(world, frames):
         for box, label in zip(boxes[count:][::-1], results["gt_labels_3d"][count:][::-1], strict=True):
             # Objects come last in the cloud, in the order of their boxes. A box that stands still has several entries.
             entries = [e for e in dbinfos[CLASSES[label]] if np.array_equal(e["box3d_lidar"], box)]
-            clouds = [np.fromfile(world[1] / e["path"], dtype=np.float32).reshape(-1, 5) for e in entries]
+            clouds = [np.fromfile(database[0] / e["path"], dtype=np.float32).reshape(-1, 5) for e in entries]
             ends = [points[start - len(cloud) : start] - np.pad(box[:3], (0, 2)) for cloud in clouds]
             stored = next(
                 cloud for cloud, end in zip(clouds, ends, strict=True) if np.allclose(end, cloud, rtol=0, atol=1e-5)
@@ -163,9 +149,9 @@ def test_points_in_pasted_boxes_are_the_objects_points(world, frames):
         assert equal_states(before, state_of(frame))
 
 
-def test_images_change_only_where_objects_fall(world, frames):
+def test_images_change_only_where_objects_fall(database, frames):
     np.random.seed(2)
-    transform = UnifiedObjectSample(sampler_config(world[1]), sample_2d=True, mixup_rate=0.5)
+    transform = UnifiedObjectSample(sampler_config(database[0]), sample_2d=True, mixup_rate=0.5)
     changed = 0
     for frame in frames:
         before, results = state_of(frame), transform(dict(frame))
@@ -183,20 +169,20 @@ def test_images_change_only_where_objects_fall(world, frames):
     assert changed > 3
 
 
-def test_an_empty_frame_takes_objects_and_a_lidar_only_frame_needs_no_images(world, frames):
+def test_an_empty_frame_takes_objects_and_a_lidar_only_frame_needs_no_images(database, frames):
     np.random.seed(3)
-    transform = UnifiedObjectSample(sampler_config(world[1]), sample_2d=True)
+    transform = UnifiedObjectSample(sampler_config(database[0]), sample_2d=True)
     results = transform(empty(frames[0]))
     assert len(results["gt_bboxes_3d"]) == len(results["gt_labels_3d"]) > 5
     lidar_only = {key: frames[0][key] for key in ("points", "gt_bboxes_3d", "gt_labels_3d")}
-    results = UnifiedObjectSample(sampler_config(world[1]))(dict(lidar_only))
+    results = UnifiedObjectSample(sampler_config(database[0]))(dict(lidar_only))
     assert len(results["gt_bboxes_3d"]) > len(lidar_only["gt_bboxes_3d"]) and "img" not in results
     with pytest.raises(UserError, match="sample_2d needs img and lidar2img"):
         transform(dict(lidar_only))
 
 
-def test_disabled_gives_the_frame_back(world, frames):
-    config = sampler_config(world[1])
+def test_disabled_gives_the_frame_back(database, frames):
+    config = sampler_config(database[0])
     before = copy.deepcopy(config)
     transform = TRANSFORMS.build(dict(type="UnifiedObjectSample", db_sampler=config, sample_2d=True))
     assert isinstance(transform, ObjectSample) and transform.disabled is False and config == before
@@ -206,12 +192,12 @@ def test_disabled_gives_the_frame_back(world, frames):
     assert all(results[key] is frames[0][key] for key in frames[0]) and equal_states(given, state_of(results))
 
 
-def test_a_draw_depends_on_the_seed_alone(world, frames):
+def test_a_draw_depends_on_the_seed_alone(database, frames):
     boxes, labels = frames[0]["gt_bboxes_3d"].tensor.numpy(), frames[0]["gt_labels_3d"]
-    one = UnifiedDataBaseSampler(**sampler_config(world[1]))
+    one = UnifiedDataBaseSampler(**sampler_config(database[0]))
     for _ in range(3):
         one.sample_all(boxes, labels)
-    other = UnifiedDataBaseSampler(**sampler_config(world[1]))
+    other = UnifiedDataBaseSampler(**sampler_config(database[0]))
     drawn = []
     for sampler in (one, other):
         np.random.seed(7)
@@ -219,15 +205,15 @@ def test_a_draw_depends_on_the_seed_alone(world, frames):
     assert np.array_equal(*drawn)
 
 
-def test_classes_without_entries_are_passed_over(world, frames, tmp_path):
-    dbinfos = pickle.loads((world[1] / "dbinfos_train.pkl").read_bytes())
+def test_classes_without_entries_are_passed_over(database, frames, tmp_path):
+    dbinfos = pickle.loads((database[0] / "dbinfos_train.pkl").read_bytes())
     assert dbinfos["barrier"] == []
     del dbinfos["bus"]
     (tmp_path / "dbinfos_train.pkl").write_bytes(pickle.dumps(dbinfos))
     few = dict.fromkeys(CLASSES, 0) | {"trailer": 10**6, "bus": 5}
     config = sampler_config(
         tmp_path,
-        data_root=str(world[1]),
+        data_root=str(database[0]),
         prepare=dict(filter_by_difficulty=[-1], filter_by_min_points=few),
         sample_groups=dict(bus=4, trailer=4, barrier=4, motorcycle=500),
     )
@@ -276,8 +262,8 @@ def test_an_object_is_not_pasted_onto_itself(tmp_path):
 # ------------------------------------------------------------------ mistakes
 
 
-def test_wrong_databases_and_arguments_are_named(world, tmp_path):
-    good = sampler_config(world[1])
+def test_wrong_databases_and_arguments_are_named(database, tmp_path):
+    good = sampler_config(database[0])
     with pytest.raises(UserError, match=r"not found: .*dbinfos_train\.pkl\. Make it with: aqr-bench data .*--database"):
         UnifiedDataBaseSampler(**sampler_config(tmp_path))
     with pytest.raises(UserError, match="class 'lorry' is not in classes"):

@@ -1,4 +1,4 @@
-"""What a tier file may say about the world, and how a mistake in it is told."""
+"""What a tier file may say about the world, and how a mistake in it is reported."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def test_the_tiers_of_this_repository_are_read():
         ({"train_scene": 3}, "unknown key 'world.train_scene'; did you mean 'train_scenes'?"),
         ({3: 3}, "unknown key 'world.3'"),
         ({"seed": -1}, "world.seed must lie in 0"),
-        ({"seed": True}, "world.seed must be a whole number, got True"),
-        ({"seed": "1"}, "world.seed must be a whole number, got '1'"),
+        ({"seed": True}, "world.seed must be an integer, got True"),
+        ({"seed": "1"}, "world.seed must be an integer, got '1'"),
         ({"frames_per_scene": 1}, "world.frames_per_scene must lie in 2 .. 80, got 1"),
-        ({"frames_per_scene": 2.5}, "must be a whole number"),
+        ({"frames_per_scene": 2.5}, "must be an integer"),
         ({"night_share": 1.5}, "world.night_share must lie in 0 .. 1"),
         ({"night_share": float("nan")}, "world.night_share must lie in 0 .. 1"),
         ({"max_range_m": float("inf")}, "world.max_range_m must lie in"),

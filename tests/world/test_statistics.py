@@ -1,4 +1,4 @@
-"""The statistics of a nuScenes root: against the devkit, on a data set made by hand, and as a command."""
+"""The statistics of a nuScenes root: against the devkit, on a handwritten data set, and as a command."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from aqr_bench.world.statistics import PUBLISHED_SIZES_LWH, main, read_annotatio
 def test_annotations_are_what_the_devkit_says(tiny_root, nusc):
     from nuscenes.eval.detection.utils import category_to_detection_name
 
-    found = read_annotations(tiny_root)
+    annotations = read_annotations(tiny_root)
     rows = [row for row in nusc.sample_annotation if category_to_detection_name(row["category_name"])]
-    assert len(found.name) == len(rows) > 100 and found.keyframes == len(nusc.sample)
+    assert len(annotations.name) == len(rows) > 100 and annotations.keyframes == len(nusc.sample)
     for index, row in enumerate(rows):
-        assert found.name[index] == category_to_detection_name(row["category_name"])
+        assert annotations.name[index] == category_to_detection_name(row["category_name"])
         speed = np.linalg.norm(nusc.box_velocity(row["token"])[:2])
-        np.testing.assert_allclose(found.speed[index], speed, atol=1e-9)
+        np.testing.assert_allclose(annotations.speed[index], speed, atol=1e-9)
         lidar = nusc.get("sample_data", nusc.get("sample", row["sample_token"])["data"]["LIDAR_TOP"])
         ego = nusc.get("ego_pose", lidar["ego_pose_token"])["translation"]
-        assert found.distance[index] == pytest.approx(np.hypot(*np.subtract(row["translation"], ego)[:2]))
-        assert found.points[index] == row["num_lidar_pts"]
+        assert annotations.distance[index] == pytest.approx(np.hypot(*np.subtract(row["translation"], ego)[:2]))
+        assert annotations.points[index] == row["num_lidar_pts"]
 
 
 @pytest.fixture
@@ -68,11 +68,11 @@ def by_hand(tmp_path):
 
 
 def test_numbers_of_a_data_set_made_by_hand(by_hand):
-    found = read_annotations(by_hand)
-    assert (found.keyframes, found.boxes, list(found.name)) == (2, 4, ["car", "car"])
-    np.testing.assert_allclose(found.distance, [5, 3])
-    np.testing.assert_allclose(found.speed, [4, 4])
-    text = report(found)
+    annotations = read_annotations(by_hand)
+    assert (annotations.keyframes, annotations.boxes, list(annotations.name)) == (2, 4, ["car", "car"])
+    np.testing.assert_allclose(annotations.distance, [5, 3])
+    np.testing.assert_allclose(annotations.speed, [4, 4])
+    text = report(annotations)
     assert "| boxes per keyframe | 2.0 | 34.1 |" in text
     assert "| boxes without a LiDAR point | 50.0 % | - |" in text
     assert "| visibility v80-100 | 50.0 % | - |" in text
@@ -100,5 +100,5 @@ def test_command_line(by_hand, tmp_path, capsys):
 def test_a_mistake_is_one_line_and_exit_code_2(by_hand, tmp_path, capsys, args, message):
     root = by_hand if args else tmp_path / "nothing"
     assert main([str(root), *args]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1 and message in told
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error

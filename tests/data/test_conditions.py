@@ -11,9 +11,10 @@ import torch
 from mmdet3d.registry import TRANSFORMS
 from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 
-from aqr_bench.data.frames import InfoFile, SceneHistory
-from aqr_bench.data.sensors import InputFingerprint, RandomCondition, SensorCondition, SensorDropout, frame_of
-from aqr_bench.data.transforms import AddProjections, LoadExactSweeps
+from aqr_bench.data.conditions import InputFingerprint, RandomCondition, SensorCondition, SensorDropout, frame_of
+from aqr_bench.data.raw_frames import InfoFile, SceneHistory
+from aqr_bench.data.transforms import AddProjections, LoadPoseCorrectedSweeps
+from aqr_bench.errors import UserError
 
 CAMERAS = ("CAM_BACK", "CAM_FRONT")
 
@@ -52,7 +53,7 @@ def sample(folder, seed=0, sweeps=1):
 
 def run(results, condition, **kwargs):
     """The part of a test pipeline from the loaders to packing."""
-    merge = LoadExactSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)
+    merge = LoadPoseCorrectedSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)
     for step in (SensorCondition(condition, sweeps_num=1, **kwargs), merge, AddProjections(), InputFingerprint()):
         results = step(results)
     return results
@@ -60,7 +61,7 @@ def run(results, condition, **kwargs):
 
 def test_clean_changes_nothing(tmp_path):
     plain, out = sample(tmp_path), run(sample(tmp_path), "clean")
-    merged = LoadExactSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)(plain)["points"].tensor
+    merged = LoadPoseCorrectedSweeps(sweeps_num=1, use_dim=[0, 1, 2, 3, 4], test_mode=True)(plain)["points"].tensor
     assert torch.equal(out["points"].tensor, merged) and out["sensor_state"] == 0
     assert all(np.array_equal(a, b) for a, b in zip(out["img"], sample(tmp_path)["img"], strict=True))
     np.testing.assert_array_equal(out["lidar2img"], AddProjections()(plain)["lidar2img"])
@@ -113,14 +114,26 @@ def test_absent_sensors_leave_the_sample(tmp_path):
 def test_a_pipeline_of_one_sensor(tmp_path):
     results = {k: v for k, v in sample(tmp_path).items() if k not in ("img", "cam2img", "lidar2cam")}
     out = SensorCondition("no_cameras", sweeps_num=1)(results)
-    assert len(out["points"]) == 50 and "img" not in out and len(out["sweep_clouds"]) == 1
+    assert len(out["points"]) == 50 and "img" not in out and len(out["sweep_clouds"].clouds) == 1
+
+
+def test_a_condition_that_loads_too_few_sweeps_is_refused(tmp_path):
+    """The loader would merge fewer sweeps than its config says, and nobody would see it."""
+    results = SensorCondition("clean", sweeps_num=1)(sample(tmp_path, sweeps=3))
+    merge = LoadPoseCorrectedSweeps(sweeps_num=3, use_dim=[0, 1, 2, 3, 4], test_mode=True)
+    with pytest.raises(UserError, match=r"merges 3 sweeps, the condition before it loads 1; set its sweeps_num to 3"):
+        merge(results)
+    results = SensorCondition("clean", sweeps_num=3)(sample(tmp_path))  # the sample has one: no mistake
+    assert len(merge(results)["points"]) == 80
 
 
 def test_random_conditions_in_training(tmp_path):
     np.random.seed(0)
     step = RandomCondition(["no_lidar", "no_cameras"], prob=0.5, sweeps_num=1)
-    states = [step(sample(tmp_path))["sensor_state"] for _ in range(300)]
-    np.testing.assert_allclose(np.bincount(states, minlength=3) / 300, [0.5, 0.25, 0.25], atol=0.08)
+    before = dict(vars(step))
+    states = [step(sample(tmp_path))["sensor_state"] for _ in range(100)]
+    np.testing.assert_allclose(np.bincount(states, minlength=3) / 100, [0.5, 0.25, 0.25], atol=0.1)
+    assert vars(step) == before, "no state from one sample to the next"
     with pytest.raises(ValueError, match="at least one name"):
         RandomCondition([])
 
@@ -128,9 +141,9 @@ def test_random_conditions_in_training(tmp_path):
 def test_sensor_dropout_frequencies(tmp_path):
     np.random.seed(0)
     dropout = SensorDropout(lidar=0.25, cameras=0.5)
-    outs = [dropout(sample(tmp_path)) for _ in range(400)]
-    counts = np.bincount([out["sensor_state"] for out in outs], minlength=3) / 400
-    np.testing.assert_allclose(counts, [0.25, 0.25, 0.5], atol=0.07)
+    outs = [dropout(sample(tmp_path)) for _ in range(100)]
+    counts = np.bincount([out["sensor_state"] for out in outs], minlength=3) / 100
+    np.testing.assert_allclose(counts, [0.25, 0.25, 0.5], atol=0.1)
     for out in outs[:40]:
         assert (out["points"].tensor.abs().sum() == 0) == (out["sensor_state"] == 1)
         assert (not any(image.any() for image in out["img"])) == (out["sensor_state"] == 2)
@@ -178,4 +191,4 @@ def test_history_stays_in_its_scene(tmp_path):
 def test_history_reaches_the_condition_only_if_asked_for(tmp_path):
     path = write_scene(tmp_path)
     step = SensorCondition("clean", ann_file=str(path), data_root=str(tmp_path))
-    assert step._history("b") is None
+    assert step._history("b", step.condition) is None

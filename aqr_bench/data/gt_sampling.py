@@ -21,18 +21,19 @@ from mmdet3d.structures.points import BasePoints  # noqa: E402
 
 from aqr_bench.errors import UserError, nearest, short  # noqa: E402
 
-from .database import REMEDY, project_boxes, read_image  # noqa: E402
+from .gt_database import REMEDY, project_boxes  # noqa: E402
 from .plain_pickle import load_plain_pickle  # noqa: E402
+from .raw_frames import BadFrameError, read_image  # noqa: E402
 
 FILTERS = ("filter_by_difficulty", "filter_by_min_points")
 _ENTRY_KEYS = {"name", "path", "box3d_lidar", "num_points_in_gt", "difficulty"}
 _POINTS_LOADER = dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=[0, 1, 2, 3, 4])
 
 
-class _FreeDraws(BatchSampler):
+class _IndependentBatchSampler(BatchSampler):
     """BatchSampler whose draw depends on numpy's seed alone, not on what was drawn before.
 
-    mmdet3d's walks through a shuffled list, and where it stands is in no checkpoint: a resumed training would see
+    mmdet3d's walks through a shuffled list, and its position is in no checkpoint: a resumed training would see
     other objects than an unbroken one.
     """
 
@@ -84,7 +85,9 @@ class UnifiedDataBaseSampler(DataBaseSampler):
         self.db_infos = self._filtered(read_dbinfos(info_path))
         self.group_db_infos = self.db_infos
         self.sampler_dict = {
-            name: _FreeDraws(entries, name, shuffle=False) for name, entries in self.db_infos.items() if entries
+            name: _IndependentBatchSampler(entries, name, shuffle=False)
+            for name, entries in self.db_infos.items()
+            if entries
         }
 
     def _filtered(self, db_infos: dict[str, list[dict]]) -> dict[str, list[dict]]:
@@ -115,12 +118,12 @@ class UnifiedDataBaseSampler(DataBaseSampler):
         """
         chosen: list[dict] = []
         taken = gt_bboxes = np.asarray(gt_bboxes, dtype=np.float32)
-        for name, most in zip(self.sample_classes, self.sample_max_nums, strict=True):
+        for name, group_size in zip(self.sample_classes, self.sample_max_nums, strict=True):
             present = int(np.count_nonzero(np.asarray(gt_labels) == self.cat2label[name]))
-            wanted = max(0, round(self.rate * (most - present)))
-            if not wanted or name not in self.sampler_dict:
+            missing = max(0, round(self.rate * (group_size - present)))
+            if not missing or name not in self.sampler_dict:
                 continue
-            drawn = self.sample_class_v2(name, wanted, taken)
+            drawn = self.sample_class_v2(name, missing, taken)
             chosen += drawn
             taken = np.concatenate([taken, *([entry["box3d_lidar"]] for entry in drawn)]).astype(np.float32)
         if not chosen:
@@ -141,14 +144,14 @@ class UnifiedDataBaseSampler(DataBaseSampler):
         The parent's collision test looks for edges that cross and corners that lie inside: it passes two equal boxes,
         and so pastes an object onto itself, or twice where it stood still.
         """
-        kept: list[dict] = []
+        accepted: list[dict] = []
         taken = np.asarray(gt_bboxes)[:, :7]
         for entry in self.sampler_dict[name].sample(num):
             box = np.asarray(entry["box3d_lidar"])[:7]
             if not overlaps_bev(box, taken).any():
-                kept.append(entry)
+                accepted.append(entry)
                 taken = np.concatenate([taken, box[None]])
-        return kept
+        return accepted
 
     def _load_points(self, entry: dict) -> BasePoints:
         path = os.path.join(self.data_root, entry["path"])
@@ -162,14 +165,10 @@ class UnifiedDataBaseSampler(DataBaseSampler):
     def _load_crop(self, entry: dict) -> np.ndarray | None:
         if not entry.get("image_path"):
             return None
-        path = os.path.join(self.data_root, entry["image_path"])
         try:
-            crop = read_image(path)
-        except OSError as error:
-            raise UserError(f"image of {self.info_path} cannot be read: {path} ({error}). {REMEDY}") from error
-        if crop is None:
-            raise UserError(f"image of {self.info_path} is cut short or damaged: {path}. {REMEDY}")
-        return crop
+            return read_image(os.path.join(self.data_root, entry["image_path"]))
+        except BadFrameError as error:
+            raise UserError(f"ground-truth database {self.info_path}: {error}. {REMEDY}") from error
 
     def __repr__(self) -> str:
         return (
@@ -190,10 +189,10 @@ def overlaps_bev(box: np.ndarray, others: np.ndarray) -> np.ndarray:
         [n] bool.
     """
     box, others = np.asarray(box, np.float64), np.asarray(others, np.float64)
-    own, their = _directions(box[6]), _directions(others[:, 6])
-    directions = np.concatenate([np.broadcast_to(own, their.shape), their], 1)  # [n, 4, 2]
-    reach = np.abs(directions @ own.T) @ box[3:5] + (
-        np.abs(directions @ their.transpose(0, 2, 1)) @ others[:, 3:5, None]
+    axes, other_axes = _directions(box[6]), _directions(others[:, 6])
+    directions = np.concatenate([np.broadcast_to(axes, other_axes.shape), other_axes], 1)  # [n, 4, 2]
+    reach = np.abs(directions @ axes.T) @ box[3:5] + (
+        np.abs(directions @ other_axes.transpose(0, 2, 1)) @ others[:, 3:5, None]
     ).squeeze(-1)
     distance = np.abs(directions @ (others[:, :2] - box[:2])[..., None]).squeeze(-1)
     return (distance < reach / 2).all(-1)
@@ -238,7 +237,7 @@ class UnifiedObjectSample(ObjectSample):
     DisableObjectSampleHook switches it off for the last epochs.
 
     Args:
-        db_sampler: config of the sampler; its type is UnifiedDataBaseSampler unless it says otherwise.
+        db_sampler: config of the sampler; its type is UnifiedDataBaseSampler by default.
         sample_2d: paste into the images as well; needs ``img`` (BGR) and ``lidar2img``.
         mixup_rate: weight m of a patch in ``(1 - m) * image + m * patch``; negative: the patch replaces the image.
         sample_method: order of pasting; "depth", from far to near, is the only one.
@@ -304,7 +303,7 @@ def paste_crops(
     crops: Sequence[np.ndarray | None],
     mixup_rate: float,
 ) -> np.ndarray:
-    """Paste crops into one view from far to near; nearer real objects get their own pixels back.
+    """Paste crops into one view from far to near; nearer real objects get their pixels back.
 
     The official code pastes a real object's pixels from the image that is being changed, which restores nothing.
 

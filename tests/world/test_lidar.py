@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ray_reference import cast
 
 from aqr_bench.world import lidar
-from aqr_bench.world.geometry import Solids, cast, rotate
+from aqr_bench.world.geometry import Solids, rotate
 from aqr_bench.world.rig import LIDAR_TRANSLATION, beam_elevations
 from aqr_bench.world.scene import simulate
 from aqr_bench.world.spec import WorldSpec
@@ -114,7 +115,7 @@ def test_dark_and_far_surfaces_return_fewer_pulses(reflectance, distance, share)
 
 
 def test_a_dark_vehicle_fades_with_distance():
-    """Out of the whole generator: the share of pulses that a dark vehicle loses grows with its distance."""
+    """From simulation to points: the share of pulses that a dark vehicle loses grows with its distance."""
     lost = {}
     for spec in (WorldSpec.from_dict({"dark_share": share, "seed": 5}) for share in (0.0, 1.0)):
         for index in range(3):
@@ -136,9 +137,9 @@ def test_a_dark_vehicle_fades_with_distance():
 
 def test_dropout_and_noise_do_what_they_say(stage):
     scene = stage({"at": (10, 0), "size": (0.5, 30, 6)})
-    whole, *_ = scan(scene, EXACT)
+    full, *_ = scan(scene, EXACT)
     thinned, *_ = scan(scene, EXACT, dropout=0.3)
-    assert 0.67 < len(thinned) / len(whole) < 0.73
+    assert 0.67 < len(thinned) / len(full) < 0.73
     _, ego, owner, _ = scan(scene, WorldSpec.from_dict({"range_noise_m": 0.1}))
     ray = ego[owner == 0] - LIDAR_TRANSLATION
     error = np.linalg.norm(ray, axis=1) * (1 - (9.75 - 0.94) / ray[:, 0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,29 @@ from aqr_bench.data.plain_pickle import load_plain_pickle
 from aqr_bench.errors import UserError, reading
 
 REMEDY = "Make it again: python -m aqr_bench.data"
-_JPEG_PADDING = 64  # bytes; some cameras write a few behind the end mark
+# None of these can occur inside the coded picture of a JPEG file: a 0xff there is followed by 0x00 or a restart marker.
+START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 POINT_COLUMNS = 5  # x, y, z, intensity, ring: a nuScenes point on disk
+
+
+SWEEP_CLOUDS = "sweep_clouds"  # key of a sample in the pipeline, between SensorCondition and LoadPoseCorrectedSweeps
 
 
 class BadFrameError(RuntimeError):
     """A file of the data set cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class SweepClouds:
+    """What ``results[SWEEP_CLOUDS]`` holds: raw sweeps after a condition, to be merged by LoadPoseCorrectedSweeps.
+
+    Args:
+        limit: so many sweeps were loaded where the sample has them (``SensorCondition.sweeps_num``).
+        clouds: nearest in time first, each in the coordinates of its own scan; none where the LiDAR is removed.
+    """
+
+    limit: int
+    clouds: tuple[Cloud, ...]
 
 
 def read_cloud(path: str | Path, load_dim: int = POINT_COLUMNS) -> np.ndarray:
@@ -36,32 +54,54 @@ def read_cloud(path: str | Path, load_dim: int = POINT_COLUMNS) -> np.ndarray:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Image [h, w, 3] uint8, BGR; BadFrameError names a file that is missing or cannot be decoded."""
+    """Image [h, w, 3] uint8, BGR, pixels as in the file: like the pipeline's loader, without any rotation of Exif.
+
+    Raises:
+        BadFrameError: the file is missing, cut short or cannot be decoded; the message names it.
+    """
+    content = _checked_image(path)
     try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     except cv2.error:  # a header that claims more pixels than OpenCV takes
         image = None
     if image is None:
-        raise BadFrameError(f"image is missing or cannot be decoded: {path}")
+        raise BadFrameError(f"image cannot be decoded: {path}, {len(content)} bytes")
     return image
 
 
 def check_jpeg(path: str | Path) -> None:
-    """BadFrameError names a JPEG file that does not begin as one, or is cut short; other formats are not looked at.
+    """Raise BadFrameError for a JPEG file that is missing or damaged (:func:`jpeg_fault`); others are not opened."""
+    if _is_jpeg(path):
+        _checked_image(path)
 
-    OpenCV gives no image for such a file, or, by its version, one that is grey where the rest is missing.
+
+def jpeg_fault(content: bytes) -> str:
+    """What shows a JPEG file to be damaged before it is decoded; '' if nothing does.
+
+    OpenCV gives no image for such a file or, depending on its version and on where it reads from, one that is grey
+    where the rest is missing.
     """
-    if Path(path).suffix.lower() not in (".jpg", ".jpeg"):
-        return
-    with open(path, "rb") as file:
-        begin = file.read(2)
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _JPEG_PADDING))
-        end = file.read()
-    if begin != b"\xff\xd8":
-        raise BadFrameError(f"image is no JPEG: {path} ({size} bytes, the first are '{begin.hex()}', not 'ffd8')")
-    if b"\xff\xd9" not in end:
-        raise BadFrameError(f"image is cut short: {path} ({size} bytes, without the end mark of a JPEG)")
+    if not content.startswith(START_OF_IMAGE):
+        return f"no JPEG (the first bytes are '{content[:2].hex()}', not 'ffd8')"
+    if content.rfind(END_OF_IMAGE) <= content.rfind(START_OF_SCAN):
+        return "cut short (no end-of-image marker)"
+    return ""
+
+
+def _is_jpeg(path: str | Path) -> bool:
+    return Path(path).suffix.lower() in (".jpg", ".jpeg")
+
+
+def _checked_image(path: str | Path) -> bytes:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise BadFrameError(f"image cannot be read: {path} ({error.strerror})") from error
+    fault = jpeg_fault(content) if _is_jpeg(path) else ""
+    if fault:
+        raise BadFrameError(f"image is {fault}: {path}, {len(content)} bytes")
+    return content
 
 
 def sweep_clouds(sweeps: Sequence[Mapping[str, Any]], paths: Sequence[str | Path]) -> tuple[Cloud, ...]:
@@ -113,7 +153,7 @@ class InfoFile:
         return self._number[token]
 
     def back(self, token: str, steps: int) -> dict | None:
-        """The entry ``steps`` key frames before a sample in its scene, None before the scene's first."""
+        """The entry ``steps`` keyframes before a sample in its scene, None before the scene's first."""
         for _ in range(steps):
             token = self.infos[self.number(token)]["prev"]
             if not token or token not in self._number:
@@ -121,11 +161,11 @@ class InfoFile:
         return self.infos[self.number(token)]
 
     def lidar_path(self, info: Mapping[str, Any]) -> Path:
-        """The key frame's LiDAR file."""
+        """The keyframe's LiDAR file."""
         return self._place("samples/LIDAR_TOP", info["lidar_points"]["lidar_path"])
 
     def image_path(self, info: Mapping[str, Any], camera: str) -> Path:
-        """The key frame's image of a camera."""
+        """The keyframe's image of a camera."""
         return self._place(f"samples/{camera}", info["images"][camera]["img_path"])
 
     def sweep_path(self, filename: str) -> Path:
@@ -143,7 +183,7 @@ class InfoFile:
         return (key, *sweep_clouds(earlier, [self.sweep_path(s["lidar_points"]["lidar_path"]) for s in earlier]))
 
     def view(self, info: Mapping[str, Any], camera: str) -> View:
-        """The key frame's view of a camera."""
+        """The keyframe's view of a camera."""
         if camera not in info["images"]:
             raise BadFrameError(f"sample {info['token']} of {self.path} has no camera {camera}")
         return view_of(camera, info["images"][camera], read_image(self.image_path(info, camera)))
@@ -168,7 +208,7 @@ class SceneHistory:
     """Earlier recordings of a sample's scene, read from an info file when they are asked for.
 
     Args:
-        token: the sample. ``sweeps``: most LiDAR sweeps per key frame.
+        token: the sample. ``sweeps``: maximum number of LiDAR sweeps per keyframe.
     """
 
     def __init__(self, infos: InfoFile, token: str, sweeps: int) -> None:
@@ -176,7 +216,7 @@ class SceneHistory:
 
     def _entry(self, steps: int) -> dict:
         info = self._infos.back(self._token, steps)
-        assert info is not None, f"{steps} key frames before {self._token} there is none: ask for its token first"
+        assert info is not None, f"{steps} keyframes before {self._token} there is none: ask for its token first"
         return info
 
     def token(self, steps: int) -> str | None:

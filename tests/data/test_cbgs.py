@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mmdet3d.datasets import CBGSDataset
 
-from aqr_bench.data.balanced import BalancedDataset, annotated_classes
+from aqr_bench.data.cbgs import BalancedDataset, annotated_classes
 from aqr_bench.errors import UserError
 
 

@@ -36,12 +36,12 @@ def test_every_sensor_can_be_drawn(nusc, tmp_path, channel):
 
 def test_a_sample_and_an_annotation_can_be_drawn(nusc, tmp_path):
     nusc.render_sample(nusc.sample[0]["token"], out_path=str(tmp_path / "sample.png"), verbose=False)
-    whole = [
+    visible = [
         box.token
         for channel in CHANNELS[1:]
         for box in nusc.get_sample_data(nusc.sample[0]["data"][channel], box_vis_level=BoxVisibility.ALL)[1]
     ]
-    seen = max(whole, key=lambda token: nusc.get("sample_annotation", token)["num_lidar_pts"])
+    seen = max(visible, key=lambda token: nusc.get("sample_annotation", token)["num_lidar_pts"])
     nusc.render_annotation(seen, out_path=str(tmp_path / "annotation.png"))
     plt.close("all")
     assert (tmp_path / "sample.png").stat().st_size > 10_000
@@ -200,7 +200,7 @@ def test_the_official_evaluation_scores_it(nusc, tmp_path, perfect):
 
 
 def test_visible_objects_show_in_the_pictures(nusc):
-    """In a box that is seen whole, the picture is not what it is beside the box."""
+    """In a box that is fully visible, the image is not what it is beside the box."""
     differences = []
     for sample in nusc.sample:
         for channel in CHANNELS[1:]:

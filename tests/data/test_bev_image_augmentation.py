@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 
-from aqr_bench.data.augment import (
+from aqr_bench.data.bev_image_augmentation import (
     CustomRandomFlip3D,
     GlobalRotScaleTransAll,
     GlobalRotScaleTransImage,

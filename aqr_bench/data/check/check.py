@@ -1,0 +1,260 @@
+"""python -m aqr_bench.data check --root ROOT: is a nuScenes root complete and consistent? Writes nothing.
+
+Tables (JSON, fields, tokens, links between them, calibration), counts and scenes of the official release, every file
+that the tables name, and what is in a sample of them. One line for each thing that is wrong; exit code 0 if nothing is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from aqr_bench.arguments import natural, seed
+from aqr_bench.errors import UserError
+from aqr_bench.study import SPLITS
+
+from .files import check_contents, check_masks, check_presence, draw, recordings
+from .finding import Finding, Progress, access_cause, finding, number, printable
+from .links import check_links, check_sensors
+from .tables import Table, check_tables
+
+# As nuscenes-devkit prints them when it loads the release.
+OFFICIAL = {
+    "v1.0-trainval": {"scene": 850, "sample": 34149, "sample_data": 2631083, "sample_annotation": 1166187},
+    "v1.0-mini": {"scene": 10, "sample": 404, "sample_data": 31206, "sample_annotation": 18538},
+}
+ARCHIVES = {
+    "v1.0-trainval": ("v1.0-trainval_meta.tgz", "v1.0-trainval01_blobs.tgz to v1.0-trainval10_blobs.tgz"),
+    "v1.0-mini": ("v1.0-mini.tgz", "v1.0-mini.tgz"),
+}
+WORLD = "world.json"  # a synthetic world has one
+
+
+@dataclass(frozen=True)
+class Report:
+    """Result of a check; ``kind``: nuscenes | partial | synthetic. ``files``: named, ``opened``: decoded."""
+
+    root: Path
+    version: str
+    kind: str
+    findings: tuple[Finding, ...]
+    counts: Mapping[str, int]
+    files: int = 0
+    opened: int = 0
+
+    @property
+    def errors(self) -> int:
+        return sum(not finding.warning for finding in self.findings)
+
+    def lines(self) -> list[str]:
+        """Human-readable: what was checked, then what is wrong with it."""
+        what = {"nuscenes": "", "partial": ", a part of it", "synthetic": ", a synthetic world"}[self.kind]
+        counts = [number(self.counts[name], name) for name in ("scene", "sample") if name in self.counts]
+        done = ", ".join([*counts, f"{number(self.files, 'file')} looked for, {self.opened} opened"])
+        warnings = len(self.findings) - self.errors
+        verdict = f"{number(self.errors, 'error')}, {number(warnings, 'warning')}" if self.findings else "all well"
+        head = f"{self.root} ({self.version or 'no version'}{what}): {done}: {verdict}"
+        return [printable(head), *(finding.line() for finding in self.findings)]
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        return {
+            "root": printable(str(self.root)),
+            "version": self.version,
+            "kind": self.kind,
+            "ok": not self.errors,
+            "counts": dict(self.counts),
+            "files": self.files,
+            "opened": self.opened,
+            "findings": [finding.as_dict() for finding in self.findings],
+        }
+
+
+def check_root(
+    root: str | Path,
+    version: str | None = None,
+    samples: int = 20,
+    seed: int = 0,
+    partial: bool = False,
+    progress: Progress = lambda items, what: items,
+) -> Report:
+    """Check a nuScenes root.
+
+    Args:
+        root: the folder that holds tables, ``samples/``, ``sweeps/`` and ``maps/``.
+        version: folder of the tables; None: the one that is there.
+        samples: so many samples have all their keyframes opened, and so many sweeps are. ``seed`` draws them.
+        partial: a part of a release on purpose; counts and scenes of the release are not asked for.
+    Raises:
+        UserError: ``version`` is None and there are tables of several versions.
+    """
+    root = Path(root)
+    kind = "partial" if partial else "nuscenes"
+    findings, version = _find_version(root, version)
+    if findings:
+        return Report(root, version, kind, _with_remedies(findings, version, kind), {})
+    if os.path.lexists(root / WORLD):
+        kind = "synthetic"
+    findings, tables, digest = check_tables(root / version, progress)
+    findings += check_links(tables) + check_sensors(tables)
+    if kind == "synthetic":
+        findings += check_world(root / WORLD, digest)
+    elif kind == "nuscenes":
+        findings += check_release(version, tables)
+    if "scene" in tables:
+        findings += check_splits(version, tables["scene"], kind)
+    if "map" in tables:
+        findings += check_masks(root, tables["map"])
+    files, opened = 0, 0
+    if "sample_data" in tables:
+        named = recordings(tables)
+        problems, there = check_presence(root, named, progress)
+        chosen = draw(named, there, samples, seed)
+        # In a synthetic world the street may be empty on one side: no return there is no fault.
+        findings += problems + check_contents(root, named, chosen, progress, full_scans=kind != "synthetic")
+        files, opened = sum(map(bool, named.names)), len(chosen)
+    counts = {name: table.count for name, table in tables.items()}
+    return Report(root, version, kind, _with_remedies(findings, version, kind), counts, files, opened)
+
+
+# ---------------------------------------------------------------- which data set is it?
+
+
+def _find_version(root: Path, version: str | None) -> tuple[list[Finding], str]:
+    """Nothing and the version of the tables, or why there are none."""
+    try:
+        there = sorted(entry.name for entry in root.iterdir() if entry.name.startswith("v1.0-") and entry.is_dir())
+    except OSError as error:
+        what = f"{root} cannot be read ({error.strerror})"
+        return [Finding("root", what, access_cause(error, "root"))], version or ""
+    usable = [name for name in there if name in SPLITS]
+    if version is None and len(usable) > 1:
+        raise UserError(f"{root} has tables of {' and '.join(usable)}; choose one with --version")
+    if version in there or (version is None and usable):
+        return [], version or usable[0]
+    wanted = f"no folder {version}" if version else f"neither {' nor '.join(sorted(SPLITS, reverse=True))}"
+    what = f"{root} has {wanted} with tables (it has: {', '.join(there) or 'none'})"
+    return [Finding("root", what, "root")], version or ""
+
+
+# ---------------------------------------------------------------- is it all of it?
+
+
+def check_release(version: str, tables: Mapping[str, Table]) -> list[Finding]:
+    """The tables have as many rows as those of the release."""
+    wrong = [
+        f"{number(tables[name].count, 'row')} of {name}.json, not {count}"
+        for name, count in OFFICIAL[version].items()
+        if name in tables and tables[name].count != count
+    ]
+    what = f"not as many rows as {version} has"
+    return [Finding("counts", what, "release", tuple(wrong), len(wrong))] if wrong else []
+
+
+def check_world(path: Path, digest: str | None) -> list[Finding]:
+    """The tables are those that were written with the world.json."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise ValueError
+        written = json.loads(path.read_text(encoding="utf-8"))["tables_sha256"]
+    except OSError as error:
+        return [Finding("root", f"{WORLD} cannot be read ({error.strerror})", access_cause(error, "table"))]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return [Finding("root", f"{WORLD} does not describe a synthetic world", "table")]
+    what = f"the tables were changed since {WORLD} was written (tables_sha256 differs)"
+    return [Finding("counts", what, "table")] if digest not in (None, written) else []
+
+
+def check_splits(version: str, scene: Table, kind: str) -> list[Finding]:
+    """The scenes are those of the official splits: all of a release, some of both in any other root."""
+    from nuscenes.utils.splits import create_splits_scenes
+
+    official = create_splits_scenes()
+    splits = {split: official[name] for split, name in zip(("train", "val"), SPLITS[version], strict=True)}
+    names = {name for name in scene.columns["name"] if name is not None}
+    findings = []
+    strange = sorted(names.difference(*splits.values()))
+    if strange:
+        what = f"{number(len(strange), 'scene')} of neither split of {version}, which no run will see"
+        findings.append(finding("splits", what, "scene names", strange, warning=kind == "partial"))
+    for split, members in splits.items() if scene.complete("name") else ():
+        missing = [name for name in members if name not in names]
+        if len(missing) == len(members):
+            what = f"no scene of the official {split} split of {version}, and without one no info file can be made"
+            findings.append(Finding("splits", what, "scene names", warning=kind == "partial"))
+        elif kind == "nuscenes" and missing:
+            what = f"{len(missing)} of {len(members)} scenes of the official {split} split missing in scene.json"
+            findings.append(finding("splits", what, "release", missing))
+    return findings
+
+
+def remedies(version: str, kind: str) -> dict[str, str]:
+    """What to do about each cause of a finding."""
+    tables, blobs = ARCHIVES.get(version, ("the archive of the tables", "the archives of the files"))
+    texts = {
+        "table": f"Unpack {tables} into the root again; tables of your own: write them again.",
+        "row": f"Unpack {tables} into the root again; tables of your own: correct what writes them.",
+        "link": f"Unpack {tables} into the root again; a part of a release, or tables of your own: add what these rows "
+        "need, or leave them out.",
+        "release": f"Unpack {tables} again, or use --partial if only a part of {version} is meant to be here.",
+        "scene names": f"Runs see scenes of the official splits of {version} only: name your own after them "
+        f"(docs/extend.md); for the release, unpack {tables} again.",
+        "file": f"Unpack {blobs} into the root again; files of your own: write them again.",
+        "scan": f"Nothing to do where the surroundings are open; else unpack {blobs} into the root again.",
+        "mask": f"Unpack {tables} into the root: they are in its maps/.",
+    }
+    if kind == "synthetic":
+        texts = dict.fromkeys(texts, "Delete the folder and write the world again: aqr-bench world.")
+    return texts | {
+        "root": "Set --root to the folder that holds v1.0-trainval/ or v1.0-mini/, samples/, sweeps/ and maps/, and "
+        "--version to the version that it has.",
+        "access": "Check its permissions, and the disk or network share that it is on.",
+    }
+
+
+def _with_remedies(findings: Iterable[Finding], version: str, kind: str) -> tuple[Finding, ...]:
+    """Errors first, each with its remedy."""
+    texts = remedies(version, kind)
+    ordered = sorted(findings, key=lambda finding: finding.warning)
+    return tuple(replace(finding, remedy=texts[finding.cause]) for finding in ordered)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the report; return 0 if the root is fit for use (warnings may remain), 1 if it is not."""
+    parser = argparse.ArgumentParser(
+        prog="aqr-bench data check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/, maps/")
+    parser.add_argument("--version", choices=sorted(SPLITS), help="version of the tables (default: the one there)")
+    parser.add_argument(
+        "--samples",
+        type=natural,
+        default=20,
+        metavar="N",
+        help="open all keyframe files of N samples, and N sweeps (default: 20; 0: none; more than there are: all)",
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="draws these samples (default: 0)")
+    parser.add_argument("--partial", action="store_true", help="a part of a release: do not ask for all of its scenes")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    args = parser.parse_args(argv)
+
+    def progress(items: Iterable, what: str) -> Iterable:
+        return tqdm(items, desc=what, leave=False, disable=True if args.quiet else None)  # None: not into a file
+
+    try:
+        report = check_root(args.root, args.version, args.samples, args.seed, args.partial, progress)
+    except ValueError as error:  # a path that no file system takes
+        raise UserError(f"--root {args.root!r}: {error}") from None
+    print(json.dumps(report.as_dict(), indent=1) if args.json else "\n".join(report.lines()))
+    return 1 if report.errors else 0

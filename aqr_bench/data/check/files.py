@@ -1,0 +1,235 @@
+"""Checks of the files of a nuScenes root: are those that the tables name there, complete, and can they be decoded?"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import stat
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from aqr_bench.data.raw_frames import POINT_COLUMNS, BadFrameError, jpeg_fault, read_cloud
+
+from .finding import Finding, Progress, access_cause, finding, number
+from .links import CHANNELS, LIDAR, OTHER, channels_of
+from .tables import Table
+
+POINT_BYTES = 4 * POINT_COLUMNS
+CUT_SHORT = f"cut short (no multiple of {POINT_BYTES} bytes)"
+MAX_DISTANCE_M = 1e4  # of a point from the LiDAR; larger numbers are no metres
+SECTOR_DEG = 10  # a full scan has returns in every sector of this width; one that stopped early has not
+VEHICLE_M = 3.0  # the car itself, around its LiDAR: it is seen wherever the beam is
+EMPTY_SECTORS = 6  # from so many empty ones in a row on, a scan counts as incomplete
+
+
+@dataclass(frozen=True, eq=False)
+class Recordings:
+    """The files of sample_data, R of them.
+
+    Args:
+        names: relative to the root; '' where the table has no good one. ``channel``: [R] as ``channels_of`` has it.
+        keyframe: [R] bool. ``sample``: [R] hashes of the sample's token. ``size``: [R, 2] width and height in pixels,
+            -1 where the table has no good one.
+    """
+
+    names: list[str]
+    channel: np.ndarray
+    keyframe: np.ndarray
+    sample: np.ndarray
+    size: np.ndarray
+
+
+def recordings(tables: Mapping[str, Table]) -> Recordings:
+    """The files that the table sample_data names."""
+    data = tables["sample_data"]
+    return Recordings(
+        names=[name or "" for name in data.columns["filename"]],
+        channel=channels_of(tables),
+        keyframe=np.array(data.columns["is_key_frame"]) == True,  # noqa: E712  None where it is bad
+        sample=data.hashes["sample_token"],
+        size=np.stack([_sizes(data.columns[side]) for side in ("width", "height")], axis=1),
+    )
+
+
+def _sizes(column: Sequence[int | None]) -> np.ndarray:
+    return np.array([-1 if size is None else size for size in column], np.int64)
+
+
+# ---------------------------------------------------------------- presence and size
+
+
+def check_presence(root: Path, files: Recordings, progress: Progress) -> tuple[list[Finding], np.ndarray]:
+    """Every file is there; of keyframes, none is empty and a LiDAR file holds complete points.
+
+    Folders are listed rather than files asked for one by one: of the full data set, that is seconds, not minutes.
+
+    Returns:
+        Findings; [R] bool: a file that can be opened.
+    """
+    findings: list[Finding] = []
+    folders: dict[str, list[int]] = defaultdict(list)
+    for i, name in enumerate(files.names):
+        if name and _inside(name):
+            folders[name.rpartition("/")[0]].append(i)
+    outside = [name for name in files.names if name and not _inside(name)]
+    if outside:
+        what = f"sample_data.json names {number(len(outside), 'path')} outside of ROOT"
+        findings.append(finding("files", what, "row", outside))
+    there = np.zeros(len(files.names), bool)
+    for folder, members in progress(sorted(folders.items()), "files"):
+        findings += _check_folder(root, folder, members, files, there)
+    return findings, there
+
+
+def _inside(name: str) -> bool:
+    """Whether a file name of a table is a path below the root that the file system can take."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+def _check_folder(root: Path, folder: str, members: list[int], files: Recordings, there: np.ndarray) -> list[Finding]:
+    used = bool((files.channel[members] != OTHER).any())
+    total = number(len(members), "file") + ("" if used else " (of sensors that are not used here)")
+    try:
+        entries = {entry.name: entry for entry in os.scandir(root / folder)}
+    except OSError as error:
+        what = f"{folder or 'ROOT'}, the folder of {total}, cannot be read ({error.strerror})"
+        return [Finding("files", what, access_cause(error, "file"), (), len(members), not used)]
+    wrong: dict[str, list[str]] = defaultdict(list)
+    for i in members:
+        base = files.names[i].rpartition("/")[2]
+        is_lidar = files.channel[i] == CHANNELS.index(LIDAR)
+        fault = _fault(entries.get(base), bool(files.keyframe[i]), is_lidar)
+        there[i] = fault in ("", CUT_SHORT)
+        if fault:
+            wrong[fault].append(base)
+    return [
+        finding("files", f"{folder or 'ROOT'}, {len(names)} of {total} {fault}", "file", names, not used)
+        for fault, names in wrong.items()
+    ]
+
+
+def _fault(entry: os.DirEntry | None, keyframe: bool, is_lidar: bool) -> str:
+    try:
+        if entry is None or not entry.is_file():
+            return "missing" if entry is None else "not a file, or a link that leads nowhere"
+        if not keyframe:
+            return ""  # without asking the disk once more for each of millions of sweeps
+        size = entry.stat().st_size
+    except OSError:  # a link to itself
+        return "not a file, or a link that leads nowhere"
+    if not size:
+        return "empty"
+    return CUT_SHORT if is_lidar and size % POINT_BYTES else ""
+
+
+# ---------------------------------------------------------------- contents
+
+
+def draw(files: Recordings, there: np.ndarray, samples: int, seed: int) -> list[int]:
+    """Files to open: all keyframe files of so many samples, and as many other files (sweeps), of LiDAR and cameras."""
+    generator = random.Random(seed)
+    usable = there & (files.channel >= 0)
+    tokens = list(dict.fromkeys(files.sample[usable & files.keyframe].tolist()))
+    chosen = generator.sample(tokens, min(samples, len(tokens)))
+    keyframes = np.nonzero(usable & files.keyframe & np.isin(files.sample, chosen))[0].tolist()
+    sweeps = np.nonzero(usable & ~files.keyframe)[0].tolist()
+    return keyframes + sorted(generator.sample(sweeps, min(samples, len(sweeps))))
+
+
+def check_contents(
+    root: Path, files: Recordings, chosen: list[int], progress: Progress, full_scans: bool
+) -> list[Finding]:
+    """Open and decode files: see ``cloud_fault`` and ``image_fault``. ``full_scans``: warn of incomplete ones."""
+    wrong: dict[tuple[str, bool], list[str]] = defaultdict(list)
+    for i in progress(chosen, "contents"):
+        path = root / files.names[i]
+        if CHANNELS[files.channel[i]] == LIDAR:
+            fault, warning = cloud_fault(path)
+            if (fault == CUT_SHORT and files.keyframe[i]) or (warning and not full_scans):
+                continue  # the first is reported already, for all keyframes
+        else:
+            fault, warning = image_fault(path, tuple(files.size[i].tolist())), False
+        if fault:
+            wrong[fault, warning].append(files.names[i])
+    total = number(len(chosen), "opened file")
+    return [
+        finding("contents", f"{len(names)} of {total} {fault}", "scan" if warning else "file", names, warning)
+        for (fault, warning), names in wrong.items()
+    ]
+
+
+def cloud_fault(path: Path) -> tuple[str, bool]:
+    """What is wrong with a LiDAR file ('': nothing), and whether it is only odd: an incomplete scan."""
+    try:
+        if path.stat().st_size % POINT_BYTES:
+            return CUT_SHORT, False
+        points = read_cloud(path)
+    except (OSError, BadFrameError):
+        return "cannot be read", False
+    if not len(points):
+        return "empty", False
+    if not np.isfinite(points).all():
+        return "with points that are not finite", False
+    ring = points[:, 4]
+    if np.abs(points[:, :3]).max() > MAX_DISTANCE_M or (ring != np.round(ring)).any() or ring.min() < 0:
+        return "without points of x, y, z (metres), intensity and ring", False
+    x, y = points[np.hypot(points[:, 0], points[:, 1]) > VEHICLE_M, :2].T
+    sectors = ((np.degrees(np.arctan2(y, x)) + 180) // SECTOR_DEG).astype(int)
+    hit = np.isin(np.arange(360 // SECTOR_DEG), sectors)
+    # Twice around, so that a gap across the seam counts as one.
+    longest = max(map(len, "".join("x" if h else "." for h in np.tile(hit, 2)).split("x")))
+    if longest >= EMPTY_SECTORS:
+        return f"with a sector of {EMPTY_SECTORS * SECTOR_DEG} degrees or more without a return", True
+    return "", False
+
+
+def image_fault(path: Path, size: tuple[int, int]) -> str:
+    """What is wrong with an image ('': nothing). ``size``: (width, height) in pixels, -1: unknown.
+
+    OpenCV decodes a JPEG file that is cut short, with a grey rest; so its end is looked at, and Pillow decodes it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return "cannot be read"
+    if not content:
+        return "empty"
+    if path.suffix.lower() in (".jpg", ".jpeg") and (fault := jpeg_fault(content)):
+        return fault
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if min(size) >= 0 and image.size != size:
+                return "of another width or height than sample_data.json says"
+            image.load()
+    except Exception:  # Pillow's decoders raise whatever a damaged file brings about
+        return "cannot be decoded as an image"
+    return ""
+
+
+def check_masks(root: Path, masks: Table) -> list[Finding]:
+    """The images that map.json names are there: nuscenes-devkit refuses a root without them, though none is read."""
+    names = [name for name in masks.columns["filename"] if name and not (_inside(name) and _is_file(root / name))]
+    if not names:
+        return []
+    what = f"{number(len(names), 'map mask')} of map.json missing, and nuscenes-devkit asks for them"
+    return [finding("maps", what, "mask", names)]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
