@@ -25,7 +25,7 @@ MADE_FOR := $(shell sed -n 's/^CUDA=//p' $(STAMP) 2>/dev/null)
 ifneq ($(origin CUDA),command line)
 CUDA   := $(MADE_FOR)
 endif
-BUILDS := aqr_bench/cuda_builds.py
+BUILDS := aqr_bench/cli/cuda_builds.py
 INDEX  := $(if $(CUDA),$(if $(findstring -url,$(TORCH)),,--index-url https://download.pytorch.org/whl/$(CUDA)))
 GPU    := $(filter-out cpu,$(CUDA))
 # spconv's CUDA builds have names of their own and the same module, which pip check does not know.

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aqr_bench.estimate import known_times, plan, seconds
-from aqr_bench.progress import duration
-from aqr_bench.study import Study, Suite, Tier
+from aqr_bench.cli.estimate import known_times, plan, seconds
+from aqr_bench.console import duration
+from aqr_bench.study.spec import Study, Suite, Tier
 
 # Rules of the workflow by how their messages begin, see workflow/rules; Snakemake names the rule only at a job's end.
 RULES = {
@@ -24,7 +24,7 @@ RULES = {
     "Pictures": "pictures",
     "Report": "report",
 }
-WORKS = {  # of aqr_bench/estimate.py
+WORKS = {  # of aqr_bench/cli/estimate.py
     "world": "world",
     "pretrainings": "pretrain",
     "base trainings": "train_base",

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 
 from aqr_bench.bias import choose_backend
+from aqr_bench.cost.gpu_check.attention_cases import SIZES, VARIANTS, Case, errors, exact, make_case
+from aqr_bench.cost.gpu_check.attention_table import MODES, interleaved, peak
 from aqr_bench.cost.timing import ratio
-from aqr_bench.gpu_check.attention_cases import SIZES, VARIANTS, Case, errors, exact, make_case
-from aqr_bench.gpu_check.attention_table import MODES, interleaved, peak
-from aqr_bench.provenance import machine, packages
+from aqr_bench.records.provenance import machine, packages
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,11 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves
 
 from calibration import seconds
 
-from aqr_bench import runtime
+from aqr_bench import compat
 
-runtime.prepare()  # before any module imports mmdet3d
+compat.prepare()  # before any module imports mmdet3d
 
-from aqr_bench.gpu_check.attention_cases import make_case  # noqa: E402
+from aqr_bench.cost.gpu_check.attention_cases import make_case  # noqa: E402
 
 SHORTEST_S = 0.01  # what is shorter is called several times a round
 BUDGET_S = 0.6
@@ -42,7 +42,7 @@ def timed(benchmark):
 
     CPU time of one thread. ``multiple``, the median of round over kernel, goes into the results (regression.py).
     """
-    runtime.use_threads(1)
+    compat.use_threads(1)
 
     def call(function):
         seconds(), function()  # compiles, fills caches

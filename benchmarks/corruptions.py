@@ -21,7 +21,7 @@ import numpy as np
 
 from aqr_bench.corruptions import CORRUPTIONS, Cloud, Corruption, Frame, FrameError, View, corrupt
 from aqr_bench.corruptions.suites.missing_sensors import CAMERAS
-from aqr_bench.provenance import machine
+from aqr_bench.records.provenance import machine
 
 POINTS, SWEEPS, SIZE, BOXES = 35_000, 10, (900, 1600), 40
 

@@ -24,14 +24,14 @@ from typing import Any
 
 import torch
 
+from aqr_bench.compat import use_threads
 from aqr_bench.cost.batches import free_memory
 from aqr_bench.cost.full_head import HeadInputs, build_head, head_size, load_model_config, make_inputs
 from aqr_bench.cost.machine import clocks
 from aqr_bench.cost.memory import PeakMemory
 from aqr_bench.cost.stages import Stages
 from aqr_bench.errors import UserError, run_main
-from aqr_bench.provenance import machine, packages
-from aqr_bench.runtime import use_threads
+from aqr_bench.records.provenance import machine, packages
 
 BACKENDS = ("auto", "window", "masked", "literal")
 PLAIN, GOAL = "none", 0.10

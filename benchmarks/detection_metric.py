@@ -279,7 +279,7 @@ def _run(engine: str, folder: Path) -> dict[str, Any]:
 def conclude(runs: dict[str, list[dict]], args: argparse.Namespace, submission_bytes: int) -> dict[str, Any]:
     """Medians, ratios, and whether all numbers agree."""
     from aqr_bench.metrics.cross_check import cross_check
-    from aqr_bench.provenance import machine
+    from aqr_bench.records.provenance import machine
 
     checks = [
         cross_check({k: a[k] for k in ("summary", "curves")}, {k: b[k] for k in ("summary", "curves")})

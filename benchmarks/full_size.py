@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aqr_bench import runtime
+from aqr_bench import compat
 
-runtime.prepare()
+compat.prepare()
 
 import torch  # noqa: E402
 from mmdet3d.registry import DATASETS, MODELS  # noqa: E402
@@ -30,9 +30,10 @@ from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 
-from aqr_bench.experiment import CONFIGS, inner_dataset  # noqa: E402
-from aqr_bench.hooks import seed_all  # noqa: E402
-from aqr_bench.pictures import point_at_keyframe  # noqa: E402
+from aqr_bench.cli.pictures import point_at_keyframe  # noqa: E402
+from aqr_bench.engine.adapt_config import inner_dataset  # noqa: E402
+from aqr_bench.engine.seeding import seed_all  # noqa: E402
+from aqr_bench.study.model_files import CONFIGS  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    runtime.use_threads(args.threads)
+    compat.use_threads(args.threads)
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     seed_all(args.seed)
     config = Config.fromfile(CONFIGS / f"{args.config}.py")

@@ -17,17 +17,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from aqr_bench import runtime
+from aqr_bench import compat
 
-runtime.prepare()
+compat.prepare()
 
 from mmengine.logging import MMLogger  # noqa: E402
 
-from aqr_bench.evaluate import build_loader  # noqa: E402
-from aqr_bench.experiment import load_data  # noqa: E402
-from aqr_bench.pictures import load_evaluator  # noqa: E402
-from aqr_bench.record import read_records  # noqa: E402
-from aqr_bench.study import load_suite, load_tier  # noqa: E402
+from aqr_bench.cli.pictures import load_evaluator  # noqa: E402
+from aqr_bench.data.dataset import load_data  # noqa: E402
+from aqr_bench.engine.evaluate import build_loader  # noqa: E402
+from aqr_bench.records.record import read_records  # noqa: E402
+from aqr_bench.study.load import load_suite, load_tier  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:

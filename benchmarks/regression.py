@@ -19,9 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.atomic import write_text
 from aqr_bench.errors import UserError, require_file, run_main
-from aqr_bench.provenance import git_state, machine, utc_now
-from aqr_bench.whole import write_text
+from aqr_bench.records.provenance import git_state, machine, utc_now
 
 HERE = Path(__file__).resolve().parent
 LIMIT = 0.25

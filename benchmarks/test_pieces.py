@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from aqr_bench.bias.cells import cell_gradients, correction, like_heads, make_cells
-from aqr_bench.bias.fused import attend, attend_backward
-from aqr_bench.bias.masked import Scratch
+from aqr_bench.bias.attention.fused_kernels import attend, attend_backward
+from aqr_bench.bias.attention.masked import Scratch
+from aqr_bench.bias.attention.window_cells import cell_gradients, correction, like_heads, make_cells
 
 pytestmark = pytest.mark.benchmark(warmup=True, warmup_iterations=1, min_rounds=7)
 

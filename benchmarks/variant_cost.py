@@ -20,11 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.cli.studies import runnable
 from aqr_bench.errors import UserError, run_main
-from aqr_bench.provenance import config_hash, machine, packages
-from aqr_bench.record import read_records
-from aqr_bench.studies import runnable
-from aqr_bench.study import Study, Tier, known_studies, load_study, load_tier, variant_schedule
+from aqr_bench.records.provenance import config_hash, machine, packages
+from aqr_bench.records.record import read_records
+from aqr_bench.study.load import known_studies, load_study, load_tier
+from aqr_bench.study.schedule import variant_schedule
+from aqr_bench.study.spec import Study, Tier
 
 AGREE = 0.10  # two runs of the same measurement, in the ratio between variants
 KEPT = ("latency_ms", "latency_cpu_ms", "latency_ratio", "latency_ratio_quartiles", "latency_cpu_ratio")
@@ -95,7 +97,7 @@ def measured_in_fresh_process(tier: Tier, study: Study, variant: str, infos: str
     """What a measurement record says of the variant, without the values behind medians."""
     with tempfile.TemporaryDirectory() as folder:
         record_file = Path(folder) / "measure.jsonl"
-        command = [sys.executable, "-m", "aqr_bench.measure", "--tier", str(tier.path), "--infos", infos]
+        command = [sys.executable, "-m", "aqr_bench.cost.measure", "--tier", str(tier.path), "--infos", infos]
         command += ["--study", str(study.path), "--variant", variant, "--out", str(record_file), "--parts", *parts]
         environment = {**os.environ, "OMP_NUM_THREADS": str(tier.threads)}
         subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

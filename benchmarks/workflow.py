@@ -32,10 +32,10 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "workflow")]
 
 from checkout import Checkout, copy_repository  # noqa: E402
 
-from aqr_bench.provenance import git_state, machine  # noqa: E402
-from aqr_bench.record import Record, read_records, write_records  # noqa: E402
-from aqr_bench.study import known_studies  # noqa: E402
-from aqr_bench.whole import write_text  # noqa: E402
+from aqr_bench.atomic import write_text  # noqa: E402
+from aqr_bench.records.provenance import git_state, machine  # noqa: E402
+from aqr_bench.records.record import Record, read_records, write_records  # noqa: E402
+from aqr_bench.study.load import known_studies  # noqa: E402
 
 LIMITS_S = {"plan": 60, "nothing_to_do": 10}  # what this has to stay below
 REFERENCE = REPOSITORY / "results" / "reference" / "quick" / "records"
@@ -79,7 +79,7 @@ def measure(checkout: Checkout, args: argparse.Namespace) -> dict:
     said, noticing = timed(checkout, ["snakemake", "--cores", "2", "--dry-run", "--config", *chosen], args.repeat)
     if "Nothing to be done" not in said:
         raise RuntimeError(f"the filled matrix is not taken as done:\n{said[-2000:]}")
-    run = ["aqr_bench.cli", "run", "--tier", "quick", "--seeds", str(args.seeds)]
+    run = ["aqr_bench.cli.main", "run", "--tier", "quick", "--seeds", str(args.seeds)]
     said, running = timed(checkout, [*run, "--study", *names, "--suites", *suites], args.repeat)
     if "nothing to do" not in said:
         raise RuntimeError(f"aqr-bench run has something to do:\n{said[-2000:]}")

@@ -10,9 +10,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 
-from aqr_bench import runtime
+from aqr_bench import compat
 
-runtime.prepare()  # before any test module imports mmdet3d
+compat.prepare()  # before any test module imports mmdet3d
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    runtime.use_threads(1)
+    compat.use_threads(1)
 
 
 @pytest.fixture(scope="session")

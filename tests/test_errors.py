@@ -7,9 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from aqr_bench import cli, evaluate, launch, measure
+from aqr_bench.cli import main as cli
+from aqr_bench.cli import run as launch
+from aqr_bench.cli.snakemake_output import Progress
+from aqr_bench.cost import measure
+from aqr_bench.engine import evaluate
 from aqr_bench.errors import UserError, disk_fault, run_main
-from aqr_bench.record import Record
+from aqr_bench.records.record import Record
 
 
 @pytest.mark.parametrize(
@@ -94,4 +98,4 @@ def test_a_full_disk_is_no_measurement(monkeypatch, tmp_path):
 def test_the_workflow_says_that_its_disk_is_full(tmp_path, monkeypatch):
     assert launch.full_disk(tmp_path) is None
     monkeypatch.setattr(launch.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
-    assert f"the disk that holds {tmp_path} is full (4 kB" in launch.failure_summary(launch.Progress(), tmp_path)
+    assert f"the disk that holds {tmp_path} is full (4 kB" in launch.failure_summary(Progress(), tmp_path)

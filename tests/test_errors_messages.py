@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aqr_bench import cli, errors
+from aqr_bench import errors
+from aqr_bench.cli import main as cli
 from aqr_bench.errors import LISTED, MOST, UserError, listed, nearest, quoted, reading, require_file, short, told
 
 
@@ -53,7 +54,7 @@ def test_what_the_system_refuses_is_one_line_and_exit_code_2(monkeypatch, capsys
     def main(_argv):
         raise refused
 
-    monkeypatch.setattr("aqr_bench.studies.main", main)
+    monkeypatch.setattr("aqr_bench.cli.studies.main", main)
     assert cli.main(["studies"]) == 2
     with pytest.raises(SystemExit) as stop:
         errors.run_main(main)

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import aqr_bench
-from aqr_bench import cuda_builds
+from aqr_bench.cli import cuda_builds
 
 ROOT = Path(__file__).resolve().parents[1]
 APART = {"torch", "mmcv", "mmcv-lite"}  # installed by name: they depend on the machine
@@ -63,7 +63,7 @@ def test_compiled_and_lite_mmcv_have_one_version():
 @pytest.mark.parametrize("name", ["docker/Dockerfile", "docker/aqr-bench.def", "docs/install.md"])
 def test_the_gpu_recipes_are_the_makefile_s(name):
     text = (ROOT / name).read_text()
-    # The Makefile alone says which builds those are: tests/test_set_up.py.
+    # The Makefile alone says which builds those are: tests/cli/test_cuda_builds.py.
     assert f"CUDA=cu{cuda_builds.DEFAULT}" in text and not re.search(r"(spconv|cumm)-cu\d+==|/whl/cu", text)
     assert set(re.findall(r"\btorch==[\w.]+", text)) <= {make_variable("TORCH")}
     python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]

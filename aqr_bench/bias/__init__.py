@@ -1,12 +1,20 @@
 """The attention bias under test, torch alone: windows, router, generator, biased attention, locality prior."""
 
-from .attention import BACKENDS, biased_attention, choose_backend
-from .corrected import GuardCount, count_guarded
-from .generator import AttentionBias, BiasOutput
-from .layout import MemoryLayout, project_to_cameras
-from .prior import LocalityPrior, Prior
-from .router import QueryRouter, router_loss, sensor_weights
-from .windows import GridWindow, WindowBias, bev_window, camera_windows, grid_windows, self_window, window_bias
+from aqr_bench.bias.attention.dispatch import BACKENDS, biased_attention, choose_backend
+from aqr_bench.bias.attention.window import GuardCount, count_guarded
+from aqr_bench.bias.generator import AttentionBias, BiasOutput
+from aqr_bench.bias.layout import MemoryLayout, project_to_cameras
+from aqr_bench.bias.locality_prior import LocalityPrior, Prior
+from aqr_bench.bias.router import QueryRouter, router_loss, sensor_weights
+from aqr_bench.bias.windows import (
+    GridWindow,
+    WindowBias,
+    bev_window,
+    camera_windows,
+    grid_windows,
+    self_window,
+    window_bias,
+)
 
 __all__ = [
     "BACKENDS",

@@ -8,10 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .experts import EXPERTS, choose_experts, expert_loss, expert_mask, expert_weights, true_experts
-from .layout import MemoryLayout
-from .router import QueryRouter, router_loss, sensor_weights
-from .windows import (
+from aqr_bench.bias.expert_routing import (
+    EXPERTS,
+    choose_experts,
+    expert_loss,
+    expert_mask,
+    expert_weights,
+    true_experts,
+)
+from aqr_bench.bias.layout import MemoryLayout
+from aqr_bench.bias.router import QueryRouter, router_loss, sensor_weights
+from aqr_bench.bias.windows import (
     PROFILES,
     GridWindow,
     WindowBias,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import biased_attention
-from .corrected import window_attention
-from .windows import WindowBias
+from aqr_bench.bias.attention.dispatch import biased_attention
+from aqr_bench.bias.attention.window import window_attention
+from aqr_bench.bias.windows import WindowBias
 
 
 class CrossAttention(nn.Module):

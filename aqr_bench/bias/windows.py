@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .layout import MemoryLayout, project_to_cameras
+from aqr_bench.bias.layout import MemoryLayout, project_to_cameras
 
 PROFILES = ("uniform", "gaussian", "hard")
 

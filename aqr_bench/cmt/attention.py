@@ -9,8 +9,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aqr_bench.bias.attention import BACKENDS, biased_attention
-from aqr_bench.bias.prior import Prior
+from aqr_bench.bias.attention.dispatch import BACKENDS, biased_attention
+from aqr_bench.bias.locality_prior import Prior
 from aqr_bench.bias.windows import WindowBias
 from aqr_bench.errors import UserError, nearest
 
@@ -43,7 +43,7 @@ class DecoderAttention(BaseModule):
         role: ``self`` (keys and values are the queries) or ``cross``.
         attn_drop: dropout on the attention probabilities.
         out_drop: dropout on the output, before the residual connection.
-        backend: see :func:`aqr_bench.bias.attention.biased_attention`.
+        backend: see :func:`aqr_bench.bias.attention.dispatch.biased_attention`.
         offset_values: add to the output where each head looked relative to the query (cross role, with a locality
             prior). CMT's values carry no position; small models learn to localise far sooner with it.
     """

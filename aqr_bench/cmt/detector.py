@@ -13,10 +13,10 @@ from mmdet3d.registry import MODELS
 from mmengine.config import ConfigDict
 from torch import Tensor
 
-from aqr_bench.cmt.building import scoped
+from aqr_bench.cmt.build import scoped
 from aqr_bench.cmt.geometry import metas_of
 from aqr_bench.cmt.grid_mask import GridMask
-from aqr_bench.cmt.sparse import accept_both_layouts
+from aqr_bench.cmt.sparse_kernels import accept_both_layouts
 from aqr_bench.cmt.voxelize import HardVoxelizer
 from aqr_bench.errors import UserError, nearest
 

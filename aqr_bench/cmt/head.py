@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aqr_bench.bias import AttentionBias, LocalityPrior, MemoryLayout
 from aqr_bench.cmt.attention import set_backend
-from aqr_bench.cmt.building import build_model, build_task_util, configured
+from aqr_bench.cmt.build import build_model, build_task_util, configured
 from aqr_bench.cmt.denoising import DenoisingQueries, make_denoising_queries
 from aqr_bench.cmt.embedding import PositionEmbeddings, inner, mlp
 from aqr_bench.cmt.encoding import inverse_sigmoid, to_metres

@@ -12,7 +12,7 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from aqr_bench.bias.prior import Prior
+from aqr_bench.bias.locality_prior import Prior
 from aqr_bench.bias.windows import WindowBias
 from aqr_bench.cmt.attention import DecoderAttention
 from aqr_bench.errors import UserError, nearest

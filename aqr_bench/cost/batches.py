@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from aqr_bench.cost.timing import Times, timed
+from aqr_bench.engine.job import one_line
 from aqr_bench.errors import refuse_disk_fault
-from aqr_bench.record import status_of
-from aqr_bench.train import one_line
+from aqr_bench.records.record import status_of
 
 Result = TypeVar("Result")
 RUNS = 3  # of each batch size, after one that warms up

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aqr_bench.cost.cameras import ring_of_cameras
 from aqr_bench.errors import UserError, nearest
-from aqr_bench.models import CONFIGS
+from aqr_bench.study.model_files import CONFIGS
 
 CAMERAS, VIEW_DEG = 6, 70.0  # neighbours overlap a little, as nuScenes' cameras do
 OBJECTS = 30  # per sample, in training
@@ -85,15 +85,15 @@ def build_head(config: Any, changes: Mapping[str, Any] | None = None, seed: int 
 
     Heads of the same seed have equal weights where they have the same parts.
     """
-    from aqr_bench import runtime
+    from aqr_bench import compat
 
-    runtime.prepare()
+    compat.prepare()
     from mmengine.config import ConfigDict
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
     import aqr_bench.cmt  # noqa: F401
-    from aqr_bench.cmt.building import build_model
+    from aqr_bench.cmt.build import build_model
 
     init_default_scope("mmdet3d")
     parts = dict(config.model.pts_bbox_head, **dict(changes or {}))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import count
 from typing import Any
 
+from aqr_bench.console import steps
 from aqr_bench.cost.batches import free_memory, shrinking, throughput
 from aqr_bench.cost.machine import clocks
 from aqr_bench.cost.memory import PeakMemory
@@ -18,13 +19,13 @@ from aqr_bench.cost.timing import Times, compared, in_turns, summary
 from aqr_bench.cost.training import PARTS as TRAINING_PARTS
 from aqr_bench.cost.training import SCOPE as TRAINING_SCOPE
 from aqr_bench.cost.training import TrainingStep
+from aqr_bench.data.dataset import DataSet
+from aqr_bench.engine.config import build_config
+from aqr_bench.engine.distributed import share_of
+from aqr_bench.engine.job import one_line
 from aqr_bench.errors import UserError, nearest, refuse_disk_fault
-from aqr_bench.experiment import DataSet, build_config
-from aqr_bench.progress import steps
-from aqr_bench.ranks import share_of
-from aqr_bench.record import status_of
-from aqr_bench.study import Study, Tier
-from aqr_bench.train import one_line
+from aqr_bench.records.record import status_of
+from aqr_bench.study.spec import Study, Tier
 
 PARTS = ("memory", "flops", "stages", "throughput", "latency", "training")
 ESSENTIAL = ("memory.inference", "throughput", "latency")
@@ -43,14 +44,14 @@ def measure(tier: Tier, study: Study, variant: str, data: DataSet, parts: Collec
     import psutil
 
     age_s, earlier = time.time() - psutil.Process().create_time(), next(_MEASUREMENTS)
-    from aqr_bench import runtime
+    from aqr_bench import compat
 
-    runtime.prepare()
+    compat.prepare()
     from mmengine.logging import MMLogger
 
     MMLogger.get_current_instance().setLevel(logging.ERROR)  # tables of the data set, each time it is opened
-    threads = runtime.use_threads(tier.threads)
-    runtime.use_tf32(tier.tf32)
+    threads = compat.use_threads(tier.threads)
+    compat.use_tf32(tier.tf32)
     work = _Work(tier, study, variant, data)
     before, took = clocks(), {}
     facts: dict[str, Any] = {"parameters": work.mine.parameters(), "threads": threads}

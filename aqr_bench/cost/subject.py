@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
 
-from aqr_bench.record import config_hash
-from aqr_bench.study import Condition
+from aqr_bench.records.provenance import config_hash
+from aqr_bench.study.spec import Condition
 
 SCOPE = (
     "preprocessing, voxelisation, backbones, head (router and decoder) and box decoding; loading the files is left out"
@@ -95,7 +95,7 @@ class Subject:
             self.model.test_step(copy.copy(batch))
 
     def _test_samples(self) -> Samples:
-        from aqr_bench.evaluate import build_loader
+        from aqr_bench.engine.evaluate import build_loader
 
         identity = {"loader": self.config.test_dataloader.to_dict(), "condition": self.condition.settings}
         return self._samples("test", identity, lambda: build_loader(self.config, self.condition, 1), BATCHES)
@@ -129,7 +129,7 @@ def load_subject(config: Any, condition: Condition, like: Subject | None = None)
 
 def _read(build: Callable[[], Any], count: int, identity: str) -> Samples:
     """The first samples of a loader's data set, in this process and always with the same random numbers."""
-    from aqr_bench.hooks import seed_all
+    from aqr_bench.engine.seeding import seed_all
 
     with contextlib.redirect_stdout(io.StringIO()):  # mmdet3d prints tables
         loader = build()

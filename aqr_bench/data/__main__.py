@@ -14,19 +14,19 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from aqr_bench.arguments import natural, positive
+from aqr_bench.atomic import write_text
+from aqr_bench.console import natural, positive
+from aqr_bench.data.infos import INFO_CLASSES, build_infos, open_nuscenes, tables_digest, write_infos
 from aqr_bench.errors import UserError, require_file, run_main
-from aqr_bench.study import SPLITS, load_tier
-from aqr_bench.whole import write_text
-
-from .infos import INFO_CLASSES, build_infos, open_nuscenes, tables_digest, write_infos
+from aqr_bench.study.load import load_tier
+from aqr_bench.study.spec import SPLITS
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write infos_train.pkl, infos_val.pkl and data.json (what they hold); return 0. ``check`` is another entry."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["check"]:
-        from .check.check import main as check
+        from aqr_bench.data.check.check import main as check
 
         return check(argv[1:])
     parser = argparse.ArgumentParser(
@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _database(args: argparse.Namespace) -> dict[str, int]:
     """Write the database beside the info files; return the number of objects of each class."""
-    from .gt_database import build_database  # late: imports mmdet3d
-    from .raw_frames import BadFrameError
+    from aqr_bench.data.gt_database import build_database
+    from aqr_bench.data.raw_frames import BadFrameError
 
     try:
         return build_database(args.out, args.root, args.out, args.workers, args.max_sweeps, args.quiet)

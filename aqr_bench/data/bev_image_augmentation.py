@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from aqr_bench import runtime
+from aqr_bench import compat
 
-runtime.prepare()
+compat.prepare()
 
 from mmcv.transforms import BaseTransform  # noqa: E402
 from mmdet3d.datasets.transforms import GlobalRotScaleTrans  # noqa: E402

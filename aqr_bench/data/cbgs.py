@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from aqr_bench import runtime
+from aqr_bench import compat
 
-runtime.prepare()
+compat.prepare()
 
 from mmdet3d.datasets import CBGSDataset  # noqa: E402
 from mmdet3d.registry import DATASETS  # noqa: E402

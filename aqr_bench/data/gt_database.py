@@ -15,21 +15,20 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from aqr_bench import runtime
+from aqr_bench import compat
 
-runtime.prepare()
+compat.prepare()
 
 from mmdet3d.datasets.transforms import LoadPointsFromFile  # noqa: E402
 from mmdet3d.structures import LiDARInstance3DBoxes  # noqa: E402
 from mmdet3d.structures.ops import box_np_ops  # noqa: E402
 
+from aqr_bench.atomic import whole_file  # noqa: E402
+from aqr_bench.compat import load_plain_pickle  # noqa: E402
+from aqr_bench.data.infos import INFO_CLASSES, lidar_to_image  # noqa: E402
+from aqr_bench.data.raw_frames import read_image  # noqa: E402
+from aqr_bench.data.transforms import CheckFrame, LoadPoseCorrectedSweeps  # noqa: E402
 from aqr_bench.errors import UserError  # noqa: E402
-from aqr_bench.whole import whole_file  # noqa: E402
-
-from .infos import INFO_CLASSES, lidar_to_image  # noqa: E402
-from .plain_pickle import load_plain_pickle  # noqa: E402
-from .raw_frames import read_image  # noqa: E402
-from .transforms import CheckFrame, LoadPoseCorrectedSweeps  # noqa: E402
 
 DBINFOS = "dbinfos_train.pkl"
 FOLDER = "gt_database"
@@ -192,12 +191,12 @@ def _cut_frames(job: _Job, frames: list[dict], workers: int) -> Iterator[list[di
     if min(workers, len(frames)) <= 1:
         yield from map(job, frames)
         return
-    with runtime.spawn_pool(min(workers, len(frames)), _use_one_thread) as pool:
+    with compat.spawn_pool(min(workers, len(frames)), _use_one_thread) as pool:
         yield from pool.map(job, frames)
 
 
 def _use_one_thread() -> None:
-    runtime.use_threads(1)
+    compat.use_threads(1)
     cv2.setNumThreads(1)
 
 

@@ -10,20 +10,19 @@ from typing import Any
 import cv2
 import numpy as np
 
-from aqr_bench import runtime
+from aqr_bench import compat
 
-runtime.prepare()
+compat.prepare()
 
 from mmdet3d.datasets.transforms import ObjectSample  # noqa: E402
 from mmdet3d.datasets.transforms.dbsampler import BatchSampler, DataBaseSampler  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 from mmdet3d.structures.points import BasePoints  # noqa: E402
 
+from aqr_bench.compat import load_plain_pickle  # noqa: E402
+from aqr_bench.data.gt_database import REMEDY, project_boxes  # noqa: E402
+from aqr_bench.data.raw_frames import BadFrameError, read_image  # noqa: E402
 from aqr_bench.errors import UserError, nearest, short  # noqa: E402
-
-from .gt_database import REMEDY, project_boxes  # noqa: E402
-from .plain_pickle import load_plain_pickle  # noqa: E402
-from .raw_frames import BadFrameError, read_image  # noqa: E402
 
 FILTERS = ("filter_by_difficulty", "filter_by_min_points")
 _ENTRY_KEYS = {"name", "path", "box3d_lidar", "num_points_in_gt", "difficulty"}

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from aqr_bench.atomic import whole_file
 from aqr_bench.errors import UserError, reading
-from aqr_bench.study import SPLITS
-from aqr_bench.whole import whole_file
+from aqr_bench.study.spec import SPLITS
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 # mmdet3d 1.4's label order: NuScenesDataset reads labels by position in this tuple.

@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from aqr_bench.compat import load_plain_pickle
 from aqr_bench.corruptions import Cloud, Frame, View
-from aqr_bench.data.plain_pickle import load_plain_pickle
 from aqr_bench.errors import UserError, reading
 
 REMEDY = "Make it again: python -m aqr_bench.data"

@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from aqr_bench import runtime
+from aqr_bench import compat
 
-runtime.prepare()
+compat.prepare()
 
 from mmcv.transforms import BaseTransform  # noqa: E402
 from mmdet3d.datasets.transforms import LoadPointsFromMultiSweeps  # noqa: E402

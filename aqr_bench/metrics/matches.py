@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
 
+from aqr_bench.atomic import whole_file
 from aqr_bench.metrics import resampled
 from aqr_bench.metrics.boxes import BoxArrays, from_eval_boxes
 from aqr_bench.metrics.nuscenes import RECALL, UNDEFINED, Evaluation, evaluate, first_bin, means
-from aqr_bench.whole import whole_file
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 from scipy.spatial.transform import Rotation
 
+from aqr_bench.atomic import write_text
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.boxes import ATTRIBUTE_INDEX, LABEL_INDEX, NOT_COUNTED, WIDTHS, BoxArrays, raise_if_invalid
-from aqr_bench.whole import write_text
 
 MODALITY = {"use_camera": True, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
 MOVING_M_S = 0.2  # mmdet3d's threshold: faster things get the attribute of a moving one

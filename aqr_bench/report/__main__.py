@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aqr_bench.arguments import positive
+from aqr_bench.console import positive
 from aqr_bench.errors import UserError, refuse_disk_fault, run_main
-from aqr_bench.study import limit_seeds, load_study, load_tier
+from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.study.runs import limit_seeds
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--records: no folder '{args.records}'. Run a study first, or name its results folder.")
     # Drawing libraries take seconds to import: only once the arguments are known to be good.
     from aqr_bench.report.page import build_report
-    from aqr_bench.report.speed import speed_chapter
+    from aqr_bench.report.tables.speed import speed_chapter
 
     try:
         page = build_report(tier, studies, args.records, args.out, [speed_chapter])

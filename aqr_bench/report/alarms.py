@@ -14,14 +14,16 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from aqr_bench.record import Record
+from aqr_bench.records.record import Record
 from aqr_bench.report.collect import BASE, METRICS
 from aqr_bench.report.input_alarms import implausible_inputs, single_sensor, unequal_inputs
 from aqr_bench.report.matched import recall_and_precision
-from aqr_bench.report.scenes import kept_file
+from aqr_bench.report.scene_bootstrap import kept_file
 from aqr_bench.report.statistics import RESOLUTION
-from aqr_bench.report.tables import Table
-from aqr_bench.study import Run, Schedule, Study, Suite, Tier, load_suite, variant_schedule
+from aqr_bench.report.tables.study import Table
+from aqr_bench.study.load import load_suite
+from aqr_bench.study.schedule import variant_schedule
+from aqr_bench.study.spec import Run, Schedule, Study, Suite, Tier
 
 ALARM, NOTICE = "alarm", "notice"
 AXIS_ERROR = math.pi / 2  # mAOE of headings that say nothing, or that are turned by a quarter or mirrored

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from aqr_bench.record import NOT_APPLICABLE
+from aqr_bench.records.record import NOT_APPLICABLE
 from aqr_bench.report.collect import Results
-from aqr_bench.report.cost_tables import latency_ratio
 from aqr_bench.report.statistics import RESOLUTION, Difference, number, phrase, summarise
-from aqr_bench.report.tables import by_seed, differences
-from aqr_bench.study import Study
+from aqr_bench.report.tables.cost import latency_ratio
+from aqr_bench.report.tables.study import by_seed, differences
+from aqr_bench.study.spec import Study
 
 
 def answer(study: Study, results: Results) -> str:

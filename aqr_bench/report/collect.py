@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from aqr_bench.metrics.bootstrap import SceneInterval
-from aqr_bench.record import NOT_APPLICABLE, Record, read_records, refuse_equal_inputs
-from aqr_bench.report.scenes import kept_file, scene_intervals
-from aqr_bench.study import Run, Study, Suite, Tier, base_runs, matrix
+from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records, refuse_equal_inputs
+from aqr_bench.report.scene_bootstrap import kept_file, scene_intervals
+from aqr_bench.study.runs import base_runs, matrix
+from aqr_bench.study.spec import Run, Study, Suite, Tier
 
 METRICS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MISSING = "missing"

@@ -9,8 +9,8 @@ import pandas as pd
 
 from aqr_bench.report.collect import Results
 from aqr_bench.report.statistics import RESOLUTION, number, summarise
-from aqr_bench.report.tables import Table, by_seed, differences
-from aqr_bench.study import Study
+from aqr_bench.report.tables.study import Table, by_seed, differences
+from aqr_bench.study.spec import Study
 
 SPREADS = 2  # standard deviations over seeds that a move has to exceed
 

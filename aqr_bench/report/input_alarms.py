@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from aqr_bench.record import Record
-from aqr_bench.study import Condition, Suite
+from aqr_bench.records.record import Record
+from aqr_bench.study.spec import Condition, Suite
 
 Found = tuple[str, Record]  # a sentence, and the record that it is about
 SENSORS = (("lidar", "the LiDAR", ("points", "range_m")), ("camera", "the cameras", ("views", "brightness")))

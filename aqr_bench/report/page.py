@@ -14,21 +14,22 @@ import jinja2
 from markupsafe import Markup
 
 from aqr_bench import __version__
-from aqr_bench.provenance import git_state, portable_path
-from aqr_bench.record import Record
+from aqr_bench.atomic import write_text
+from aqr_bench.records.provenance import git_state, portable_path
+from aqr_bench.records.record import Record
 from aqr_bench.report.alarms import alarms_sentence, alarms_table, base_alarms, study_alarms
 from aqr_bench.report.answer import answer, cost_answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
-from aqr_bench.report.cost_tables import cost_tables
-from aqr_bench.report.figures import draw_costs, draw_study
+from aqr_bench.report.embed import Budget, collect_pictures, embedded
+from aqr_bench.report.figures.study import draw_costs, draw_study
 from aqr_bench.report.foot import stamped
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
-from aqr_bench.report.images import Budget, collect_pictures, embedded
-from aqr_bench.report.published import comparison_sentence, published_tables
 from aqr_bench.report.resolution import resolution_sentence, resolution_table
-from aqr_bench.report.robustness_tables import study_parts
 from aqr_bench.report.routers import sensing_table
-from aqr_bench.report.tables import (
+from aqr_bench.report.tables.cost import cost_tables
+from aqr_bench.report.tables.published import comparison_sentence, published_tables
+from aqr_bench.report.tables.robustness import study_parts
+from aqr_bench.report.tables.study import (
     Table,
     base_table,
     classes_table,
@@ -38,8 +39,7 @@ from aqr_bench.report.tables import (
     runs_table,
     scores_table,
 )
-from aqr_bench.study import Study, Tier
-from aqr_bench.whole import write_text
+from aqr_bench.study.spec import Study, Tier
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from scipy import stats
 
 from aqr_bench.report.collect import Results
 from aqr_bench.report.statistics import CONFIDENCE, FEW, Difference, number, summarise
-from aqr_bench.report.tables import Table, by_seed, differences
-from aqr_bench.study import Study
+from aqr_bench.report.tables.study import Table, by_seed, differences
+from aqr_bench.study.spec import Study
 
 POWER = 0.8
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aqr_bench.errors import UserError, nearest
-from aqr_bench.record import Record, describe, read_run
+from aqr_bench.records.record import Record, describe, read_run
 
 NOT_RECORDS = frozenset(["work", "world", "infos", "report", "pictures", ".snakemake"])
 MOST = 5  # names in a sentence

@@ -11,10 +11,11 @@ import pandas as pd
 
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.robustness import CLEAN, robustness
-from aqr_bench.record import Record
+from aqr_bench.records.record import Record
 from aqr_bench.report.collect import collect_runs
 from aqr_bench.report.statistics import paired_difference, summarise
-from aqr_bench.study import Run, Study, Suite, Tier, known_suites, load_suite
+from aqr_bench.study.load import known_suites, load_suite
+from aqr_bench.study.spec import Run, Study, Suite, Tier
 
 METRICS = ("mAP", "NDS")
 FLOOR_SUITE, FLOOR = "missing_sensors", ("no_lidar", "no_cameras")

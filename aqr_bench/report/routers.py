@@ -14,8 +14,8 @@ from scipy.stats import rankdata
 
 from aqr_bench.errors import DAMAGED_ARRAYS
 from aqr_bench.report.statistics import number
-from aqr_bench.report.tables import Table
-from aqr_bench.study import Study
+from aqr_bench.report.tables.study import Table
+from aqr_bench.study.spec import Study
 
 SENSORS = ("lidar", "camera")  # order of the weights' last axis
 MISSING = {"no_lidar": "lidar", "no_cameras": "camera"}  # corruption -> the sensor that it takes away

@@ -10,9 +10,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from aqr_bench.arguments import natural
+from aqr_bench.console import natural
 from aqr_bench.errors import tell
-from aqr_bench.study import tier_path
+from aqr_bench.study.load import tier_path
 from aqr_bench.world.spec import read_tier
 
 

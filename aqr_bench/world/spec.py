@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, nearest, quoted, require_file, short
-from aqr_bench.schema import read_yaml
-from aqr_bench.study import SPLITS
+from aqr_bench.study.schema import read_yaml
+from aqr_bench.study.spec import SPLITS
 
 GENERATOR_VERSION = "2"  # raise it whenever the same spec would give other bytes
 

@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from aqr_bench import runtime
+from aqr_bench import compat
+from aqr_bench.atomic import write_text
 from aqr_bench.errors import UserError, require_disk
-from aqr_bench.whole import write_text
 from aqr_bench.world import write_scene
 from aqr_bench.world.scene import MAP_SIZE_M
 from aqr_bench.world.spec import GENERATOR_VERSION, WorldSpec, official_scenes
@@ -151,7 +151,7 @@ def _write_scenes(spec: WorldSpec, partial: Path, jobs: list[tuple[int, int, str
                 write_scene.run(*call)
                 bar.update()
             return
-        with runtime.spawn_pool(min(workers, len(todo)), note="; finished scenes are kept") as pool:
+        with compat.spawn_pool(min(workers, len(todo)), note="; finished scenes are kept") as pool:
             for future in concurrent.futures.as_completed([pool.submit(write_scene.run, *call) for call in calls]):
                 future.result()
                 bar.update()

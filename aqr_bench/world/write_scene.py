@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from aqr_bench.whole import write_text
+from aqr_bench.atomic import write_text
 from aqr_bench.world import lidar, rays
 from aqr_bench.world.camera import render
 from aqr_bench.world.geometry import rotate

@@ -17,7 +17,7 @@ from aqr_bench.bias import (
     router_loss,
     sensor_weights,
 )
-from aqr_bench.bias.prior import image_rays
+from aqr_bench.bias.locality_prior import image_rays
 
 RANGE = (-10.0, -10.0, -3.0, 10.0, 10.0, 3.0)
 LAYOUT = MemoryLayout((8, 8), (4, 3, 4), RANGE)

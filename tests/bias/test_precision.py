@@ -6,7 +6,8 @@ import pytest
 import torch
 from bias_cases import peaked_inputs, relative_errors, with_gradients
 
-from aqr_bench.bias import corrected, count_guarded
+from aqr_bench.bias import count_guarded
+from aqr_bench.bias.attention import window as corrected
 
 LEVELS = [-5, -1, -0.3, 5, "random"]
 

@@ -7,7 +7,7 @@ import zlib
 import torch
 from mmengine.config import Config
 
-from aqr_bench.experiment import CONFIGS
+from aqr_bench.study.model_files import CONFIGS
 
 CONFIG_OF = {
     "CmtHead": "cmt_voxel0100_r50_800x320_cbgs",

@@ -8,10 +8,12 @@ from cmt_small import assert_finite_gradients, features, metas, small_head, trai
 from mmengine.config import Config
 
 from aqr_bench.bias import BACKENDS, AttentionBias
+from aqr_bench.engine.config import _merge
 from aqr_bench.errors import UserError
-from aqr_bench.experiment import CONFIGS, _merge
-from aqr_bench.overrides import check_overrides
-from aqr_bench.study import known_studies, load_study, load_tier, variant_schedule
+from aqr_bench.study.load import known_studies, load_study, load_tier
+from aqr_bench.study.model_files import CONFIGS
+from aqr_bench.study.overrides import check_overrides
+from aqr_bench.study.schedule import variant_schedule
 
 BASE = dict(site="cross", bev_window=3, camera_window=3, ffn_dims=32)
 AXES = {

@@ -14,9 +14,9 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
-from aqr_bench.cmt.sparse import spconv2_from_mmcv
+from aqr_bench.cmt.sparse_kernels import spconv2_from_mmcv
 from aqr_bench.errors import UserError
-from aqr_bench.experiment import CONFIGS
+from aqr_bench.study.model_files import CONFIGS
 
 R50, VOV = "cmt_voxel0100_r50_800x320_cbgs", "cmt_voxel0075_vov_1600x640_cbgs"
 LIDAR, CAMERA = "cmt_lidar_voxel0075_cbgs", "cmt_camera_vov_1600x640_cbgs"

@@ -10,7 +10,7 @@ from mmdet3d.registry import MODELS
 from torch import nn
 from torch.nn import functional as F
 
-from aqr_bench.cmt.sparse import accept_both_layouts, in_layout_of, mmcv_from_spconv2, spconv2_from_mmcv
+from aqr_bench.cmt.sparse_kernels import accept_both_layouts, in_layout_of, mmcv_from_spconv2, spconv2_from_mmcv
 
 SHAPE = [17, 16, 16]
 

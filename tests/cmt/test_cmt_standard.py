@@ -7,7 +7,7 @@ import copy
 from mmdet3d.registry import MODELS
 from mmengine.config import Config
 
-from aqr_bench.experiment import CONFIGS
+from aqr_bench.study.model_files import CONFIGS
 
 
 def numbers(node, path=""):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from corruption_frames import make_frame, real_keyframe
 
+from aqr_bench.compat import load_plain_pickle
 from aqr_bench.corruptions import FrameError
 from aqr_bench.corruptions import geometry as g
 from aqr_bench.corruptions.frame import RING, merged_xyz
-from aqr_bench.data.plain_pickle import load_plain_pickle
 
 BOX = np.array([[10.0, 0.0, 1.0, 4.0, 2.0, 2.0, np.pi / 2]])  # 4 m long, along y
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from aqr_bench import runtime
+from aqr_bench import compat
 from aqr_bench.errors import UserError
 
-runtime.prepare()
+compat.prepare()
 
 from aqr_bench.cost.full_head import build_head, head_size, load_model_config, make_inputs  # noqa: E402
 

@@ -47,7 +47,7 @@ def page(tmp_path) -> Page:
     bin_.mkdir(parents=True)
     (bin_ / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     # Not the installed command: a test may run from a checkout that is not the one which is installed.
-    (bin_ / "aqr-bench").write_text(f'#!/bin/sh\nexec {sys.executable} -m aqr_bench.cli "$@"\n')
+    (bin_ / "aqr-bench").write_text(f'#!/bin/sh\nexec {sys.executable} -m aqr_bench.cli.main "$@"\n')
     for file in bin_.iterdir():
         file.chmod(0o755)
     return Page(folder)

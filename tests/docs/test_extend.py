@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aqr_bench.record import read_records
-from aqr_bench.study import load_study, load_tier
+from aqr_bench.records.record import read_records
+from aqr_bench.study.load import load_study, load_tier
 
 NAME = "extend.md"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aqr_bench.record import read_records
+from aqr_bench.records.record import read_records
 
 USES = ("use-reproduce.md", "use-robustness.md", "use-decide.md")
 

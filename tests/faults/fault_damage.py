@@ -10,7 +10,7 @@ from fault_processes import Done, run
 from fault_stages import RESULTS, STAGES, TRAINING, TRAINING_WORK, Place, difference, outcome, remove
 from fault_table import Row, verdict
 
-from aqr_bench.record import read_run
+from aqr_bench.records.record import read_run
 
 FAILED_PROMISE = "a failed record that names the file; nothing scored"
 RESUME_PROMISE = "the file is named, training goes on from the one before or starts afresh; the same result"

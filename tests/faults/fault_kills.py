@@ -20,7 +20,7 @@ from fault_processes import run
 from fault_stages import RESULTS, RUN, STAGES, Place, Stage, difference, half_written, outcome, remove
 from fault_table import Row, verdict
 
-from aqr_bench.launch import workers_in
+from aqr_bench.cli.run import workers_in
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM}
 KILLS = 3  # of one kind, one after the other, before a stage may end
@@ -64,7 +64,7 @@ def kill_stage(name: str, signal_name: str, kills: int = KILLS) -> Callable[[Pla
 def kill_run(place: Place, kills: int = 6) -> Row:
     """The workflow with its last jobs to do, killed by SIGKILL to all of it, as when a machine dies, or by SIGTERM.
 
-    From the first job on it is tests/test_killed.py that kills it.
+    From the first job on it is tests/end_to_end/test_killed.py that kills it.
     """
     last = ("variant", "evaluate", "report")
     generator, folder = random.Random("run"), place.nearly_done("kill_run", last)

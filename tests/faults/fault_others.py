@@ -15,7 +15,7 @@ from fault_processes import Done, run
 from fault_stages import RESULTS, RUN, STAGES, TIER, TRAINING, TRAINING_WORK, Place, difference, outcome
 from fault_table import SKIPPED, Row, verdict
 
-from aqr_bench.record import read_run
+from aqr_bench.records.record import read_run
 
 DAY_S = 86_400
 FAULTY = str(Path(__file__).with_name("faulty.py"))

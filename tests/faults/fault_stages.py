@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from fault_processes import REPOSITORY, run
 
-from aqr_bench.record import read_run
+from aqr_bench.records.record import read_run
 
 TIER, RESULTS = "faults", Path("results/faults")
 # What a clock, a machine's load or a folder's name decides, and the variables that Snakemake sets for its jobs and a
@@ -50,7 +50,7 @@ def _at(path: str) -> str:
 
 
 _TIER, _INFOS, _WORK = ("--tier", f"{TIER}.yaml"), ("--infos", _at("infos")), ("--work", _at("work"))
-_TRAIN = ("aqr_bench.train", *_TIER, *_INFOS, "--seed", "0", *_WORK)
+_TRAIN = ("aqr_bench.engine.train", *_TIER, *_INFOS, "--seed", "0", *_WORK)
 _BRANCHES = ("pretrain/lidar/train.jsonl", "pretrain/cameras/train.jsonl")
 _CROSS, _BASE = "smoke/cross/seed0", "base/seed0"
 _SUITE = "evaluate.missing_sensors.jsonl"
@@ -73,12 +73,12 @@ STAGES = {
         _trainings("base", _BASE, ("--features", *map(_at, _BRANCHES)), ("pretrain", "work/pretrain")),
         _trainings("variant", _CROSS, ("--study", "smoke", "--variant", "cross", "--base", _at(f"{_BASE}/train.jsonl")),
                    ("base", "work/base")),
-        Stage("evaluate", ("aqr_bench.evaluate", *_TIER, *_INFOS, "--suite", "missing_sensors", "--train",
+        Stage("evaluate", ("aqr_bench.engine.evaluate", *_TIER, *_INFOS, "--suite", "missing_sensors", "--train",
                            _at(f"{_CROSS}/train.jsonl"), "--study", "smoke", *_WORK, "--out",
                            _at(f"{_CROSS}/{_SUITE}")),
               ("world", "infos", f"{_CROSS}/train.jsonl", f"work/{_CROSS}/final.pth"), (f"{_CROSS}/{_SUITE}",),
               f"{_CROSS}/{_SUITE}", (f"work/{_CROSS}/detections/**/*",)),
-        Stage("measure", ("aqr_bench.measure", *_TIER, *_INFOS, "--study", "smoke", "--variant", "cross", "--out",
+        Stage("measure", ("aqr_bench.cost.measure", *_TIER, *_INFOS, "--study", "smoke", "--variant", "cross", "--out",
                           _at("smoke/cross/measure.jsonl")),
               ("world", "infos"), ("smoke/cross/measure.jsonl",), "smoke/cross/measure.jsonl"),
         Stage("report", ("aqr_bench.report", *_TIER, "--study", "smoke", "--records", "results",
@@ -89,7 +89,7 @@ STAGES = {
 }  # fmt: skip
 # The training that faults are tried on which concern any: the shortest.
 TRAINING, TRAINING_WORK = "pretrain", "work/pretrain/cameras"
-RUN = ("aqr_bench.cli", "run", *_TIER, "--study", "smoke", "--cores", "2")
+RUN = ("aqr_bench.cli.main", "run", *_TIER, "--study", "smoke", "--cores", "2")
 
 
 def tier() -> dict[str, Any]:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from aqr_bench.provenance import machine
-from aqr_bench.whole import write_text
+from aqr_bench.atomic import write_text
+from aqr_bench.records.provenance import machine
 
 YES, NO, SKIPPED = "yes", "no", "not tried"
 HEADER = ("fault", "stage", "tries", "promised", "seen", "as promised")

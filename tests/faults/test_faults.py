@@ -18,8 +18,8 @@ from fault_processes import Done, run
 from fault_stages import RESULTS, STAGES, content, difference, half_written, outcome
 from fault_table import NO, SKIPPED, YES, Row, add_row, read_rows, summary, verdict, write_tables
 
-from aqr_bench.record import Record, write_records
-from aqr_bench.study import load_tier
+from aqr_bench.records.record import Record, write_records
+from aqr_bench.study.load import load_tier
 
 HELLO = 'import sys, time; print("hello"); time.sleep(float(sys.argv[1])); sys.exit(3)'
 

@@ -13,7 +13,7 @@ from unittest import mock
 from hypothesis import strategies as st
 
 import aqr_bench
-from aqr_bench import cli
+from aqr_bench.cli import main as cli
 from aqr_bench.errors import run_main
 
 
@@ -72,7 +72,7 @@ def commands() -> tuple[Command, ...]:
         found += _expanded((step,), _parser(main, []), cli.main)
     check = importlib.import_module("aqr_bench.data.check.check")
     found += _expanded(("data", "check"), _parser(check.main, []), cli.main)
-    steps = {module for module, _ in cli.STEPS.values()} | {"aqr_bench.cli", check.__name__}
+    steps = {module for module, _ in cli.STEPS.values()} | {"aqr_bench.cli.main", check.__name__}
     for info in pkgutil.walk_packages(aqr_bench.__path__, "aqr_bench."):
         if info.name in steps or ".configs" in info.name:
             continue

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fuzz_world import small_world
 
-from aqr_bench import cli
+from aqr_bench.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "results" / "reference" / "quick" / "records"
@@ -74,7 +74,7 @@ def test_studies_and_compare_need_no_home(home, odd):
     (odd / "results").symlink_to(REFERENCE, target_is_directory=True)
     out = odd / "what changed.csv"
     command = ("compare", odd / "results" / "bias_site", odd / "results" / "bias_site")
-    run("aqr_bench.cli", *command, "--out", out, cwd=odd, HOME=home, XDG_CACHE_HOME=None, MPLCONFIGDIR=None)
+    run("aqr_bench.cli.main", *command, "--out", out, cwd=odd, HOME=home, XDG_CACHE_HOME=None, MPLCONFIGDIR=None)
     assert out.read_text().startswith("metric,study,variant")
 
 
@@ -100,14 +100,14 @@ def test_other_locales_read_and_print_the_same(name, odd):
     text = (ROOT / "ablations" / "smoke.yaml").read_text(encoding="utf-8").replace("name: smoke", "name: umlaut")
     study.write_text(text.replace("question: ", "question: Grün, İstanbul, 名前? "), encoding="utf-8")
     # PYTHONUTF8 would hide what a locale without UTF-8 does.
-    done = run("aqr_bench.cli", "studies", "list", study, cwd=odd, LC_ALL=name, LANG=name, PYTHONUTF8=None)
+    done = run("aqr_bench.cli.main", "studies", "list", study, cwd=odd, LC_ALL=name, LANG=name, PYTHONUTF8=None)
     assert "Grün, İstanbul, 名前?" in done.stdout
 
 
 HASHES = """
 import json
-from aqr_bench.provenance import config_hash
-from aqr_bench.study import known_studies, known_tiers, load_study, load_tier, matrix, variant_schedule
+from aqr_bench.records.provenance import config_hash
+from aqr_bench.study.load import known_studies, known_tiers, load_study, load_tier, matrix, variant_schedule
 tier = load_tier("quick")
 rows = [[r.folder, r.study] for r in matrix(tier, [load_study(s) for s in ("bias_site", "router", "windows")])]
 hashes = {}
@@ -137,7 +137,7 @@ def test_hash_seed_and_threads_change_no_hash_and_no_order(tmp_path):
 
 @pytest.mark.slow
 def test_a_closed_standard_input_and_a_pipe_that_nobody_reads(odd):
-    command = f'exec {sys.executable} -m aqr_bench.cli studies list <&- | head -1; exit "${{PIPESTATUS[0]}}"'
+    command = f'exec {sys.executable} -m aqr_bench.cli.main studies list <&- | head -1; exit "${{PIPESTATUS[0]}}"'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", command], cwd=odd, env=environment, capture_output=True, text=True)
     assert done.returncode in (0, 1) and done.stdout.startswith("study ") and "Traceback" not in done.stderr
@@ -154,7 +154,7 @@ def test_a_results_folder_that_cannot_be_written_to_is_one_line(odd, capsys):
 
 @pytest.mark.slow
 def test_the_whole_smoke_tier_in_an_odd_place_without_home_and_terminal(odd):
-    command = ("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke", "--cores", 2)
+    command = ("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--cores", 2)
     done = run(*command, cwd=odd, HOME=None, PYTHONHASHSEED="random", LC_ALL="C")
     assert "records ok" in done.stdout and (odd / "results" / "smoke" / "report" / "index.html").is_file()
     again = run(*command, cwd=odd, HOME=None, PYTHONHASHSEED="random", LC_ALL="C")

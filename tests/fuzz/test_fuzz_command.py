@@ -10,9 +10,9 @@ import pytest
 from fuzz_cases import explore, one_clear_line
 from fuzz_commands import Call, calls, commands
 
-from aqr_bench import cli
-from aqr_bench.doctor import REMEDIES
-from aqr_bench.probes import Probed
+from aqr_bench.cli import main as cli
+from aqr_bench.cli.doctor import REMEDIES
+from aqr_bench.cli.import_checks import Probed
 
 
 class Started(BaseException):
@@ -24,9 +24,13 @@ def _start(*_args: object, **_kwargs: object) -> None:
 
 
 LONG = (
-    *("aqr_bench.launch.follow", "aqr_bench.launch.only_workflow_in", "aqr_bench.launch.require_disk"),
-    *("aqr_bench.gpu_check.__main__.run", "aqr_bench.gpu_check.__main__.work", "aqr_bench.world.write.write_world"),
-    *("aqr_bench.report.page.build_report", "aqr_bench.train.run_training"),
+    *("aqr_bench.cli.run.follow", "aqr_bench.cli.run.only_workflow_in", "aqr_bench.cli.run.require_disk"),
+    *(
+        "aqr_bench.cost.gpu_check.__main__.run",
+        "aqr_bench.cost.gpu_check.__main__.work",
+        "aqr_bench.world.write.write_world",
+    ),
+    *("aqr_bench.report.page.build_report", "aqr_bench.engine.train.run_training"),
 )
 
 
@@ -38,7 +42,9 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
     (tmp_path / "broken.yaml").write_text("name: [\n")
     (tmp_path / "broken.jsonl").write_bytes(b'{"kind": "train"\n\xff\n')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("aqr_bench.doctor.probe_all", lambda: {name: Probed("not looked for", {}) for name in REMEDIES})
+    monkeypatch.setattr(
+        "aqr_bench.cli.doctor.probe_all", lambda: {name: Probed("not looked for", {}) for name in REMEDIES}
+    )
     for place in LONG:
         monkeypatch.setattr(place, _start)
     return tmp_path

@@ -18,11 +18,11 @@ from fuzz_mutations import spoiled_bytes, spoiled_tree
 from fuzz_world import linked_copy, replace, small_world
 from hypothesis import strategies as st
 
-from aqr_bench import cli
+from aqr_bench.cli import main as cli
 from aqr_bench.data.check.check import check_root
+from aqr_bench.data.dataset import load_data
 from aqr_bench.data.gt_sampling import read_dbinfos
 from aqr_bench.data.raw_frames import BadFrameError, InfoFile, read_cloud, read_image
-from aqr_bench.experiment import load_data
 from aqr_bench.world.statistics import main as statistics
 
 TABLES = (

@@ -16,19 +16,20 @@ from fuzz_mutations import spoiled_bytes, spoiled_tree
 from fuzz_world import linked_copy, replace, small_world
 from hypothesis import strategies as st
 
-from aqr_bench import cli, record
-from aqr_bench.checkpoint import read_checkpoint
+from aqr_bench.cli import main as cli
 from aqr_bench.data.infos import open_nuscenes
+from aqr_bench.engine.checkpoint import read_checkpoint
+from aqr_bench.engine.weights import load_weights as load_into
+from aqr_bench.engine.weights import trained_checkpoint
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.detection import score_detections
 from aqr_bench.metrics.matches import ClassMatches, Matches
-from aqr_bench.outcome import count_file
+from aqr_bench.records import record
+from aqr_bench.records.summary import count_file
 from aqr_bench.report import page
 from aqr_bench.report.routers import load_weights, queries_of
-from aqr_bench.report.scenes import resampled_run
-from aqr_bench.study import load_study, load_tier
-from aqr_bench.train import load_weights as load_into
-from aqr_bench.train import trained_checkpoint
+from aqr_bench.report.scene_bootstrap import resampled_run
+from aqr_bench.study.load import load_study, load_tier
 
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "quick" / "records"
 
@@ -189,7 +190,7 @@ def test_a_keyframe_with_spoiled_files_is_refused(tmp_path):
     (tmp_path / "two").mkdir()
     for name in ("a.pkl", "b.pkl"):
         (tmp_path / "two" / name).write_bytes(b"")
-    from aqr_bench.pictures import keyframe_data
+    from aqr_bench.cli.pictures import keyframe_data
 
     for folder in (tmp_path, tmp_path / "two", tmp_path / "none"):
         with pytest.raises(UserError):

@@ -14,11 +14,13 @@ from fuzz_cases import explore, one_clear_line, refuses
 from fuzz_mutations import billion_laughs, spoiled_bytes, spoiled_text, spoiled_tree
 from hypothesis import strategies as st
 
-from aqr_bench import studies as look
-from aqr_bench import study as files
-from aqr_bench.experiment import DataSet, build_config
-from aqr_bench.launch import disk_needed
-from aqr_bench.schema import read_yaml
+from aqr_bench.cli import studies as look
+from aqr_bench.data.dataset import DataSet
+from aqr_bench.engine.config import build_config
+from aqr_bench.study import load as files
+from aqr_bench.study.requirements import disk_needed
+from aqr_bench.study.schema import read_yaml
+from aqr_bench.study.spec import Tier
 from aqr_bench.world.spec import read_tier
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +33,7 @@ SHIPPED = {
 
 
 @functools.cache
-def default_tier() -> files.Tier:
+def default_tier() -> Tier:
     return files.load_tier("quick")
 
 

@@ -21,20 +21,22 @@ import torch
 from fuzz_cases import one_clear_line
 from fuzz_world import linked_copy, small_world
 
-from aqr_bench import cli, runtime
-from aqr_bench.checkpoint import read_checkpoint
+from aqr_bench import compat
+from aqr_bench.cli import main as cli
+from aqr_bench.compat import load_plain_pickle
 from aqr_bench.data.gt_database import _train_frames
 from aqr_bench.data.gt_sampling import read_dbinfos
-from aqr_bench.data.plain_pickle import load_plain_pickle
 from aqr_bench.data.raw_frames import InfoFile
-from aqr_bench.equality import weights_apart
+from aqr_bench.engine.checkpoint import read_checkpoint
+from aqr_bench.engine.weights import load_weights, merged_weights
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.matches import Matches
-from aqr_bench.record import Record, sha256_file, write_records
+from aqr_bench.records.diff import weights_apart
+from aqr_bench.records.provenance import sha256_file
+from aqr_bench.records.record import Record, write_records
 from aqr_bench.report.routers import load_weights as router_weights
 from aqr_bench.report.routers import queries_of
-from aqr_bench.report.scenes import resampled_run
-from aqr_bench.train import load_weights, merged_weights
+from aqr_bench.report.scene_bootstrap import resampled_run
 
 PACKAGE = Path(__file__).resolve().parents[2] / "aqr_bench"
 
@@ -86,7 +88,7 @@ def test_whatever_mmengine_and_mmdet3d_load(bomb, marker):
     """mmdet3d's data sets, samplers and metrics read their pickles through mmengine."""
     import mmengine
 
-    runtime.prepare()
+    compat.prepare()
     for read in (mmengine.load, mmengine.fileio.load):
         with pytest.raises(UserError, match=r"\.system"):
             read(str(bomb))
@@ -101,7 +103,7 @@ def untrained(tmp_path_factory) -> Path:
     from mmengine.config import Config
 
     import aqr_bench.cmt  # noqa: F401
-    from aqr_bench.experiment import CONFIGS
+    from aqr_bench.study.model_files import CONFIGS
 
     folder = tmp_path_factory.mktemp("model")
     model = MODELS.build(Config.fromfile(CONFIGS / "cmt_aqr_quick_model.py").model)
@@ -187,7 +189,7 @@ def test_a_checkpoint_that_a_training_would_go_on_from(marker, tmp_path):
     """mmengine's Runner reads the last one in the work folder, and what is given as load_from."""
     from mmengine.runner.checkpoint import _load_checkpoint
 
-    runtime.prepare()
+    compat.prepare()
     path = bomb_checkpoint(tmp_path / "iter_1.pth", marker)
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         _load_checkpoint(str(path), map_location="cpu")
@@ -242,7 +244,7 @@ def test_pickles_that_claim_terabytes(tmp_path):
 
 def test_a_picture_that_claims_gigapixels(tmp_path):
     from aqr_bench.data.raw_frames import BadFrameError, read_image
-    from aqr_bench.report.images import Budget, collect_pictures
+    from aqr_bench.report.embed import Budget, collect_pictures
 
     head = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
     path = tmp_path / "clean.png"

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from aqr_bench.cli.pictures import chosen_samples, kept_objects
+from aqr_bench.cli.pictures import main as pictures
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.sample_f1 import DetectionCounts, SampleObjects, best_and_worst, count_detections
-from aqr_bench.pictures import chosen_samples, kept_objects
-from aqr_bench.pictures import main as pictures
 
 
 def objects(*rows) -> SampleObjects:

@@ -51,9 +51,9 @@ def detections(rng, count=120):
 
 
 def test_equals_mmdet3d(tmp_path):
-    from aqr_bench import runtime
+    from aqr_bench import compat
 
-    runtime.prepare()
+    compat.prepare()
     from mmdet3d.evaluation import NuScenesMetric
     from mmdet3d.structures import LiDARInstance3DBoxes
     from nuscenes.eval.common.config import config_factory

@@ -12,7 +12,7 @@ from model_cases import AQR, DETECTORS, HEADS, WAITS, DetectorCase, HeadCase, Wa
 from pretended_cuda import counters, cpu_alone
 from torch import Tensor, nn
 
-from aqr_bench import runtime
+from aqr_bench import compat
 from aqr_bench.cost import full_head
 
 OBJECTS, CAMERAS = 7, 3  # per sample; 28 denoising queries
@@ -250,7 +250,7 @@ def within(errors: dict[str, float], **limits: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    runtime.prepare()
+    compat.prepare()
     torch.set_num_threads(1)
     full_head.OBJECTS, full_head.CAMERAS = OBJECTS, CAMERAS
     cases = {case.name: functools.partial(head_case, case) for case in HEADS}

@@ -115,7 +115,8 @@ def train(name: str) -> dict[str, Any]:
     """Two iterations with all hooks; the checkpoint holds CPU tensors."""
     import torch
 
-    from aqr_bench.train import main, trained_checkpoint
+    from aqr_bench.engine.train import main
+    from aqr_bench.engine.weights import trained_checkpoint
 
     out = folder(name) / "train.jsonl"
     assert main([*options(name, "tier", "infos", "seed", "study", "variant", "work"), "--out", str(out)]) == 0
@@ -129,7 +130,7 @@ def train(name: str) -> dict[str, Any]:
 @functools.cache
 def evaluate(name: str) -> dict[str, Any]:
     """The clean condition: detections, scores, and what the router did."""
-    from aqr_bench.evaluate import main
+    from aqr_bench.engine.evaluate import main
 
     train(name)
     out = folder(name) / "evaluate.jsonl"
@@ -143,7 +144,7 @@ def evaluate(name: str) -> dict[str, Any]:
 @functools.cache
 def pictures(name: str) -> dict[str, Any]:
     """Best and worst sample."""
-    from aqr_bench.pictures import main
+    from aqr_bench.cli.pictures import main
 
     evaluate(name)
     out = folder(name) / "pictures"
@@ -172,7 +173,7 @@ def measure(name: str) -> dict[str, Any]:
 
 def measured(name: str, *parts: str) -> dict[str, Any]:
     """The cost in the record of a measurement of these parts (default: all), none of which failed."""
-    from aqr_bench.measure import main
+    from aqr_bench.cost.measure import main
 
     out = folder(name) / f"measure{len(parts)}.jsonl"
     only = ["--parts", *parts] if parts else []
@@ -197,7 +198,8 @@ def resume(name: str) -> dict[str, Any]:
     """Ended after its first iteration, a training resumes from the checkpoint on the GPU, to the same weights."""
     import torch
 
-    from aqr_bench.train import main, trained_checkpoint
+    from aqr_bench.engine.train import main
+    from aqr_bench.engine.weights import trained_checkpoint
 
     train(name)
     out = folder(name) / "train.jsonl"
@@ -217,7 +219,7 @@ def resume(name: str) -> dict[str, Any]:
 @functools.cache
 def keyframe(name: str) -> dict[str, Any]:
     """Detections on a folder with one real keyframe, beside the checkout."""
-    from aqr_bench.evaluate import main
+    from aqr_bench.engine.evaluate import main
 
     train(name)
     out = folder(name) / "keyframe"
@@ -229,7 +231,7 @@ def keyframe(name: str) -> dict[str, Any]:
 
 def only_record(path: Path) -> Any:
     """The one record of a file, which has to be ok."""
-    from aqr_bench.record import read_records
+    from aqr_bench.records.record import read_records
 
     (record,) = read_records(path)
     assert record.ok, f"{record.kind} is recorded as {record.status}: {record.reason}"

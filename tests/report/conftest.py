@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aqr_bench.report import style
+from aqr_bench.report.figures import style
 
 sys.path.insert(0, str(Path(__file__).parent))
 

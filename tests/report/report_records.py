@@ -8,8 +8,9 @@ import numpy as np
 import yaml
 
 from aqr_bench.metrics.matches import ClassMatches, Matches
-from aqr_bench.record import Record, write_records
-from aqr_bench.study import base_runs, load_study, load_tier, matrix
+from aqr_bench.records.record import Record, write_records
+from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.study.runs import base_runs, matrix
 
 EFFECT = {"none": 0.0, "cross": 0.05}
 

@@ -14,14 +14,15 @@ from report_records import fill, made_up_matches, make_study
 
 from aqr_bench.corruptions import CORRUPTIONS
 from aqr_bench.metrics.matches import ClassMatches
-from aqr_bench.record import Record, read_records, write_records
+from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.report.alarms import ALARM, NOTICE, alarms_sentence, alarms_table, base_alarms, study_alarms
 from aqr_bench.report.collect import collect_base, collect_study
 from aqr_bench.report.input_alarms import reach
 from aqr_bench.report.matched import recall_and_precision
 from aqr_bench.report.page import build_report
-from aqr_bench.schema import repository_root
-from aqr_bench.study import limit_seeds, load_study, load_tier, resolve_condition
+from aqr_bench.study.load import load_study, load_tier, resolve_condition
+from aqr_bench.study.runs import limit_seeds
+from aqr_bench.study.schema import repository_root
 
 TIER = load_tier("smoke")
 CONDITION_NAMES = ("clean", "no_lidar", "no_cameras")

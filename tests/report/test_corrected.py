@@ -23,8 +23,8 @@ from aqr_bench.report.statistics import (
     scene_p_value,
     verdict,
 )
-from aqr_bench.report.tables import by_seed, differences, scores_table
-from aqr_bench.study import load_study, load_tier
+from aqr_bench.report.tables.study import by_seed, differences, scores_table
+from aqr_bench.study.load import load_study, load_tier
 
 TIER = load_tier("smoke")
 

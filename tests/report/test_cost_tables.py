@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from report_records import fill, make_study
 
-from aqr_bench.record import Record, write_records
+from aqr_bench.records.record import Record, write_records
 from aqr_bench.report.collect import collect_study
-from aqr_bench.report.cost_tables import cost_table, cost_tables
 from aqr_bench.report.page import build_report
-from aqr_bench.report.speed import published_speeds, speed_chapter
-from aqr_bench.study import load_study, load_tier
+from aqr_bench.report.tables.cost import cost_table, cost_tables
+from aqr_bench.report.tables.speed import published_speeds, speed_chapter
+from aqr_bench.study.load import load_study, load_tier
 
 
 def times(median: float, ratio: float) -> dict:

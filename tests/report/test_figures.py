@@ -10,16 +10,17 @@ import pytest
 import yaml
 from report_records import fill, made_up_matches, make_study
 
-from aqr_bench.metrics.matches import RECALL, ClassMatches
+from aqr_bench.metrics.matches import ClassMatches
+from aqr_bench.metrics.nuscenes import RECALL
 from aqr_bench.report.collect import collect_base, collect_study
-from aqr_bench.report.figures import draw_study, metrics_figure
-from aqr_bench.report.pareto import front, pareto_figure
-from aqr_bench.report.precision_recall import curves_by_class, precision_over_recall, recall_figure
+from aqr_bench.report.figures.pareto import front, pareto_figure
+from aqr_bench.report.figures.precision_recall import curves_by_class, precision_over_recall, recall_figure
+from aqr_bench.report.figures.study import draw_study, metrics_figure
+from aqr_bench.report.figures.style import GREY, colours, palette_of
+from aqr_bench.report.figures.window_grid import grid_figure, grid_of
 from aqr_bench.report.routers import bev_figure, queries_of
 from aqr_bench.report.statistics import interval_half
-from aqr_bench.report.style import GREY, colours, palette_of
-from aqr_bench.report.window_grid import grid_figure, grid_of
-from aqr_bench.study import load_study, load_tier
+from aqr_bench.study.load import load_study, load_tier
 
 
 def results_of(tmp_path, study_path, **how):

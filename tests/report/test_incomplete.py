@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from report_records import fill, make_study
 
-from aqr_bench.record import Record, read_records, write_records
+from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.report.page import build_report
-from aqr_bench.study import load_study, load_tier
+from aqr_bench.study.load import load_study, load_tier
 
 TIER = load_tier("smoke")
 

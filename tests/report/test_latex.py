@@ -8,7 +8,7 @@ import subprocess
 import pandas as pd
 import pytest
 
-from aqr_bench.report.latex import escape, latex_table
+from aqr_bench.report.tables.latex import escape, latex_table
 
 NASTY = 'a_b & 95 % #1 $x$ {y} \\z ~ ^ < > " − – ± 日\nend'
 

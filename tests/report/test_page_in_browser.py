@@ -9,7 +9,7 @@ from browser import chromium, inspect, screenshot
 from report_records import fill, make_study
 
 from aqr_bench.report.page import build_report
-from aqr_bench.study import load_study, load_tier
+from aqr_bench.study.load import load_study, load_tier
 
 pytestmark = [
     pytest.mark.slow,

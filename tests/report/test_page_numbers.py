@@ -12,8 +12,8 @@ import pytest
 from report_records import fill, make_study
 
 from aqr_bench.report.page import Chapter, build_report
-from aqr_bench.report.tables import Table
-from aqr_bench.study import load_study, load_tier
+from aqr_bench.report.tables.study import Table
+from aqr_bench.study.load import load_study, load_tier
 
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?![\w.]*\w)")
 # Columns whose heading in the page is not that of the CSV.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aqr_bench.report.pictures import NEAR_M, Boxes, corners, draw_sample, projected_edges
+from aqr_bench.report.figures.detections import NEAR_M, Boxes, corners, draw_sample, projected_edges
 
 FOCAL, CENTRE = 100.0, (80.0, 45.0)
 # A camera at the origin of the LiDAR frame that looks along y: u grows with x, v with falling z.

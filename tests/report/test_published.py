@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 
 from aqr_bench.errors import UserError
-from aqr_bench.record import Record, write_records
+from aqr_bench.records.record import Record, write_records
 from aqr_bench.report.collect import collect_study
 from aqr_bench.report.page import build_report
-from aqr_bench.report.published import comparison_sentence, comparison_table, published_rows, published_tables
-from aqr_bench.study import Study, Tier, load_study, load_suite, load_tier, matrix
+from aqr_bench.report.tables.published import comparison_sentence, comparison_table, published_rows, published_tables
+from aqr_bench.study.load import load_study, load_suite, load_tier
+from aqr_bench.study.runs import matrix
+from aqr_bench.study.spec import Study, Tier
 
 STUDY, PAPER = load_study("paper_cmt"), load_tier("paper")
 BLIND = "the model does not use cameras, and the condition changes only images"

@@ -12,14 +12,14 @@ import pytest
 from report_records import fill, make_study
 
 from aqr_bench.errors import UserError
-from aqr_bench.record import Record
+from aqr_bench.records.record import Record
 from aqr_bench.report.__main__ import main
 from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import collect_base, collect_study, mixtures
-from aqr_bench.report.cost_tables import cost_table
 from aqr_bench.report.page import _as_typed, build_report
-from aqr_bench.report.tables import scores_table
-from aqr_bench.study import load_study, load_tier
+from aqr_bench.report.tables.cost import cost_table
+from aqr_bench.report.tables.study import scores_table
+from aqr_bench.study.load import load_study, load_tier
 
 
 def report_on(tmp_path: Path, study_path: Path) -> str:
@@ -210,9 +210,9 @@ def test_too_many_pictures_are_left_out_by_name(tmp_path, monkeypatch):
     import numpy as np
     from PIL import Image
 
-    from aqr_bench.report import images
+    from aqr_bench.report import embed
 
-    monkeypatch.setattr(images, "PAGE_LIMIT", 40_000)
+    monkeypatch.setattr(embed, "PAGE_LIMIT", 40_000)
     folder = tmp_path / "results" / "smoke" / "pictures"
     folder.mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8)

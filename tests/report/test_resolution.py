@@ -20,8 +20,8 @@ from aqr_bench.report.collect import collect_study
 from aqr_bench.report.gate import gate, gate_passed, gate_sentence
 from aqr_bench.report.resolution import resolution, resolution_sentence, resolution_table
 from aqr_bench.report.statistics import paired_difference, phrase, verdict
-from aqr_bench.report.tables import by_seed, differences, scores_table
-from aqr_bench.study import load_study, load_tier
+from aqr_bench.report.tables.study import by_seed, differences, scores_table
+from aqr_bench.study.load import load_study, load_tier
 
 TIER = load_tier("smoke")
 SCENES = SceneInterval(seeds=3, scenes=64, mean=0.05, low=0.03, high=0.07, sd=0.01)

@@ -14,14 +14,15 @@ from PIL import Image
 from report_records import make_study
 
 from aqr_bench.errors import UserError
-from aqr_bench.record import Record, write_records
+from aqr_bench.records.record import Record, write_records
 from aqr_bench.report import robustness
 from aqr_bench.report.__main__ import main as report
+from aqr_bench.report.figures.robustness import MEAN, degradation_figure, resistance, resistance_figure
 from aqr_bench.report.robustness import corrupts, families, make_sheet
-from aqr_bench.report.robustness_figure import MEAN, degradation_figure, resistance, resistance_figure
-from aqr_bench.report.robustness_tables import corruptions_table, published_table, study_parts, summary_table
-from aqr_bench.study import Suite, load_study, load_suite, load_tier
-from aqr_bench.study import resolve_condition as condition
+from aqr_bench.report.tables.robustness import corruptions_table, published_table, study_parts, summary_table
+from aqr_bench.study.load import load_study, load_suite, load_tier
+from aqr_bench.study.load import resolve_condition as condition
+from aqr_bench.study.spec import Suite
 
 CONDITIONS = ["clean", "random_cameras_1", "random_cameras_2", "no_lidar"]
 # mAP by condition; NDS is 0.1 more. RA of 'none': (0.4 + 0.2) / 2 / 0.5 = 0.6 and 0.1 / 0.5 = 0.2.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aqr_bench.report.routers import distribution_figure, load_weights, roc_area, sensing_table
-from aqr_bench.study import load_study
+from aqr_bench.study.load import load_study
 
 
 def test_roc_area_is_the_share_of_pairs_in_order():

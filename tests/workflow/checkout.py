@@ -44,7 +44,7 @@ STEP = '''
 import argparse, hashlib, json, os, sys, time
 from pathlib import Path
 from aqr_bench import study
-from aqr_bench.record import Record, read_records, write_records
+from aqr_bench.records.record import Record, read_records, write_records
 
 parser = argparse.ArgumentParser()
 for name in ("tier", "root", "infos", "seed", "suite", "study", "variant", "base", "train", "out", "work", "workers"):

@@ -80,7 +80,7 @@ def test_the_report_comes_all_the_same(tmp_path):
     checkout = Checkout(copy_repository(tmp_path / "checkout"))
     (checkout.root / "ablations" / "trouble.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
     trouble = {"FAILURES": json.dumps(FAILURES), "WITHOUT_CHECKPOINT": "gone"}
-    run = ("aqr_bench.cli", "run", "--tier", "smoke", "--study", "trouble")
+    run = ("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "trouble")
     done = checkout.run(*run, **trouble)
     assert done.returncode == 0 and "report:" in done.stdout, done.stdout + done.stderr
     assert "18 of 29 records ok" in done.stdout

@@ -11,7 +11,7 @@ import yaml
 from checkout import Checkout, copy_repository
 
 SMOKE = ("--config", "tier=smoke", "studies=smoke")
-RUN = ("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
+RUN = ("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
 WITH_MODEL = {"train_base": 1, "train_variant": 2, "evaluate": 3, "measure": 2, "pictures": 1}
 
 

@@ -41,15 +41,15 @@ def test_a_changed_file_beside_the_config_trains_anew(checkout):
     assert "Nothing to be done" in planned(checkout, BASE)
     (checkout.root / "mine" / "detector.py").write_text("WIDTH = 2\n")
     commands = re.findall(r"-m (aqr_bench\.\w+)", planned(checkout, BASE))
-    assert commands == ["aqr_bench.train"]
+    assert commands == ["aqr_bench.engine.train"]
 
 
 def test_jobs_name_tier_and_study_by_their_files(checkout):
     said = planned(checkout)
     assert "train --tier mine/tier_of_mine.yaml" in said
-    pictures = next(line for line in said.splitlines() if "aqr_bench.pictures" in line)
+    pictures = next(line for line in said.splitlines() if "aqr_bench.cli.pictures" in line)
     assert "--study mine/study_of_mine.yaml" in pictures
-    evaluations = [line for line in said.splitlines() if "aqr_bench.evaluate" in line]
+    evaluations = [line for line in said.splitlines() if "aqr_bench.engine.evaluate" in line]
     assert len(evaluations) == 2 and all("--study mine/study_of_mine.yaml" in line for line in evaluations)
 
 

@@ -91,7 +91,7 @@ def test_lint_in_the_standard_place(checkout):
 )
 def test_cost_counts_the_jobs_that_are_planned(checkout, tier, studies):
     plan = planned(checkout, "--config", f"tier={tier}", f"studies={','.join(studies)}")
-    done = checkout.run("aqr_bench.cli", "studies", "cost", "--tier", tier, *studies)
+    done = checkout.run("aqr_bench.cli.main", "studies", "cost", "--tier", tier, *studies)
     assert done.returncode == 0, done.stderr
     assert f"jobs of the workflow: {sum(plan.values())}\n" in done.stdout
 
@@ -101,7 +101,7 @@ def test_a_study_of_cost_alone_is_only_measured(checkout):
         "world": 1, "prepare": 1, "measure": 2, "report": 1,
     }  # fmt: skip
     checkout.steps()
-    done = checkout.run("aqr_bench.cli", "run", "--tier", "smoke", "--study", "costs", "--strict")
+    done = checkout.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "costs", "--strict")
     assert done.returncode == 0 and "2 of 2 records ok" in done.stdout, done.stdout + done.stderr
     assert sorted(line.split()[0] for line in checkout.steps()) == ["measure", "measure", "prepare", "world"]
     report = checkout.root / "results" / "smoke" / "report"

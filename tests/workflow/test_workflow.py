@@ -14,7 +14,7 @@ import pytest
 import yaml
 from checkout import Checkout, copy_repository
 
-from aqr_bench.study import load_tier
+from aqr_bench.study.load import load_tier
 
 SMOKE = ("--config", "tier=smoke", "studies=smoke")
 DIVERGED = '{"cross": ["diverged", "loss is not finite at iteration 3"]}'
@@ -44,7 +44,7 @@ def checkout(tmp_path: Path) -> Checkout:
 def finished(tmp_path_factory) -> Checkout:
     """A copied repository in which the smoke study has been run. Tests that change it work on a copy."""
     checkout = Checkout(copy_repository(tmp_path_factory.mktemp("finished") / "checkout"))
-    done = checkout.run("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
+    done = checkout.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
     assert done.returncode == 0, done.stdout + done.stderr
     checkout.said = done.stdout
     return checkout
@@ -99,7 +99,7 @@ def test_from_world_to_report(finished):
 
 def test_a_second_run_does_nothing(copy):
     copy.steps()
-    done = copy.run("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
+    done = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
     assert done.returncode == 0 and "nothing to do" in done.stdout and copy.steps() == []
 
 
@@ -133,10 +133,10 @@ def test_a_further_suite_evaluates_alone(copy):
     suite = {"name": "two", "summary": "x", "conditions": [{"name": "clean"}, {"name": "no_cam_back"}]}
     (copy.root / "ablations" / "conditions" / "two.yaml").write_text(yaml.safe_dump(suite))
     assert planned(copy, *SMOKE, "suites=two") == {"evaluate": 2, "report": 1}
-    done = copy.run("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke", "--suites", "two")
+    done = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--suites", "two")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(copy.root.rglob("evaluate.two.jsonl"))) == 2
-    again = copy.run("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke", "--suites", "tow")
+    again = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--suites", "tow")
     assert again.returncode == 2 and "unknown suite 'tow'; did you mean 'two'" in again.stderr
 
 
@@ -170,7 +170,7 @@ def test_changed_code_runs_again_what_depends_on_it(file, again, not_again, copy
 
 
 def test_failures_are_named_and_the_next_run_goes_on(checkout):
-    run = ("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
+    run = ("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
     # A training that diverges is a record; an evaluation that breaks is a failed job.
     broken = checkout.run(*run, BREAK_STEP="evaluate", FAILURES=DIVERGED)
     assert broken.returncode == 1 and "report:" not in broken.stdout
@@ -189,7 +189,7 @@ def test_failures_are_named_and_the_next_run_goes_on(checkout):
 
 
 def test_one_workflow_per_folder_and_a_clean_interruption(checkout):
-    run = ("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
+    run = ("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
     env = {**os.environ, "PYTHONPATH": str(checkout.root), "SLOW_STEP": "world"}
     first = subprocess.Popen(
         [sys.executable, "-m", *run], cwd=checkout.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -232,7 +232,7 @@ def test_missing_data_set_is_said_before_anything_runs(checkout):
         del d["world"]
 
     edit(checkout.root / "ablations" / "tiers" / "smoke.yaml", real_data)
-    done = checkout.run("aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke")
+    done = checkout.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
     assert done.returncode == 2 and "data.root: no nuScenes v1.0-mini under 'data/nuscenes'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     tables = checkout.root / "data" / "nuscenes" / "v1.0-mini"
@@ -264,7 +264,7 @@ def test_the_paper_is_evaluated_from_published_checkpoints(checkout):
     # Nothing is trained, so nothing is cut out for it; two suites for each of the four models.
     jobs = {"prepare": 1, "train_variant": 4, "evaluate": 8, "measure": 4, "pictures": 1, "report": 1}
     assert plan == jobs
-    done = checkout.run("aqr_bench.cli", "run", "--tier", "paper")
+    done = checkout.run("aqr_bench.cli.main", "run", "--tier", "paper")
     assert done.returncode == 0, done.stdout + done.stderr
     page = (checkout.root / "results" / "paper" / "report" / "index.html").read_text()
     assert '<section id="paper_cmt-published">' in page and "The protocol of MoME" in page
@@ -288,26 +288,28 @@ def shell_lines(checkout: Checkout, *arguments: str) -> list[str]:
     """Commands of a dry run that train."""
     done = checkout.snakemake("--dry-run", "--printshellcmds", "--cores", "4", *arguments, *SMOKE)
     assert done.returncode == 0, done.stderr
-    return [line for line in (done.stdout + done.stderr).splitlines() if "-m aqr_bench.train " in line]
+    return [line for line in (done.stdout + done.stderr).splitlines() if "-m aqr_bench.engine.train " in line]
 
 
 def test_a_tier_with_several_processes_trains_by_torchrun(copy):
     tier = copy.root / "ablations" / "tiers" / "smoke.yaml"
     one = shell_lines(copy, "--forceall")
-    assert len(one) == 3 and all(" python -m aqr_bench.train " in line for line in one)
+    assert len(one) == 3 and all(" python -m aqr_bench.engine.train " in line for line in one)
     edit(tier, lambda d: d.update(launcher={"processes": 2}))
     two = shell_lines(copy)  # results of one process are not those of two
     assert len(two) == 3
     # Sorted: in which order Snakemake names jobs that do not depend on each other is not said.
-    started = " torchrun --standalone --nproc-per-node=2 -m aqr_bench.train"
-    wanted = [line.replace(" python -m aqr_bench.train", started).replace("slots 1", "slots 2") for line in one]
+    started = " torchrun --standalone --nproc-per-node=2 -m aqr_bench.engine.train"
+    wanted = [line.replace(" python -m aqr_bench.engine.train", started).replace("slots 1", "slots 2") for line in one]
     assert sorted(wanted) == sorted(two)
     threads = load_tier(tier).threads
-    assert all(f"OMP_NUM_THREADS={threads} python -m aqr_bench.gpu_slots 2 -- torchrun" in line for line in two), two[0]
+    assert all(f"OMP_NUM_THREADS={threads} python -m aqr_bench.cli.gpu_slots 2 -- torchrun" in line for line in two), (
+        two[0]
+    )
     # Weights that are only taken over need no second process.
     edit(copy.root / "ablations" / "smoke.yaml", lambda d: d.update(iterations=0))
     kept = shell_lines(copy)
     assert (
         sum(" torchrun " in line for line in kept) == 1
-        and sum(" python -m aqr_bench.train" in line for line in kept) == 2
+        and sum(" python -m aqr_bench.engine.train" in line for line in kept) == 2
     )

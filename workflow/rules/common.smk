@@ -12,11 +12,11 @@ from snakemake.utils import min_version
 
 from aqr_bench import study as studies_of
 from aqr_bench.errors import UserError
-from aqr_bench.gpu_devices import hand_on_listing, limited, show_only, visible_gpus
-from aqr_bench.inputs import require_gpus, require_inputs
-from aqr_bench.models import own_sources
-from aqr_bench.provenance import code_hash, config_hash, rooms_hash
-from aqr_bench.schema import schema_error
+from aqr_bench.cli.gpu_devices import hand_on_listing, limited, show_only, visible_gpus
+from aqr_bench.study.requirements import require_gpus, require_inputs
+from aqr_bench.study.model_files import own_sources
+from aqr_bench.records.provenance import code_hash, config_hash, rooms_hash
+from aqr_bench.study.schema import schema_error
 
 min_version("9.27")
 
@@ -183,7 +183,7 @@ def limit_gpus(count):
 
 
 def gpus_of(launcher):
-    """GPUs of a job that starts so many processes. Taken by aqr_bench.gpu_slots, which takes none where there are none.
+    """GPUs of a job that starts so many processes. Taken by aqr_bench.cli.gpu_slots, which takes none where there are none.
 
     A resource and no param: on how many GPUs a result came to be is no reason to do it again.
     """

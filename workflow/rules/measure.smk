@@ -24,8 +24,8 @@ rule measure:
     message:
         "Measuring {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.gpu_slots {resources.gpu} --"
-        " python -m aqr_bench.measure --tier {params.tier}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.cli.gpu_slots {resources.gpu} --"
+        " python -m aqr_bench.cost.measure --tier {params.tier}"
         " --infos {params.infos} --study {params.study} --variant {wildcards.variant} --out {output}"
         " > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"

@@ -57,7 +57,7 @@ rule check:
     message:
         "Checking that no run failed"
     shell:
-        "python -m aqr_bench.record check {input} 2>&1 | tee {log}"
+        "python -m aqr_bench.records.record check {input} 2>&1 | tee {log}"
 
 
 for study in STUDIES.values():

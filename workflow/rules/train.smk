@@ -30,8 +30,8 @@ rule pretrain:
     message:
         "Pretraining of the {wildcards.branch} branch, tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.gpu_slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.cli.gpu_slots {resources.gpu} --"
+        " {params.launcher} -m aqr_bench.engine.train --tier {params.tier} --infos {params.infos}"
         " --seed 0 --pretrain {wildcards.branch} --out {output} --work results/{wildcards.tier}/work"
         " > {log} 2>&1 || (tail -n 3 {log} >&2; exit 1)"
 
@@ -68,8 +68,8 @@ rule train_base:
     message:
         "Base training, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.gpu_slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.cli.gpu_slots {resources.gpu} --"
+        " {params.launcher} -m aqr_bench.engine.train --tier {params.tier} --infos {params.infos}"
         " --seed {wildcards.seed} {params.features} --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"
 
@@ -103,8 +103,8 @@ rule train_variant:
     message:
         "Training {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.gpu_slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.cli.gpu_slots {resources.gpu} --"
+        " {params.launcher} -m aqr_bench.engine.train --tier {params.tier} --infos {params.infos}"
         " --seed {wildcards.seed} --study {params.study} --variant {wildcards.variant} {params.start}"
         " --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"

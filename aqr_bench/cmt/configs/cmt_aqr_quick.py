@@ -3,7 +3,7 @@
 _base_ = ["./cmt_aqr_quick_model.py", "./_base_/dataset.py"]
 
 custom_imports = dict(
-    imports=["aqr_bench.cmt", "aqr_bench.data.transforms", "aqr_bench.data.conditions", "aqr_bench.hooks"]
+    imports=["aqr_bench.cmt", "aqr_bench.data.transforms", "aqr_bench.data.conditions", "aqr_bench.engine.hooks"]
 )
 
 point_cloud_range = [-32.0, -32.0, -5.0, 32.0, 32.0, 3.0]

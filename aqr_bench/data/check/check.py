@@ -16,14 +16,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aqr_bench.arguments import natural, seed
+from aqr_bench.console import natural, seed
+from aqr_bench.data.check.files import check_contents, check_masks, check_presence, draw, recordings
+from aqr_bench.data.check.finding import Finding, Progress, access_cause, finding, number, printable
+from aqr_bench.data.check.links import check_links, check_sensors
+from aqr_bench.data.check.tables import Table, check_tables
 from aqr_bench.errors import UserError
-from aqr_bench.study import SPLITS
-
-from .files import check_contents, check_masks, check_presence, draw, recordings
-from .finding import Finding, Progress, access_cause, finding, number, printable
-from .links import check_links, check_sensors
-from .tables import Table, check_tables
+from aqr_bench.study.spec import SPLITS
 
 # As nuscenes-devkit prints them when it loads the release.
 OFFICIAL = {

@@ -14,11 +14,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from aqr_bench.data.check.finding import Finding, Progress, access_cause, finding, number
+from aqr_bench.data.check.links import CHANNELS, LIDAR, OTHER, channels_of
+from aqr_bench.data.check.tables import Table
 from aqr_bench.data.raw_frames import POINT_COLUMNS, BadFrameError, jpeg_fault, read_cloud
-
-from .finding import Finding, Progress, access_cause, finding, number
-from .links import CHANNELS, LIDAR, OTHER, channels_of
-from .tables import Table
 
 POINT_BYTES = 4 * POINT_COLUMNS
 CUT_SHORT = f"cut short (no multiple of {POINT_BYTES} bytes)"

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from aqr_bench.data.check.finding import Finding, finding
+from aqr_bench.data.check.table_schema import MAY_POINT_NOWHERE, SCHEMA
+from aqr_bench.data.check.tables import Table, row_names, rows_of
 from aqr_bench.data.infos import CAMERAS
-
-from .finding import Finding, finding
-from .table_schema import MAY_POINT_NOWHERE, SCHEMA
-from .tables import Table, row_names, rows_of
 
 LIDAR = "LIDAR_TOP"
 CHANNELS = (LIDAR, *CAMERAS)  # those that this project reads

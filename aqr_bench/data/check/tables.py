@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from aqr_bench.data.check.finding import MAX_NAMES, Finding, Progress, access_cause, finding, number
+from aqr_bench.data.check.table_schema import MAY_BE_EMPTY, RETAINED_COLUMNS, SCHEMA, offenders
 from aqr_bench.errors import quoted
-
-from .finding import MAX_NAMES, Finding, Progress, access_cause, finding, number
-from .table_schema import MAY_BE_EMPTY, RETAINED_COLUMNS, SCHEMA, offenders
 
 _ABSENT = object()
 

@@ -11,7 +11,7 @@ from corruption_frames import MemoryHistory, make_frame
 from aqr_bench.corruptions import CORRUPTIONS, Frame, FrameError, corrupt, get_corruption, objects
 from aqr_bench.corruptions.frame import merged_xyz
 from aqr_bench.corruptions.lidar.snow import occupancy, rain_rate
-from aqr_bench.study import load_suite
+from aqr_bench.study.load import load_suite
 
 SUITE = CORRUPTIONS.every("nuscenes_c")
 

@@ -11,7 +11,7 @@ from corruption_frames import MemoryHistory, make_frame, real_keyframe
 from aqr_bench.corruptions import CORRUPTIONS, Cloud, corrupt, get_corruption
 from aqr_bench.corruptions.frame import RING, merged_xyz
 from aqr_bench.corruptions.geometry import azimuth_deg, in_any_box
-from aqr_bench.study import load_suite
+from aqr_bench.study.load import load_suite
 
 SUITE = "nuscenes_r"
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aqr_bench.cli import main as cli
+from aqr_bench.cli.main import main as cli
 from aqr_bench.data.check.check import check_root, main
 from aqr_bench.data.check.files import Recordings, check_presence, cloud_fault, draw
 from aqr_bench.data.check.finding import Finding, finding

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from pyquaternion import Quaternion
 
-from aqr_bench.cli import main as cli
+from aqr_bench.cli.main import main as cli
+from aqr_bench.compat import load_plain_pickle
 from aqr_bench.data.check.check import check_root
 from aqr_bench.data.infos import open_nuscenes
-from aqr_bench.data.plain_pickle import load_plain_pickle
 from aqr_bench.errors import UserError
 
 SCENE = "scene-0061"  # the keyframe is from its first sample

@@ -10,7 +10,7 @@ custom_imports = dict(
         "aqr_bench.data.cbgs",
         "aqr_bench.data.gt_sampling",
         "aqr_bench.data.conditions",
-        "aqr_bench.hooks",
+        "aqr_bench.engine.hooks",
     ]
 )
 

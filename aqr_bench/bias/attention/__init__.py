@@ -1,0 +1,1 @@
+"""Attention with a window bias: one interface, several equal backends."""

@@ -1,0 +1,258 @@
+"""Sums over the window cells of every query, in chunks that stay in the cache: scores, outputs and gradients.
+
+A chunk gathers the keys of a few queries as whole rows of all heads. Scores of all heads then come from one matrix
+product per query: its heads' vectors on the diagonal of an [H, H * E] matrix. That is H times the arithmetic that is
+needed, and still far cheaper than H small products, for few and narrow keys. Where all heads share keys and values, the
+matrix holds their vectors as they are, [H, E], and nothing is wasted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aqr_bench.bias.windows import WindowBias
+
+# Bytes of gathered keys per chunk. On a CPU they have to stay in the cache between being written and being read.
+CHUNK_BYTES = {"cpu": 2**21, "cuda": 2**27}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of one window (or of some other W columns of a bias) for those of the B * Q rows that have any.
+
+    Args:
+        columns: which columns of the bias they are.
+        row_N: which of the B * Q rows, in the order in which they are done.
+        key_NW: row of the [B * K, ...] keys of each cell (some valid row where the cell is not valid).
+        added_NW: added to the scores (-inf where not valid), or None.
+        factor_NW: what a cell's probability is multiplied by (0 where not valid), or None for 1.
+        slope_NW: derivative of that product with respect to the bias, over the probability, or None for 1.
+        count_N: cells of each row that have to be looked at, falling from row to row.
+    """
+
+    columns: slice
+    row_N: Tensor
+    key_NW: Tensor
+    added_NW: Tensor | None
+    factor_NW: Tensor | None
+    slope_NW: Tensor | None
+    count_N: tuple[int, ...]
+
+    def chunks(self, row_bytes: int, device: str) -> Iterator[tuple[slice, int]]:
+        """(rows, cells) that fit the budget: a chunk is [rows, :cells]."""
+        start = 0
+        while start < len(self.count_N):
+            width = self.count_N[start]
+            rows = max(1, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (width * row_bytes))
+            end = min(start + rows, len(self.count_N))
+            yield slice(start, end), width
+            start = end
+
+
+def make_cells(bias: WindowBias, mask: Tensor | None, correction: bool, together: bool = False) -> list[Cells]:
+    """The cells of a window bias, window by window.
+
+    Args:
+        bias: the bias; its values are taken as they are, without their graph.
+        mask: added scores [B or 1, Q, K], to be read at the cells, or None.
+        correction: the bias as a factor e^b - 1 on probabilities that know nothing of it (a sum that corrects another
+            one), instead of as an addition to the scores.
+        together: all windows of a query as one.
+    """
+    parts = [slice(0, bias.index_BQW.shape[-1])] if together else bias.parts
+    return [_part(bias, columns, mask, correction) for columns in parts if columns.stop > columns.start]
+
+
+def _part(bias: WindowBias, columns: slice, mask: Tensor | None, correction: bool) -> Cells:
+    index, valid, value = (x.detach()[..., columns] for x in (bias.index_BQW, bias.valid_BQW, bias.value_BQW))
+    batch, _, width = index.shape
+    index = index.masked_fill(~valid, 0)
+    key = index + torch.arange(batch, device=index.device)[:, None, None] * bias.num_keys
+    if bias.grids and len(bias.parts) > 1:
+        # Cells that are not valid are few here: keep the order by place.
+        count = valid.any(-1).flatten() * width
+    else:
+        count = (valid * torch.arange(1, width + 1, device=valid.device)).amax(-1).flatten()
+    # Most cells first, so that a chunk pads little; then neighbours together, whose keys are in the cache already.
+    order = (width - count) * (batch * bias.num_keys) + key[..., width // 2].flatten()
+    row = order.argsort(stable=True)[: int((count > 0).sum())]
+    added = None if mask is None else mask.expand(batch, -1, -1).gather(-1, index)
+    factor = slope = None
+    if correction:
+        factor = value.expm1().masked_fill(~valid, 0)
+        slope = factor + valid
+    else:
+        value = value.masked_fill(~valid, float("-inf"))
+        added = value if added is None else added + value
+    ordered = (None if x is None else x.flatten(0, 1)[row] for x in (key, added, factor, slope))
+    return Cells(columns, row, *ordered, tuple(count[row].tolist()))
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What the bias changes in each row's sums.
+
+    Args:
+        out_BHQD: sum over the cells of (e^b - 1) p v.
+        gained_BHQ: sum of (e^b - 1) p over cells with b > 0.
+        lost_BHQ: sum of (1 - e^b) p over cells with b < 0.
+    """
+
+    out_BHQD: Tensor
+    gained_BHQ: Tensor
+    lost_BHQ: Tensor
+
+
+def correction(q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cells: Sequence[Cells], scale: float) -> Correction:
+    """The change that a bias, given as factors e^b - 1, makes to attention with log-sum-exp ``lse`` [B, H, Q]."""
+    batch, heads, queries, _ = q.shape
+    rows = _Rows(q, k, v, scale)
+    out = q.new_zeros(batch * queries, heads, v.shape[-1])
+    sums = q.new_zeros(batch * queries, heads, 2)
+    lse_rows = lse.transpose(1, 2).flatten(0, 1)
+    for part, at, width in _chunks(cells, rows):
+        row = part.row_N[at]
+        rows.gather(part.key_NW[at, :width])
+        p = rows.scores(row, part, at, width).sub_(lse_rows[row][..., None]).exp_()
+        factor = part.factor_NW[at, :width]
+        sums[row] += torch.bmm(p, torch.stack([factor.clamp(min=0), factor.clamp(max=0)], -1))
+        out[row] += rows.on_diagonal(torch.bmm(p.mul_(factor[:, None]), rows.values))
+    out, sums = (x.unflatten(0, (batch, queries)).transpose(1, 2) for x in (out, sums))
+    return Correction(out, sums[..., 0], -sums[..., 1])
+
+
+def attend_cells(q: Tensor, k: Tensor, v: Tensor, cells: Sequence[Cells], scale: float) -> tuple[Tensor, Tensor]:
+    """Attention to each row's cells alone, which have to be ``together``.
+
+    Returns:
+        output [B, H, Q, D] and log-sum-exp [B, H, Q], both 0 for rows without cells.
+    """
+    batch, heads, queries, _ = q.shape
+    rows = _Rows(q, k, v, scale)
+    out = q.new_zeros(batch * queries, heads, v.shape[-1])
+    lse = q.new_zeros(batch * queries, heads)
+    for part, at, width in _chunks(cells, rows):
+        row = part.row_N[at]
+        rows.gather(part.key_NW[at, :width])
+        scores = rows.scores(row, part, at, width)
+        own = scores.logsumexp(-1)
+        lse[row] = own = own.masked_fill(own == float("-inf"), 0)
+        out[row] = rows.on_diagonal(torch.bmm(scores.sub_(own[..., None]).exp_(), rows.values))
+    return tuple(x.unflatten(0, (batch, queries)).transpose(1, 2) for x in (out, lse))
+
+
+def cell_gradients(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lse: Tensor,
+    grad_BHQD: Tensor,
+    delta_BHQ: Tensor,
+    cells: Sequence[Cells],
+    num_columns: int,
+    scale: float,
+    onto: tuple[Tensor, Tensor, Tensor] | None,
+) -> Tensor:
+    """Gradients that go through the cells, with P = exp(score - lse) and t = dO . v - delta, delta = dO . O.
+
+    Of the bias: the sum over heads of slope P t. Of the scores: factor P t, from which those of q and k follow.
+    Of v: factor P dO. (Derivation: softmax with a factor e^b on some keys is softmax with b added to their scores.)
+
+    Args:
+        onto: gradients of q, k and v, laid out as :func:`like_heads` does, to add to; None leaves them out.
+    Returns:
+        gradient of the bias, [B, Q, num_columns].
+    """
+    heads, grads = _Rows(q, k, v, scale), _Rows(grad_BHQD, v, v, 1.0)
+    lse_rows, delta_rows = (x.transpose(1, 2).flatten(0, 1) for x in (lse, delta_BHQ))
+    bias = q.new_zeros(len(heads.q_rows), num_columns)
+    if onto is not None:
+        dq, dk, dv = (x.transpose(1, 2).view(-1, *x.shape[1::2]) for x in onto)
+        dk, dv = dk.flatten(1), dv.flatten(1)
+    for part, rows, width in _chunks(cells, heads):
+        row, key = part.row_N[rows], part.key_NW[rows, :width]
+        heads.gather(key)
+        p = heads.scores(row, part, rows, width).sub_(lse_rows[row][..., None]).exp_()
+        diagonal = grads.diagonal(row)
+        pt = torch.bmm(diagonal, heads.values.transpose(1, 2)).sub_(delta_rows[row][..., None]).mul_(p)
+        through = pt.sum(1)
+        if part.slope_NW is not None:
+            through *= part.slope_NW[rows, :width]
+        first = part.columns.start
+        bias[row, first : first + width] = through
+        if onto is None:
+            continue
+        if part.factor_NW is not None:
+            factor = part.factor_NW[rows, None, :width]
+            p, pt = p.mul_(factor), pt.mul_(factor)
+        dq[row] += heads.on_diagonal(torch.bmm(pt, heads.keys)) * scale
+        dk.index_add_(0, key.flatten(), torch.bmm(pt.transpose(1, 2), heads.diagonal(row)).flatten(0, 1))
+        dv.index_add_(0, key.flatten(), torch.bmm(p.transpose(1, 2), diagonal).flatten(0, 1))
+    return bias.unflatten(0, (q.shape[0], q.shape[2]))
+
+
+def in_rows(x_BHSE: Tensor) -> Tensor:
+    """The same tensor, laid out as :func:`like_heads` does; a copy only where it is not."""
+    return x_BHSE.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def like_heads(x_BHSE: Tensor) -> Tensor:
+    """An uninitialised tensor of this shape, laid out like projected heads: all heads of a token in one row."""
+    batch, heads, tokens, width = x_BHSE.shape
+    return x_BHSE.new_empty(batch, tokens, heads, width).transpose(1, 2)
+
+
+def _chunks(cells: Sequence[Cells], heads: _Rows) -> Iterator[tuple[Cells, slice, int]]:
+    for part in cells:
+        for rows, width in part.chunks(heads.key_bytes, heads.q_rows.device.type):
+            yield part, rows, width
+
+
+class _Rows:
+    """q, k and v as rows of all heads, with the buffers of one chunk; k and v may have one head for all of q's."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+        self.scale, self.num_heads = scale, q.shape[1]
+        self.shared = k.shape[1] < q.shape[1]
+        self.q_rows = q.transpose(1, 2).flatten(0, 1)  # [B * Q, H, E]
+        self.k_rows, self.v_rows = (x.transpose(1, 2).flatten(0, 1).flatten(1) for x in (k, v))  # [B * K, H * E]
+        self.key_bytes = self.k_rows.shape[1] * self.k_rows.element_size()
+        self._buffers: dict[str, Tensor] = {}
+
+    def gather(self, key_nw: Tensor) -> None:
+        """Fill ``keys`` and ``values``, [n, w, H * E]."""
+        self.keys, self.values = self._gathered("k", self.k_rows, key_nw), self._gathered("v", self.v_rows, key_nw)
+
+    def diagonal(self, row: Tensor) -> Tensor:
+        """[n, H, H * E]: the scaled query vectors of each head on the diagonal, zeros elsewhere; shared: [n, H, E]."""
+        if self.shared:
+            return self.q_rows[row] * self.scale
+        n, (_, heads, width) = len(row), self.q_rows.shape
+        spread = self._buffers.get("q")
+        if spread is None or len(spread) < n:
+            self._buffers["q"] = spread = self.q_rows.new_zeros(n, heads, heads, width)
+        spread = spread[:n]
+        spread.diagonal(dim1=1, dim2=2).copy_((self.q_rows[row] * self.scale).transpose(1, 2))
+        return spread.flatten(2)
+
+    def scores(self, row: Tensor, part: Cells, rows: slice, width: int) -> Tensor:
+        """Scores of the gathered keys, [n, H, w]."""
+        scores = torch.bmm(self.diagonal(row), self.keys.transpose(1, 2))
+        return scores if part.added_NW is None else scores.add_(part.added_NW[rows, None, :width])
+
+    def on_diagonal(self, x_nHC: Tensor) -> Tensor:
+        """What each head gives for its own part of the width: [n, H, H * E] -> [n, H, E]; shared: all of it."""
+        if self.shared:
+            return x_nHC
+        return x_nHC.unflatten(2, (self.num_heads, -1)).diagonal(dim1=1, dim2=2).transpose(1, 2)
+
+    def _gathered(self, name: str, rows: Tensor, key_nw: Tensor) -> Tensor:
+        held = self._buffers.get(name)
+        if held is None or len(held) < key_nw.numel():
+            self._buffers[name] = held = rows.new_empty(key_nw.numel(), rows.shape[1])
+        out = held[: key_nw.numel()]
+        return torch.index_select(rows, 0, key_nw.flatten(), out=out).unflatten(0, key_nw.shape)

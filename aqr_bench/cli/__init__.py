@@ -1,0 +1,1 @@
+"""The aqr-bench command: one module a command; arguments, printing and exit codes."""

@@ -1,0 +1,172 @@
+"""Corruptions for people: list them, show one with its numbers and source, draw what they do to a sample.
+
+aqr-bench corruptions list [SUITE]
+aqr-bench corruptions show NAME
+aqr-bench corruptions preview [NAME ...] --keyframe FOLDER | --infos DIR [--sample N] --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from aqr_bench.console import above_zero, natural, seed
+from aqr_bench.corruptions import CORRUPTIONS, Corruption, Frame, FrameError, corrupt
+from aqr_bench.errors import UserError, nearest, run_main
+
+SUITES = sorted({condition.suite for condition in CORRUPTIONS.every()})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0: done. Raises UserError for an unknown condition, suite or sample."""
+    args = _arguments(argv)
+    if args.action == "list":
+        print(table(args.suite, args.markdown))
+    elif args.action == "show":
+        print(describe(args.name))
+    else:
+        from aqr_bench.data.raw_frames import BadFrameError
+
+        try:
+            frame = load_frame(args.infos, args.keyframe, args.sample, args.sweeps)
+        except (BadFrameError, FrameError) as error:
+            raise UserError(f"{args.keyframe or args.infos}: {error}") from None
+        for path in preview(args.names, frame, Path(args.out), args.seed, args.range):
+            print(path)
+    return 0
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="aqr-bench corruptions", description=__doc__.splitlines()[0])
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|preview")
+    listing = actions.add_parser("list", help="all conditions, or those of one suite, as a table")
+    listing.add_argument("suite", nargs="?", help=", ".join(SUITES))
+    listing.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    show = actions.add_parser("show", help="one condition: its numbers at every severity, source and deviations")
+    show.add_argument("name")
+    drawing = actions.add_parser("preview", help="picture sheets: six cameras and the LiDAR, clean and corrupted")
+    drawing.add_argument("names", nargs="*", metavar="NAME", help="conditions or suites (default: all)")
+    drawing.add_argument("--infos", help="folder that aqr-bench data wrote")
+    drawing.add_argument("--keyframe", help="instead: a folder with an info file (.pkl) and the files that it names")
+    drawing.add_argument("--sample", default="0", help="number in the val split, or a sample token (default: 0)")
+    drawing.add_argument("--sweeps", type=natural, default=10, help="most LiDAR sweeps (default: 10)")
+    drawing.add_argument("--seed", type=seed, default=0, help="benchmark seed")
+    drawing.add_argument("--range", type=above_zero, default=40.0, help="half side of the top view, m (default: 40)")
+    drawing.add_argument("--out", default="previews", help="folder for the pictures (default: previews)")
+    return parser.parse_args(argv)
+
+
+def _check_suite(name: str) -> str:
+    if name not in SUITES:
+        raise UserError(f"unknown suite '{name}'{nearest(name, SUITES)}")
+    return name
+
+
+def table(suite: str | None = None, markdown: bool = False) -> str:
+    """One line per condition: name, severities, what it changes, summary."""
+    entries = [e for e in CORRUPTIONS.values() if suite is None or e[0].suite == _check_suite(suite)]
+    rows = [("condition", "severities", "changes", "needs", "what it does")]
+    for conditions in entries:
+        first = conditions[0]
+        levels = ", ".join(str(c.severity) for c in conditions) if first.severity else "-"
+        summary = first.summary if len(conditions) == 1 else f"{first.summary} ... {conditions[-1].summary}"
+        rows.append((first.key, levels, first.modality, ", ".join(first.needs) or "-", summary))
+    if markdown:
+        return "\n".join(
+            ["| " + " | ".join(rows[0]) + " |", "|---" * 5 + "|"] + [f"| {' | '.join(r)} |" for r in rows[1:]]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join("  ".join([*map(str.ljust, row[:4], widths), row[4]]) for row in rows)
+
+
+def describe(name: str) -> str:
+    """Everything about one condition, its parameters at every severity side by side."""
+    conditions = CORRUPTIONS.family(name.partition("@")[0])
+    first = conditions[0]
+    lines = [f"{first.key}: {first.summary}" if len(conditions) == 1 else first.key, f"  suite      {first.suite}"]
+    lines += [f"  changes    {first.modality}", f"  needs      {', '.join(first.needs) or 'nothing more'}"]
+    lines += [f"  source     {first.source}"]
+    for key in first.parameters:
+        values = [str(c.parameters.get(key, "-")) for c in conditions]
+        lines.append(f"  {key} = {values[0] if len(set(values)) == 1 else ' | '.join(values)}")
+    if len(conditions) > 1:
+        lines += [f"  severity {c.severity}: {c.summary}" for c in conditions]
+    for text in first.deviations:
+        lines.append(textwrap.fill(f"deviates: {text}", 110, initial_indent="  ", subsequent_indent="    "))
+    return "\n".join(lines)
+
+
+def load_frame(infos: str | None, keyframe: str | None, sample: str, sweeps: int) -> Frame:
+    """The raw data of one sample: of the val split of an info folder, or of a keyframe folder."""
+    from aqr_bench.data.raw_frames import InfoFile
+
+    if (infos is None) == (keyframe is None):
+        raise UserError(
+            "preview needs a sample: give --infos DIR (see aqr-bench data) or --keyframe FOLDER, one of them"
+        )
+    if keyframe is not None:
+        from aqr_bench.cli.pictures import keyframe_data
+
+        data, name = keyframe_data(keyframe)
+        file = InfoFile(Path(keyframe) / name, keyframe, flat=True)
+    else:
+        from aqr_bench.data.dataset import load_data
+
+        data = load_data(infos)
+        file = InfoFile(data.infos / "infos_val.pkl", data.root)
+    number = int(sample) if sample.isdecimal() else file.number(sample)
+    if number >= len(file.infos):
+        raise UserError(f"{file.path} has {len(file.infos)} samples, there is no number {number}")
+    return file.frame(number, sweeps)
+
+
+def preview(names: Sequence[str], frame: Frame, out: Path, seed: int = 0, range_m: float = 40.0) -> list[Path]:
+    """One sheet per condition (clean, then its severities) and ``overview.jpg`` with all at their highest severity."""
+    from aqr_bench.report.figures.corruption_sheet import Row, draw_sheet
+
+    families = _families(names)
+    written, overview = [], [Row("clean", frame)]
+    for conditions in families:
+        moved = conditions[0].modality == "calibration"
+        rows = [Row("clean", frame, project=moved), *(_row(condition, frame, seed) for condition in conditions)]
+        path = out / f"{conditions[0].key}.jpg"
+        draw_sheet(path, rows, f"{conditions[0].key}, sample {frame.token[:8]}", range_m=range_m)
+        written.append(path)
+        overview.append(replace(rows[-1], label=_label(conditions[-1])))
+    if len(families) > 1:
+        path = out / "overview.jpg"
+        front = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_BACK")
+        draw_sheet(path, overview, f"highest severities, sample {frame.token[:8]}", front, range_m)
+        written.append(path)
+    return written
+
+
+def _families(names: Sequence[str]) -> list[tuple[Corruption, ...]]:
+    keys: list[str] = []
+    for name in names or SUITES:
+        if name in SUITES:
+            keys += [key for key, entries in CORRUPTIONS.items() if entries[0].suite == name and key != "clean"]
+        else:
+            keys.append(CORRUPTIONS.family(name.partition("@")[0])[0].key)
+    return [CORRUPTIONS[key] for key in dict.fromkeys(keys)]
+
+
+def _row(condition: Corruption, frame: Frame, seed: int):
+    from aqr_bench.report.figures.corruption_sheet import Row
+
+    label = f"severity {condition.severity}" if condition.severity else condition.name
+    try:
+        return Row(label, corrupt(condition, frame, seed), project=condition.modality == "calibration")
+    except FrameError as error:
+        return Row(label, None, str(error).rpartition(": ")[2])
+
+
+def _label(condition: Corruption) -> str:
+    return str(condition).replace(".", "\n", 1)
+
+
+if __name__ == "__main__":
+    run_main(main)

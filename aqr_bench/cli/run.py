@@ -1,0 +1,235 @@
+"""Run the workflow: one at a time per folder, stale locks cleared, Snakemake's output cut down to the essential."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from aqr_bench.cli.gpu_devices import limited, visible_gpus
+from aqr_bench.cli.snakemake_output import Progress
+from aqr_bench.console import LiveLine, is_terminal
+from aqr_bench.errors import UserError, require_disk
+from aqr_bench.records.summary import print_outcome
+from aqr_bench.study import load as studies_of
+from aqr_bench.study.requirements import disk_needed, require_gpus, require_inputs, training_processes
+from aqr_bench.study.runs import limit_seeds
+from aqr_bench.study.schema import repository_root
+from aqr_bench.time_left import TimeLeft, expected_seconds
+from aqr_bench.world.spec import read_tier
+
+WORK_MODULES = ("world", "data", "train", "evaluate", "measure")
+
+# ---------------------------------------------------------------- one workflow per folder
+
+
+@contextmanager
+def only_workflow_in(folder: Path) -> Iterator[int]:
+    """Hold the folder for one workflow; yields the descriptor of the lock, to be inherited by Snakemake.
+
+    The lock goes with the last process that has it, so a killed run never leaves it behind. Raises UserError if
+    another workflow, or a job that a killed one has left running, is at work in the folder.
+    """
+    lock = folder / ".snakemake" / "aqr-bench.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = False
+        except OSError:
+            held = True
+        workers = workers_in(folder)
+        if held or workers:
+            who = ", ".join(f"{name} as process {pid}" for pid, name in workers[:3]) or f"it holds {lock}"
+            raise UserError(f"another run is at work in {folder} ({who}). Wait for it, or stop it first.")
+        yield file.fileno()
+
+
+def workers_in(folder: Path) -> list[tuple[int, str]]:
+    """Process ids and names of Snakemake or its jobs running in ``folder``, this process and its parents left out."""
+    import psutil
+
+    me = psutil.Process()
+    family = {me.pid, *(p.pid for p in me.parents())}
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        words = process.info["cmdline"] or []
+        job = next((w for w in words if w.startswith("aqr_bench.") and w.split(".")[1] in WORK_MODULES), None)
+        name = job or ("snakemake" if any(_is_snakemake(w) for w in words[:4]) else None)
+        if name is None or process.info["pid"] in family:
+            continue
+        try:
+            if Path(process.cwd()) == folder.resolve():
+                found.append((process.info["pid"], name))
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def _is_snakemake(word: str) -> bool:
+    return word == "snakemake" or word.endswith(("/snakemake", "/snakemake/__main__.py"))
+
+
+def clear_stale_lock(folder: Path) -> bool:
+    """Remove Snakemake's own lock; call it only while holding ``only_workflow_in``, when no one else can own it."""
+    locks = folder / ".snakemake" / "locks"
+    if not locks.is_dir() or not any(locks.iterdir()):
+        return False
+    shutil.rmtree(locks)
+    return True
+
+
+# ---------------------------------------------------------------- what Snakemake says
+
+
+# ---------------------------------------------------------------- the command
+
+
+def launch(
+    tier_name: str,
+    study_names: Sequence[str],
+    cores: int | None,
+    dry_run: bool,
+    strict: bool,
+    verbose: bool,
+    seeds: int | None = None,
+    suites: Sequence[str] = (),
+    gpus: int | None = None,
+) -> int:
+    """From world to report. Returns 0 if all jobs ran (with ``strict``: and all records are ok), else 1.
+
+    ``gpus``: so many of the visible ones, 0 for none; None: all. Raises UserError for what can be known to fail before
+    anything runs: an unknown name, a missing data set, too few GPUs, too little disk space, another workflow in the
+    same folder.
+    """
+    root = repository_root()
+    folder = root if Path.cwd().is_relative_to(root) else Path.cwd()
+    tier = studies_of.load_tier(tier_name)
+    if not study_names:
+        study_names, suites = tier.studies, suites or tier.suites
+    studies = [limit_seeds(studies_of.load_study(name), tier, seeds) for name in study_names]
+    for suite in suites:
+        studies_of.load_suite(suite)
+    require_inputs(tier, studies)
+    usable = limited(visible_gpus(), gpus, "--gpus")
+    require_gpus(tier, training_processes(tier, studies), len(usable))
+    if tier.kind == "synthetic":
+        read_tier(tier.path)  # a mistake in the world's numbers is told now, not by the first job
+    require_disk(folder / "results", disk_needed(tier, studies), f"tier {tier.name}")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
+    command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
+    command += ["--cores", str(cores)] if cores else []
+    # As many jobs at once as there are GPUs for: which ones each of them gets, aqr_bench.cli.gpu_slots sees to.
+    command += ["--resources", f"gpu={len(usable)}"] if usable else []
+    command += ["--dry-run"] if dry_run else []
+    command += ["--config", f"tier={tier_name}", f"studies={','.join(study_names)}"]
+    command += [f"seeds={seeds}"] if seeds else []
+    command += [f"suites={','.join(suites)}"] if suites else []
+    command += [f"gpus={gpus}"] if gpus is not None else []
+    times = {}
+    if is_terminal(sys.stdout) and not dry_run:  # else nobody sees the time left, for which all records are read
+        further = [studies_of.load_suite(suite) for suite in suites]
+        times = expected_seconds(tier, studies, further, folder / "results")
+    progress = Progress(counting=not dry_run, threads=tier.threads, time_left=TimeLeft(times))
+    if dry_run:
+        code = follow(command, folder, progress, verbose)
+        print("nothing to do" if progress.nothing_to_do else f"{progress.total} jobs to do")
+        return 1 if code else 0
+    with only_workflow_in(folder) as lock:
+        if clear_stale_lock(folder):
+            print("removed the lock that a killed run left behind", file=sys.stderr)
+        if is_terminal(sys.stdout):
+            print(f"results: {folder / 'results' / tier.name}, logs: {folder / 'logs' / tier.name}", flush=True)
+        code = follow(command, folder, progress, verbose, keep=[lock])
+    if code:
+        print(failure_summary(progress, folder), file=sys.stderr)
+        return 1
+    print("nothing to do, all is up to date" if progress.nothing_to_do else f"{progress.total} jobs done")
+    places = [f"{tier.name}/base", *(f"{tier.name}/{study.name}" for study in studies)]
+    all_ok = print_outcome(folder / "results", folder / ".snakemake" / "aqr-bench-outcome.json", places)
+    print(f"report: {(folder / 'results' / tier.name / 'report' / 'index.html').resolve()}")
+    return 1 if strict and not all_ok else 0
+
+
+def follow(command: list[str], folder: Path, progress: Progress, verbose: bool, keep: Iterable[int] = ()) -> int:
+    """Run Snakemake, show its progress, and return its exit code. Interrupted, it stops Snakemake and its jobs."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        pass_fds=tuple(keep),
+        # In its own group, Snakemake and all of its jobs can be stopped together, whoever asks for it.
+        start_new_session=True,
+    )
+    before = {s: signal.signal(s, _as_interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with LiveLine(progress.live) as terminal:
+            for line in process.stdout:
+                shown = progress.feed(line)
+                if verbose:
+                    terminal.say(line.rstrip())
+                # The live line names the jobs that begin; in a dry run they are the answer.
+                elif shown is not None and not (terminal.live and re.match(r"\[\d+/\d+\] ", shown)):
+                    terminal.say(shown)
+                terminal.draw()
+            return process.wait()
+    finally:
+        if process.poll() is None:
+            _stop(process)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _as_interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Interrupt Snakemake and its jobs, and kill what is left of them after ten seconds."""
+    for how, patience in ((signal.SIGINT, 10), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, how)
+            process.wait(patience)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            return
+
+
+def full_disk(folder: Path, least_bytes: int = 1_000_000) -> str | None:
+    """That the disk below ``folder`` is full, where it is: what a job says of it may not have found room in its log."""
+    free = shutil.disk_usage(folder).free
+    if free >= least_bytes:
+        return None
+    return f"the disk that holds {folder} is full ({free / 1000:.0f} kB are free). Free some space, and go on"
+
+
+def failure_summary(progress: Progress, folder: Path, most: int = 3) -> str:
+    """What failed, where its log is, and the log's last line."""
+    logs = list(dict.fromkeys(progress.failed_logs))
+    full = [f"error: {said}" for said in [full_disk(folder)] if said]
+    if not logs:
+        return "\n".join([*full, "error: the workflow did not run, see above (more with --verbose)"])
+    lines = full
+    for log in logs[:most]:
+        file = folder / log
+        text = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
+        last = next((line.strip() for line in reversed(text) if line.strip()), "the log is empty")
+        lines.append(f"error: {last.removeprefix('error: ')}\n  log: {file}")
+    if len(logs) > most:
+        lines.append(f"and {len(logs) - most} more")
+    jobs = f"{len(logs)} job" + "s" * (len(logs) != 1)
+    return "\n".join([*lines, f"{jobs} failed; the same command goes on from here"])

@@ -1,0 +1,298 @@
+"""Make mmdet3d and worker processes usable here: call prepare() before any import of mmcv, mmdet or mmdet3d."""
+
+from __future__ import annotations
+
+import functools
+import importlib.machinery
+import importlib.util
+import multiprocessing
+import os
+import pickle
+import sys
+import threading
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from aqr_bench.errors import UserError, require_file, short
+
+GUARD_FLAG = "__aqr_bench_guard__"
+
+
+class _MissingOps(types.ModuleType):
+    """Stands in for ``mmcv._ext`` with mmcv-lite: every op exists and raises when it is called."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def missing(*_args, **_kwargs):
+            raise RuntimeError(
+                f"mmcv's compiled operator '{name}' was called, but mmcv-lite has none. "
+                "Install compiled mmcv (pip install mmcv==2.1.0) or use a config that does not need it."
+            )
+
+        missing.__name__ = name
+        return missing
+
+
+def has_compiled_mmcv() -> bool:
+    """True if a real ``mmcv._ext`` extension is installed."""
+    if getattr(sys.modules.get("mmcv._ext"), GUARD_FLAG, False):
+        return False
+    spec = importlib.util.find_spec("mmcv")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    return importlib.machinery.PathFinder.find_spec("mmcv._ext", spec.submodule_search_locations) is not None
+
+
+def prepare() -> None:
+    """Install the ``mmcv._ext`` guard if needed, quiet known noise, and import the model registries.
+
+    mmdet3d 1.4 imports ``mmcv.ops`` unconditionally; with mmcv-lite that fails at import although
+    nothing here calls a compiled op. Idempotent.
+    """
+    for message in (".*torch.meshgrid.*", ".*Unsupported operator.*", ".*pkg_resources.*", ".*timm.models.layers.*"):
+        warnings.filterwarnings("ignore", message=message)
+    if "mmcv._ext" not in sys.modules and not has_compiled_mmcv():
+        guard = _MissingOps("mmcv._ext")
+        setattr(guard, GUARD_FLAG, True)
+        guard.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
+        sys.modules["mmcv._ext"] = guard
+    _allow_checkpoint_classes()
+    _read_pickles_as_plain_data()
+    _recompute_without_reentry()
+
+
+def use_threads(count: int | None = None) -> int:
+    """Limit torch to ``count`` intra-op threads (default: AQR_THREADS or OMP_NUM_THREADS or 1).
+
+    One thread per process is the fast setting on small machines: two spinning OpenMP threads ran a small
+    training four times slower than one.
+    """
+    import torch
+
+    if count is None:
+        count = int(os.environ.get("AQR_THREADS") or os.environ.get("OMP_NUM_THREADS") or 1)
+    torch.set_num_threads(count)
+    return count
+
+
+def use_tf32(allowed: bool) -> None:
+    """Whether float32 products and convolutions on a GPU may use TF32; of this process, before it uses CUDA.
+
+    PyTorch's defaults differ: off for products, on for cuDNN's convolutions. Here one setting says it for both.
+    """
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextmanager
+def spawn_pool(
+    workers: int, initializer: Callable[[], None] | None = None, note: str = ""
+) -> Iterator[ProcessPoolExecutor]:
+    """Fresh worker processes, which end when this process does, however it ends. Leaving the block cancels what waits.
+
+    A fork would copy the threads of OpenCV, BLAS and torch in whatever state they are in.
+
+    Args:
+        initializer: called in each worker before its first task; a module's function.
+        note: what else to say when a worker was killed.
+    Raises:
+        UserError: a worker process was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(initializer,))
+    try:
+        yield pool
+    except BrokenProcessPool:
+        what = "a worker process was killed, perhaps because memory ran out"
+        raise UserError(f"{what}; run the same command again with fewer --workers{note}") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(initializer: Callable[[], None] | None) -> None:
+    _end_with_parent()
+    if initializer is not None:
+        initializer()
+
+
+def _end_with_parent() -> None:
+    """Make a worker process end when its parent does: it would wait for work for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _allow_checkpoint_classes() -> None:
+    """Let weights-only torch.load read the classes in mmengine's own checkpoints (message hub, history)."""
+    import numpy as np
+    import torch
+    from mmengine.logging.history_buffer import HistoryBuffer
+    from mmengine.optim.scheduler import param_scheduler as scheduler
+
+    scalar_types = [type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
+    arrays = [np.core.multiarray._reconstruct, np.core.multiarray.scalar, np.ndarray, np.dtype]
+    torch.serialization.add_safe_globals([HistoryBuffer, *arrays, *scalar_types])
+    # History buffers and one-cycle schedules pickle their own methods through getattr.
+    schedulers = [c for c in vars(scheduler).values() if isinstance(c, type)]
+    torch.serialization.add_safe_globals([*schedulers, (_method_of_checkpoint, "builtins.getattr")])
+
+
+def to_cpu(sample: Any) -> Any:
+    """A data sample with all its tensors and boxes on the CPU.
+
+    mmengine's ``cpu()`` leaves mmdet3d's boxes where they are: it moves tensors and data elements, which they are not.
+    """
+    return sample.to("cpu")
+
+
+def _recompute_without_reentry() -> None:
+    """Let activation checkpointing (``with_cp``) be non-reentrant wherever a model does not choose.
+
+    torch still takes the reentrant kind there, a backward pass inside the backward pass. DistributedDataParallel then
+    marks parameters ready twice where it looks for unused ones, as it has to here: a sensor may be missing in all
+    samples that a process sees. Both kinds give the same gradients.
+    """
+    from torch.utils import checkpoint as module
+
+    original = module.checkpoint
+    if getattr(original, GUARD_FLAG, False):
+        return
+
+    @functools.wraps(original)
+    def checkpoint(function, *args, use_reentrant=None, **options):
+        return original(function, *args, use_reentrant=bool(use_reentrant), **options)
+
+    setattr(checkpoint, GUARD_FLAG, True)
+    module.checkpoint = checkpoint
+
+
+def _read_pickles_as_plain_data() -> None:
+    """Let mmengine, and with it every data set, sampler and metric of mmdet3d, execute nothing out of an info file.
+
+    Its own handler unpickles whatever a file asks for, and info files come from anybody.
+    """
+    from mmengine.fileio import PickleHandler, register_handler
+
+    class PlainPickleHandler(PickleHandler):
+        def load_from_fileobj(self, file, **_options):
+            return read_plain_pickle(file)
+
+    register_handler(["pkl", "pickle"])(PlainPickleHandler)
+
+
+def _method_of_checkpoint(owner: object, name: str) -> object:
+    """The few methods that mmengine pickles by name; a stand-in for ``getattr`` that gives out nothing else."""
+    from mmengine.logging.history_buffer import HistoryBuffer
+    from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+    known = {
+        HistoryBuffer: ("min", "max", "mean", "current"),
+        OneCycleParamScheduler: ("_annealing_cos", "_annealing_linear"),
+    }
+    if owner not in known or name not in known[owner]:
+        raise ValueError(f"the checkpoint asks for '{name}' of {owner!r}, which no training checkpoint needs")
+    return getattr(owner, name)
+
+
+def load_plain_pickle(path: str | Path, what: str = "pickle", remedy: str = "Check the path.") -> Any:
+    """Read a pickle file of plain data, whoever wrote it.
+
+    Files written under numpy 1.x and 2.x are read alike: the two differ in the names of numpy's modules only.
+
+    Args:
+        path: the file.
+        what: what the file is, for messages ("ground-truth database").
+        remedy: how to get a good one, for messages.
+    Returns:
+        None, bools, numbers, strings, bytes, tuples, lists, dicts, sets, numpy arrays, dtypes and scalars.
+    Raises:
+        UserError: the file is missing, truncated or damaged, or asks for anything else by name.
+    """
+    path = require_file(path, what, remedy)
+    with path.open("rb") as handle, naming(f"{what} {path}", remedy):
+        return read_plain_pickle(handle)
+
+
+class PickleError(UserError):
+    """A pickle that is damaged, or no plain data; who knows the file puts its name before this."""
+
+
+@contextmanager
+def naming(name: str, remedy: str = "") -> Iterator[None]:
+    """Put the file's name before, and the remedy behind, what :func:`read_plain_pickle` says about a pickle."""
+    try:
+        yield
+    except PickleError as error:
+        raise UserError(f"{name} {error} {remedy}".strip()) from error
+
+
+def read_plain_pickle(handle: BinaryIO) -> Any:
+    """Plain data out of an open file, as :func:`load_plain_pickle`; raises PickleError, which names no file."""
+    try:
+        return _PlainUnpickler(handle).load()
+    except _RefusedError as error:
+        raise PickleError(f"asks for '{error}', which is no plain data. Nothing of it was executed.") from None
+    except Exception as error:  # a damaged stream can fail in any opcode
+        raise PickleError(f"is truncated or damaged ({type(error).__name__}: {short(error, 160)}).") from error
+
+
+class _RefusedError(Exception):
+    """Holds the name of the refused global."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        known = _KNOWN.get((_ALIASES.get(module, module), name))
+        if known is None:
+            raise _RefusedError(f"{module}.{name}")
+        return known
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Stands in for ``_codecs.encode``: protocols 0 to 2 write bytes as latin-1 text, and need no other codec."""
+    if encoding != "latin1":
+        raise ValueError(f"codec '{encoding}'")
+    return text.encode("latin1")
+
+
+def _frombuffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    """Stands in for numpy's function of this name, by which protocol 5 writes arrays."""
+    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
+
+
+# Taken from pickles rather than imported: the modules have other names in numpy 1 and numpy 2.
+_reconstruct: Callable = np.zeros(1).__reduce__()[0]
+_scalar: Callable = np.float64(0).__reduce__()[0]
+
+_ALIASES = {
+    "numpy._core.multiarray": "numpy.core.multiarray",
+    "numpy._core.numeric": "numpy.core.numeric",
+    "__builtin__": "builtins",
+}
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("_codecs", "encode"): _encode,
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("builtins", "bytearray"): bytearray,
+    ("builtins", "complex"): complex,
+}

@@ -1,0 +1,281 @@
+"""What the attention tables time and compare: sizes, kinds of bias, variants, one step, the float64 reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from aqr_bench.bias import MemoryLayout, WindowBias, biased_attention, grid_windows, window_bias
+from aqr_bench.bias.attention import window as corrected
+from aqr_bench.bias.locality_prior import LocalityPrior
+from aqr_bench.bias.windows import self_window
+from aqr_bench.cost.cameras import ring_of_cameras
+
+
+@dataclass(frozen=True)
+class Size:
+    """A cross-attention of CMT: B samples, Q queries, BEV map, (cameras, rows, columns), H heads, width C."""
+
+    batch: int
+    queries: int
+    bev: tuple[int, int]
+    cameras: tuple[int, int, int]
+    heads: int
+    width: int
+    reach_m: float
+    image: tuple[int, int]
+
+
+SIZES = {
+    # cmt_voxel0100_r50_800x320_cbgs, the design note's
+    "note": Size(2, 900, (128, 128), (6, 20, 50), 8, 256, 54.0, (320, 800)),
+    # cmt_voxel0075_vov_1600x640_cbgs
+    "vov": Size(2, 900, (180, 180), (6, 40, 100), 8, 256, 54.0, (640, 1600)),
+    # cmt_aqr_quick
+    "quick": Size(4, 144, (48, 48), (6, 6, 11), 4, 64, 38.4, (96, 176)),
+    # comparisons with float64: numbers of queries and keys that are no multiple of anything
+    "parity": Size(2, 301, (41, 41), (6, 13, 25), 8, 256, 54.0, (320, 800)),
+    # for tests; heads 16 wide, as Inductor wants them at least
+    "tiny": Size(2, 9, (8, 8), (4, 3, 5), 2, 32, 10.0, (24, 40)),
+}
+# Attention with this bias: in cross-attention over windows, the same with -inf outside them, with a locality prior
+# beside it, and in self-attention behind the mask of denoising queries.
+KINDS = ("cross", "hard", "prior", "self")
+DENOISING = (3, 7)  # groups, and queries in each
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer's inputs and weights; ``weight_BQ2`` are the router's. What ``leaves`` lists gets a gradient.
+
+    ``mask`` [Q, K], True = may not attend, and ``prior`` are those of ``biased_attention``.
+    """
+
+    size: Size
+    query_BQC: Tensor
+    memory_BKC: Tensor
+    position_BKC: Tensor
+    weight_BQ2: Tensor
+    in_proj: nn.Parameter
+    out_proj: nn.Parameter
+    geometry: WindowBias
+    mask: Tensor | None = None
+    prior: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        return [self.query_BQC, self.memory_BKC, self.weight_BQ2, self.in_proj, self.out_proj]
+
+    def bias(self) -> WindowBias:
+        """The bias of this step: the router's weights on the cells of their windows."""
+        parts = [(int(g.is_camera), g.size**2) for g in self.geometry.grids] or [(0, self.geometry.index_BQW.shape[-1])]
+        columns = [self.weight_BQ2[..., sensor, None].expand(-1, -1, cells) for sensor, cells in parts]
+        return replace(self.geometry, value_BQW=torch.cat(columns, -1))
+
+    def heads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected queries, keys and values, [B, H, Q or K, C / H]."""
+        inputs = (self.query_BQC, self.memory_BKC + self.position_BKC, self.memory_BKC)
+        return tuple(
+            linear(x, w).unflatten(-1, (self.size.heads, -1)).transpose(1, 2)
+            for x, w in zip(inputs, self.in_proj.chunk(3), strict=True)
+        )
+
+
+def make_case(
+    size: str,
+    bev_window: int,
+    camera_window: int,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    kind: str = "cross",
+    queries: int | None = None,
+) -> Case:
+    """Random features, and windows around random points seen by a ring of cameras that overlap a little.
+
+    The bias is in [-2, 2]. ``cameras`` see 70 degrees each, so that one point in six is seen by two of six. ``kind``:
+    one of ``KINDS``; ``queries``: another number of them than the size has.
+    """
+    s, g = SIZES[size], torch.Generator().manual_seed(seed)
+    s = replace(s, queries=(queries or s.queries) + (math.prod(DENOISING) if kind == "self" else 0))
+    layout = MemoryLayout(s.bev, s.cameras, (-s.reach_m, -s.reach_m, -5.0, s.reach_m, s.reach_m, 3.0))
+    keys = s.queries if kind == "self" else layout.num_keys
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g).to(device, dtype)
+
+    spread = torch.tensor([2 * s.reach_m, 2 * s.reach_m, 3.0])
+    points = ((torch.rand(s.batch, s.queries, 3, generator=g) - 0.5) * spread).to(device)
+    matrices = ring_of_cameras(s.cameras[0], s.image, 70.0 * 6 / s.cameras[0]).expand(s.batch, -1, -1, -1).to(device)
+    shapes = torch.tensor(s.image).float().expand(s.batch, s.cameras[0], 2).to(device)
+    if kind == "self":
+        index, valid, _ = self_window(points, layout, bev_window, "uniform")
+        geometry = WindowBias(index, valid, valid.to(dtype), keys)
+    else:
+        windows = grid_windows(points, matrices, shapes, layout, bev_window, camera_window)
+        nothing = torch.zeros(s.batch, s.queries, sum(w.size**2 for w in windows), device=device, dtype=dtype)
+        geometry = window_bias(windows, nothing, keys, hard=kind == "hard")
+    weight = ((torch.rand(s.batch, s.queries, 2, generator=g) - 0.5) * 4).to(device, dtype)
+    prior = LocalityPrior(s.heads).to(device)(points, matrices, shapes, layout).dims if kind == "prior" else None
+    return Case(
+        s,
+        normal(s.batch, s.queries, s.width).requires_grad_(),
+        normal(s.batch, keys, s.width).requires_grad_(),
+        normal(s.batch, keys, s.width),
+        weight.requires_grad_(),
+        nn.Parameter(normal(3 * s.width, s.width) / math.sqrt(s.width)),
+        nn.Parameter(normal(s.width, s.width) / math.sqrt(s.width)),
+        geometry,
+        denoising_mask(s.queries, device) if kind == "self" else None,
+        None if prior is None else tuple(x.detach().to(dtype) for x in prior),
+    )
+
+
+def denoising_mask(queries: int, device: str) -> Tensor:
+    """[Q, Q]: groups of denoising queries, which come first, are seen by themselves alone; the others by all."""
+    groups, each = DENOISING
+    number = torch.full((queries,), -1, device=device)
+    number[: groups * each] = torch.arange(groups * each, device=device) // each
+    return (number[None] >= 0) & (number[:, None] != number[None])
+
+
+# ---------------------------------------------------------------------- variants
+
+
+def _backend(name: str, max_loss: float | None = None) -> Callable[[Case], Tensor]:
+    def run(case: Case) -> Tensor:
+        before = corrected.MAX_LOSS
+        corrected.MAX_LOSS = before if max_loss is None else max_loss
+        try:
+            out = biased_attention(*case.heads(), mask=case.mask, bias=case.bias(), prior=case.prior, backend=name)
+        finally:
+            corrected.MAX_LOSS = before
+        return linear(out.transpose(1, 2).flatten(2), case.out_proj)
+
+    return run
+
+
+def _none(case: Case) -> Tensor:
+    out = biased_attention(*case.heads())
+    return linear(out.transpose(1, 2).flatten(2), case.out_proj)
+
+
+def _sdpa(case: Case) -> Tensor:
+    q, k, v = case.heads()
+    out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=case.bias().dense()[:, None])
+    return linear(out.transpose(1, 2).flatten(2), case.out_proj)
+
+
+def _module(need_weights: bool) -> Callable[[Case], Tensor]:
+    """nn.MultiheadAttention and its [B * H, Q, K] mask, as the design note has it."""
+
+    def run(case: Case) -> Tensor:
+        heads, width = case.size.heads, case.size.width
+        mask = case.bias().dense().repeat_interleave(heads, 0)
+        query, key, value = (
+            x.transpose(0, 1) for x in (case.query_BQC, case.memory_BKC + case.position_BKC, case.memory_BKC)
+        )
+        out, _ = nn.functional.multi_head_attention_forward(
+            query, key, value, width, heads, case.in_proj, None, None, None, False, 0.0, case.out_proj, None,
+            training=torch.is_grad_enabled(), need_weights=need_weights, attn_mask=mask,
+        )  # fmt: skip
+        return out.transpose(0, 1)
+
+    return run
+
+
+VARIANTS: dict[str, Callable[[Case], Tensor]] = {
+    "none": _none,
+    "auto": _backend("auto"),
+    "window": _backend("window"),
+    "masked": _backend("masked"),
+    "window, every row guarded": _backend("window", max_loss=float("-inf")),
+    "sdpa, mask with gradient": _sdpa,
+    "literal": _backend("literal"),
+    "nn.MultiheadAttention": _module(need_weights=True),
+    "nn.MultiheadAttention, need_weights=False": _module(need_weights=False),
+    "flex": _backend("flex"),
+}
+
+
+def step(case: Case, variant: str, backward: bool) -> Tensor:
+    """One forward pass without gradients, or one forward and backward pass to all leaves; returns the output."""
+    if not backward:
+        with torch.no_grad():
+            return VARIANTS[variant](case)
+    for leaf in case.leaves:
+        leaf.grad = None
+    out = VARIANTS[variant](case)
+    out.backward(_direction(out))
+    return out
+
+
+def _direction(out: Tensor) -> Tensor:
+    """A fixed gradient of the output, neither constant nor random."""
+    return torch.linspace(-1, 1, out.numel(), device=out.device).to(out.dtype).sin().view(out.shape)
+
+
+# ---------------------------------------------------------------------- reference
+
+
+def exact(case: Case) -> list[Tensor]:
+    """Output and gradients of all leaves in float64, head by head and sample by sample; on the CPU."""
+    double = replace(
+        case,
+        **{
+            name: getattr(case, name).detach().double().cpu().requires_grad_()
+            for name in ("query_BQC", "memory_BKC", "weight_BQ2", "in_proj", "out_proj")
+        },
+        position_BKC=case.position_BKC.double().cpu(),
+        mask=None if case.mask is None else case.mask.cpu(),
+        prior=None if case.prior is None else tuple(x.double().cpu() for x in case.prior),
+        geometry=replace(
+            case.geometry,
+            index_BQW=case.geometry.index_BQW.cpu(),
+            valid_BQW=case.geometry.valid_BQW.cpu(),
+            value_BQW=case.geometry.value_BQW.double().cpu(),
+        ),
+    )
+    q, k, v = double.heads()
+    bias = double.bias()
+    q, k, v, value = (x.detach().requires_grad_() for x in (q, k, v, bias.value_BQW))
+    out = torch.zeros_like(q)
+    with torch.no_grad():
+        for b, h in torch.cartesian_prod(*map(torch.arange, q.shape[:2])).tolist():
+            out[b, h] = _one_head(double, q, k, v, replace(bias, value_BQW=value), b, h)
+    joined = out.requires_grad_()
+    final = linear(joined.transpose(1, 2).flatten(2), double.out_proj)
+    direction = _direction(final)
+    upstream, d_out_proj = torch.autograd.grad(final, [joined, double.out_proj], direction)
+    for b, h in torch.cartesian_prod(*map(torch.arange, q.shape[:2])).tolist():
+        _one_head(double, q, k, v, replace(bias, value_BQW=value), b, h).backward(upstream[b, h])
+    inner = [double.query_BQC, double.memory_BKC, double.weight_BQ2, double.in_proj]
+    sources = [*double.heads(), double.bias().value_BQW]
+    gradients = torch.autograd.grad(sources, inner, [x.grad for x in (q, k, v, value)])
+    return [final.detach(), *gradients, d_out_proj]
+
+
+def _one_head(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, b: int, h: int) -> Tensor:
+    rows = torch.arange(q.shape[2])
+    scores = q[b, h] @ k[b, h].T / math.sqrt(q.shape[-1]) + bias.rows(b, rows).dense()[0]
+    if case.prior is not None:
+        query, key = case.prior
+        scores = scores + query[b, h] @ key[b, h % key.shape[1]].T
+    if case.mask is not None:
+        scores = scores.masked_fill(case.mask, float("-inf"))
+    return scores.softmax(-1) @ v[b, h]
+
+
+def errors(case: Case, variant: str, reference: list[Tensor]) -> list[float]:
+    """Largest error over the largest value, of the output and of the gradient of each leaf."""
+    out = step(case, variant, backward=True)
+    found = [out.detach(), *(leaf.grad for leaf in case.leaves)]
+    return [
+        float((x.cpu().double() - y).abs().max() / y.abs().max().clamp(min=1e-300))
+        for x, y in zip(found, reference, strict=True)
+    ]

@@ -1,0 +1,133 @@
+"""A tier from world to report through the product's own commands, as the workflow calls them, without Snakemake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.cost.gpu_check.settings import Emit, Settings
+from aqr_bench.records.record import read_run
+from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.study.runs import base_runs, limit_seeds, matrix, pretrain_runs
+from aqr_bench.study.spec import Run, Study, Tier
+
+LOG = 6000  # characters of a command's output that go into the log
+STUDIES = {"smoke": "smoke", "quick": "bias_site"}  # which study of a tier is run, with one seed
+
+
+@dataclass(frozen=True)
+class Command:
+    """One call of ``python -m aqr_bench.STEP``; ``output`` is what it has to leave, relative to the working folder."""
+
+    step: str
+    run: str
+    arguments: tuple[str, ...]
+    output: str
+
+
+def tier_rows(settings: Settings, name: str, emit: Emit) -> None:
+    """One row per command: seconds, what its record holds. What does not depend on each other runs side by side."""
+    tier = load_tier(name)
+    study = limit_seeds(load_study(STUDIES[name]), tier, 1)
+    # Without a GPU in sight where the CPU is asked for, and without a thread per core in each of many processes.
+    hidden = {} if settings.device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **hidden}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        for stage in stages(tier, study):
+            complete = True
+            for row in pool.map(lambda command: _run(command, Path(folder), environment), stage):
+                emit(row)
+                complete &= row["exit"] == 0
+            if not complete:
+                return  # nothing for what comes next: a failed training leaves a record, and an exit code of 0
+
+
+def stages(tier: Tier, study: Study) -> Iterator[list[Command]]:
+    """The workflow's jobs of one study; those of a stage need nothing but the stages before."""
+    root = f"results/{tier.name}"
+    here = ("--tier", str(tier.path), "--infos", f"{root}/infos")
+    work = ("--work", f"{root}/work")
+    given = ("--study", str(study.path))
+    arguments = ("--tier", str(tier.path), "--out", f"{root}/world", "--quiet")
+    yield [Command("world", "", arguments, f"{root}/world/world.json")]
+    arguments = ("--tier", str(tier.path), "--root", f"{root}/world", "--out", f"{root}/infos")
+    yield [Command("data", "", arguments, f"{root}/infos/data.json")]
+
+    def train(run: Run, *options: str) -> Command:
+        out = f"results/{run.folder}/train.jsonl"
+        arguments = (*here, *work, "--seed", str(run.seed), "--out", out, *options)
+        return Command("train", run.folder, arguments, out)
+
+    def evaluate(run: Run) -> Command:
+        out = f"results/{run.folder}/evaluate.{study.suite.name}.jsonl"
+        options = given if run.study else ()
+        trained = ("--train", f"results/{run.folder}/train.jsonl", "--suite", str(study.suite.path))
+        return Command("evaluate", run.folder, (*here, *work, *trained, *options, "--out", out), out)
+
+    branches = pretrain_runs(tier)
+    if branches:
+        yield [train(run, "--pretrain", run.pretrain) for run in branches]
+    features = [f"results/{run.folder}/train.jsonl" for run in branches]
+    (base,) = base_runs(tier, [study])
+    yield [train(base, *(["--features", *features] if features else []))]
+    base_record, variants = f"results/{base.folder}/train.jsonl", matrix(tier, [study])
+    yield [evaluate(base), *(train(v, *given, "--variant", v.variant, "--base", base_record) for v in variants)]
+    yield [evaluate(variant) for variant in variants]
+    base_scores = f"results/{base.folder}/evaluate.{study.suite.name}.jsonl"
+    drawn = ("--suite", str(study.suite.path), "--train", base_record, "--evaluation", base_scores)
+    arguments = (*here, *work, *drawn, "--out", f"{root}/pictures")
+    pictures = Command("pictures", base.folder, arguments, f"{root}/pictures/pictures.json")
+    yield [pictures, *(_measure(tier, study, here, variant) for variant in study.variants)]
+    arguments = ("--tier", str(tier.path), *given, "--records", "results", "--seeds", "1", "--out", f"{root}/report")
+    yield [Command("report", "", arguments, f"{root}/report/index.html")]
+
+
+def _measure(tier: Tier, study: Study, here: tuple[str, ...], variant: str) -> Command:
+    out = f"results/{tier.name}/{study.name}/{variant}/measure.jsonl"
+    arguments = (*here, "--study", str(study.path), "--variant", variant, "--out", out)
+    return Command("measure", f"{study.name}/{variant}", arguments, out)
+
+
+def _run(command: Command, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", f"aqr_bench.{command.step}", *command.arguments],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    row = {"step": command.step, "run": command.run, "seconds": round(time.monotonic() - start, 1)}
+    print(f"--- {command.step} {command.run}\n{done.stdout[-LOG:]}", flush=True)
+    output, code = folder / command.output, done.returncode
+    if code or not output.is_file():
+        last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+        return {**row, "exit": code or 1, "failed": f"exit code {code}, {command.output}: {last}"}
+    return {**row, "exit": 0, **(record_facts(output) if output.suffix == ".jsonl" else {})}
+
+
+def record_facts(file: Path) -> dict[str, Any]:
+    """How many records are ok, scores and times of the first; ``failed`` where a record, or a part of one, has."""
+    records = read_run(file)
+    reasons = [str(record.reason) for record in records if record.failed]
+    reasons += [reason for record in records for reason in failed_parts(record.cost)]
+    first = records[0]
+    facts: dict[str, Any] = {"records": f"{sum(record.ok for record in records)} of {len(records)} ok"}
+    facts |= {key: first.scores[key] for key in ("mAP", "NDS") if key in first.scores}
+    facts |= {key: first.cost[key] for key in ("latency_ms",) if key in first.cost}
+    facts["gpu"] = first.provenance.get("machine", {}).get("gpu")
+    return {**facts, **({"failed": f"{len(reasons)}, the first: {reasons[0]}"} if reasons else {})}
+
+
+def failed_parts(cost: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """``part: reason`` of every part of a measurement that has a status of failure, at any depth."""
+    for key, value in cost.items():
+        if isinstance(value, Mapping):
+            if value.get("status", "ok") not in ("ok", "not_applicable"):
+                yield f"{where}{key}: {value.get('reason')}"
+            yield from failed_parts(value, f"{where}{key}.")

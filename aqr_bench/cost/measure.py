@@ -1,0 +1,78 @@
+"""What a variant costs: python -m aqr_bench.cost.measure --tier T --study S --variant V [--infos DIR] [--out REC].
+
+In a fresh process, with the variant alone, peak memory is read first; then arithmetic, stages and throughput; at last
+the variant and the study's baseline run in turns on the same samples, so that their ratio does not depend on what else
+the machine does. Inference and training step alike. Prints a table; --out keeps the record. See docs/cost.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import traceback
+
+from aqr_bench.cost.measurement import PARTS, check_parts, measure, status_of_measurement
+from aqr_bench.data.dataset import load_data
+from aqr_bench.engine.config import build_config, files_of, hashable
+from aqr_bench.engine.job import cost_since, one_line
+from aqr_bench.errors import refuse_disk_fault, run_main
+from aqr_bench.records.provenance import ROOMS, provenance, utc_now
+from aqr_bench.records.record import Record, status_of, write_records
+from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.study.model_files import own_sources
+from aqr_bench.study.schedule import model_of
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, and write the record where one is asked for; 0 also if it failed, the record says so."""
+    parser = argparse.ArgumentParser(
+        prog="python -m aqr_bench.cost.measure",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--tier", required=True)
+    parser.add_argument("--study", required=True)
+    parser.add_argument("--variant", required=True)
+    parser.add_argument("--infos", help="folder that `aqr-bench data` wrote (default: results/TIER/infos)")
+    parser.add_argument("--out", help="record file (.jsonl)")
+    parser.add_argument("--parts", nargs="+", default=PARTS, metavar="PART", help=f"only these of {', '.join(PARTS)}")
+    args = parser.parse_args(argv)
+    tier, study, parts = load_tier(args.tier), load_study(args.study), check_parts(args.parts)
+    data = load_data(args.infos or f"results/{tier.name}/infos")
+    config = build_config(tier, data, 0, "", study, args.variant)
+    sources = own_sources(model_of(tier, study, args.variant))
+    started, clock = utc_now(), (time.perf_counter(), time.process_time())
+    try:
+        facts = measure(tier, study, args.variant, data, parts)
+        status, reason = status_of_measurement(facts)
+    except Exception as error:
+        refuse_disk_fault(error)
+        traceback.print_exc()
+        facts, status, reason = {}, status_of(error), one_line(error)
+    record = Record(
+        kind="measure",
+        status=status,
+        reason=reason,
+        tier=tier.name,
+        study=study.name,
+        variant=args.variant,
+        cost={**cost_since(clock), **facts},
+        provenance=provenance(
+            config=hashable(config),
+            rooms=ROOMS["measure"],
+            sources=sources,
+            started=started,
+            data_sha256=data.sha256,
+            files=files_of(tier, study),
+        ),
+    )
+    if args.out:
+        write_records(args.out, [record])
+    from aqr_bench.cost.table import table
+
+    print(table(record))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

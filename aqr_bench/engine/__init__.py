@@ -1,0 +1,1 @@
+"""Studies become records: config, training, evaluation, weights."""

@@ -1,0 +1,176 @@
+"""A tier, a variant and a set of info files become one mmengine config: the same for every tier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.data.dataset import DataSet
+from aqr_bench.engine.adapt_config import adapt
+from aqr_bench.engine.adapt_config import inner_dataset as inner_dataset
+from aqr_bench.errors import UserError, nearest
+from aqr_bench.study.model_files import CONFIGS as CONFIGS
+from aqr_bench.study.model_files import make_importable, model_file
+from aqr_bench.study.overrides import check_overrides, config_entry
+from aqr_bench.study.schedule import variant_schedule
+from aqr_bench.study.spec import Schedule, Study, Tier
+
+
+def base_config(tier: Tier, data: DataSet, model: str | None = None) -> Any:
+    """The tier's model config (or the one called ``model``) with its data set filled in, before any override.
+
+    A config of mmdet3d is made one of ours, see :func:`aqr_bench.engine.adapt_config.adapt`. The config file leaves ``data_root``,
+    ``infos`` and ``dataset_version`` open; here they get their values in every data set, transform and evaluator that
+    names them.
+    """
+    config = open_config(model or tier.model)
+    if tier.tf32:  # only then: a result that does not depend on it keeps its hash
+        config.tf32 = True
+    for loader in (config.train_dataloader, config.test_dataloader):
+        fill_dataset(loader.dataset, data)
+    if config.get("test_evaluator"):
+        config.test_evaluator.data_root = str(data.root)
+        config.test_evaluator.ann_file = str(data.infos / Path(config.test_evaluator.ann_file).name)
+    return config
+
+
+def open_config(model: str) -> Any:
+    """The mmengine config of a model, by name or by file; UserError where there is none, or it cannot be evaluated."""
+    from aqr_bench import compat
+
+    compat.prepare()
+    from mmengine.config import Config
+    from mmengine.utils import import_modules_from_strings
+
+    path = model_file(model)
+    make_importable(model)
+    config = Config.fromfile(path)
+    # The Runner writes its config out four times, and laying that text out nicely took longer than the whole of a smoke
+    # training. mmengine 0.10.7 has an option against it, format_python_code, which fromfile passes over.
+    object.__setattr__(config, "_format_python_code", False)
+    adapt(config, model)
+    import_modules_from_strings(**config.custom_imports)  # what was added; the file's own are imported with it
+    return config
+
+
+def fill_dataset(dataset: Any, data: DataSet) -> None:
+    """Put a data set's folder, info file, version and database of objects (for GT sampling) into a loader's config."""
+    dataset = inner_dataset(dataset)
+    dataset.data_root = str(data.root)
+    dataset.ann_file = str(data.infos / dataset.ann_file)
+    dataset.metainfo.version = data.version
+    for step in dataset.pipeline:
+        if "db_sampler" in step:
+            step.db_sampler.info_path = str(data.infos / Path(step.db_sampler.info_path).name)
+
+
+def build_config(
+    tier: Tier,
+    data: DataSet,
+    seed: int,
+    work_dir: str | Path,
+    study: Study | None,
+    variant: str | None,
+    pretrain: str | None = None,
+) -> Any:
+    """The full mmengine config of one training.
+
+    Args:
+        study, variant: both None for the base model of the tier.
+        pretrain: name of a branch of the tier that is trained alone; without study and variant.
+    Raises:
+        UserError: an override that names a key which the config does not have; iterations for a config that trains by
+            epochs, or the other way round.
+    """
+    schedule, where = _schedule(tier, study, variant, pretrain)
+    overrides = schedule.config
+    config = base_config(tier, data, schedule.model)
+    check_overrides(config.to_dict(), overrides, where)
+    _merge(config, overrides)
+    _set_length(config, schedule, where)
+    config.work_dir = str(work_dir)
+    config.randomness = dict(seed=seed, deterministic=False)
+    for hook in config.get("custom_hooks", []):
+        if hook.type in ("SeedIterations", "SeedEpochs"):
+            hook.seed = seed
+    return config
+
+
+def _schedule(tier: Tier, study: Study | None, variant: str | None, pretrain: str | None) -> tuple[Schedule, Path]:
+    if pretrain is not None:
+        if pretrain not in tier.pretrain:
+            raise UserError(f"{tier.path}: no pretrain '{pretrain}'{nearest(pretrain, tier.pretrain)}")
+        entry = tier.pretrain[pretrain]
+        return Schedule(entry.iterations, entry.config), tier.path
+    if study is None or variant is None:
+        return tier.base, tier.path
+    return variant_schedule(tier, study, variant), study.path
+
+
+def _merge(config: Any, overrides: Mapping[str, Any]) -> None:
+    """Set dotted keys one by one: a mapping replaces what stood there, it is not merged into it."""
+    for key, value in overrides.items():
+        node = config._cfg_dict  # a Config is not a mapping itself
+        *path, last = key.split(".")
+        for part in path:
+            node = node[config_entry(node, part)]
+        node[config_entry(node, last)] = value
+
+
+def _set_length(config: Any, schedule: Schedule, where: Path) -> None:
+    """Fit the loop, its learning-rate schedules and hooks to the length that tier or study name; without one: as it is.
+
+    The config's own schedule may be written for any length: positions are scaled with it.
+    """
+    loop = config.train_cfg
+    by_epoch = loop.get("by_epoch", loop.get("type") == "EpochBasedTrainLoop")
+    unit, other = ("epochs", "iterations") if by_epoch else ("iterations", "epochs")
+    if getattr(schedule, other):
+        name = Path(config.filename).stem
+        raise UserError(f"{where}: {other}: {schedule.length} are asked for, but {name} trains by {unit}; give {unit}")
+    length, key = getattr(schedule, unit), "max_epochs" if by_epoch else "max_iters"
+    if not length:
+        return
+    scale = length / loop[key]
+    loop[key] = length
+    schedulers = config.get("param_scheduler", None) or []
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    _scale_positions([s for s in schedulers if s.get("by_epoch", True) == by_epoch], scale)
+    for hook in config.get("custom_hooks", []):
+        if hook.type == "StopObjectSample":
+            hook.after_epoch = math.floor(hook.after_epoch * scale)
+
+
+def _scale_positions(schedulers: list, scale: float) -> None:
+    """Scale where schedules begin and end, to whole iterations or epochs.
+
+    Where that leaves a schedule of no length (one epoch), fractions stay: mmengine turns them into iterations.
+    """
+    names = ("begin", "end", "total_steps", "T_max")
+    exact = [{k: s[k] * scale for k in names if s.get(k)} for s in schedulers]
+    whole = [{k: max(1, round(v)) for k, v in positions.items()} for positions in exact]
+    empty = any("end" in p and p["end"] <= p.get("begin", 0) for p in whole)
+    for scheduler, positions in zip(schedulers, exact if empty else whole, strict=True):
+        scheduler.update(positions)
+
+
+def files_of(tier: Tier, study: Study | None) -> dict[str, Path]:
+    """The files that say what is to be run, by role, as provenance keeps them."""
+    return {"tier": tier.path, **({} if study is None else {"study": study.path})}
+
+
+def hashable(config: Any) -> dict:
+    """The config without what does not change its result: where files lie, and who loads them."""
+    plain = config.to_dict()
+    plain.pop("work_dir", None)
+    for loader in ("train_dataloader", "test_dataloader"):
+        plain[loader].update(num_workers=0, persistent_workers=False)
+        dataset = inner_dataset(plain[loader]["dataset"])
+        dataset["data_root"], dataset["ann_file"] = None, Path(dataset["ann_file"]).name
+        for step in dataset["pipeline"]:
+            if "db_sampler" in step:
+                step["db_sampler"]["info_path"] = Path(step["db_sampler"]["info_path"]).name
+    plain.pop("test_evaluator", None)  # evaluation goes its own way; this one serves mmengine's own test command
+    return plain

@@ -1,0 +1,77 @@
+"""Evaluate a model that was trained elsewhere: an mmdet3d config and its checkpoint, without a tier or a study.
+
+aqr-bench evaluate --config FILE --checkpoint FILE --infos DIR --suite SUITE --out RECORDS.jsonl --work DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from aqr_bench.data.dataset import DataSet, load_data
+from aqr_bench.engine.config import base_config
+from aqr_bench.engine.evaluate import Evaluator, evaluate_one, put_down
+from aqr_bench.engine.weights import write_weights
+from aqr_bench.errors import UserError, require_file
+from aqr_bench.records.provenance import sha256_file
+from aqr_bench.records.record import Record
+from aqr_bench.study.load import load_suite
+from aqr_bench.study.model_files import model_file, named_beside, own_sources
+from aqr_bench.study.spec import Measuring, Schedule, Tier
+
+
+def evaluate_config(args: argparse.Namespace) -> int:
+    """One record per condition of the suite, as for a model of a tier; 0 also where one failed, its record says so."""
+    missing = [n for n in ("checkpoint", "infos", "suite", "work") if not getattr(args, n)]
+    given = [n for n in ("tier", "train", "study", "keyframe") if getattr(args, n)]
+    if missing or given:
+        wrong = [f"--{n} is missing" for n in missing] + [f"--{n} belongs to models of a tier" for n in given]
+        raise UserError(f"evaluate --config needs --checkpoint, --infos, --suite, --out and --work: {wrong[0]}")
+    data, suite = load_data(args.infos), load_suite(args.suite)
+    tier = bare_tier(args.config, data, args.batch_size)
+    checkpoint = require_file(args.checkpoint, "checkpoint", "Give the file that the training wrote (.pth).")
+    config = base_config(tier, data)
+    work = Path(args.work)
+    work.mkdir(parents=True, exist_ok=True)
+    source = dict(checkpoint=checkpoint.name, checkpoint_sha256=sha256_file(checkpoint))
+    model = Record("train", "ok", tier.name, provenance=source)
+    weights = plain_weights(checkpoint, work / "weights.pth")
+    try:
+        evaluator = Evaluator(config, tier, data, weights, work / "detections", own_sources(tier.model))
+    except RuntimeError as error:  # names of parameters that are missing or left over
+        raise UserError(f"{args.checkpoint} does not fit {args.config}: {error}") from error
+    put_down([evaluate_one(evaluator, condition, suite, model) for condition in suite.conditions], suite, args.out)
+    return 0
+
+
+def bare_tier(model: str, data: DataSet, batch_size: int = 1, threads: int = 1) -> Tier:
+    """What an evaluation has to know of a tier, for a model that belongs to none; named after the config's file."""
+    name = re.sub(r"[^a-z0-9_-]+", "_", Path(model.rpartition("::")[2]).stem.lower()).lstrip("_-")
+    return Tier(
+        name=name or "model",
+        summary=f"{model} as it is",
+        kind="nuscenes",
+        version=data.version,
+        model=named_beside(model, Path("tier.yaml")) or model,
+        base=Schedule(0),
+        variant=Schedule(0),
+        pretrain={},
+        world={},
+        data_root=data.root,
+        seeds=None,
+        threads=threads,
+        evaluate_batch_size=batch_size,
+        measure=Measuring(),
+        path=model_file(model),
+    )
+
+
+def plain_weights(checkpoint: Path, out: Path) -> Path:
+    """The weights of any checkpoint of mmcv or mmengine, read without running anything in it, as one of ours."""
+    from aqr_bench import compat
+
+    compat.prepare()
+    from aqr_bench.engine.checkpoint import read_checkpoint
+
+    return write_weights(out, {name: tensor.clone() for name, tensor in read_checkpoint(checkpoint).state.items()})

@@ -1,0 +1,77 @@
+"""Files that a training starts from and that no run here has made: published weights, pretrained image backbones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.engine.weights import write_weights
+from aqr_bench.errors import UserError
+from aqr_bench.records.provenance import sha256_file
+from aqr_bench.study.requirements import PUBLISHED_BY
+from aqr_bench.study.spec import Schedule, Tier
+
+BACKBONE = "img_backbone."
+
+
+def start_file(tier: Tier, schedule: Schedule) -> Path | None:
+    """The file that the schedule starts from; None if it starts from a training of ours, or from nothing.
+
+    Raises:
+        RuntimeError: it is not there. A single missing file is a failed run, not the end of all of them.
+    """
+    key = {"published": "checkpoint", "scratch": "backbone"}.get(schedule.init)
+    path = getattr(schedule, key) if key else None
+    if path is not None and not path.is_file():
+        name = f"models.{schedule.model or tier.model}.{key}"
+        raise RuntimeError(f"{tier.path.name}: {name}: no file {path}. Published by {PUBLISHED_BY}")
+    return path
+
+
+def read_start(path: Path, schedule: Schedule, model: str, work: Path) -> tuple[Path, dict[str, Any]]:
+    """A published file as a checkpoint that the model loads, in ``work``, and what the record says about it.
+
+    Raises:
+        RuntimeError: the file cannot be read, or does not fit the model.
+    """
+    facts = {"kind": schedule.init, "file": path.name, "sha256": sha256_file(path), "doubts": []}
+    out = work / "start.pth"
+    try:
+        if schedule.init == "published":
+            facts["doubts"] = _convert(path, model, out)
+        else:
+            facts["kind"] = "backbone"
+            _write({n: t for n, t in _state(path).items() if n.startswith(BACKBONE)}, out, path)
+    except UserError as error:
+        raise RuntimeError(str(error)) from error
+    for doubt in facts["doubts"]:
+        print(f"warning: {path}: {doubt}")
+    return out, facts
+
+
+def _convert(path: Path, model: str, out: Path) -> list[str]:
+    """Write the weights as the config ``model`` wants them; returns what speaks against using them for it."""
+    from aqr_bench import compat
+
+    compat.prepare()
+    from aqr_bench.cmt.published_weights import PUBLISHED_CONFIGS, doubts
+    from aqr_bench.engine.checkpoint import convert, read_checkpoint
+
+    if model not in PUBLISHED_CONFIGS:
+        _write(_state(path), out, path)
+        return []
+    convert(path, out, model, force=True)
+    return doubts(read_checkpoint(path).meta, model)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    from aqr_bench.engine.checkpoint import read_checkpoint
+
+    return dict(read_checkpoint(path).state)
+
+
+def _write(state: dict[str, Any], out: Path, source: Path) -> None:
+    if not state:
+        raise UserError(f"{source}: no weights of an image backbone, whose names would begin with '{BACKBONE}'")
+    # Copies: a tensor may be a window into the mapped file, all of which would be written.
+    write_weights(out, {name: tensor.clone() for name, tensor in state.items()})

@@ -1,0 +1,86 @@
+"""What every job does around its work: its folder, its costs, the reason of a failure."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aqr_bench.atomic import write_text
+from aqr_bench.records.record import status_of
+
+
+def what_failed(error: Exception, limit: int | None) -> tuple[str, str]:
+    """Status and reason for a record."""
+    status, reason = status_of(error), one_line(error)
+    if status == "oom" and limit:
+        reason = f"{reason.rstrip(': ')} (memory limit {limit} MB)"
+    return status, reason
+
+
+def work_folder(
+    root: str | Path, study: str | None, variant: str | None, seed: int, pretrain: str | None = None
+) -> Path:
+    """Folder of one run's checkpoints and detections below the work folder of a tier."""
+    if pretrain is not None:
+        return Path(root) / "pretrain" / pretrain
+    return Path(root) / ("base" if study is None else f"{study}/{variant}") / f"seed{seed}"
+
+
+def start_afresh_unless_same(work: Path, identity: list) -> None:
+    """Empty a work folder whose checkpoints come from another config, code, data set or base model.
+
+    Going on from them would mix two experiments into one record.
+    """
+    marker = work / "identity.json"
+    try:
+        if json.loads(marker.read_text(encoding="utf-8")) == identity:
+            return
+    except (FileNotFoundError, ValueError):
+        pass  # a new folder, or a marker that is damaged: whatever is in there, nothing says whose it is
+    if work.exists():
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    write_text(marker, json.dumps(identity))
+
+
+@contextmanager
+def naming_resumed(checkpoint: Path | None) -> Iterator[None]:
+    """Add to an error that a resumed training was resumed, and what to delete if that is what made it fail.
+
+    A fault in a work folder fails every later call in the same way; only its reader can tell it from a fault elsewhere.
+    """
+    try:
+        yield
+    except Exception as error:
+        if checkpoint is not None and status_of(error) == "failed":
+            error.add_note(
+                f"The training was resumed from {checkpoint.name}. If it fails like this each time it is resumed, "
+                f"delete {checkpoint.parent} to start afresh."
+            )
+        raise
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, in at most 300 characters on one line, and the notes that were added to the error."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return " ".join([text, *getattr(error, "__notes__", [])])
+
+
+def cost_since(clock: tuple[float, float]) -> dict[str, float]:
+    return {
+        "wall_s": round(time.perf_counter() - clock[0], 2),
+        "cpu_s": round(time.process_time() - clock[1], 2),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+def of_all(costs: list[dict[str, float]]) -> dict[str, float]:
+    """Processor time and memory of all processes together; nothing to say for one."""
+    if len(costs) == 1:
+        return {}
+    return {"processes": len(costs), **{k: round(sum(c[k] for c in costs), 2) for k in ("cpu_s", "peak_rss_mb")}}

@@ -1,0 +1,94 @@
+"""Checkpoints of trainings: written, read weights-only, merged, loaded into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.atomic import whole_file
+from aqr_bench.errors import short
+from aqr_bench.records.provenance import sha256_file
+from aqr_bench.records.record import Record, read_records
+
+NEW_PARAMETERS = ("pts_bbox_head.aqr.",)  # what a variant may have that its base has not
+
+
+def trained_checkpoint(record_path: str | Path) -> Path:
+    """Checkpoint that a train record names; RuntimeError if that training failed or its checkpoint changed."""
+    record = read_records(record_path)[0]
+    if not record.ok:
+        name = record.extra.get("pretrain")
+        raise RuntimeError(f"{f'pretraining {name}' if name else 'base training'} failed: {record.reason}")
+    return verified_checkpoint(record, record_path)
+
+
+def verified_checkpoint(record: Record, record_path: str | Path) -> Path:
+    """The checkpoint file of a train record, if it is there and still the one that was written."""
+    name = record.provenance.get("checkpoint")
+    path = Path(record_path).parent / name if name else None
+    if path is None or not path.is_file():
+        raise RuntimeError(f"checkpoint is missing: {name}")
+    if sha256_file(path) != record.provenance.get("checkpoint_sha256"):
+        raise RuntimeError(f"checkpoint {name} is not the one that its record describes (SHA-256 differs)")
+    return path
+
+
+def merged_weights(checkpoints: Sequence[Path], out: Path) -> Path:
+    """One checkpoint of several, as it is if there is but one."""
+    if len(checkpoints) == 1:
+        return checkpoints[0]
+    weights: dict = {}
+    for checkpoint in checkpoints:
+        weights.update(weights_of(checkpoint))
+    return write_weights(out, weights, iterations=0)
+
+
+def weights_of(checkpoint: Path) -> dict[str, Any]:
+    """The weights in a checkpoint of ours; RuntimeError names the file if it holds none, or more than data."""
+    import torch
+
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        reason = str(error).rpartition("Trying to load")[2].partition(".\n")[0].strip() or type(error).__name__
+        raise RuntimeError(f"{checkpoint} cannot be read as a checkpoint ({short(reason, 160)})") from error
+
+
+def final_weights(runner: Any) -> dict:
+    """The averaged weights if the run kept an exponential moving average, else the model's own."""
+    from mmengine.hooks import EMAHook
+
+    averaged = [h for h in runner.hooks if isinstance(h, EMAHook)]
+    model = averaged[0].ema_model.module if averaged else inner_model(runner)
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def inner_model(runner: Any) -> Any:
+    """The model itself, which is wrapped where several processes train."""
+    from mmengine.model import is_model_wrapper
+
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def load_weights(model: Any, checkpoint: Path, whole: bool = True) -> None:
+    """Load a checkpoint weights-only; nothing may be left over; of a ``whole`` one only AQR's parameters be missing."""
+    state = weights_of(checkpoint)
+    result = model.load_state_dict(state, strict=False)
+    missing = [k for k in result.missing_keys if whole and not k.startswith(NEW_PARAMETERS)]
+    unexpected = [k for k in result.unexpected_keys if not k.startswith(NEW_PARAMETERS)]
+    if missing or unexpected:
+        raise RuntimeError(f"{checkpoint} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")
+
+
+def write_weights(path: str | Path, weights: Mapping[str, Any], **meta: Any) -> Path:
+    """Write ``{"state_dict": weights, "meta": meta}`` as torch does, whole or not at all.
+
+    A tensor that is a window into larger storage takes all of that along: give a copy.
+    """
+    import torch
+
+    # Through a file of Python's: torch's own writer says nothing of a full disk.
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save({"state_dict": weights, "meta": meta}, file)
+    return Path(path)

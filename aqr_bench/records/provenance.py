@@ -1,0 +1,281 @@
+"""Where a number comes from: hashes of config, code and data, package versions, and the machine the job ran on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from aqr_bench.errors import UserError
+from aqr_bench.study.schema import repository_root
+
+# Parts of the package that a result of each kind depends on. A change elsewhere does not make the result stale.
+_MODEL = ("bias", "cmt", "corruptions", "data", "adapt.py", "experiment.py", "models.py", "overrides.py", "runtime.py")
+ROOMS: dict[str, tuple[str, ...]] = {
+    "world": ("world",),
+    "prepare": ("data",),
+    "train": (
+        *_MODEL,
+        "checkpoint.py",
+        "hooks.py",
+        "limits.py",
+        "ranks.py",
+        "resume.py",
+        "reuse.py",
+        "starts.py",
+        "train.py",
+    ),
+    "evaluate": (*_MODEL, "metrics", "bare.py", "evaluate.py", "reuse.py", "telemetry.py"),
+    "measure": (*_MODEL, "cost", "evaluate.py", "measure.py"),
+    "pictures": (*_MODEL, "metrics", "evaluate.py", "pictures.py", "report/pictures.py"),
+    "report": ("report", "metrics"),
+}
+PACKAGES = (
+    "aqr-bench",
+    "torch",
+    "numpy",
+    "mmengine",
+    "mmcv",
+    "mmcv-lite",
+    "mmdet",
+    "mmdet3d",
+    "nuscenes-devkit",
+    "spconv",
+    *(f"spconv-cu{version}" for version in (114, 118, 120, 121, 124, 126)),
+    "opencv-python",
+    "opencv-python-headless",
+)
+# Settings of the process that may show in the last bits of a result, or are suspected of it.
+ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "AQR_THREADS", "PYTHONHASHSEED", "CUDA_VISIBLE_DEVICES")
+_SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
+
+
+def utc_now() -> str:
+    """Current time in UTC, to the second, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# ---------------------------------------------------------------- hashes
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces; tuples as lists, paths with forward slashes, numpy scalars as numbers."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, Path):
+            return item.as_posix()
+        if hasattr(item, "tolist"):
+            return item.tolist()
+        if isinstance(item, set | frozenset):
+            return sorted(item)
+        raise TypeError(f"cannot hash a {type(item).__name__}: {item!r}")
+
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=plain)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a config; the order of keys does not matter."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()
+
+
+def code_hash(rooms: Sequence[str], sources: Sequence[Path] = ()) -> str:
+    """SHA-256 over the package's source files in ``rooms`` (folders or files below ``aqr_bench/``).
+
+    ``sources``: files from elsewhere that belong to them, those of a detector of one's own. Names and contents count,
+    times and line endings do not. Raises UserError for a room that does not exist.
+    """
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for room in sorted(set(rooms)):
+        place = package / room
+        if place.is_file():
+            files = [place]
+        elif place.is_dir():
+            files = sorted(p for p in place.rglob("*") if p.suffix in _SOURCE_SUFFIXES and p.is_file())
+        else:
+            raise UserError(f"code hash: no '{room}' in {package}")
+        for file in files:
+            digest.update(file.relative_to(package).as_posix().encode() + b"\0")
+            digest.update(file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    for file in sorted(sources):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return digest.hexdigest()
+
+
+def rooms_hash(kind: str) -> str:
+    """Code hash of the rooms behind one kind of result: world, prepare, train, evaluate, measure or report.
+
+    A room that does not exist yet counts as empty, so that the workflow can be planned without it.
+    """
+    package = Path(__file__).parents[1]
+    return code_hash([room for room in ROOMS[kind] if (package / room).exists()])
+
+
+# ---------------------------------------------------------------- the machine and the software
+
+
+def machine() -> dict[str, Any]:
+    """CPU, cores, memory, GPU, host, system and threads of this very process."""
+    import psutil
+
+    facts: dict[str, Any] = {
+        "host": platform.node(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.system(),
+        "release": platform.release(),
+        "python": platform.python_version(),
+        "gpu": None,
+        "torch_threads": None,
+    }
+    # Importing torch only to describe the machine would cost seconds; a job that used it has it loaded.
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        facts["torch_threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            facts["gpu"] = torch.cuda.get_device_name(0)
+            facts["gpu_count"] = torch.cuda.device_count()
+            facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith("model name"):
+                return " ".join(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _tf32() -> bool | None:
+    """Whether this process lets float32 products on a GPU use TF32; None where torch was not used."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else torch.backends.cuda.matmul.allow_tf32
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that a result depends on; those not installed are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """``git_commit`` and ``git_dirty`` of the repository; both None outside git or before the first commit."""
+    nothing = {"git_commit": None, "git_dirty": None}
+    try:
+        root = repository_root()
+        head = _git(root, "rev-parse", "HEAD")
+        # Untracked files count as dirty only where they can change a result.
+        changes = _git(root, "status", "--porcelain", "--", "aqr_bench", "ablations", "workflow", "Snakefile")
+    except (UserError, OSError, subprocess.SubprocessError):
+        return nothing
+    return {"git_commit": head, "git_dirty": bool(changes)}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True)
+    return done.stdout.strip()
+
+
+def portable_path(path: str | Path) -> str:
+    """A path without this machine in it: relative to the working folder or repository, else ``<elsewhere>/name``."""
+    path = Path(path)
+    if not path.is_absolute():
+        return path.as_posix()
+    for base in (Path.cwd(), repository_root()):
+        if path.is_relative_to(base):
+            return path.relative_to(base).as_posix()
+    return f"<elsewhere>/{path.name}"
+
+
+def command_line() -> str:
+    """The command that started this process, as one would type it in the working folder."""
+    words = list(sys.orig_argv)
+    if words:
+        words[0] = "python"
+
+    def portable(word: str) -> str:
+        option, equals, value = word.partition("=")
+        if equals and option.startswith("-") and value.startswith("/"):
+            return f"{option}={portable_path(value)}"
+        return portable_path(word) if word.startswith("/") else word
+
+    # Only what a shell would take apart is quoted, so that the usual command reads as it was typed.
+    return " ".join(shlex.quote(w) if set(w) & set(" \t\n'\"\\") else w for w in map(portable, words))
+
+
+def provenance(
+    *,
+    config: Mapping[str, Any] | None = None,
+    rooms: Sequence[str] | None = None,
+    sources: Sequence[Path] = (),
+    seed: int | None = None,
+    started: str | None = None,
+    data_sha256: str | None = None,
+    input_sha256: str | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_sha256: str | None = None,
+    predictions_sha256: str | None = None,
+    command: str | None = None,
+    files: Mapping[str, str | Path] = MappingProxyType({}),
+    loader_workers: int | None = None,
+) -> dict[str, Any]:
+    """The ``provenance`` part of a record; call it at the end of the job, in the process that did the work.
+
+    ``started`` is ``utc_now()`` taken at the start. A checkpoint given without its hash is hashed here. What is not
+    known stays None. ``files``: by role, what else the result came from: tier, study, suite, checkpoints to start from.
+    ``rooms`` and ``sources``: see ``code_hash``.
+    """
+    if checkpoint is not None and checkpoint_sha256 is None:
+        checkpoint_sha256 = sha256_file(checkpoint)
+    return {
+        "config_sha256": None if config is None else config_hash(config),
+        "code_sha256": None if rooms is None else code_hash(rooms, sources),
+        "data_sha256": data_sha256,
+        "input_sha256": input_sha256,
+        "checkpoint": None if checkpoint is None else portable_path(checkpoint),
+        "checkpoint_sha256": checkpoint_sha256,
+        "predictions_sha256": predictions_sha256,
+        "files": {role: file_facts(path) for role, path in files.items()},
+        "loader_workers": loader_workers,
+        "tf32": _tf32(),
+        **git_state(),
+        "command": command_line() if command is None else command,
+        "started": started,
+        "finished": utc_now(),
+        "seed": seed,
+        "packages": packages(),
+        "machine": machine(),
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+    }
+
+
+def file_facts(path: str | Path) -> dict[str, str | None]:
+    """Where a file lies, without this machine in it, and its SHA-256; None for a file that is not there."""
+    place = Path(os.path.normpath(path))
+    return {"path": portable_path(place), "sha256": sha256_file(place) if place.is_file() else None}

@@ -1,0 +1,257 @@
+"""A run leaves a record: one JSON object per line, written whole or not at all, and never lost when damaged.
+
+python -m aqr_bench.records.record check RECORD.jsonl [...]     exit 1 and one line each if any run failed
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.atomic import whole_file
+from aqr_bench.errors import UserError, require_file, run_main
+from aqr_bench.records.provenance import (
+    ROOMS,
+    code_hash,
+    config_hash,
+    machine,
+    packages,
+    portable_path,
+    provenance,
+    rooms_hash,
+    sha256_file,
+    utc_now,
+)
+from aqr_bench.study.schema import schema_error
+
+SCHEMA_VERSION = 1
+STATUSES = ("ok", "failed", "oom", "timeout", "diverged", "not_applicable")
+NOT_APPLICABLE = "not_applicable"
+__all__ = [
+    "NOT_APPLICABLE",
+    "ROOMS",
+    "SCHEMA_VERSION",
+    "STATUSES",
+    "Record",
+    "code_hash",
+    "config_hash",
+    "machine",
+    "packages",
+    "portable_path",
+    "provenance",
+    "read_records",
+    "read_run",
+    "refuse_equal_inputs",
+    "rooms_hash",
+    "sha256_file",
+    "status_of",
+    "utc_now",
+    "write_records",
+]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training, evaluation or measurement. ``study`` and ``variant`` are None for a base model."""
+
+    kind: str  # train | evaluate | measure
+    status: str  # ok | failed | oom | timeout | diverged | not_applicable
+    tier: str
+    study: str | None = None
+    variant: str | None = None
+    seed: int | None = None
+    condition: str | None = None
+    suite: str | None = None
+    reason: str | None = None
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    curve: Sequence[Sequence[float]] = ()  # [iteration, loss] pairs
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    @property
+    def failed(self) -> bool:
+        """Not ok, and not a question that does not arise (a LiDAR condition for a model without LiDAR)."""
+        return self.status not in ("ok", NOT_APPLICABLE)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; NaN and infinities become None, empty ``curve`` and ``extra`` are left out."""
+        data = plain_json(asdict(self))
+        for key in ("curve", "extra"):
+            if not data[key]:
+                del data[key]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Record:
+        """Inverse of ``to_dict``; raises UserError naming the key where the record's schema is violated."""
+        problem = schema_error(data, "record")
+        if problem:
+            raise UserError(f"record: {problem}")
+        return cls(**data)
+
+
+def plain_json(value: Any) -> Any:
+    """Nested JSON values from dicts, sequences, numpy scalars and arrays; a number that is not finite becomes None.
+
+    None stays None: a missing score is never turned into 0.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): plain_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return value.as_posix()
+    return value
+
+
+def status_of(error: BaseException) -> str:
+    """Which failure an exception is: oom, timeout, diverged or failed."""
+    text = f"{type(error).__name__}: {error}".lower()
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return "oom"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, FloatingPointError):
+        return "diverged"
+    return "failed"
+
+
+def write_records(path: str | Path, records: Iterable[Record]) -> Path:
+    """Write records as JSON lines under a temporary name, flush them to disk, then rename.
+
+    Every record is checked first: UserError names the key, and nothing is written.
+    """
+    path = Path(path)
+    lines = []
+    for record in records:
+        data = record.to_dict()
+        problem = schema_error(data, "record")
+        if problem:
+            raise UserError(f"{path}: record: {problem}")
+        lines.append(json.dumps(data, ensure_ascii=False, allow_nan=False))
+    if not lines:
+        raise UserError(f"{path}: no record to write; a run that fails writes a record of its failure")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """All records of a file. A damaged line becomes a failed record that names file and line.
+
+    Raises UserError only if the file does not exist.
+    """
+    path = require_file(path, "record file", "Run the step that writes it first.")
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            data = json.loads(line.decode("utf-8"), parse_constant=lambda name: None)
+            records.append(Record.from_dict(data))
+        except (ValueError, UserError) as err:
+            # UnicodeDecodeError and JSONDecodeError are ValueErrors.
+            records.append(_damaged(path, f"damaged record, line {number}: {err}"))
+    return records or [_damaged(path, "damaged record: the file is empty")]
+
+
+_PLACE = re.compile(
+    # The greedy start makes the match as short as possible: folders above the results folder do not count.
+    r".*/(?P<tier>[^/]+)/(?:base|(?P<study>[^/]+)/(?P<variant>(?!seed\d+/)[^/]+))(?:/seed(?P<seed>\d+))?"
+    r"/(?P<kind>train|measure|evaluate\.(?P<suite>[^/]+))\.jsonl$"
+)
+
+
+def _damaged(path: Path, reason: str) -> Record:
+    """A failed record for a line that cannot be read; the file's place tells which run it was."""
+    found = _PLACE.search(path.absolute().as_posix())
+    place = found.groupdict() if found else {}
+    kind = (place.get("kind") or "train").partition(".")[0]
+    return Record(
+        kind=kind,
+        status="failed",
+        reason=f"{portable_path(path)}: {reason}",
+        tier=place.get("tier") or "unknown",
+        study=place.get("study"),
+        variant=place.get("variant"),
+        seed=int(place["seed"]) if place.get("seed") else None,
+        condition="unknown" if kind == "evaluate" else None,
+        suite=place.get("suite") or ("unknown" if kind == "evaluate" else None),
+        extra={"damaged": True},
+    )
+
+
+def refuse_equal_inputs(records: Sequence[Record], reference: str) -> list[Record]:
+    """Turn a corrupted evaluation into a failed one if its inputs equal those of the ``reference`` condition.
+
+    A corruption that changes nothing must not count as robustness. Records are matched within one file, that is
+    within one trained model.
+    """
+    clean = {r.provenance.get("input_sha256") for r in records if r.condition == reference} - {None}
+    checked = []
+    for record in records:
+        same = record.condition != reference and record.provenance.get("input_sha256") in clean
+        if record.kind == "evaluate" and record.ok and same:
+            reason = f"condition '{record.condition}' left the inputs equal to '{reference}'"
+            record = Record(**{**vars(record), "status": "failed", "reason": reason, "scores": {}})
+        checked.append(record)
+    return checked
+
+
+def read_run(path: str | Path) -> list[Record]:
+    """``read_records``, with ``refuse_equal_inputs`` against the first condition of the file."""
+    records = read_records(path)
+    reference = next((r.condition for r in records if r.condition is not None), None)
+    return records if reference is None else refuse_equal_inputs(records, reference)
+
+
+def describe(record: Record) -> str:
+    """One line that says which run a record is of."""
+    words = [record.kind, record.tier, record.study or "base", record.variant]
+    words += [None if record.seed is None else f"seed {record.seed}", record.condition]
+    return " ".join(str(w) for w in words if w is not None)
+
+
+def ok_of(ok: int, counted: int, not_applicable: int = 0) -> str:
+    """``7 of 8 records ok``; those that are not applicable count on neither side and are named."""
+    return f"{ok} of {counted} records ok" + (f", {not_applicable} not applicable" if not_applicable else "")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``check``: 0 if every record is ok, 1 if any failed. Raises UserError for a missing file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m aqr_bench.records.record", description="Check what runs left behind."
+    )
+    parser.add_argument("action", choices=["check"])
+    parser.add_argument("records", nargs="+", type=Path, help="record files (.jsonl)")
+    args = parser.parse_args(argv)
+    records = [record for path in args.records for record in read_run(path)]
+    failed = [r for r in records if r.failed]
+    for record in failed:
+        print(f"{record.status}: {describe(record)}: {record.reason}", file=sys.stderr)
+    others = sum(r.status == NOT_APPLICABLE for r in records)
+    print(ok_of(sum(r.ok for r in records), len(records) - others, others))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_main(main)

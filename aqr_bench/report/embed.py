@@ -1,0 +1,112 @@
+"""Figures and pictures as part of the page: data addresses, small enough that the whole page stays small."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.errors import is_file
+from aqr_bench.report.figures.style import DPI
+
+PAGE_LIMIT = 14_000_000  # bytes of embedded images, as text: leaves room for tables in a page of 15 MB
+MOST_PIXELS = 100_000_000  # of a picture that is taken into the page
+PICTURE_WIDTH = 1600  # pixels
+COLOURS = 256  # of a figure in the page; the file beside it has all
+
+
+class Budget:
+    """Bytes that the page may still grow by."""
+
+    def __init__(self, left: int | None = None) -> None:
+        self.left = PAGE_LIMIT if left is None else left
+
+    def take(self, address: str) -> bool:
+        """Count an embedded image; False, and nothing counted, where it does not fit any more."""
+        if len(address) > self.left:
+            return False
+        self.left -= len(address)
+        return True
+
+
+def embed(data: bytes, kind: str) -> str:
+    """An image as a data address."""
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode()
+
+
+def embedded(figures: Iterable[tuple[str, Path]], budget: Budget) -> tuple[list[dict[str, Any]], list[str]]:
+    """Figures (caption, PNG) for the template, and the names of those for which there was no room."""
+    shown, left_out = [], []
+    for caption, path in figures:
+        source, width = _figure(path)
+        if budget.take(source):
+            shown.append({"caption": caption, "source": source, "width": width, "name": path.stem})
+        else:
+            left_out.append(path.name)
+    return shown, left_out
+
+
+def _figure(path: Path) -> tuple[str, int]:
+    """Data address, and width in CSS pixels (1/96 inch), so that the letters of all figures are of one size."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        buffer = io.BytesIO()
+        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        return embed(buffer.getvalue(), "png"), round(image.width * 96 / DPI)
+
+
+def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, str]], list[str], str | None]:
+    """Pictures below ``folder`` for the page, the names of those left out for their size, and a note.
+
+    ``pictures.json``, where present, gives order and captions; without it all PNG files are taken by name.
+    """
+    from PIL import Image
+
+    index, note = folder / "pictures.json", None
+    listed: list[dict] = []
+    if index.is_file():
+        try:
+            content = json.loads(index.read_text(encoding="utf-8"))
+            listed, note = [dict(entry) for entry in content["pictures"]], content.get("reason")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+            note = f"pictures.json cannot be read: {err}"
+    if not listed and folder.is_dir():
+        listed = [{"file": p.name} for p in sorted(folder.glob("*.png"))]
+    shown, left_out = [], []
+    for entry in listed:
+        path = folder / str(entry.get("file", ""))
+        if not is_file(path):
+            left_out.append(f"{path.name} (not found)")
+            continue
+        try:
+            source = embed(_shrunk(path), "jpeg")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:  # what PIL makes of bad files
+            left_out.append(f"{path.name} ({err})")
+            continue
+        if not budget.take(source):
+            left_out.append(f"{path.name} (the page would grow too large)")
+            continue
+        sample = f", sample {entry['sample']}" if "sample" in entry else ""
+        caption = entry.get("caption") or f"{entry.get('condition', path.stem)}{sample}"
+        shown.append({"source": source, "caption": caption})
+    return shown, left_out, note
+
+
+def _shrunk(path: Path) -> bytes:
+    """The picture as JPEG, at most PICTURE_WIDTH pixels wide. Raises OSError for a file that is no picture."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        # PIL has a limit of its own, which nuscenes-devkit lifts.
+        if image.width * image.height > MOST_PIXELS:
+            raise OSError(f"{image.width} x {image.height} pixels are too many")
+        image = image.convert("RGB")
+        if image.width > PICTURE_WIDTH:
+            image = image.resize((PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width)))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()

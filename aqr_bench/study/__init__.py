@@ -1,0 +1,1 @@
+"""What is asked: tiers, studies, variants, suites and the runs that follow from them. Needs no torch."""

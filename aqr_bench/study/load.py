@@ -1,0 +1,221 @@
+"""A study file becomes runs: tiers, studies and condition suites, read from YAML and checked against their schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aqr_bench.errors import UserError, is_file, listed, nearest, short
+from aqr_bench.study.model_files import named_beside
+from aqr_bench.study.overrides import merge_overrides
+from aqr_bench.study.schedule import tier_schedule
+from aqr_bench.study.schema import read_yaml, repository_root, schema_error
+from aqr_bench.study.spec import (
+    RESERVED,
+    Condition,
+    Launcher,
+    Measuring,
+    Pretraining,
+    Study,
+    Suite,
+    Tier,
+    Variant,
+)
+
+if TYPE_CHECKING:
+    pass
+
+# ---------------------------------------------------------------- finding files
+
+
+def known_tiers() -> list[str]:
+    """Names of the tiers that ship with the repository."""
+    return _names(repository_root() / "ablations" / "tiers")
+
+
+def known_suites() -> list[str]:
+    """Names of the condition suites that ship with the repository."""
+    return _names(repository_root() / "ablations" / "conditions")
+
+
+def known_studies() -> list[str]:
+    """Names of the studies that ship with the repository."""
+    return _names(repository_root() / "ablations")
+
+
+def _names(folder: Path, pattern: str = "*.yaml") -> list[str]:
+    return sorted(p.stem for p in folder.glob(pattern) if not p.stem.startswith("_"))
+
+
+def _resolve(path_or_name: str | Path, folder: str, what: str) -> Path:
+    """A path is taken as it is; a bare name is looked up in ``ablations/<folder>``."""
+    text = str(path_or_name)
+    if isinstance(path_or_name, Path) or "/" in text or text.endswith((".yaml", ".yml")):
+        path = Path(text)
+        if is_file(path):
+            return path
+        raise UserError(f"{what} file not found: {short(text, 200)}")
+    place = repository_root() / "ablations" / folder
+    if is_file(place / f"{text}.yaml"):
+        return place / f"{text}.yaml"
+    known = _names(place)
+    hint = nearest(text, known)
+    others = "" if hint.startswith("; known") else f" (known: {listed(known)})"
+    raise UserError(f"unknown {what} '{short(text)}'{hint}{others}")
+
+
+def _load(path_or_name: str | Path, folder: str, what: str) -> tuple[dict[str, Any], Path]:
+    path = _resolve(path_or_name, folder, what)
+    data = read_yaml(path)
+    problem = schema_error(data, what)
+    if problem:
+        raise UserError(f"{path}: {problem}")
+    if data["name"] != path.stem:
+        raise UserError(f"{path}: name: '{data['name']}' differs from the file's name '{path.stem}'")
+    return data, path
+
+
+# ---------------------------------------------------------------- the three kinds of file
+
+
+def load_tier(path_or_name: str | Path) -> Tier:
+    """Load a tier by name (``ablations/tiers/<name>.yaml``) or by file. UserError on any mistake in it."""
+    data, path = _load(path_or_name, "tiers", "tier")
+    evaluate, measure = data.get("evaluate", {}), data.get("measure", {})
+    root, limit = data["data"].get("root"), data.get("memory_limit_mb")
+    pretrain = {
+        name: Pretraining(name, entry["iterations"], entry.get("config", {}), tuple(entry["parts"]))
+        for name, entry in data.get("pretrain", {}).items()
+    }
+    model = named_beside(data["model"], path)
+    models = {
+        named_beside(name, path): {key: _home(file, path) for key, file in files.items()}
+        for name, files in data.get("models", {}).items()
+    }
+    start = "features" if pretrain else "scratch"
+    return Tier(
+        name=data["name"],
+        summary=data["summary"],
+        kind=data["data"]["kind"],
+        version=data["data"]["version"],
+        model=model,
+        base=tier_schedule(data["base"], start, path, models.get(model, {}), limit),
+        variant=tier_schedule(data["variant"], data["variant"]["init"], path, memory_limit_mb=limit),
+        pretrain=pretrain,
+        world=data.get("world", {}),
+        data_root=None if root is None else _home(root, path),
+        seeds=data.get("seeds"),
+        threads=data.get("threads", 1),
+        evaluate_batch_size=evaluate.get("batch_size", 1),
+        measure=Measuring(**{key: tuple(v) if isinstance(v, list) else v for key, v in measure.items()}),
+        path=path,
+        costs=data.get("costs", {}),
+        models=models,
+        database=data["data"].get("database", False),
+        launcher=Launcher(**data.get("launcher", {})),
+        tf32=data.get("tf32", False),
+        cluster_gpu=data.get("cluster_gpu", True),
+        **{key: tuple(data[key]) for key in ("studies", "suites") if key in data},
+    )
+
+
+def _home(text: str, source: Path) -> Path:
+    """A path of a tier file, which may start with ``~``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # a user that there is not, or no home folder at all
+        raise UserError(f"{source}: '{short(text, 200)}': no home folder for it; write the path out") from None
+
+
+def tier_path(path_or_name: str | Path) -> Path:
+    """The file of a tier given by name or by path; UserError if there is none."""
+    return _resolve(path_or_name, "tiers", "tier")
+
+
+def load_suite(path_or_name: str | Path) -> Suite:
+    """Load a condition suite by name (``ablations/conditions/<name>.yaml``) or by file."""
+    data, path = _load(path_or_name, "conditions", "suite")
+    names = [c["name"] for c in data["conditions"]]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: conditions: '{twice}' is given twice; every condition needs its own name")
+    conditions = []
+    for entry in data["conditions"]:
+        try:
+            conditions.append(resolve_condition(**entry))
+        except UserError as error:
+            raise UserError(f"{path}: conditions: {entry['name']}: {error}") from None
+    return Suite(data["name"], data["summary"], tuple(conditions), path)
+
+
+def resolve_condition(
+    name: str, corruption: str | None = None, severity: int | None = None, options: Mapping[str, Any] | None = None
+) -> Condition:
+    """A condition with its corruption (by default of the same name), looked up here once and nowhere else again.
+
+    UserError: the registry has no such corruption, severity or option.
+    """
+    from aqr_bench.corruptions import get_corruption  # takes half a second to import, and not every command needs it
+
+    key = name if corruption is None else corruption
+    settings = {"name": name, "corruption": key, "severity": severity, "options": dict(options or {})}
+    return Condition(name, get_corruption(key, severity, options), settings)
+
+
+def load_study(path_or_name: str | Path) -> Study:
+    """Load a study by name (``ablations/<name>.yaml``) or by file, with its suite and every variant checked."""
+    data, path = _load(path_or_name, "", "study")
+    if data["name"] in RESERVED or "base" in data["variants"]:
+        name = data["name"] if data["name"] in RESERVED else "base"
+        raise UserError(f"{path}: '{name}' is reserved for a folder or target; choose another name")
+    shared = {key: data.get(key) for key in ("iterations", "init")}
+    variants = {
+        name: Variant(
+            name,
+            v["summary"],
+            v["config"],
+            v.get("iterations", shared["iterations"]),
+            v.get("init", shared["init"]),
+            v.get("against"),
+            v.get("memory_limit_mb"),
+            named_beside(v.get("model"), path),
+            v.get("published"),
+        )
+        for name, v in data["variants"].items()
+    }
+    for name, variant in variants.items():
+        key = next((k for k in ("iterations", "init", "memory_limit_mb") if getattr(variant, k) is not None), None)
+        if data.get("measure_only") and key:
+            raise UserError(f"{path}: variants.{name}.{key}: not allowed here: the study has 'measure_only: true'")
+        if variant.against is not None and (variant.against not in variants or variant.against == name):
+            others = [other for other in variants if other != name]
+            hint = nearest(variant.against, others)
+            raise UserError(f"{path}: variants.{name}.against: no other variant '{short(variant.against)}'{hint}")
+    if data["baseline"] not in variants:
+        hint = nearest(data["baseline"], variants)
+        raise UserError(f"{path}: baseline: unknown variant '{short(data['baseline'])}'{hint}")
+    try:
+        beside = path.parent / data["conditions"]  # of a study of one's own, as its model config
+        suite = load_suite(beside if is_file(beside) else data["conditions"])
+        for variant in variants.values():
+            merge_overrides(variant.config)
+    except UserError as err:
+        raise UserError(f"{path}: {err}") from None
+    return Study(
+        name=data["name"],
+        question=data["question"],
+        summary=data.get("summary", ""),
+        baseline=data["baseline"],
+        seeds=tuple(data.get("seeds", ())),
+        suite=suite,
+        metric=data.get("metric", ""),
+        variants=variants,
+        path=path,
+        gate=data.get("gate", False),
+        measure_only=data.get("measure_only", False),
+        published=data.get("published", {}),
+    )
+
+
+# ---------------------------------------------------------------- from files to runs

@@ -1,0 +1,78 @@
+"""Model configs: those that ship, those of installed packages (mmdet3d::...), and files of one's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from aqr_bench.errors import UserError, nearest
+
+CONFIGS = Path(__file__).parents[1] / "cmt" / "configs"
+PACKAGE = "::"  # between a package and the path of one of its configs, as mmengine writes it
+
+
+def shipped_models() -> list[str]:
+    """Names of the configs in ``aqr_bench/cmt/configs``."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py"))
+
+
+def is_file_name(model: str) -> bool:
+    """Whether a model is named by its file and not by the name of a config that ships."""
+    return model.endswith(".py") and PACKAGE not in model
+
+
+def named_beside(model: str | None, yaml_file: Path) -> str | None:
+    """A model as a tier or study names it; a relative file counts from the folder of the YAML that names it."""
+    if model is None or not is_file_name(model):
+        return model
+    return Path(os.path.normpath(yaml_file.parent / Path(model).expanduser())).as_posix()
+
+
+def model_file(model: str) -> Path:
+    """The file of a config: a shipped one by name, one of a package as ``mmdet3d::folder/name.py``, or any by path.
+
+    Raises:
+        UserError: there is none; says where it was looked for.
+    """
+    if PACKAGE in model:
+        return _package_file(*model.split(PACKAGE, 1))
+    if is_file_name(model):
+        if Path(model).is_file():
+            return Path(model)
+        raise UserError(f"no model config {model}. A relative path counts from the folder of the file that names it.")
+    path = CONFIGS / f"{model}.py"
+    if not path.is_file():
+        raise UserError(f"no '{model}' in aqr_bench/cmt/configs{nearest(model, shipped_models())}")
+    return path
+
+
+def _package_file(package: str, name: str) -> Path:
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise UserError(f"model config {package}{PACKAGE}{name}: the package '{package}' is not installed")
+    configs = Path(spec.origin).parent / ".mim" / "configs"
+    path = configs / name
+    if not path.is_file():
+        known = [p.relative_to(configs).as_posix() for p in configs.rglob("*.py")]
+        close = nearest(name, known) if known else ""
+        hint = "" if close.startswith("; known") else close
+        raise UserError(f"model config {package}{PACKAGE}{name}: no such file in {configs}{hint}")
+    return path
+
+
+def own_sources(model: str) -> list[Path]:
+    """The Python files that belong to a config of one's own: those in its folder. None for what packages bring."""
+    if PACKAGE in model or not is_file_name(model):
+        return []
+    return sorted(model_file(model).parent.glob("*.py"))
+
+
+def make_importable(model: str) -> None:
+    """Let ``custom_imports`` of a config of one's own find the modules that lie beside it."""
+    if PACKAGE in model or not is_file_name(model):
+        return
+    folder = str(model_file(model).parent.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)

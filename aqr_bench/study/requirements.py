@@ -1,0 +1,78 @@
+"""What has to be there before anything runs: model configs, the nuScenes root, published checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from aqr_bench.errors import UserError
+from aqr_bench.study import load as studies_of
+from aqr_bench.study.model_files import model_file
+from aqr_bench.study.runs import base_runs
+from aqr_bench.study.schedule import variant_schedule
+from aqr_bench.study.spec import Schedule, Study, Tier
+
+PUBLISHED_BY = "junjie18/CMT on GitHub (links in its README.md); nothing is downloaded here"
+
+
+def schedules(tier: Tier, studies: Iterable[Study]) -> list[Schedule]:
+    """Of every base model and variant that the studies train or take over."""
+    studies = list(studies)
+    base = [tier.base] if base_runs(tier, studies) else []
+    return base + [variant_schedule(tier, study, variant) for study in studies for variant in study.variants]
+
+
+def require_inputs(tier: Tier, studies: Iterable[Study] = ()) -> None:
+    """Raise UserError at once for a model config, a nuScenes root or checkpoints that are not there.
+
+    A single missing checkpoint is no reason to stop: its training leaves a failed record. None at all is.
+    """
+    for problem in missing_inputs(tier, studies):
+        raise UserError(problem)
+
+
+def require_gpus(tier: Tier, processes: int, gpus: int) -> None:
+    """Raise UserError where a training starts more processes than there are GPUs for; without any it runs on CPUs."""
+    if processes > gpus > 0:
+        visible = "1 GPU is visible" if gpus == 1 else f"{gpus} GPUs are visible"
+        raise UserError(
+            f"{tier.path}: launcher.processes: {processes} processes need a GPU each, {visible}. Lower it, show more "
+            "GPUs (CUDA_VISIBLE_DEVICES, --gpus), or take none (--cpu; for snakemake: --config gpus=0)."
+        )
+
+
+def training_processes(tier: Tier, studies: Iterable[Study]) -> int:
+    """Processes of the largest training; 1 where weights are only taken over."""
+    return tier.launcher.processes if any(plan.iterations != 0 for plan in schedules(tier, studies)) else 1
+
+
+def missing_inputs(tier: Tier, studies: Iterable[Study] = ()) -> Iterator[str]:
+    """Everything that keeps the tier from starting, each as one line with its way out."""
+    studies = list(studies)
+    named = {(tier.path, "model", tier.model), *((tier.path, "models", model) for model in tier.models)}
+    named |= {(s.path, f"variants.{v.name}.model", v.model) for s in studies for v in s.variants.values() if v.model}
+    for path, key, model in sorted(named):
+        try:
+            model_file(model)
+        except UserError as error:
+            yield f"{path}: {key}: {error}"
+    if tier.data_root is not None and not (tier.data_root / tier.version).is_dir():
+        yield (
+            f"{tier.path}: data.root: no nuScenes {tier.version} under '{tier.data_root}' (looked for the folder "
+            f"'{tier.data_root / tier.version}'). Unpack or link the data set there, or change data.root."
+        )
+    files = {schedule.checkpoint for schedule in schedules(tier, studies) if schedule.init == "published"}
+    if files and not any(file.is_file() for file in files):
+        listed = ", ".join(sorted(map(str, files)))
+        yield (
+            f"{tier.path}: models: none of the published checkpoints is there ({listed}). Get them from "
+            f"{PUBLISHED_BY}, or take a tier that trains the models."
+        )
+
+
+def disk_needed(tier: studies_of.Tier, studies: Sequence[studies_of.Study]) -> int:
+    """Rough upper bound in bytes: half a megabyte per synthetic frame, 60 MB of checkpoints per training."""
+    world = tier.world
+    scenes = sum(int(world.get(key, 0)) for key in ("train_scenes", "val_scenes"))
+    frames = scenes * int(world.get("frames_per_scene", 0))
+    trainings = len(studies_of.matrix(tier, studies)) + len(studies_of.base_runs(tier, studies))
+    return 500_000 * frames + 60_000_000 * trainings + 200_000_000

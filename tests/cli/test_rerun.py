@@ -1,0 +1,246 @@
+"""Running a record again: how it came to be is found in it, it comes out the same, and what has changed is named."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from aqr_bench.cli import main as cli
+from aqr_bench.cli import rerun
+from aqr_bench.cli.rerun import Command, command_of, main, moved
+from aqr_bench.data.__main__ import main as prepare
+from aqr_bench.errors import UserError
+from aqr_bench.records.diff import compare
+from aqr_bench.records.record import Record, read_records, write_records
+from aqr_bench.study.load import load_tier
+from aqr_bench.world.spec import WorldSpec
+from aqr_bench.world.write import write_world
+
+WORLD = dict(version="v1.0-mini", train_scenes=1, val_scenes=2, frames_per_scene=2, objects_per_frame=4)
+
+
+def recorded(command: str, kind: str = "train") -> Record:
+    condition = "clean" if kind == "evaluate" else None
+    return Record(kind, "ok", "smoke", seed=0, condition=condition, suite=condition, provenance={"command": command})
+
+
+# ---------------------------------------------------------------- the command in a record
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "python -m aqr_bench.engine.train",
+        "python -u -m aqr_bench.engine.train",
+        "python -m aqr_bench.cli.main train",
+        ".venv/bin/python .venv/bin/aqr-bench train",
+        "python <elsewhere>/aqr-bench train",
+    ],
+)
+def test_the_command_of_a_record_is_read(start):
+    command = command_of(recorded(f"{start} --tier quick --features a b --seed=3 --infos 'my infos'"), Path("r.jsonl"))
+    options = {"tier": ("quick",), "features": ("a", "b"), "seed": ("3",), "infos": ("my infos",)}
+    assert command == Command("train", options)
+    assert command.words() == ["--tier", "quick", "--features", "a", "b", "--seed", "3", "--infos", "my infos"]
+
+
+@pytest.mark.parametrize(
+    "command", ["python -m pytest tests", "python -m aqr_bench.engine.evaluate --tier x", "", "a 'b"]
+)
+def test_a_record_of_another_command_is_refused(command):
+    with pytest.raises(UserError, match=r"r\.jsonl cannot be run again: .* is not the command of a train step"):
+        command_of(recorded(command), Path("r.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("place", "old", "new"),
+    [
+        ("/a/results/quick/base/seed0/train.jsonl", ".", "/a"),
+        ("/a/kept/records/base/seed0/train.jsonl", "results/quick", "/a/kept/records"),
+        ("/a/other.jsonl", "results/quick/base/seed0/train.jsonl", "/a/other.jsonl"),
+    ],
+)
+def test_a_moved_results_folder_is_recognised(place, old, new):
+    assert moved(Path(place), "results/quick/base/seed0/train.jsonl") == (Path(old), Path(new))
+
+
+# ---------------------------------------------------------------- a results folder with one training in it
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """World, infos, a base training and its evaluation under two conditions, in a folder of their own."""
+    folder = tmp_path_factory.mktemp("rerun")
+    results = folder / "results" / "tiny"
+    write_world(WorldSpec.from_dict(WORLD), results / "world", workers=1, quiet=True)
+    config = {
+        "train_dataloader.batch_size": 1,
+        "custom_hooks": [{"type": "SeedIterations"}, {"type": "LossCurve", "every": 1}],
+    }
+    tier = dict(
+        name="tiny",
+        summary="two iterations",
+        data=dict(kind="synthetic", version="v1.0-mini"),
+        world=WORLD,
+        model="cmt_aqr_quick",
+        base=dict(iterations=2, config=config),
+        variant=dict(iterations=1, init="base"),
+        evaluate=dict(batch_size=2),
+    )
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tier))
+    two = dict(name="two", summary="two", conditions=[{"name": "clean"}, {"name": "no_lidar"}])
+    (folder / "two.yaml").write_text(yaml.safe_dump(two))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepare(["--tier", "tiny.yaml", "--root", "results/tiny/world", "--out", "results/tiny/infos", "--quiet"])
+        here = "results/tiny/base/seed0"
+        common = "--tier tiny.yaml --infos results/tiny/infos --work results/tiny/work"
+        step(patch, "train", f"{common} --seed 0 --out {here}/train.jsonl")
+        step(patch, "evaluate", f"{common} --suite two.yaml --train {here}/train.jsonl --out {here}/evaluate.two.jsonl")
+    return folder
+
+
+def step(patch: pytest.MonkeyPatch, name: str, arguments: str) -> None:
+    """A step in this process, which leaves a record as a process of its own does."""
+    words = arguments.split()
+    patch.setattr(sys, "orig_argv", ["python", "-m", f"aqr_bench.{name}", *words])
+    assert importlib.import_module(f"aqr_bench.{name}").main(words) == 0
+
+
+@pytest.fixture
+def here(checkout, monkeypatch) -> Path:
+    """The results folder as working folder's; steps run in this process, which has what they import."""
+
+    def run_step(command, record, log):
+        log.write_text("")
+        assert importlib.import_module(f"aqr_bench.{command.step}").main(command.words()) == 0
+
+    monkeypatch.setattr(rerun, "run_step", run_step)
+    monkeypatch.chdir(checkout)
+    return checkout / "results" / "tiny" / "base" / "seed0"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_training_comes_out_the_same_and_nothing_is_touched(here, checkout, capsys):
+    before = contents(checkout)
+    assert cli.main(["rerun", str(here / "train.jsonl")]) == 0
+    said = capsys.readouterr().out
+    assert "came out the same: 6 values bit for bit (status, checkpoint, 2 of the loss curve, 2 counts)" in said
+    assert contents(checkout) == before
+
+
+def test_an_evaluation_comes_out_the_same_all_of_it_or_one_condition(here, capsys, tmp_path):
+    file, kept = here / "evaluate.two.jsonl", tmp_path / "kept"
+    assert len(read_records(file)[0].provenance["predictions_sha256"]) == 64
+    assert main([str(file), "--condition", "no_lidar", "--keep", str(kept)]) == 0
+    said = capsys.readouterr().out
+    assert "no_lidar: came out the same: " in said and "clean" not in said and "although" not in said
+    again = read_records(kept / "evaluate.two.jsonl")
+    assert [record.condition for record in again] == ["no_lidar"] and (kept / "work").is_dir()
+    with pytest.raises(UserError, match="not empty"):
+        main([str(file), "--keep", str(kept)])
+
+
+def test_what_came_out_different_and_why_is_said(here, capsys, tmp_path):
+    """A record that claims another score, made with another torch, in a results folder of another layout."""
+    record = read_records(here / "evaluate.two.jsonl")[0]
+    facts = {**record.provenance, "packages": {**record.provenance["packages"], "torch": "1.0"}}
+    other = replace(record, scores={**record.scores, "mAP": 0.75}, provenance=facts)
+    moved_to = write_records(tmp_path / "kept" / "base" / "seed0" / "evaluate.two.jsonl", [other])
+    shutil.copy(here / "train.jsonl", moved_to.parent)  # its checkpoint is where the command had it
+    assert main([str(moved_to)]) == 1
+    said = capsys.readouterr().out
+    assert "clean: came out different: 1 of " in said and "scores.mAP: 0.75 then, " in said
+    assert "perhaps because of torch 1.0 then" in said
+
+
+def test_another_checkpoint_is_told_by_its_weights(here, tmp_path):
+    then = read_records(here / "train.jsonl")[0]
+    weights = torch.load(here / then.provenance["checkpoint"], weights_only=True)
+    weights["state_dict"]["pts_bbox_head.reference_points.weight"][3, 1] += 0.5
+    torch.save(weights, tmp_path / "final.pth")
+    now = replace(then, provenance={**then.provenance, "checkpoint": "final.pth", "checkpoint_sha256": "0" * 64})
+    said = rerun.more(then, now, here / "train.jsonl", tmp_path / "train.jsonl", compare(then, now))
+    assert len(said) == 1 and "the most in pts_bbox_head.reference_points.weight: by 0.5" in said[0]
+    assert rerun.more(then, now, tmp_path / "gone.jsonl", tmp_path / "train.jsonl", compare(then, now)) == []
+
+
+# ---------------------------------------------------------------- what cannot be run
+
+
+def test_what_is_missing_is_named_with_the_way_out(here, checkout, capsys, tmp_path):
+    copy = tmp_path / "elsewhere" / "base" / "seed0"
+    copy.mkdir(parents=True)
+    for name in ("train.jsonl", "evaluate.two.jsonl"):
+        shutil.copy(here / name, copy)
+    (tmp_path / "empty").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path / "empty")
+        assert cli.main(["rerun", str(copy / "train.jsonl")]) == 2
+        assert "infos is not there: results/tiny/infos. Give its place with --infos" in capsys.readouterr().err
+        infos, tier = str(checkout / "results" / "tiny" / "infos"), str(checkout / "tiny.yaml")
+        assert cli.main(["rerun", str(copy / "train.jsonl"), "--infos", infos]) == 2
+        assert "tier is not there: tiny.yaml. Give its place with --tier" in capsys.readouterr().err
+        # The train record lies beside the evaluation, its checkpoint does not.
+        given = ["--infos", infos, "--tier", tier, "--suite", str(checkout / "two.yaml")]
+        assert cli.main(["rerun", str(copy / "evaluate.two.jsonl"), *given]) == 2
+        said = capsys.readouterr().err
+        assert "names a checkpoint that is not there" in said and "with --train" in said
+        assert cli.main(["rerun", str(copy / "train.jsonl"), "--suite", "missing_sensors"]) == 2
+        assert "--suite: a training has no such thing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--line", "3"], "--line 3: the file has 2 lines"),
+        (["--condition", "no_lidr"], "no record of 'no_lidr'; did you mean 'no_lidar'"),
+    ],
+)
+def test_records_that_are_not_there_are_refused(here, arguments, message):
+    with pytest.raises(UserError, match=message):
+        main([str(here / "evaluate.two.jsonl"), *arguments])
+
+
+def test_a_damaged_record_is_refused_and_others_of_the_file_are_not(here, tmp_path):
+    file = tmp_path / "evaluate.two.jsonl"
+    file.write_text((here / "evaluate.two.jsonl").read_text() + '{"kind": ')
+    with pytest.raises(UserError, match=r"line 3.* A damaged record cannot be run again; --line N"):
+        main([str(file)])
+    assert rerun.choose(file, 2, None)[0].condition == "no_lidar"
+    with pytest.raises(UserError, match="record file not found"):
+        main([str(tmp_path / "none.jsonl")])
+
+
+def test_a_condition_that_the_suite_no_longer_has_is_named(here, tmp_path):
+    suite = dict(name="two", summary="two", conditions=[{"name": "clean"}, {"name": "no_cameras"}])
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(suite))
+    with pytest.raises(UserError, match="the suite no longer has 'no_lidar'"):
+        main([str(here / "evaluate.two.jsonl"), "--suite", str(tmp_path / "two.yaml")])
+
+
+def test_a_step_that_breaks_off_is_told_by_its_last_line(tmp_path):
+    command = Command("train", {"tier": ("nosuch",), "infos": ("x",), "seed": ("0",), "out": ("y",), "work": ("z",)})
+    with pytest.raises(UserError, match=r"the train step ended with 2: unknown tier 'nosuch'"):
+        rerun.run_step(command, recorded("x"), tmp_path / "log")
+
+
+def test_old_records_still_are_records():
+    """Those of the repository were written before predictions, files and environment were kept."""
+    file = Path(cli.__file__).parents[1] / "results/reference/quick/records/bias_site/cross/seed0/train.jsonl"
+    record = read_records(file)[0]
+    assert record.ok and "files" not in record.provenance
+    command = command_of(record, file)
+    assert command.value("seed") == "0" and load_tier(command.value("tier")).name == "quick"
+    assert json.loads(file.read_text())["schema_version"] == record.schema_version

@@ -1,0 +1,103 @@
+"""Configs of mmdet3d become ours: where conditions stand, what is refused, and that our own stay as they are."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from mmengine.config import Config, ConfigDict
+
+from aqr_bench import compat
+from aqr_bench.engine.adapt_config import adapt, with_condition
+from aqr_bench.engine.config import open_config
+from aqr_bench.errors import UserError
+from aqr_bench.study.model_files import CONFIGS, shipped_models
+
+POINTS = dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=5)
+SWEEPS = dict(type="LoadPointsFromMultiSweeps", sweeps_num=3, use_dim=[0, 1, 2, 4])
+IMAGES = dict(type="LoadMultiViewImageFromFiles", to_float32=True)
+RANGE = dict(type="PointsRangeFilter", point_cloud_range=[-32, -32, -5, 32, 32, 3])
+PACK = dict(type="Pack3DDetInputs", keys=["points"])
+STOCK = "mmdet3d::centerpoint/centerpoint_pillar02_second_secfpn_head-circlenms_8xb4-cyclic-20e_nus-3d.py"
+
+
+def types(steps) -> list[str]:
+    return [step["type"] for step in steps]
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_models() if not name.endswith("_model")])
+def test_our_own_configs_stay_as_they_are(name):
+    config = Config.fromfile(CONFIGS / f"{name}.py", import_custom_modules=False)
+    before = copy.deepcopy(config.to_dict())
+    adapt(config, name)
+    assert config.to_dict() == before
+
+
+def test_conditions_stand_behind_the_loaders_and_before_the_sweeps():
+    steps = with_condition([POINTS, SWEEPS, IMAGES, RANGE, PACK], "x")
+    assert types(steps) == [
+        "LoadPointsFromFile",
+        "LoadMultiViewImageFromFiles",
+        "SensorCondition",
+        "LoadPoseCorrectedSweeps",
+        "AddProjections",
+        "PointsRangeFilter",
+        "InputFingerprint",
+        "Pack3DDetInputs",
+    ]
+    assert steps[2]["sweeps_num"] == 3 and steps[3]["test_mode"] is True
+    assert {"token", "input_proof", "box_type_3d", "pcd_rotation"} <= set(steps[-1]["meta_keys"])
+    assert SWEEPS["type"] == "LoadPointsFromMultiSweeps" and "meta_keys" not in PACK, "the config's own are copied"
+
+
+def test_augmentation_that_does_nothing_is_opened():
+    inner = [dict(type="GlobalRotScaleTrans", rot_range=[0, 0]), dict(type="RandomFlip3D"), RANGE]
+    wrapped = dict(type="MultiScaleFlipAug3D", img_scale=(1333, 800), pts_scale_ratio=1, flip=False, transforms=inner)
+    steps = with_condition([POINTS, wrapped, PACK], "x")
+    assert types(steps)[2:5] == ["GlobalRotScaleTrans", "PointsRangeFilter", "InputFingerprint"]
+    with pytest.raises(UserError, match=r"x: test-time augmentation .* is not supported; set flip=False"):
+        with_condition([POINTS, {**wrapped, "flip": True}, PACK], "x")
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([POINTS, RANGE, IMAGES, PACK], "PointsRangeFilter stands before a loader"),
+        ([dict(POINTS, use_dim=4), PACK], "has to load the five columns as they are"),
+        ([dict(POINTS, norm_intensity=True), PACK], "has to load the five columns as they are"),
+        ([RANGE, PACK], "loads neither points nor images"),
+        ([POINTS, RANGE], "needs exactly one Pack3DDetInputs, it has 0"),
+    ],
+)
+def test_what_cannot_be_corrupted_is_refused(steps, message):
+    with pytest.raises(UserError, match=f"^x: .*{message}"):
+        with_condition(steps, "x")
+
+
+def test_a_config_of_mmdet3d_as_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(compat, "has_compiled_mmcv", lambda: False)
+    config = open_config(STOCK)
+    assert types(config.test_dataloader.dataset.pipeline)[:3] == [
+        "LoadPointsFromFile",
+        "SensorCondition",
+        "LoadPoseCorrectedSweeps",
+    ]
+    train = config.train_dataloader.dataset.dataset  # inside CBGSDataset
+    assert train.ann_file == "infos_train.pkl" and "LoadPoseCorrectedSweeps" in types(train.pipeline)
+    assert types(config.custom_hooks) == ["SeedEpochs", "LossCurve", "Progress"]
+    assert config.val_dataloader is None
+    part = config.model.data_preprocessor
+    assert part.type == "SpconvDataPreprocessor" and part.voxel_layer.num_point_features == 5
+    assert "voxelised by spconv" in capsys.readouterr().out
+    monkeypatch.setattr(compat, "has_compiled_mmcv", lambda: True)
+    assert open_config(STOCK).model.data_preprocessor.type == "Det3DDataPreprocessor"
+
+
+def test_other_data_sets_and_boxes_are_refused():
+    with pytest.raises(UserError, match="reads KittiDataset; only mmdet3d's NuScenesDataset is scored here"):
+        open_config("mmdet3d::second/second_hv_secfpn_8xb6-80e_kitti-3d-car.py")
+    config = Config.fromfile(CONFIGS / "cmt_aqr_quick.py", import_custom_modules=False)
+    config.test_dataloader.dataset.pipeline = [ConfigDict(step) for step in (POINTS, SWEEPS, PACK)]
+    config.test_dataloader.dataset.load_type = "mv_image_based"
+    with pytest.raises(UserError, match="y: one sample has to be all sensors of a frame"):
+        adapt(config, "y")

@@ -1,0 +1,96 @@
+"""A real nuScenes keyframe through the same data set class, transforms and detector, drawn on all views."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from aqr_bench.cli.main import main
+from aqr_bench.cli.pictures import keyframe_data, point_at_keyframe
+from aqr_bench.engine.config import base_config
+from aqr_bench.engine.evaluate import build_loader
+from aqr_bench.errors import UserError
+from aqr_bench.records.provenance import sha256_file
+from aqr_bench.records.record import Record, write_records
+from aqr_bench.report.figures.detections import Boxes, corners, projected_edges
+from aqr_bench.study.load import load_tier, resolve_condition
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory) -> Path:
+    """Train record of a model that has learnt nothing: its pictures show the way, not the quality."""
+    from mmdet3d.registry import MODELS
+    from mmengine.config import Config
+
+    import aqr_bench.cmt  # noqa: F401
+    from aqr_bench.study.model_files import CONFIGS
+
+    torch.manual_seed(0)
+    model = MODELS.build(Config.fromfile(CONFIGS / "cmt_aqr_quick_model.py").model)
+    folder = tmp_path_factory.mktemp("model")
+    torch.save({"state_dict": model.state_dict()}, folder / "final.pth")
+    source = dict(checkpoint="final.pth", checkpoint_sha256=sha256_file(folder / "final.pth"))
+    return write_records(folder / "train.jsonl", [Record("train", "ok", "quick", seed=0, provenance=source)])
+
+
+def test_the_keyframe_is_detected_on_and_drawn(keyframe, untrained, tmp_path, capsys):
+    command = ["evaluate", "--tier", "quick", "--keyframe", str(keyframe), "--train", str(untrained)]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    picture = cv2.imread(str(tmp_path / "keyframe.0.png"))
+    assert picture.shape[1] > 1200 and picture.std() > 20
+    green = (np.abs(picture[..., ::-1].astype(int) - [0x00, 0x9E, 0x73]) < 12).all(-1)
+    assert green.sum() > 2000  # the annotated boxes
+    found = json.loads((tmp_path / "detections.json").read_text())["ca9a282c9e77460f8360f564131a8af5"]
+    assert len(found["scores"]) == len(found["boxes_lidar"]) > 0
+    assert str(tmp_path / "keyframe.0.png") in capsys.readouterr().out
+
+
+def test_network_input_of_the_keyframe_keeps_boxes_on_their_points(keyframe):
+    """After resizing and cropping, LiDAR points inside a box still project into the drawn box."""
+    config = base_config(load_tier("quick"), keyframe_data(keyframe)[0])
+    point_at_keyframe(config.test_dataloader.dataset, keyframe)
+    sample = build_loader(config, resolve_condition("clean"), 1).dataset[0]
+    points, lidar2img = sample["inputs"]["points"].numpy(), np.asarray(sample["data_samples"].metainfo["lidar2img"])
+    assert sample["inputs"]["img"].shape == (6, 3, 96, 176) and len(points) > 20_000
+    truth = sample["data_samples"].eval_ann_info["gt_bboxes_3d"]
+    boxes = np.concatenate([truth.gravity_center.numpy(), truth.tensor[:, 3:7].numpy()], 1)
+    checked = 0
+    for box in boxes:
+        local = points[:, :3] - box[:3]
+        turn = np.array([[np.cos(box[6]), np.sin(box[6]), 0], [-np.sin(box[6]), np.cos(box[6]), 0], [0, 0, 1]])
+        inside = points[(np.abs(local @ turn.T) < box[3:6] / 2).all(1), :3]
+        for matrix in lidar2img:
+            seen = np.c_[inside, np.ones(len(inside))] @ matrix.T
+            hull = np.c_[corners(box[None])[0], np.ones(8)] @ matrix.T
+            if len(seen) < 5 or (hull[:, 2] < 0.5).any():
+                continue
+            pixels, outline = seen[:, :2] / seen[:, 2:3], hull[:, :2] / hull[:, 2:3]
+            assert (pixels >= outline.min(0) - 1e-3).all() and (pixels <= outline.max(0) + 1e-3).all()
+            checked += 1
+    assert checked > 10
+
+
+def test_edges_behind_the_camera_are_cut():
+    camera = np.array([[100.0, 0, 50, 0], [0, 100, 40, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    ahead, across, behind = ([0, 0, z, 2.0, 2.0, 2.0, 0.3] for z in (10.0, 0.5, -10.0))
+    assert len(projected_edges(np.array([ahead]), camera)) == 12
+    assert 0 < len(projected_edges(np.array([across]), camera)) <= 12
+    assert projected_edges(np.array([behind]), camera) == []
+    assert np.isfinite(np.array(projected_edges(np.array([across]), camera))).all()
+
+
+def test_boxes_are_filtered_by_score():
+    boxes = Boxes(np.zeros((3, 7)), ["a", "b", "c"], np.array([0.9, 0.1, 0.5]))
+    assert boxes.above(0.5).labels == ["a", "c"]
+
+
+def test_a_wrong_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="keyframe folder not found"):
+        keyframe_data(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="exactly one info file"):
+        keyframe_data(tmp_path)

@@ -1,0 +1,250 @@
+"""Training jobs: a warm start really starts warm, a resumed run equals an unbroken one, failures leave records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from aqr_bench.data.__main__ import main as prepare
+from aqr_bench.data.dataset import load_data
+from aqr_bench.engine.config import build_config
+from aqr_bench.engine.job import start_afresh_unless_same
+from aqr_bench.engine.train import main, run_training
+from aqr_bench.engine.weights import load_weights, trained_checkpoint
+from aqr_bench.errors import UserError
+from aqr_bench.records.record import read_records
+from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.world.spec import WorldSpec
+from aqr_bench.world.write import write_world
+
+WORLD = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2)
+
+
+@HOOKS.register_module(force=True)
+class StopAfterTwo(Hook):
+    """Ends a training as a kill would: between two iterations."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == 2:
+            raise InterruptedError
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    write_world(WorldSpec.from_dict(WORLD), folder / "world")
+    write_tier(folder / "tiny.yaml")
+    assert (
+        prepare(["--tier", str(folder / "tiny.yaml"), "--root", str(folder / "world"), "--out", str(folder), "--quiet"])
+        == 0
+    )
+    return folder
+
+
+def write_tier(path: Path, iterations: int = 3, **config) -> Path:
+    overrides = {"train_dataloader.batch_size": 2, "default_hooks.checkpoint.interval": 2, **config}
+    still = {"optim_wrapper.optimizer.lr": 0.0, "param_scheduler": []}
+    tier = dict(
+        name=path.stem,
+        summary="a few iterations",
+        data=dict(kind="synthetic", version="v1.0-mini"),
+        world=WORLD,
+        model="cmt_aqr_quick",
+        base=dict(iterations=iterations, config=overrides),
+        variant=dict(iterations=1, init="base", config=overrides | still),
+    )
+    path.write_text(yaml.safe_dump(tier))
+    return path
+
+
+def train(place: Path, name: str, *more: str, tier: str = "tiny.yaml") -> Path:
+    out = place / name / "train.jsonl"
+    command = ["--tier", str(place / tier), "--infos", str(place), "--seed", "0", "--out", str(out)]
+    assert main([*command, "--work", str(place / name / "work"), *more]) == 0
+    return out
+
+
+def weights(record: Path) -> dict[str, torch.Tensor]:
+    return torch.load(trained_checkpoint(record), weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def base(place) -> Path:
+    return train(place, "base")
+
+
+def test_a_variant_starts_from_its_base(place, base):
+    """With a learning rate of 0 what comes out is what went in, in the model and in its average."""
+    variant = train(place, "cross", "--study", "smoke", "--variant", "cross", "--base", str(base))
+    before, after = weights(base), weights(variant)
+    new = set(after) - set(before)
+    assert new and all(name.startswith("pts_bbox_head.aqr.") for name in new)
+    parameters = [n for n in before if "running_" not in n and "num_batches" not in n]
+    assert len(parameters) > 100
+    for name in parameters:
+        assert torch.equal(before[name], after[name]), name
+
+
+def test_no_iterations_keep_the_base_as_it_is(place, base, tmp_path):
+    study = yaml.safe_load(load_study("smoke").path.read_text()) | {"name": "still", "iterations": 0}
+    (tmp_path / "still.yaml").write_text(yaml.safe_dump(study))
+    command = ["--study", str(tmp_path / "still.yaml"), "--variant", "cross", "--base", str(base)]
+    record = train(place, "still", *command)
+    before, after = weights(base), weights(record)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert set(after) - set(before) and read_records(record)[0].cost["iterations"] == 0
+
+
+def test_the_same_work_is_done_once(place, base):
+    """Under another name, in the same work folder: taken over, bit by bit, and the record says from whom."""
+    once = train(place, "once", "--study", "smoke", "--variant", "none", "--base", str(base))
+    study = yaml.safe_load(load_study("smoke").path.read_text()) | {"name": "again"}
+    (place / "again.yaml").write_text(yaml.safe_dump(study))
+    command = ["--tier", str(place / "tiny.yaml"), "--infos", str(place), "--seed", "0", "--base", str(base)]
+    command += ["--study", str(place / "again.yaml"), "--variant", "none", "--work", str(place / "once" / "work")]
+    assert main([*command, "--out", str(place / "again" / "train.jsonl")]) == 0
+    first, second = read_records(once)[0], read_records(place / "again" / "train.jsonl")[0]
+    assert second.extra == {"same_as": "smoke/none/seed0"} and "same_as" not in first.extra
+    assert second.provenance["checkpoint_sha256"] == first.provenance["checkpoint_sha256"]
+    assert second.cost == first.cost and second.curve == first.curve
+    assert trained_checkpoint(place / "again" / "train.jsonl").is_file()
+    # Another seed is other work.
+    command[5] = "1"
+    assert main([*command, "--out", str(place / "other" / "train.jsonl")]) == 0
+    assert "same_as" not in read_records(place / "other" / "train.jsonl")[0].extra
+
+
+def test_a_base_starts_from_pretrained_branches(place):
+    tier = yaml.safe_load((place / "tiny.yaml").read_text()) | {"name": "branches"}
+    parts = {"lidar": ["pts_backbone", "pts_neck"], "cameras": ["img_backbone", "pts_bbox_head.image_points"]}
+    tier["pretrain"] = {
+        name: dict(iterations=2, parts=part, config=tier["base"]["config"] | {"model.features_only": name})
+        for name, part in parts.items()
+    }
+    tier["base"]["config"] = tier["variant"]["config"]  # a learning rate of 0
+    (place / "branches.yaml").write_text(yaml.safe_dump(tier))
+    records = [train(place, f"pre_{name}", "--pretrain", name, tier="branches.yaml") for name in parts]
+    kept = {}
+    for record, part in zip(records, parts.values(), strict=True):
+        found = weights(record)
+        assert found and all(name.startswith(tuple(part)) for name in found)
+        kept |= found
+    assert read_records(records[0])[0].extra == {"pretrain": "lidar"}
+    after = weights(train(place, "on_top", "--features", *map(str, records), tier="branches.yaml"))
+    for name, value in kept.items():
+        if "running_" not in name and "num_batches" not in name:
+            assert torch.equal(after[name], value), name
+    with pytest.raises(UserError, match=r"starts from the pretrained branches .* give --features"):
+        train(place, "without", tier="branches.yaml")
+    with pytest.raises(UserError, match="no pretrain 'lidr'; did you mean 'lidar'"):
+        train(place, "typo", "--pretrain", "lidr", tier="branches.yaml")
+
+
+def test_a_resumed_run_equals_an_unbroken_one(place, base):
+    tier, data = load_tier(place / "tiny.yaml"), load_data(place)
+    work = place / "resumed"
+    config = build_config(tier, data, 0, work, None, None)
+    config.custom_hooks.append(dict(type="StopAfterTwo", priority="LOWEST"))  # after the checkpoint of iteration 2
+    with pytest.raises(InterruptedError):
+        run_training(config, tier, None)
+    assert (work / "iter_2.pth").is_file() and not (work / "final.pth").exists()
+    path, facts, _ = run_training(build_config(tier, data, 0, work, None, None), tier, None)
+    assert facts["iterations"] == 3
+    resumed, unbroken = torch.load(path, weights_only=True)["state_dict"], weights(base)
+    for name, value in unbroken.items():
+        assert torch.equal(resumed[name], value), name
+
+
+def test_a_damaged_checkpoint_is_not_resumed_from(place, base, capsys):
+    """The last checkpoint is cut short, the one before it is whole: the result is the unbroken run's all the same."""
+    tier, data, work = load_tier(place / "tiny.yaml"), load_data(place), place / "damaged"
+    config = build_config(tier, data, 0, work, None, None)
+    config.default_hooks.checkpoint.interval = 1
+    config.custom_hooks.append(dict(type="StopAfterTwo", priority="LOWEST"))
+    with pytest.raises(InterruptedError):
+        run_training(config, tier, None)
+    last = work / "iter_2.pth"
+    last.write_bytes(last.read_bytes()[:100_000])
+    path, _, _ = run_training(build_config(tier, data, 0, work, None, None), tier, None)
+    assert "iter_2.pth is damaged" in (said := capsys.readouterr().out) and "going on from iter_1.pth" in said
+    found, unbroken = torch.load(path, weights_only=True)["state_dict"], weights(base)
+    assert all(torch.equal(found[name], value) for name, value in unbroken.items())
+
+
+def test_a_damaged_identity_starts_afresh(tmp_path):
+    start_afresh_unless_same(tmp_path / "work", ["a"])
+    (tmp_path / "work" / "iter_2.pth").touch()
+    start_afresh_unless_same(tmp_path / "work", ["a"])
+    assert (tmp_path / "work" / "iter_2.pth").is_file()
+    (tmp_path / "work" / "identity.json").write_text('["a')
+    start_afresh_unless_same(tmp_path / "work", ["a"])
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["identity.json"]
+
+
+def test_a_full_disk_is_no_failed_training(place, monkeypatch):
+    def full(*_args, **_more):
+        raise OSError(28, "No space left on device", "final.pth")
+
+    monkeypatch.setattr("aqr_bench.engine.train.run_training", full)
+    with pytest.raises(UserError, match=r"final\.pth: no space is left"):
+        train(place, "full")
+    assert not (place / "full" / "train.jsonl").exists()
+
+
+def test_a_diverging_run_leaves_a_record(place, capsys):
+    write_tier(place / "hot.yaml", 6, **{"optim_wrapper.optimizer.lr": 1e20, "param_scheduler": []})
+    record = read_records(train(place, "hot", tier="hot.yaml"))[0]
+    assert record.status == "diverged" and "loss is nan" in record.reason
+    with pytest.raises(RuntimeError, match="base training failed"):
+        trained_checkpoint(place / "hot" / "train.jsonl")
+
+
+def test_the_record_says_where_it_came_from(base):
+    record = read_records(base)[0]
+    source = record.provenance
+    assert record.ok and record.cost["iterations"] == 3 and record.curve[-1][0] == 3
+    assert source["checkpoint"].endswith("final.pth") and not source["checkpoint"].startswith("/")
+    assert source["packages"]["torch"] and source["machine"]["cores"] and source["seed"] == 0
+
+
+def test_a_changed_or_missing_checkpoint_is_refused(place, base, tmp_path):
+    line = json.loads(base.read_text())
+    line["provenance"]["checkpoint"] = str(tmp_path / "gone.pth")
+    (tmp_path / "train.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(RuntimeError, match="checkpoint is missing"):
+        trained_checkpoint(tmp_path / "train.jsonl")
+    (tmp_path / "gone.pth").write_bytes(b"something else")
+    with pytest.raises(RuntimeError, match="SHA-256 differs"):
+        trained_checkpoint(tmp_path / "train.jsonl")
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    torch.save({"state_dict": {"other.weight": torch.zeros(1)}}, tmp_path / "c.pth")
+    with pytest.raises(RuntimeError, match=r"does not fit.*unexpected \['other.weight'\]"):
+        load_weights(torch.nn.Linear(1, 1), tmp_path / "c.pth")
+
+
+def test_checkpoints_of_another_experiment_are_not_gone_on_from(tmp_path):
+    work = tmp_path / "work"
+    start_afresh_unless_same(work, ["a", "b"])
+    (work / "iter_2.pth").write_text("half-trained")
+    start_afresh_unless_same(work, ["a", "b"])
+    assert (work / "iter_2.pth").exists()
+    start_afresh_unless_same(work, ["a", "c"])
+    assert not (work / "iter_2.pth").exists()
+
+
+def test_a_misspelled_override_names_the_nearest_key(place):
+    from aqr_bench.errors import UserError
+
+    write_tier(place / "typo.yaml", 3, **{"optim_wrapper.optimiser.lr": 1.0})
+    tier = load_tier(place / "typo.yaml")
+    with pytest.raises(UserError, match=r"typo\.yaml.*'optimiser'.*did you mean 'optimizer'"):
+        build_config(tier, load_data(place), 0, place / "x", None, None)
+    assert load_study("smoke").baseline == "none"

@@ -1,0 +1,84 @@
+"""Counting what a workflow left behind, and counting a file anew only when it has changed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from aqr_bench.records import summary as outcome
+from aqr_bench.records.record import Record, read_run, write_records
+from aqr_bench.records.summary import count_files, print_outcome
+
+RUN = {"tier": "smoke", "study": "smoke", "variant": "cross", "seed": 0}
+
+
+def record(status="ok", **more) -> Record:
+    reason = None if status == "ok" else "loss is nan"
+    return Record(kind="train", status=status, reason=reason, **{**RUN, **more}, provenance={"tool": "aqr-bench"})
+
+
+@pytest.fixture
+def results(tmp_path):
+    write_records(tmp_path / "smoke/smoke/cross/seed0/train.jsonl", [record()])
+    write_records(tmp_path / "smoke/smoke/cross/seed1/train.jsonl", [record("diverged", seed=1)])
+    return tmp_path
+
+
+def files(folder):
+    return sorted(folder.rglob("*.jsonl"))
+
+
+def test_counts_and_names_failures(results, capsys):
+    assert not print_outcome(results, results / "kept.json", ["smoke/smoke"])
+    assert capsys.readouterr().out.splitlines() == [
+        "1 of 2 records ok",
+        "  diverged: train smoke smoke cross seed 1: loss is nan",
+    ]
+
+
+def test_only_changed_files_are_read_again(results, monkeypatch):
+    kept, read = results / "kept.json", []
+    whole = read_run
+    monkeypatch.setattr(outcome, "read_run", lambda file: read.append(file.parent.name) or whole(file))
+    first = count_files(files(results), kept)
+    assert read == ["seed0", "seed1"]
+    assert count_files(files(results), kept) == first and len(read) == 2
+    write_records(results / "smoke/smoke/cross/seed1/train.jsonl", [record(seed=1)])
+    mended = count_files(files(results), kept)
+    assert read[2:] == ["seed1"] and (mended.ok, mended.counted, mended.failures) == (2, 2, ())
+
+
+def test_a_file_that_is_gone_is_not_counted(results):
+    count_files(files(results), results / "kept.json")
+    os.remove(results / "smoke/smoke/cross/seed1/train.jsonl")
+    assert count_files(files(results), results / "kept.json").counted == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": {"stamp": 1, "count": {"other": 2}}}', "\x00\xff"])
+def test_a_damaged_memory_is_not_believed(results, text):
+    right = count_files(files(results), results / "right.json")
+    (results / "kept.json").write_text(text)
+    assert count_files(files(results), results / "kept.json") == right
+
+
+def test_damaged_and_not_applicable_records(results):
+    write_records(
+        results / "smoke/smoke/cross/seed0/evaluate.missing_sensors.jsonl",
+        [
+            Record(
+                kind="evaluate",
+                status="not_applicable",
+                reason="no camera",
+                **RUN,
+                condition="no_camera",
+                suite="missing_sensors",
+                provenance={"tool": "aqr-bench"},
+            )
+        ],
+    )
+    with open(results / "smoke/smoke/cross/seed0/train.jsonl", "a") as file:
+        file.write('{"half": ')
+    count = count_files(files(results), results / "kept.json")
+    assert (count.ok, count.counted, count.not_applicable) == (1, 3, 1)
+    assert any("damaged record, line 2" in failure for failure in count.failures)

@@ -1,0 +1,39 @@
+"""Files that are there whole or not at all, also when the disk fills while they are written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aqr_bench.atomic import whole_file, write_text
+from aqr_bench.errors import disk_fault
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+    file = write_text(tmp_path / "a.json", "old")
+    with pytest.raises(ZeroDivisionError), whole_file(file) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path):
+    (tmp_path / ".a.json.tmp").write_text("half of a longer file")
+    write_text(tmp_path / "a.json", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "new"
+
+
+@pytest.mark.parametrize("how", ["text", "checkpoint"])
+def test_a_full_disk_is_named(tmp_path, how):
+    """/dev/full takes nothing, as a full disk does; torch hides the reason behind an error of its own."""
+    (tmp_path / ".a.tmp").symlink_to("/dev/full")
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        if how == "text":
+            write_text(tmp_path / "a", "x" * 100_000)
+        else:
+            with whole_file(tmp_path / "a") as temporary, temporary.open("wb") as file:
+                torch.save({"state_dict": {"a": torch.zeros(100_000)}}, file)
+    assert "no space is left. Free some space, then run the same command again" in str(disk_fault(caught.value))
+    if how == "text":
+        assert f"cannot write {tmp_path / 'a'}: no space" in str(disk_fault(caught.value))
+    assert list(tmp_path.iterdir()) == []

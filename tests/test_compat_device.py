@@ -1,0 +1,58 @@
+"""What leaves a GPU: detections with their boxes, by tensors that claim to be on one."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+from mmengine.structures import InstanceData
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from aqr_bench.compat import to_cpu
+from aqr_bench.engine.evaluate import Evaluator
+from aqr_bench.study.schema import repository_root
+
+
+@pytest.fixture
+def sample():
+    with FakeTensorMode():
+        sample = Det3DDataSample()
+        sample.pred_instances_3d = InstanceData(
+            bboxes_3d=LiDARInstance3DBoxes(torch.zeros(2, 9, device="cuda"), box_dim=9),
+            scores_3d=torch.zeros(2, device="cuda"),
+            labels_3d=torch.zeros(2, dtype=torch.long, device="cuda"),
+        )
+        yield sample
+
+
+def devices(sample) -> set[str]:
+    found = sample.pred_instances_3d
+    return {x.device.type for x in (found.bboxes_3d.tensor, found.scores_3d, found.labels_3d)}
+
+
+def test_boxes_are_moved_too(sample):
+    assert devices(sample) == {"cuda"} and devices(sample.cpu()) == {"cuda", "cpu"}  # mmengine's way leaves the boxes
+    assert devices(to_cpu(sample)) == {"cpu"}
+
+
+def test_detections_of_one_sample(sample):
+    evaluator = object.__new__(Evaluator)
+    evaluator.model = SimpleNamespace(test_step=lambda batch: [sample])
+    assert devices(evaluator.predict({})) == {"cpu"}
+
+
+def test_nothing_in_the_package_moves_data_samples_by_cpu():
+    """``.cpu()`` is for tensors, here always on their way to numpy or into a checkpoint."""
+    package = repository_root() / "aqr_bench"
+    allowed = re.compile(r"\.cpu\(\)\.(numpy|clone)\(\)")
+    calls = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in sorted(package.rglob("*.py"))
+        if "gpu_check" not in path.parts
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if ".cpu()" in allowed.sub("", line) and not line.lstrip().startswith(("#", '"'))
+    ]
+    assert calls == []
