@@ -68,7 +68,7 @@ def test_a_part_that_fails_or_lacks_a_package_has_its_error_and_the_rest_goes_on
     assert gpu_check.main(["--out", str(tmp_path), "--device", "cpu"]) == 1
     broken, lacking, devices = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
     assert broken["status"] == "failed" and "no_such_rows" in broken["error"] and "Traceback" in broken["log"]
-    assert lacking["status"] == "needs aqr_bench.gpu_check.no_such_module" and "fetch_wheels" in lacking["error"]
+    assert lacking["status"] == "needs aqr_bench.cost.gpu_check.no_such_module" and "fetch_wheels" in lacking["error"]
     assert devices["status"] == "ok" and devices["rows"][0]["what"] == "host"
     assert started == ["broken", "lacking", "devices"]
 

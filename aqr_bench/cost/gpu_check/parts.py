@@ -20,7 +20,7 @@ class Part:
 
     Args:
         name: its kind and, after a space, what it is applied to.
-        rows: ``module.function`` below ``aqr_bench.gpu_check``, called with settings, what follows the kind, and emit.
+        rows: ``module.function`` below ``aqr_bench.cost.gpu_check``, called with settings, what follows the kind, and emit.
         budget_s: seconds on a GPU. Those of the parts that are not ``optional`` add up to less than eight minutes.
         optional: only run where ``--parts`` names it.
     """
@@ -73,7 +73,7 @@ def work(part: Part, settings: Settings, file: Path) -> int:
 
         try:
             module, _, function = part.rows.partition(".")
-            rows = getattr(importlib.import_module(f"aqr_bench.gpu_check.{module}"), function)
+            rows = getattr(importlib.import_module(f"aqr_bench.cost.gpu_check.{module}"), function)
             kind, _, which = part.name.partition(" ")
             rows(settings, which or kind, emit)
         except Exception as error:

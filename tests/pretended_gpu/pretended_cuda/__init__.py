@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
-from aqr_bench.guard import EVENTS, REPORT, environment, library, unavailable
+from .guard import EVENTS, REPORT, environment, library, unavailable
 
 __all__ = ["cpu_alone", "enable", "environment", "library", "unavailable"]
 MEMORY_BYTES = 10**10
@@ -31,9 +31,9 @@ def enable() -> None:
         return
     import torch
     import torch.cuda.amp.common
-    from aqr_bench.tensor import CudaTensor, PretendedCuda
 
-    from aqr_bench import attention, counters
+    from . import attention, counters
+    from .tensor import CudaTensor, PretendedCuda
 
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     torch.autograd.grad_mode.set_multithreading_enabled(False)  # a mode belongs to one thread
@@ -78,7 +78,7 @@ def _load_to_gpu(load: Callable[..., Any]) -> Callable[..., Any]:
 
 def _from_numbers(make: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.tensor`` for lists that hold CUDA tensors, whose numbers torch fetches one by one, below any dispatch."""
-    from aqr_bench.tensor import CudaTensor
+    from .tensor import CudaTensor
 
     def fetched(data: Any) -> Any:
         if isinstance(data, CudaTensor):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aqr_bench import counters
+from . import counters
 
 aten = torch.ops.aten
 HALF = (torch.float16, torch.bfloat16)

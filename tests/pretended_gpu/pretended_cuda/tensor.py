@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from aqr_bench.attention import CPU_ONLY, STAND_INS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
-from aqr_bench import counters
+from . import counters
+from .attention import CPU_ONLY, STAND_INS
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
