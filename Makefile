@@ -61,6 +61,7 @@ faults: $(STAMP)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile workflow
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/snakemake --lint
 
 # requirements.lock leaves torch and mmcv out: they are the two that depend on the machine.

@@ -149,7 +149,7 @@ def disk_fault(error: BaseException | None, below: str | os.PathLike | None = No
     return None
 
 
-def refuse_disk_fault(error: BaseException, below: str | os.PathLike | None = None) -> None:
+def raise_disk_fault(error: BaseException, below: str | os.PathLike | None = None) -> None:
     """Raise UserError where the disk is to blame: the work has not failed then, it has not been done."""
     if (fault := disk_fault(error, below)) is not None:
         raise fault from error

@@ -30,7 +30,7 @@ from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 
-from aqr_bench.cli.pictures import point_at_keyframe  # noqa: E402
+from aqr_bench.data.dataset import point_at_keyframe  # noqa: E402
 from aqr_bench.engine.adapt_config import inner_dataset  # noqa: E402
 from aqr_bench.engine.seeding import seed_all  # noqa: E402
 from aqr_bench.study.model_files import CONFIGS  # noqa: E402

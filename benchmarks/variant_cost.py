@@ -97,7 +97,7 @@ def measured_in_fresh_process(tier: Tier, study: Study, variant: str, infos: str
     """What a measurement record says of the variant, without the values behind medians."""
     with tempfile.TemporaryDirectory() as folder:
         record_file = Path(folder) / "measure.jsonl"
-        command = [sys.executable, "-m", "aqr_bench.cost.measure", "--tier", str(tier.path), "--infos", infos]
+        command = [sys.executable, "-m", "aqr_bench", "measure", "--tier", str(tier.path), "--infos", infos]
         command += ["--study", str(study.path), "--variant", variant, "--out", str(record_file), "--parts", *parts]
         environment = {**os.environ, "OMP_NUM_THREADS": str(tier.threads)}
         subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from aqr_bench.cli.snakemake_output import Progress
+from aqr_bench.cli.time_left import MINOR_S, RULES, WORKS, TimeLeft, expected_seconds, rule_of
 from aqr_bench.console import duration
 from aqr_bench.study.load import load_study, load_suite, load_tier
-from aqr_bench.time_left import MINOR_S, RULES, WORKS, TimeLeft, expected_seconds, rule_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -140,7 +140,7 @@ FOLLOW = """
 import sys
 from pathlib import Path
 from aqr_bench import launch
-from aqr_bench.time_left import TimeLeft
+from aqr_bench.cli.time_left import TimeLeft
 progress = launch.Progress(time_left=TimeLeft({"train_base": 60.0, "evaluate": 30.0, "report": 15.0}))
 print("first", flush=True)
 try:

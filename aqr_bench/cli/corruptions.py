@@ -108,7 +108,7 @@ def load_frame(infos: str | None, keyframe: str | None, sample: str, sweeps: int
             "preview needs a sample: give --infos DIR (see aqr-bench data) or --keyframe FOLDER, one of them"
         )
     if keyframe is not None:
-        from aqr_bench.cli.pictures import keyframe_data
+        from aqr_bench.data.dataset import keyframe_data
 
         data, name = keyframe_data(keyframe)
         file = InfoFile(Path(keyframe) / name, keyframe, flat=True)

@@ -1,7 +1,7 @@
 """Hands out GPUs: a job waits until as many as it needs are free, takes them, and sees no other.
 
-python -m aqr_bench.cli.gpu_slots 1 -- COMMAND ...      the command on one GPU; with 0: on none
-python -m aqr_bench.cli.gpu_slots --list                the visible GPUs, and which of them are taken
+aqr-bench gpu-slots 1 -- COMMAND ...      the command on one GPU; with 0: on none
+aqr-bench gpu-slots --list                the visible GPUs, and which of them are taken
 
 A GPU is taken by a lock that the job's processes inherit: it is free again when the last of them has ended, in whatever
 way. The locks are in one folder per user and machine, so runs in other folders count as well. Where no GPU is visible,
@@ -220,7 +220,7 @@ def run(count: int, command: Sequence[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Never returns where a command is given: this process becomes it."""
     parser = argparse.ArgumentParser(
-        prog="python -m aqr_bench.cli.gpu_slots",
+        prog="aqr-bench gpu-slots",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -18,25 +18,28 @@ from aqr_bench.errors import tell
 # Each step parses its own arguments; its module is imported only when it is called, since some cost seconds.
 STEPS = {
     "world": ("aqr_bench.world.__main__", "write a synthetic driving world as a nuScenes data set"),
-    "data": ("aqr_bench.data.__main__", "make the information files of a data set, or check one (data check)"),
+    "data": ("aqr_bench.data.__main__", "make the info files of a data set, or check one (data check)"),
     "train": ("aqr_bench.engine.train", "train a base model or one variant"),
-    "evaluate": ("aqr_bench.engine.evaluate", "evaluate a trained model under every condition of a suite"),
+    "evaluate": ("aqr_bench.cli.evaluate", "evaluate a trained model under every condition of a suite"),
     "measure": ("aqr_bench.cost.measure", "measure latency, throughput and memory of a variant"),
-    "rerun": ("aqr_bench.cli.rerun", "run a record again and say whether it came out the same"),
+    "pictures": ("aqr_bench.cli.pictures", "draw the best and the worst detections of an evaluation"),
+    "rerun": ("aqr_bench.cli.rerun", "run a record again and compare the result"),
     "gpu-check": (
         "aqr_bench.cost.gpu_check.__main__",
-        "everything worth knowing on a GPU machine, in under eight minutes",
+        "check this machine's GPU: parity, speed, the smoke tier; under eight minutes",
     ),
     "report": ("aqr_bench.report.__main__", "tables, figures and the page from records"),
     "compare": ("aqr_bench.report.compare", "two result folders side by side: what changed, what is outside the noise"),
     "corruptions": ("aqr_bench.cli.corruptions", "list, show or draw the sensor corruptions"),
     "gate": ("aqr_bench.cli.gate", "do fixed biases on the trained base models move anything at all?"),
     "checkpoint": (
-        "aqr_bench.engine.checkpoint",
+        "aqr_bench.cli.checkpoint",
         "look into a published CMT checkpoint, or convert it for these configs",
     ),
     "studies": ("aqr_bench.cli.studies", "list, check or cost the studies, tiers and condition suites"),
-    "doctor": ("aqr_bench.cli.doctor", "which tiers work on this machine, why not the others, and what mends it"),
+    "doctor": ("aqr_bench.cli.doctor", "which tiers work on this machine, and what the others need"),
+    "records": ("aqr_bench.cli.records", "list the failed runs among records"),
+    "gpu-slots": ("aqr_bench.cli.gpu_slots", "run a command on GPUs that no other job uses"),
 }
 
 
@@ -90,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command resumes from here", file=sys.stderr)
         return 130
     except Exception as error:
         return tell(error)

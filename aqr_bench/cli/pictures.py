@@ -1,6 +1,6 @@
 """Pictures of detections: best and worst val samples under every condition, or one keyframe from elsewhere.
 
-python -m aqr_bench.cli.pictures --tier T --infos DIR --suite SUITE --train REC --evaluation REC --work DIR --out DIR
+aqr-bench pictures --tier T --infos DIR --suite SUITE --train REC --evaluation REC --work DIR --out DIR
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ import numpy as np
 
 from aqr_bench.atomic import write_text
 from aqr_bench.console import positive, share
-from aqr_bench.data.dataset import DataSet, load_data
+from aqr_bench.data.dataset import keyframe_data, load_data, point_at_keyframe
 from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.data.raw_frames import read_image
-from aqr_bench.engine.config import build_config
-from aqr_bench.engine.evaluate import Evaluator, build_loader
+from aqr_bench.engine.evaluate import Evaluator, build_loader, load_evaluator
 from aqr_bench.engine.job import work_folder
-from aqr_bench.engine.weights import verified_checkpoint
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.metrics.sample_f1 import SampleObjects, best_and_worst, count_detections
 from aqr_bench.records.record import Record, read_records
 from aqr_bench.report.figures.detections import SHEET, Boxes, draw_sample
-from aqr_bench.study.load import load_study, load_suite, load_tier, resolve_condition
+from aqr_bench.study.load import load_suite, load_tier, resolve_condition
 from aqr_bench.study.spec import Condition, Tier
 
 SCORE_THRESHOLD = 0.25
@@ -34,9 +32,9 @@ MATCH_M = 2.0  # a detection this near to an object has found it
 
 def main(argv: list[str] | None = None) -> int:
     """Write ``<condition>.<n>.png`` for a few val samples and ``pictures.json``, which lists them."""
-    parser = argparse.ArgumentParser(prog="python -m aqr_bench.cli.pictures", description=__doc__)
+    parser = argparse.ArgumentParser(prog="aqr-bench pictures", description=__doc__)
     parser.add_argument("--tier", required=True)
-    parser.add_argument("--infos", required=True, help="folder that python -m aqr_bench.data wrote")
+    parser.add_argument("--infos", required=True, help="folder that aqr-bench data wrote")
     parser.add_argument("--suite", required=True)
     parser.add_argument("--train", required=True, help="train record of the model")
     parser.add_argument("--study", help="study file, if it is not one of ablations/")
@@ -127,36 +125,6 @@ def global_objects(info: dict, classes: list[str]) -> SampleObjects:
     near = [i for i, name in enumerate(boxes.labels) if np.hypot(*ego[i, :2]) <= ranges[name]]
     centre = ego[near] @ ego2global[:3, :3].T + ego2global[:3, 3]
     return SampleObjects(centre[:, :2], [boxes.labels[i] for i in near])
-
-
-def load_evaluator(
-    tier: Tier, data: DataSet, trained: Record, record_path: str | Path, work: Path, study_file: str | None = None
-) -> Evaluator:
-    """The trained model of a record, ready to detect; no tables are loaded until something is scored."""
-    study = load_study(study_file or trained.study) if trained.study else None
-    config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
-    try:
-        return Evaluator(config, tier, data, verified_checkpoint(trained, record_path), work)
-    except RuntimeError as error:  # no checkpoint, a damaged one, or one of another model
-        raise UserError(f"{record_path}: {error}") from error
-
-
-def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
-    """A folder with one mmdet3d info file (.pkl, one or more samples) and the files that it names, side by side."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"keyframe folder not found: {folder}. Give a folder with an info file (.pkl) and its files.")
-    infos = sorted(folder.glob("*.pkl"))
-    if len(infos) != 1:
-        raise UserError(f"{folder} must hold exactly one info file (*.pkl), it holds {len(infos)}")
-    return DataSet(folder.resolve(), folder.resolve(), "v1.0-mini", ""), infos[0].name
-
-
-def point_at_keyframe(dataset: Any, folder: str | Path) -> None:
-    """Let a data set's config read the samples of a keyframe folder, where all files lie side by side."""
-    data, ann_file = keyframe_data(folder)
-    dataset.data_root, dataset.ann_file = str(data.root), str(data.infos / ann_file)
-    dataset.data_prefix = dict.fromkeys(dataset.data_prefix, "")
 
 
 def evaluate_keyframe(

@@ -25,7 +25,7 @@ import yaml
 from aqr_bench.console import duration
 from aqr_bench.data.dataset import load_data
 from aqr_bench.errors import UserError, nearest, run_main
-from aqr_bench.records.diff import Comparison, compare, cost_ratios, in_words, weights_apart
+from aqr_bench.records.diff import Comparison, compare, cost_ratios, in_words
 from aqr_bench.records.provenance import ENVIRONMENT, file_facts
 from aqr_bench.records.record import Record, describe, read_records
 from aqr_bench.study.load import load_study, load_suite, load_tier
@@ -130,11 +130,11 @@ def command_of(record: Record, path: Path) -> Command:
         words = []
     step = None
     for at, word in enumerate(words):
-        if word.startswith("aqr_bench.") and word.partition(".")[2] in KINDS:
+        if word.startswith("aqr_bench.") and word.partition(".")[2] in KINDS:  # python -m aqr_bench.train, earlier
             step, rest = word.partition(".")[2], words[at + 1 :]
             break
-        # aqr-bench train ..., .venv/bin/aqr-bench train ..., python -m aqr_bench.cli.main train ...
-        if (word == "aqr_bench.cli.main" or Path(word).name == "aqr-bench") and words[at + 1 : at + 2]:
+        # aqr-bench train ..., .venv/bin/aqr-bench train ..., python -m aqr_bench train ...; earlier: -m aqr_bench.cli
+        if (word in ("aqr_bench", "aqr_bench.cli") or Path(word).name == "aqr-bench") and words[at + 1 : at + 2]:
             step, rest = words[at + 1], words[at + 2 :]
             break
     if step != record.kind:
@@ -331,7 +331,7 @@ def run_step(command: Command, record: Record, log: Path) -> None:
     own = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT or name.startswith("CUDA")}
     with open(log, "w", encoding="utf-8") as file:
         done = subprocess.run(
-            [sys.executable, *start, f"aqr_bench.{command.step}", *command.words()],
+            [sys.executable, *start, "aqr_bench", command.step, *command.words()],
             env={**own, **{name: value for name, value in known.items() if not name.startswith("CUDA")}},
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -345,3 +345,23 @@ def run_step(command: Command, record: Record, log: Path) -> None:
 
 if __name__ == "__main__":
     run_main(main)
+
+
+def weights_apart(then: Path, now: Path) -> str:
+    """How far two checkpoints are apart: the parameter with the largest difference."""
+    from aqr_bench.engine.weights import weights_of
+
+    try:
+        old, new = (weights_of(file) for file in (then, now))
+    except RuntimeError as error:
+        return f"one of the checkpoints cannot be read: {error}"
+    if old.keys() != new.keys():
+        return f"the checkpoints hold other parameters: {sorted(old.keys() ^ new.keys())[:3]}"
+    if [n for n in old if old[n].shape != new[n].shape]:
+        return "the checkpoints hold parameters of other shapes"
+    apart = {n: float((old[n].double() - new[n].double()).abs().max()) for n in old if old[n].numel()}
+    name = max(apart, key=lambda n: apart[n])
+    changed = sum(value > 0 for value in apart.values())
+    if not changed:
+        return "the weights in the checkpoints are equal, only the files differ"
+    return f"{changed} of {len(apart)} parameters differ, the most in {name}: by {apart[name]:.3g}"

@@ -11,10 +11,12 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from aqr_bench.cli.gpu_devices import limited, visible_gpus
 from aqr_bench.cli.snakemake_output import Progress
+from aqr_bench.cli.time_left import TimeLeft, expected_seconds
 from aqr_bench.console import LiveLine, is_terminal
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.records.summary import print_outcome
@@ -22,10 +24,9 @@ from aqr_bench.study import load as studies_of
 from aqr_bench.study.requirements import disk_needed, require_gpus, require_inputs, training_processes
 from aqr_bench.study.runs import limit_seeds
 from aqr_bench.study.schema import repository_root
-from aqr_bench.time_left import TimeLeft, expected_seconds
 from aqr_bench.world.spec import read_tier
 
-WORK_MODULES = ("world", "data", "train", "evaluate", "measure")
+WORK_STEPS = ("world", "data", "train", "evaluate", "measure", "pictures", "report")
 
 # ---------------------------------------------------------------- one workflow per folder
 
@@ -61,8 +62,7 @@ def workers_in(folder: Path) -> list[tuple[int, str]]:
     found = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         words = process.info["cmdline"] or []
-        job = next((w for w in words if w.startswith("aqr_bench.") and w.split(".")[1] in WORK_MODULES), None)
-        name = job or ("snakemake" if any(_is_snakemake(w) for w in words[:4]) else None)
+        name = _step_of(words) or ("snakemake" if any(_is_snakemake(w) for w in words[:4]) else None)
         if name is None or process.info["pid"] in family:
             continue
         try:
@@ -71,6 +71,14 @@ def workers_in(folder: Path) -> list[tuple[int, str]]:
         except (psutil.Error, OSError):
             continue
     return found
+
+
+def _step_of(words: Sequence[str]) -> str | None:
+    """``aqr-bench train`` for a process that was started by ``python -m aqr_bench train`` and the like."""
+    for module, step in pairwise(words):
+        if (module == "aqr_bench" or Path(module).name == "aqr-bench") and step in WORK_STEPS:
+            return f"aqr-bench {step}"
+    return None
 
 
 def _is_snakemake(word: str) -> bool:

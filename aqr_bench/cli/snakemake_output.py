@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from aqr_bench.time_left import TimeLeft
+from aqr_bench.cli.time_left import TimeLeft
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What a variant costs: python -m aqr_bench.cost.measure --tier T --study S --variant V [--infos DIR] [--out REC].
+"""What a variant costs: aqr-bench measure --tier T --study S --variant V [--infos DIR] [--out REC].
 
 In a fresh process, with the variant alone, peak memory is read first; then arithmetic, stages and throughput; at last
 the variant and the study's baseline run in turns on the same samples, so that their ratio does not depend on what else
@@ -15,8 +15,8 @@ from aqr_bench.cost.measurement import PARTS, check_parts, measure, status_of_me
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import build_config, files_of, hashable
 from aqr_bench.engine.job import cost_since, one_line
-from aqr_bench.errors import refuse_disk_fault, run_main
-from aqr_bench.records.provenance import ROOMS, provenance, utc_now
+from aqr_bench.errors import raise_disk_fault, run_main
+from aqr_bench.records.provenance import provenance, utc_now
 from aqr_bench.records.record import Record, status_of, write_records
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.model_files import own_sources
@@ -26,7 +26,7 @@ from aqr_bench.study.schedule import model_of
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, and write the record where one is asked for; 0 also if it failed, the record says so."""
     parser = argparse.ArgumentParser(
-        prog="python -m aqr_bench.cost.measure",
+        prog="aqr-bench measure",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         facts = measure(tier, study, args.variant, data, parts)
         status, reason = status_of_measurement(facts)
     except Exception as error:
-        refuse_disk_fault(error)
+        raise_disk_fault(error)
         traceback.print_exc()
         facts, status, reason = {}, status_of(error), one_line(error)
     record = Record(
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         cost={**cost_since(clock), **facts},
         provenance=provenance(
             config=hashable(config),
-            rooms=ROOMS["measure"],
+            step="measure",
             sources=sources,
             started=started,
             data_sha256=data.sha256,

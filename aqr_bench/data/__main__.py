@@ -1,8 +1,8 @@
-"""python -m aqr_bench.data --tier T | --version V --root ROOT --out DIR: write the info files of a nuScenes root.
+"""aqr-bench data --tier T | --version V --root ROOT --out DIR: write the info files of a nuScenes root.
 
 With --database, also cut the objects of the train split out of points and images, for ground-truth sampling.
 
-python -m aqr_bench.data check --root ROOT: is a nuScenes root complete and consistent?.
+aqr-bench data check --root ROOT: is a nuScenes root complete and consistent?.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return check(argv[1:])
     parser = argparse.ArgumentParser(
-        prog="python -m aqr_bench.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="aqr-bench data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--tier", help="tier file or name; it has the version")

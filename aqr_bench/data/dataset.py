@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aqr_bench.errors import UserError, quoted, reading, require_file
 from aqr_bench.study.spec import SPLITS
@@ -21,10 +22,10 @@ class DataSet:
 
 
 def load_data(infos: str | Path) -> DataSet:
-    """Read the ``data.json`` that ``python -m aqr_bench.data`` left in a folder."""
+    """Read the ``data.json`` that ``aqr-bench data`` left in a folder."""
     folder = Path(infos)
-    path = require_file(folder / "data.json", "info summary", "Run: python -m aqr_bench.data --out " + str(folder))
-    again = "Delete it and run python -m aqr_bench.data again."
+    path = require_file(folder / "data.json", "info summary", "Run: aqr-bench data --out " + str(folder))
+    again = "Delete it and run aqr-bench data again."
     with reading(path, "info summary", again):
         summary = json.loads(path.read_text(encoding="utf-8"))
         root, version, sha256 = (summary[key] for key in ("root", "version", "data_sha256"))
@@ -33,10 +34,28 @@ def load_data(infos: str | Path) -> DataSet:
         sizes = dict(summary.get("bytes", {}))
         found = DataSet(folder.resolve(), (folder / root).resolve(), version, sha256)
     for name, size in sizes.items():
-        there = require_file(folder / name, "info file", "Run python -m aqr_bench.data again.").stat().st_size
+        there = require_file(folder / name, "info file", "Run aqr-bench data again.").stat().st_size
         if there != size:
             raise UserError(
                 f"{folder / name} has {there} bytes, {quoted(size)} were written: it is damaged. Delete {path} and run "
-                "python -m aqr_bench.data again."
+                "aqr-bench data again."
             )
     return found
+
+
+def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
+    """A folder with one mmdet3d info file (.pkl, one or more samples) and the files that it names, side by side."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"keyframe folder not found: {folder}. Give a folder with an info file (.pkl) and its files.")
+    infos = sorted(folder.glob("*.pkl"))
+    if len(infos) != 1:
+        raise UserError(f"{folder} must hold exactly one info file (*.pkl), it holds {len(infos)}")
+    return DataSet(folder.resolve(), folder.resolve(), "v1.0-mini", ""), infos[0].name
+
+
+def point_at_keyframe(dataset: Any, folder: str | Path) -> None:
+    """Let a data set's config read the samples of a keyframe folder, where all files lie side by side."""
+    data, ann_file = keyframe_data(folder)
+    dataset.data_root, dataset.ann_file = str(data.root), str(data.infos / ann_file)
+    dataset.data_prefix = dict.fromkeys(dataset.data_prefix, "")

@@ -16,7 +16,7 @@ from aqr_bench.compat import load_plain_pickle
 from aqr_bench.corruptions import Cloud, Frame, View
 from aqr_bench.errors import UserError, reading
 
-REMEDY = "Make it again: python -m aqr_bench.data"
+REMEDY = "Make it again: aqr-bench data"
 # None of these can occur inside the coded picture of a JPEG file: a 0xff there is followed by 0x00 or a restart marker.
 START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 POINT_COLUMNS = 5  # x, y, z, intensity, ring: a nuScenes point on disk
@@ -129,7 +129,7 @@ def view_of(camera: str, info: Mapping[str, Any], image: np.ndarray) -> View:
 
 
 class InfoFile:
-    """Samples of an info file with their files, as ``python -m aqr_bench.data`` writes them or in one flat folder.
+    """Samples of an info file with their files, as ``aqr-bench data`` writes them or in one flat folder.
 
     Args:
         path: info file (.pkl). ``root``: nuScenes root with ``samples/`` and ``sweeps/``.

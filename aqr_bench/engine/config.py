@@ -21,9 +21,9 @@ from aqr_bench.study.spec import Schedule, Study, Tier
 def base_config(tier: Tier, data: DataSet, model: str | None = None) -> Any:
     """The tier's model config (or the one called ``model``) with its data set filled in, before any override.
 
-    A config of mmdet3d is made one of ours, see :func:`aqr_bench.engine.adapt_config.adapt`. The config file leaves ``data_root``,
-    ``infos`` and ``dataset_version`` open; here they get their values in every data set, transform and evaluator that
-    names them.
+    A config of mmdet3d is made one of ours, see :func:`aqr_bench.engine.adapt_config.adapt`. The config file leaves
+    ``data_root``, ``infos`` and ``dataset_version`` open; here they get their values in every data set, transform and
+    evaluator that names them.
     """
     config = open_config(model or tier.model)
     if tier.tf32:  # only then: a result that does not depend on it keeps its hash

@@ -1,11 +1,10 @@
-"""Evaluate a trained model under every condition of a suite: python -m aqr_bench.engine.evaluate --tier T --suite S ...
+"""Evaluate a trained model under every condition of a suite.
 
 One record per condition. The submission holds what mmdet3d's NuScenesMetric would write; nuscenes-devkit scores it.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 import traceback
@@ -15,74 +14,63 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.compat import naming, to_cpu
-from aqr_bench.console import positive, steps
+from aqr_bench.console import steps
 from aqr_bench.corruptions.fingerprint import Fingerprint, evaluation_fingerprint
-from aqr_bench.data.dataset import DataSet, load_data
+from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import build_config, hashable
 from aqr_bench.engine.job import cost_since, one_line, work_folder
 from aqr_bench.engine.weights import load_weights, verified_checkpoint
-from aqr_bench.errors import UserError, refuse_disk_fault, run_main
-from aqr_bench.records.cache import find_twin, leave, take_over
-from aqr_bench.records.provenance import ROOMS, code_hash, config_hash, provenance, sha256_file, utc_now
+from aqr_bench.errors import UserError, raise_disk_fault
+from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
+from aqr_bench.records.code_dependencies import code_hash_for
+from aqr_bench.records.provenance import config_hash, provenance, sha256_file, utc_now
 from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records, refuse_equal_inputs, status_of, write_records
-from aqr_bench.study.load import load_study, load_suite, load_tier
+from aqr_bench.study.load import load_study
 from aqr_bench.study.model_files import own_sources
 from aqr_bench.study.schedule import model_of
-from aqr_bench.study.spec import Condition, Suite, Tier
+from aqr_bench.study.spec import Condition, Study, Suite, Tier
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write one record per condition of the suite; 0 also where an evaluation failed, the record says so."""
-    args = _arguments(argv)
-    if args.config:
-        from aqr_bench.engine.evaluate_checkpoint import evaluate_config
+def evaluate_suite(
+    tier: Tier, suite: Suite, data: DataSet, study: Study | None, train_record: str | Path, work_root: str | Path
+) -> list[Record]:
+    """The record of a trained model under every condition of a suite, also where an evaluation failed.
 
-        return evaluate_config(args)
-    if not (args.tier and args.train):
-        raise UserError("evaluate needs --tier and --train (or --config and --checkpoint)")
-    if args.keyframe:
-        from aqr_bench.cli.pictures import evaluate_keyframe
-
-        for picture in evaluate_keyframe(load_tier(args.tier), args.train, args.keyframe, args.out, args.study):
-            print(picture)
-        return 0
-    if not (args.infos and args.suite and args.work):
-        raise UserError("evaluate needs --infos, --suite and --work (or --keyframe)")
-    tier, suite = load_tier(args.tier), load_suite(args.suite)
-    data = load_data(args.infos)
-    trained = read_records(args.train)[0]
-    study = load_study(args.study or trained.study) if trained.study else None
-    work = work_folder(args.work, trained.study, trained.variant, trained.seed or 0)
+    Args:
+        study: that of the trained variant; None for a base model.
+        train_record: record file of the training.
+        work_root: work folder of the tier; detections go below it.
+    """
+    trained = read_records(train_record)[0]
+    work = work_folder(work_root, trained.study, trained.variant, trained.seed or 0)
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
     sources = own_sources(model_of(tier, study, trained.variant))
     try:
         if not trained.ok:
             raise RuntimeError(f"training failed: {trained.reason}")
-        checkpoint = verified_checkpoint(trained, args.train)
-        identity = _identity_of(config, tier, data, suite, trained, sources)
-        twin = find_twin(Path(args.work), work, f"evaluate.{suite.name}", identity)
-        evaluator = Evaluator(config, tier, data, checkpoint, work / "detections", sources) if twin is None else None
+        checkpoint = verified_checkpoint(trained, train_record)
+        identity = _cache_identity(config, tier, data, suite, trained, sources)
+        cached = find_cached(Path(work_root), work, f"evaluate.{suite.name}", identity)
+        evaluator = Evaluator(config, tier, data, checkpoint, work / "detections", sources) if cached is None else None
     except Exception as error:
-        refuse_disk_fault(error, work)
+        raise_disk_fault(error, work)
         if trained.ok:
             traceback.print_exc()
-        records = [_failure(c, suite, trained, tier, error, sources) for c in suite.conditions]
+        return [_failure(c, suite, trained, tier, error, sources) for c in suite.conditions]
+    if cached is None:
+        conditions = steps(suite.conditions, f"suite {suite.name}", lambda condition: condition.name)
+        records = [evaluate_one(evaluator, condition, suite, trained) for condition in conditions]
     else:
-        if twin is None:
-            conditions = steps(suite.conditions, f"suite {suite.name}", lambda condition: condition.name)
-            records = [evaluate_one(evaluator, condition, suite, trained) for condition in conditions]
-        else:
-            records = _taken_over(*twin, work, trained)
-        if not any(record.failed for record in records):
-            run = work.relative_to(args.work).as_posix() if twin is None else twin[1]["run"]
-            found = {"run": run, "records": [record.to_dict() for record in records]}
-            leave(work, f"evaluate.{suite.name}", identity, found, _kept_files(records))
-    put_down(records, suite, args.out)
-    return 0
+        records = _reused_records(*cached, work, trained)
+    if not any(record.failed for record in records):
+        run = work.relative_to(work_root).as_posix() if cached is None else cached[1]["run"]
+        content = {"run": run, "records": [record.to_dict() for record in records]}
+        save_cache_entry(work, f"evaluate.{suite.name}", identity, content, _files_of(records))
+    return records
 
 
-def put_down(records: Sequence[Record], suite: Suite, out: str | Path) -> None:
+def write_suite_records(records: Sequence[Record], suite: Suite, out: str | Path) -> None:
     """Write the records of a suite, refuse conditions that did nothing, and print a line for each."""
     records = refuse_equal_inputs(records, suite.conditions[0].name)
     write_records(out, records)
@@ -91,46 +79,30 @@ def put_down(records: Sequence[Record], suite: Suite, out: str | Path) -> None:
         print(f"{record.condition}: {numbers or record.reason}")
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m aqr_bench.engine.evaluate", description=__doc__)
-    parser.add_argument("--tier")
-    parser.add_argument("--infos", help="folder that python -m aqr_bench.data wrote")
-    parser.add_argument("--suite", help="condition suite, file or name")
-    parser.add_argument("--keyframe", help="instead: a folder with an info file (.pkl) and the files that it names")
-    parser.add_argument("--train", help="train record of the model")
-    parser.add_argument("--config", help="instead of --tier and --train: an mmdet3d config (file or mmdet3d::...)")
-    parser.add_argument("--checkpoint", help="with --config: weights of the model (.pth)")
-    parser.add_argument("--batch-size", type=positive, default=1, help="with --config: samples at a time")
-    parser.add_argument("--study", help="study file, if it is not one of ablations/")
-    parser.add_argument("--out", required=True, help="record file (.jsonl), one line per condition; or picture folder")
-    parser.add_argument("--work", help="folder for detections")
-    return parser.parse_args(argv)
-
-
-def _identity_of(
+def _cache_identity(
     config: Any, tier: Tier, data: DataSet, suite: Suite, trained: Record, sources: Sequence[Path]
 ) -> list[str]:
-    """What an evaluation depends on: two with the same identity find the same."""
+    """What an evaluation depends on: two with the same identity give identical results."""
     conditions = {"conditions": [c.settings for c in suite.conditions], "batch_size": tier.evaluate_batch_size}
     hashes = [
         config_hash(hashable(config)),
         config_hash(conditions),
-        code_hash(ROOMS["evaluate"], sources),
+        code_hash_for("evaluate", sources),
         data.sha256,
     ]
     return [*hashes, str(trained.provenance.get("checkpoint_sha256"))]
 
 
-def _taken_over(folder: Path, found: dict, work: Path, trained: Record) -> list[Record]:
-    """The records of a twin as those of this run, with the files that they name."""
-    records = [Record.from_dict(data) for data in found["records"]]
-    for file in _kept_files(records):
-        take_over(folder / file, work / file)
+def _reused_records(folder: Path, entry: dict, work: Path, trained: Record) -> list[Record]:
+    """The records of a cached evaluation as those of this run, with the files that they name."""
+    records = [Record.from_dict(data) for data in entry["records"]]
+    for file in _files_of(records):
+        reuse_file(folder / file, work / file)
     own = dict(study=trained.study, variant=trained.variant, seed=trained.seed)
-    return [replace(record, **own, extra={**record.extra, "same_as": found["run"]}) for record in records]
+    return [replace(record, **own, extra={**record.extra, "same_as": entry["run"]}) for record in records]
 
 
-def _kept_files(records: Sequence[Record]) -> list[Path]:
+def _files_of(records: Sequence[Record]) -> list[Path]:
     """The files that evaluations name in their records, relative to the work folder of the run."""
     return [
         Path("detections") / str(record.condition) / part["file"]
@@ -159,11 +131,11 @@ def _failure(
         **_identity(suite, trained, tier, condition),
         status=status_of(error),
         reason=one_line(error),
-        provenance=provenance(rooms=ROOMS["evaluate"], sources=sources, seed=trained.seed),
+        provenance=provenance(step="evaluate", sources=sources, seed=trained.seed),
     )
 
 
-def blind_to(config: Any, condition: Condition) -> str | None:
+def not_applicable_reason(config: Any, condition: Condition) -> str | None:
     """Why a condition cannot concern the model: it changes a sensor that the model does not use. None if it can."""
     uses = inner_dataset(config.test_dataloader.dataset).modality
     changes = condition.corruption.modality
@@ -176,16 +148,16 @@ def blind_to(config: Any, condition: Condition) -> str | None:
 
 def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, trained: Record) -> Record:
     """The record of one condition, whatever becomes of it."""
-    reason = blind_to(evaluator.config, condition)
+    reason = not_applicable_reason(evaluator.config, condition)
     if reason is not None:
-        facts = provenance(rooms=ROOMS["evaluate"], sources=evaluator.sources, seed=trained.seed)
+        facts = provenance(step="evaluate", sources=evaluator.sources, seed=trained.seed)
         own = _identity(suite, trained, evaluator.tier, condition)
         return Record(**own, status=NOT_APPLICABLE, reason=reason, provenance=facts)
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
         scores, inputs, extra = evaluator.run(condition)
     except Exception as error:
-        refuse_disk_fault(error, evaluator.work)
+        raise_disk_fault(error, evaluator.work)
         failure = functools.partial(_failure, condition, suite, trained, evaluator.tier, error, evaluator.sources)
         try:
             traceback.print_exc()
@@ -201,7 +173,7 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
         extra={**extra, "inputs": inputs},
         provenance=provenance(
             config=hashable(evaluator.config),
-            rooms=ROOMS["evaluate"],
+            step="evaluate",
             sources=evaluator.sources,
             seed=trained.seed,
             started=started,
@@ -382,5 +354,13 @@ def _quietly(function: Any, *args: Any) -> Any:
         return function(*args)
 
 
-if __name__ == "__main__":
-    run_main(main)
+def load_evaluator(
+    tier: Tier, data: DataSet, trained: Record, record_path: str | Path, work: Path, study_file: str | None = None
+) -> Evaluator:
+    """The trained model of a record, ready to detect; no tables are loaded until something is scored."""
+    study = load_study(study_file or trained.study) if trained.study else None
+    config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
+    try:
+        return Evaluator(config, tier, data, verified_checkpoint(trained, record_path), work)
+    except RuntimeError as error:  # no checkpoint, a damaged one, or one of another model
+        raise UserError(f"{record_path}: {error}") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.config import base_config
-from aqr_bench.engine.evaluate import Evaluator, evaluate_one, put_down
+from aqr_bench.engine.evaluate import Evaluator, evaluate_one, write_suite_records
 from aqr_bench.engine.weights import write_weights
 from aqr_bench.errors import UserError, require_file
 from aqr_bench.records.provenance import sha256_file
@@ -41,7 +41,9 @@ def evaluate_config(args: argparse.Namespace) -> int:
         evaluator = Evaluator(config, tier, data, weights, work / "detections", own_sources(tier.model))
     except RuntimeError as error:  # names of parameters that are missing or left over
         raise UserError(f"{args.checkpoint} does not fit {args.config}: {error}") from error
-    put_down([evaluate_one(evaluator, condition, suite, model) for condition in suite.conditions], suite, args.out)
+    write_suite_records(
+        [evaluate_one(evaluator, condition, suite, model) for condition in suite.conditions], suite, args.out
+    )
     return 0
 
 

@@ -14,7 +14,7 @@ from aqr_bench.atomic import write_text
 from aqr_bench.records.record import status_of
 
 
-def what_failed(error: Exception, limit: int | None) -> tuple[str, str]:
+def failure_status(error: Exception, limit: int | None) -> tuple[str, str]:
     """Status and reason for a record."""
     status, reason = status_of(error), one_line(error)
     if status == "oom" and limit:

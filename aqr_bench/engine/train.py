@@ -1,4 +1,4 @@
-"""Train one model and leave a record: python -m aqr_bench.engine.train --tier T --infos DIR --seed N --out REC --work DIR.
+"""Train one model and write its record: aqr-bench train --tier T --infos DIR --seed N --out REC --work DIR.
 
 With --study and --variant it trains that variant, with --pretrain one branch of the model alone, without them the base
 model. --base and --features are the train records to start from, where tier or study say so. Killed at any moment, the
@@ -22,7 +22,14 @@ from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import build_config, files_of, hashable
 from aqr_bench.engine.distributed import Failure, Team, leave_now, share_of, world_size
 from aqr_bench.engine.initial_weights import read_start, start_file
-from aqr_bench.engine.job import cost_since, naming_resumed, of_all, start_afresh_unless_same, what_failed, work_folder
+from aqr_bench.engine.job import (
+    cost_since,
+    failure_status,
+    naming_resumed,
+    of_all,
+    start_afresh_unless_same,
+    work_folder,
+)
 from aqr_bench.engine.memory_limit import memory_limit
 from aqr_bench.engine.resume import whole_checkpoint
 from aqr_bench.engine.weights import (
@@ -33,9 +40,10 @@ from aqr_bench.engine.weights import (
     trained_checkpoint,
     write_weights,
 )
-from aqr_bench.errors import UserError, refuse_disk_fault, run_main
-from aqr_bench.records.cache import find_twin, leave, take_over
-from aqr_bench.records.provenance import ROOMS, code_hash, config_hash, provenance, sha256_file, utc_now
+from aqr_bench.errors import UserError, raise_disk_fault, run_main
+from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
+from aqr_bench.records.code_dependencies import code_hash_for
+from aqr_bench.records.provenance import config_hash, provenance, sha256_file, utc_now
 from aqr_bench.records.record import Record, write_records
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.model_files import own_sources
@@ -75,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         return follow(team, config, tier, limit, clock)
     hashed = {**hashable(config), **({"processes": team.size} if team.size > 1 else {})}
     sources = own_sources(schedule.model or tier.model)
-    known: dict[str, Any] = dict(config=hashed, rooms=ROOMS["train"], sources=sources, seed=args.seed, started=started)
+    known: dict[str, Any] = dict(config=hashed, step="train", sources=sources, seed=args.seed, started=started)
     known |= dict(files=files_of(tier, study), loader_workers=loader.num_workers)
     extra = {"pretrain": args.pretrain} if args.pretrain else {}
 
@@ -96,30 +104,30 @@ def main(argv: list[str] | None = None) -> int:
         write_records(args.out, [record])
         print(f"{status}: {args.out}" + (f" ({reason})" if reason else ""))
 
-    def put_down_failure(failure: Failure) -> None:
+    def write_failure_record(failure: Failure) -> None:
         reason = f"rank {failure.rank}: {failure.reason}" if failure.rank else failure.reason
         put_down(failure.status, reason, cost_since(clock))
 
-    team.watch(put_down_failure)
+    team.watch(write_failure_record)
     try:
         init = [trained_checkpoint(path) for path in given.get(start, [])]
         file = None if args.pretrain else start_file(tier, schedule)
         starts = [*init, file] if file else init
         known["files"] |= {f"start {n}": path for n, path in enumerate(starts, 1)}
-        code = code_hash(ROOMS["train"], sources)
+        code = code_hash_for("train", sources)
         identity = [config_hash(known["config"]), code, data.sha256, *map(sha256_file, starts)]
         start_afresh_unless_same(work, identity)
         if file is not None:
             found, extra["start"] = read_start(file, schedule, schedule.model or tier.model, work)
             init, extra["trained"] = [found], schedule.iterations != 0
-        twin = find_twin(Path(args.work), work, "train", identity)
-        if twin is not None:
-            checkpoint, done = take_over(twin[0] / "final.pth", work / "final.pth"), twin[1]
+        cached = find_cached(Path(args.work), work, "train", identity)
+        if cached is not None:
+            checkpoint, done = reuse_file(cached[0] / "final.pth", work / "final.pth"), cached[1]
             # The cost is that of the run which did the work.
             facts, curve, extra["same_as"] = done["cost"], done["curve"], done["run"]
             team.share(None)
         elif args.pretrain is None and schedule.iterations == 0:
-            checkpoint, facts, curve = keep_base(config, init[0])
+            checkpoint, facts, curve = reuse_base_weights(config, init[0])
             team.share(None)
         else:
             parts = tier.pretrain[args.pretrain].parts if args.pretrain else None
@@ -134,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         run = "/".join([*([study.name, args.variant] if study else ["base"]), f"seed{args.seed}"])
         if args.pretrain is None:
             found = {"run": extra.get("same_as", run), "cost": cost, "curve": curve}
-            leave(work, "train", identity, found, ["final.pth"])
+            save_cache_entry(work, "train", identity, found, ["final.pth"])
         # Relative to the record, so that a results folder can be moved.
         where = dict(
             checkpoint=os.path.relpath(checkpoint, Path(args.out).parent), checkpoint_sha256=sha256_file(checkpoint)
@@ -142,9 +150,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError:
         raise
     except Exception as error:
-        refuse_disk_fault(error, work)
+        raise_disk_fault(error, work)
         traceback.print_exc()
-        put_down_failure(team.settle(error, *what_failed(error, limit)))
+        write_failure_record(team.settle(error, *failure_status(error, limit)))
     else:
         put_down("ok", None, cost, curve, **where)
     if team.size > 1:
@@ -163,14 +171,14 @@ def follow(team: Team, config: Any, tier: Tier, limit: int | None, clock: tuple[
             team.gather(cost_since(clock))
     except Exception as error:
         traceback.print_exc()
-        team.settle(error, *what_failed(error, limit))
+        team.settle(error, *failure_status(error, limit))
     leave_now(0)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m aqr_bench.engine.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="aqr-bench train", description=__doc__)
     parser.add_argument("--tier", required=True, help="tier file or name")
-    parser.add_argument("--infos", required=True, help="folder that python -m aqr_bench.data wrote")
+    parser.add_argument("--infos", required=True, help="folder that aqr-bench data wrote")
     parser.add_argument("--seed", type=seed, required=True)
     parser.add_argument("--out", required=True, help="record file (.jsonl)")
     parser.add_argument("--work", required=True, help="folder for checkpoints and logs")
@@ -233,7 +241,7 @@ def run_training(
     return path, {"parameters": parameters, "iterations": runner.iter, "threads": threads}, curve
 
 
-def keep_base(config: Any, base: Path) -> tuple[Path, dict, list]:
+def reuse_base_weights(config: Any, base: Path) -> tuple[Path, dict, list]:
     """The base's weights as those of a variant that differs at test time only; what only the variant has is initial."""
     from aqr_bench import compat
 

@@ -1,7 +1,7 @@
-"""Identical work is done once: a run finds another one of the same identity and takes over what it left.
+"""Identical work is done once: a run finds another one of the same identity and reuses its files.
 
 Studies share variants (every study has plain CMT as its baseline). Same config, code, data, seed and starting weights
-give the same result bit by bit, so the second one takes the first one's files, and its record says whose they are.
+give the same result bit by bit, so the second one reuses the first one's files, and its record names that run.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from aqr_bench.atomic import whole_file, write_text
 from aqr_bench.records.provenance import sha256_file
 
 
-def leave(
+def save_cache_entry(
     folder: Path, name: str, identity: Sequence[str], content: dict[str, Any], files: Sequence[str | Path] = ()
 ) -> None:
     """Note in ``folder`` that the work of this identity is done, as ``<name>.done.json``.
 
-    ``content`` is what was found out, ``files`` (relative to ``folder``) what has to be there for a twin to take over.
+    ``content`` are the results, ``files`` (relative to ``folder``) what another run needs to reuse them.
     """
     hashes = {Path(file).as_posix(): sha256_file(folder / file) for file in files}
     note = {"identity": list(identity), "files": hashes, **content}
     write_text(folder / f"{name}.done.json", json.dumps(note))
 
 
-def find_twin(root: Path, own: Path, name: str, identity: Sequence[str]) -> tuple[Path, dict[str, Any]] | None:
-    """Another work folder below ``root`` where the same work is done, and what was left there; None if there is none.
+def find_cached(root: Path, work: Path, name: str, identity: Sequence[str]) -> tuple[Path, dict[str, Any]] | None:
+    """Another work folder below ``root`` where the same work is done, and its cache entry; None if there is none.
 
     A note that cannot be read is passed over, and so is one whose files are gone or changed: the work is then simply
     done again.
     """
     for path in sorted(root.glob(f"*/*/seed*/{name}.done.json")):
-        if path.parent == own:
+        if path.parent == work:
             continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -49,8 +49,8 @@ def find_twin(root: Path, own: Path, name: str, identity: Sequence[str]) -> tupl
     return None
 
 
-def take_over(source: Path, target: Path) -> Path:
-    """Put a twin's file into one's own folder: a hard link where the file system can, else a copy."""
+def reuse_file(source: Path, target: Path) -> Path:
+    """Put a file of another run into this run's folder: a hard link where the file system can, else a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as temporary:
         temporary.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from aqr_bench.records.record import Record, plain_json
@@ -233,23 +232,3 @@ def _median(value: Any) -> float | None:
     if isinstance(value, Mapping):
         value = value.get("median", _median(value.get("latency_ms")))
     return float(value) if isinstance(value, int | float) else None
-
-
-def weights_apart(then: Path, now: Path) -> str:
-    """How far two checkpoints are apart: the parameter with the largest difference."""
-    from aqr_bench.engine.weights import weights_of
-
-    try:
-        old, new = (weights_of(file) for file in (then, now))
-    except RuntimeError as error:
-        return f"one of the checkpoints cannot be read: {error}"
-    if old.keys() != new.keys():
-        return f"the checkpoints hold other parameters: {sorted(old.keys() ^ new.keys())[:3]}"
-    if [n for n in old if old[n].shape != new[n].shape]:
-        return "the checkpoints hold parameters of other shapes"
-    apart = {n: float((old[n].double() - new[n].double()).abs().max()) for n in old if old[n].numel()}
-    name = max(apart, key=lambda n: apart[n])
-    changed = sum(value > 0 for value in apart.values())
-    if not changed:
-        return "the weights in the checkpoints are equal, only the files differ"
-    return f"{changed} of {len(apart)} parameters differ, the most in {name}: by {apart[name]:.3g}"

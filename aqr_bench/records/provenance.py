@@ -17,29 +17,9 @@ from types import MappingProxyType
 from typing import Any
 
 from aqr_bench.errors import UserError
+from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.study.schema import repository_root
 
-# Parts of the package that a result of each kind depends on. A change elsewhere does not make the result stale.
-_MODEL = ("bias", "cmt", "corruptions", "data", "adapt.py", "experiment.py", "models.py", "overrides.py", "runtime.py")
-ROOMS: dict[str, tuple[str, ...]] = {
-    "world": ("world",),
-    "prepare": ("data",),
-    "train": (
-        *_MODEL,
-        "checkpoint.py",
-        "hooks.py",
-        "limits.py",
-        "ranks.py",
-        "resume.py",
-        "reuse.py",
-        "starts.py",
-        "train.py",
-    ),
-    "evaluate": (*_MODEL, "metrics", "bare.py", "evaluate.py", "reuse.py", "telemetry.py"),
-    "measure": (*_MODEL, "cost", "evaluate.py", "measure.py"),
-    "pictures": (*_MODEL, "metrics", "evaluate.py", "pictures.py", "report/pictures.py"),
-    "report": ("report", "metrics"),
-}
 PACKAGES = (
     "aqr-bench",
     "torch",
@@ -57,7 +37,6 @@ PACKAGES = (
 )
 # Settings of the process that may show in the last bits of a result, or are suspected of it.
 ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "AQR_THREADS", "PYTHONHASHSEED", "CUDA_VISIBLE_DEVICES")
-_SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
 
 
 def utc_now() -> str:
@@ -92,39 +71,6 @@ def canonical_json(value: Any) -> str:
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of the canonical JSON of a config; the order of keys does not matter."""
     return hashlib.sha256(canonical_json(config).encode()).hexdigest()
-
-
-def code_hash(rooms: Sequence[str], sources: Sequence[Path] = ()) -> str:
-    """SHA-256 over the package's source files in ``rooms`` (folders or files below ``aqr_bench/``).
-
-    ``sources``: files from elsewhere that belong to them, those of a detector of one's own. Names and contents count,
-    times and line endings do not. Raises UserError for a room that does not exist.
-    """
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for room in sorted(set(rooms)):
-        place = package / room
-        if place.is_file():
-            files = [place]
-        elif place.is_dir():
-            files = sorted(p for p in place.rglob("*") if p.suffix in _SOURCE_SUFFIXES and p.is_file())
-        else:
-            raise UserError(f"code hash: no '{room}' in {package}")
-        for file in files:
-            digest.update(file.relative_to(package).as_posix().encode() + b"\0")
-            digest.update(file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    for file in sorted(sources):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    return digest.hexdigest()
-
-
-def rooms_hash(kind: str) -> str:
-    """Code hash of the rooms behind one kind of result: world, prepare, train, evaluate, measure or report.
-
-    A room that does not exist yet counts as empty, so that the workflow can be planned without it.
-    """
-    package = Path(__file__).parents[1]
-    return code_hash([room for room in ROOMS[kind] if (package / room).exists()])
 
 
 # ---------------------------------------------------------------- the machine and the software
@@ -232,7 +178,7 @@ def command_line() -> str:
 def provenance(
     *,
     config: Mapping[str, Any] | None = None,
-    rooms: Sequence[str] | None = None,
+    step: str | None = None,
     sources: Sequence[Path] = (),
     seed: int | None = None,
     started: str | None = None,
@@ -249,13 +195,13 @@ def provenance(
 
     ``started`` is ``utc_now()`` taken at the start. A checkpoint given without its hash is hashed here. What is not
     known stays None. ``files``: by role, what else the result came from: tier, study, suite, checkpoints to start from.
-    ``rooms`` and ``sources``: see ``code_hash``.
+    ``step`` and ``sources``: see ``code_hash_for``.
     """
     if checkpoint is not None and checkpoint_sha256 is None:
         checkpoint_sha256 = sha256_file(checkpoint)
     return {
         "config_sha256": None if config is None else config_hash(config),
-        "code_sha256": None if rooms is None else code_hash(rooms, sources),
+        "code_sha256": None if step is None else code_hash_for(step, sources),
         "data_sha256": data_sha256,
         "input_sha256": input_sha256,
         "checkpoint": None if checkpoint is None else portable_path(checkpoint),

@@ -1,61 +1,24 @@
-"""A run leaves a record: one JSON object per line, written whole or not at all, and never lost when damaged.
-
-python -m aqr_bench.records.record check RECORD.jsonl [...]     exit 1 and one line each if any run failed
-"""
+"""A run leaves a record: one JSON object per line, written atomically, and never lost when damaged."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aqr_bench.atomic import whole_file
-from aqr_bench.errors import UserError, require_file, run_main
-from aqr_bench.records.provenance import (
-    ROOMS,
-    code_hash,
-    config_hash,
-    machine,
-    packages,
-    portable_path,
-    provenance,
-    rooms_hash,
-    sha256_file,
-    utc_now,
-)
+from aqr_bench.errors import UserError, require_file
+from aqr_bench.records.provenance import portable_path
 from aqr_bench.study.schema import schema_error
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "failed", "oom", "timeout", "diverged", "not_applicable")
 NOT_APPLICABLE = "not_applicable"
-__all__ = [
-    "NOT_APPLICABLE",
-    "ROOMS",
-    "SCHEMA_VERSION",
-    "STATUSES",
-    "Record",
-    "code_hash",
-    "config_hash",
-    "machine",
-    "packages",
-    "portable_path",
-    "provenance",
-    "read_records",
-    "read_run",
-    "refuse_equal_inputs",
-    "rooms_hash",
-    "sha256_file",
-    "status_of",
-    "utc_now",
-    "write_records",
-]
 
 
 @dataclass(frozen=True)
@@ -234,24 +197,3 @@ def describe(record: Record) -> str:
 def ok_of(ok: int, counted: int, not_applicable: int = 0) -> str:
     """``7 of 8 records ok``; those that are not applicable count on neither side and are named."""
     return f"{ok} of {counted} records ok" + (f", {not_applicable} not applicable" if not_applicable else "")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """``check``: 0 if every record is ok, 1 if any failed. Raises UserError for a missing file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aqr_bench.records.record", description="Check what runs left behind."
-    )
-    parser.add_argument("action", choices=["check"])
-    parser.add_argument("records", nargs="+", type=Path, help="record files (.jsonl)")
-    args = parser.parse_args(argv)
-    records = [record for path in args.records for record in read_run(path)]
-    failed = [r for r in records if r.failed]
-    for record in failed:
-        print(f"{record.status}: {describe(record)}: {record.reason}", file=sys.stderr)
-    others = sum(r.status == NOT_APPLICABLE for r in records)
-    print(ok_of(sum(r.ok for r in records), len(records) - others, others))
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,1 +1,1 @@
-"""Records become tables, figures and one page. Run as ``python -m aqr_bench.report``."""
+"""Records become tables, figures and one page. Run as ``aqr-bench report``."""

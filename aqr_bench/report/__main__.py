@@ -1,6 +1,6 @@
 """Tables, figures and the page from records.
 
-python -m aqr_bench.report --tier quick --study bias_site --records results --out results/quick/report
+aqr-bench report --tier quick --study bias_site --records results --out results/quick/report
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import argparse
 from pathlib import Path
 
 from aqr_bench.console import positive
-from aqr_bench.errors import UserError, refuse_disk_fault, run_main
+from aqr_bench.errors import UserError, raise_disk_fault, run_main
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.runs import limit_seeds
 
 
 def main(argv: list[str] | None = None) -> int:
     """Build the report; 0 also where runs failed or are missing, since the page says so. Raises UserError."""
-    parser = argparse.ArgumentParser(prog="python -m aqr_bench.report", description="Report on one or more studies.")
+    parser = argparse.ArgumentParser(prog="aqr-bench report", description="Report on one or more studies.")
     parser.add_argument("--tier", required=True, help="name or file of the tier")
     parser.add_argument("--study", required=True, nargs="+", help="names or files of the studies")
     parser.add_argument("--records", required=True, type=Path, help="results folder, with a folder per tier in it")
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         page = build_report(tier, studies, args.records, args.out, [speed_chapter])
     except OSError as error:
-        refuse_disk_fault(error, args.out)
+        raise_disk_fault(error, args.out)
         raise
     print(f"report: {page.resolve()}")
     return 0

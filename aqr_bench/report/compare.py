@@ -1,6 +1,6 @@
 """Two result folders side by side: what changed from A to B, and which differences are outside the noise.
 
-python -m aqr_bench.report.compare results/quick ../before/results/quick --out differences.csv
+aqr-bench compare results/quick ../before/results/quick --out differences.csv
 
 As with diff, the exit code is 0 if nothing differs beyond the noise, 1 if something does, 2 for a mistake or for sets
 that must not be compared. Something differs if a difference is outside the noise after the correction for the number of

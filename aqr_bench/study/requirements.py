@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from aqr_bench.errors import UserError
-from aqr_bench.study import load as studies_of
 from aqr_bench.study.model_files import model_file
-from aqr_bench.study.runs import base_runs
+from aqr_bench.study.runs import base_runs, matrix
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Schedule, Study, Tier
 
@@ -69,10 +68,10 @@ def missing_inputs(tier: Tier, studies: Iterable[Study] = ()) -> Iterator[str]:
         )
 
 
-def disk_needed(tier: studies_of.Tier, studies: Sequence[studies_of.Study]) -> int:
+def disk_needed(tier: Tier, studies: Sequence[Study]) -> int:
     """Rough upper bound in bytes: half a megabyte per synthetic frame, 60 MB of checkpoints per training."""
     world = tier.world
     scenes = sum(int(world.get(key, 0)) for key in ("train_scenes", "val_scenes"))
     frames = scenes * int(world.get("frames_per_scene", 0))
-    trainings = len(studies_of.matrix(tier, studies)) + len(studies_of.base_runs(tier, studies))
+    trainings = len(matrix(tier, studies)) + len(base_runs(tier, studies))
     return 500_000 * frames + 60_000_000 * trainings + 200_000_000

@@ -24,7 +24,7 @@ class Launcher:
 
     @property
     def command(self) -> str:
-        """What stands before ``-m aqr_bench.engine.train``."""
+        """The start of a training's command line, before ``-m aqr_bench train``."""
         return "python" if self.processes == 1 else f"torchrun --standalone --nproc-per-node={self.processes}"
 
     def total_batch(self, batch_size: int) -> int:

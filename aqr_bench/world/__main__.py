@@ -1,6 +1,6 @@
 """Write a synthetic world as a nuScenes root.
 
-python -m aqr_bench.world --tier ablations/tiers/quick.yaml --out results/quick/world
+aqr-bench world --tier ablations/tiers/quick.yaml --out results/quick/world
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aqr_bench.world.spec import read_tier
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 after a user's mistake (reported in one line on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m aqr_bench.world", description="Write a synthetic nuScenes root.")
+    parser = argparse.ArgumentParser(prog="aqr-bench world", description="Write a synthetic nuScenes root.")
     parser.add_argument("--tier", required=True, help="name or file of a tier with a 'world' mapping")
     parser.add_argument("--out", required=True, help="folder to write; replaced if it holds another synthetic world")
     parser.add_argument("--workers", type=natural, default=0, help="processes (default: one per usable core)")

@@ -155,7 +155,7 @@ def test_only_flex_needs_a_c_compiler(monkeypatch):
 )
 def test_a_broken_torch_is_told_and_no_tier_works(tmp_path, code, seen):
     environment = broken_module(tmp_path, "torch", code)
-    command = [sys.executable, "-m", "aqr_bench.cli.main", "doctor", "--json"]
+    command = [sys.executable, "-m", "aqr_bench", "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
     said = json.loads(done.stdout)
@@ -221,7 +221,5 @@ def test_what_it_says_to_install_is_what_the_makefile_installs():
 
 @pytest.mark.slow
 def test_here_the_quick_tier_works():
-    done = subprocess.run(
-        [sys.executable, "-m", "aqr_bench.cli.main", "doctor"], capture_output=True, text=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, "-m", "aqr_bench", "doctor"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

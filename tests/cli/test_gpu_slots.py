@@ -48,7 +48,7 @@ def place(tmp_path, monkeypatch) -> Path:
 def start(place: Path, count: int, *command: str, gpus: int = 4, **options) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AQR_BENCH_GPUS": str(gpus)}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
-    call = [sys.executable, "-m", "aqr_bench.cli.gpu_slots", str(count), "--", *command]
+    call = [sys.executable, "-m", "aqr_bench", "gpu-slots", str(count), "--", *command]
     return subprocess.Popen(call, cwd=place, env=environment, text=True, **options)
 
 

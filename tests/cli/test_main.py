@@ -86,7 +86,7 @@ Error in rule evaluate:
     message: None
     log: logs/quick/evaluate.log (check log file(s) for error details)
     shell:
-        python -m aqr_bench.engine.evaluate
+        aqr-bench evaluate
 Something that Snakemake has never said before
 3 of 27 steps (11%) done
 Job 26: Report

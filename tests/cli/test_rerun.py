@@ -38,7 +38,7 @@ def recorded(command: str, kind: str = "train") -> Record:
 @pytest.mark.parametrize(
     "start",
     [
-        "python -m aqr_bench.engine.train",
+        "aqr-bench train",
         "python -u -m aqr_bench.engine.train",
         "python -m aqr_bench.cli.main train",
         ".venv/bin/python .venv/bin/aqr-bench train",
@@ -52,9 +52,7 @@ def test_the_command_of_a_record_is_read(start):
     assert command.words() == ["--tier", "quick", "--features", "a", "b", "--seed", "3", "--infos", "my infos"]
 
 
-@pytest.mark.parametrize(
-    "command", ["python -m pytest tests", "python -m aqr_bench.engine.evaluate --tier x", "", "a 'b"]
-)
+@pytest.mark.parametrize("command", ["python -m pytest tests", "aqr-bench evaluate --tier x", "", "a 'b"])
 def test_a_record_of_another_command_is_refused(command):
     with pytest.raises(UserError, match=r"r\.jsonl cannot be run again: .* is not the command of a train step"):
         command_of(recorded(command), Path("r.jsonl"))

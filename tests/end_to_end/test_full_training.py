@@ -20,7 +20,7 @@ from mmdet3d.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from aqr_bench.cli.pictures import point_at_keyframe
+from aqr_bench.data.dataset import point_at_keyframe
 from aqr_bench.data.infos import CAMERAS
 from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.seeding import seed_all

@@ -20,7 +20,7 @@ from aqr_bench.cli.run import workers_in
 from aqr_bench.records.record import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = [sys.executable, "-m", "aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--cores", "2"]
+RUN = [sys.executable, "-m", "aqr_bench", "run", "--tier", "smoke", "--study", "smoke", "--cores", "2"]
 KILLS = 10
 SEED = 7
 OUTPUTS = {"world.json", "data.json", "pictures.json", "index.html"}  # and every record

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from aqr_bench import compat
+from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.data.__main__ import main as prepare
-from aqr_bench.engine.evaluate import main as evaluate
 from aqr_bench.engine.train import main as train
 from aqr_bench.records.diff import compare
 from aqr_bench.records.record import Record, read_records
@@ -119,7 +119,7 @@ def test_a_process_of_its_own_with_another_hash_seed_gives_the_same(place, alone
     words = command(place, "hashed", 3, workers=1)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "12345"}
     subprocess.run(
-        [sys.executable, "-m", "aqr_bench.engine.train", *words], env=environment, check=True, capture_output=True
+        [sys.executable, "-m", "aqr_bench", "train", *words], env=environment, check=True, capture_output=True
     )
     record = read_records(place / "hashed" / "train.jsonl")[0]
     assert compare(alone, record).same and record.provenance["environment"]["PYTHONHASHSEED"] == "12345"
@@ -161,7 +161,7 @@ def test_the_quick_tier_gives_the_same_with_workers_and_other_hash_seeds(tmp_pat
         (own / "quick.yaml").write_text(yaml.safe_dump(tier))
         words = [*common(tmp_path, own.name, "quick.yaml"), "--seed", "0", "--out", str(own / "train.jsonl")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(workers)}
-        subprocess.run([sys.executable, "-m", "aqr_bench.engine.train", *words], env=environment, check=True)
+        subprocess.run([sys.executable, "-m", "aqr_bench", "train", *words], env=environment, check=True)
         records += read_records(own / "train.jsonl")
     found = compare(*records)
     assert found.same and {"curve.60", "provenance.checkpoint_sha256"} <= set(found.equal)

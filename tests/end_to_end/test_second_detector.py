@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.cli.main import main as aqr_bench
 from aqr_bench.cli.pictures import main as pictures
 from aqr_bench.cost.measure import main as measure
 from aqr_bench.data.__main__ import main as make_infos
-from aqr_bench.engine.evaluate import main as evaluate
 from aqr_bench.engine.train import main as train
 from aqr_bench.records.record import read_records
 from aqr_bench.study.load import load_study, load_tier

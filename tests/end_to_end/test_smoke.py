@@ -16,7 +16,7 @@ import pytest
 from aqr_bench.records.record import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = [sys.executable, "-m", "aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--cores", "2"]
+RUN = [sys.executable, "-m", "aqr_bench", "run", "--tier", "smoke", "--study", "smoke", "--cores", "2"]
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ import torch
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
+from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.corruptions import CORRUPTIONS, FrameError, corrupt
 from aqr_bench.data import conditions
 from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import build_loader
-from aqr_bench.engine.evaluate import main as evaluate
 from aqr_bench.records.provenance import sha256_file
 from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.study.load import load_tier, resolve_condition

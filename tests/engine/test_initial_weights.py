@@ -9,19 +9,19 @@ import pytest
 import torch
 import yaml
 
+from aqr_bench.cli.evaluate import main as evaluate
+from aqr_bench.cli.records import main as check_records
 from aqr_bench.cmt.published_weights import model_on_meta
 from aqr_bench.cmt.sparse_kernels import mmcv_from_spconv2
 from aqr_bench.data.__main__ import main as write_infos
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import base_config
-from aqr_bench.engine.evaluate import blind_to
-from aqr_bench.engine.evaluate import main as evaluate
+from aqr_bench.engine.evaluate import not_applicable_reason
 from aqr_bench.engine.initial_weights import read_start, start_file
 from aqr_bench.engine.train import main as train
 from aqr_bench.engine.weights import trained_checkpoint
 from aqr_bench.errors import UserError
 from aqr_bench.records.provenance import sha256_file
-from aqr_bench.records.record import main as check_records
 from aqr_bench.records.record import read_records
 from aqr_bench.study.load import load_study, load_tier, resolve_condition
 from aqr_bench.study.requirements import require_inputs
@@ -118,7 +118,7 @@ MOME = ["lidar_drop", "view_drop", "limited_fov@2", "lens_occlusion_procedural",
 def test_which_conditions_concern_a_model(place, model, concerned):
     config = base_config(load_tier("paper"), load_data(place), model)
     names = ["clean", "no_lidar", "no_cameras", *MOME]
-    reasons = {name: blind_to(config, resolve_condition(name)) for name in names}
+    reasons = {name: not_applicable_reason(config, resolve_condition(name)) for name in names}
     assert {name for name, reason in reasons.items() if reason is None} == concerned
     assert all("does not use" in reason for reason in reasons.values() if reason)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aqr_bench.cli.main import main
-from aqr_bench.cli.pictures import keyframe_data, point_at_keyframe
+from aqr_bench.data.dataset import keyframe_data, point_at_keyframe
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import build_loader
 from aqr_bench.errors import UserError

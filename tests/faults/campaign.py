@@ -28,7 +28,7 @@ from fault_processes import REPOSITORY, get_ready
 from fault_stages import STAGES, Place, prepare
 from fault_table import NO, Row, add_row, read_rows, summary, write_tables
 
-from aqr_bench.records.provenance import code_hash
+from aqr_bench.records.code_dependencies import code_hash
 
 Case = Callable[[Place], Row]
 CASES: dict[str, Case] = {

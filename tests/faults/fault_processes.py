@@ -23,16 +23,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT_S = 1500
 FORKED = {
     "aqr_bench.engine.train",
-    "aqr_bench.engine.evaluate",
+    "aqr_bench.cli.evaluate",
     "aqr_bench.cost.measure",
     "aqr_bench.data",
     "aqr_bench.report",
 }
 # The transforms come first: they make mmdet3d usable with mmcv-lite.
 _PRELOAD = ("aqr_bench.data.transforms", "aqr_bench.data.conditions", "aqr_bench.cmt", "aqr_bench.engine.hooks",
-            "mmengine.runner",
-            "aqr_bench.engine.train", "aqr_bench.engine.evaluate", "aqr_bench.cost.measure", "aqr_bench.metrics.detection",
-            "aqr_bench.data.__main__", "aqr_bench.report.page", "aqr_bench.report.tables.speed", "aqr_bench.report.__main__",
+            "mmengine.runner", "aqr_bench.engine.train", "aqr_bench.cli.evaluate", "aqr_bench.cost.measure",
+            "aqr_bench.metrics.detection", "aqr_bench.data.__main__", "aqr_bench.report.page",
+            "aqr_bench.report.tables.speed", "aqr_bench.report.__main__",
             "nuscenes.eval.detection.evaluate")  # fmt: skip
 
 

@@ -73,7 +73,7 @@ STAGES = {
         _trainings("base", _BASE, ("--features", *map(_at, _BRANCHES)), ("pretrain", "work/pretrain")),
         _trainings("variant", _CROSS, ("--study", "smoke", "--variant", "cross", "--base", _at(f"{_BASE}/train.jsonl")),
                    ("base", "work/base")),
-        Stage("evaluate", ("aqr_bench.engine.evaluate", *_TIER, *_INFOS, "--suite", "missing_sensors", "--train",
+        Stage("evaluate", ("aqr_bench.cli.evaluate", *_TIER, *_INFOS, "--suite", "missing_sensors", "--train",
                            _at(f"{_CROSS}/train.jsonl"), "--study", "smoke", *_WORK, "--out",
                            _at(f"{_CROSS}/{_SUITE}")),
               ("world", "infos", f"{_CROSS}/train.jsonl", f"work/{_CROSS}/final.pth"), (f"{_CROSS}/{_SUITE}",),

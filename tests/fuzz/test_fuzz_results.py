@@ -190,7 +190,7 @@ def test_a_keyframe_with_spoiled_files_is_refused(tmp_path):
     (tmp_path / "two").mkdir()
     for name in ("a.pkl", "b.pkl"):
         (tmp_path / "two" / name).write_bytes(b"")
-    from aqr_bench.cli.pictures import keyframe_data
+    from aqr_bench.data.dataset import keyframe_data
 
     for folder in (tmp_path, tmp_path / "two", tmp_path / "none"):
         with pytest.raises(UserError):

@@ -23,6 +23,7 @@ from fuzz_world import linked_copy, small_world
 
 from aqr_bench import compat
 from aqr_bench.cli import main as cli
+from aqr_bench.cli.rerun import weights_apart
 from aqr_bench.compat import load_plain_pickle
 from aqr_bench.data.gt_database import _train_frames
 from aqr_bench.data.gt_sampling import read_dbinfos
@@ -31,7 +32,6 @@ from aqr_bench.engine.checkpoint import read_checkpoint
 from aqr_bench.engine.weights import load_weights, merged_weights
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.matches import Matches
-from aqr_bench.records.diff import weights_apart
 from aqr_bench.records.provenance import sha256_file
 from aqr_bench.records.record import Record, write_records
 from aqr_bench.report.routers import load_weights as router_weights

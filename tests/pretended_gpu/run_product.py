@@ -130,7 +130,7 @@ def train(name: str) -> dict[str, Any]:
 @functools.cache
 def evaluate(name: str) -> dict[str, Any]:
     """The clean condition: detections, scores, and what the router did."""
-    from aqr_bench.engine.evaluate import main
+    from aqr_bench.cli.evaluate import main
 
     train(name)
     out = folder(name) / "evaluate.jsonl"
@@ -219,7 +219,7 @@ def resume(name: str) -> dict[str, Any]:
 @functools.cache
 def keyframe(name: str) -> dict[str, Any]:
     """Detections on a folder with one real keyframe, beside the checkout."""
-    from aqr_bench.engine.evaluate import main
+    from aqr_bench.cli.evaluate import main
 
     train(name)
     out = folder(name) / "keyframe"

@@ -15,7 +15,7 @@ import pytest
 from aqr_bench.records.record import Record, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = [sys.executable, "-m", "aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--cores", "1"]
+RUN = [sys.executable, "-m", "aqr_bench", "run", "--tier", "smoke", "--study", "smoke", "--cores", "1"]
 PATIENCE_S = 3600  # a run that hangs is ended; no test passes or fails by less
 SCORE_ERROR = 1e-4
 COUNTS = {"evaluate": 9, "measure": 2, "train": 3}  # one base and two variants under three conditions

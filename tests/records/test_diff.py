@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aqr_bench.records.diff import Difference, compare, cost_ratios, in_words, weights_apart
+from aqr_bench.cli.rerun import weights_apart
+from aqr_bench.records.diff import Difference, compare, cost_ratios, in_words
 from aqr_bench.records.record import Record
 
 MACHINE = {"cpu": "A", "torch_threads": 1, "host": "here", "memory_gb": 8.0, "release": "6.1"}

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aqr_bench.cli.records import main
 from aqr_bench.errors import UserError
 from aqr_bench.records import provenance as origin
-from aqr_bench.records.provenance import ROOMS, code_hash, config_hash, provenance, rooms_hash, sha256_file
-from aqr_bench.records.record import Record, main, read_records, refuse_equal_inputs, status_of, write_records
+from aqr_bench.records.provenance import config_hash, provenance, sha256_file
+from aqr_bench.records.record import Record, read_records, refuse_equal_inputs, status_of, write_records
 
 
 def evaluation(condition: str = "clean", inputs: str = "a", **changes) -> Record:
@@ -148,33 +149,10 @@ def test_config_hash_ignores_order_and_kind_of_number():
         config_hash({"a": object()})
 
 
-def test_code_hash_sees_contents_and_names_of_its_rooms_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(origin, "__file__", str(tmp_path / "provenance.py"))
-    for name, text in {"room/a.py": "x = 1\n", "room/b.txt": "note", "other.py": "y = 1\n"}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    before = code_hash(["room"])
-    (tmp_path / "other.py").write_text("y = 2\n")
-    (tmp_path / "room" / "b.txt").write_text("another note")
-    (tmp_path / "room" / "a.py").write_bytes(b"x = 1\r\n")
-    assert code_hash(["room"]) == before
-    assert code_hash(["room", "other.py"]) != before
-    (tmp_path / "room" / "a.py").rename(tmp_path / "room" / "c.py")
-    assert code_hash(["room"]) != before
-    with pytest.raises(UserError, match="no 'attic'"):
-        code_hash(["attic"])
-
-
-@pytest.mark.parametrize("kind", ROOMS)
-def test_rooms_exist_and_have_a_hash(kind):
-    assert len(rooms_hash(kind)) == 64
-    assert rooms_hash(kind) == code_hash(ROOMS[kind])
-
-
 def test_provenance_describes_this_process(tmp_path):
     checkpoint = tmp_path / "model.pth"
     checkpoint.write_bytes(b"weights")
-    facts = provenance(config={"a": 1}, rooms=["bias"], seed=3, checkpoint=checkpoint, data_sha256="d")
+    facts = provenance(config={"a": 1}, step="train", seed=3, checkpoint=checkpoint, data_sha256="d")
     assert facts["checkpoint_sha256"] == sha256_file(checkpoint)
     assert facts["checkpoint"] == "<elsewhere>/model.pth" and facts["seed"] == 3
     assert facts["machine"]["cores"] == os.cpu_count() and facts["machine"]["memory_gb"] > 0
@@ -213,11 +191,12 @@ def test_command_line_holds_no_path_of_this_machine(tmp_path, monkeypatch):
     words = [
         "/usr/bin/python3",
         "-m",
-        "aqr_bench.engine.train",
+        "aqr_bench",
+        "train",
         "--out",
         f"{tmp_path}/results/x",
         f"--work={tmp_path}/w",
         "/etc/passwd",
     ]
     monkeypatch.setattr(sys, "orig_argv", words)
-    assert origin.command_line() == "python -m aqr_bench.engine.train --out results/x --work=w <elsewhere>/passwd"
+    assert origin.command_line() == "python -m aqr_bench train --out results/x --work=w <elsewhere>/passwd"

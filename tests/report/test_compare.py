@@ -238,7 +238,7 @@ def test_the_command_on_the_shipped_records(tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(SHIPPED / "bias_site", folder / "bias_site")
     done = subprocess.run(
-        [sys.executable, "-m", "aqr_bench.cli.main", "compare", str(SHIPPED), str(folder)],
+        [sys.executable, "-m", "aqr_bench", "compare", str(SHIPPED), str(folder)],
         capture_output=True,
         text=True,
     )

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from aqr_bench.errors import UserError
-from aqr_bench.records.provenance import code_hash
+from aqr_bench.records.code_dependencies import code_hash
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.model_files import make_importable, model_file, named_beside, own_sources, shipped_models
 from aqr_bench.study.requirements import missing_inputs

@@ -49,7 +49,7 @@ def test_jobs_name_tier_and_study_by_their_files(checkout):
     assert "train --tier mine/tier_of_mine.yaml" in said
     pictures = next(line for line in said.splitlines() if "aqr_bench.cli.pictures" in line)
     assert "--study mine/study_of_mine.yaml" in pictures
-    evaluations = [line for line in said.splitlines() if "aqr_bench.engine.evaluate" in line]
+    evaluations = [line for line in said.splitlines() if "aqr_bench evaluate" in line]
     assert len(evaluations) == 2 and all("--study mine/study_of_mine.yaml" in line for line in evaluations)
 
 

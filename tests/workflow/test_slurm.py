@@ -105,6 +105,6 @@ def test_real_smoke_tier(slurm, tmp_path):
     assert Counter(map(rule_of, mine)) == SUBMITTED
     assert not any("gpu" in job.get("TresPerJob", "") for job in mine), "this tier is made for CPUs"
     files = sorted(str(file) for file in (tmp_path / "results" / "smoke").rglob("*.jsonl"))
-    check = subprocess.run([sys.executable, "-m", "aqr_bench.records.record", "check", *files], cwd=tmp_path)
+    check = subprocess.run([sys.executable, "-m", "aqr_bench", "records", "check", *files], cwd=tmp_path)
     assert len(files) == 8 and check.returncode == 0
     assert (tmp_path / "results/smoke/report/index.html").stat().st_size > 50_000

@@ -294,22 +294,17 @@ def shell_lines(checkout: Checkout, *arguments: str) -> list[str]:
 def test_a_tier_with_several_processes_trains_by_torchrun(copy):
     tier = copy.root / "ablations" / "tiers" / "smoke.yaml"
     one = shell_lines(copy, "--forceall")
-    assert len(one) == 3 and all(" python -m aqr_bench.engine.train " in line for line in one)
+    assert len(one) == 3 and all(" aqr-bench train " in line for line in one)
     edit(tier, lambda d: d.update(launcher={"processes": 2}))
     two = shell_lines(copy)  # results of one process are not those of two
     assert len(two) == 3
     # Sorted: in which order Snakemake names jobs that do not depend on each other is not said.
     started = " torchrun --standalone --nproc-per-node=2 -m aqr_bench.engine.train"
-    wanted = [line.replace(" python -m aqr_bench.engine.train", started).replace("slots 1", "slots 2") for line in one]
+    wanted = [line.replace(" aqr-bench train", started).replace("slots 1", "slots 2") for line in one]
     assert sorted(wanted) == sorted(two)
     threads = load_tier(tier).threads
-    assert all(f"OMP_NUM_THREADS={threads} python -m aqr_bench.cli.gpu_slots 2 -- torchrun" in line for line in two), (
-        two[0]
-    )
+    assert all(f"OMP_NUM_THREADS={threads} aqr-bench gpu-slots 2 -- torchrun" in line for line in two), two[0]
     # Weights that are only taken over need no second process.
     edit(copy.root / "ablations" / "smoke.yaml", lambda d: d.update(iterations=0))
     kept = shell_lines(copy)
-    assert (
-        sum(" torchrun " in line for line in kept) == 1
-        and sum(" python -m aqr_bench.engine.train" in line for line in kept) == 2
-    )
+    assert sum(" torchrun " in line for line in kept) == 1 and sum(" aqr-bench train" in line for line in kept) == 2

@@ -206,7 +206,7 @@ def test_killed_without_warning_it_resumes(tmp_path):
     """A real SIGKILL amid a run with two workers: no world, no worker left behind, and the next run finishes it."""
     changes = {"train_scenes": 5, "val_scenes": 1, "frames_per_scene": 5}
     tier, root = tier_file(tmp_path, **changes), tmp_path / "world"
-    command = [sys.executable, "-m", "aqr_bench.world", "--tier", str(tier), "--out", str(root), "--workers", "2"]
+    command = [sys.executable, "-m", "aqr_bench", "world", "--tier", str(tier), "--out", str(root), "--workers", "2"]
     process = subprocess.Popen([*command, "--quiet"], start_new_session=True)
     scenes = tmp_path / "world.partial" / "_scenes"
     deadline = time.monotonic() + 60

@@ -10,13 +10,22 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from aqr_bench import study as studies_of
 from aqr_bench.errors import UserError
 from aqr_bench.cli.gpu_devices import hand_on_listing, limited, show_only, visible_gpus
 from aqr_bench.study.requirements import require_gpus, require_inputs
 from aqr_bench.study.model_files import own_sources
-from aqr_bench.records.provenance import code_hash, config_hash, rooms_hash
-from aqr_bench.study.schema import schema_error
+from aqr_bench.records.provenance import code_hash, config_hash, code_hash_for
+from aqr_bench.study.load import (
+    known_studies,
+    known_suites,
+    load_study,
+    load_suite,
+    load_tier,
+)
+from aqr_bench.study.runs import base_runs, limit_seeds, matrix, pretrain_runs
+from aqr_bench.study.schedule import variant_schedule
+from aqr_bench.study.schema import repository_root, schema_error
+from aqr_bench.study.spec import Launcher
 
 min_version("9.27")
 
@@ -29,7 +38,7 @@ shell.prefix(
 def can_run(tier, study):
     """Whether the tier has all that the study's variants start from."""
     try:
-        studies_of.base_runs(tier, [study])
+        base_runs(tier, [study])
     except UserError:
         return False
     return True
@@ -48,22 +57,14 @@ def load_selection(settings):
         problem = schema_error(settings, "config")
         if problem:
             raise UserError(f"--config {problem}")
-        tier = studies_of.load_tier(settings.get("tier", "quick"))
+        tier = load_tier(settings.get("tier", "quick"))
         names = listed(settings.get("studies", tier.studies))
-        chosen = [studies_of.load_study(name) for name in names]
+        chosen = [load_study(name) for name in names]
         suites = settings.get("suites", [] if "studies" in settings else tier.suites)
-        further = [studies_of.load_suite(suite) for suite in listed(suites)]
-        known = {
-            study.name: study
-            for study in map(studies_of.load_study, studies_of.known_studies())
-        }
-        chosen = [
-            studies_of.limit_seeds(study, tier, settings.get("seeds"))
-            for study in chosen
-        ]
-        studies_of.base_runs(
-            tier, chosen
-        )  # a study that this tier cannot run is refused here
+        further = [load_suite(suite) for suite in listed(suites)]
+        known = {study.name: study for study in map(load_study, known_studies())}
+        chosen = [limit_seeds(study, tier, settings.get("seeds")) for study in chosen]
+        base_runs(tier, chosen)  # a study that this tier cannot run is refused here
         known = {name: study for name, study in known.items() if can_run(tier, study)}
         require_inputs(tier, chosen)
     except UserError as err:
@@ -74,9 +75,7 @@ def load_selection(settings):
 @functools.cache
 def reference(path):
     """How a job names a tier, study or suite: by name if the repository ships it, by path otherwise."""
-    shipped = path.resolve().is_relative_to(
-        (studies_of.repository_root() / "ablations").resolve()
-    )
+    shipped = path.resolve().is_relative_to((repository_root() / "ablations").resolve())
     return path.stem if shipped else path.as_posix()
 
 
@@ -86,7 +85,7 @@ def train_record(run):
 
 def base_records(studies):
     """Trainings and evaluations of the base models that the studies start from."""
-    runs = studies_of.base_runs(TIER, studies)
+    runs = base_runs(TIER, studies)
     suites = sorted({study.suite.name for study in studies if not study.measure_only})
     return [train_record(run) for run in runs] + [
         f"results/{run.folder}/evaluate.{suite}.jsonl"
@@ -97,7 +96,7 @@ def base_records(studies):
 
 def study_records(study):
     """Trainings, evaluations and measurements of one study."""
-    runs = studies_of.matrix(TIER, [study])
+    runs = matrix(TIER, [study])
     suites = dict.fromkeys([study.suite.name, *(suite.name for suite in FURTHER)])
     return (
         [train_record(run) for run in runs]
@@ -121,9 +120,7 @@ def dataset_marker(wildcards):
 
 
 def schedule_of(wildcards):
-    return studies_of.variant_schedule(
-        TIER, STUDIES[wildcards.study], wildcards.variant
-    )
+    return variant_schedule(TIER, STUDIES[wildcards.study], wildcards.variant)
 
 
 def base_record(wildcards):
@@ -137,7 +134,7 @@ def feature_records(init):
     """The pretrained branches a training starts from; none where it starts elsewhere."""
     if init != "features":
         return []
-    return [train_record(run) for run in studies_of.pretrain_runs(TIER)]
+    return [train_record(run) for run in pretrain_runs(TIER)]
 
 
 def option(flag, files):
@@ -158,7 +155,7 @@ def model_settings(model):
 
 def variant_settings(wildcards, variant=None):
     """Everything in the tier and the study that one variant depends on, and nothing else."""
-    schedule = studies_of.variant_schedule(
+    schedule = variant_schedule(
         TIER, STUDIES[wildcards.study], variant or wildcards.variant
     )
     settings = model_settings(schedule.model or TIER.model)
@@ -216,7 +213,7 @@ onstart:
     refuse_missing_gpus()
 
 
-ONE_PROCESS = studies_of.Launcher()
+ONE_PROCESS = Launcher()
 
 
 def launcher_settings(launcher):
@@ -297,15 +294,15 @@ def study_option(wildcards):
 def pictured_run():
     """The model whose detections are drawn: a base model, or a baseline, of the first study that trains any."""
     first = TRAINED[0]
-    runs = studies_of.base_runs(TIER, [first]) or [
-        run for run in studies_of.matrix(TIER, [first]) if run.variant == first.baseline
+    runs = base_runs(TIER, [first]) or [
+        run for run in matrix(TIER, [first]) if run.variant == first.baseline
     ]
     return runs[0]
 
 
 def records_under(suite):
     """Evaluations of the chosen studies, and of the base models they start from, under one suite."""
-    runs = studies_of.matrix(TIER, CHOSEN) + studies_of.base_runs(TIER, CHOSEN)
+    runs = matrix(TIER, CHOSEN) + base_runs(TIER, CHOSEN)
     return [f"results/{run.folder}/evaluate.{suite}.jsonl" for run in runs]
 
 
@@ -325,7 +322,7 @@ RECORDS = [
     record for study in CHOSEN for record in study_records(study)
 ] + base_records(CHOSEN)
 SEEDS = config.get("seeds")
-SUITES = {name: studies_of.load_suite(name) for name in studies_of.known_suites()}
+SUITES = {name: load_suite(name) for name in known_suites()}
 SUITES |= {study.suite.name: study.suite for study in STUDIES.values()}
 SUITES |= {suite.name: suite for suite in FURTHER}
 

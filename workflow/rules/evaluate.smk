@@ -21,13 +21,13 @@ rule evaluate:
         suite=lambda wildcards: reference(SUITES[wildcards.suite].path),
         study=study_option,
         infos=subpath(input.infos, parent=True),
-        code=rooms_hash("evaluate"),
+        code=code_hash_for("evaluate"),
         settings=suite_hash,
     message:
         "Evaluating {wildcards.run}, tier {wildcards.tier}, seed {wildcards.seed}, suite {wildcards.suite}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m aqr_bench.cli.gpu_slots {resources.gpu} --"
-        " python -m aqr_bench.engine.evaluate --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={threads} python -m aqr_bench gpu-slots {resources.gpu} --"
+        " python -m aqr_bench evaluate --tier {params.tier} --infos {params.infos}"
         " --suite {params.suite} --train {input.train} {params.study} --out {output}"
         " --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"
@@ -57,12 +57,12 @@ rule pictures:
         ),
         infos=subpath(input.infos, parent=True),
         out=subpath(output[0], parent=True),
-        code=rooms_hash("pictures"),
+        code=code_hash_for("pictures"),
     message:
         "Pictures of detections, tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m aqr_bench.cli.gpu_slots {resources.gpu} --"
-        " python -m aqr_bench.cli.pictures --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={threads} python -m aqr_bench gpu-slots {resources.gpu} --"
+        " python -m aqr_bench pictures --tier {params.tier} --infos {params.infos}"
         " --suite {params.suite} --train {input.train} --evaluation {input.evaluation}"
         " {params.study} --work results/{wildcards.tier}/work --out {params.out} > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"

@@ -19,13 +19,13 @@ rule measure:
         study=lambda wildcards: reference(STUDIES[wildcards.study].path),
         infos=subpath(input.infos, parent=True),
         own_threads=TIER.threads,
-        code=rooms_hash("measure"),
+        code=code_hash_for("measure"),
         settings=measure_hash,
     message:
         "Measuring {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.cli.gpu_slots {resources.gpu} --"
-        " python -m aqr_bench.cost.measure --tier {params.tier}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench gpu-slots {resources.gpu} --"
+        " python -m aqr_bench measure --tier {params.tier}"
         " --infos {params.infos} --study {params.study} --variant {wildcards.variant} --out {output}"
         " > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"

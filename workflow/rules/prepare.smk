@@ -14,12 +14,12 @@ rule prepare:
         tier=reference(TIER.path),
         root=lambda wildcards: TIER.data_root or f"results/{wildcards.tier}/world",
         out=subpath(output[0], parent=True),
-        code=rooms_hash("prepare"),
+        code=code_hash_for("prepare"),
         version=TIER.version,
     message:
         "Information files of tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS=1 python -m aqr_bench.data --tier {params.tier} --root {params.root}"
+        "OMP_NUM_THREADS=1 python -m aqr_bench data --tier {params.tier} --root {params.root}"
         " --out {params.out} > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"
 
@@ -40,10 +40,10 @@ if TIER.database:
             tier=reference(TIER.path),
             root=lambda wildcards: TIER.data_root or f"results/{wildcards.tier}/world",
             out=subpath(output[0], parent=True),
-            code=rooms_hash("prepare"),
+            code=code_hash_for("prepare"),
         message:
             "Objects for GT sampling, tier {wildcards.tier}"
         shell:
-            "OMP_NUM_THREADS=1 python -m aqr_bench.data --tier {params.tier} --root {params.root}"
+            "OMP_NUM_THREADS=1 python -m aqr_bench data --tier {params.tier} --root {params.root}"
             " --out {params.out} --database-only --workers {threads} --quiet > {log} 2>&1"
             " || (tail -n 3 {log} >&2; exit 1)"

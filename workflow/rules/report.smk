@@ -37,12 +37,12 @@ rule report:
         studies=[reference(study.path) for study in CHOSEN],
         seeds=f"--seeds {SEEDS}" if SEEDS else "",
         out=subpath(output.page, parent=True),
-        code=rooms_hash("report"),
+        code=code_hash_for("report"),
         settings=config_hash({study.name: study.path.read_text() for study in CHOSEN}),
     message:
         "Report"
     shell:
-        "python -m aqr_bench.report --tier {params.tier} --study {params.studies} {params.seeds} --records results"
+        "python -m aqr_bench report --tier {params.tier} --study {params.studies} {params.seeds} --records results"
         " --out {params.out} > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"
 
@@ -57,7 +57,7 @@ rule check:
     message:
         "Checking that no run failed"
     shell:
-        "python -m aqr_bench.records.record check {input} 2>&1 | tee {log}"
+        "python -m aqr_bench records check {input} 2>&1 | tee {log}"
 
 
 for study in STUDIES.values():

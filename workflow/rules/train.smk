@@ -19,7 +19,7 @@ rule pretrain:
         infos=subpath(input.infos, parent=True),
         launcher=TIER.launcher.command,
         own_threads=TIER.threads,
-        code=rooms_hash("train"),
+        code=code_hash_for("train"),
         settings=lambda wildcards: config_hash(
             {
                 **model_settings(TIER.model),
@@ -30,8 +30,8 @@ rule pretrain:
     message:
         "Pretraining of the {wildcards.branch} branch, tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.cli.gpu_slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench.engine.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench gpu-slots {resources.gpu} --"
+        " {params.launcher} -m aqr_bench train --tier {params.tier} --infos {params.infos}"
         " --seed 0 --pretrain {wildcards.branch} --out {output} --work results/{wildcards.tier}/work"
         " > {log} 2>&1 || (tail -n 3 {log} >&2; exit 1)"
 
@@ -56,7 +56,7 @@ rule train_base:
         features=lambda wildcards, input: option("--features", input.features),
         launcher=launcher_of(TIER.base).command,
         own_threads=TIER.threads,
-        code=rooms_hash("train"),
+        code=code_hash_for("train"),
         settings=config_hash(
             {
                 **model_settings(TIER.model),
@@ -68,8 +68,8 @@ rule train_base:
     message:
         "Base training, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.cli.gpu_slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench.engine.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench gpu-slots {resources.gpu} --"
+        " {params.launcher} -m aqr_bench train --tier {params.tier} --infos {params.infos}"
         " --seed {wildcards.seed} {params.features} --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"
 
@@ -98,13 +98,13 @@ rule train_variant:
         ),
         launcher=lambda wildcards: launcher_of(schedule_of(wildcards)).command,
         own_threads=TIER.threads,
-        code=rooms_hash("train"),
+        code=code_hash_for("train"),
         settings=schedule_hash,
     message:
         "Training {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench.cli.gpu_slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench.engine.train --tier {params.tier} --infos {params.infos}"
+        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench gpu-slots {resources.gpu} --"
+        " {params.launcher} -m aqr_bench train --tier {params.tier} --infos {params.infos}"
         " --seed {wildcards.seed} --study {params.study} --variant {wildcards.variant} {params.start}"
         " --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
         " || (tail -n 3 {log} >&2; exit 1)"

@@ -13,11 +13,11 @@ if TIER.kind == "synthetic":
         params:
             tier=reference(TIER.path),
             out=subpath(output[0], parent=True),
-            code=rooms_hash("world"),
+            code=code_hash_for("world"),
             settings=config_hash({"version": TIER.version, "world": TIER.world}),
         message:
             "World of tier {wildcards.tier}"
         shell:
-            "OMP_NUM_THREADS=1 python -m aqr_bench.world --tier {params.tier} --out {params.out}"
+            "OMP_NUM_THREADS=1 python -m aqr_bench world --tier {params.tier} --out {params.out}"
             " --workers {threads} --quiet > {log} 2>&1"
             " || (tail -n 3 {log} >&2; exit 1)"

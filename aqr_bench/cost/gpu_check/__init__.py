@@ -1,1 +1,1 @@
-"""Everything worth knowing on a GPU machine, in one call of under eight minutes: python -m aqr_bench.cost.gpu_check."""
+"""Everything worth knowing on a GPU machine, in one call of under eight minutes: python -m aqr_bench gpu-check."""

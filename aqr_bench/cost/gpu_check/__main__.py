@@ -1,8 +1,8 @@
 """Everything worth knowing on a GPU machine, in one call of under eight minutes.
 
-    python -m aqr_bench.cost.gpu_check --out DIR                      # on the GPU if there is one
-    python -m aqr_bench.cost.gpu_check --out DIR --device cpu         # every part in a tiny size, for a try beforehand
-    python -m aqr_bench.cost.gpu_check --out DIR --parts quick        # these parts alone; flex and quick run only so
+    aqr-bench gpu-check --out DIR                      # on the GPU if there is one
+    aqr-bench gpu-check --out DIR --device cpu         # every part in a tiny size, for a try beforehand
+    aqr-bench gpu-check --out DIR --parts quick        # these parts alone; flex and quick run only so
 
 Every part runs in its own process and within its share of the time: a kernel that brings down the process or a
 compiler that does not end costs that part alone. DIR holds table.md and gpu_check.json (written after each part),
@@ -66,7 +66,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m aqr_bench.cost.gpu_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="aqr-bench gpu-check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of table.md and gpu_check.json")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is a GPU")
@@ -127,7 +129,7 @@ def run(part: Part, settings: Settings, folder: Path, limit_s: float) -> dict[st
 
 def _worker(name: str, settings: Settings, rows: Path, log: Path, limit_s: float) -> int | None:
     """Exit code of the process that runs a part; None if its time was used up and it was ended."""
-    command = [sys.executable, "-m", "aqr_bench.cost.gpu_check", "--worker", name, "--out", str(rows)]
+    command = [sys.executable, "-m", "aqr_bench", "gpu-check", "--worker", name, "--out", str(rows)]
     command += ["--device", settings.device, "--size", settings.size]
     with log.open("a") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)

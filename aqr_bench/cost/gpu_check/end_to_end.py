@@ -25,7 +25,7 @@ STUDIES = {"smoke": "smoke", "quick": "bias_site"}  # which study of a tier is r
 
 @dataclass(frozen=True)
 class Command:
-    """One call of ``python -m aqr_bench.STEP``; ``output`` is what it has to leave, relative to the working folder."""
+    """One call of ``python -m aqr_bench STEP``; ``output`` is what it has to leave, relative to the working folder."""
 
     step: str
     run: str
@@ -99,7 +99,7 @@ def _measure(tier: Tier, study: Study, here: tuple[str, ...], variant: str) -> C
 def _run(command: Command, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", f"aqr_bench.{command.step}", *command.arguments],
+        [sys.executable, "-m", "aqr_bench", command.step, *command.arguments],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
     row = {"step": command.step, "run": command.run, "seconds": round(time.monotonic() - start, 1)}

@@ -20,7 +20,7 @@ class Part:
 
     Args:
         name: its kind and, after a space, what it is applied to.
-        rows: ``module.function`` below ``aqr_bench.cost.gpu_check``, called with settings, what follows the kind, and emit.
+        rows: ``module.function`` in this package, called with settings, what follows the kind, and emit.
         budget_s: seconds on a GPU. Those of the parts that are not ``optional`` add up to less than eight minutes.
         optional: only run where ``--parts`` names it.
     """

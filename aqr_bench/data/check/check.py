@@ -1,4 +1,4 @@
-"""python -m aqr_bench.data check --root ROOT: is a nuScenes root complete and consistent? Writes nothing.
+"""aqr-bench data check --root ROOT: is a nuScenes root complete and consistent? Writes nothing.
 
 Tables (JSON, fields, tokens, links between them, calibration), counts and scenes of the official release, every file
 that the tables name, and what is in a sample of them. One line for each thing that is wrong; exit code 0 if nothing is.

@@ -67,7 +67,7 @@ def test_json_says_the_same(copy, capsys):
 
 
 def test_the_module_may_be_called(tmp_path):
-    command = [sys.executable, "-m", "aqr_bench.data", "check", "--root", str(tmp_path / "nowhere")]
+    command = [sys.executable, "-m", "aqr_bench", "data", "check", "--root", str(tmp_path / "nowhere")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "No such file or directory" in done.stdout and not done.stderr
 

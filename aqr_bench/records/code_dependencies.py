@@ -1,0 +1,79 @@
+"""Which source code a result depends on: what is hashed for each step, and what is not, with the reason."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from aqr_bench.errors import UserError
+
+PACKAGE = Path(__file__).parents[1]
+_SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
+
+_GROUND = ("atomic.py", "compat.py")
+_DETECTOR = ("bias", "cmt", "corruptions", "data", *_GROUND)
+_ENGINE = tuple(f"engine/{name}.py" for name in ("adapt_config", "checkpoint", "config", "job", "weights"))
+# Folders, or files where a step needs a part of a folder alone: a change to evaluation trains nothing again.
+# tests/records/test_code_dependencies.py compares them with what the modules of the steps import.
+CODE_DEPENDENCIES: dict[str, tuple[str, ...]] = {
+    "world": ("world", "corruptions", *_GROUND),
+    "prepare": ("data", "corruptions", *_GROUND),
+    "train": (
+        *_DETECTOR,
+        *_ENGINE,
+        *(f"engine/{name}.py" for name in ("distributed", "hooks", "initial_weights", "memory_limit", "resume")),
+        "engine/seeding.py",
+        "engine/train.py",
+        "records/cache.py",
+    ),
+    "evaluate": (
+        *_DETECTOR,
+        *_ENGINE,
+        "engine/evaluate.py",
+        "engine/evaluate_checkpoint.py",
+        "engine/hooks.py",  # named in configs
+        "engine/router_log.py",
+        "engine/seeding.py",
+        "metrics",
+        "records/cache.py",
+    ),
+    "measure": (*_DETECTOR, "cost", "engine", "metrics"),
+    "pictures": (*_DETECTOR, "engine", "metrics", "cli/pictures.py", "report/figures/detections.py"),
+    "report": ("report", "metrics", "corruptions", "records", *_GROUND),
+}
+# Imported by steps, and not hashed.
+NOT_HASHED: dict[str, str] = {
+    "errors.py": "messages",
+    "console.py": "arguments and progress; what they ask for is in the record",
+    "study": "what it makes of the files of a study is hashed itself: settings and config",
+    "records": "describes results that are there already; only the cache decides about results, and is hashed",
+}
+
+
+def code_hash(parts: Sequence[str], sources: Sequence[Path] = ()) -> str:
+    """SHA-256 over the package's source files in ``parts`` (folders or files below ``aqr_bench/``).
+
+    ``sources``: files from elsewhere that belong to them, those of a custom detector. Names and contents count, times
+    and line endings do not. Raises UserError for a part that does not exist.
+    """
+    digest = hashlib.sha256()
+    for part in sorted(set(parts)):
+        place = PACKAGE / part
+        if place.is_file():
+            files = [place]
+        elif place.is_dir():
+            files = sorted(p for p in place.rglob("*") if p.suffix in _SOURCE_SUFFIXES and p.is_file())
+        else:
+            raise UserError(f"code hash: no '{part}' in {PACKAGE}")
+        for file in files:
+            digest.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0")
+            digest.update(file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    for file in sorted(sources):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return digest.hexdigest()
+
+
+def code_hash_for(step: str, sources: Sequence[Path] = ()) -> str:
+    """Code hash of a step: world, prepare, train, evaluate, measure, pictures or report."""
+    return code_hash(CODE_DEPENDENCIES[step], sources)
