@@ -37,6 +37,7 @@ from aqr_bench.record import (
     write_records,
 )
 from aqr_bench.reuse import find_twin, leave, take_over
+from aqr_bench.runtime import to_cpu
 from aqr_bench.schedule import model_of
 from aqr_bench.study import Condition, Suite, Tier, load_study, load_suite, load_tier
 from aqr_bench.train import cost_since, load_weights, one_line, verified_checkpoint, work_folder
@@ -274,7 +275,7 @@ class Evaluator:
         import torch
 
         with torch.no_grad():
-            return on_cpu(self.model.test_step(batch)[0])
+            return to_cpu(self.model.test_step(batch)[0])
 
     def run(self, condition: Condition) -> tuple[dict, dict, dict]:
         """Detect and score under one condition: scores, fingerprint of all inputs, and the record's extra."""
@@ -329,7 +330,7 @@ class Evaluator:
         with torch.no_grad():
             for batch in _batches(loader, condition.name):
                 for sample in self.model.test_step(batch):
-                    token, found = sample.metainfo["token"], on_cpu(sample).pred_instances_3d
+                    token, found = sample.metainfo["token"], to_cpu(sample).pred_instances_3d
                     proofs[token] = Proof(**sample.metainfo["input_proof"])
                     boxes = torch.cat([found.bboxes_3d.gravity_center, found.bboxes_3d.tensor[:, 3:]], 1)
                     results[token] = sample_detections(
@@ -345,14 +346,6 @@ class Evaluator:
         if len(proofs) != len(infos):
             raise RuntimeError(f"{len(proofs)} of {len(infos)} samples were evaluated")
         return write_submission(self.work / condition.name / "results_nusc.json", results), results, proofs
-
-
-def on_cpu(sample: Any) -> Any:
-    """A data sample with all its tensors and boxes on the CPU.
-
-    mmengine's ``cpu()`` leaves mmdet3d's boxes where they are: it moves tensors and data elements, which they are not.
-    """
-    return sample.to("cpu")
 
 
 def _batches(loader: Any, name: str) -> Iterator[dict]:

@@ -9,6 +9,7 @@ import os
 import sys
 import types
 import warnings
+from typing import Any
 
 GUARD_FLAG = "__aqr_bench_guard__"
 
@@ -96,6 +97,14 @@ def _allow_checkpoint_classes() -> None:
     # History buffers and one-cycle schedules pickle their own methods through getattr.
     schedulers = [c for c in vars(scheduler).values() if isinstance(c, type)]
     torch.serialization.add_safe_globals([*schedulers, (_method_of_checkpoint, "builtins.getattr")])
+
+
+def to_cpu(sample: Any) -> Any:
+    """A data sample with all its tensors and boxes on the CPU.
+
+    mmengine's ``cpu()`` leaves mmdet3d's boxes where they are: it moves tensors and data elements, which they are not.
+    """
+    return sample.to("cpu")
 
 
 def _recompute_without_reentry() -> None:

@@ -11,7 +11,8 @@ from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from aqr_bench.evaluate import Evaluator, on_cpu
+from aqr_bench.evaluate import Evaluator
+from aqr_bench.runtime import to_cpu
 from aqr_bench.schema import repository_root
 
 
@@ -34,7 +35,7 @@ def devices(sample) -> set[str]:
 
 def test_boxes_are_moved_too(sample):
     assert devices(sample) == {"cuda"} and devices(sample.cpu()) == {"cuda", "cpu"}  # mmengine's way leaves the boxes
-    assert devices(on_cpu(sample)) == {"cpu"}
+    assert devices(to_cpu(sample)) == {"cpu"}
 
 
 def test_detections_of_one_sample(sample):

@@ -168,3 +168,94 @@ def test_processes_draw_differently_and_the_first_as_one_alone():
         drawn.append([seed_all(*seed) or np.random.rand() for seed in seeds])
     seed_all(5, 0, 0)
     assert drawn[0][0] == np.random.rand() and len({value for row in drawn for value in row}) == 9
+
+
+# Two sensors, a checkpointed image backbone of mmdet (as the r50 config has it), wrapped as a training wraps its model.
+TWO_SENSORS = """
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from aqr_bench import runtime
+
+runtime.prepare()
+torch.set_num_threads(1)
+import mmdet.models  # noqa: F401
+from mmdet.registry import MODELS
+from mmengine.registry import MODEL_WRAPPERS
+
+from aqr_bench.train import MODEL_WRAPPER
+
+
+class Detector(nn.Module):
+    def __init__(self, with_cp):
+        super().__init__()
+        torch.manual_seed(0)
+        norm = dict(norm_eval=True, norm_cfg=dict(type="BN", requires_grad=True))
+        size = dict(depth=18, base_channels=8, out_indices=(3,))
+        self.image = MODELS.build(dict(type="ResNet", with_cp=with_cp, **size, **norm))
+        self.lidar = nn.Linear(4, 1)
+
+    def forward(self, images, points):
+        found = [self.lidar(points).square().mean()] if points is not None else []
+        found += [self.image(images)[0].square().mean()] if images is not None else []
+        return sum(found)
+
+
+def step(model, images, points):
+    model.zero_grad()
+    model(images, points).backward()
+    return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+
+def main(folder, rank, size):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+    plain = Detector(with_cp=False).train()
+    wrapped = MODEL_WRAPPERS.build(dict(MODEL_WRAPPER, module=Detector(with_cp=True).train()))
+    torch.manual_seed(1)
+    images, points = torch.randn(2, 3, 32, 32), torch.randn(2, 4)
+    seen = [(images, points), (images if rank == 0 and size > 1 else None, points), (images, points)]
+    for number, (image, point) in enumerate(seen):
+        own = step(plain, image, point)
+        for found, mine in zip(step(wrapped, image, point), own, strict=True):
+            if found is None:  # no process has used it
+                assert mine is None
+                continue
+            mean = torch.zeros_like(found) if mine is None else mine
+            if size > 1:
+                dist.all_reduce(mean)
+            torch.testing.assert_close(found, mean / size)
+        print(f"step {number} of rank {rank}: equal", flush=True)
+    dist.barrier()
+    os._exit(0)  # gloo may wait for ever for the threads of the other process
+
+
+main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_checkpointed_backbone_trains_although_a_sensor_may_be_missing(tmp_path, processes):
+    """Reentrant checkpointing, torch's default, ends with "Expected to mark a variable ready only once"."""
+    (tmp_path / "two_sensors.py").write_text(TWO_SENSORS)
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "two_sensors.py"), str(tmp_path), str(rank), str(processes)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    try:
+        for rank, process in enumerate(started):
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 0, output
+            assert output.count(f"of rank {rank}: equal") == 3
+    finally:
+        for process in started:
+            process.kill()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cmt_small import assert_finite_gradients, data_sample, ring
+from cmt_small import assert_finite_gradients, data_sample, metas, ring, with_truth
 from mmdet3d.registry import MODELS
 from mmengine.config import Config
 
@@ -248,3 +248,13 @@ def test_mixed_precision_leaves_voxels_and_head_in_float32():
         pts_voxel_encoder=full, pts_middle_encoder=full, pts_backbone=half, img_backbone=half, transformer=full
     )
     assert all(value.dtype == full and torch.isfinite(value) for value in losses.values())
+
+
+def test_image_points_alone_learn_in_float32_under_autocast():
+    """As all of the head: their distances and sums of metres do not fit half precision."""
+    head, samples = quick_model().pts_bbox_head, with_truth(metas(2, cameras=6), [5, 3])
+    images = torch.randn(12, head.hidden_dim, 6, 10)
+    exact = head.image_points_loss(images, samples)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = head.image_points_loss(images, samples)
+    assert exact > 0 and torch.equal(found, exact)
