@@ -18,7 +18,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RUN = [sys.executable, "-m", "aqr_bench.cli", "run", "--tier", "smoke", "--study", "smoke", "--cores", "1"]
 PATIENCE_S = 3600  # a run that hangs is ended; no test passes or fails by less
-SCORE_ERROR, LOSS_ERROR = 1e-4, 1e-4
+SCORE_LIMIT, LOSS_LIMIT = 1e-4, 1e-4
+# Mean errors of true positives (m, m/s, 1 - IoU, rad) are cumulated in the order of the scores, of which those of a
+# model without training are nearly equal: rounding changes the order.
+ERRORS, ERROR_LIMIT = ("ATE", "ASE", "AOE", "AVE", "AAE"), 1e-3
 COUNTS = {"evaluate": 9, "measure": 2, "train": 3}  # one base and two variants under three conditions
 
 pytestmark = pytest.mark.slow
@@ -106,17 +109,24 @@ def test_scores_are_those_of_the_cpu(on_gpu, on_cpu):
     for record in evaluated:
         other = expected[key(record)]
         assert other.ok and other.provenance["machine"].get("gpu") is None, other.reason
-        assert flat(record.scores) == pytest.approx(
-            flat(other.scores), rel=SCORE_ERROR, abs=SCORE_ERROR, nan_ok=True
-        ), key(record)
+        scores, true = flat(record.scores), flat(other.scores)
+        assert scores.keys() == true.keys()
+        over = {name: (scores[name], true[name]) for name in true if not near(name, scores[name], true[name])}
+        assert not over, f"{key(record)}: scores that differ from the CPU's: {over}"
         assert record.provenance["input_sha256"] == other.provenance["input_sha256"]
+
+
+def near(name: str, score: float, true: float) -> bool:
+    """Whether a score is the CPU's, within its limit; a class without objects has none (NaN) on both."""
+    limit = ERROR_LIMIT if name.endswith(ERRORS) else SCORE_LIMIT
+    return score == pytest.approx(true, rel=limit, abs=limit, nan_ok=True)
 
 
 def test_losses_are_those_of_the_cpu(on_gpu, on_cpu):
     """Of the base model in training, with CUDA's memory layout on the CPU as well."""
     (mine,) = [record for record in on_gpu if record.kind == "train" and record.study is None]
     (other,) = [record for record in on_cpu if record.kind == "train"]
-    assert mine.curve == [pytest.approx(point, rel=LOSS_ERROR) for point in other.curve]
+    assert mine.curve == [pytest.approx(point, rel=LOSS_LIMIT) for point in other.curve]
 
 
 def flat(scores: dict[str, Any], name: str = "") -> dict[str, float]:
