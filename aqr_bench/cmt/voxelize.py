@@ -37,9 +37,7 @@ class HardVoxelizer(nn.Module):
     ) -> None:
         super().__init__()
         if find_spec("spconv") is None:
-            raise UserError(
-                "pts_voxel_layer needs spconv, which is not installed; see docs/install.md"
-            )
+            raise UserError("pts_voxel_layer needs spconv, which is not installed; see docs/install.md")
         if len(voxel_size) != 3 or len(point_cloud_range) != 6:
             raise UserError("pts_voxel_layer needs 3 numbers in voxel_size and 6 in point_cloud_range")
         self.voxel_size = [float(v) for v in voxel_size]
