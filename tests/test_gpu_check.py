@@ -22,6 +22,7 @@ from aqr_bench.gpu_check.parity import HEADS, apart, bias_rows, head_rows, judge
 from aqr_bench.gpu_check.parts import Part, parts_of
 from aqr_bench.gpu_check.settings import NOTE, attempt, settings_for
 from aqr_bench.gpu_check.text import markdown
+from aqr_bench.record import Record, provenance, write_records
 from aqr_bench.study import limit_seeds, load_study, load_tier
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,6 +233,12 @@ def test_every_command_of_a_tier_reads_what_an_earlier_stage_has_written(tier):
 def test_failed_parts_of_a_record_are_found_at_any_depth():
     cost = {"a": 1, "flops": {"training": {"status": "failed", "reason": "why"}}, "b": {"status": "ok", "c": {}}}
     assert list(end_to_end.failed_parts(cost)) == ["flops.training: why"]
+
+
+def test_a_record_without_a_gpu_is_a_failure_where_one_was_asked_for(tmp_path):
+    file = write_records(tmp_path / "train.jsonl", [Record("train", "ok", "smoke", provenance=provenance())])
+    assert end_to_end.record_facts(file, "cpu") == {"records": "1 of 1 ok", "gpu": None}
+    assert "a CPU did the work" in end_to_end.record_facts(file, "cuda")["failed"]
 
 
 # ---------------------------------------------------------------- wheels

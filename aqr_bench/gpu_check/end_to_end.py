@@ -41,7 +41,7 @@ def tier_rows(settings: Settings, name: str, emit: Emit) -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         for stage in stages(tier, study):
             complete = True
-            for row in pool.map(lambda command: _run(command, Path(folder), environment), stage):
+            for row in pool.map(lambda command: _run(command, Path(folder), environment, settings.device), stage):
                 emit(row)
                 complete &= row["exit"] == 0
             if not complete:
@@ -94,7 +94,7 @@ def _measure(tier: Tier, study: Study, here: tuple[str, ...], variant: str) -> C
     return Command("measure", f"{study.name}/{variant}", arguments, out)
 
 
-def _run(command: Command, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+def _run(command: Command, folder: Path, environment: dict[str, str], device: str) -> dict[str, Any]:
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", f"aqr_bench.{command.step}", *command.arguments],
@@ -106,11 +106,14 @@ def _run(command: Command, folder: Path, environment: dict[str, str]) -> dict[st
     if code or not output.is_file():
         last = (done.stdout.strip().splitlines() or ["no output"])[-1]
         return {**row, "exit": code or 1, "failed": f"exit code {code}, {command.output}: {last}"}
-    return {**row, "exit": 0, **(record_facts(output) if output.suffix == ".jsonl" else {})}
+    return {**row, "exit": 0, **(record_facts(output, device) if output.suffix == ".jsonl" else {})}
 
 
-def record_facts(file: Path) -> dict[str, Any]:
-    """How many records are ok, scores and times of the first; ``failed`` where a record, or a part of one, has."""
+def record_facts(file: Path, device: str) -> dict[str, Any]:
+    """How many records are ok, scores and times of the first; ``failed`` where a record, or a part of one, has.
+
+    So has, on ``device`` cuda, a record of a machine without a GPU.
+    """
     records = read_run(file)
     reasons = [str(record.reason) for record in records if record.failed]
     reasons += [reason for record in records for reason in failed_parts(record.cost)]
@@ -119,6 +122,8 @@ def record_facts(file: Path) -> dict[str, Any]:
     facts |= {key: first.scores[key] for key in ("mAP", "NDS") if key in first.scores}
     facts |= {key: first.cost[key] for key in ("latency_ms",) if key in first.cost}
     facts["gpu"] = first.provenance.get("machine", {}).get("gpu")
+    if device == "cuda" and facts["gpu"] is None:
+        reasons.append("the record names no GPU: a CPU did the work")
     return {**facts, **({"failed": f"{len(reasons)}, the first: {reasons[0]}"} if reasons else {})}
 
 
