@@ -14,8 +14,7 @@ import resource
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from aqr_bench.record import (
     utc_now,
     write_records,
 )
-from aqr_bench.resume import whole_checkpoint
+from aqr_bench.resume import naming_resumed, whole_checkpoint
 from aqr_bench.reuse import find_twin, leave, take_over
 from aqr_bench.schedule import variant_schedule
 from aqr_bench.starts import read_start, start_file
@@ -360,23 +359,6 @@ def load_weights(model: Any, checkpoint: Path, whole: bool = True) -> None:
     unexpected = [k for k in result.unexpected_keys if not k.startswith(NEW_PARAMETERS)]
     if missing or unexpected:
         raise RuntimeError(f"{checkpoint} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")
-
-
-@contextmanager
-def naming_resumed(checkpoint: Path | None) -> Iterator[None]:
-    """Add to an error that a resumed training was resumed, and what to delete if that is what made it fail.
-
-    A fault in a work folder fails every later call in the same way; only its reader can tell it from a fault elsewhere.
-    """
-    try:
-        yield
-    except Exception as error:
-        if checkpoint is not None and status_of(error) == "failed":
-            error.add_note(
-                f"The training was resumed from {checkpoint.name}. If it fails like this each time it is resumed, "
-                f"delete {checkpoint.parent} to start afresh."
-            )
-        raise
 
 
 def one_line(error: BaseException) -> str:
