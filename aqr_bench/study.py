@@ -175,9 +175,6 @@ class Run:
         return f"{self.tier}/{middle}/seed{self.seed}"
 
 
-# ---------------------------------------------------------------- finding files
-
-
 def known_tiers() -> list[str]:
     """Names of the tiers that ship with the repository."""
     return _names(repository_root() / "ablations" / "tiers")
