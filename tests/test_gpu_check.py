@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aqr_bench.cost.measurement import failed_parts
 from aqr_bench.errors import UserError
 from aqr_bench.gpu_check import __main__ as gpu_check
 from aqr_bench.gpu_check import attention_cases, detector, end_to_end, fetch_wheels, training
@@ -230,9 +231,11 @@ def test_every_command_of_a_tier_reads_what_an_earlier_stage_has_written(tier):
     assert steps.count("measure") == len(study.variants) and "pictures" in steps
 
 
-def test_failed_parts_of_a_record_are_found_at_any_depth():
+def test_a_part_of_a_measurement_that_failed_is_counted_once(tmp_path):
     cost = {"a": 1, "flops": {"training": {"status": "failed", "reason": "why"}}, "b": {"status": "ok", "c": {}}}
-    assert list(end_to_end.failed_parts(cost)) == ["flops.training: why"]
+    cost["failed_parts"] = failed_parts(cost)
+    file = write_records(tmp_path / "measure.jsonl", [Record("measure", "ok", "smoke", cost=cost)])
+    assert end_to_end.record_facts(file, "cpu")["failed"] == "1, the first: flops.training: why"
 
 
 def test_a_record_without_a_gpu_is_a_failure_where_one_was_asked_for(tmp_path):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,8 @@ def record_facts(file: Path, device: str) -> dict[str, Any]:
     """
     records = read_run(file)
     reasons = [str(record.reason) for record in records if record.failed]
-    reasons += [reason for record in records for reason in failed_parts(record.cost)]
+    for record in records:  # parts of a measurement, which fail alone
+        reasons += [f"{part}: {why['reason']}" for part, why in record.cost.get("failed_parts", {}).items()]
     first = records[0]
     facts: dict[str, Any] = {"records": f"{sum(record.ok for record in records)} of {len(records)} ok"}
     facts |= {key: first.scores[key] for key in ("mAP", "NDS") if key in first.scores}
@@ -125,12 +126,3 @@ def record_facts(file: Path, device: str) -> dict[str, Any]:
     if device == "cuda" and facts["gpu"] is None:
         reasons.append("the record names no GPU: a CPU did the work")
     return {**facts, **({"failed": f"{len(reasons)}, the first: {reasons[0]}"} if reasons else {})}
-
-
-def failed_parts(cost: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """``part: reason`` of every part of a measurement that has a status of failure, at any depth."""
-    for key, value in cost.items():
-        if isinstance(value, Mapping):
-            if value.get("status", "ok") not in ("ok", "not_applicable"):
-                yield f"{where}{key}: {value.get('reason')}"
-            yield from failed_parts(value, f"{where}{key}.")
