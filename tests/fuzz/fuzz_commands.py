@@ -74,7 +74,7 @@ def commands() -> tuple[Command, ...]:
     found += _expanded(("data", "check"), _parser(check.main, []), cli.main)
     steps = {module for module, _ in cli.STEPS.values()} | {"aqr_bench.cli", check.__name__}
     for info in pkgutil.walk_packages(aqr_bench.__path__, "aqr_bench."):
-        if info.name in steps or ".configs" in info.name or info.name == "aqr_bench.cuda_builds":
+        if info.name in steps or ".configs" in info.name:
             continue
         main = getattr(importlib.import_module(info.name), "main", None)
         if main is not None and main.__module__ == info.name:

@@ -26,7 +26,9 @@ def _start(*_args: object, **_kwargs: object) -> None:
 LONG = (
     *("aqr_bench.launch.follow", "aqr_bench.launch.only_workflow_in", "aqr_bench.launch.require_disk"),
     *("aqr_bench.gpu_check.__main__.run", "aqr_bench.gpu_check.__main__.work", "aqr_bench.world.write.write_world"),
-    "aqr_bench.gpu_check.fetch_wheels.download",
+    # A download; becoming another program; a look for a driver, without which set-up has nothing to say.
+    *("aqr_bench.gpu_check.fetch_wheels.download", "aqr_bench.gpu_slots.run", "aqr_bench.cuda_builds.find_driver"),
+    "aqr_bench.gpu_check.__main__.prepare_folder",
     *("aqr_bench.report.page.build_report", "aqr_bench.train.run_training"),
 )
 
