@@ -72,6 +72,11 @@ def spconv_build(cuda: str) -> str:
     return f"cu{fitting[-1]}"
 
 
+def set_up_command(cuda: int = DEFAULT) -> str:
+    """What installs torch and spconv for a CUDA, in place of the builds that are there."""
+    return f"make clean setup CUDA=cu{cuda}"
+
+
 def advise(driver: Driver) -> Advice:
     """Which ``make`` command installs torch and spconv for a driver and its cards."""
     blackwell = any(capability >= BLACKWELL for capability in driver.capabilities)
@@ -80,7 +85,7 @@ def advise(driver: Driver) -> Advice:
     if int(driver.version.partition(".")[0]) < least:
         return Advice(None, f"CUDA {cuda / 10:.1f} needs driver {least} or newer")
     note = "spconv has no kernels for this card and would have to compile them from PTX: not tried" if blackwell else ""
-    return Advice(f"make clean setup CUDA=cu{cuda}", note)
+    return Advice(set_up_command(cuda), note)
 
 
 def hint(driver: Driver | None, cuda: str) -> str | None:
