@@ -8,6 +8,7 @@ The Makefile runs it by its path, before anything is installed.
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -63,12 +64,17 @@ def find_driver() -> Driver | None:
 
 def spconv_build(cuda: str) -> str:
     """The newest spconv build for ``cuda`` (cu126, ...) or an earlier CUDA. ValueError where there is none."""
-    if not re.fullmatch(r"cu\d{3}", cuda):
-        raise ValueError(f"CUDA={cuda}: expected cpu, or cu and three digits, as cu{DEFAULT}")
+    if not re.fullmatch(r"cu[0-9]{3}", cuda):
+        raise ValueError(f"CUDA={ascii(cuda)[1:-1][:40]}: expected cpu, or cu and three digits, as cu{DEFAULT}")
     fitting = [build for build in SPCONV_BUILDS if build <= int(cuda[2:])]
     if not fitting:
         raise ValueError(f"CUDA={cuda}: spconv has no build for it; the oldest is cu{SPCONV_BUILDS[0]}")
     return f"cu{fitting[-1]}"
+
+
+def set_up_command(cuda: int = DEFAULT) -> str:
+    """What installs torch and spconv for a CUDA, in place of the builds that are there."""
+    return f"make clean setup CUDA=cu{cuda}"
 
 
 def advise(driver: Driver) -> Advice:
@@ -79,7 +85,7 @@ def advise(driver: Driver) -> Advice:
     if int(driver.version.partition(".")[0]) < least:
         return Advice(None, f"CUDA {cuda / 10:.1f} needs driver {least} or newer")
     note = "spconv has no kernels for this card and would have to compile them from PTX: not tried" if blackwell else ""
-    return Advice(f"make clean setup CUDA=cu{cuda}", note)
+    return Advice(set_up_command(cuda), note)
 
 
 def hint(driver: Driver | None, cuda: str) -> str | None:
@@ -93,14 +99,18 @@ def hint(driver: Driver | None, cuda: str) -> str | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = [*(sys.argv[1:] if argv is None else argv), ""]
-    if words[0] == "spconv":
+    """Print the answer; 2 for a CUDA that spconv has no build for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["hint", "spconv"])
+    parser.add_argument("cuda", nargs="?", default="", help="as for make setup: cu126, cpu, or nothing")
+    args = parser.parse_args(argv)
+    if args.what == "spconv":
         try:
-            print(spconv_build(words[1]))
+            print(spconv_build(args.cuda))
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-    elif line := hint(find_driver(), words[1]):
+    elif line := hint(find_driver(), args.cuda):
         print(line)
     return 0
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aqr_bench.cli.cuda_builds import Driver, advise, find_driver
+from aqr_bench.cli.cuda_builds import Driver, advise, find_driver, set_up_command
 from aqr_bench.cli.import_checks import Probed, probe_all
 from aqr_bench.errors import UserError, require_disk, run_main
 
@@ -141,7 +141,7 @@ def _check_cuda(facts: Mapping) -> Check:
     if facts["gpus"]:
         return Check("CUDA", "ok", f"{facts['cuda']}: {', '.join(facts['gpus'])}")
     if facts["cuda"] is None:
-        remedy = f"make clean setup CUDA=cu126; {INSTALL_DOC}"
+        remedy = f"{set_up_command()}; {INSTALL_DOC}"
         return Check("CUDA", "note", "torch is a build without CUDA", remedy)
     if facts["gpu_error"]:
         return Check("CUDA", "note", f"a GPU that torch cannot use: {facts['gpu_error']}", f"nvidia-smi; {INSTALL_DOC}")
@@ -235,7 +235,7 @@ def _gpu_reasons(tier: Tier, plans: Sequence[Schedule], probed: Mapping[str, Pro
         what = f"it trains a sparse encoder on {wanted}, and torch can use {gpus or 'none'}"
         yield Reason(what, f"a machine with a GPU, and CUDA builds of torch and spconv: {INSTALL_DOC}")
     if not probed["spconv"].facts["cuda"]:
-        remedy = f"make clean setup CUDA=cu126; {INSTALL_DOC}"
+        remedy = f"{set_up_command()}; {INSTALL_DOC}"
         yield Reason("it trains a sparse encoder, and spconv is its CPU build", remedy)
 
 

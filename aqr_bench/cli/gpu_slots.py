@@ -237,6 +237,8 @@ def main(argv: list[str] | None = None) -> int:
     taken = taken_gpus(gpus, lock_folder()) if gpus else set()
     for gpu in gpus:
         print(f"{gpu.entry}\t{gpu.uuid}\t{'taken' if gpu in taken else 'free'}")
+    if not gpus:
+        print("no GPU is visible", file=sys.stderr)
     return 0
 
 

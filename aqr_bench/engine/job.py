@@ -6,8 +6,6 @@ import json
 import resource
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from aqr_bench.atomic import write_text
@@ -46,23 +44,6 @@ def start_afresh_unless_same(work: Path, identity: list) -> None:
         shutil.rmtree(work)
     work.mkdir(parents=True)
     write_text(marker, json.dumps(identity))
-
-
-@contextmanager
-def naming_resumed(checkpoint: Path | None) -> Iterator[None]:
-    """Add to an error that a resumed training was resumed, and what to delete if that is what made it fail.
-
-    A fault in a work folder fails every later call in the same way; only its reader can tell it from a fault elsewhere.
-    """
-    try:
-        yield
-    except Exception as error:
-        if checkpoint is not None and status_of(error) == "failed":
-            error.add_note(
-                f"The training was resumed from {checkpoint.name}. If it fails like this each time it is resumed, "
-                f"delete {checkpoint.parent} to start afresh."
-            )
-        raise
 
 
 def one_line(error: BaseException) -> str:

@@ -9,7 +9,11 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from aqr_bench.records.record import status_of
 
 _NAME = re.compile(r"(?:iter|epoch)_(\d+)\.pth$")
 
@@ -60,3 +64,20 @@ def _checkpoints(work: Path) -> list[Path]:
     """Checkpoints of mmengine in a folder, the newest first."""
     found = [(int(match[1]), path) for path in work.glob("*.pth") if (match := _NAME.match(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
+
+
+@contextmanager
+def naming_resumed(checkpoint: Path | None) -> Iterator[None]:
+    """Add to an error that a resumed training was resumed, and what to delete if that is what made it fail.
+
+    A fault in a work folder fails every later call in the same way; only its reader can tell it from a fault elsewhere.
+    """
+    try:
+        yield
+    except Exception as error:
+        if checkpoint is not None and status_of(error) == "failed":
+            error.add_note(
+                f"The training was resumed from {checkpoint.name}. If it fails like this each time it is resumed, "
+                f"delete {checkpoint.parent} to start afresh."
+            )
+        raise

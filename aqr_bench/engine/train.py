@@ -25,13 +25,12 @@ from aqr_bench.engine.initial_weights import read_start, start_file
 from aqr_bench.engine.job import (
     cost_since,
     failure_status,
-    naming_resumed,
     of_all,
     start_afresh_unless_same,
     work_folder,
 )
 from aqr_bench.engine.memory_limit import memory_limit
-from aqr_bench.engine.resume import whole_checkpoint
+from aqr_bench.engine.resume import naming_resumed, whole_checkpoint
 from aqr_bench.engine.weights import (
     final_weights,
     inner_model,

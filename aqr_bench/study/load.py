@@ -26,8 +26,6 @@ from aqr_bench.study.spec import (
 if TYPE_CHECKING:
     pass
 
-# ---------------------------------------------------------------- finding files
-
 
 def known_tiers() -> list[str]:
     """Names of the tiers that ship with the repository."""

@@ -21,7 +21,10 @@ from aqr_bench.cost.gpu_check.parity import HEADS, apart, bias_rows, head_rows, 
 from aqr_bench.cost.gpu_check.parts import Part, parts_of, work
 from aqr_bench.cost.gpu_check.settings import NOTE, attempt, settings_for
 from aqr_bench.cost.gpu_check.text import markdown
+from aqr_bench.cost.measurement import failed_parts
 from aqr_bench.errors import UserError
+from aqr_bench.records.provenance import provenance
+from aqr_bench.records.record import Record, write_records
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.runs import limit_seeds
 
@@ -230,9 +233,17 @@ def test_every_command_of_a_tier_reads_what_an_earlier_stage_has_written(tier):
     assert steps.count("measure") == len(study.variants) and "pictures" in steps
 
 
-def test_failed_parts_of_a_record_are_found_at_any_depth():
+def test_a_part_of_a_measurement_that_failed_is_counted_once(tmp_path):
     cost = {"a": 1, "flops": {"training": {"status": "failed", "reason": "why"}}, "b": {"status": "ok", "c": {}}}
-    assert list(end_to_end.failed_parts(cost)) == ["flops.training: why"]
+    cost["failed_parts"] = failed_parts(cost)
+    file = write_records(tmp_path / "measure.jsonl", [Record("measure", "ok", "smoke", cost=cost)])
+    assert end_to_end.record_facts(file, "cpu")["failed"] == "1, the first: flops.training: why"
+
+
+def test_a_record_without_a_gpu_is_a_failure_where_one_was_asked_for(tmp_path):
+    file = write_records(tmp_path / "train.jsonl", [Record("train", "ok", "smoke", provenance=provenance())])
+    assert end_to_end.record_facts(file, "cpu") == {"records": "1 of 1 ok", "gpu": None}
+    assert "a CPU did the work" in end_to_end.record_facts(file, "cuda")["failed"]
 
 
 # ---------------------------------------------------------------- wheels

@@ -42,7 +42,7 @@ def data(tmp_path_factory):
 
 
 def config_of(name: str, data):
-    config = base_config(SimpleNamespace(model=name), data)
+    config = base_config(SimpleNamespace(tf32=False, model=name), data)
     init_default_scope("mmdet3d")
     config.train_dataloader.update(num_workers=0, persistent_workers=False, batch_size=2)
     config.test_dataloader.update(num_workers=0, persistent_workers=False)

@@ -45,18 +45,20 @@ def test_the_hash_of_a_config_holds_it_where_it_is_on(tmp_path):
         assert changed == {**plain, "tf32": True} and config_hash(changed) != config_hash(plain)
 
 
+class Built(Exception):
+    """What is allowed when something is built."""
+
+
+def build(config):
+    raise Built(torch.backends.cuda.matmul.allow_tf32)
+
+
 @pytest.mark.parametrize("allowed", [True, False])
 def test_an_evaluator_sets_it_before_it_builds_its_model(tmp_path, monkeypatch, allowed):
     """So do pictures and keyframes, which evaluate; training and measurement have tests of their own."""
     from mmdet3d.registry import MODELS
 
     from aqr_bench.engine.evaluate import Evaluator
-
-    class Built(Exception):
-        pass
-
-    def build(config):
-        raise Built(torch.backends.cuda.matmul.allow_tf32)
 
     tier = replace(load_tier("smoke"), tf32=allowed)
     config = base_config(tier, DataSet(tmp_path, tmp_path, "v1.0-mini", ""))
@@ -71,12 +73,6 @@ def test_a_training_sets_it_before_it_builds_its_runner(tmp_path, monkeypatch, a
     from mmengine.runner import Runner
 
     from aqr_bench.engine.train import run_training
-
-    class Built(Exception):
-        pass
-
-    def build(config):
-        raise Built(torch.backends.cuda.matmul.allow_tf32)
 
     tier = replace(load_tier("smoke"), tf32=allowed)
     config = build_config(tier, DataSet(tmp_path, tmp_path, "v1.0-mini", ""), 0, tmp_path, None, None)

@@ -40,8 +40,8 @@ def test_a_changed_file_beside_the_config_trains_anew(checkout):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing to be done" in planned(checkout, BASE)
     (checkout.root / "mine" / "detector.py").write_text("WIDTH = 2\n")
-    commands = re.findall(r"-m (aqr_bench\.\w+)", planned(checkout, BASE))
-    assert commands == ["aqr_bench.engine.train"]
+    commands = re.findall(r"-m aqr_bench (\w+)", planned(checkout, BASE))
+    assert commands[-1] == "train"
 
 
 def test_jobs_name_tier_and_study_by_their_files(checkout):

@@ -45,9 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out is None:
         raise UserError("gpu_check: --out DIR is needed: the folder that the results are written to")
     chosen = _chosen(parts, args.parts)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name in ("rows.jsonl", "log.txt"):
-        (args.out / name).unlink(missing_ok=True)
+    prepare_folder(args.out)
     started, allowed = time.monotonic(), 0.0
     result: dict[str, Any] = {"device": settings.device, "size": settings.size, "started": utc_now()}
     result |= {"machine": machine(), "packages": packages(), "parts": []}
@@ -62,6 +60,13 @@ def main(argv: list[str] | None = None) -> int:
         say(_summary(result["parts"][-1]))
     print(f"{args.out / 'table.md'} and gpu_check.json: {result['seconds']:.0f} s in all")
     return int(any(part["status"] != "ok" for part in result["parts"]))
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the folder of the results, without the rows and the log of an earlier call."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("rows.jsonl", "log.txt"):
+        (out / name).unlink(missing_ok=True)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

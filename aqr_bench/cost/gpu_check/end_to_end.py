@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ def tier_rows(settings: Settings, name: str, emit: Emit) -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         for stage in stages(tier, study):
             complete = True
-            for row in pool.map(lambda command: _run(command, Path(folder), environment), stage):
+            for row in pool.map(lambda command: _run(command, Path(folder), environment, settings.device), stage):
                 emit(row)
                 complete &= row["exit"] == 0
             if not complete:
@@ -96,7 +96,7 @@ def _measure(tier: Tier, study: Study, here: tuple[str, ...], variant: str) -> C
     return Command("measure", f"{study.name}/{variant}", arguments, out)
 
 
-def _run(command: Command, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+def _run(command: Command, folder: Path, environment: dict[str, str], device: str) -> dict[str, Any]:
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "aqr_bench", command.step, *command.arguments],
@@ -108,26 +108,23 @@ def _run(command: Command, folder: Path, environment: dict[str, str]) -> dict[st
     if code or not output.is_file():
         last = (done.stdout.strip().splitlines() or ["no output"])[-1]
         return {**row, "exit": code or 1, "failed": f"exit code {code}, {command.output}: {last}"}
-    return {**row, "exit": 0, **(record_facts(output) if output.suffix == ".jsonl" else {})}
+    return {**row, "exit": 0, **(record_facts(output, device) if output.suffix == ".jsonl" else {})}
 
 
-def record_facts(file: Path) -> dict[str, Any]:
-    """How many records are ok, scores and times of the first; ``failed`` where a record, or a part of one, has."""
+def record_facts(file: Path, device: str) -> dict[str, Any]:
+    """How many records are ok, scores and times of the first; ``failed`` where a record, or a part of one, has.
+
+    So has, on ``device`` cuda, a record of a machine without a GPU.
+    """
     records = read_run(file)
     reasons = [str(record.reason) for record in records if record.failed]
-    reasons += [reason for record in records for reason in failed_parts(record.cost)]
+    for record in records:  # parts of a measurement, which fail alone
+        reasons += [f"{part}: {why['reason']}" for part, why in record.cost.get("failed_parts", {}).items()]
     first = records[0]
     facts: dict[str, Any] = {"records": f"{sum(record.ok for record in records)} of {len(records)} ok"}
     facts |= {key: first.scores[key] for key in ("mAP", "NDS") if key in first.scores}
     facts |= {key: first.cost[key] for key in ("latency_ms",) if key in first.cost}
     facts["gpu"] = first.provenance.get("machine", {}).get("gpu")
+    if device == "cuda" and facts["gpu"] is None:
+        reasons.append("the record names no GPU: a CPU did the work")
     return {**facts, **({"failed": f"{len(reasons)}, the first: {reasons[0]}"} if reasons else {})}
-
-
-def failed_parts(cost: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """``part: reason`` of every part of a measurement that has a status of failure, at any depth."""
-    for key, value in cost.items():
-        if isinstance(value, Mapping):
-            if value.get("status", "ok") not in ("ok", "not_applicable"):
-                yield f"{where}{key}: {value.get('reason')}"
-            yield from failed_parts(value, f"{where}{key}.")

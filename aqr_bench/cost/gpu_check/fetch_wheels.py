@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.out.is_dir() and any(args.out.iterdir()):
         raise UserError(f"fetch_wheels: {args.out} is not empty; two versions of a package would be installed together")
-    if subprocess.run(download_command(args.out, args.python_version)).returncode:
+    if download(args.out, args.python_version):
         raise UserError(f"fetch_wheels: pip could not fetch what {REQUIREMENTS} lists; see its message above")
     wheels = sorted(args.out.glob("*.whl"))
     size_mib = sum(wheel.stat().st_size for wheel in wheels) / 2**20
@@ -40,6 +40,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"fetch_wheels: the wheels in {args.out} hold {size_mib:.0f} MiB, over {LIMIT_MIB} MiB")
     print(f"{len(wheels)} wheels, {size_mib:.1f} MiB -> {args.out}")
     return 0
+
+
+def download(out: Path, python_version: str) -> int:
+    """Run pip; its exit code."""
+    return subprocess.run(download_command(out, python_version)).returncode
 
 
 def download_command(out: Path, python_version: str) -> list[str]:

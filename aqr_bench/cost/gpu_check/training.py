@@ -17,6 +17,7 @@ from aqr_bench.cost.gpu_check.head_cost import VARIANTS, TrainingHead, head_step
 from aqr_bench.cost.gpu_check.parity import apart, compared, head_with_bias, outputs_and_gradients
 from aqr_bench.cost.gpu_check.settings import NOTE, Emit, Settings, attempt, model_config
 from aqr_bench.cost.timing import in_turns, ratio, summary, synchronise
+from aqr_bench.engine.runtime import use_tf32
 
 STEPS = 3  # of each of two runs that are to be equal
 FEWEST, SIZES = 3, 12  # objects per sample of the first step with changing queries, and how many such steps
@@ -100,18 +101,16 @@ def _tf32(settings: Settings, name: str) -> dict[str, Any]:
     config = model_config(NOTE, settings.size == "tiny")
     inputs = make_inputs(config, device=settings.device)
     head = head_with_bias(config, backend, kind).to(settings.device)
+    use_tf32(False)  # PyTorch's default has it on for convolutions
     truth = outputs_and_gradients(head, inputs)
     step = TrainingHead(settings, NOTE, name, settings.batch)
 
     def with_tf32(function: Callable[[], Any]) -> Any:
-        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
+        use_tf32(True)
         try:
             return function()
         finally:
-            torch.set_float32_matmul_precision(before[0])
-            torch.backends.cudnn.allow_tf32 = before[1]
+            use_tf32(False)
 
     error = compared(*with_tf32(lambda: outputs_and_gradients(head, inputs)), *truth)
     times = in_turns({"off": step, "on": lambda: with_tf32(step)}, 1, settings.rounds)
