@@ -26,8 +26,8 @@ def place(tmp_path) -> Path:
     """A checkout with what set-up reads, a pip that only notes what it is told, and an environment without anything."""
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "aqr_bench").mkdir()
-    shutil.copy(ROOT / "aqr_bench" / "cuda_builds.py", tmp_path / "aqr_bench")
+    (tmp_path / "aqr_bench" / "cli").mkdir(parents=True)
+    shutil.copy(ROOT / "aqr_bench/cli/cuda_builds.py", tmp_path / "aqr_bench/cli")
     (tmp_path / "pip").write_text(PIP)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)

@@ -13,133 +13,107 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LIGHT_MODULES = [
-    "__init__",
-    "errors",
-    "schema",
-    "overrides",
-    "schedule",
-    "study",
-    "inputs",
-    "provenance",
-    "record",
-    "cli",
-    "launch",
-    "models",
-]
-LIGHT_MODULES += [
-    "studies",
-    "estimate",
-    "outcome",
-    "progress",
-    "time_left",
-    "whole",
-    "gpu_devices",
-    "gpu_slots",
-    "arguments",
-]
+STEPS = {
+    "world": "world/__main__.py",
+    "prepare": "data/__main__.py",
+    "train": "engine/train.py",
+    "evaluate": "cli/evaluate.py",
+    "measure": "cost/measure.py",
+    "pictures": "cli/pictures.py",
+}
 
 STEP = '''
 """Stand-in for a work step: writes what the real step would write, with made-up numbers."""
 import argparse, hashlib, json, os, sys, time
 from pathlib import Path
-from aqr_bench import study
 from aqr_bench.records.record import Record, read_records, write_records
+from aqr_bench.study.load import load_suite, load_tier
 
-parser = argparse.ArgumentParser()
-for name in ("tier", "root", "infos", "seed", "suite", "study", "variant", "base", "train", "out", "work", "workers"):
-    parser.add_argument("--" + name)
-parser.add_argument("--pretrain")
-parser.add_argument("--evaluation")
-parser.add_argument("--features", nargs="+")
-parser.add_argument("--quiet", action="store_true")
-parser.add_argument("--database-only", action="store_true")
-args = parser.parse_args()
-step, tier, out = STEP_NAME, study.load_tier(args.tier), Path(args.out)
-with open("steps.txt", "a") as file:
-    file.write(" ".join([step, args.study or "", args.variant or "", str(out)]) + "\\n")
-if os.environ.get("GPU_LOG") and step not in ("world", "prepare"):
-    # A GPU that another step is using has its file locked: the lock goes with that process, however it ends.
-    import fcntl
-    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",") if gpu]
-    files, shared = [open("busy-" + gpu, "w") for gpu in gpus], []
-    for gpu, file in zip(gpus, files):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            shared.append(gpu)
-    with open(os.environ["GPU_LOG"], "a") as file:
-        file.write(json.dumps({"step": step, "gpus": gpus, "shared": shared}) + "\\n")
-    time.sleep(0.3)
-if os.environ.get("SLOW_STEP") == step:
-    time.sleep(120)
-if os.environ.get("BREAK_STEP") == step:
-    print("first line of the log")
-    sys.exit("error: the disk is on fire")
-if args.database_only:
-    (out / "dbinfos_train.pkl").touch()
-elif step in ("world", "prepare"):
-    out.mkdir(parents=True, exist_ok=True)
-    (out / {"world": "world.json", "prepare": "data.json"}[step]).write_text("{}")
-elif step == "train":
-    # Trainings that end badly: {variant: [status, reason]}.
-    status, reason = json.loads(os.environ.get("FAILURES", "{}")).get(args.variant, ["ok", None])
-    write_records(out, [Record(
-        "train", status, tier.name, args.study, args.variant, int(args.seed), reason=reason,
-        cost={"wall_s": 61.0, "parameters": 590000}, curve=[[1, 9.0], [2, 7.5], [3, 7.0]])])
-elif step == "evaluate":
-    train = read_records(args.train)[0]
-    suite = study.load_suite(args.suite)
-    reason = None if train.ok else "training failed: " + train.reason
-    if train.variant and train.variant == os.environ.get("WITHOUT_CHECKPOINT"):
-        reason = "RuntimeError: checkpoint is missing: final.pth"
-    rows = []
-    for condition in suite.conditions:
-        key = f"{train.study}{train.variant}{train.seed}{condition.name}"
-        score = int(hashlib.sha256(key.encode()).hexdigest(), 16) % 1000 / 2000
-        scores = {"mAP": score, "NDS": score, "classes": {"car": {"AP": score}, "bus": {"AP": score / 2}}}
-        rows.append(Record(
-            "evaluate", "failed" if reason else "ok", tier.name, train.study, train.variant, train.seed,
-            condition.name, suite.name, reason, {} if reason else scores, provenance={"input_sha256": condition.name}))
-    write_records(out, rows)
-elif step == "pictures":
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "pictures.json").write_text(json.dumps({"pictures": [], "reason": None}))
-elif step == "measure":
-    write_records(out, [Record(
-        "measure", "ok", tier.name, args.study, args.variant,
-        cost={"latency_ms": {"median": 20.0, "p95": 25.0, "values": [20.0]}, "latency_ratio": 1.0,
-              "throughput_per_s": 50.0, "parameters": 590000, "peak_rss_mb": 900.0})])
+
+def main(words=None):
+    parser = argparse.ArgumentParser()
+    for name in ("tier", "root", "infos", "seed", "suite", "study", "variant", "base", "train", "out", "work", "workers"):
+        parser.add_argument("--" + name)
+    parser.add_argument("--pretrain")
+    parser.add_argument("--evaluation")
+    parser.add_argument("--features", nargs="+")
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--database-only", action="store_true")
+    args = parser.parse_args(words)
+    step, tier, out = STEP_NAME, load_tier(args.tier), Path(args.out)
+    with open("steps.txt", "a") as file:
+        file.write(" ".join([step, args.study or "", args.variant or "", str(out)]) + "\\n")
+    if os.environ.get("GPU_LOG") and step not in ("world", "prepare"):
+        # A GPU that another step is using has its file locked: the lock goes with that process, however it ends.
+        import fcntl
+        gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",") if gpu]
+        files, shared = [open("busy-" + gpu, "w") for gpu in gpus], []
+        for gpu, file in zip(gpus, files):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                shared.append(gpu)
+        with open(os.environ["GPU_LOG"], "a") as file:
+            file.write(json.dumps({"step": step, "gpus": gpus, "shared": shared}) + "\\n")
+        time.sleep(0.3)
+    if os.environ.get("SLOW_STEP") == step:
+        time.sleep(120)
+    if os.environ.get("BREAK_STEP") == step:
+        print("first line of the log")
+        sys.exit("error: the disk is on fire")
+    if args.database_only:
+        (out / "dbinfos_train.pkl").touch()
+    elif step in ("world", "prepare"):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / {"world": "world.json", "prepare": "data.json"}[step]).write_text("{}")
+    elif step == "train":
+        # Trainings that end badly: {variant: [status, reason]}.
+        status, reason = json.loads(os.environ.get("FAILURES", "{}")).get(args.variant, ["ok", None])
+        write_records(out, [Record(
+            "train", status, tier.name, args.study, args.variant, int(args.seed), reason=reason,
+            cost={"wall_s": 61.0, "parameters": 590000}, curve=[[1, 9.0], [2, 7.5], [3, 7.0]])])
+    elif step == "evaluate":
+        train = read_records(args.train)[0]
+        suite = load_suite(args.suite)
+        reason = None if train.ok else "training failed: " + train.reason
+        if train.variant and train.variant == os.environ.get("WITHOUT_CHECKPOINT"):
+            reason = "RuntimeError: checkpoint is missing: final.pth"
+        rows = []
+        for condition in suite.conditions:
+            key = f"{train.study}{train.variant}{train.seed}{condition.name}"
+            score = int(hashlib.sha256(key.encode()).hexdigest(), 16) % 1000 / 2000
+            scores = {"mAP": score, "NDS": score, "classes": {"car": {"AP": score}, "bus": {"AP": score / 2}}}
+            rows.append(Record(
+                "evaluate", "failed" if reason else "ok", tier.name, train.study, train.variant, train.seed,
+                condition.name, suite.name, reason, {} if reason else scores, provenance={"input_sha256": condition.name}))
+        write_records(out, rows)
+    elif step == "pictures":
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "pictures.json").write_text(json.dumps({"pictures": [], "reason": None}))
+    elif step == "measure":
+        write_records(out, [Record(
+            "measure", "ok", tier.name, args.study, args.variant,
+            cost={"latency_ms": {"median": 20.0, "p95": 25.0, "values": [20.0]}, "latency_ratio": 1.0,
+                  "throughput_per_s": 50.0, "parameters": 590000, "peak_rss_mb": 900.0})])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
 '''
 
 
 def copy_repository(target: Path) -> Path:
-    """Copy the workflow, the ablations and the light half of the package; put stand-ins where the work is done."""
+    """Copy the workflow, the ablations and the package; put stand-ins where the work is done."""
     for name in ("workflow", "ablations", "config"):
         shutil.copytree(REPOSITORY / name, target / name)
     for name in ("Snakefile", "environment.yml"):
         shutil.copy(REPOSITORY / name, target)
     shutil.copytree(REPOSITORY / "results" / "published", target / "results" / "published")
     package = target / "aqr_bench"
-    package.mkdir()
-    real = REPOSITORY / "aqr_bench"
-    for name in LIGHT_MODULES:
-        shutil.copy(real / f"{name}.py", package)
-    for room in ("report", "metrics", "corruptions", "bias"):
-        shutil.copytree(real / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for step, place in [("world", "world/__main__.py"), ("prepare", "data/__main__.py"), ("train", "train.py")] + [
-        (step, f"{step}.py") for step in ("evaluate", "measure", "pictures")
-    ]:
-        file = package / place
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(f"STEP_NAME = {step!r}\n{STEP}")
-        if file.name == "__main__.py":
-            (file.parent / "__init__.py").touch()
-    shutil.copy(real / "world" / "spec.py", package / "world")
-    configs = package / "cmt" / "configs"
-    configs.mkdir(parents=True)
-    for config in (real / "cmt" / "configs").glob("*.py"):
-        (configs / config.name).touch()
+    shutil.copytree(REPOSITORY / "aqr_bench", package, ignore=shutil.ignore_patterns("__pycache__"))
+    for step, place in STEPS.items():
+        (package / place).write_text(f"STEP_NAME = {step!r}\n{STEP}")
     return target
 
 

@@ -14,7 +14,8 @@ from aqr_bench.errors import UserError
 from aqr_bench.cli.gpu_devices import hand_on_listing, limited, show_only, visible_gpus
 from aqr_bench.study.requirements import require_gpus, require_inputs
 from aqr_bench.study.model_files import own_sources
-from aqr_bench.records.provenance import code_hash, config_hash, code_hash_for
+from aqr_bench.records.code_dependencies import code_hash, code_hash_for
+from aqr_bench.records.provenance import config_hash
 from aqr_bench.study.load import (
     known_studies,
     known_suites,
