@@ -22,8 +22,9 @@ from typing import Any
 
 from aqr_bench.cli.studies import runnable
 from aqr_bench.errors import UserError, run_main
-from aqr_bench.records.provenance import config_hash, machine, packages
+from aqr_bench.records.provenance import machine, packages
 from aqr_bench.records.record import read_records
+from aqr_bench.study.hashes import config_hash
 from aqr_bench.study.load import known_studies, load_study, load_tier
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Study, Tier

@@ -66,7 +66,7 @@ def test_entries_print_one_line_and_exit_with_2(capsys, monkeypatch):
 
 
 def test_a_full_disk_is_no_result_of_a_model(monkeypatch, tmp_path):
-    evaluator = SimpleNamespace(config=None, sources=(), run=full, work=tmp_path)
+    evaluator = SimpleNamespace(config=None, job=None, run=full, work=tmp_path)
     monkeypatch.setattr(evaluate, "not_applicable_reason", lambda *_: None)
     with pytest.raises(UserError, match="results/a: no space is left"):
         evaluate.evaluate_one(evaluator, SimpleNamespace(name="clean"), None, None)
@@ -80,7 +80,7 @@ def test_an_error_that_is_told_twice_is_recorded_once(monkeypatch):
 
     monkeypatch.setattr(evaluate, "not_applicable_reason", lambda *_: None)
     monkeypatch.setattr(evaluate.traceback, "print_exc", worker_dies)
-    evaluator = SimpleNamespace(config=None, sources=(), run=worker_dies, work="work", tier=SimpleNamespace(name="t"))
+    evaluator = SimpleNamespace(config=None, job=None, run=worker_dies, work="work", tier=SimpleNamespace(name="t"))
     asked = SimpleNamespace(name="clean"), SimpleNamespace(name="s"), Record("train", "ok", "t", seed=0)
     record = evaluate.evaluate_one(evaluator, *asked)
     assert record.status == "failed" and "DataLoader worker" in record.reason and record.condition == "clean"

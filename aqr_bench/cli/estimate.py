@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aqr_bench.records.provenance import canonical_json
 from aqr_bench.records.record import read_records
+from aqr_bench.study.hashes import canonical_json
 from aqr_bench.study.runs import base_runs
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Study, Suite, Tier

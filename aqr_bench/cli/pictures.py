@@ -18,7 +18,6 @@ from aqr_bench.data.dataset import keyframe_data, load_data, point_at_keyframe
 from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.data.raw_frames import read_image
 from aqr_bench.engine.evaluate import Evaluator, build_loader, load_evaluator
-from aqr_bench.engine.job import work_folder
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.metrics.sample_f1 import SampleObjects, best_and_worst, count_detections
 from aqr_bench.records.record import Record, read_records
@@ -72,9 +71,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def detections_file(work: Path, record: Record) -> Path | None:
     """The detections that an evaluation left (its own, or those of the run it took over); None if they are gone."""
-    own = work_folder(work, record.study, record.variant, record.seed or 0)
-    folders = [own] + ([work / record.extra["same_as"]] if record.extra.get("same_as") else [])
-    files = [folder / "detections" / str(record.condition) / "results_nusc.json" for folder in folders]
+    runs = [record.run.subfolder, *([record.extra["same_as"]] if record.extra.get("same_as") else [])]
+    files = [work / run / "detections" / str(record.condition) / "results_nusc.json" for run in runs]
     return next((file for file in files if record.ok and file.is_file()), None)
 
 

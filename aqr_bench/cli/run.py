@@ -20,9 +20,9 @@ from aqr_bench.cli.time_left import TimeLeft, expected_seconds
 from aqr_bench.console import LiveLine, is_terminal
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.records.summary import print_outcome
-from aqr_bench.study import load as studies_of
-from aqr_bench.study.requirements import disk_needed, require_gpus, require_inputs, training_processes
-from aqr_bench.study.runs import limit_seeds
+from aqr_bench.study.layout import RESULTS, RunLayout
+from aqr_bench.study.plan import select
+from aqr_bench.study.requirements import disk_needed, require_gpus, training_processes
 from aqr_bench.study.schema import repository_root
 from aqr_bench.world.spec import read_tier
 
@@ -94,9 +94,6 @@ def clear_stale_lock(folder: Path) -> bool:
     return True
 
 
-# ---------------------------------------------------------------- what Snakemake says
-
-
 # ---------------------------------------------------------------- the command
 
 
@@ -119,32 +116,27 @@ def launch(
     """
     root = repository_root()
     folder = root if Path.cwd().is_relative_to(root) else Path.cwd()
-    tier = studies_of.load_tier(tier_name)
-    if not study_names:
-        study_names, suites = tier.studies, suites or tier.suites
-    studies = [limit_seeds(studies_of.load_study(name), tier, seeds) for name in study_names]
-    for suite in suites:
-        studies_of.load_suite(suite)
-    require_inputs(tier, studies)
+    selection = select(tier_name, study_names or None, suites or None, seeds)
+    tier, studies, layout = selection.tier, selection.studies, RunLayout(selection.tier.name, folder / RESULTS)
     usable = limited(visible_gpus(), gpus, "--gpus")
     require_gpus(tier, training_processes(tier, studies), len(usable))
     if tier.kind == "synthetic":
-        read_tier(tier.path)  # a mistake in the world's numbers is told now, not by the first job
-    require_disk(folder / "results", disk_needed(tier, studies), f"tier {tier.name}")
+        read_tier(tier.path)  # raises for a mistake in the world's numbers now, not in the first job
+    require_disk(layout.results, disk_needed(tier, studies), f"tier {tier.name}")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
     command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
     command += ["--cores", str(cores)] if cores else []
     # As many jobs at once as there are GPUs for: which ones each of them gets, aqr_bench.cli.gpu_slots sees to.
     command += ["--resources", f"gpu={len(usable)}"] if usable else []
     command += ["--dry-run"] if dry_run else []
-    command += ["--config", f"tier={tier_name}", f"studies={','.join(study_names)}"]
+    command += ["--config", f"tier={tier_name}"]
+    command += [f"studies={','.join(study_names)}"] if study_names else []
     command += [f"seeds={seeds}"] if seeds else []
     command += [f"suites={','.join(suites)}"] if suites else []
     command += [f"gpus={gpus}"] if gpus is not None else []
     times = {}
     if is_terminal(sys.stdout) and not dry_run:  # else nobody sees the time left, for which all records are read
-        further = [studies_of.load_suite(suite) for suite in suites]
-        times = expected_seconds(tier, studies, further, folder / "results")
+        times = expected_seconds(tier, studies, selection.suites, layout.results)
     progress = Progress(counting=not dry_run, threads=tier.threads, time_left=TimeLeft(times))
     if dry_run:
         code = follow(command, folder, progress, verbose)
@@ -154,15 +146,15 @@ def launch(
         if clear_stale_lock(folder):
             print("removed the lock that a killed run left behind", file=sys.stderr)
         if is_terminal(sys.stdout):
-            print(f"results: {folder / 'results' / tier.name}, logs: {folder / 'logs' / tier.name}", flush=True)
+            print(f"results: {layout.root}, logs: {folder / 'logs' / tier.name}", flush=True)
         code = follow(command, folder, progress, verbose, keep=[lock])
     if code:
         print(failure_summary(progress, folder), file=sys.stderr)
         return 1
     print("nothing to do, all is up to date" if progress.nothing_to_do else f"{progress.total} jobs done")
-    places = [f"{tier.name}/base", *(f"{tier.name}/{study.name}" for study in studies)]
-    all_ok = print_outcome(folder / "results", folder / ".snakemake" / "aqr-bench-outcome.json", places)
-    print(f"report: {(folder / 'results' / tier.name / 'report' / 'index.html').resolve()}")
+    folders = ["base", *(study.name for study in studies)]
+    all_ok = print_outcome(layout.root, folder / ".snakemake" / "aqr-bench-outcome.json", folders)
+    print(f"report: {layout.page.resolve()}")
     return 1 if strict and not all_ok else 0
 
 

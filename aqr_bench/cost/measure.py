@@ -16,8 +16,10 @@ from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import build_config, files_of, hashable
 from aqr_bench.engine.job import cost_since, one_line
 from aqr_bench.errors import raise_disk_fault, run_main
+from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance, utc_now
 from aqr_bench.records.record import Record, status_of, write_records
+from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.model_files import own_sources
 from aqr_bench.study.schedule import model_of
@@ -38,9 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", default=PARTS, metavar="PART", help=f"only these of {', '.join(PARTS)}")
     args = parser.parse_args(argv)
     tier, study, parts = load_tier(args.tier), load_study(args.study), check_parts(args.parts)
-    data = load_data(args.infos or f"results/{tier.name}/infos")
+    data = load_data(args.infos or RunLayout(tier.name).infos)
     config = build_config(tier, data, 0, "", study, args.variant)
-    sources = own_sources(model_of(tier, study, args.variant))
+    sources = tuple(own_sources(model_of(tier, study, args.variant)))
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
         facts = measure(tier, study, args.variant, data, parts)
@@ -58,11 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         variant=args.variant,
         cost={**cost_since(clock), **facts},
         provenance=provenance(
-            config=hashable(config),
-            step="measure",
-            sources=sources,
+            Job("measure", hashable(config), data.sha256, data.infos_sha256, sources=sources),
             started=started,
-            data_sha256=data.sha256,
             files=files_of(tier, study),
         ),
     )

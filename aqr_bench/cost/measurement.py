@@ -21,7 +21,7 @@ from aqr_bench.cost.training import SCOPE as TRAINING_SCOPE
 from aqr_bench.cost.training import TrainingStep
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.config import build_config
-from aqr_bench.engine.distributed import share_of
+from aqr_bench.engine.distributed import split_batch
 from aqr_bench.engine.job import one_line
 from aqr_bench.errors import UserError, nearest, raise_disk_fault
 from aqr_bench.records.record import status_of
@@ -241,7 +241,7 @@ class _Work:
         """Samples that one process trains with at a time."""
         launcher = self.tier.launcher
         asked = launcher.total_batch(self.mine.config.train_dataloader.batch_size)
-        return share_of(asked, launcher.processes, str(self.tier.path))
+        return split_batch(asked, launcher.processes, str(self.tier.path))
 
 
 def _without(times: dict[tuple[str, str], Times]) -> dict[str, Any]:

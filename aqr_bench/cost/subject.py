@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
 
-from aqr_bench.records.provenance import config_hash
+from aqr_bench.study.hashes import config_hash
 from aqr_bench.study.spec import Condition
 
 SCOPE = (

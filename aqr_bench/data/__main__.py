@@ -16,7 +16,8 @@ from pathlib import Path
 
 from aqr_bench.atomic import write_text
 from aqr_bench.console import natural, positive
-from aqr_bench.data.infos import INFO_CLASSES, build_infos, open_nuscenes, tables_digest, write_infos
+from aqr_bench.data.digests import file_digests, table_digests, tables_digest
+from aqr_bench.data.infos import INFO_CLASSES, build_infos, open_nuscenes, write_infos
 from aqr_bench.errors import UserError, require_file, run_main
 from aqr_bench.study.load import load_tier
 from aqr_bench.study.spec import SPLITS
@@ -52,13 +53,14 @@ def main(argv: list[str] | None = None) -> int:
     version = args.version or load_tier(args.tier).version
     infos = build_infos(open_nuscenes(args.root, version), args.max_sweeps, args.quiet)
     paths = write_infos(infos, args.out, version)
+    tables = table_digests(args.root, version, args.out)
     summary = {
         "root": os.path.relpath(args.root, args.out),
         "version": version,
-        "data_sha256": tables_digest(args.root, version),
+        "data_sha256": tables_digest(tables),
         "splits": {split: _counts(entries) for split, entries in infos.items()},
         "files": {split: path.name for split, path in paths.items()},
-        "bytes": {path.name: path.stat().st_size for path in paths.values()},
+        "sha256": {"infos": file_digests(paths.values(), args.out), "tables": tables},
     }
     if args.database:
         summary["database"] = {"objects": _database(args)}

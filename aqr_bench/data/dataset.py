@@ -7,22 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
 from aqr_bench.errors import UserError, quoted, reading, require_file
 from aqr_bench.study.spec import SPLITS
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Info files of a nuScenes root. ``root`` holds v1.0-*/, samples/ and sweeps/."""
+    """Info files of a nuScenes root. ``root`` holds v1.0-*/, samples/ and sweeps/.
+
+    ``sha256``: of the tables. ``infos_sha256``: of the info files, which also depend on how they were made.
+    """
 
     infos: Path
     root: Path
     version: str
     sha256: str
+    infos_sha256: str = ""
 
 
 def load_data(infos: str | Path) -> DataSet:
-    """Read the ``data.json`` that ``aqr-bench data`` left in a folder."""
+    """Read the ``data.json`` that ``aqr-bench data`` left in a folder, and compare it with what is there now.
+
+    Raises:
+        UserError: info files are damaged or not those that were written; the tables were edited since.
+    """
     folder = Path(infos)
     path = require_file(folder / "data.json", "info summary", "Run: aqr-bench data --out " + str(folder))
     again = "Delete it and run aqr-bench data again."
@@ -31,16 +40,25 @@ def load_data(infos: str | Path) -> DataSet:
         root, version, sha256 = (summary[key] for key in ("root", "version", "data_sha256"))
         if version not in SPLITS or not isinstance(sha256, str):
             raise ValueError(f"version {quoted(version)}, data_sha256 {quoted(sha256)}")
-        sizes = dict(summary.get("bytes", {}))
-        found = DataSet(folder.resolve(), (folder / root).resolve(), version, sha256)
-    for name, size in sizes.items():
-        there = require_file(folder / name, "info file", "Run aqr-bench data again.").stat().st_size
-        if there != size:
+        hashes = summary.get("sha256", {"infos": {}, "tables": {}})  # summaries of earlier versions have none
+        infos, tables = dict(**hashes["infos"]), dict(**hashes["tables"])
+        root = (folder / root).resolve()
+        has_tables = any((root / version).glob("*.json"))
+    files = [require_file(folder / name, "info file", "Run aqr-bench data again.") for name in infos]
+    for name, digest in file_digests(files, folder).items():
+        if infos.get(name) != digest:
             raise UserError(
-                f"{folder / name} has {there} bytes, {quoted(size)} were written: it is damaged. Delete {path} and run "
-                "aqr-bench data again."
+                f"{folder / name} is not the file that {path} describes: it is damaged, or was replaced. Delete {path} "
+                "and run aqr-bench data again."
             )
-    return found
+    now = table_digests(root, version, folder) if has_tables else {}  # a training reads none, so none is no mistake
+    if has_tables and tables_digest(now) != sha256:
+        name = next((name for name in {**tables, **now} if tables.get(name) != now.get(name)), "")
+        raise UserError(
+            f"{root / version / name} is not what {path} describes: it is damaged, or was edited after the info files "
+            "were made. Run aqr-bench data again."
+        )
+    return DataSet(folder.resolve(), root, version, sha256, infos_digest(folder))
 
 
 def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:

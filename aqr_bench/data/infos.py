@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 from collections.abc import Iterable
@@ -109,15 +108,6 @@ def write_infos(infos: dict[str, list[dict]], out: str | Path, version: str) -> 
         with whole_file(paths[split]) as temporary:
             temporary.write_bytes(payload)
     return paths
-
-
-def tables_digest(root: str | Path, version: str) -> str:
-    """SHA-256 over the JSON tables of a nuScenes root: changes when the data set changes."""
-    digest = hashlib.sha256()
-    for path in sorted((Path(root) / version).glob("*.json")):
-        digest.update(path.name.encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def lidar_to_image(cam2img: Any, lidar2cam: Any) -> np.ndarray:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from aqr_bench.errors import UserError, require_disk, require_file
-from aqr_bench.records.provenance import sha256_file
+from aqr_bench.study.hashes import sha256_file
 
 if TYPE_CHECKING:
     from aqr_bench.cmt.published_weights import Match

@@ -84,7 +84,7 @@ def build_config(
         UserError: an override that names a key which the config does not have; iterations for a config that trains by
             epochs, or the other way round.
     """
-    schedule, where = _schedule(tier, study, variant, pretrain)
+    schedule, where = schedule_for(tier, study, variant, pretrain), (study or tier).path
     overrides = schedule.config
     config = base_config(tier, data, schedule.model)
     check_overrides(config.to_dict(), overrides, where)
@@ -98,15 +98,14 @@ def build_config(
     return config
 
 
-def _schedule(tier: Tier, study: Study | None, variant: str | None, pretrain: str | None) -> tuple[Schedule, Path]:
+def schedule_for(tier: Tier, study: Study | None, variant: str | None, pretrain: str | None = None) -> Schedule:
+    """The schedule of a base model, of a variant or of one branch (from scratch, without a memory limit)."""
     if pretrain is not None:
         if pretrain not in tier.pretrain:
             raise UserError(f"{tier.path}: no pretrain '{pretrain}'{nearest(pretrain, tier.pretrain)}")
         entry = tier.pretrain[pretrain]
-        return Schedule(entry.iterations, entry.config), tier.path
-    if study is None or variant is None:
-        return tier.base, tier.path
-    return variant_schedule(tier, study, variant), study.path
+        return Schedule(entry.iterations, entry.config)
+    return tier.base if study is None or variant is None else variant_schedule(tier, study, variant)
 
 
 def _merge(config: Any, overrides: Mapping[str, Any]) -> None:
@@ -150,15 +149,21 @@ def _scale_positions(schedulers: list, scale: float) -> None:
     """
     names = ("begin", "end", "total_steps", "T_max")
     exact = [{k: s[k] * scale for k in names if s.get(k)} for s in schedulers]
-    whole = [{k: max(1, round(v)) for k, v in positions.items()} for positions in exact]
-    empty = any("end" in p and p["end"] <= p.get("begin", 0) for p in whole)
-    for scheduler, positions in zip(schedulers, exact if empty else whole, strict=True):
+    rounded = [{k: max(1, round(v)) for k, v in positions.items()} for positions in exact]
+    empty = any("end" in p and p["end"] <= p.get("begin", 0) for p in rounded)
+    for scheduler, positions in zip(schedulers, exact if empty else rounded, strict=True):
         scheduler.update(positions)
 
 
 def files_of(tier: Tier, study: Study | None) -> dict[str, Path]:
     """The files that say what is to be run, by role, as provenance keeps them."""
     return {"tier": tier.path, **({} if study is None else {"study": study.path})}
+
+
+def database_files(config: Any) -> list[Path]:
+    """The objects for GT sampling that a training reads."""
+    pipeline = inner_dataset(config.train_dataloader.dataset).pipeline
+    return [Path(step["db_sampler"]["info_path"]) for step in pipeline if "db_sampler" in step]
 
 
 def hashable(config: Any) -> dict:

@@ -1,9 +1,9 @@
-"""Several processes train one model (torchrun): which of them this is, what they tell each other, how they fail.
+"""Several processes train one model (torchrun): which of them this is, what they exchange, how they fail.
 
-Rank 0 leads: it alone decides what is to be done, and writes checkpoints, facts and the record. A failure on any rank
-is reported to torchrun's store, where all ranks look for it: collectives of a peer that is gone may hang, and torchrun
-itself knows nothing but exit codes. A rank that is killed leaves no report, and torchrun ends the others: no record is
-written, as when a single process is killed.
+Rank 0 is the main process: it alone decides what is to be done, and writes checkpoints, facts and the record. A failure
+on any rank is reported to torchrun's store, where all ranks look for it: collectives of a peer that is gone may hang,
+and torchrun itself knows nothing but exit codes. A rank that is killed leaves no report, and torchrun ends the others:
+no record is written, as when a single process is killed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FAILURES, FAILURE = "aqr_bench/failures", "aqr_bench/failure"
 
 
 @dataclass(frozen=True)
-class Failure:
+class RankFailure:
     """What ended a training, as records have it."""
 
     rank: int
@@ -39,7 +39,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def share_of(batch_size: int, processes: int, where: str) -> int:
+def split_batch(batch_size: int, processes: int, where: str) -> int:
     """Samples per process and iteration of a batch over all processes; UserError where they do not divide it."""
     if batch_size % processes:
         raise UserError(
@@ -49,12 +49,12 @@ def share_of(batch_size: int, processes: int, where: str) -> int:
     return batch_size // processes
 
 
-class Team:
-    """The processes of one training. Without torchrun: one, which leads, and whose methods do nothing."""
+class ProcessGroup:
+    """The processes of one training. Without torchrun: one, the main process, whose methods do nothing."""
 
     def __init__(self) -> None:
         self.size, self.rank = world_size(), int(os.environ.get("RANK", 0))
-        self._settled = threading.Lock()
+        self._ending = threading.Lock()
         if self.size == 1:
             return
         import torch
@@ -75,11 +75,11 @@ class Team:
         self._group = distributed.new_group(backend="gloo", timeout=LONG)
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, value: Any = None) -> Any:
-        """What rank 0 gives, on every rank."""
+    def broadcast(self, value: Any = None) -> Any:
+        """The value of rank 0, on every rank."""
         if self.size == 1:
             return value
         from torch import distributed
@@ -89,7 +89,7 @@ class Team:
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """What every rank gives, by rank, on every rank."""
+        """The values of all ranks, by rank, on every rank."""
         if self.size == 1:
             return [value]
         from torch import distributed
@@ -100,47 +100,47 @@ class Team:
 
     # ------------------------------------------------------------------ failures
 
-    def watch(self, act: Callable[[Failure], None] | None = None) -> None:
+    def on_failure(self, act: Callable[[RankFailure], None] | None = None) -> None:
         """From now on, a failure of another rank ends this process, after ``act``; its exit code is 0."""
         if self.size > 1:
             threading.Thread(target=self._watch, args=(act,), daemon=True).start()
 
-    def _watch(self, act: Callable[[Failure], None] | None) -> None:
+    def _watch(self, act: Callable[[RankFailure], None] | None) -> None:
         while (failure := self.failure()) is None:
             time.sleep(1.0)
         time.sleep(PATIENCE_S)
-        with self._settled:
+        with self._ending:
             if act is not None:
                 act(failure)
-            leave_now(0)
+            exit_now(0)
 
-    def failure(self) -> Failure | None:
+    def failure(self) -> RankFailure | None:
         """The first failure that any rank reported."""
         if self.size == 1 or self._store.add(FAILURES, 0) == 0:
             return None
-        return Failure(**json.loads(self._store.get(FAILURE)))
+        return RankFailure(**json.loads(self._store.get(FAILURE)))
 
-    def settle(self, error: BaseException, status: str, reason: str) -> Failure:
-        """What an error on this rank comes down to: itself, which the others then learn, or what ended a peer.
+    def report_failure(self, error: BaseException, status: str, reason: str) -> RankFailure:
+        """Report an error on this rank to the others; returns it, or the failure of a peer that brought it about.
 
         Raises:
             the error itself, if a peer is gone without a report: it was killed.
         """
-        mine = Failure(self.rank, status, reason)
+        mine = RankFailure(self.rank, status, reason)
         if self.size == 1:
             return mine
-        self._settled.acquire()  # and never released: the watching thread has nothing left to do
+        self._ending.acquire()  # and never released: the watching thread has nothing left to do
         if not _is_lost_peer(error):
             if self._store.add(FAILURES, 1) == 1:
                 self._store.set(FAILURE, json.dumps(vars(mine)))
             return mine
-        found = self.failure()
-        if found is None:
+        first = self.failure()
+        if first is None:
             raise error
-        return found
+        return first
 
 
-def leave_now(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """End this process without waiting for peers in destructors, which may be gone."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -19,15 +19,17 @@ from aqr_bench.corruptions.fingerprint import Fingerprint, evaluation_fingerprin
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import build_config, hashable
-from aqr_bench.engine.job import cost_since, one_line, work_folder
+from aqr_bench.engine.job import cost_since, one_line
 from aqr_bench.engine.weights import load_weights, verified_checkpoint
 from aqr_bench.errors import UserError, raise_disk_fault
 from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
-from aqr_bench.records.code_dependencies import code_hash_for
-from aqr_bench.records.provenance import config_hash, provenance, sha256_file, utc_now
+from aqr_bench.records.job import Job
+from aqr_bench.records.provenance import provenance, utc_now
 from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records, refuse_equal_inputs, status_of, write_records
+from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study
 from aqr_bench.study.model_files import own_sources
+from aqr_bench.study.plan import evaluation_settings
 from aqr_bench.study.schedule import model_of
 from aqr_bench.study.spec import Condition, Study, Suite, Tier
 
@@ -43,31 +45,48 @@ def evaluate_suite(
         work_root: work folder of the tier; detections go below it.
     """
     trained = read_records(train_record)[0]
-    work = work_folder(work_root, trained.study, trained.variant, trained.seed or 0)
+    if other_data(trained, data):
+        print(f"warning: the model of {train_record} was trained on other data than {data.infos}: see the records")
+    work = Path(work_root) / trained.run.subfolder
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
-    sources = own_sources(model_of(tier, study, trained.variant))
+    job = Job(
+        "evaluate",
+        hashable(config),
+        data.sha256,
+        data.infos_sha256,
+        settings=evaluation_settings(tier, suite),
+        inputs=(str(trained.provenance.get("checkpoint_sha256")),),
+        sources=tuple(own_sources(model_of(tier, study, trained.variant))),
+    )
+    name = f"evaluate.{suite.name}"
     try:
         if not trained.ok:
             raise RuntimeError(f"training failed: {trained.reason}")
         checkpoint = verified_checkpoint(trained, train_record)
-        identity = _cache_identity(config, tier, data, suite, trained, sources)
-        cached = find_cached(Path(work_root), work, f"evaluate.{suite.name}", identity)
-        evaluator = Evaluator(config, tier, data, checkpoint, work / "detections", sources) if cached is None else None
+        cached = find_cached(Path(work_root), work, name, job.identity)
+        evaluator = Evaluator(config, tier, data, checkpoint, work / "detections", job) if cached is None else None
     except Exception as error:
         raise_disk_fault(error, work)
         if trained.ok:
             traceback.print_exc()
-        return [_failure(c, suite, trained, tier, error, sources) for c in suite.conditions]
+        return [_failure(c, suite, trained, tier, error, job) for c in suite.conditions]
     if cached is None:
         conditions = steps(suite.conditions, f"suite {suite.name}", lambda condition: condition.name)
         records = [evaluate_one(evaluator, condition, suite, trained) for condition in conditions]
     else:
         records = _reused_records(*cached, work, trained)
     if not any(record.failed for record in records):
-        run = work.relative_to(work_root).as_posix() if cached is None else cached[1]["run"]
+        run = trained.run.subfolder if cached is None else cached[1]["run"]
         content = {"run": run, "records": [record.to_dict() for record in records]}
-        save_cache_entry(work, f"evaluate.{suite.name}", identity, content, _files_of(records))
+        save_cache_entry(work, name, job.identity, content, _files_of(records))
     return records
+
+
+def other_data(trained: Record, data: DataSet) -> dict[str, str]:
+    """Hashes of the data that a model was trained on, where they differ from those of ``data``; for its record."""
+    now = {"data_sha256": data.sha256, "infos_sha256": data.infos_sha256}
+    then = {name: trained.provenance.get(name) for name in now}
+    return {name: then[name] for name in now if None not in (then[name], now[name]) and then[name] != now[name]}
 
 
 def write_suite_records(records: Sequence[Record], suite: Suite, out: str | Path) -> None:
@@ -79,27 +98,13 @@ def write_suite_records(records: Sequence[Record], suite: Suite, out: str | Path
         print(f"{record.condition}: {numbers or record.reason}")
 
 
-def _cache_identity(
-    config: Any, tier: Tier, data: DataSet, suite: Suite, trained: Record, sources: Sequence[Path]
-) -> list[str]:
-    """What an evaluation depends on: two with the same identity give identical results."""
-    conditions = {"conditions": [c.settings for c in suite.conditions], "batch_size": tier.evaluate_batch_size}
-    hashes = [
-        config_hash(hashable(config)),
-        config_hash(conditions),
-        code_hash_for("evaluate", sources),
-        data.sha256,
-    ]
-    return [*hashes, str(trained.provenance.get("checkpoint_sha256"))]
-
-
 def _reused_records(folder: Path, entry: dict, work: Path, trained: Record) -> list[Record]:
     """The records of a cached evaluation as those of this run, with the files that they name."""
     records = [Record.from_dict(data) for data in entry["records"]]
     for file in _files_of(records):
         reuse_file(folder / file, work / file)
-    own = dict(study=trained.study, variant=trained.variant, seed=trained.seed)
-    return [replace(record, **own, extra={**record.extra, "same_as": entry["run"]}) for record in records]
+    run = dict(study=trained.study, variant=trained.variant, seed=trained.seed)
+    return [replace(record, **run, extra={**record.extra, "same_as": entry["run"]}) for record in records]
 
 
 def _files_of(records: Sequence[Record]) -> list[Path]:
@@ -112,7 +117,7 @@ def _files_of(records: Sequence[Record]) -> list[Path]:
     ]
 
 
-def _identity(suite: Suite, trained: Record, tier: Tier, condition: Condition) -> dict[str, Any]:
+def _run_fields(suite: Suite, trained: Record, tier: Tier, condition: Condition) -> dict[str, Any]:
     return dict(
         kind="evaluate",
         tier=tier.name,
@@ -125,13 +130,13 @@ def _identity(suite: Suite, trained: Record, tier: Tier, condition: Condition) -
 
 
 def _failure(
-    condition: Condition, suite: Suite, trained: Record, tier: Tier, error: Exception, sources: Sequence[Path]
+    condition: Condition, suite: Suite, trained: Record, tier: Tier, error: Exception, job: Job | None
 ) -> Record:
     return Record(
-        **_identity(suite, trained, tier, condition),
+        **_run_fields(suite, trained, tier, condition),
         status=status_of(error),
         reason=one_line(error),
-        provenance=provenance(step="evaluate", sources=sources, seed=trained.seed),
+        provenance=provenance(job, seed=trained.seed),
     )
 
 
@@ -150,15 +155,16 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
     """The record of one condition, whatever becomes of it."""
     reason = not_applicable_reason(evaluator.config, condition)
     if reason is not None:
-        facts = provenance(step="evaluate", sources=evaluator.sources, seed=trained.seed)
-        own = _identity(suite, trained, evaluator.tier, condition)
-        return Record(**own, status=NOT_APPLICABLE, reason=reason, provenance=facts)
+        facts = provenance(evaluator.job, seed=trained.seed)
+        fields = _run_fields(suite, trained, evaluator.tier, condition)
+        return Record(**fields, status=NOT_APPLICABLE, reason=reason, provenance=facts)
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
         scores, inputs, extra = evaluator.run(condition)
+        trained_on = other_data(trained, evaluator.data)
     except Exception as error:
         raise_disk_fault(error, evaluator.work)
-        failure = functools.partial(_failure, condition, suite, trained, evaluator.tier, error, evaluator.sources)
+        failure = functools.partial(_failure, condition, suite, trained, evaluator.tier, error, evaluator.job)
         try:
             traceback.print_exc()
             return failure()
@@ -166,18 +172,15 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
             # torch tells of a loader's dead worker a second time, out of a signal handler and wherever we are.
             return failure()
     return Record(
-        **_identity(suite, trained, evaluator.tier, condition),
+        **_run_fields(suite, trained, evaluator.tier, condition),
         status="ok",
         scores=scores,
         cost={**cost_since(clock), "samples": inputs["samples"]},
-        extra={**extra, "inputs": inputs},
+        extra={**extra, "inputs": inputs, **({"trained_on": trained_on} if trained_on else {})},
         provenance=provenance(
-            config=hashable(evaluator.config),
-            step="evaluate",
-            sources=evaluator.sources,
+            evaluator.job,
             seed=trained.seed,
             started=started,
-            data_sha256=evaluator.data.sha256,
             input_sha256=inputs["sha256"],
             checkpoint=evaluator.checkpoint.name,
             checkpoint_sha256=trained.provenance.get("checkpoint_sha256"),
@@ -191,7 +194,7 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
 class Evaluator:
     """A loaded model with its data set and tables, ready to be run under one condition after another.
 
-    ``sources``: the files of a detector of one's own, for the records.
+    ``job``: what its results depend on, for the records; None: no records are written.
     """
 
     def __init__(
@@ -201,7 +204,7 @@ class Evaluator:
         data: DataSet,
         checkpoint: Path | None,
         work: Path,
-        sources: Sequence[Path] = (),
+        job: Job | None = None,
     ) -> None:
         from aqr_bench import compat
 
@@ -219,7 +222,7 @@ class Evaluator:
         self.config, self.tier, self.data, self.checkpoint, self.work = config, tier, data, checkpoint, work
         self.predictions: str | None = None  # SHA-256 of the last submission
         self.dataset: Any = None  # of the last condition: the next one reads the same frames through another pipeline
-        self.sources, self.model = sources, MODELS.build(config.model)
+        self.job, self.model = job, MODELS.build(config.model)
         if checkpoint is not None:
             load_weights(self.model, checkpoint)
         self.model.to(get_device()).eval()

@@ -10,35 +10,46 @@ import re
 from pathlib import Path
 
 from aqr_bench.data.dataset import DataSet, load_data
-from aqr_bench.engine.config import base_config
+from aqr_bench.engine.config import base_config, hashable
 from aqr_bench.engine.evaluate import Evaluator, evaluate_one, write_suite_records
 from aqr_bench.engine.weights import write_weights
 from aqr_bench.errors import UserError, require_file
-from aqr_bench.records.provenance import sha256_file
+from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record
+from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_suite
 from aqr_bench.study.model_files import model_file, named_beside, own_sources
-from aqr_bench.study.spec import Measuring, Schedule, Tier
+from aqr_bench.study.plan import evaluation_settings
+from aqr_bench.study.spec import MeasureSettings, Schedule, Tier
 
 
 def evaluate_config(args: argparse.Namespace) -> int:
     """One record per condition of the suite, as for a model of a tier; 0 also where one failed, its record says so."""
     missing = [n for n in ("checkpoint", "infos", "suite", "work") if not getattr(args, n)]
-    given = [n for n in ("tier", "train", "study", "keyframe") if getattr(args, n)]
-    if missing or given:
-        wrong = [f"--{n} is missing" for n in missing] + [f"--{n} belongs to models of a tier" for n in given]
+    unrelated = [n for n in ("tier", "train", "study", "keyframe") if getattr(args, n)]
+    if missing or unrelated:
+        wrong = [f"--{n} is missing" for n in missing] + [f"--{n} belongs to models of a tier" for n in unrelated]
         raise UserError(f"evaluate --config needs --checkpoint, --infos, --suite, --out and --work: {wrong[0]}")
     data, suite = load_data(args.infos), load_suite(args.suite)
-    tier = bare_tier(args.config, data, args.batch_size)
+    tier = adhoc_tier(args.config, data, args.batch_size)
     checkpoint = require_file(args.checkpoint, "checkpoint", "Give the file that the training wrote (.pth).")
     config = base_config(tier, data)
     work = Path(args.work)
     work.mkdir(parents=True, exist_ok=True)
     source = dict(checkpoint=checkpoint.name, checkpoint_sha256=sha256_file(checkpoint))
     model = Record("train", "ok", tier.name, provenance=source)
-    weights = plain_weights(checkpoint, work / "weights.pth")
+    job = Job(
+        "evaluate",
+        hashable(config),
+        data.sha256,
+        data.infos_sha256,
+        settings=evaluation_settings(tier, suite),
+        inputs=(source["checkpoint_sha256"],),
+        sources=tuple(own_sources(tier.model)),
+    )
+    weights = strip_to_state_dict(checkpoint, work / "weights.pth")
     try:
-        evaluator = Evaluator(config, tier, data, weights, work / "detections", own_sources(tier.model))
+        evaluator = Evaluator(config, tier, data, weights, work / "detections", job)
     except RuntimeError as error:  # names of parameters that are missing or left over
         raise UserError(f"{args.checkpoint} does not fit {args.config}: {error}") from error
     write_suite_records(
@@ -47,7 +58,7 @@ def evaluate_config(args: argparse.Namespace) -> int:
     return 0
 
 
-def bare_tier(model: str, data: DataSet, batch_size: int = 1, threads: int = 1) -> Tier:
+def adhoc_tier(model: str, data: DataSet, batch_size: int = 1, threads: int = 1) -> Tier:
     """What an evaluation has to know of a tier, for a model that belongs to none; named after the config's file."""
     name = re.sub(r"[^a-z0-9_-]+", "_", Path(model.rpartition("::")[2]).stem.lower()).lstrip("_-")
     return Tier(
@@ -64,12 +75,12 @@ def bare_tier(model: str, data: DataSet, batch_size: int = 1, threads: int = 1) 
         seeds=None,
         threads=threads,
         evaluate_batch_size=batch_size,
-        measure=Measuring(),
+        measure=MeasureSettings(),
         path=model_file(model),
     )
 
 
-def plain_weights(checkpoint: Path, out: Path) -> Path:
+def strip_to_state_dict(checkpoint: Path, out: Path) -> Path:
     """The weights of any checkpoint of mmcv or mmengine, read without running anything in it, as one of ours."""
     from aqr_bench import compat
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from aqr_bench.engine.weights import write_weights
 from aqr_bench.errors import UserError
-from aqr_bench.records.provenance import sha256_file
+from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.requirements import PUBLISHED_BY
 from aqr_bench.study.spec import Schedule, Tier
 
 BACKBONE = "img_backbone."
 
 
-def start_file(tier: Tier, schedule: Schedule) -> Path | None:
+def initial_checkpoint(tier: Tier, schedule: Schedule) -> Path | None:
     """The file that the schedule starts from; None if it starts from a training of ours, or from nothing.
 
     Raises:
@@ -28,7 +28,7 @@ def start_file(tier: Tier, schedule: Schedule) -> Path | None:
     return path
 
 
-def read_start(path: Path, schedule: Schedule, model: str, work: Path) -> tuple[Path, dict[str, Any]]:
+def load_initial_weights(path: Path, schedule: Schedule, model: str, work: Path) -> tuple[Path, dict[str, Any]]:
     """A published file as a checkpoint that the model loads, in ``work``, and what the record says about it.
 
     Raises:

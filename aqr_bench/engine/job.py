@@ -20,19 +20,10 @@ def failure_status(error: Exception, limit: int | None) -> tuple[str, str]:
     return status, reason
 
 
-def work_folder(
-    root: str | Path, study: str | None, variant: str | None, seed: int, pretrain: str | None = None
-) -> Path:
-    """Folder of one run's checkpoints and detections below the work folder of a tier."""
-    if pretrain is not None:
-        return Path(root) / "pretrain" / pretrain
-    return Path(root) / ("base" if study is None else f"{study}/{variant}") / f"seed{seed}"
-
-
-def start_afresh_unless_same(work: Path, identity: list) -> None:
+def empty_unless_same(work: Path, identity: list) -> None:
     """Empty a work folder whose checkpoints come from another config, code, data set or base model.
 
-    Going on from them would mix two experiments into one record.
+    Resuming from them would mix two experiments into one record.
     """
     marker = work / "identity.json"
     try:
@@ -60,8 +51,8 @@ def cost_since(clock: tuple[float, float]) -> dict[str, float]:
     }
 
 
-def of_all(costs: list[dict[str, float]]) -> dict[str, float]:
-    """Processor time and memory of all processes together; nothing to say for one."""
+def summed_costs(costs: list[dict[str, float]]) -> dict[str, float]:
+    """Processor time and memory summed over all processes; empty for one."""
     if len(costs) == 1:
         return {}
     return {"processes": len(costs), **{k: round(sum(c[k] for c in costs), 2) for k in ("cpu_s", "peak_rss_mb")}}

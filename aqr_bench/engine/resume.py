@@ -1,4 +1,4 @@
-"""Where a killed training goes on: the newest checkpoint in its work folder that is whole, or nowhere.
+"""Where a killed training resumes: from the newest valid checkpoint in its work folder, or from the start.
 
 A checkpoint may be half written (the process was killed, the disk was full) or damaged later. torch's files are zip
 archives with a check sum for each entry, so that this is known before anything is loaded.
@@ -18,14 +18,14 @@ from aqr_bench.records.record import status_of
 _NAME = re.compile(r"(?:iter|epoch)_(\d+)\.pth$")
 
 
-def whole_checkpoint(work: Path) -> tuple[Path | None, list[str]]:
+def latest_valid_checkpoint(work: Path) -> tuple[Path | None, list[str]]:
     """The checkpoint to resume from, None to start afresh, and a line for each file that had to be passed over.
 
     Args:
         work: folder of one training, as mmengine's CheckpointHook fills it.
     """
-    if (said := curve_damage(work / "curve.json")) is not None:
-        return None, [f"{said}; the training starts afresh"] if _checkpoints(work) else []
+    if (damage := curve_damage(work / "curve.json")) is not None:
+        return None, [f"{damage}; the training starts afresh"] if _checkpoints(work) else []
     passed = []
     for path in _checkpoints(work):
         damage = checkpoint_damage(path)
@@ -54,20 +54,20 @@ def curve_damage(path: Path) -> str | None:
         return None
     try:
         points = json.loads(path.read_text(encoding="utf-8"))
-        whole = all(len(point) == 2 and float(point[0]) > 0 for point in points)
+        valid = all(len(point) == 2 and float(point[0]) > 0 for point in points)
     except (ValueError, TypeError) as error:
         return f"loss curve {path} is damaged ({error})"
-    return None if whole else f"loss curve {path} is damaged (not pairs of iteration and loss)"
+    return None if valid else f"loss curve {path} is damaged (not pairs of iteration and loss)"
 
 
 def _checkpoints(work: Path) -> list[Path]:
     """Checkpoints of mmengine in a folder, the newest first."""
-    found = [(int(match[1]), path) for path in work.glob("*.pth") if (match := _NAME.match(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    numbered = [(int(match[1]), path) for path in work.glob("*.pth") if (match := _NAME.match(path.name))]
+    return [path for _, path in sorted(numbered, reverse=True)]
 
 
 @contextmanager
-def naming_resumed(checkpoint: Path | None) -> Iterator[None]:
+def name_resumed_checkpoint(checkpoint: Path | None) -> Iterator[None]:
     """Add to an error that a resumed training was resumed, and what to delete if that is what made it fail.
 
     A fault in a work folder fails every later call in the same way; only its reader can tell it from a fault elsewhere.

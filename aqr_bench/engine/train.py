@@ -8,29 +8,25 @@ same command goes on from the last checkpoint in --work. Started by torchrun, it
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from aqr_bench.compat import naming
 from aqr_bench.console import seed
-from aqr_bench.data.dataset import load_data
+from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.adapt_config import inner_dataset
-from aqr_bench.engine.config import build_config, files_of, hashable
-from aqr_bench.engine.distributed import Failure, Team, leave_now, share_of, world_size
-from aqr_bench.engine.initial_weights import read_start, start_file
-from aqr_bench.engine.job import (
-    cost_since,
-    failure_status,
-    of_all,
-    start_afresh_unless_same,
-    work_folder,
-)
+from aqr_bench.engine.config import build_config, database_files, files_of, hashable, schedule_for
+from aqr_bench.engine.distributed import ProcessGroup, RankFailure, exit_now, split_batch, world_size
+from aqr_bench.engine.initial_weights import initial_checkpoint, load_initial_weights
+from aqr_bench.engine.job import cost_since, empty_unless_same, failure_status, summed_costs
 from aqr_bench.engine.memory_limit import memory_limit
-from aqr_bench.engine.resume import naming_resumed, whole_checkpoint
+from aqr_bench.engine.resume import latest_valid_checkpoint, name_resumed_checkpoint
 from aqr_bench.engine.weights import (
     final_weights,
     inner_model,
@@ -41,13 +37,13 @@ from aqr_bench.engine.weights import (
 )
 from aqr_bench.errors import UserError, raise_disk_fault, run_main
 from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
-from aqr_bench.records.code_dependencies import code_hash_for
-from aqr_bench.records.provenance import config_hash, provenance, sha256_file, utc_now
+from aqr_bench.records.job import Job
+from aqr_bench.records.provenance import provenance, utc_now
 from aqr_bench.records.record import Record, write_records
+from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.model_files import own_sources
-from aqr_bench.study.schedule import variant_schedule
-from aqr_bench.study.spec import Tier
+from aqr_bench.study.spec import Run, Schedule, Study, Tier
 
 # Not every process sees every sensor in every batch; runtime.prepare makes activation checkpointing compatible with
 # that. Batch statistics are each process' own, those of the first are kept, as in mmdet3d.
@@ -56,122 +52,233 @@ MODEL_WRAPPER = dict(
 )
 
 
+@dataclass(frozen=True)
+class TrainingPlan:
+    """One training as it is asked for. ``start_records``: those of the trainings whose weights it starts from."""
+
+    run: Run
+    tier: Tier
+    study: Study | None
+    data: DataSet
+    schedule: Schedule
+    start_records: tuple[str, ...]
+    config: Any
+    work_root: Path
+
+    @property
+    def work(self) -> Path:
+        return self.work_root / self.run.subfolder
+
+    @property
+    def model(self) -> str:
+        return self.schedule.model or self.tier.model
+
+    @property
+    def only_takes_weights(self) -> bool:
+        return self.run.pretrain is None and self.schedule.iterations == 0
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights that a training starts from, later checkpoints first in force, and what its record tells of them."""
+
+    job: Job
+    files: Mapping[str, Path]
+    checkpoints: tuple[Path, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training. ``reused_from``: the run of the same job whose result this is."""
+
+    checkpoint: Path
+    cost: Mapping[str, Any]
+    curve: Sequence[Sequence[float]]
+    reused_from: str | None = None
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train and write the record. 0 also when the training failed: the record says so."""
     args = _arguments(argv)
+    plan = plan_training(args)
+    started, clock = utc_now(), (time.perf_counter(), time.process_time())
+    group = ProcessGroup()
+    loader = plan.config.train_dataloader
+    loader.batch_size = split_batch(plan.tier.launcher.total_batch(loader.batch_size), group.size, str(plan.tier.path))
+    if not group.is_main:
+        return train_along(group, plan, clock)
+    start = Start(job_of(plan, group.size), files_of(plan.tier, plan.study))
+    write = functools.partial(write_record, args.out, plan, started)
+    group.on_failure(lambda failure: write(start, failure.status, _reason(failure), cost_since(clock)))
+    try:
+        start = resolve_start(plan, start)
+        result = train(plan, start, group, clock)
+        checkpoint_sha256 = sha256_file(result.checkpoint)
+    except UserError:
+        raise
+    except Exception as error:
+        raise_disk_fault(error, plan.work)
+        traceback.print_exc()
+        failure = group.report_failure(error, *failure_status(error, plan.schedule.memory_limit_mb))
+        write(start, failure.status, _reason(failure), cost_since(clock))
+    else:
+        write(start, "ok", None, result.cost, result, checkpoint_sha256)
+    if group.size > 1:
+        exit_now(0)
+    return 0
+
+
+# ---------------------------------------------------------------- before: what is asked for, what it starts from
+
+
+def plan_training(args: argparse.Namespace) -> TrainingPlan:
+    """Load what the arguments name. UserError: options that do not go together, a start that is not given."""
     tier = load_tier(args.tier)
     study = load_study(args.study) if args.study else None
     if (args.study is None) != (args.variant is None):
         raise UserError("--study and --variant go together")
     if args.pretrain and (args.study or args.base or args.features):
         raise UserError("--pretrain trains a branch from scratch: it goes without --study, --base and --features")
-    data = load_data(args.infos)
-    work = work_folder(args.work, args.study and study.name, args.variant, args.seed, args.pretrain)
-    config = build_config(tier, data, args.seed, work, study, args.variant, args.pretrain)
-    schedule = tier.base if study is None else variant_schedule(tier, study, args.variant)
-    start = "scratch" if args.pretrain else schedule.init
-    given = {"base": [args.base] if args.base else [], "features": args.features}
-    if start in given and not given[start]:
-        what = "the base model" if start == "base" else "the pretrained branches"
-        raise UserError(f"this training starts from {what} (tier '{tier.name}'): give --{start} TRAIN_RECORD")
-    started, clock = utc_now(), (time.perf_counter(), time.process_time())
-    team, limit = Team(), None if args.pretrain else schedule.memory_limit_mb
-    loader = config.train_dataloader
-    loader.batch_size = share_of(tier.launcher.total_batch(loader.batch_size), team.size, str(tier.path))
-    if not team.leads:
-        return follow(team, config, tier, limit, clock)
-    hashed = {**hashable(config), **({"processes": team.size} if team.size > 1 else {})}
-    sources = own_sources(schedule.model or tier.model)
-    known: dict[str, Any] = dict(config=hashed, step="train", sources=sources, seed=args.seed, started=started)
-    known |= dict(files=files_of(tier, study), loader_workers=loader.num_workers)
-    extra = {"pretrain": args.pretrain} if args.pretrain else {}
+    data, work_root = load_data(args.infos), Path(args.work)
+    run = Run(tier.name, study and study.name, args.variant, args.seed, args.pretrain)
+    config = build_config(tier, data, args.seed, work_root / run.subfolder, study, args.variant, args.pretrain)
+    schedule = schedule_for(tier, study, args.variant, args.pretrain)
+    records = {"base": [args.base] if args.base else [], "features": args.features}
+    if records.get(schedule.init) == []:
+        what = "the base model" if schedule.init == "base" else "the pretrained branches"
+        raise UserError(f"this training starts from {what} (tier '{tier.name}'): give --{schedule.init} TRAIN_RECORD")
+    return TrainingPlan(run, tier, study, data, schedule, tuple(records.get(schedule.init, ())), config, work_root)
 
-    def put_down(status: str, reason: str | None, cost: dict, curve: Sequence = (), **where: Any) -> None:
-        record = Record(
-            kind="train",
-            status=status,
-            reason=reason,
-            tier=tier.name,
-            study=study.name if study else None,
-            variant=args.variant,
-            seed=args.seed,
-            cost=cost,
-            provenance=provenance(**known, data_sha256=data.sha256, **where),
-            curve=list(curve),
-            extra=extra,
-        )
-        write_records(args.out, [record])
-        print(f"{status}: {args.out}" + (f" ({reason})" if reason else ""))
 
-    def write_failure_record(failure: Failure) -> None:
-        reason = f"rank {failure.rank}: {failure.reason}" if failure.rank else failure.reason
-        put_down(failure.status, reason, cost_since(clock))
+def job_of(plan: TrainingPlan, processes: int) -> Job:
+    """What the result of the training depends on, but for the files that it starts from."""
+    config = {**hashable(plan.config), **({"processes": processes} if processes > 1 else {})}
+    databases = [path for path in database_files(plan.config) if path.is_file()]
+    return Job(
+        "train",
+        config,
+        plan.data.sha256,
+        plan.data.infos_sha256,
+        inputs=tuple(map(sha256_file, databases)),
+        sources=tuple(own_sources(plan.model)),
+    )
 
-    team.watch(write_failure_record)
-    try:
-        init = [trained_checkpoint(path) for path in given.get(start, [])]
-        file = None if args.pretrain else start_file(tier, schedule)
-        starts = [*init, file] if file else init
-        known["files"] |= {f"start {n}": path for n, path in enumerate(starts, 1)}
-        code = code_hash_for("train", sources)
-        identity = [config_hash(known["config"]), code, data.sha256, *map(sha256_file, starts)]
-        start_afresh_unless_same(work, identity)
-        if file is not None:
-            found, extra["start"] = read_start(file, schedule, schedule.model or tier.model, work)
-            init, extra["trained"] = [found], schedule.iterations != 0
-        cached = find_cached(Path(args.work), work, "train", identity)
-        if cached is not None:
-            checkpoint, done = reuse_file(cached[0] / "final.pth", work / "final.pth"), cached[1]
-            # The cost is that of the run which did the work.
-            facts, curve, extra["same_as"] = done["cost"], done["curve"], done["run"]
-            team.share(None)
-        elif args.pretrain is None and schedule.iterations == 0:
-            checkpoint, facts, curve = reuse_base_weights(config, init[0])
-            team.share(None)
-        else:
-            parts = tier.pretrain[args.pretrain].parts if args.pretrain else None
-            whole = start in ("base", "published")
-            if init:
-                init = [merged_weights(init, work / "init.pth")]
-            job = team.share(dict(init=init, whole=whole, parts=parts))
-            with memory_limit(limit):
-                checkpoint, facts, curve = run_training(config, tier, **job)
-            facts |= of_all(team.gather(cost_since(clock)))
-        cost = {**cost_since(clock), **facts}
-        run = "/".join([*([study.name, args.variant] if study else ["base"]), f"seed{args.seed}"])
-        if args.pretrain is None:
-            found = {"run": extra.get("same_as", run), "cost": cost, "curve": curve}
-            save_cache_entry(work, "train", identity, found, ["final.pth"])
-        # Relative to the record, so that a results folder can be moved.
-        where = dict(
-            checkpoint=os.path.relpath(checkpoint, Path(args.out).parent), checkpoint_sha256=sha256_file(checkpoint)
-        )
-    except UserError:
-        raise
-    except Exception as error:
-        raise_disk_fault(error, work)
-        traceback.print_exc()
-        write_failure_record(team.settle(error, *failure_status(error, limit)))
+
+def resolve_start(plan: TrainingPlan, start: Start) -> Start:
+    """Find and check the checkpoints to start from, and make the work folder ready for this very job.
+
+    Raises:
+        RuntimeError: an earlier training failed, or its checkpoint or the published file is not there or damaged.
+    """
+    checkpoints = [trained_checkpoint(path) for path in plan.start_records]
+    file = initial_checkpoint(plan.tier, plan.schedule)
+    inputs = [*checkpoints, file] if file else checkpoints
+    job = replace(start.job, inputs=(*start.job.inputs, *map(sha256_file, inputs)))
+    files = {**start.files, **{f"start {n}": path for n, path in enumerate(inputs, 1)}}
+    empty_unless_same(plan.work, job.identity)
+    if file is None:
+        return Start(job, files, tuple(checkpoints))
+    converted, facts = load_initial_weights(file, plan.schedule, plan.model, plan.work)
+    return Start(job, files, (converted,), {"start": facts, "trained": plan.schedule.iterations != 0})
+
+
+# ---------------------------------------------------------------- the work
+
+
+def train(plan: TrainingPlan, start: Start, group: ProcessGroup, clock: tuple[float, float]) -> Trained:
+    """Train, or take the result from where it is already, and note it for other runs of the same job."""
+    cached = find_cached(plan.work_root, plan.work, "train", start.job.identity)
+    if cached is not None:
+        folder, entry = cached
+        checkpoint = reuse_file(folder / "final.pth", plan.work / "final.pth")
+        # The cost is that of the run which did the work.
+        result = Trained(checkpoint, entry["cost"], entry["curve"], entry["run"])
+        group.broadcast(None)
+    elif plan.only_takes_weights:
+        result = reuse_base_weights(plan.config, start.checkpoints[0])
+        group.broadcast(None)
     else:
-        put_down("ok", None, cost, curve, **where)
-    if team.size > 1:
-        leave_now(0)
-    return 0
+        checkpoints = start.checkpoints
+        if checkpoints:
+            checkpoints = (merged_weights(checkpoints, plan.work / "init.pth"),)
+        complete = plan.schedule.init in ("base", "published")
+        parts = plan.tier.pretrain[plan.run.pretrain].parts if plan.run.pretrain else None
+        options = group.broadcast(dict(init=checkpoints, complete=complete, parts=parts))
+        with memory_limit(plan.schedule.memory_limit_mb):
+            result = run_training(plan.config, plan.tier, **options)
+        result = replace(result, cost={**result.cost, **summed_costs(group.gather(cost_since(clock)))})
+    result = replace(result, cost={**cost_since(clock), **result.cost})
+    if plan.run.pretrain is None:
+        entry = {"run": result.reused_from or plan.run.subfolder, "cost": result.cost, "curve": result.curve}
+        save_cache_entry(plan.work, "train", start.job.identity, entry, ["final.pth"])
+    return result
 
 
-def follow(team: Team, config: Any, tier: Tier, limit: int | None, clock: tuple[float, float]) -> int:
+def train_along(group: ProcessGroup, plan: TrainingPlan, clock: tuple[float, float]) -> int:
     """Train along with rank 0, if it trains at all. 0 also when the training failed: rank 0 leaves the record."""
-    team.watch()
+    limit = plan.schedule.memory_limit_mb
+    group.on_failure()
     try:
-        job = team.share()
-        if job is not None:
+        options = group.broadcast()
+        if options is not None:
             with memory_limit(limit):
-                run_training(config, tier, **job)
-            team.gather(cost_since(clock))
+                run_training(plan.config, plan.tier, **options)
+            group.gather(cost_since(clock))
     except Exception as error:
         traceback.print_exc()
-        team.settle(error, *failure_status(error, limit))
-    leave_now(0)
+        group.report_failure(error, *failure_status(error, limit))
+    exit_now(0)
+
+
+# ---------------------------------------------------------------- after: the record
+
+
+def write_record(
+    out: str | Path,
+    plan: TrainingPlan,
+    started: str,
+    start: Start,
+    status: str,
+    reason: str | None,
+    cost: Mapping[str, Any],
+    result: Trained | None = None,
+    checkpoint_sha256: str | None = None,
+) -> None:
+    """Write the record of a training that ended, and print how. ``result``: of one that is ok."""
+    extra = {"pretrain": plan.run.pretrain} if plan.run.pretrain else {}
+    if result is not None and result.reused_from:
+        extra["same_as"] = result.reused_from
+    # Relative to the record, so that a results folder can be moved.
+    checkpoint = None if result is None else os.path.relpath(result.checkpoint, Path(out).parent)
+    facts = provenance(
+        start.job,
+        seed=plan.run.seed,
+        started=started,
+        files=start.files,
+        loader_workers=plan.config.train_dataloader.num_workers,
+        checkpoint=checkpoint,
+        checkpoint_sha256=checkpoint_sha256,
+    )
+    record = Record(
+        kind="train",
+        status=status,
+        reason=reason,
+        tier=plan.run.tier,
+        study=plan.run.study,
+        variant=plan.run.variant,
+        seed=plan.run.seed,
+        cost=cost,
+        provenance=facts,
+        curve=[] if result is None else list(result.curve),
+        extra={**extra, **start.facts},
+    )
+    write_records(out, [record])
+    print(f"{status}: {out}" + (f" ({reason})" if reason else ""))
+
+
+def _reason(failure: RankFailure) -> str:
+    return f"rank {failure.rank}: {failure.reason}" if failure.rank else failure.reason
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -190,13 +297,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run_training(
-    config: Any, tier: Tier, init: Sequence[Path] = (), whole: bool = True, parts: Sequence[str] | None = None
-) -> tuple[Path, dict, list]:
-    """Train with mmengine's Runner. Returns the final checkpoint, cost facts and the loss curve.
+    config: Any, tier: Tier, init: Sequence[Path] = (), complete: bool = True, parts: Sequence[str] | None = None
+) -> Trained:
+    """Train with mmengine's Runner.
 
     Args:
         init: checkpoints to start from, later ones first in force.
-        whole: they make up the model (only AQR's own parameters may be missing); else whatever they hold is taken.
+        complete: they make up the model (only AQR's parameters may be missing); else whatever they hold is taken.
         parts: prefixes of the parameters that the final checkpoint keeps; None: all.
     """
     from aqr_bench import compat
@@ -209,9 +316,9 @@ def run_training(
     from aqr_bench.engine.hooks import LossCurve
 
     work = Path(config.work_dir)
-    last, said = whole_checkpoint(work)
+    last, warnings = latest_valid_checkpoint(work)
     if world_size() == 1 or os.environ.get("RANK") == "0":
-        for line in said:
+        for line in warnings:
             print(f"warning: {line}", flush=True)
     config.resume, config.load_from = last is not None, None if last is None else str(last)
     config.launcher = "none" if world_size() == 1 else "pytorch"
@@ -220,15 +327,17 @@ def run_training(
     runner = Runner.from_cfg(_without_test(config))
     if init and not config.resume:
         merged = merged_weights(init, work / "init.pth")
-        load_weights(inner_model(runner), merged, whole)  # says what does not fit, where mmengine would only warn
+        load_weights(
+            inner_model(runner), merged, complete
+        )  # raises for what does not fit, where mmengine would only warn
         # train() initialises the weights afresh and makes the averaged copy; what it loads comes after both.
         runner._load_from = str(merged)
-    with naming(f"info file {inner_dataset(config.train_dataloader.dataset).ann_file}"), naming_resumed(last):
+    with naming(f"info file {inner_dataset(config.train_dataloader.dataset).ann_file}"), name_resumed_checkpoint(last):
         runner.train()
     path = work / "final.pth"
     curve = next(h for h in runner.hooks if isinstance(h, LossCurve)).points
     if runner.rank:
-        return path, {}, curve
+        return Trained(path, {}, curve)
     weights = final_weights(runner)
     if parts is not None:
         weights = {name: value for name, value in weights.items() if name.startswith(tuple(parts))}
@@ -237,10 +346,10 @@ def run_training(
                 raise RuntimeError(f"the model has no parameters '{part}': see parts of pretrain in {tier.path}")
     write_weights(path, weights, iterations=runner.iter)
     parameters = sum(p.numel() for p in runner.model.parameters())
-    return path, {"parameters": parameters, "iterations": runner.iter, "threads": threads}, curve
+    return Trained(path, {"parameters": parameters, "iterations": runner.iter, "threads": threads}, curve)
 
 
-def reuse_base_weights(config: Any, base: Path) -> tuple[Path, dict, list]:
+def reuse_base_weights(config: Any, base: Path) -> Trained:
     """The base's weights as those of a variant that differs at test time only; what only the variant has is initial."""
     from aqr_bench import compat
 
@@ -253,7 +362,7 @@ def reuse_base_weights(config: Any, base: Path) -> tuple[Path, dict, list]:
     model = MODELS.build(config.model)
     load_weights(model, base)
     path = write_weights(Path(config.work_dir) / "final.pth", dict(model.state_dict()), iterations=0)
-    return path, {"parameters": sum(p.numel() for p in model.parameters()), "iterations": 0}, []
+    return Trained(path, {"parameters": sum(p.numel() for p in model.parameters()), "iterations": 0}, [])
 
 
 def _without_test(config: Any) -> Any:

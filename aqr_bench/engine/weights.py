@@ -8,8 +8,8 @@ from typing import Any
 
 from aqr_bench.atomic import whole_file
 from aqr_bench.errors import short
-from aqr_bench.records.provenance import sha256_file
 from aqr_bench.records.record import Record, read_records
+from aqr_bench.study.hashes import sha256_file
 
 NEW_PARAMETERS = ("pts_bbox_head.aqr.",)  # what a variant may have that its base has not
 
@@ -71,11 +71,11 @@ def inner_model(runner: Any) -> Any:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
-def load_weights(model: Any, checkpoint: Path, whole: bool = True) -> None:
-    """Load a checkpoint weights-only; nothing may be left over; of a ``whole`` one only AQR's parameters be missing."""
+def load_weights(model: Any, checkpoint: Path, complete: bool = True) -> None:
+    """Load a checkpoint weights-only; no weight may be left over; if ``complete``, only AQR's may be missing."""
     state = weights_of(checkpoint)
     result = model.load_state_dict(state, strict=False)
-    missing = [k for k in result.missing_keys if whole and not k.startswith(NEW_PARAMETERS)]
+    missing = [k for k in result.missing_keys if complete and not k.startswith(NEW_PARAMETERS)]
     unexpected = [k for k in result.unexpected_keys if not k.startswith(NEW_PARAMETERS)]
     if missing or unexpected:
         raise RuntimeError(f"{checkpoint} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")

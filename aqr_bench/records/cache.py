@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.atomic import whole_file, write_text
-from aqr_bench.records.provenance import sha256_file
+from aqr_bench.study.hashes import sha256_file
 
 
 def save_cache_entry(

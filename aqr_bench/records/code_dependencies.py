@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from aqr_bench.errors import UserError
+from aqr_bench.study.hashes import source_files_hash
 
 PACKAGE = Path(__file__).parents[1]
 _SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
@@ -26,6 +26,7 @@ CODE_DEPENDENCIES: dict[str, tuple[str, ...]] = {
         "engine/seeding.py",
         "engine/train.py",
         "records/cache.py",
+        "records/job.py",
     ),
     "evaluate": (
         *_DETECTOR,
@@ -37,6 +38,7 @@ CODE_DEPENDENCIES: dict[str, tuple[str, ...]] = {
         "engine/seeding.py",
         "metrics",
         "records/cache.py",
+        "records/job.py",
     ),
     "measure": (*_DETECTOR, "cost", "engine", "metrics"),
     "pictures": (*_DETECTOR, "engine", "metrics", "cli/pictures.py", "report/figures/detections.py"),
@@ -47,7 +49,7 @@ NOT_HASHED: dict[str, str] = {
     "errors.py": "messages",
     "console.py": "arguments and progress; what they ask for is in the record",
     "study": "what it makes of the files of a study is hashed itself: settings and config",
-    "records": "describes results that are there already; only the cache decides about results, and is hashed",
+    "records": "describes results that are there already; only cache and job decide which are reused, and are hashed",
 }
 
 
@@ -57,21 +59,17 @@ def code_hash(parts: Sequence[str], sources: Sequence[Path] = ()) -> str:
     ``sources``: files from elsewhere that belong to them, those of a custom detector. Names and contents count, times
     and line endings do not. Raises UserError for a part that does not exist.
     """
-    digest = hashlib.sha256()
+    named: list[tuple[str, Path]] = []
     for part in sorted(set(parts)):
-        place = PACKAGE / part
-        if place.is_file():
-            files = [place]
-        elif place.is_dir():
-            files = sorted(p for p in place.rglob("*") if p.suffix in _SOURCE_SUFFIXES and p.is_file())
+        path = PACKAGE / part
+        if path.is_file():
+            files = [path]
+        elif path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix in _SOURCE_SUFFIXES and p.is_file())
         else:
             raise UserError(f"code hash: no '{part}' in {PACKAGE}")
-        for file in files:
-            digest.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0")
-            digest.update(file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    for file in sorted(sources):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    return digest.hexdigest()
+        named += [(file.relative_to(PACKAGE).as_posix(), file) for file in files]
+    return source_files_hash([*named, *((file.name, file) for file in sorted(sources))])
 
 
 def code_hash_for(step: str, sources: Sequence[Path] = ()) -> str:

@@ -123,8 +123,9 @@ def causes(then: Record, now: Record) -> list[str]:
         found.append(f"config: {_hash(old, 'config_sha256')} then, {_hash(new, 'config_sha256')} now")
     if _differ(old, new, "code_sha256"):
         found.append(f"code: {_code(old)} then, {_code(new)} now")
-    if _differ(old, new, "data_sha256"):
-        found.append(f"data: {_hash(old, 'data_sha256')} then, {_hash(new, 'data_sha256')} now")
+    for key, what in (("data_sha256", "data"), ("infos_sha256", "info files")):
+        if _differ(old, new, key):
+            found.append(f"{what}: {_hash(old, key)} then, {_hash(new, key)} now")
     if then.kind == "evaluate" and _differ(old, new, "checkpoint_sha256"):
         found.append(f"checkpoint: {_hash(old, 'checkpoint_sha256')} then, {_hash(new, 'checkpoint_sha256')} now")
     if then.extra.get("metric") != now.extra.get("metric") and then.ok and now.ok:

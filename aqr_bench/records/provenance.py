@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aqr_bench.errors import UserError
-from aqr_bench.records.code_dependencies import code_hash_for
+from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.schema import repository_root
+
+if TYPE_CHECKING:
+    from aqr_bench.records.job import Job
 
 PACKAGES = (
     "aqr-bench",
@@ -35,6 +36,7 @@ PACKAGES = (
     "opencv-python",
     "opencv-python-headless",
 )
+JOB_HASHES = ("config_sha256", "code_sha256", "data_sha256", "infos_sha256")
 # Settings of the process that may show in the last bits of a result, or are suspected of it.
 ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "AQR_THREADS", "PYTHONHASHSEED", "CUDA_VISIBLE_DEVICES")
 
@@ -42,35 +44,6 @@ ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "AQR_THREADS", "PYTHONHASHS
 def utc_now() -> str:
     """Current time in UTC, to the second, as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-# ---------------------------------------------------------------- hashes
-
-
-def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces; tuples as lists, paths with forward slashes, numpy scalars as numbers."""
-
-    def plain(item: Any) -> Any:
-        if isinstance(item, Path):
-            return item.as_posix()
-        if hasattr(item, "tolist"):
-            return item.tolist()
-        if isinstance(item, set | frozenset):
-            return sorted(item)
-        raise TypeError(f"cannot hash a {type(item).__name__}: {item!r}")
-
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=plain)
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of a config; the order of keys does not matter."""
-    return hashlib.sha256(canonical_json(config).encode()).hexdigest()
 
 
 # ---------------------------------------------------------------- the machine and the software
@@ -176,13 +149,10 @@ def command_line() -> str:
 
 
 def provenance(
+    job: Job | None = None,
     *,
-    config: Mapping[str, Any] | None = None,
-    step: str | None = None,
-    sources: Sequence[Path] = (),
     seed: int | None = None,
     started: str | None = None,
-    data_sha256: str | None = None,
     input_sha256: str | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_sha256: str | None = None,
@@ -195,14 +165,11 @@ def provenance(
 
     ``started`` is ``utc_now()`` taken at the start. A checkpoint given without its hash is hashed here. What is not
     known stays None. ``files``: by role, what else the result came from: tier, study, suite, checkpoints to start from.
-    ``step`` and ``sources``: see ``code_hash_for``.
     """
     if checkpoint is not None and checkpoint_sha256 is None:
         checkpoint_sha256 = sha256_file(checkpoint)
     return {
-        "config_sha256": None if config is None else config_hash(config),
-        "code_sha256": None if step is None else code_hash_for(step, sources),
-        "data_sha256": data_sha256,
+        **{name: getattr(job, name, None) for name in JOB_HASHES},
         "input_sha256": input_sha256,
         "checkpoint": None if checkpoint is None else portable_path(checkpoint),
         "checkpoint_sha256": checkpoint_sha256,

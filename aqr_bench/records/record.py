@@ -15,6 +15,7 @@ from aqr_bench.atomic import whole_file
 from aqr_bench.errors import UserError, require_file
 from aqr_bench.records.provenance import portable_path
 from aqr_bench.study.schema import schema_error
+from aqr_bench.study.spec import Run
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "failed", "oom", "timeout", "diverged", "not_applicable")
@@ -40,6 +41,11 @@ class Record:
     curve: Sequence[Sequence[float]] = ()  # [iteration, loss] pairs
     extra: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def run(self) -> Run:
+        """The run that it is of; a measurement is of none, and comes out as that of seed 0."""
+        return Run(self.tier, self.study, self.variant, self.seed or 0, self.extra.get("pretrain"))
 
     @property
     def ok(self) -> bool:

@@ -23,7 +23,7 @@ from aqr_bench.report.statistics import RESOLUTION
 from aqr_bench.report.tables.study import Table
 from aqr_bench.study.load import load_suite
 from aqr_bench.study.schedule import variant_schedule
-from aqr_bench.study.spec import Run, Schedule, Study, Suite, Tier
+from aqr_bench.study.spec import Schedule, Study, Suite, Tier
 
 ALARM, NOTICE = "alarm", "notice"
 AXIS_ERROR = math.pi / 2  # mAOE of headings that say nothing, or that are turned by a quarter or mirrored
@@ -87,8 +87,7 @@ def _evaluations(root: Path, suites: dict[str, Suite], evaluations: Sequence[Rec
         for record in here:
             found += _one_evaluation(record)
             if record.condition == suite.conditions[0].name:
-                run = Run(record.tier, record.study, record.variant, record.seed)
-                found += _duplicates(record, kept_file(root, run, record, "matches"))
+                found += _duplicates(record, kept_file(root, record.run, record, "matches"))
         found += _suite(suite, here)
     return found
 

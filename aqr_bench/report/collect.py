@@ -11,6 +11,7 @@ import pandas as pd
 from aqr_bench.metrics.bootstrap import SceneInterval
 from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records, refuse_equal_inputs
 from aqr_bench.report.scene_bootstrap import kept_file, scene_intervals
+from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.runs import base_runs, matrix
 from aqr_bench.study.spec import Run, Study, Suite, Tier
 
@@ -67,7 +68,7 @@ class Results:
 def collect_study(records: Path, tier: Tier, study: Study) -> Results:
     """Results of a study's variants below the folder ``records``."""
     runs = matrix(tier, [study])
-    measures = {v: _one(records / tier.name / study.name / v / "measure.jsonl", "measure") for v in study.variants}
+    measures = {v: _one(RunLayout(tier.name, records).measure(study.name, v), "measure") for v in study.variants}
     return collect_runs(records, runs, [study.suite], measures, study)
 
 
@@ -89,12 +90,12 @@ def collect_runs(
     router_files: dict[tuple[str, int, str], Path] = {}
     for run in runs:
         key = {"variant": run.variant or BASE, "seed": run.seed}
-        train = _checked(_one(records / run.folder / "train.jsonl", "train"), run)
+        train = _checked(_one(RunLayout(run.tier, records).train(run), "train"), run)
         seen.append(train)
         trainings.append({**key, **_state(train), **_training_cost(train)})
         curves += [{**key, "iteration": i, "loss": loss} for i, loss in train.curve]
         for suite in suites:
-            for record in _evaluations(records / run.folder / f"evaluate.{suite.name}.jsonl", suite):
+            for record in _evaluations(RunLayout(run.tier, records).evaluate(run, suite.name), suite):
                 record = _checked(record, run)
                 seen.append(record)
                 here = {**key, "condition": record.condition}
@@ -203,12 +204,15 @@ def _router(record: Record) -> list[dict]:
     return rows
 
 
+HASHED = (("code_sha256", "versions of the code"), ("data_sha256", "data sets"), ("infos_sha256", "sets of info files"))
+
+
 def mixtures(records: Iterable[Record]) -> list[str]:
     """Sentences on what should be one and is not: code, data or machine differing between compared records."""
     found = []
     for kind in ("train", "evaluate", "measure"):
         rows = [r.provenance for r in records if r.kind == kind and r.ok]
-        for key, what in (("code_sha256", "versions of the code"), ("data_sha256", "data sets")):
+        for key, what in HASHED:
             values = {p.get(key) for p in rows} - {None}
             if len(values) > 1:
                 found.append(f"{kind} records come from {len(values)} different {what}")

@@ -74,7 +74,8 @@ def unequal_inputs(evaluations: Sequence[Record]) -> Iterator[Found]:
         given = record.provenance.get("input_sha256")
         if given is None:
             continue
-        key = (record.suite, record.condition, record.provenance.get("data_sha256"))
+        data = (record.provenance.get(name) for name in ("data_sha256", "infos_sha256"))
+        key = (record.suite, record.condition, *data)
         if first.setdefault(key, given) != given:
             text = (
                 f"Under '{record.condition}' other inputs were given than to the first model, so scores do not compare"

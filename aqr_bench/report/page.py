@@ -284,7 +284,7 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
         ("Machine", _joined(sorted({_machine(m) for m in machines if m}))),
         ("Run between", f"{times[0]} and {times[-1]}" if times else "unknown"),
     ]
-    for key, label in (("code_sha256", "Code"), ("data_sha256", "Data")):
+    for key, label in (("code_sha256", "Code"), ("data_sha256", "Data"), ("infos_sha256", "Info files")):
         for kind in ("train", "evaluate", "measure"):
             values = sorted({r.provenance[key] for r in records if r.kind == kind and r.provenance.get(key)})
             if values:

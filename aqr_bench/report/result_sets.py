@@ -82,10 +82,12 @@ def incompatible(a: ResultSet, b: ResultSet) -> list[str]:
     if a.tier != b.tier:
         return [f"they are of different tiers: '{a.tier}' and '{b.tier}'"]
     reasons = []
-    data = [{p.get("data_sha256") for p in _facts(s, "evaluate")} - {None} for s in (a, b)]
-    if all(data) and data[0] != data[1]:
-        first, second = (", ".join(sorted(d[:12] for d in hashes)) for hashes in data)
-        reasons.append(f"they were evaluated on different data (data_sha256 {first} and {second})")
+    for key in ("data_sha256", "infos_sha256"):
+        data = [{p.get(key) for p in _facts(s, "evaluate")} - {None} for s in (a, b)]
+        if all(data) and data[0] != data[1]:
+            first, second = (", ".join(sorted(d[:12] for d in hashes)) for hashes in data)
+            reasons.append(f"they were evaluated on different data ({key} {first} and {second})")
+            break
     conditions = [_conditions(s) for s in (a, b)]
     for suite in sorted(set(conditions[0]) & set(conditions[1])):
         first, second = (c[suite] for c in conditions)

@@ -14,6 +14,7 @@ from aqr_bench.metrics.robustness import CLEAN, robustness
 from aqr_bench.records.record import Record
 from aqr_bench.report.collect import collect_runs
 from aqr_bench.report.statistics import paired_difference, summarise
+from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import known_suites, load_suite
 from aqr_bench.study.spec import Run, Study, Suite, Tier
 
@@ -144,7 +145,7 @@ def make_sheet(
 
 def _files(records: Path, tier: str, study: str, variant: str, seeds: Sequence[int], suite: Suite) -> list[Path]:
     runs = [Run(tier, study, variant, seed) for seed in seeds]
-    paths = [records / run.folder / f"evaluate.{suite.name}.jsonl" for run in runs]
+    paths = [RunLayout(tier, records).evaluate(run, suite.name) for run in runs]
     return [path for path in paths if path.is_file()]
 
 
@@ -213,7 +214,7 @@ def _floor(records: Path, runs: Sequence[Run], floor: Suite | None) -> pd.DataFr
     """Evaluations under the conditions FLOOR of the runs; no row of a variant that has no record of that suite."""
     if floor is None:
         return pd.DataFrame(columns=["variant", "seed", "condition", "status", "reason", *METRICS])
-    there = {r.variant for r in runs if (records / r.folder / f"evaluate.{floor.name}.jsonl").is_file()}
+    there = {r.variant for r in runs if RunLayout(r.tier, records).evaluate(r, floor.name).is_file()}
     found = collect_runs(records, [r for r in runs if r.variant in there], [floor], {}).evaluations
     return found[found["condition"].isin(FLOOR)]
 

@@ -10,6 +10,7 @@ from aqr_bench.errors import DAMAGED_ARRAYS
 from aqr_bench.metrics.bootstrap import Resampled, SceneInterval, paired_scene_bootstrap, resample
 from aqr_bench.metrics.matches import Matches
 from aqr_bench.records.record import Record
+from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.spec import Run, Study
 
 METRIC = "mAP"  # the only metric that is recomputed on resampled scenes
@@ -22,8 +23,7 @@ def kept_file(records: Path, run: Run, record: Record, what: str) -> Path | None
     name = named.get("file") if isinstance(named, Mapping) else None
     if not isinstance(name, str) or Path(name).name != name or not record.condition:
         return None
-    place = Path(run.folder).relative_to(run.tier)
-    return records / run.tier / "work" / place / "detections" / record.condition / name
+    return RunLayout(run.tier, records).work_folder(run) / "detections" / record.condition / name
 
 
 def resampled_run(path: Path | None, score: float) -> Resampled | None:

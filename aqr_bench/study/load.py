@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aqr_bench.errors import UserError, is_file, listed, nearest, short
 from aqr_bench.study.model_files import named_beside
@@ -15,16 +15,13 @@ from aqr_bench.study.spec import (
     RESERVED,
     Condition,
     Launcher,
-    Measuring,
+    MeasureSettings,
     Pretraining,
     Study,
     Suite,
     Tier,
     Variant,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def known_tiers() -> list[str]:
@@ -106,7 +103,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         seeds=data.get("seeds"),
         threads=data.get("threads", 1),
         evaluate_batch_size=evaluate.get("batch_size", 1),
-        measure=Measuring(**{key: tuple(v) if isinstance(v, list) else v for key, v in measure.items()}),
+        measure=MeasureSettings(**{key: tuple(v) if isinstance(v, list) else v for key, v in measure.items()}),
         path=path,
         costs=data.get("costs", {}),
         models=models,
@@ -214,6 +211,3 @@ def load_study(path_or_name: str | Path) -> Study:
         measure_only=data.get("measure_only", False),
         published=data.get("published", {}),
     )
-
-
-# ---------------------------------------------------------------- from files to runs

@@ -86,7 +86,7 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
-class Measuring:
+class MeasureSettings:
     """How cost is measured: samples at a time, runs that warm up, rounds in turns with the baseline.
 
     ``batch_sizes``: those that throughput is measured over. ``train_rounds``: training steps in turns with the
@@ -117,7 +117,7 @@ class Tier:
     seeds: int | None  # at most so many of a study's seeds
     threads: int
     evaluate_batch_size: int
-    measure: Measuring
+    measure: MeasureSettings
     path: Path
     costs: Mapping[str, Any] = field(default_factory=dict)  # what ``aqr-bench studies cost`` assumes without records
     # Files by model config, {"checkpoint": published weights, "backbone": a pretrained image backbone}.
@@ -218,9 +218,13 @@ class Run:
     pretrain: str | None = None
 
     @property
+    def subfolder(self) -> str:
+        """Folder of the run below that of its tier, or below the tier's work folder; with forward slashes."""
+        if self.pretrain is not None:
+            return f"pretrain/{self.pretrain}"
+        return f"{'base' if self.study is None else f'{self.study}/{self.variant}'}/seed{self.seed}"
+
+    @property
     def folder(self) -> str:
         """Folder of the run below the results folder, with forward slashes."""
-        if self.pretrain is not None:
-            return f"{self.tier}/pretrain/{self.pretrain}"
-        middle = "base" if self.study is None else f"{self.study}/{self.variant}"
-        return f"{self.tier}/{middle}/seed{self.seed}"
+        return f"{self.tier}/{self.subfolder}"

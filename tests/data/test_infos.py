@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from aqr_bench.data.__main__ import main
-from aqr_bench.data.infos import open_nuscenes, tables_digest
+from aqr_bench.data.digests import table_digests, tables_digest
+from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.errors import UserError
 
 
@@ -78,7 +79,9 @@ def test_sweeps_come_nearest_first_and_map_static_points(infos):
 def test_command_writes_what_mmdet3d_reads(world, tmp_path, capsys):
     assert main(["--tier", "smoke", "--root", str(world), "--out", str(tmp_path), "--quiet"]) == 0
     summary = json.loads((tmp_path / "data.json").read_text())
-    assert summary["splits"]["train"]["samples"] == 4 and summary["data_sha256"] == tables_digest(world, "v1.0-mini")
+    tables = table_digests(world, "v1.0-mini")
+    assert summary["splits"]["train"]["samples"] == 4 and len(tables) == 13
+    assert summary["data_sha256"] == tables_digest(tables) and summary["sha256"]["tables"] == tables
     content = pickle.loads((tmp_path / "infos_train.pkl").read_bytes())
     assert content["metainfo"]["info_version"] == "1.1" and len(content["data_list"]) == 4
     assert "train 4 samples, val 2 samples" in capsys.readouterr().out

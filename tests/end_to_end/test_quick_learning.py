@@ -52,7 +52,7 @@ def trained(place: Path, name: str, **changed) -> tuple:
     tier, data = load_tier(place / "short.yaml"), load_data(place)
     config = build_config(tier, data, 0, place / name, None, None)
     config.train_dataloader.dataset.update(changed)
-    return config, tier, data, run_training(config, tier)[0]
+    return config, tier, data, run_training(config, tier).checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_a_supervised_router_sees_which_sensor_is_missing(place, base):
     _, tier, data, checkpoint = base
     config = build_config(tier, data, 0, place / "router", load_study("router"), "supervised")
     config.train_dataloader.batch_size = 4
-    after = run_training(config, tier, [checkpoint])[0]
+    after = run_training(config, tier, [checkpoint]).checkpoint
     evaluator = Evaluator(config, tier, data, after, place / "routed")
     weights = {}
     for name in ("clean", "no_lidar", "no_cameras"):

@@ -18,8 +18,8 @@ from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import build_loader
-from aqr_bench.records.provenance import sha256_file
 from aqr_bench.records.record import Record, read_records, write_records
+from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_tier, resolve_condition
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world

@@ -13,7 +13,7 @@ import yaml
 from torch.utils.data import BatchSampler
 
 from aqr_bench.data.__main__ import main as prepare
-from aqr_bench.engine.distributed import share_of
+from aqr_bench.engine.distributed import split_batch
 from aqr_bench.engine.seeding import SeededBatchSampler, seed_all
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import read_records
@@ -152,10 +152,10 @@ def test_a_killed_process_ends_all_without_a_record(place):
 
 def test_the_batch_of_a_tier_does_not_depend_on_the_processes(tmp_path):
     official = Launcher(8, "per_process")
-    assert [share_of(official.total_batch(2), n, "x.yaml") for n in (1, 2, 4, 8)] == [16, 8, 4, 2]
-    assert share_of(Launcher(2).total_batch(4), 2, "x.yaml") == 2
+    assert [split_batch(official.total_batch(2), n, "x.yaml") for n in (1, 2, 4, 8)] == [16, 8, 4, 2]
+    assert split_batch(Launcher(2).total_batch(4), 2, "x.yaml") == 2
     with pytest.raises(UserError, match=r"x\.yaml: a batch of 2 cannot be split evenly over 8 processes; change"):
-        share_of(Launcher(8).total_batch(2), 8, "x.yaml")
+        split_batch(Launcher(8).total_batch(2), 8, "x.yaml")
     assert load_tier(write_tier(tmp_path / "tiny.yaml", processes=2)).launcher == Launcher(2, "total")
     with pytest.raises(UserError, match=r"launcher"):
         load_tier(write_tier(tmp_path / "none.yaml", processes=0))

@@ -17,12 +17,12 @@ from aqr_bench.data.__main__ import main as write_infos
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import not_applicable_reason
-from aqr_bench.engine.initial_weights import read_start, start_file
+from aqr_bench.engine.initial_weights import initial_checkpoint, load_initial_weights
 from aqr_bench.engine.train import main as train
 from aqr_bench.engine.weights import trained_checkpoint
 from aqr_bench.errors import UserError
-from aqr_bench.records.provenance import sha256_file
 from aqr_bench.records.record import read_records
+from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study, load_tier, resolve_condition
 from aqr_bench.study.requirements import require_inputs
 from aqr_bench.study.runs import base_runs
@@ -172,15 +172,15 @@ def test_only_the_image_backbone_is_taken_from_a_backbone_file(tmp_path):
     schedule = Schedule(None, backbone=path, model=CAMERA)
     tier = load_tier("paper_train")
     with pytest.raises(RuntimeError, match=rf"paper_train.yaml: models.{CAMERA}.backbone: no file {path}"):
-        start_file(tier, schedule)
+        initial_checkpoint(tier, schedule)
     torch.save({"state_dict": {"img_backbone.stem.weight": weight, "bbox_head.weight": torch.zeros(1)}}, path)
-    found, facts = read_start(start_file(tier, schedule), schedule, CAMERA, tmp_path)
+    found, facts = load_initial_weights(initial_checkpoint(tier, schedule), schedule, CAMERA, tmp_path)
     state = torch.load(found, weights_only=True)["state_dict"]
     assert list(state) == ["img_backbone.stem.weight"] and torch.equal(state["img_backbone.stem.weight"], weight)
     assert facts["kind"] == "backbone" and facts["sha256"] == sha256_file(path)
     torch.save({"state_dict": {"backbone.weight": weight}}, path)
     with pytest.raises(RuntimeError, match=r"no weights of an image backbone, .* begin with 'img_backbone\.'"):
-        read_start(path, schedule, CAMERA, tmp_path)
+        load_initial_weights(path, schedule, CAMERA, tmp_path)
 
 
 # ---------------------------------------------------------------- schedules

@@ -15,9 +15,9 @@ from aqr_bench.data.dataset import keyframe_data, point_at_keyframe
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import build_loader
 from aqr_bench.errors import UserError
-from aqr_bench.records.provenance import sha256_file
 from aqr_bench.records.record import Record, write_records
 from aqr_bench.report.figures.detections import Boxes, corners, projected_edges
+from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_tier, resolve_condition
 
 

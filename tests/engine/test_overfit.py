@@ -71,7 +71,8 @@ def test_one_batch_is_learnt_by_heart(tmp_path):
     assert prepare(["--tier", str(tier_file), "--root", str(root), "--out", str(tmp_path / "infos"), "--quiet"]) == 0
     data = load_data(tmp_path / "infos")
     config = build_config(tier, data, 0, tmp_path / "work", None, None)
-    checkpoint, facts, curve = run_training(config, tier, None)
+    result = run_training(config, tier, None)
+    checkpoint, facts, curve = result.checkpoint, result.cost, result.curve
     assert facts["iterations"] == 500 and curve[-1][1] < 0.2 * curve[0][1]
     evaluator = Evaluator(config, dataclasses.replace(tier, base=Schedule(1)), data, checkpoint, tmp_path / "out")
     scores, inputs, _ = evaluator.run(resolve_condition("clean"))

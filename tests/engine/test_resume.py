@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aqr_bench.engine.resume import checkpoint_damage, whole_checkpoint
+from aqr_bench.engine.resume import checkpoint_damage, latest_valid_checkpoint
 
 
 def checkpoint(path: Path) -> Path:
@@ -36,17 +36,17 @@ def flip(path: Path, byte: int = 12_000) -> None:
 
 
 def test_the_newest_by_number(work):
-    assert whole_checkpoint(work) == (work / "iter_12.pth", [])
+    assert latest_valid_checkpoint(work) == (work / "iter_12.pth", [])
 
 
 @pytest.mark.parametrize("damage", [cut, flip, lambda path: path.write_bytes(b"")])
 def test_a_damaged_one_is_passed_over(work, damage):
     damage(work / "iter_12.pth")
-    found, said = whole_checkpoint(work)
+    found, said = latest_valid_checkpoint(work)
     assert found == work / "iter_4.pth"
     assert len(said) == 1 and "iter_12.pth is damaged (" in said[0] and said[0].endswith("; going on from iter_4.pth")
     damage(work / "iter_4.pth")
-    found, said = whole_checkpoint(work)
+    found, said = latest_valid_checkpoint(work)
     assert found is None and len(said) == 2 and all("starts afresh" in line for line in said)
 
 
@@ -63,17 +63,17 @@ def test_every_flipped_bit_of_the_weights_is_noticed(work):
 @pytest.mark.parametrize("content", ["", "[[4, 1.5], [12, 1.2", "[[4], [12]]", "[[4, 1.5], 7]"])
 def test_without_its_loss_curve_a_training_starts_afresh(work, content):
     (work / "curve.json").write_text(content)
-    found, said = whole_checkpoint(work)
+    found, said = latest_valid_checkpoint(work)
     assert found is None and len(said) == 1 and "curve.json is damaged (" in said[0]
 
 
 def test_an_empty_folder_has_nothing_to_say(tmp_path):
-    assert whole_checkpoint(tmp_path) == (None, [])
+    assert latest_valid_checkpoint(tmp_path) == (None, [])
     (tmp_path / "curve.json").write_text("[")  # of a training killed before its first checkpoint
-    assert whole_checkpoint(tmp_path) == (None, [])
+    assert latest_valid_checkpoint(tmp_path) == (None, [])
 
 
 def test_checkpoints_of_epochs(tmp_path):
     for name in ("epoch_9.pth", "epoch_10.pth", "best_epoch_11.pth"):
         checkpoint(tmp_path / name)
-    assert whole_checkpoint(tmp_path)[0] == tmp_path / "epoch_10.pth"
+    assert latest_valid_checkpoint(tmp_path)[0] == tmp_path / "epoch_10.pth"

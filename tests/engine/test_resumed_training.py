@@ -107,7 +107,8 @@ class Runs:
 
     def train(self, kind: str, unit: str, work: Path, workers: int = 0) -> tuple[Path, list]:
         tier = load_tier(self.folder / f"{unit}.yaml")
-        path, facts, curve = run_training(self.config(kind, unit, work, workers), tier)
+        result = run_training(self.config(kind, unit, work, workers), tier)
+        path, facts, curve = result.checkpoint, result.cost, result.curve
         assert facts["iterations"] == LENGTH
         return path, json.loads(json.dumps(curve))
 

@@ -11,8 +11,9 @@ from aqr_bench import compat
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.config import base_config, build_config, hashable
 from aqr_bench.records.diff import causes
-from aqr_bench.records.provenance import config_hash, provenance
+from aqr_bench.records.provenance import provenance
 from aqr_bench.records.record import Record
+from aqr_bench.study.hashes import config_hash
 from aqr_bench.study.load import known_tiers, load_tier
 
 

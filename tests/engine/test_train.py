@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS
 from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import build_config
-from aqr_bench.engine.job import start_afresh_unless_same
+from aqr_bench.engine.job import empty_unless_same
 from aqr_bench.engine.train import main, run_training
 from aqr_bench.engine.weights import load_weights, trained_checkpoint
 from aqr_bench.errors import UserError
@@ -154,7 +154,8 @@ def test_a_resumed_run_equals_an_unbroken_one(place, base):
     with pytest.raises(InterruptedError):
         run_training(config, tier, None)
     assert (work / "iter_2.pth").is_file() and not (work / "final.pth").exists()
-    path, facts, _ = run_training(build_config(tier, data, 0, work, None, None), tier, None)
+    result = run_training(build_config(tier, data, 0, work, None, None), tier, None)
+    path, facts = result.checkpoint, result.cost
     assert facts["iterations"] == 3
     resumed, unbroken = torch.load(path, weights_only=True)["state_dict"], weights(base)
     for name, value in unbroken.items():
@@ -171,19 +172,19 @@ def test_a_damaged_checkpoint_is_not_resumed_from(place, base, capsys):
         run_training(config, tier, None)
     last = work / "iter_2.pth"
     last.write_bytes(last.read_bytes()[:100_000])
-    path, _, _ = run_training(build_config(tier, data, 0, work, None, None), tier, None)
+    path = run_training(build_config(tier, data, 0, work, None, None), tier, None).checkpoint
     assert "iter_2.pth is damaged" in (said := capsys.readouterr().out) and "going on from iter_1.pth" in said
     found, unbroken = torch.load(path, weights_only=True)["state_dict"], weights(base)
     assert all(torch.equal(found[name], value) for name, value in unbroken.items())
 
 
 def test_a_damaged_identity_starts_afresh(tmp_path):
-    start_afresh_unless_same(tmp_path / "work", ["a"])
+    empty_unless_same(tmp_path / "work", ["a"])
     (tmp_path / "work" / "iter_2.pth").touch()
-    start_afresh_unless_same(tmp_path / "work", ["a"])
+    empty_unless_same(tmp_path / "work", ["a"])
     assert (tmp_path / "work" / "iter_2.pth").is_file()
     (tmp_path / "work" / "identity.json").write_text('["a')
-    start_afresh_unless_same(tmp_path / "work", ["a"])
+    empty_unless_same(tmp_path / "work", ["a"])
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["identity.json"]
 
 
@@ -232,11 +233,11 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 def test_checkpoints_of_another_experiment_are_not_gone_on_from(tmp_path):
     work = tmp_path / "work"
-    start_afresh_unless_same(work, ["a", "b"])
+    empty_unless_same(work, ["a", "b"])
     (work / "iter_2.pth").write_text("half-trained")
-    start_afresh_unless_same(work, ["a", "b"])
+    empty_unless_same(work, ["a", "b"])
     assert (work / "iter_2.pth").exists()
-    start_afresh_unless_same(work, ["a", "c"])
+    empty_unless_same(work, ["a", "c"])
     assert not (work / "iter_2.pth").exists()
 
 

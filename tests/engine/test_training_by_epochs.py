@@ -189,7 +189,8 @@ def test_a_run_resumed_after_an_epoch_equals_an_unbroken_one(place, model):
     with pytest.raises(InterruptedError):
         run_training(config, tier)
     assert (again / "epoch_1.pth").is_file() and not (again / "final.pth").exists()
-    path, facts, curve = run_training(build_config(tier, data, 0, again, None, None), tier)
+    result = run_training(build_config(tier, data, 0, again, None, None), tier)
+    path, facts, curve = result.checkpoint, result.cost, result.curve
     resumed = torch.load(path, weights_only=True)["state_dict"]
     assert facts["iterations"] == record.cost["iterations"] and json.loads(json.dumps(curve)) == list(record.curve)
     assert list(resumed) == list(unbroken)

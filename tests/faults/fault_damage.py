@@ -200,13 +200,13 @@ DAMAGE = {
     "cut_table": broken_input("cut short: JSON table", "infos", "world/v1.0-mini/sample_data.json",
                               _without_end, "sample_data.json is damaged", whole=True),
     "cut_table_evaluate": broken_input("cut short: JSON table", "evaluate", "world/v1.0-mini/sample_annotation.json",
-                                       _without_end, "sample_annotation.json is damaged"),
+                                       _without_end, "sample_annotation.json is not what", whole=True),
     "cut_data_json": broken_input("cut short: data.json", "base", "infos/data.json",
                                   _without_end, "infos/data.json (JSONDecodeError", whole=True),
     "cut_info_file": broken_input("cut short: info file", "base", "infos/infos_train.pkl",
-                                  _without_end, "infos_train.pkl has", whole=True),
+                                  _without_end, "infos_train.pkl is not the file", whole=True),
     "cut_info_file_evaluate": broken_input("cut short: info file", "evaluate", "infos/infos_val.pkl",
-                                           _without_end, "infos_val.pkl has", whole=True),
+                                           _without_end, "infos_val.pkl is not the file", whole=True),
     **{
         f"{short}_{kind}_{name}": broken_sensor(kind, how, damage, name)
         for short, how, damage in _SENSOR_DAMAGE

@@ -32,11 +32,11 @@ from aqr_bench.engine.checkpoint import read_checkpoint
 from aqr_bench.engine.weights import load_weights, merged_weights
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.matches import Matches
-from aqr_bench.records.provenance import sha256_file
 from aqr_bench.records.record import Record, write_records
 from aqr_bench.report.routers import load_weights as router_weights
 from aqr_bench.report.routers import queries_of
 from aqr_bench.report.scene_bootstrap import resampled_run
+from aqr_bench.study.hashes import sha256_file
 
 PACKAGE = Path(__file__).resolve().parents[2] / "aqr_bench"
 
@@ -141,8 +141,8 @@ def test_info_files_of_an_evaluation_and_of_a_training(bomb, marker, untrained, 
     for split in ("train", "val"):
         (place / "infos" / f"infos_{split}.pkl").unlink()
         shutil.copy(bomb, place / "infos" / f"infos_{split}.pkl")
-    summary = place / "infos" / "data.json"  # says how long the files are
-    said = json.loads(summary.read_text()) | {"bytes": {}}
+    summary = place / "infos" / "data.json"  # holds hashes of the files
+    said = json.loads(summary.read_text()) | {"sha256": {"infos": {}, "tables": {}}}
     summary.unlink()
     summary.write_text(json.dumps(said))
     out = tmp_path / "r.jsonl"

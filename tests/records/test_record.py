@@ -15,8 +15,11 @@ import pytest
 from aqr_bench.cli.records import main
 from aqr_bench.errors import UserError
 from aqr_bench.records import provenance as origin
-from aqr_bench.records.provenance import config_hash, provenance, sha256_file
+from aqr_bench.records.code_dependencies import code_hash_for
+from aqr_bench.records.job import Job
+from aqr_bench.records.provenance import provenance
 from aqr_bench.records.record import Record, read_records, refuse_equal_inputs, status_of, write_records
+from aqr_bench.study.hashes import config_hash, sha256_file
 
 
 def evaluation(condition: str = "clean", inputs: str = "a", **changes) -> Record:
@@ -152,7 +155,9 @@ def test_config_hash_ignores_order_and_kind_of_number():
 def test_provenance_describes_this_process(tmp_path):
     checkpoint = tmp_path / "model.pth"
     checkpoint.write_bytes(b"weights")
-    facts = provenance(config={"a": 1}, step="train", seed=3, checkpoint=checkpoint, data_sha256="d")
+    facts = provenance(Job("train", {"a": 1}, "d", "i"), seed=3, checkpoint=checkpoint)
+    assert facts["config_sha256"] == config_hash({"a": 1}) and facts["code_sha256"] == code_hash_for("train")
+    assert (facts["data_sha256"], facts["infos_sha256"]) == ("d", "i")
     assert facts["checkpoint_sha256"] == sha256_file(checkpoint)
     assert facts["checkpoint"] == "<elsewhere>/model.pth" and facts["seed"] == 3
     assert facts["machine"]["cores"] == os.cpu_count() and facts["machine"]["memory_gb"] > 0

@@ -32,10 +32,9 @@ from aqr_bench.study.load import load_suite, load_tier
 
 def main(words=None):
     parser = argparse.ArgumentParser()
-    for name in ("tier", "root", "infos", "seed", "suite", "study", "variant", "base", "train", "out", "work", "workers"):
+    names = "tier root infos seed suite study variant base train out work workers pretrain evaluation"
+    for name in names.split():
         parser.add_argument("--" + name)
-    parser.add_argument("--pretrain")
-    parser.add_argument("--evaluation")
     parser.add_argument("--features", nargs="+")
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--database-only", action="store_true")
@@ -66,6 +65,8 @@ def main(words=None):
     elif step in ("world", "prepare"):
         out.mkdir(parents=True, exist_ok=True)
         (out / {"world": "world.json", "prepare": "data.json"}[step]).write_text("{}")
+        for name in ["infos_train.pkl", "infos_val.pkl"] if step == "prepare" else []:
+            (out / name).write_text(str(sorted(file.read_text() for file in Path(args.root).glob("v1.0-*/*.json"))))
     elif step == "train":
         # Trainings that end badly: {variant: [status, reason]}.
         status, reason = json.loads(os.environ.get("FAILURES", "{}")).get(args.variant, ["ok", None])
@@ -85,7 +86,8 @@ def main(words=None):
             scores = {"mAP": score, "NDS": score, "classes": {"car": {"AP": score}, "bus": {"AP": score / 2}}}
             rows.append(Record(
                 "evaluate", "failed" if reason else "ok", tier.name, train.study, train.variant, train.seed,
-                condition.name, suite.name, reason, {} if reason else scores, provenance={"input_sha256": condition.name}))
+                condition.name, suite.name, reason, {} if reason else scores,
+                provenance={"input_sha256": condition.name}))
         write_records(out, rows)
     elif step == "pictures":
         out.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 
 rule evaluate:
     input:
-        infos="results/{tier}/infos/data.json",
+        **INFOS,
         train="results/{tier}/{run}/seed{seed}/train.jsonl",
     output:
         "results/{tier}/{run}/seed{seed}/evaluate.{suite}.jsonl",
@@ -17,52 +17,52 @@ rule evaluate:
     resources:
         gpu=lambda wildcards: gpus_of(ONE_PROCESS),
     params:
-        tier=reference(TIER.path),
-        suite=lambda wildcards: reference(SUITES[wildcards.suite].path),
-        study=study_option,
+        tier=TIER_NAME,
+        suite=lambda wildcards: name_or_path(SUITES[wildcards.suite].path),
+        study=lambda wildcards: study_option(wildcards.run.partition("/")[0]),
         infos=subpath(input.infos, parent=True),
         code=code_hash_for("evaluate"),
-        settings=suite_hash,
+        data=data_hash,
+        settings=lambda wildcards: plan.suite_hash(TIER, SUITES[wildcards.suite]),
     message:
         "Evaluating {wildcards.run}, tier {wildcards.tier}, seed {wildcards.seed}, suite {wildcards.suite}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m aqr_bench gpu-slots {resources.gpu} --"
+        "OMP_NUM_THREADS={threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
         " python -m aqr_bench evaluate --tier {params.tier} --infos {params.infos}"
         " --suite {params.suite} --train {input.train} {params.study} --out {output}"
-        " --work results/{wildcards.tier}/work > {log} 2>&1"
-        " || (tail -n 3 {log} >&2; exit 1)"
+        " --work results/{wildcards.tier}/work"
 
 
-rule pictures:
-    input:
-        infos="results/{tier}/infos/data.json",
-        train=lambda wildcards: train_record(pictured_run()),
-        evaluation=lambda wildcards: f"results/{pictured_run().folder}/evaluate.{TRAINED[0].suite.name}.jsonl",
-    output:
-        "results/{tier}/pictures/pictures.json",
-    log:
-        "logs/{tier}/pictures.log",
-    conda:
-        "../../environment.yml"
-    threads: TIER.threads
-    resources:
-        gpu=lambda wildcards: gpus_of(ONE_PROCESS),
-    params:
-        tier=reference(TIER.path),
-        suite=reference((TRAINED or CHOSEN)[0].suite.path),
-        study=lambda wildcards: (
-            option("--study", reference(TRAINED[0].path))
-            if pictured_run().study
-            else ""
-        ),
-        infos=subpath(input.infos, parent=True),
-        out=subpath(output[0], parent=True),
-        code=code_hash_for("pictures"),
-    message:
-        "Pictures of detections, tier {wildcards.tier}"
-    shell:
-        "OMP_NUM_THREADS={threads} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " python -m aqr_bench pictures --tier {params.tier} --infos {params.infos}"
-        " --suite {params.suite} --train {input.train} --evaluation {input.evaluation}"
-        " {params.study} --work results/{wildcards.tier}/work --out {params.out} > {log} 2>&1"
-        " || (tail -n 3 {log} >&2; exit 1)"
+# A study of cost alone has no models to draw.
+if SELECTION.trained:
+    PICTURED, PICTURED_SUITE = SELECTION.pictured_run(), SELECTION.trained[0].suite
+
+    rule pictures:
+        input:
+            **INFOS,
+            train=LAYOUT.train(PICTURED),
+            evaluation=LAYOUT.evaluate(PICTURED, PICTURED_SUITE.name),
+        output:
+            "results/{tier}/pictures/pictures.json",
+        log:
+            "logs/{tier}/pictures.log",
+        conda:
+            "../../environment.yml"
+        threads: TIER.threads
+        resources:
+            gpu=lambda wildcards: gpus_of(ONE_PROCESS),
+        params:
+            tier=TIER_NAME,
+            suite=name_or_path(PICTURED_SUITE.path),
+            study=study_option(PICTURED.study),
+            infos=subpath(input.infos, parent=True),
+            out=subpath(output[0], parent=True),
+            code=code_hash_for("pictures"),
+            data=data_hash,
+        message:
+            "Pictures of detections, tier {wildcards.tier}"
+        shell:
+            "OMP_NUM_THREADS={threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
+            " python -m aqr_bench pictures --tier {params.tier} --infos {params.infos}"
+            " --suite {params.suite} --train {input.train} --evaluation {input.evaluation}"
+            " {params.study} --work results/{wildcards.tier}/work --out {params.out}"

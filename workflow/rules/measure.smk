@@ -3,7 +3,7 @@
 
 rule measure:
     input:
-        infos="results/{tier}/infos/data.json",
+        **INFOS,
     output:
         "results/{tier}/{study}/{variant}/measure.jsonl",
     log:
@@ -15,17 +15,18 @@ rule measure:
     resources:
         gpu=lambda wildcards: gpus_of(ONE_PROCESS),
     params:
-        tier=reference(TIER.path),
-        study=lambda wildcards: reference(STUDIES[wildcards.study].path),
+        tier=TIER_NAME,
+        study=lambda wildcards: study_option(wildcards.study),
         infos=subpath(input.infos, parent=True),
         own_threads=TIER.threads,
         code=code_hash_for("measure"),
-        settings=measure_hash,
+        data=data_hash,
+        settings=lambda wildcards: plan.measure_hash(
+            TIER, STUDIES[wildcards.study], wildcards.variant
+        ),
     message:
         "Measuring {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " python -m aqr_bench measure --tier {params.tier}"
-        " --infos {params.infos} --study {params.study} --variant {wildcards.variant} --out {output}"
-        " > {log} 2>&1"
-        " || (tail -n 3 {log} >&2; exit 1)"
+        "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
+        " python -m aqr_bench measure --tier {params.tier} --infos {params.infos}"
+        " {params.study} --variant {wildcards.variant} --out {output}"

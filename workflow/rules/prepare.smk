@@ -1,34 +1,43 @@
-# Information files for mmdet3d, from a nuScenes data set, real or synthetic.
+# Info files for mmdet3d, from a nuScenes data set, real or synthetic.
 
 
 rule prepare:
     input:
-        dataset=dataset_marker,
+        # Is there once the data set is.
+        dataset=(
+            LAYOUT.world_marker
+            if TIER.kind == "synthetic"
+            else DATA_ROOT / TIER.version / "scene.json"
+        ),
     output:
         "results/{tier}/infos/data.json",
+        expand("results/{{tier}}/infos/{name}", name=INFO_FILES),
     log:
         "logs/{tier}/prepare.log",
     conda:
         "../../environment.yml"
     params:
-        tier=reference(TIER.path),
-        root=lambda wildcards: TIER.data_root or f"results/{wildcards.tier}/world",
+        tier=TIER_NAME,
+        root=lambda wildcards: str(DATA_ROOT),
         out=subpath(output[0], parent=True),
         code=code_hash_for("prepare"),
         version=TIER.version,
+        # A function of the input, so that it is asked again once the data set is written.
+        tables=lambda wildcards, input: tables_digest(
+            table_digests(DATA_ROOT, TIER.version, LAYOUT.infos)
+        ),
     message:
         "Information files of tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS=1 python -m aqr_bench data --tier {params.tier} --root {params.root}"
-        " --out {params.out} > {log} 2>&1"
-        " || (tail -n 3 {log} >&2; exit 1)"
+        "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench data --tier {params.tier} --root {params.root}"
+        " --out {params.out}"
 
 
 if TIER.database:
 
     rule database:
         input:
-            infos="results/{tier}/infos/data.json",
+            **INFOS,
         output:
             "results/{tier}/infos/dbinfos_train.pkl",
         log:
@@ -37,13 +46,13 @@ if TIER.database:
             "../../environment.yml"
         threads: workflow.cores or 1
         params:
-            tier=reference(TIER.path),
-            root=lambda wildcards: TIER.data_root or f"results/{wildcards.tier}/world",
+            tier=TIER_NAME,
+            root=lambda wildcards: str(DATA_ROOT),
             out=subpath(output[0], parent=True),
             code=code_hash_for("prepare"),
+            data=data_hash,
         message:
             "Objects for GT sampling, tier {wildcards.tier}"
         shell:
-            "OMP_NUM_THREADS=1 python -m aqr_bench data --tier {params.tier} --root {params.root}"
-            " --out {params.out} --database-only --workers {threads} --quiet > {log} 2>&1"
-            " || (tail -n 3 {log} >&2; exit 1)"
+            "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench data --tier {params.tier} --root {params.root}"
+            " --out {params.out} --database-only --workers {threads} --quiet"

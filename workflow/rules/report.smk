@@ -5,7 +5,7 @@ rule report:
     input:
         RECORDS,
         # Of models that are trained; a study of cost alone has none.
-        [f"results/{TIER.name}/pictures/pictures.json" for study in TRAINED[:1]],
+        [LAYOUT.pictures] if SELECTION.trained else [],
     output:
         page=report(
             f"results/{TIER.name}/report/index.html",
@@ -22,7 +22,9 @@ rule report:
         ),
         figures=report(
             directory(f"results/{TIER.name}/report/figures"),
-            patterns=[f"{{study,{'|'.join(s.name for s in CHOSEN)}}}_{{figure}}.png"],
+            patterns=[
+                f"{{study,{'|'.join(s.name for s in SELECTION.studies)}}}_{{figure}}.png"
+            ],
             caption="../report/figure.rst",
             category="Figures",
             subcategory="{study}",
@@ -33,18 +35,17 @@ rule report:
     conda:
         "../../environment.yml"
     params:
-        tier=reference(TIER.path),
-        studies=[reference(study.path) for study in CHOSEN],
-        seeds=f"--seeds {SEEDS}" if SEEDS else "",
+        tier=TIER_NAME,
+        studies=[name_or_path(study.path) for study in SELECTION.studies],
+        seeds=f"--seeds {SELECTION.seeds}" if SELECTION.seeds else "",
         out=subpath(output.page, parent=True),
         code=code_hash_for("report"),
-        settings=config_hash({study.name: study.path.read_text() for study in CHOSEN}),
+        settings=plan.report_hash(SELECTION.studies),
     message:
         "Report"
     shell:
-        "python -m aqr_bench report --tier {params.tier} --study {params.studies} {params.seeds} --records results"
-        " --out {params.out} > {log} 2>&1"
-        " || (tail -n 3 {log} >&2; exit 1)"
+        "logged {log} python -m aqr_bench report --tier {params.tier} --study {params.studies} {params.seeds}"
+        " --records results --out {params.out}"
 
 
 rule check:
@@ -66,8 +67,8 @@ for study in STUDIES.values():
         name:
             study.name
         input:
-            study_records(study),
-            base_records([study]),
+            SELECTION.study_records(study),
+            SELECTION.base_records([study]),
         localrule: True
 
     for variant in study.variants:
@@ -76,7 +77,7 @@ for study in STUDIES.values():
             name:
                 f"{study.name}/{variant}"
             input:
-                variant_records(study, variant),
+                SELECTION.study_records(study, [variant]),
             localrule: True
 
 
@@ -86,5 +87,5 @@ for suite in SUITES:
         name:
             f"suite/{suite}"
         input:
-            records_under(suite),
+            SELECTION.suite_records(suite),
         localrule: True

@@ -4,7 +4,7 @@
 
 rule pretrain:
     input:
-        infos="results/{tier}/infos/data.json",
+        **INFOS,
     output:
         "results/{tier}/pretrain/{branch}/train.jsonl",
     log:
@@ -15,31 +15,25 @@ rule pretrain:
     resources:
         gpu=lambda wildcards: gpus_of(TIER.launcher),
     params:
-        tier=reference(TIER.path),
+        tier=TIER_NAME,
         infos=subpath(input.infos, parent=True),
         launcher=TIER.launcher.command,
         own_threads=TIER.threads,
         code=code_hash_for("train"),
-        settings=lambda wildcards: config_hash(
-            {
-                **model_settings(TIER.model),
-                **vars(TIER.pretrain[wildcards.branch]),
-                **launcher_settings(TIER.launcher),
-            }
-        ),
+        data=data_hash,
+        settings=lambda wildcards: plan.pretrain_hash(TIER, wildcards.branch),
     message:
         "Pretraining of the {wildcards.branch} branch, tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench gpu-slots {resources.gpu} --"
+        "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
         " {params.launcher} -m aqr_bench train --tier {params.tier} --infos {params.infos}"
         " --seed 0 --pretrain {wildcards.branch} --out {output} --work results/{wildcards.tier}/work"
-        " > {log} 2>&1 || (tail -n 3 {log} >&2; exit 1)"
 
 
 rule train_base:
     input:
-        infos="results/{tier}/infos/data.json",
-        features=feature_records(TIER.base.init),
+        **INFOS,
+        start=lambda wildcards: start_records(wildcards, TIER.base.init),
         database=database_of(TIER.base),
     output:
         "results/{tier}/base/seed{seed}/train.jsonl",
@@ -47,38 +41,30 @@ rule train_base:
         "logs/{tier}/base/seed{seed}/train.log",
     conda:
         "../../environment.yml"
-    threads: TIER.threads * launcher_of(TIER.base).processes
+    threads: TIER.threads * launcher_of(TIER, TIER.base).processes
     resources:
-        gpu=lambda wildcards: gpus_of(launcher_of(TIER.base)),
+        gpu=lambda wildcards: gpus_of(launcher_of(TIER, TIER.base)),
     params:
-        tier=reference(TIER.path),
+        tier=TIER_NAME,
         infos=subpath(input.infos, parent=True),
-        features=lambda wildcards, input: option("--features", input.features),
-        launcher=launcher_of(TIER.base).command,
+        start=lambda wildcards, input: start_option(TIER.base.init, input.start),
+        launcher=launcher_of(TIER, TIER.base).command,
         own_threads=TIER.threads,
         code=code_hash_for("train"),
-        settings=config_hash(
-            {
-                **model_settings(TIER.model),
-                "config": TIER.base.config,
-                **memory_setting(TIER.base),
-                **schedule_settings(TIER.base),
-            }
-        ),
+        data=data_hash,
+        settings=plan.base_hash(TIER),
     message:
         "Base training, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench gpu-slots {resources.gpu} --"
+        "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
         " {params.launcher} -m aqr_bench train --tier {params.tier} --infos {params.infos}"
-        " --seed {wildcards.seed} {params.features} --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
-        " || (tail -n 3 {log} >&2; exit 1)"
+        " --seed {wildcards.seed} {params.start} --out {output} --work results/{wildcards.tier}/work"
 
 
 rule train_variant:
     input:
-        infos="results/{tier}/infos/data.json",
-        base=base_record,
-        features=lambda wildcards: feature_records(schedule_of(wildcards).init),
+        **INFOS,
+        start=lambda wildcards: start_records(wildcards, schedule_of(wildcards).init),
         database=lambda wildcards: database_of(schedule_of(wildcards)),
     output:
         "results/{tier}/{study}/{variant}/seed{seed}/train.jsonl",
@@ -86,25 +72,27 @@ rule train_variant:
         "logs/{tier}/{study}/{variant}/seed{seed}/train.log",
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: TIER.threads * launcher_of(schedule_of(wildcards)).processes
+    threads: lambda wildcards: TIER.threads * launcher_of(TIER, schedule_of(wildcards)).processes
     resources:
-        gpu=lambda wildcards: gpus_of(launcher_of(schedule_of(wildcards))),
+        gpu=lambda wildcards: gpus_of(launcher_of(TIER, schedule_of(wildcards))),
     params:
-        tier=reference(TIER.path),
-        study=lambda wildcards: reference(STUDIES[wildcards.study].path),
+        tier=TIER_NAME,
+        study=lambda wildcards: study_option(wildcards.study),
         infos=subpath(input.infos, parent=True),
-        start=lambda wildcards, input: (
-            option("--base", input.base) or option("--features", input.features)
+        start=lambda wildcards, input: start_option(
+            schedule_of(wildcards).init, input.start
         ),
-        launcher=lambda wildcards: launcher_of(schedule_of(wildcards)).command,
+        launcher=lambda wildcards: launcher_of(TIER, schedule_of(wildcards)).command,
         own_threads=TIER.threads,
         code=code_hash_for("train"),
-        settings=schedule_hash,
+        data=data_hash,
+        settings=lambda wildcards: plan.variant_hash(
+            TIER, STUDIES[wildcards.study], wildcards.variant
+        ),
     message:
         "Training {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
-        "OMP_NUM_THREADS={params.own_threads} python -m aqr_bench gpu-slots {resources.gpu} --"
+        "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
         " {params.launcher} -m aqr_bench train --tier {params.tier} --infos {params.infos}"
-        " --seed {wildcards.seed} --study {params.study} --variant {wildcards.variant} {params.start}"
-        " --out {output} --work results/{wildcards.tier}/work > {log} 2>&1"
-        " || (tail -n 3 {log} >&2; exit 1)"
+        " --seed {wildcards.seed} {params.study} --variant {wildcards.variant} {params.start}"
+        " --out {output} --work results/{wildcards.tier}/work"

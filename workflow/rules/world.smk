@@ -11,13 +11,12 @@ if TIER.kind == "synthetic":
             "../../environment.yml"
         threads: workflow.cores or 1
         params:
-            tier=reference(TIER.path),
+            tier=TIER_NAME,
             out=subpath(output[0], parent=True),
             code=code_hash_for("world"),
-            settings=config_hash({"version": TIER.version, "world": TIER.world}),
+            settings=plan.world_hash(TIER),
         message:
             "World of tier {wildcards.tier}"
         shell:
-            "OMP_NUM_THREADS=1 python -m aqr_bench world --tier {params.tier} --out {params.out}"
-            " --workers {threads} --quiet > {log} 2>&1"
-            " || (tail -n 3 {log} >&2; exit 1)"
+            "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench world --tier {params.tier} --out {params.out}"
+            " --workers {threads} --quiet"

@@ -17,6 +17,7 @@ from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records
 from aqr_bench.report.collect import Results, collect_runs
 from aqr_bench.report.statistics import number, summarise
 from aqr_bench.report.tables.study import Table, by_seed
+from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_suite
 from aqr_bench.study.runs import matrix
 from aqr_bench.study.schema import repository_root
@@ -77,7 +78,7 @@ def weights_of(study: Study, tier: Tier, records: Path) -> dict[str, str]:
     """``published`` or ``trained`` by variant, as the train records that are ok say."""
     found = {}
     for run in matrix(tier, [study]):
-        path = records / run.folder / "train.jsonl"
+        path = RunLayout(run.tier, records).train(run)
         train: Record | None = read_records(path)[-1] if path.is_file() else None
         if train is not None and train.ok:
             from_file = (train.extra.get("start") or {}).get("kind") == "published"

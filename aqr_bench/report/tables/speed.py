@@ -12,6 +12,7 @@ from aqr_bench.records.record import Record, read_records
 from aqr_bench.report.page import Chapter
 from aqr_bench.report.statistics import number
 from aqr_bench.report.tables.study import Table
+from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.schema import repository_root
 from aqr_bench.study.spec import Study, Tier
 
@@ -36,7 +37,7 @@ def measured_rows(tier: Tier, study: Study, records: Path) -> list[dict[str, Any
     named = [v.name for v in study.variants.values() if v.published] or [study.baseline]
     rows = []
     for name in named:
-        path = records / tier.name / study.name / name / "measure.jsonl"
+        path = RunLayout(tier.name, records).measure(study.name, name)
         record = read_records(path)[-1] if path.is_file() else None
         if record is not None and record.ok and "throughput_per_s" in record.cost:
             rows += _rows_of(study.variants[name].published or f"{study.name}/{name}", record)

@@ -1,0 +1,78 @@
+"""Where the files of a tier's runs lie: the same paths for the workflow, the steps and the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aqr_bench.study.spec import Run
+
+RESULTS = Path("results")
+INFO_SUMMARY = "data.json"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Paths of one tier below a results folder. Work folders and records of a run have the same place in two trees."""
+
+    tier: str
+    results: Path = RESULTS
+
+    @property
+    def root(self) -> Path:
+        return self.results / self.tier
+
+    @property
+    def world(self) -> Path:
+        return self.root / "world"
+
+    @property
+    def world_marker(self) -> Path:
+        """Is there once the synthetic world is complete."""
+        return self.world / "world.json"
+
+    @property
+    def infos(self) -> Path:
+        return self.root / "infos"
+
+    @property
+    def info_summary(self) -> Path:
+        """Is there once the info files are complete."""
+        return self.infos / INFO_SUMMARY
+
+    @property
+    def database(self) -> Path:
+        """The objects for GT sampling."""
+        return self.infos / "dbinfos_train.pkl"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def pictures(self) -> Path:
+        return self.root / "pictures" / "pictures.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    @property
+    def page(self) -> Path:
+        return self.report / "index.html"
+
+    def train(self, run: Run) -> Path:
+        """The record of a training."""
+        return self.root / run.subfolder / "train.jsonl"
+
+    def evaluate(self, run: Run, suite: str) -> Path:
+        """The records of a model's evaluation under a suite, one per condition."""
+        return self.root / run.subfolder / f"evaluate.{suite}.jsonl"
+
+    def measure(self, study: str, variant: str) -> Path:
+        """The record of a variant's measurement."""
+        return self.root / study / variant / "measure.jsonl"
+
+    def work_folder(self, run: Run) -> Path:
+        """Checkpoints and detections of a run."""
+        return self.work / run.subfolder
