@@ -5,7 +5,7 @@ from aqr_bench.bias.attention.window import GuardCount, count_guarded
 from aqr_bench.bias.generator import AttentionBias, BiasOutput
 from aqr_bench.bias.layout import MemoryLayout, project_to_cameras
 from aqr_bench.bias.locality_prior import LocalityPrior, Prior
-from aqr_bench.bias.router import QueryRouter, router_loss, sensor_weights
+from aqr_bench.bias.router import QueryRouter, RouterWeights, router_loss, sensor_weights
 from aqr_bench.bias.windows import (
     GridWindow,
     WindowBias,
@@ -26,6 +26,7 @@ __all__ = [
     "MemoryLayout",
     "Prior",
     "QueryRouter",
+    "RouterWeights",
     "WindowBias",
     "bev_window",
     "biased_attention",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aqr_bench.bias import project_to_cameras
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, sensor_states
 from aqr_bench.cmt.losses import process_mean
-from aqr_bench.corruptions.frame import NO_CAMERAS, NO_LIDAR
+from aqr_bench.sensor_state import SensorState
 
 MIN_SIGMA = 0.6  # cells; below it, a Gaussian is one cell
 
@@ -63,12 +63,12 @@ class AuxiliaryHeatmaps(BaseModule):
         losses = {}
         if bev_BCHW is not None:
             target = torch.stack([self.bev_target(b, l, bev_BCHW.shape[-2:]) for _, (b, l) in samples])
-            losses["loss_bev_heatmap"] = self._focal(self.bev(bev_BCHW), target, states != NO_LIDAR)
+            losses["loss_bev_heatmap"] = self._focal(self.bev(bev_BCHW), target, states != SensorState.NO_LIDAR)
         if image_MCHW is not None:
             cameras, size = CameraGeometry.from_metas(metas, device), image_MCHW.shape[-2:]
             target = torch.stack([self.image_target(b, l, cameras, i, size) for i, (b, l) in samples])
             logits = self.image(image_MCHW).unflatten(0, target.shape[:2])
-            losses["loss_image_heatmap"] = self._focal(logits, target, states != NO_CAMERAS)
+            losses["loss_image_heatmap"] = self._focal(logits, target, states != SensorState.NO_CAMERAS)
         return losses
 
     def bev_target(self, boxes_n9: Tensor, labels_n: Tensor, size: Sequence[int]) -> Tensor:

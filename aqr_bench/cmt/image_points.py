@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, sensor_states
 from aqr_bench.cmt.losses import process_mean
-from aqr_bench.corruptions.frame import NO_CAMERAS
+from aqr_bench.sensor_state import SensorState
 
 NEAREST_M, FARTHEST_M = 1.0, 80.0
 TYPICAL_M = 15.0
@@ -59,7 +59,7 @@ class ImagePoints(nn.Module):
     ) -> Tensor:
         """Mean over the tokens that show an object of |point - its centre| / distance (1-norm); 0 without any."""
         boxes, _ = ground_truth(metas, points_BK3.device)
-        present = sensor_states(metas, points_BK3.device) != NO_CAMERAS
+        present = sensor_states(metas, points_BK3.device) != SensorState.NO_CAMERAS
         total, count = points_BK3.sum() * 0, 0
         for sample, box in enumerate(boxes):
             if not present[sample] or not len(box):

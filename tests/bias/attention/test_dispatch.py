@@ -92,7 +92,7 @@ def test_gradients_of_router_and_scale(backend, seed, profile, scale):
         points = (torch.rand(2, 5, 3).double() - 0.5) * torch.tensor([24.0, 24.0, 2.0]).double()
         cameras = ring_of_cameras(4, 32, 24, 8.0).expand(2, -1, -1, -1)
         shapes = torch.tensor([24.0, 32.0]).double().expand(2, 4, 2)
-        bias = aqr(query, query, memory, memory, points, cameras, shapes, layout).cross
+        bias = aqr(query, query, memory, memory, points, cameras, shapes, layout).cross_bias
         heads = [x.unflatten(-1, (2, 4)).transpose(1, 2) for x in (query, memory, memory)]
         inputs = Inputs(*heads, bias)
         out = formula(inputs) if name is None else attend(inputs, name)
