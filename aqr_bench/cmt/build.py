@@ -40,9 +40,9 @@ def build_task_util(cfg: dict, registry: Registry = TASK_UTILS) -> Any:
     return registry.build(dict(cfg))
 
 
-def configured(kind: type, key: str, cfg: dict, **filled: Any) -> Any:
-    """``kind(**cfg)`` with mistakes in the config of ``pts_bbox_head.<key>`` told as such."""
+def from_kwargs(part: type, key: str, cfg: dict, **options: Any) -> Any:
+    """``part(**options, **cfg)``; a mistake in ``cfg``, the config of ``pts_bbox_head.<key>``, is a UserError."""
     try:
-        return kind(**filled, **cfg)
+        return part(**options, **cfg)
     except (TypeError, ValueError) as error:
         raise UserError(f"pts_bbox_head.{key}: {error}") from error

@@ -8,6 +8,10 @@ import torch
 from mmdet3d.registry import TASK_UTILS
 from torch import Tensor
 
+from aqr_bench.cmt.encoding import clamp_reference, inverse_sigmoid, to_metres
+
+OFFSET_UNIT_M = 4.0
+
 
 def normalize_bbox(boxes: Tensor) -> Tensor:
     """[..., 7 or 9] (x, y, z of the gravity centre, l, w, h, yaw, vx, vy) -> [..., 8 or 10] regression codes.
@@ -35,6 +39,26 @@ def stack_codes(outputs: dict[str, Tensor], prefix: str = "") -> Tensor:
     """
     names = ("center", "height", "dim", "rot", "vel")
     return torch.cat([outputs[prefix + k] for k in names if prefix + k in outputs], dim=-1)
+
+
+def add_logit_offsets(
+    outputs: dict[str, Tensor], reference_BQ3: Tensor, pc_range: Sequence[float], points_LBQ3: None = None
+) -> dict[str, Tensor]:
+    """CMT's offsets: ``center`` and ``height`` are offsets from the normalised reference points in logit space."""
+    logits = inverse_sigmoid(reference_BQ3)
+    low, high = logits.new_tensor(pc_range[:3]), logits.new_tensor(pc_range[3:])
+    center = (outputs["center"] + logits[..., :2]).sigmoid() * (high - low)[:2] + low[:2]
+    height = (outputs["height"] + logits[..., 2:]).sigmoid() * (high - low)[2:] + low[2:]
+    return {**outputs, "center": center, "height": height}
+
+
+def add_metre_offsets(
+    outputs: dict[str, Tensor], reference_BQ3: Tensor, pc_range: Sequence[float], points_LBQ3: Tensor | None = None
+) -> dict[str, Tensor]:
+    """``center`` is an offset in units of 4 m from each layer's points (metres); default: the references."""
+    if points_LBQ3 is None:
+        points_LBQ3 = to_metres(clamp_reference(reference_BQ3), pc_range)
+    return {**outputs, "center": OFFSET_UNIT_M * outputs["center"] + points_LBQ3[..., :2]}
 
 
 @TASK_UTILS.register_module()

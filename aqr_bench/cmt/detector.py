@@ -189,8 +189,9 @@ class CmtDetector(MVXTwoStageDetector):
             return self.auxiliary.loss(self.extract_pts_feat(batch_inputs_dict["points"])[0], None, metas)
         images = self.extract_img_feat(batch_inputs_dict["imgs"])[0]
         losses = self.auxiliary.loss(None, images, metas)
-        if self.pts_bbox_head.image_points is not None:
-            losses["loss_image_points"] = self.pts_bbox_head.image_points_loss(images, metas)
+        image_points = self.pts_bbox_head.image_points
+        if image_points is not None:
+            losses["loss_image_points"] = image_points.loss_of_features(images, metas)
         return losses
 
     def predict(self, batch_inputs_dict: dict, batch_data_samples: Sequence, **kwargs) -> Sequence:

@@ -43,6 +43,11 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
+def clamp_reference(reference: Tensor) -> Tensor:
+    """Normalised reference points at least 1e-5 inside the range, as CMT has them before it embeds them."""
+    return inverse_sigmoid(reference).sigmoid()
+
+
 def to_metres(normalised: Tensor, pc_range: Sequence[float]) -> Tensor:
     """[..., 3] normalised -> metres in the LiDAR frame; ``pc_range`` is (x0, y0, z0, x1, y1, z1)."""
     low, high = normalised.new_tensor(pc_range[:3]), normalised.new_tensor(pc_range[3:])

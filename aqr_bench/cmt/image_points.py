@@ -72,6 +72,13 @@ class ImagePoints(nn.Module):
             count = process_mean(count, total)
         return self.loss_weight * total / max(count, 1)
 
+    def loss_of_features(self, image_MCHW: Tensor, metas: Sequence[dict]) -> Tensor:
+        """The loss from an image map, M = B * N views, sample-major; in float32, as all of the head."""
+        cameras = CameraGeometry.from_metas(metas, image_MCHW.device)
+        with torch.autocast(device_type=image_MCHW.device.type, enabled=False):
+            image_BNCHW = image_MCHW.float().unflatten(0, (len(metas), cameras.num_views))
+            return self.loss(self(image_BNCHW, cameras), cameras, metas, image_MCHW.shape[-2:])
+
 
 @torch.no_grad()
 def shown_objects(

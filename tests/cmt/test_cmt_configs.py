@@ -294,10 +294,10 @@ def test_the_consistent_grid_covers_the_range_and_keeps_every_parameter():
 def test_keys_of_the_consistent_grid_are_where_they_are():
     config = load(R50).model
     head = head_of(load(R50), bev_range=[-54, -54, 54.8, 54.8], stretch_bev_keys=False)
-    metres = head.coords_bev(136, 136) * 108 - 54
+    metres = head.embeddings.bev_coordinates(136, 136) * 108 - 54
     assert metres[0].tolist() == pytest.approx([-53.6, -53.6], abs=1e-4)
     assert metres[-1].tolist() == pytest.approx([54.4, 54.4], abs=1e-4)
-    stretched = head_of(load(R50)).coords_bev(128, 128) * 108 - 54
+    stretched = head_of(load(R50)).embeddings.bev_coordinates(128, 128) * 108 - 54
     assert stretched[-1].tolist() == pytest.approx([53.578, 53.578], abs=1e-3)  # 48.0 m in truth
     assert config.pts_bbox_head.bev_range == [-54.0, -54.0, 48.4, 48.4]
 

@@ -23,9 +23,10 @@ from aqr_bench.cmt.coder import MultiTaskBBoxCoder, denormalize_bbox, normalize_
 from aqr_bench.cmt.denoising import denoising_mask, make_denoising_queries
 from aqr_bench.cmt.geometry import gravity_boxes
 from aqr_bench.cmt.grid_mask import GridMask
+from aqr_bench.cmt.layer_bias import LayerBias
 from aqr_bench.cmt.neck import CPFPN
 from aqr_bench.cmt.task_head import GroupLayerNorm1d, SeparateTaskHead
-from aqr_bench.cmt.transformer import LayerBias, PETRTransformerDecoderLayer
+from aqr_bench.cmt.transformer import PETRTransformerDecoderLayer
 from aqr_bench.cmt.voxelize import HardVoxelizer
 from aqr_bench.errors import UserError
 
@@ -396,7 +397,7 @@ def test_a_cross_bias_never_reaches_self_attention_even_when_keys_are_as_many_as
         )
         plain, biased, other = (
             layer(x, position, memory, memory_position, bias=bias)
-            for bias in (LayerBias(), LayerBias(cross=cross), LayerBias(own=cross))
+            for bias in (LayerBias(), LayerBias(cross_bias=cross), LayerBias(self_bias=cross))
         )
         assert torch.equal(plain, biased) != changes
         assert torch.equal(plain, other) == changes
