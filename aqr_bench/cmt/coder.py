@@ -33,7 +33,7 @@ def denormalize_bbox(codes: Tensor) -> Tensor:
 def stack_codes(outputs: dict[str, Tensor], prefix: str = "") -> Tensor:
     """Concatenate a task's outputs to codes [..., 10] in CMT's order: center 2, height 1, dim 3, rot 2, vel 2.
 
-    The names do not say what the numbers mean. The codes are ordered as in :func:`normalize_bbox`, so in the official
+    The names are misleading. The codes are ordered as in :func:`normalize_bbox`, so in the official
     implementation, and here, the output called ``height`` is log l (its sigmoid reaches over [-5, 3] with the usual
     range), and ``dim`` is (log w, z, log h). Changing this would make the published weights useless.
     """

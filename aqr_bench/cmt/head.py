@@ -21,7 +21,7 @@ from aqr_bench.cmt.coder import OFFSET_UNIT_M, add_logit_offsets, add_metre_offs
 from aqr_bench.cmt.denoising import DenoisingQueries, make_denoising_queries
 from aqr_bench.cmt.embedding import PositionEmbeddings, grid_references, mlp
 from aqr_bench.cmt.encoding import clamp_reference, to_metres
-from aqr_bench.cmt.geometry import CameraGeometry, gravity_boxes, ground_truth, metas_of, plain_labels, sensor_states
+from aqr_bench.cmt.geometry import CameraGeometry, gravity_boxes, ground_truth, label_tensor, metas_of, sensor_states
 from aqr_bench.cmt.head_losses import HeadLosses
 from aqr_bench.cmt.image_points import ImagePoints
 from aqr_bench.cmt.layer_bias import Memory, make_biases, no_bias
@@ -356,7 +356,7 @@ class CmtHead(BaseModule):
         outputs = [task[0] for task in preds_dicts]
         device = outputs[0]["center"].device
         boxes = [gravity_boxes(b, device) for b in gt_bboxes_3d]
-        labels = [plain_labels(l, device) for l in gt_labels_3d]
+        labels = [label_tensor(l, device) for l in gt_labels_3d]
         losses = self.losses(outputs, boxes, labels, self.sync_factors)
         if "image_points" in outputs[0]:
             losses["loss_image_points"] = self.image_points.loss(*outputs[0]["image_points"])

@@ -1,4 +1,4 @@
-"""Loss arithmetic of the CMT head: matching losses of one decoder layer, denoising losses of one decoder layer."""
+"""Loss terms of the CMT head: matching losses of one decoder layer, denoising losses of one decoder layer."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class TaskSlice:
     first: int
     count: int
 
-    def owns(self, labels: Tensor) -> Tensor:
+    def contains(self, labels: Tensor) -> Tensor:
         return (labels >= self.first) & (labels < self.first + self.count)
 
     def local(self, labels: Tensor) -> Tensor:
         """Labels within the task; ``count`` (background) for classes of other tasks."""
-        return torch.where(self.owns(labels), labels - self.first, self.count)
+        return torch.where(self.contains(labels), labels - self.first, self.count)
 
 
 def matching_losses(
@@ -55,18 +55,18 @@ def matching_losses(
     """
     B, Q, C = logits_BQC.shape
     target_labels = labels[0].new_full((B, Q), C)
-    picked, targets = [], []
+    matched, targets = [], []
     for b in range(B):
-        mine = task.owns(labels[b])
-        task_boxes, task_labels = boxes[b][mine], labels[b][mine] - task.first
-        # Class by class, as CMT lists them: ties between equal boxes fall the same way.
+        of_task = task.contains(labels[b])
+        task_boxes, task_labels = boxes[b][of_task], labels[b][of_task] - task.first
+        # Class by class, as in CMT, so that ties between equal boxes are resolved alike.
         order = torch.argsort(task_labels, stable=True)
         task_boxes, task_labels = task_boxes[order], task_labels[order]
         query, truth = assigner.match(codes_BQD[b].detach(), logits_BQC[b].detach(), task_boxes, task_labels)
         target_labels[b, query] = task_labels[truth]
-        picked.append(codes_BQD[b, query])
+        matched.append(codes_BQD[b, query])
         targets.append(task_boxes[truth])
-    codes, targets = torch.cat(picked), torch.cat(targets)
+    codes, targets = torch.cat(matched), torch.cat(targets)
     positives = process_mean(len(codes), codes) if sync else len(codes)
     factor = max(positives + 0.1 * (B * Q - positives), 1.0)
     cls = _class_loss(loss_cls, logits_BQC.flatten(0, 1), target_labels.flatten(), factor)
@@ -95,17 +95,17 @@ def denoising_losses(
     codes = codes_BPD[queries.sample_K, queries.slot_K]
     factor = max(counts[0] * 3.14159 / 6 * split**3, 1.0)
     cls = _class_loss(loss_cls, logits, task.local(queries.labels_K), factor)
-    mine = task.owns(queries.raw_labels_K)
-    return cls, _box_loss(loss_bbox, codes[mine], queries.boxes_K[mine], code_weights, counts[1])
+    of_task = task.contains(queries.raw_labels_K)
+    return cls, _box_loss(loss_bbox, codes[of_task], queries.boxes_K[of_task], code_weights, counts[1])
 
 
 def process_mean(count: float, like: Tensor) -> float:
-    """A count averaged over the processes that train together, all of which have to ask; ``like`` gives the device."""
+    """A count averaged over all training processes, each of which has to call this; ``like`` gives the device."""
     return reduce_mean(torch.tensor([float(count)], device=like.device)).item()
 
 
 def _class_loss(loss: Loss, logits_NC: Tensor, labels_N: Tensor, factor: float) -> Tensor:
-    """Labels go in one-hot: mmdet's focal loss then needs no compiled operator on any device."""
+    """With one-hot labels mmdet's focal loss needs no compiled operator on any device."""
     classes = logits_NC.shape[-1]
     one_hot = F.one_hot(labels_N, classes + 1)[:, :classes]
     return loss(logits_NC, one_hot, logits_NC.new_ones(len(logits_NC)), avg_factor=factor)
