@@ -101,11 +101,6 @@ class LocalityPrior(nn.Module):
         self.log_angle_sigma = nn.Parameter(_per_head(angle_sigma, num_heads, "angle_sigma").log())
         self.balance = nn.Parameter(torch.zeros(num_heads))
 
-    @property
-    def dims(self) -> int:
-        """Number of extra dimensions, E."""
-        return 12 if self.depth_sigma is None else 16
-
     def forward(
         self,
         reference_BQ3: Tensor,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmdet.models.task_modules.assigners import AssignResult
 from mmdet3d.registry import TASK_UTILS
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -94,15 +93,6 @@ class HungarianAssigner3D:
         cost = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
         query, truth = linear_sum_assignment(cost.cpu().numpy())
         return torch.as_tensor(query, device=codes_Q.device), torch.as_tensor(truth, device=codes_Q.device)
-
-    def assign(self, bbox_pred: Tensor, cls_pred: Tensor, gt_bboxes: Tensor, gt_labels: Tensor) -> AssignResult:
-        """The same as an mmdet AssignResult: ``gt_inds`` is 0 for background, k for the k-th ground truth."""
-        query, truth = self.match(bbox_pred, cls_pred, gt_bboxes, gt_labels)
-        gt_inds = bbox_pred.new_zeros(len(bbox_pred), dtype=torch.long)
-        labels = torch.full_like(gt_inds, -1)
-        gt_inds[query] = truth + 1
-        labels[query] = gt_labels[truth]
-        return AssignResult(len(gt_bboxes), gt_inds, None, labels=labels)
 
 
 def _cost(cfg: dict, costs: dict, key: str):

@@ -70,7 +70,7 @@ class MultiTaskBBoxCoder:
         post_center_range: boxes with centres outside are dropped; None keeps all.
         max_num: boxes per sample at most. Fewer are returned where queries times classes are fewer.
         score_threshold: boxes at or below are dropped; None keeps all.
-        num_classes: classes of all tasks together.
+        voxel_size, num_classes: accepted for the official configs, not used.
     """
 
     def __init__(
@@ -83,11 +83,9 @@ class MultiTaskBBoxCoder:
         num_classes: int = 10,
     ) -> None:
         self.pc_range = list(pc_range)
-        self.voxel_size = voxel_size
         self.post_center_range = None if post_center_range is None else list(post_center_range)
         self.max_num = max_num
         self.score_threshold = score_threshold
-        self.num_classes = num_classes
 
     def decode(self, preds_dicts: Sequence[Sequence[dict[str, Tensor]]]) -> list[dict[str, Tensor]]:
         """Outputs of the last decoder layer, per task, to boxes per sample.

@@ -21,7 +21,6 @@ class DenoisingQueries:
     labels_K: target class over all tasks; copies with too much noise are background (= number of classes).
     raw_labels_K: class before the noise.
     boxes_K: [K, 9] clean boxes, gravity centre, metres.
-    groups: how many copies of every box.
     """
 
     reference_BP3: Tensor
@@ -31,7 +30,6 @@ class DenoisingQueries:
     labels_K: Tensor
     raw_labels_K: Tensor
     boxes_K: Tensor
-    groups: int
 
     @property
     def pad_size(self) -> int:
@@ -81,7 +79,7 @@ def make_denoising_queries(
     reference = clean.new_zeros(len(counts), max_objects * groups, 3)
     reference[sample, slot] = to_normalised(centre, pc_range).clamp(0.0, 1.0)
     mask = denoising_mask(groups, max_objects, num_query, device)
-    return DenoisingQueries(reference, mask, sample, slot, noisy_labels, raw_labels, clean, groups)
+    return DenoisingQueries(reference, mask, sample, slot, noisy_labels, raw_labels, clean)
 
 
 def denoising_mask(groups: int, group_size: int, num_query: int, device: torch.device | None = None) -> Tensor:

@@ -146,7 +146,7 @@ def test_locality_prior_is_the_gaussian_it_says():
     shapes = torch.tensor([24.0, 32.0], dtype=torch.float64).expand(1, 4, 2)
     points = torch.tensor([[[3.0, -2.0, 0.5], [-7.0, 6.0, -1.0]]], dtype=torch.float64)
     pq, pk = prior(points, lidar2img, shapes, LAYOUT).dims
-    assert pq.shape[-1] == pk.shape[-1] == prior.dims
+    assert pq.shape[-1] == pk.shape[-1] == 12
     scores = pq @ pk.transpose(-1, -2)
     centres = LAYOUT.bev_centres(points)
     rays, origin = image_rays(lidar2img, shapes, LAYOUT)

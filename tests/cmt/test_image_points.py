@@ -107,9 +107,9 @@ def test_the_prior_with_points_is_the_formula():
     with_points = LocalityPrior(2, bev_sigma=3.0, angle_sigma=0.2, depth_sigma=0.25).double()
     with torch.no_grad():
         with_points.log_depth_trust.copy_(torch.tensor([0.0, 0.7]))
-    assert (rays.dims, with_points.dims) == (12, 16)
     plain, prior = rays(query, matrices, sizes, layout), with_points(query, matrices, sizes, layout, points)
     pq, pk = prior.dims
+    assert (plain.query_BHQE.shape[-1], pq.shape[-1], pk.shape[-1]) == (12, 16, 16)
     got = (pq @ pk.transpose(-1, -2))[0]
     before = (plain.query_BHQE @ plain.key_B1KE.transpose(-1, -2))[0]
     assert torch.allclose(got[..., :12], before[..., :12])  # BEV keys are as they were
