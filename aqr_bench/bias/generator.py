@@ -17,7 +17,7 @@ from aqr_bench.bias.expert_routing import (
     true_experts,
 )
 from aqr_bench.bias.layout import MemoryLayout
-from aqr_bench.bias.router import QueryRouter, RouterWeights, router_loss, sensor_weights, weights_of
+from aqr_bench.bias.router import QueryRouter, RouterWeights, router_loss, sensor_weights
 from aqr_bench.bias.windows import (
     PROFILES,
     GridWindow,
@@ -167,7 +167,7 @@ class AttentionBias(nn.Module):
         if self.routing == "mask":
             return self._mask_sensors(logits, query_BQC, layout, sensor_state_B)
         if logits is not None:
-            weights = weights_of(logits)
+            weights = RouterWeights(*logits.tanh().unbind(-1))
         elif self.router_kind == "oracle":
             true_weights = sensor_weights(_require_sensor_state(sensor_state_B).to(query_BQC.device))
             weights = RouterWeights(*(w_B.to(query_BQC)[:, None].expand(-1, queries) for w_B in true_weights))

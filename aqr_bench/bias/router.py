@@ -85,16 +85,11 @@ class QueryRouter(nn.Module):
         memory_pos_BKC: Tensor,
         local: WindowBias | None = None,
     ) -> Tensor:
-        """Logits [B, Q, outputs]; two outputs are (LiDAR, camera), see :func:`weights_of`."""
+        """Logits [B, Q, outputs]; two outputs are (LiDAR, camera), whose tanh the weights are."""
         attended = self.attention(query_BQC + query_pos_BQC, memory_BKC + memory_pos_BKC, memory_BKC, local)
         x = self.norm1(query_BQC + attended)
         x = self.norm2(x + self.ffn(x))
         return self.output(x)
-
-
-def weights_of(logits_BQ2: Tensor) -> RouterWeights:
-    """The weights are the tanh of the router's (LiDAR, camera) logits."""
-    return RouterWeights(*logits_BQ2.tanh().unbind(-1))
 
 
 def sensor_weights(sensor_state_B: Tensor) -> RouterWeights:

@@ -24,8 +24,8 @@ from aqr_bench.cmt.encoding import clamp_reference, to_metres
 from aqr_bench.cmt.geometry import CameraGeometry, gravity_boxes, ground_truth, label_tensor, metas_of, sensor_states
 from aqr_bench.cmt.head_losses import HeadLosses
 from aqr_bench.cmt.image_points import ImagePoints
-from aqr_bench.cmt.layer_bias import Memory, make_biases, no_bias
-from aqr_bench.cmt.losses import TaskSlice
+from aqr_bench.cmt.layer_bias import PLAIN_CMT, Memory, make_biases
+from aqr_bench.cmt.losses import LossFunctions, TaskSlice
 from aqr_bench.cmt.transformer import fuse_memory
 from aqr_bench.errors import UserError
 
@@ -131,30 +131,17 @@ class CmtHead(BaseModule):
         self.bbox_coder = build_task_util(bbox_coder)
         self.pc_range = [float(v) for v in self.bbox_coder.pc_range]
         self.bev_range = _bev_range_3d(bev_range, self.pc_range)
-        self.make_denoising_queries = partial(
-            make_denoising_queries,
-            num_query=num_query,
-            num_classes=sum(counts),
-            pc_range=self.pc_range,
-            scalar=scalar,
-            noise_scale=noise_scale,
-            noise_trans=noise_trans,
-            split=split,
-        )
+        queries = dict(num_query=num_query, num_classes=sum(counts), pc_range=self.pc_range)
+        noise = dict(scalar=scalar, noise_scale=noise_scale, noise_trans=noise_trans, split=split)
+        self.make_denoising_queries = partial(make_denoising_queries, **queries, **noise)
         self.loss_cls = build_model(loss_cls or dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25))
         self.loss_bbox = build_model(loss_bbox or dict(type="L1Loss", loss_weight=0.25))
         self.losses = None
         if train_cfg:
-            self.losses = HeadLosses(
-                assigner=build_task_util(train_cfg["assigner"]),
-                loss_cls=self.loss_cls,
-                loss_bbox=self.loss_bbox,
-                tasks=[TaskSlice(sum(counts[:i]), n) for i, n in enumerate(counts)],
-                code_weights=train_cfg["code_weights"],
-                denoising=self.denoises,
-                dn_weight=dn_weight,
-                split=split,
-            )
+            assigner = build_task_util(train_cfg["assigner"])
+            functions = LossFunctions(self.loss_cls, self.loss_bbox, train_cfg["code_weights"])
+            slices = [TaskSlice(sum(counts[:i]), n) for i, n in enumerate(counts)]
+            self.losses = HeadLosses(assigner, functions, slices, self.denoises, dn_weight, split)
         if self.uses_lidar:
             self.shared_conv = ConvModule(
                 in_channels, hidden_dim, 3, padding=1, conv_cfg=dict(type="Conv2d"), norm_cfg=dict(type="BN2d")
@@ -276,7 +263,7 @@ class CmtHead(BaseModule):
         )
         reference, denoising = self._references(metas)
         query_pos = self.embeddings.queries(reference, cameras)
-        bias_of, bias_output = no_bias, None
+        bias_of, bias_output = PLAIN_CMT, None
         sensor_state = None if self.aqr is None else sensor_states(metas, device)
         if self.aqr is not None or self.locality is not None:
             bias_of, bias_output = make_biases(

@@ -11,7 +11,7 @@ from torch import Tensor
 from aqr_bench.cmt.assigner import HungarianAssigner3D
 from aqr_bench.cmt.coder import stack_codes
 from aqr_bench.cmt.denoising import DenoisingQueries
-from aqr_bench.cmt.losses import Loss, TaskSlice, denoising_losses, matching_losses, process_mean
+from aqr_bench.cmt.losses import LossFunctions, TaskSlice, denoising_losses, matching_losses, process_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,18 +20,15 @@ class HeadLosses:
 
     Args:
         assigner: matches queries and boxes.
-        loss_cls, loss_bbox: mmdet losses of class logits and codes.
+        functions: losses of class logits and codes.
         tasks: classes of each task.
-        code_weights: weights of the ten codes.
         denoising: whether the head has denoising queries.
         dn_weight, split: of the denoising losses, see :class:`CmtHead`.
     """
 
     assigner: HungarianAssigner3D
-    loss_cls: Loss
-    loss_bbox: Loss
+    functions: LossFunctions
     tasks: Sequence[TaskSlice]
-    code_weights: Sequence[float]
     denoising: bool
     dn_weight: float
     split: float
@@ -50,18 +47,8 @@ class HeadLosses:
         codes = [stack_codes(task) for task in outputs]
 
         def matching(layer: int, t: int) -> tuple[Tensor, Tensor]:
-            return matching_losses(
-                codes[t][layer],
-                outputs[t]["cls_logits"][layer],
-                boxes,
-                labels,
-                self.tasks[t],
-                self.assigner,
-                self.loss_cls,
-                self.loss_bbox,
-                self.code_weights,
-                sync,
-            )
+            logits, task = outputs[t]["cls_logits"][layer], self.tasks[t]
+            return matching_losses(codes[t][layer], logits, boxes, labels, task, self.assigner, self.functions, sync)
 
         losses = _over_layers(matching, outputs)
         if self.denoising:
@@ -79,17 +66,8 @@ class HeadLosses:
             if queries is None:  # no object in the batch: the same keys, so that processes and logs agree
                 zero = outputs[t]["cls_logits"][layer].sum() * 0
                 return zero, zero
-            return denoising_losses(
-                stack_codes(outputs[t], "dn_")[layer],
-                outputs[t]["dn_cls_logits"][layer],
-                queries,
-                self.tasks[t],
-                self.loss_cls,
-                self.loss_bbox,
-                self.code_weights,
-                self.split,
-                counts,
-            )
+            codes, logits = stack_codes(outputs[t], "dn_")[layer], outputs[t]["dn_cls_logits"][layer]
+            return denoising_losses(codes, logits, queries, self.tasks[t], self.functions, self.split, counts)
 
         return {name: self.dn_weight * loss for name, loss in _over_layers(denoising, outputs, "dn_").items()}
 

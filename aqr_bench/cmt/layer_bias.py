@@ -36,19 +36,17 @@ BiasOfLayer = Callable[[int, Tensor | None, Tensor | None], LayerBias]
 PredictCentres = Callable[[Tensor, int, Tensor], Tensor]
 
 
-def no_bias(index: int, state_BQC: Tensor | None, reference_BQ3: Tensor | None) -> LayerBias:
-    """Plain CMT."""
-    return NO_BIAS
-
-
 @dataclass(frozen=True)
 class FixedBiases:
-    """Biases that do not depend on what earlier layers predict, one per layer."""
+    """Biases that do not depend on what earlier layers predict: one per layer, or none at all (plain CMT)."""
 
-    layers: tuple[LayerBias, ...]
+    layers: tuple[LayerBias, ...] = ()
 
     def __call__(self, index: int, state_BQC: Tensor | None, reference_BQ3: Tensor | None) -> LayerBias:
-        return self.layers[index]
+        return self.layers[index] if self.layers else NO_BIAS
+
+
+PLAIN_CMT = FixedBiases()
 
 
 @dataclass(frozen=True)
@@ -87,27 +85,16 @@ def make_biases(
         predict_centres: centres the locality prior of each layer on the prediction of the layer before; None: all
             layers have the prior of ``points_BQ3``.
     """
-    matrices = None if memory.cameras is None else memory.cameras.lidar2img_BN44
-    sizes = None if memory.cameras is None else memory.cameras.key_BN2
+    cameras, layout = memory.cameras, memory.layout
+    projection = (None, None) if cameras is None else (cameras.lidar2img_BN44, cameras.key_BN2)
     pairs, output = [(None, None)] * num_layers, None
     if aqr is not None:
-        output = aqr(
-            torch.zeros_like(query_pos_BQC),
-            query_pos_BQC,
-            memory.tokens_BKC,
-            memory.positions_BKC,
-            points_BQ3,
-            matrices,
-            sizes,
-            memory.layout,
-            sensor_state_B,
-        )
+        target, keys = torch.zeros_like(query_pos_BQC), (memory.tokens_BKC, memory.positions_BKC)
+        output = aqr(target, query_pos_BQC, *keys, points_BQ3, *projection, layout, sensor_state_B)
         pairs = [aqr.for_layer(output, i, num_layers) for i in range(num_layers)]
 
     def prior_at(centres_BQ3: Tensor) -> Prior | None:
-        if locality is None:
-            return None
-        return locality(centres_BQ3, matrices, sizes, memory.layout, memory.image_points_BK3)
+        return None if locality is None else locality(centres_BQ3, *projection, layout, memory.image_points_BK3)
 
     if predict_centres is None:
         prior = prior_at(points_BQ3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmcv.cnn.bricks.transformer import FFN
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from aqr_bench.cmt.attention import DecoderAttention
-from aqr_bench.cmt.layer_bias import NO_BIAS, BiasOfLayer, LayerBias, no_bias
+from aqr_bench.cmt.layer_bias import NO_BIAS, PLAIN_CMT, BiasOfLayer, LayerBias
 from aqr_bench.errors import UserError, nearest
 
 OPERATIONS = ("self_attn", "cross_attn", "norm", "ffn")
@@ -131,7 +131,7 @@ class PETRTransformerDecoder(BaseModule):
         memory_BKC: Tensor,
         memory_pos_BKC: Tensor,
         self_mask: Tensor | None = None,
-        bias_of: BiasOfLayer = no_bias,
+        bias_of: BiasOfLayer = PLAIN_CMT,
     ) -> DecoderOutput:
         """Run all layers on queries that start at zero."""
         x = torch.zeros_like(query_pos_BQC)
@@ -170,16 +170,9 @@ class CmtTransformer(BaseModule):
                     nn.init.zeros_(module.bias)
         self._is_init = True
 
-    def forward(
-        self,
-        query_pos_BQC: Tensor,
-        memory_BKC: Tensor,
-        memory_pos_BKC: Tensor,
-        self_mask: Tensor | None = None,
-        bias_of: BiasOfLayer = no_bias,
-    ) -> DecoderOutput:
-        """States and references of all decoder layers."""
-        return self.decoder(query_pos_BQC, memory_BKC, memory_pos_BKC, self_mask, bias_of)
+    def forward(self, *args: Any, **kwargs: Any) -> DecoderOutput:
+        """See :meth:`PETRTransformerDecoder.forward`."""
+        return self.decoder(*args, **kwargs)
 
 
 def fuse_memory(

@@ -8,16 +8,9 @@ import bias_reference as reference
 import pytest
 import torch
 
-from aqr_bench.bias import (
-    AttentionBias,
-    LocalityPrior,
-    MemoryLayout,
-    grid_windows,
-    project_to_cameras,
-    router_loss,
-    sensor_weights,
-)
+from aqr_bench.bias import AttentionBias, LocalityPrior, MemoryLayout, grid_windows, project_to_cameras
 from aqr_bench.bias.locality_prior import image_rays
+from aqr_bench.bias.router import router_loss, sensor_weights
 
 RANGE = (-10.0, -10.0, -3.0, 10.0, 10.0, 3.0)
 LAYOUT = MemoryLayout((8, 8), (4, 3, 4), RANGE)

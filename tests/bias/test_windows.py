@@ -8,16 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aqr_bench.bias import (
-    AttentionBias,
-    MemoryLayout,
-    RouterWeights,
-    WindowBias,
-    bev_window,
-    camera_windows,
-    grid_windows,
-    self_window,
-)
+from aqr_bench.bias import AttentionBias, MemoryLayout, RouterWeights, WindowBias, grid_windows
+from aqr_bench.bias.windows import bev_window, camera_windows, self_window
 
 RANGE = (-10.0, -8.0, -3.0, 10.0, 8.0, 3.0)
 
