@@ -6,17 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from aqr_bench.bias.layout import MemoryLayout
+from aqr_bench.bias.router import RouterWeights
+from aqr_bench.sensor_state import SensorState
 
 EXPERTS = ("both", "lidar", "cameras")
-# Which expert is right under a sensor state: 0 clean, 1 no LiDAR, 2 no cameras.
-EXPERT_OF_STATE = (0, 2, 1)
-# (LiDAR, camera) weight that stands for an expert: +1 is attended to, -1 is masked out.
-WEIGHTS = ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0))
+EXPERT_OF_STATE = {SensorState.CLEAN: "both", SensorState.NO_LIDAR: "cameras", SensorState.NO_CAMERAS: "lidar"}
+# Of each of EXPERTS: +1 is attended to, -1 is masked out.
+LIDAR_WEIGHTS, CAMERA_WEIGHTS = (1.0, 1.0, -1.0), (1.0, -1.0, 1.0)
 
 
 def true_experts(sensor_state_B: Tensor) -> Tensor:
     """Index into EXPERTS that fits each sample's sensor state, long [B]."""
-    return torch.tensor(EXPERT_OF_STATE, device=sensor_state_B.device)[sensor_state_B]
+    expert_of_state = [EXPERTS.index(EXPERT_OF_STATE[state]) for state in SensorState]
+    return torch.tensor(expert_of_state, device=sensor_state_B.device)[sensor_state_B]
 
 
 def choose_experts(logits_BQ3: Tensor, layout: MemoryLayout) -> Tensor:
@@ -28,17 +30,17 @@ def choose_experts(logits_BQ3: Tensor, layout: MemoryLayout) -> Tensor:
     return logits_BQ3.masked_fill(torch.tensor(absent, device=logits_BQ3.device), float("-inf")).argmax(-1)
 
 
-def expert_weights(expert_BQ: Tensor, like: Tensor) -> Tensor:
-    """(LiDAR, camera) of each query's expert, [B, Q, 2]: +1 attended to, -1 masked out."""
-    return like.new_tensor(WEIGHTS)[expert_BQ]
+def expert_weights(expert_BQ: Tensor, like: Tensor) -> RouterWeights:
+    """Weights of each query's expert: +1 attended to, -1 masked out; dtype and device of ``like``."""
+    return RouterWeights(*(like.new_tensor(weights)[expert_BQ] for weights in (LIDAR_WEIGHTS, CAMERA_WEIGHTS)))
 
 
 def expert_mask(expert_BQ: Tensor, layout: MemoryLayout, like: Tensor) -> Tensor:
-    """What is added to cross-attention's scores, [B, Q, K]: -inf at the keys of the other sensor, else 0."""
+    """Mask added to cross-attention's scores, [B, Q, K]: -inf at the keys of the other sensor, else 0."""
     is_camera_K = torch.arange(layout.num_keys, device=expert_BQ.device) >= layout.num_bev
     lidar, cameras = (expert_BQ[..., None] == EXPERTS.index(name) for name in ("lidar", "cameras"))
-    closed = (lidar & is_camera_K) | (cameras & ~is_camera_K)
-    return like.new_zeros(closed.shape).masked_fill(closed, float("-inf"))
+    masked = (lidar & is_camera_K) | (cameras & ~is_camera_K)
+    return like.new_zeros(masked.shape).masked_fill(masked, float("-inf"))
 
 
 def expert_loss(logits_BQ3: Tensor, sensor_state_B: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from aqr_bench.bias.expert_routing import (
     true_experts,
 )
 from aqr_bench.bias.layout import MemoryLayout
-from aqr_bench.bias.router import QueryRouter, router_loss, sensor_weights
+from aqr_bench.bias.router import QueryRouter, RouterWeights, router_loss, sensor_weights
 from aqr_bench.bias.windows import (
     PROFILES,
     GridWindow,
@@ -40,21 +40,20 @@ MAX_BIAS = 5.0  # beyond it the softmax is saturated (the design note's clamp)
 
 @dataclass(frozen=True)
 class BiasOutput:
-    """What one forward pass hands to the decoder.
+    """Biases of one forward pass, and what the router chose.
 
     Args:
-        cross: bias of cross-attention, queries by memory cells; with routing ``mask`` a dense one of 0 and -inf.
-        own: bias of self-attention, queries by queries.
-        weights_BQ2: (LiDAR, camera) in [-1, 1].
-        logits_BQ2: what they are the tanh of; None without a learned router.
-        experts_BQ3: with routing ``mask``, the learned router's logits of both sensors, LiDAR alone, cameras alone.
+        cross_bias: of cross-attention, queries by memory cells; with routing ``mask`` a dense one of 0 and -inf.
+        self_bias: of self-attention, queries by queries.
+        weights: LiDAR and camera weight of every query.
+        logits_BQO: of the learned router, None without one: (LiDAR, camera), whose tanh the weights are, or with
+            routing ``mask`` those of ``EXPERTS``.
     """
 
-    cross: WindowBias | Tensor | None
-    own: WindowBias | None
-    weights_BQ2: Tensor
-    logits_BQ2: Tensor | None
-    experts_BQ3: Tensor | None = None
+    cross_bias: WindowBias | Tensor | None
+    self_bias: WindowBias | None
+    weights: RouterWeights
+    logits_BQO: Tensor | None
 
 
 class AttentionBias(nn.Module):
@@ -75,11 +74,11 @@ class AttentionBias(nn.Module):
         loss_weight: weight of the supervision loss.
         constant_weights: (LiDAR, camera) in [-1, 1], of router constant.
         routing: ``bias`` (all of the above) or ``mask``, after MoME: the router chooses for every query between both
-            sensors, LiDAR alone and the cameras alone, and what it leaves out is masked with -inf in cross-attention.
-            The choice has no gradient, so the router is ``oracle``, or ``learned`` with supervision ``modality``.
-            There is no bias then: windows of the bias, profile and scale mean nothing.
+            sensors, LiDAR alone and the cameras alone; keys of the other sensor are masked with -inf in
+            cross-attention. The choice has no gradient, so the router is ``oracle``, or ``learned`` with supervision
+            ``modality``. There is no bias then: windows of the bias, profile and scale have no effect.
     Raises:
-        ValueError: a value outside of those listed.
+        ValueError: a value that is not one of those above.
     """
 
     def __init__(
@@ -105,12 +104,12 @@ class AttentionBias(nn.Module):
         routing: str = "bias",
     ) -> None:
         super().__init__()
-        _choice("site", site, SITES)
-        _choice("profile", profile, PROFILES)
-        _choice("router", router, ROUTERS)
-        _choice("supervision", supervision, SUPERVISIONS)
-        _choice("layers", layers, LAYERS)
-        _choice("routing", routing, ROUTINGS)
+        _validate_choice("site", site, SITES)
+        _validate_choice("profile", profile, PROFILES)
+        _validate_choice("router", router, ROUTERS)
+        _validate_choice("supervision", supervision, SUPERVISIONS)
+        _validate_choice("layers", layers, LAYERS)
+        _validate_choice("routing", routing, ROUTINGS)
         self.router_windows = (router_bev_window, router_camera_window)
         sizes = dict(bev_window=bev_window, camera_window=camera_window)
         sizes.update(router_bev_window=router_bev_window, router_camera_window=router_camera_window)
@@ -156,33 +155,32 @@ class AttentionBias(nn.Module):
     ) -> BiasOutput:
         """Bias of every query; ``reference_BQ3`` in metres (LiDAR frame), ``image_shape_BN2`` padded (h, w)."""
         batch, queries, _ = query_BQC.shape
-        where = (reference_BQ3.detach(), lidar2img_BN44, image_shape_BN2, layout)
+        geometry = (reference_BQ3.detach(), lidar2img_BN44, image_shape_BN2, layout)
         logits = None
         if self.router is not None:
             local = None
             if has_windows(layout, *self.router_windows):
-                windows = grid_windows(*where, *self.router_windows)
-                nothing = query_BQC.new_zeros(batch, queries, sum(w.size**2 for w in windows))
-                local = window_bias(windows, nothing, layout.num_keys, hard=True)
+                windows = grid_windows(*geometry, *self.router_windows)
+                zeros = query_BQC.new_zeros(batch, queries, sum(w.size**2 for w in windows))
+                local = window_bias(windows, zeros, layout.num_keys, hard=True)
             logits = self.router(query_BQC, query_pos_BQC, memory_BKC, memory_pos_BKC, local)
         if self.routing == "mask":
-            return self._masked(logits, query_BQC, layout, sensor_state_B)
+            return self._mask_sensors(logits, query_BQC, layout, sensor_state_B)
         if logits is not None:
-            weights = logits.tanh()
+            weights = RouterWeights(*logits.tanh().unbind(-1))
         elif self.router_kind == "oracle":
-            weights = (
-                sensor_weights(_known(sensor_state_B).to(query_BQC.device))
-                .to(query_BQC)[:, None]
-                .expand(-1, queries, -1)
-            )
+            true_weights = sensor_weights(_require_sensor_state(sensor_state_B).to(query_BQC.device))
+            weights = RouterWeights(*(w_B.to(query_BQC)[:, None].expand(-1, queries) for w_B in true_weights))
         else:
-            weights = query_BQC.new_tensor(self.constant_weights).expand(batch, queries, 2)
-        cross = own = None
+            constant_2 = query_BQC.new_tensor(self.constant_weights)
+            weights = RouterWeights(*constant_2.expand(batch, queries, 2).unbind(-1))
+        cross_bias = self_bias = None
         if self.site in ("cross", "both") and has_windows(layout, self.bev_size, self.camera_size):
-            cross = self._cross(weights, grid_windows(*where, self.bev_size, self.camera_size), layout.num_keys)
+            windows = grid_windows(*geometry, self.bev_size, self.camera_size)
+            cross_bias = self._cross_bias(weights, windows, layout.num_keys)
         if self.site in ("self", "both"):
-            own = self._self(weights, where[0], layout)
-        return BiasOutput(cross, own, weights, logits)
+            self_bias = self._self_bias(weights, reference_BQ3.detach(), layout)
+        return BiasOutput(cross_bias, self_bias, weights, logits)
 
     def for_layer(
         self, out: BiasOutput, index: int, num_layers: int
@@ -190,54 +188,57 @@ class AttentionBias(nn.Module):
         """(cross bias, self bias) that decoder layer ``index`` of ``num_layers`` sees."""
         if (self.layers == "first" and index > 0) or (self.layers == "last" and index < num_layers - 1):
             return None, None
-        return out.cross, out.own
+        return out.cross_bias, out.self_bias
 
     def loss(self, out: BiasOutput, sensor_state_B: Tensor) -> dict[str, Tensor]:
         """``{"loss_router": ...}`` if supervised by the sensor state, else ``{}``."""
         if self.supervision == "none":
             return {}
         if self.routing == "mask":
-            return {"loss_router": self.loss_weight * expert_loss(out.experts_BQ3, sensor_state_B)}
-        return {"loss_router": self.loss_weight * router_loss(out.logits_BQ2, sensor_state_B)}
+            return {"loss_router": self.loss_weight * expert_loss(out.logits_BQO, sensor_state_B)}
+        return {"loss_router": self.loss_weight * router_loss(out.logits_BQO, sensor_state_B)}
 
-    def _masked(
-        self, logits: Tensor | None, query_BQC: Tensor, layout: MemoryLayout, sensor_state_B: Tensor | None
+    def _mask_sensors(
+        self, logits_BQ3: Tensor | None, query_BQC: Tensor, layout: MemoryLayout, sensor_state_B: Tensor | None
     ) -> BiasOutput:
         """Routing ``mask``: the keys that each query's expert does not attend to are masked out."""
-        if logits is None:
-            right_B = true_experts(_known(sensor_state_B).to(query_BQC.device))
-            certain = torch.nn.functional.one_hot(right_B, len(EXPERTS)).to(query_BQC)
-            expert = choose_experts(certain[:, None].expand(-1, query_BQC.shape[1], -1), layout)
-        else:
-            expert = choose_experts(logits, layout)
-        mask = expert_mask(expert, layout, query_BQC)
-        return BiasOutput(mask, None, expert_weights(expert, query_BQC), None, logits)
+        scores_BQ3 = logits_BQ3
+        if scores_BQ3 is None:
+            expert_B = true_experts(_require_sensor_state(sensor_state_B).to(query_BQC.device))
+            scores_B3 = nn.functional.one_hot(expert_B, len(EXPERTS)).to(query_BQC)
+            scores_BQ3 = scores_B3[:, None].expand(-1, query_BQC.shape[1], -1)
+        expert_BQ = choose_experts(scores_BQ3, layout)
+        mask = expert_mask(expert_BQ, layout, query_BQC)
+        return BiasOutput(mask, None, expert_weights(expert_BQ, query_BQC), logits_BQ3)
 
-    def _scaled(self, raw: Tensor) -> Tensor:
+    def _scale(self, raw: Tensor) -> Tensor:
         limit = min(MAX_BIAS, self.max_scale)
         return (raw * self.scale.clamp(self.min_scale, self.max_scale)).clamp(-limit, limit)
 
-    def _cross(self, weights: Tensor, windows: tuple[GridWindow, ...], num_keys: int) -> WindowBias:
-        raw = [weights[..., int(w.is_camera), None] * self._profile(w.size, weights) for w in windows]
-        raw = raw or [weights[..., :0]]
-        return window_bias(windows, self._scaled(torch.cat(raw, -1)), num_keys, hard=self.profile == "hard")
+    def _cross_bias(self, weights: RouterWeights, windows: tuple[GridWindow, ...], num_keys: int) -> WindowBias:
+        parts = []
+        for window in windows:
+            weight_BQ = weights.camera_weight_BQ if window.is_camera else weights.lidar_weight_BQ
+            offsets = window_offsets(window.size, weight_BQ.device)
+            parts.append(weight_BQ[..., None] * window_profile(offsets, window.size, self.profile).to(weight_BQ))
+        # Where no query has a window, an empty part keeps the router in the graph.
+        value = self._scale(torch.cat(parts or [weights.lidar_weight_BQ[..., None][..., :0]], -1))
+        return window_bias(windows, value, num_keys, hard=self.profile == "hard")
 
-    def _profile(self, size: int, like: Tensor) -> Tensor:
-        return window_profile(window_offsets(size, like.device), size, self.profile).to(like)
-
-    def _self(self, weights: Tensor, reference: Tensor, layout: MemoryLayout) -> WindowBias | None:
+    def _self_bias(self, weights: RouterWeights, reference_BQ3: Tensor, layout: MemoryLayout) -> WindowBias | None:
         if not (layout.num_bev and self.bev_size):
             return None
-        index, valid, profile = self_window(reference, layout, self.bev_size, self.profile)
-        return WindowBias(index, valid, self._scaled(weights[..., :1] * profile), reference.shape[1])
+        index, valid, profile = self_window(reference_BQ3, layout, self.bev_size, self.profile)
+        value = self._scale(weights.lidar_weight_BQ[..., None] * profile)
+        return WindowBias(index, valid, value, reference_BQ3.shape[1])
 
 
-def _known(sensor_state_B: Tensor | None) -> Tensor:
+def _require_sensor_state(sensor_state_B: Tensor | None) -> Tensor:
     if sensor_state_B is None:
         raise ValueError("aqr.router 'oracle' needs the sensor state of every sample")
     return sensor_state_B
 
 
-def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"aqr.{name} '{value}' is not known; choose one of {', '.join(known)}")
+def _validate_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"aqr.{name} '{value}' is not known; choose one of {', '.join(choices)}")

@@ -40,7 +40,7 @@ class MemoryLayout:
         return self.num_bev + self.num_camera
 
     def bev_cells(self, reference_BQ3: Tensor) -> Tensor:
-        """BEV (row, column) of the cell that holds each point; the grid goes on past the map's border.
+        """BEV (row, column) of the cell that holds each point; the grid continues beyond the map's border.
 
         Args:
             reference_BQ3: points in metres, LiDAR frame.
@@ -87,3 +87,9 @@ def project_to_cameras(reference_BQ3: Tensor, lidar2img_BN44: Tensor, image_shap
     u, v = pixel.unbind(-1)
     inside = (u >= 0) & (u < width[:, None]) & (v >= 0) & (v < height[:, None])
     return pixel, in_front & inside
+
+
+def camera_centres(lidar2img_N44: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse of the left 3x3 of each projection, [..., 3, 3], and the camera centre [..., 3] (metres, LiDAR frame)."""
+    inverse = torch.linalg.inv(lidar2img_N44[..., :3, :3])
+    return inverse, -torch.einsum("...ij,...j->...i", inverse, lidar2img_N44[..., :3, 3])

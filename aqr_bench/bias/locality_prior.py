@@ -8,37 +8,37 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from aqr_bench.bias.layout import MemoryLayout
+from aqr_bench.bias.layout import MemoryLayout, camera_centres
 
 
 @dataclass(frozen=True)
 class Prior:
-    """The prior of one batch: extra dimensions of queries and keys, and where the queries are.
+    """The prior of one batch: extra dimensions of queries and keys, and the positions of the queries.
 
     Args:
         query_BHQE, key_B1KE: E = 12 extra dimensions (16 with image points) whose dot product is the log prior.
-        place_BQ5: x, y in metres (LiDAR frame) and the unit direction seen from the rig's centre.
-        spot_B1K2: x, y in metres of the image keys where their depth is known, 0 for BEV keys.
+        query_position_BQ5: x, y in metres (LiDAR frame) and the unit direction seen from the rig's centre.
+        image_point_B1K2: x, y in metres of the image keys where their depth is known, 0 for BEV keys.
     """
 
     query_BHQE: Tensor
     key_B1KE: Tensor
-    place_BQ5: Tensor
-    spot_B1K2: Tensor | None = None
+    query_position_BQ5: Tensor
+    image_point_B1K2: Tensor | None = None
 
     @property
     def dims(self) -> tuple[Tensor, Tensor]:
-        """What ``biased_attention`` takes as its prior."""
+        """The argument ``prior`` of ``biased_attention``."""
         return self.query_BHQE, self.key_B1KE
 
     @property
     def values_B1KV(self) -> Tensor:
-        """What has to be attended over for :meth:`offsets`; V = 12, with image points 14."""
+        """The values to attend over for :meth:`offsets`; V = 12, with image points 14."""
         key = self.key_B1KE[..., :12]
-        return key if self.spot_B1K2 is None else torch.cat([key, self.spot_B1K2.to(key)], -1)
+        return key if self.image_point_B1K2 is None else torch.cat([key, self.image_point_B1K2.to(key)], -1)
 
     def offsets(self, attended_BHQV: Tensor) -> Tensor:
-        """Where each head looked, relative to the query, from attention over :attr:`values_B1KV`.
+        """Mean attended position of each head relative to the query, from attention over :attr:`values_B1KV`.
 
         The key dimensions hold x, y, 1 of a BEV key and the direction and 1 of an image key, so their attended
         mean holds the mean position times the attention mass of each modality.
@@ -47,14 +47,14 @@ class Prior:
             [B, H, Q, 7]: BEV offset (x, y in units of 4 m) and mass, ray offset (x, y, z in units of 1/4) and mass;
             with image points [B, H, Q, 9]: also their offset (x, y in units of 4 m).
         """
-        place = self.place_BQ5[:, None]
+        position = self.query_position_BQ5[:, None]
         bev_mass, image_mass = attended_BHQV[..., 2:3], attended_BHQV[..., 7:8]
-        bev = (attended_BHQV[..., :2] - bev_mass * place[..., :2]) / 4.0
-        ray = (attended_BHQV[..., 4:7] - image_mass * place[..., 2:]) * 4.0
-        found = [bev, bev_mass, ray, image_mass]
-        if self.spot_B1K2 is not None:
-            found.append((attended_BHQV[..., 12:] - image_mass * place[..., :2]) / 4.0)
-        return torch.cat(found, -1)
+        bev = (attended_BHQV[..., :2] - bev_mass * position[..., :2]) / 4.0
+        ray = (attended_BHQV[..., 4:7] - image_mass * position[..., 2:]) * 4.0
+        offsets = [bev, bev_mass, ray, image_mass]
+        if self.image_point_B1K2 is not None:
+            offsets.append((attended_BHQV[..., 12:] - image_mass * position[..., :2]) / 4.0)
+        return torch.cat(offsets, -1)
 
 
 class LocalityPrior(nn.Module):
@@ -70,7 +70,7 @@ class LocalityPrior(nn.Module):
 
     Each modality's part is normalised: its weights over an unbounded map of that token density sum to 1, whatever
     the width. So every head starts with half of its prior mass on either modality; ``balance`` (learnt per head)
-    moves it. Without that, wide heads drown the few image tokens in BEV tokens and never look at them.
+    moves it. Without that, the many BEV tokens outweigh the few image tokens in wide heads.
 
     With ``depth_sigma``, image keys are points (x, y) at distance r_k from their camera, not only rays, and their log
     prior is also lowered by t_h ((x - X)^2 + (y - Y)^2) / (2 (depth_sigma r_k)^2); t_h starts at 1 and is learnt.
@@ -82,7 +82,7 @@ class LocalityPrior(nn.Module):
         depth_sigma: uncertainty of an image key's distance, as a share of it; None: image keys are rays.
     """
 
-    NEAREST_M = 3.0  # r is kept above it, or a camera beside the query would take all attention
+    MIN_RANGE_M = 3.0  # lower limit of r; without it a camera close to the query would take all attention
 
     def __init__(
         self,
@@ -100,11 +100,6 @@ class LocalityPrior(nn.Module):
         self.log_bev_sigma = nn.Parameter(_per_head(bev_sigma, num_heads, "bev_sigma").log())
         self.log_angle_sigma = nn.Parameter(_per_head(angle_sigma, num_heads, "angle_sigma").log())
         self.balance = nn.Parameter(torch.zeros(num_heads))
-
-    @property
-    def dims(self) -> int:
-        """Number of extra dimensions, E."""
-        return 12 if self.depth_sigma is None else 16
 
     def forward(
         self,
@@ -144,18 +139,18 @@ class LocalityPrior(nn.Module):
         half = -0.5 * precision_bev * torch.ones_like(XY[..., :1])
         bev_level = (self.balance / 2 - bev_norm)[:, None, None]
         angle_level = (-self.balance / 2 - angle_norm)[..., None, None]
-        own = -0.5 * XY.square().sum(-1, keepdim=True) * precision_bev + bev_level
-        bev_query = torch.cat([XY * precision_bev, own, half], -1)
+        constant = -0.5 * XY.square().sum(-1, keepdim=True) * precision_bev + bev_level
+        bev_query = torch.cat([XY * precision_bev, constant, half], -1)
         seen = (reference_BQ3 - centre_B3[:, None])[:, None]
-        near = 1 / seen.norm(dim=-1, keepdim=True).clamp(min=self.NEAREST_M)
+        near = 1 / seen.norm(dim=-1, keepdim=True).clamp(min=self.MIN_RANGE_M)
         D = nn.functional.normalize(seen, dim=-1)
         facing = (angle_level - precision_angle) * torch.ones_like(near)
         angle_query = torch.cat([D * precision_angle, facing, -near * precision_angle, D * near * precision_angle], -1)
-        place = torch.cat([XY, D], -1)[:, 0]
-        query, key, spot = torch.cat([bev_query, angle_query], -1), torch.cat(keys, 1)[:, None], None
+        query_position = torch.cat([XY, D], -1)[:, 0]
+        query, key, image_point = torch.cat([bev_query, angle_query], -1), torch.cat(keys, 1)[:, None], None
         if self.depth_sigma is not None:
-            query, key, spot = self._with_points(query, key, XY, points_BK3, lidar2img_BN44, layout)
-        return Prior(query, key, place, spot)
+            query, key, image_point = self._with_points(query, key, XY, points_BK3, lidar2img_BN44, layout)
+        return Prior(query, key, query_position, image_point)
 
     def _with_points(
         self,
@@ -170,20 +165,19 @@ class LocalityPrior(nn.Module):
         trust = self.log_depth_trust.exp()[:, None, None]
         ones = torch.ones_like(XY[..., :1])
         more = torch.cat([XY, -0.5 * XY.square().sum(-1, keepdim=True), -0.5 * ones], -1) * trust
-        spot = key.new_zeros(*key.shape[:3], 2)
+        image_point = key.new_zeros(*key.shape[:3], 2)
         extra = key.new_zeros(*key.shape[:3], 4)
         if layout.num_camera:
             if points_BK3 is None:
                 raise ValueError("depth_sigma needs the points of the image keys: set pts_bbox_head.image_points")
-            matrices = lidar2img_BN44.to(points_BK3)
-            centre = -torch.einsum("bnij,bnj->bni", torch.linalg.inv(matrices[..., :3, :3]), matrices[..., :3, 3])
+            _, centre = camera_centres(lidar2img_BN44.to(points_BK3))
             centre = centre.repeat_interleave(points_BK3.shape[1] // centre.shape[1], 1)
             weight = (self.depth_sigma * (points_BK3 - centre).norm(dim=-1, keepdim=True)) ** -2
             xy = points_BK3[..., :2]
             image = torch.cat([xy, torch.ones_like(weight), xy.square().sum(-1, keepdim=True)], -1) * weight
             extra = torch.cat([extra[:, :, : layout.num_bev], image[:, None]], 2)
-            spot = torch.cat([spot[:, :, : layout.num_bev], xy[:, None]], 2)
-        return torch.cat([query, more], -1), torch.cat([key, extra], -1), spot
+            image_point = torch.cat([image_point[:, :, : layout.num_bev], xy[:, None]], 2)
+        return torch.cat([query, more], -1), torch.cat([key, extra], -1), image_point
 
 
 def image_rays(lidar2img_BN44: Tensor, image_shape_BN2: Tensor, layout: MemoryLayout) -> tuple[Tensor, Tensor]:
@@ -196,9 +190,8 @@ def image_rays(lidar2img_BN44: Tensor, image_shape_BN2: Tensor, layout: MemoryLa
     pixel = torch.stack(
         [u[..., None, :].expand(shape), v[..., :, None].expand(shape), torch.ones(shape).to(u)], -1
     ).flatten(2, 3)
-    inverse = torch.linalg.inv(lidar2img_BN44[..., :3, :3])
+    inverse, centre = camera_centres(lidar2img_BN44)
     direction = nn.functional.normalize(torch.einsum("bnij,bnkj->bnki", inverse, pixel), dim=-1)
-    centre = -torch.einsum("bnij,bnj->bni", inverse, lidar2img_BN44[..., :3, 3])
     return direction.flatten(1, 2), centre[:, :, None].expand_as(direction).flatten(1, 2)
 
 

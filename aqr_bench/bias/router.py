@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from aqr_bench.bias.attention.dispatch import biased_attention
 from aqr_bench.bias.attention.window import window_attention
 from aqr_bench.bias.windows import WindowBias
+from aqr_bench.sensor_state import SensorState
+
+
+class RouterWeights(NamedTuple):
+    """How much every query attends to each sensor, [B, Q] in [-1, 1]: +1 more than without a bias, -1 less."""
+
+    lidar_weight_BQ: Tensor
+    camera_weight_BQ: Tensor
 
 
 class CrossAttention(nn.Module):
@@ -25,14 +35,14 @@ class CrossAttention(nn.Module):
         (wq, wk, wv), (bq, bk, bv) = self.attn.in_proj_weight.chunk(3), self.attn.in_proj_bias.chunk(3)
         q = self._heads(query_BQC, wq, bq)
         if local is not None and q.dtype in (torch.float32, torch.float64):
-            return self.attn.out_proj(self._at_cells(q, key_BKC, value_BKC, local, wk, wv, bv))
+            return self.attn.out_proj(self._window_attention(q, key_BKC, value_BKC, local, wk, wv, bv))
         k, v = self._heads(key_BKC, wk, bk), self._heads(value_BKC, wv, bv)
         return self.attn.out_proj(biased_attention(q, k, v, bias=local).transpose(1, 2).flatten(2))
 
     def _heads(self, x_BSC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return nn.functional.linear(x_BSC, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def _at_cells(
+    def _window_attention(
         self, q: Tensor, key_BKC: Tensor, value_BKC: Tensor, local: WindowBias, wk: Tensor, wv: Tensor, bv: Tensor
     ) -> Tensor:
         """Attention to the cells of hard windows without projecting the memory, most of which is in no window.
@@ -48,21 +58,19 @@ class CrossAttention(nn.Module):
 
 
 class QueryRouter(nn.Module):
-    """`cross_attn, norm, ffn, norm` over the fused memory, then one logit per modality (spec, part 1), or as many as
-    ``outputs`` says.
+    """`cross_attn, norm, ffn, norm` over the fused memory, then ``outputs`` logits per query (spec, part 1).
 
     The output layer starts at zero, so both weights start at 0 and a model that is warm-started from plain
     CMT begins as plain CMT.
     """
 
-    def __init__(
-        self, embed_dims: int, num_heads: int = 4, ffn_dims: int = 1024, outputs: int = 2, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, embed_dims: int, num_heads: int = 4, ffn_dims: int = 1024, outputs: int = 2) -> None:
         super().__init__()
         self.attention = CrossAttention(embed_dims, num_heads)
         self.norm1 = nn.LayerNorm(embed_dims)
+        # Without dropout; its index stays, since checkpoints name the second layer ffn.3.
         self.ffn = nn.Sequential(
-            nn.Linear(embed_dims, ffn_dims), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_dims, embed_dims)
+            nn.Linear(embed_dims, ffn_dims), nn.ReLU(), nn.Identity(), nn.Linear(ffn_dims, embed_dims)
         )
         self.norm2 = nn.LayerNorm(embed_dims)
         self.output = nn.Linear(embed_dims, outputs)
@@ -77,18 +85,19 @@ class QueryRouter(nn.Module):
         memory_pos_BKC: Tensor,
         local: WindowBias | None = None,
     ) -> Tensor:
-        """Return logits [B, Q, outputs]; two of them are (LiDAR, camera), and the weights are their tanh."""
+        """Logits [B, Q, outputs]; two outputs are (LiDAR, camera), whose tanh the weights are."""
         attended = self.attention(query_BQC + query_pos_BQC, memory_BKC + memory_pos_BKC, memory_BKC, local)
         x = self.norm1(query_BQC + attended)
         x = self.norm2(x + self.ffn(x))
         return self.output(x)
 
 
-def sensor_weights(sensor_state_B: Tensor) -> Tensor:
-    """True (LiDAR, camera) weights [B, 2]: +1 if present, -1 if missing. State 0 clean, 1 no LiDAR, 2 no cameras."""
-    lidar = torch.where(sensor_state_B == 1, -1.0, 1.0)
-    camera = torch.where(sensor_state_B == 2, -1.0, 1.0)
-    return torch.stack([lidar, camera], -1)
+def sensor_weights(sensor_state_B: Tensor) -> RouterWeights:
+    """The true weights of each sample, [B]: +1 for a sensor that is present, -1 for one that is missing."""
+    return RouterWeights(
+        torch.where(sensor_state_B == SensorState.NO_LIDAR, -1.0, 1.0),
+        torch.where(sensor_state_B == SensorState.NO_CAMERAS, -1.0, 1.0),
+    )
 
 
 def router_loss(logits_BQ2: Tensor, sensor_state_B: Tensor) -> Tensor:
@@ -96,5 +105,6 @@ def router_loss(logits_BQ2: Tensor, sensor_state_B: Tensor) -> Tensor:
 
     tanh(x) = 2 sigmoid(2x) - 1, so the probability that belongs to a weight in [-1, 1] has the logit 2x.
     """
-    target = ((sensor_weights(sensor_state_B.to(logits_BQ2.device)) + 1) / 2)[:, None].expand_as(logits_BQ2)
+    weights_B2 = torch.stack(sensor_weights(sensor_state_B.to(logits_BQ2.device)), -1)
+    target = ((weights_B2 + 1) / 2)[:, None].expand_as(logits_BQ2)
     return nn.functional.binary_cross_entropy_with_logits(2 * logits_BQ2, target.to(logits_BQ2.dtype))

@@ -52,10 +52,10 @@ class WindowBias:
     Args:
         index_BQW: key index of each window cell (any value where not valid).
         valid_BQW: False for padding and for cells outside the map.
-        value_BQW: the bias of each cell; no key stands twice among the valid cells of a row.
+        value_BQW: the bias of each cell; no key occurs twice among the valid cells of a row.
         num_keys: K.
         hard: outside the windows the bias is -inf instead of 0 (MoME's local attention mask).
-        grids: the windows whose cells the W columns are, one after the other; empty where they are not of this kind.
+        grids: the windows whose cells the W columns are, in order; empty where the cells are not on a grid.
     """
 
     index_BQW: Tensor
@@ -84,8 +84,8 @@ class WindowBias:
 
     def rows(self, sample: int, row: Tensor) -> WindowBias:
         """The bias of some queries of one sample, as a batch of one."""
-        picked = (x[sample, row][None] for x in (self.index_BQW, self.valid_BQW, self.value_BQW))
-        return WindowBias(*picked, self.num_keys, self.hard)
+        tensors = (x[sample, row][None] for x in (self.index_BQW, self.valid_BQW, self.value_BQW))
+        return WindowBias(*tensors, self.num_keys, self.hard)
 
 
 def window_profile(offset_2: Tensor, size: int, profile: str) -> Tensor:
@@ -117,7 +117,7 @@ def camera_windows(
 ) -> tuple[GridWindow, ...]:
     """The feature cells around each projection: the first window of a query is in the first camera that sees it, ...
 
-    As many windows as the largest number of cameras that see one point of this batch. A point that no camera sees has
+    As many windows as the largest number of cameras that see one point of this batch; a point that no camera sees has
     none.
     """
     _, rows, cols = layout.camera_shape
@@ -156,7 +156,7 @@ def grid_windows(
 
 
 def window_bias(windows: Sequence[GridWindow], value_BQW: Tensor, num_keys: int, hard: bool = False) -> WindowBias:
-    """The bias that has ``value_BQW`` on the cells of ``windows``, one after the other; there may be none of them."""
+    """The bias with ``value_BQW`` on the cells of ``windows``, in order; there may be no window."""
     cells = [w.cells() for w in windows]
     nothing = value_BQW.new_zeros(*value_BQW.shape[:2], 0)
     index = torch.cat([nothing.long(), *(index for index, _ in cells)], -1)
@@ -174,7 +174,7 @@ def self_window(reference_BQ3: Tensor, layout: MemoryLayout, size: int, profile:
 
     Returns:
         index (which j), valid and profile at j's cell, each [B, Q, W], W the largest number of neighbours in this
-        batch. A query outside the map has a window but is nobody's neighbour.
+        batch. A query outside the map has a window but is no neighbour of any query.
     """
     rows, cols = layout.bev_shape
     cell = layout.bev_cells(reference_BQ3)
@@ -183,8 +183,8 @@ def self_window(reference_BQ3: Tensor, layout: MemoryLayout, size: int, profile:
     near = (offset.abs() <= size // 2).all(-1) & inside[:, None, :]
     position = near.cumsum(-1)
     count = position[..., -1] if near.numel() else near.sum(-1)
-    most = int(count.max()) if near.numel() else 0
-    valid = torch.arange(most, device=near.device) < count[..., None]
+    max_neighbours = int(count.max()) if near.numel() else 0
+    valid = torch.arange(max_neighbours, device=near.device) < count[..., None]
     index = torch.zeros(valid.shape, dtype=torch.long, device=near.device)
     at = near.nonzero(as_tuple=True)
     index[at[0], at[1], position[at] - 1] = at[2]

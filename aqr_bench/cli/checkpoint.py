@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _inspect(checkpoint: Checkpoint) -> int:
-    from aqr_bench.cmt.published_weights import doubts, match
+    from aqr_bench.cmt.published_weights import match, warnings_for
 
     matches = match(checkpoint.state)
     best = matches[0]
@@ -53,7 +53,7 @@ def _inspect(checkpoint: Checkpoint) -> int:
     if not best.fits:
         complaint = _shown(best.complaint(), 1500)
         raise UserError(f"{checkpoint.path} fits no published config, closest {best.config}: {complaint}")
-    print("".join(f"warning: {doubt}\n" for doubt in doubts(checkpoint.meta, best.config)), end="", file=sys.stderr)
+    print("".join(f"warning: {text}\n" for text in warnings_for(checkpoint.meta, best.config)), end="", file=sys.stderr)
     return 0
 
 
@@ -61,12 +61,14 @@ def _convert(args: argparse.Namespace) -> int:
     path = require_file(args.file, "checkpoint", "Give the path of a .pth file.")
     out = Path(args.out) if args.out else path.with_name(f"{path.stem}.aqr.pth")
     checkpoint = _readable(path, out, args.force)
-    from aqr_bench.cmt.published_weights import doubts
+    from aqr_bench.cmt.published_weights import warnings_for
 
     match = _write(checkpoint, out, args.config)
     cast = "".join(f", {count} tensors were {dtype}" for dtype, count in match.cast.items())
     print(f"converted {path} -> {out}: fits {match.config}, nothing missing, nothing unexpected{cast}")
-    print("".join(f"warning: {doubt}\n" for doubt in doubts(checkpoint.meta, match.config)), end="", file=sys.stderr)
+    print(
+        "".join(f"warning: {text}\n" for text in warnings_for(checkpoint.meta, match.config)), end="", file=sys.stderr
+    )
     return 0
 
 

@@ -4,28 +4,5 @@ from aqr_bench import compat
 
 compat.prepare()
 
-from aqr_bench.cmt.assigner import HungarianAssigner3D  # noqa: E402
-from aqr_bench.cmt.coder import MultiTaskBBoxCoder  # noqa: E402
-from aqr_bench.cmt.detector import CmtDetector  # noqa: E402
-from aqr_bench.cmt.head import CmtHead, CmtImageHead, CmtLidarHead  # noqa: E402
-from aqr_bench.cmt.heatmap_loss import AuxiliaryHeatmaps  # noqa: E402
-from aqr_bench.cmt.neck import CPFPN  # noqa: E402
-from aqr_bench.cmt.pillars import SparsePillarFeatureNet  # noqa: E402
-from aqr_bench.cmt.task_head import SeparateTaskHead  # noqa: E402
-from aqr_bench.cmt.transformer import CmtTransformer  # noqa: E402
-from aqr_bench.cmt.vovnet import VoVNet  # noqa: E402
-
-__all__ = [
-    "CPFPN",
-    "AuxiliaryHeatmaps",
-    "CmtDetector",
-    "CmtHead",
-    "CmtImageHead",
-    "CmtLidarHead",
-    "CmtTransformer",
-    "HungarianAssigner3D",
-    "MultiTaskBBoxCoder",
-    "SeparateTaskHead",
-    "SparsePillarFeatureNet",
-    "VoVNet",
-]
+# Each registers its classes with mmdet3d.
+from aqr_bench.cmt import assigner, coder, detector, head, heatmap_loss, neck, pillars, task_head, transformer, vovnet  # noqa: E402, F401

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmdet.models.task_modules.assigners import AssignResult
 from mmdet3d.registry import TASK_UTILS
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -41,7 +40,7 @@ def l1_cost(codes_QD: Tensor, codes_GD: Tensor, weight: float = 1.0) -> Tensor:
 
 _CLASS_COSTS = {"FocalLossCost": focal_cost, "ClassificationCost": softmax_cost}
 _BOX_COSTS = {"BBox3DL1Cost": l1_cost}
-_MATCHED_CODES = 8  # position, size, yaw; velocities take no part in the matching
+_MATCHED_CODES = 8  # position, size, yaw; velocities are not matched
 
 
 @TASK_UTILS.register_module()
@@ -90,25 +89,16 @@ class HungarianAssigner3D:
             codes_Q, targets = codes_Q * weights, targets * weights[: targets.shape[-1]]
         cost = self.cls_cost(logits_QC, labels_G)
         cost = cost + self.reg_cost(codes_Q[:, :_MATCHED_CODES], targets[:, :_MATCHED_CODES])
-        # scipy refuses non-finite costs. A diverged network shows in its loss, which stays non-finite.
+        # scipy rejects non-finite costs. A diverged network is visible in its loss, which stays non-finite.
         cost = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
         query, truth = linear_sum_assignment(cost.cpu().numpy())
         return torch.as_tensor(query, device=codes_Q.device), torch.as_tensor(truth, device=codes_Q.device)
 
-    def assign(self, bbox_pred: Tensor, cls_pred: Tensor, gt_bboxes: Tensor, gt_labels: Tensor) -> AssignResult:
-        """The same as an mmdet AssignResult: ``gt_inds`` is 0 for background, k for the k-th ground truth."""
-        query, truth = self.match(bbox_pred, cls_pred, gt_bboxes, gt_labels)
-        gt_inds = bbox_pred.new_zeros(len(bbox_pred), dtype=torch.long)
-        labels = torch.full_like(gt_inds, -1)
-        gt_inds[query] = truth + 1
-        labels[query] = gt_labels[truth]
-        return AssignResult(len(gt_bboxes), gt_inds, None, labels=labels)
 
-
-def _cost(cfg: dict, known: dict, key: str):
+def _cost(cfg: dict, costs: dict, key: str):
     cfg = dict(cfg)
     name = str(cfg.pop("type", "")).rsplit(".", 1)[-1]
-    if name not in known:
-        raise UserError(f"assigner.{key}.type '{name}' is unknown{nearest(name, known)}")
-    function = known[name]
+    if name not in costs:
+        raise UserError(f"assigner.{key}.type '{name}' is unknown{nearest(name, costs)}")
+    function = costs[name]
     return lambda a, b: function(a, b, **cfg)

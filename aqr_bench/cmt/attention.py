@@ -36,16 +36,17 @@ class PackedProjections(nn.Module):
 class DecoderAttention(BaseModule):
     """Multi-head attention with position embeddings, bias, residual connection and dropout.
 
-    ``out = x + dropout(out_proj(attention(x + query_pos, key + key_pos, value)))``. Which role it plays is told
-    to it; nothing is guessed from sequence lengths.
+    ``out = x + dropout(out_proj(attention(x + query_pos, key + key_pos, value)))``. The role is an argument, not
+    guessed from sequence lengths.
 
     Args:
         role: ``self`` (keys and values are the queries) or ``cross``.
         attn_drop: dropout on the attention probabilities.
         out_drop: dropout on the output, before the residual connection.
         backend: see :func:`aqr_bench.bias.attention.dispatch.biased_attention`.
-        offset_values: add to the output where each head looked relative to the query (cross role, with a locality
-            prior). CMT's values carry no position; small models learn to localise far sooner with it.
+        offset_values: add to the output the mean attended position relative to the query (cross role, with a locality
+            prior); ``points``: also of image points. CMT's values carry no position; small models learn to localise
+            far sooner with it.
     """
 
     def __init__(
@@ -85,10 +86,10 @@ class DecoderAttention(BaseModule):
         else:
             drops = dict(attn_drop=cfg.pop("attn_drop", 0.0), out_drop=cfg.pop("proj_drop", 0.0))
         cfg.pop("batch_first", None)
-        known = {"embed_dims", "num_heads", "backend", "offset_values"}
+        keys = {"embed_dims", "num_heads", "backend", "offset_values"}
         for key in cfg:
-            if key not in known:
-                raise UserError(f"transformer attn_cfgs: unknown key '{key}'{nearest(key, known)}")
+            if key not in keys:
+                raise UserError(f"transformer attn_cfgs: unknown key '{key}'{nearest(key, keys)}")
         return cls(role, **cfg, **drops)
 
     def forward(

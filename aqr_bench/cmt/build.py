@@ -22,8 +22,8 @@ def scoped(cfg: dict) -> dict:
     if not isinstance(name, str) or "." in name or MODELS.get(name) is not None:
         return cfg
     if MMDET_MODELS.get(name) is None:
-        known = [*MODELS.module_dict, *MMDET_MODELS.module_dict]
-        raise UserError(f"model config: type '{name}' is unknown{nearest(name, known)}")
+        types = [*MODELS.module_dict, *MMDET_MODELS.module_dict]
+        raise UserError(f"model config: type '{name}' is unknown{nearest(name, types)}")
     return {**cfg, "type": f"mmdet.{name}"}
 
 
@@ -33,16 +33,16 @@ def build_model(cfg: dict) -> Any:
 
 
 def build_task_util(cfg: dict, registry: Registry = TASK_UTILS) -> Any:
-    """Build a coder or an assigner; an unknown type is a user mistake."""
+    """Build a coder or an assigner; an unknown type is a UserError."""
     name = cfg.get("type")
     if isinstance(name, str) and registry.get(name) is None:
         raise UserError(f"model config: type '{name}' is unknown{nearest(name, registry.module_dict)}")
     return registry.build(dict(cfg))
 
 
-def configured(kind: type, key: str, cfg: dict, **filled: Any) -> Any:
-    """``kind(**cfg)`` with mistakes in the config of ``pts_bbox_head.<key>`` told as such."""
+def from_kwargs(part: type, key: str, cfg: dict, **options: Any) -> Any:
+    """``part(**options, **cfg)``; a mistake in ``cfg``, the config of ``pts_bbox_head.<key>``, is a UserError."""
     try:
-        return kind(**filled, **cfg)
+        return part(**options, **cfg)
     except (TypeError, ValueError) as error:
         raise UserError(f"pts_bbox_head.{key}: {error}") from error

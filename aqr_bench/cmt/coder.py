@@ -8,6 +8,10 @@ import torch
 from mmdet3d.registry import TASK_UTILS
 from torch import Tensor
 
+from aqr_bench.cmt.encoding import clamp_reference, inverse_sigmoid, to_metres
+
+OFFSET_UNIT_M = 4.0
+
 
 def normalize_bbox(boxes: Tensor) -> Tensor:
     """[..., 7 or 9] (x, y, z of the gravity centre, l, w, h, yaw, vx, vy) -> [..., 8 or 10] regression codes.
@@ -29,12 +33,32 @@ def denormalize_bbox(codes: Tensor) -> Tensor:
 def stack_codes(outputs: dict[str, Tensor], prefix: str = "") -> Tensor:
     """Concatenate a task's outputs to codes [..., 10] in CMT's order: center 2, height 1, dim 3, rot 2, vel 2.
 
-    The names do not say what the numbers mean. The codes are ordered as in :func:`normalize_bbox`, so in the official
+    The names are misleading. The codes are ordered as in :func:`normalize_bbox`, so in the official
     implementation, and here, the output called ``height`` is log l (its sigmoid reaches over [-5, 3] with the usual
     range), and ``dim`` is (log w, z, log h). Changing this would make the published weights useless.
     """
     names = ("center", "height", "dim", "rot", "vel")
     return torch.cat([outputs[prefix + k] for k in names if prefix + k in outputs], dim=-1)
+
+
+def add_logit_offsets(
+    outputs: dict[str, Tensor], reference_BQ3: Tensor, pc_range: Sequence[float], points_LBQ3: None = None
+) -> dict[str, Tensor]:
+    """CMT's offsets: ``center`` and ``height`` are offsets from the normalised reference points in logit space."""
+    logits = inverse_sigmoid(reference_BQ3)
+    low, high = logits.new_tensor(pc_range[:3]), logits.new_tensor(pc_range[3:])
+    center = (outputs["center"] + logits[..., :2]).sigmoid() * (high - low)[:2] + low[:2]
+    height = (outputs["height"] + logits[..., 2:]).sigmoid() * (high - low)[2:] + low[2:]
+    return {**outputs, "center": center, "height": height}
+
+
+def add_metre_offsets(
+    outputs: dict[str, Tensor], reference_BQ3: Tensor, pc_range: Sequence[float], points_LBQ3: Tensor | None = None
+) -> dict[str, Tensor]:
+    """``center`` is an offset in units of 4 m from each layer's points (metres); default: the references."""
+    if points_LBQ3 is None:
+        points_LBQ3 = to_metres(clamp_reference(reference_BQ3), pc_range)
+    return {**outputs, "center": OFFSET_UNIT_M * outputs["center"] + points_LBQ3[..., :2]}
 
 
 @TASK_UTILS.register_module()
@@ -46,7 +70,7 @@ class MultiTaskBBoxCoder:
         post_center_range: boxes with centres outside are dropped; None keeps all.
         max_num: boxes per sample at most. Fewer are returned where queries times classes are fewer.
         score_threshold: boxes at or below are dropped; None keeps all.
-        num_classes: classes of all tasks together.
+        voxel_size, num_classes: accepted for the official configs, not used.
     """
 
     def __init__(
@@ -59,11 +83,9 @@ class MultiTaskBBoxCoder:
         num_classes: int = 10,
     ) -> None:
         self.pc_range = list(pc_range)
-        self.voxel_size = voxel_size
         self.post_center_range = None if post_center_range is None else list(post_center_range)
         self.max_num = max_num
         self.score_threshold = score_threshold
-        self.num_classes = num_classes
 
     def decode(self, preds_dicts: Sequence[Sequence[dict[str, Tensor]]]) -> list[dict[str, Tensor]]:
         """Outputs of the last decoder layer, per task, to boxes per sample.

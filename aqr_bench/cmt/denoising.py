@@ -1,4 +1,4 @@
-"""Denoising queries: noisy copies of the ground truth that the decoder learns to clean up (DN-DETR, as in CMT)."""
+"""Denoising queries: noisy copies of the ground truth that the decoder learns to denoise (DN-DETR, as in CMT)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aqr_bench.cmt.encoding import to_normalised
 
 @dataclass(frozen=True)
 class DenoisingQueries:
-    """Queries that come before the matching queries. K known copies of the boxes are spread over P slots per sample.
+    """Queries that come before the matching queries: K noisy copies of boxes in P slots per sample.
 
     reference_BP3: normalised reference points; empty slots are 0.
     attn_mask: [P + Q, P + Q] boolean, True = may not attend.
@@ -21,7 +21,6 @@ class DenoisingQueries:
     labels_K: target class over all tasks; copies with too much noise are background (= number of classes).
     raw_labels_K: class before the noise.
     boxes_K: [K, 9] clean boxes, gravity centre, metres.
-    groups: how many copies of every box.
     """
 
     reference_BP3: Tensor
@@ -31,7 +30,6 @@ class DenoisingQueries:
     labels_K: Tensor
     raw_labels_K: Tensor
     boxes_K: Tensor
-    groups: int
 
     @property
     def pad_size(self) -> int:
@@ -53,35 +51,35 @@ def make_denoising_queries(
     """Noisy queries for a batch, or None if it holds no object or ``scalar`` is 0.
 
     The centre moves by up to ``noise_scale * (size / 2 + noise_trans)`` along each axis; where the random direction
-    is longer than ``split`` the copy is to be called background. There are ``min(scalar, num_query // most objects)``
-    groups, but at least one, also when objects outnumber queries.
+    is longer than ``split`` the target class of the copy is background. There are
+    ``min(scalar, num_query // max_objects)`` groups, at least one, also when objects outnumber queries.
 
     Args:
         boxes: per sample [n, 9] with gravity centres, metres, LiDAR frame, on the head's device.
         labels: per sample [n], class over all tasks.
     """
     counts = [len(b) for b in boxes]
-    most = max(counts, default=0)
-    if most == 0 or scalar == 0:
+    max_objects = max(counts, default=0)
+    if max_objects == 0 or scalar == 0:
         return None
-    groups = max(1, min(scalar, num_query // most))
+    groups = max(1, min(scalar, num_query // max_objects))
     device = boxes[0].device
     sample = torch.cat([torch.full((n,), i, device=device, dtype=torch.long) for i, n in enumerate(counts)])
     within = torch.cat([torch.arange(n, device=device) for n in counts])
     raw_labels = torch.cat(list(labels)).long().repeat(groups)
     clean = torch.cat(list(boxes)).repeat(groups, 1)
     sample = sample.repeat(groups)
-    slot = torch.cat([within + most * g for g in range(groups)])
+    slot = torch.cat([within + max_objects * g for g in range(groups)])
 
     centre, noisy_labels = clean[:, :3], raw_labels.clone()
     if noise_scale > 0:
         direction = torch.rand_like(centre) * 2 - 1.0
         centre = centre + direction * (clean[:, 3:6] / 2 + noise_trans) * noise_scale
         noisy_labels[direction.norm(dim=1) > split] = num_classes
-    reference = clean.new_zeros(len(counts), most * groups, 3)
+    reference = clean.new_zeros(len(counts), max_objects * groups, 3)
     reference[sample, slot] = to_normalised(centre, pc_range).clamp(0.0, 1.0)
-    mask = denoising_mask(groups, most, num_query, device)
-    return DenoisingQueries(reference, mask, sample, slot, noisy_labels, raw_labels, clean, groups)
+    mask = denoising_mask(groups, max_objects, num_query, device)
+    return DenoisingQueries(reference, mask, sample, slot, noisy_labels, raw_labels, clean)
 
 
 def denoising_mask(groups: int, group_size: int, num_query: int, device: torch.device | None = None) -> Tensor:

@@ -37,17 +37,17 @@ class CmtDetector(MVXTwoStageDetector):
         use_grid_mask: GridMask on the images in training.
         channels_last: keep convolution weights and maps channels-last, which is a third faster on CPUs. Numbers
             change by rounding only, names and shapes not at all.
-        auxiliary: config of :class:`AuxiliaryHeatmaps`, a training aid of the small tiers; None in CMT.
+        auxiliary: config of :class:`AuxiliaryHeatmaps`, for training of the small tiers; None in CMT.
         consistent_grid: make the sparse grid cover the whole point cloud range and place the BEV keys where they are.
             The published r50 config has 1024 cells of 0.1 m for 108 m, which cuts off all beyond 48.4 m and stretches
             the keys' positions by 5.5 %. Parameters keep their names and shapes; configs whose grid fits stay as is.
         features_only: ``lidar`` or ``cameras``: train that branch alone, by the auxiliary losses and that of the image
-            points; all else is left as it is. Published CMT models start from an image backbone that was trained for
-            monocular detection; this is how the small tiers get theirs.
+            points; nothing else changes. Published CMT models start from an image backbone that was trained for
+            monocular detection; the small tiers get theirs in this way.
         sync_factors: where several processes train, divide losses by counts of objects averaged over all of them, as a
             single process with all samples would; CMT counts in each process (but for boxes of denoising queries).
-        frozen: names of submodules (``pts_middle_encoder``, ``img_backbone``, ...) that do not learn. They stay in
-            eval mode, so that their batch statistics stay too. On a CPU the sparse encoder has to be among them:
+        frozen: names of submodules (``pts_middle_encoder``, ``img_backbone``, ...) that are not trained. They stay in
+            eval mode, so that their batch statistics do not change. On a CPU the sparse encoder has to be among them:
             spconv has no backward there.
         pts_voxel_layer: arguments of :class:`HardVoxelizer`; None without a LiDAR branch.
         train_cfg, test_cfg: with a key ``pts`` that is handed to the head.
@@ -73,7 +73,7 @@ class CmtDetector(MVXTwoStageDetector):
         if consistent_grid and pts_voxel_layer is not None:
             resolved = _consistent(resolved, pts_voxel_layer)
         if isinstance(resolved.get("data_preprocessor"), dict):
-            # Built here, so that the name is found also without mmengine's default scope.
+            # Built here, so that the name resolves also without mmengine's default scope.
             resolved["data_preprocessor"] = MODELS.build(resolved["data_preprocessor"])
         super().__init__(
             train_cfg=None if train_cfg is None else ConfigDict(train_cfg),
@@ -81,7 +81,7 @@ class CmtDetector(MVXTwoStageDetector):
             **resolved,
         )
         if not self.with_pts_bbox:
-            raise UserError("model.pts_bbox_head is missing: CmtDetector cannot do without a head")
+            raise UserError("model.pts_bbox_head is missing: CmtDetector needs a head")
         head = self.pts_bbox_head
         if head.uses_lidar and (pts_voxel_layer is None or not self.with_pts_backbone):
             raise UserError(f"{type(head).__name__} needs model.pts_voxel_layer and model.pts_backbone")
@@ -108,8 +108,8 @@ class CmtDetector(MVXTwoStageDetector):
         self.frozen = tuple(frozen)
         for name in self.frozen:
             if getattr(self, name, None) is None:
-                known = [child for child, _ in self.named_children()]
-                raise UserError(f"model.frozen: this model has no part '{name}'{nearest(name, known)}")
+                names = [child for child, _ in self.named_children()]
+                raise UserError(f"model.frozen: this model has no part '{name}'{nearest(name, names)}")
         self._freeze()
 
     def train(self, mode: bool = True) -> CmtDetector:
@@ -142,8 +142,8 @@ class CmtDetector(MVXTwoStageDetector):
         if images is not None and images.numel() == 0:
             images = None
         if points is None and images is None:
-            wanted = [name for name, used in (("points", head.uses_lidar), ("images", head.uses_cameras)) if used]
-            raise UserError(f"{type(head).__name__} needs {' or '.join(wanted)}, but the batch has none")
+            needed = [name for name, used in (("points", head.uses_lidar), ("images", head.uses_cameras)) if used]
+            raise UserError(f"{type(head).__name__} needs {' or '.join(needed)}, but the batch has none")
         img_feats = [None] if images is None else self.extract_img_feat(images)
         pts_feats = [None] if points is None else self.extract_pts_feat(points)
         return img_feats, pts_feats
@@ -189,15 +189,16 @@ class CmtDetector(MVXTwoStageDetector):
             return self.auxiliary.loss(self.extract_pts_feat(batch_inputs_dict["points"])[0], None, metas)
         images = self.extract_img_feat(batch_inputs_dict["imgs"])[0]
         losses = self.auxiliary.loss(None, images, metas)
-        if self.pts_bbox_head.image_points is not None:
-            losses["loss_image_points"] = self.pts_bbox_head.image_points_loss(images, metas)
+        image_points = self.pts_bbox_head.image_points
+        if image_points is not None:
+            losses["loss_image_points"] = image_points.loss_of_features(images, metas)
         return losses
 
     def predict(self, batch_inputs_dict: dict, batch_data_samples: Sequence, **kwargs) -> Sequence:
         """The data samples with ``pred_instances_3d`` filled in."""
         img_feats, pts_feats = self.extract_feat(batch_inputs_dict)
-        found = self.pts_bbox_head.predict(pts_feats, img_feats, batch_data_samples)
-        return self.add_pred_to_datasample(batch_data_samples, found)
+        detections = self.pts_bbox_head.predict(pts_feats, img_feats, batch_data_samples)
+        return self.add_pred_to_datasample(batch_data_samples, detections)
 
     def _forward(self, batch_inputs_dict: dict, batch_data_samples: Sequence, **kwargs) -> tuple:
         """Raw outputs of the head, without post-processing."""
@@ -210,7 +211,7 @@ def _learns(module: torch.nn.Module) -> bool:
 
 
 def _consistent(parts: dict, voxel_layer: dict) -> dict:
-    """Copies of the part configs: a sparse grid over the whole range, and a head that knows what it covers."""
+    """Copies of the part configs: a sparse grid over the whole range, and a head with that BEV range."""
     low, high = voxel_layer["point_cloud_range"][:3], voxel_layer["point_cloud_range"][3:]
     size = voxel_layer["voxel_size"]
     cells = [math.ceil(round((high[i] - low[i]) / size[i], 6) / _GRID_MULTIPLE) * _GRID_MULTIPLE for i in (0, 1)]

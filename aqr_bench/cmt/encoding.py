@@ -1,4 +1,4 @@
-"""Coordinates become position embeddings: sine code, BEV cell centres, camera frusta, query rays.
+"""From coordinates to position embeddings: sine code, BEV cell centres, camera frusta, query rays.
 
 Everything here is a pure function of tensors. "Normalised" coordinates are fractions of the point cloud range
 (0 at the lower, 1 at the upper edge); metres are in the LiDAR frame (x right, y forward, z up); pixels are
@@ -19,7 +19,7 @@ def pos2embed(pos: Tensor, num_pos_feats: int = 128) -> Tensor:
     """Sine code of 2D positions as CMT uses it.
 
     The wavelength divisor runs linearly from 1 to nearly 2 over the channels (``2 * (i // 2) / n + 1``); the usual
-    geometric temperature plays no part. Channels are the y half followed by the x half.
+    geometric temperature is not used. Channels are the y half followed by the x half.
 
     Args:
         pos: [..., >= 2] normalised (x, y, ...).
@@ -38,9 +38,14 @@ def pos2embed(pos: Tensor, num_pos_feats: int = 128) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Logit of ``x``, with ``x`` and ``1 - x`` kept at or above ``eps``."""
+    """Logit of ``x``, with ``x`` and ``1 - x`` clamped to at least ``eps``."""
     x = x.clamp(min=0, max=1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def clamp_reference(reference: Tensor) -> Tensor:
+    """Normalised reference points at least 1e-5 inside the range, as CMT has them before it embeds them."""
+    return inverse_sigmoid(reference).sigmoid()
 
 
 def to_metres(normalised: Tensor, pc_range: Sequence[float]) -> Tensor:
@@ -94,7 +99,7 @@ def view_shapes(metas: Sequence[dict], num_views: int, key: str = "pad_shape") -
 def projections(metas: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
     """``lidar2img`` of every sample and its inverse, both [B, N, 4, 4] in float64.
 
-    The inverse is taken in float64: in float32 the positions move by more than the network's own rounding.
+    The inverse is taken in float64: in float32 the positions move by more than the network's rounding error.
 
     Raises:
         KeyError: a sample has no ``lidar2img``.
@@ -104,13 +109,13 @@ def projections(metas: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
     for index, meta in enumerate(metas):
         if "lidar2img" not in meta:
             raise KeyError(f"sample {index} of the batch has no 'lidar2img' in its metadata")
-        one = meta["lidar2img"]
-        if isinstance(one, Tensor):
-            one = one.detach().cpu().numpy()
-        one = np.asarray([np.asarray(m, dtype=np.float64) for m in one])
-        if one.ndim != 3 or one.shape[1:] != (4, 4):
-            raise ValueError(f"sample {index}: lidar2img has shape {one.shape}, expected (cameras, 4, 4)")
-        matrices.append(one)
+        views = meta["lidar2img"]
+        if isinstance(views, Tensor):
+            views = views.detach().cpu().numpy()
+        views = np.asarray([np.asarray(m, dtype=np.float64) for m in views])
+        if views.ndim != 3 or views.shape[1:] != (4, 4):
+            raise ValueError(f"sample {index}: lidar2img has shape {views.shape}, expected (cameras, 4, 4)")
+        matrices.append(views)
     if len({m.shape[0] for m in matrices}) != 1:
         raise ValueError(f"samples of one batch differ in cameras: {[m.shape[0] for m in matrices]}")
     stacked = np.stack(matrices)
@@ -168,8 +173,8 @@ def query_rays(
     seen = in_front.squeeze(-1) & (u >= 0) & (u < w) & (v >= 0) & (v < h)
     index = seen.nonzero()
     sample, view, query = index.unbind(-1)
-    picked = scaled[sample, view, query]  # [M, 3]: u, v, and depth / detached depth
-    along = picked[:, None, :] * depths_D[None, :, None]  # [M, D, 3]
+    visible = scaled[sample, view, query]  # [M, 3]: u, v, and depth / detached depth
+    along = visible[:, None, :] * depths_D[None, :, None]  # [M, D, 3]
     matrix = img2lidar_BN44[sample, view]
     points = torch.einsum("mdi,mci->mdc", along, matrix[:, :3, :3]) + matrix[:, None, :3, 3]
     return to_normalised(points, pc_range).flatten(1), index

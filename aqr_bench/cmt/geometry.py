@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from aqr_bench.cmt.encoding import projections, view_shapes
+from aqr_bench.sensor_state import SensorState
 
 
 @dataclass(frozen=True)
 class CameraGeometry:
-    """Cameras of a batch; every sample keeps its own sizes.
+    """Cameras of a batch; samples may differ in image size.
 
     lidar2img_BN44, img2lidar_BN44: between the LiDAR frame (metres) and pixels of the padded image.
     view_BN2: (h, w) of each padded image: what counts as "inside the image".
@@ -35,8 +36,8 @@ class CameraGeometry:
         """Needs ``lidar2img`` and ``pad_shape``; ``batch_input_shape`` is used where all samples have it."""
         forward, inverse = projections(metas)
         views = view_shapes(metas, forward.shape[1])
-        whole = all("batch_input_shape" in meta for meta in metas)
-        keys = view_shapes(metas, forward.shape[1], "batch_input_shape") if whole else views
+        padded_to_one = all("batch_input_shape" in meta for meta in metas)
+        keys = view_shapes(metas, forward.shape[1], "batch_input_shape") if padded_to_one else views
         return cls(*(torch.as_tensor(a, dtype=torch.float32).to(device) for a in (forward, inverse, views, keys)))
 
 
@@ -51,7 +52,7 @@ def ground_truth(metas: Sequence[dict], device: torch.device) -> tuple[list[Tens
             if key not in meta:
                 raise KeyError(f"training needs '{key}' in the metadata of sample {index} of the batch")
     boxes = [gravity_boxes(meta["gt_bboxes_3d"], device) for meta in metas]
-    return boxes, [plain_labels(meta["gt_labels_3d"], device) for meta in metas]
+    return boxes, [label_tensor(meta["gt_labels_3d"], device) for meta in metas]
 
 
 def gravity_boxes(boxes, device: torch.device) -> Tensor:
@@ -60,14 +61,15 @@ def gravity_boxes(boxes, device: torch.device) -> Tensor:
     return torch.cat((boxes.gravity_center, boxes.tensor[:, 3:]), dim=1).to(device)
 
 
-def plain_labels(labels, device: torch.device) -> Tensor:
+def label_tensor(labels, device: torch.device) -> Tensor:
     """Labels (or a container of them) as a long tensor [n]."""
     return torch.as_tensor(getattr(labels, "_data", labels), device=device).long()
 
 
 def sensor_states(metas: Sequence[dict], device: torch.device) -> Tensor:
-    """``sensor_state`` of every sample, [B] long: 0 clean (the default), 1 LiDAR dropped, 2 cameras dropped."""
-    return torch.tensor([int(meta.get("sensor_state", 0)) for meta in metas], dtype=torch.long, device=device)
+    """``sensor_state`` (:class:`SensorState`) of every sample, [B] long; clean by default."""
+    states = [int(meta.get("sensor_state", SensorState.CLEAN)) for meta in metas]
+    return torch.tensor(states, dtype=torch.long, device=device)
 
 
 def metas_of(batch_data_samples: Sequence, with_truth: bool) -> list[dict]:

@@ -11,8 +11,8 @@ class GridMask(nn.Module):
     """In training, with probability ``prob``, keep only the pixels inside a grid of stripes.
 
     Stripes of period d (drawn from 2 to the image height) and width ``ratio * d`` run along both axes, at a random
-    offset. CMT's mode keeps the union of the stripes and blanks the rest. It draws from numpy's global generator, as
-    mmengine seeds it. One mask serves all images of the batch.
+    offset. CMT's mode keeps the union of the stripes and blanks the rest. It uses numpy's global generator, which
+    mmengine seeds. One mask serves all images of the batch.
     """
 
     def __init__(self, ratio: float = 0.5, prob: float = 0.7) -> None:

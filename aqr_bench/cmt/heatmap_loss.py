@@ -1,4 +1,4 @@
-"""Auxiliary heat-map losses on the BEV and image tokens: features learn classes before the decoder finds them."""
+"""Auxiliary heat-map losses on the BEV and image tokens: features learn classes before the decoder does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aqr_bench.bias import project_to_cameras
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, sensor_states
 from aqr_bench.cmt.losses import process_mean
-from aqr_bench.corruptions.frame import NO_CAMERAS, NO_LIDAR
+from aqr_bench.sensor_state import SensorState
 
 MIN_SIGMA = 0.6  # cells; below it, a Gaussian is one cell
 
@@ -22,8 +22,8 @@ MIN_SIGMA = 0.6  # cells; below it, a Gaussian is one cell
 class AuxiliaryHeatmaps(BaseModule):
     """A class heat map by one 1x1 convolution on each feature map, with CenterPoint's focal loss; training only.
 
-    Not part of CMT: an aid of the small tiers, whose schedules are too short for the decoder's gradient alone to teach
-    the image branch. It is the same for all variants and costs nothing at inference.
+    Not part of CMT: for the small tiers, whose schedules are too short for the image branch to learn from the decoder's
+    gradient alone. It is the same for all variants and costs nothing at inference.
 
     Args:
         bev_channels, image_channels: channels of the two feature maps.
@@ -45,7 +45,7 @@ class AuxiliaryHeatmaps(BaseModule):
         self.image = nn.Conv2d(image_channels, num_classes, 1)
         for layer in (self.bev, self.image):
             nn.init.constant_(layer.bias, -2.19)
-        self.sync_factors = False  # see HeadLosses
+        self.sync_factors = False  # see CmtDetector
         self.num_classes, self.pc_range = num_classes, tuple(pc_range)
         self.focal = GaussianFocalLoss(loss_weight=loss_weight)
 
@@ -63,12 +63,12 @@ class AuxiliaryHeatmaps(BaseModule):
         losses = {}
         if bev_BCHW is not None:
             target = torch.stack([self.bev_target(b, l, bev_BCHW.shape[-2:]) for _, (b, l) in samples])
-            losses["loss_bev_heatmap"] = self._focal(self.bev(bev_BCHW), target, states != NO_LIDAR)
+            losses["loss_bev_heatmap"] = self._focal(self.bev(bev_BCHW), target, states != SensorState.NO_LIDAR)
         if image_MCHW is not None:
             cameras, size = CameraGeometry.from_metas(metas, device), image_MCHW.shape[-2:]
             target = torch.stack([self.image_target(b, l, cameras, i, size) for i, (b, l) in samples])
             logits = self.image(image_MCHW).unflatten(0, target.shape[:2])
-            losses["loss_image_heatmap"] = self._focal(logits, target, states != NO_CAMERAS)
+            losses["loss_image_heatmap"] = self._focal(logits, target, states != SensorState.NO_CAMERAS)
         return losses
 
     def bev_target(self, boxes_n9: Tensor, labels_n: Tensor, size: Sequence[int]) -> Tensor:
@@ -83,7 +83,7 @@ class AuxiliaryHeatmaps(BaseModule):
     def image_target(
         self, boxes_n9: Tensor, labels_n: Tensor, cameras: CameraGeometry, sample: int, size: Sequence[int]
     ) -> Tensor:
-        """[N, C, h, w] likewise for every view, at the projected centres of the boxes that the view sees."""
+        """[N, C, h, w], the same for every view, at the projected centres of the boxes that the view sees."""
         rows, cols = size
         matrices, shapes = cameras.lidar2img_BN44[sample : sample + 1], cameras.key_BN2[sample : sample + 1]
         top = boxes_n9[:, :3].clone()
@@ -93,12 +93,12 @@ class AuxiliaryHeatmaps(BaseModule):
         half_height = (pixel_top - pixel).norm(dim=-1)[0]  # [n, N] pixels
         targets = []
         for view in range(cameras.num_views):
-            here = seen[0, :, view]
+            visible_n = seen[0, :, view]
             height, width = shapes[0, view].tolist()
             scale = boxes_n9.new_tensor([cols / width, rows / height])
-            centre = pixel[0, here, view] * scale
-            sigma = half_height[here, view] / 2 * scale.min()
-            targets.append(self._gaussians(centre, sigma, labels_n[here], rows, cols))
+            centre = pixel[0, visible_n, view] * scale
+            sigma = half_height[visible_n, view] / 2 * scale.min()
+            targets.append(self._gaussians(centre, sigma, labels_n[visible_n], rows, cols))
         return torch.stack(targets)
 
     def _gaussians(self, centre_n2: Tensor, sigma_n: Tensor, labels_n: Tensor, rows: int, cols: int) -> Tensor:
@@ -119,8 +119,8 @@ class AuxiliaryHeatmaps(BaseModule):
         positives = target[present_B].eq(1).sum().item()
         positives = max(process_mean(positives, logits) if self.sync_factors else positives, 1)
         if not present_B.any():
-            return logits.float().sum() * 0  # in half precision a sum may be infinite, and that times 0 is no number
+            return logits.float().sum() * 0  # a sum in half precision may be infinite, and infinity * 0 is NaN
         logits, target = logits[present_B], target[present_B]
-        # Half precision has no 1 - 1e-4: it becomes 1, and log(0) * 0 is no number.
+        # Half precision rounds 1 - 1e-4 to 1, and log(0) * 0 is NaN.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return self.focal(logits.sigmoid().clamp(1e-4, 1 - 1e-4), target, avg_factor=positives)

@@ -1,4 +1,4 @@
-"""Where the objects are that the image tokens show: a point for each token, learnt from the boxes."""
+"""Image points: the object centre that each image token shows, learnt from the boxes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from aqr_bench.bias.layout import camera_centres
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, sensor_states
 from aqr_bench.cmt.losses import process_mean
-from aqr_bench.corruptions.frame import NO_CAMERAS
+from aqr_bench.sensor_state import SensorState
 
-NEAREST_M, FARTHEST_M = 1.0, 80.0
+MIN_RANGE_M, MAX_RANGE_M = 1.0, 80.0
 TYPICAL_M = 15.0
 SHRINK = 0.8  # of an object's outline in the image: tokens at its rim show mostly what is behind it
 
@@ -21,9 +22,9 @@ class ImagePoints(nn.Module):
     """For every image token the centre of the object that it shows: a shift in the image and a distance.
 
     Not part of CMT, whose image keys are rays: 3DPPE (Shu et al., ICCV 2023) showed for PETR that points of predicted
-    depth locate objects better. Small models on short schedules hardly learn to see depth without it, and a token of
-    theirs spans six degrees. The network gets the feature, the ray's direction and the angle that a token spans, since
-    cameras differ in focal length.
+    depth locate objects better. Small models on short schedules hardly learn depth without it, and each of their tokens
+    spans six degrees. Inputs are the feature, the ray's direction and the angle that a token spans, since cameras
+    differ in focal length.
 
     Args:
         channels: of the image map.
@@ -38,19 +39,18 @@ class ImagePoints(nn.Module):
         self.out = nn.Linear(hidden, 3)
         nn.init.zeros_(self.out.bias)
         self.loss_weight = loss_weight
-        self.sync_factors = False  # see HeadLosses
+        self.sync_factors = False  # see CmtDetector
 
     def forward(self, image_BNCHW: Tensor, cameras: CameraGeometry) -> Tensor:
         """Points [B, N * rows * cols, 3] (metres, LiDAR frame), camera by camera, row-major."""
         pixel_BNhw2, token_BN2 = _token_pixels(cameras, image_BNCHW.shape[-2:])
-        inverse = torch.linalg.inv(cameras.lidar2img_BN44[..., :3, :3])
-        origin = -torch.einsum("bnij,bnj->bni", inverse, cameras.lidar2img_BN44[..., :3, 3])
+        inverse, origin = camera_centres(cameras.lidar2img_BN44)
         direction = _rays(pixel_BNhw2, inverse)
         span = _token_angle(direction)
         hidden = self.feature(image_BNCHW.permute(0, 1, 3, 4, 2)) + self.ray(torch.cat([direction, span], -1))
-        found = self.out(hidden.relu())
-        distance = (found[..., :1] + math.log(TYPICAL_M)).clamp(math.log(NEAREST_M), math.log(FARTHEST_M)).exp()
-        shifted = pixel_BNhw2 + found[..., 1:] * token_BN2[:, :, None, None]
+        output = self.out(hidden.relu())
+        distance = (output[..., :1] + math.log(TYPICAL_M)).clamp(math.log(MIN_RANGE_M), math.log(MAX_RANGE_M)).exp()
+        shifted = pixel_BNhw2 + output[..., 1:] * token_BN2[:, :, None, None]
         points = origin[:, :, None, None] + distance * _rays(shifted, inverse)
         return points.flatten(1, 3)
 
@@ -59,29 +59,38 @@ class ImagePoints(nn.Module):
     ) -> Tensor:
         """Mean over the tokens that show an object of |point - its centre| / distance (1-norm); 0 without any."""
         boxes, _ = ground_truth(metas, points_BK3.device)
-        present = sensor_states(metas, points_BK3.device) != NO_CAMERAS
+        present = sensor_states(metas, points_BK3.device) != SensorState.NO_CAMERAS
         total, count = points_BK3.sum() * 0, 0
         for sample, box in enumerate(boxes):
             if not present[sample] or not len(box):
                 continue
-            shown, distance = shown_objects(box, cameras, sample, map_shape)
-            hit = shown >= 0
-            error = (points_BK3[sample, hit] - box[shown[hit], :3]).abs().sum(-1) / distance[hit].clamp(min=NEAREST_M)
+            visible, distance = visible_objects(box, cameras, sample, map_shape)
+            hit = visible >= 0
+            error = (points_BK3[sample, hit] - box[visible[hit], :3]).abs().sum(-1) / distance[hit].clamp(
+                min=MIN_RANGE_M
+            )
             total, count = total + error.sum(), count + int(hit.sum())
         if self.sync_factors:
             count = process_mean(count, total)
         return self.loss_weight * total / max(count, 1)
 
+    def loss_of_features(self, image_MCHW: Tensor, metas: Sequence[dict]) -> Tensor:
+        """The loss from an image map, M = B * N views, sample-major; in float32, as all of the head."""
+        cameras = CameraGeometry.from_metas(metas, image_MCHW.device)
+        with torch.autocast(device_type=image_MCHW.device.type, enabled=False):
+            image_BNCHW = image_MCHW.float().unflatten(0, (len(metas), cameras.num_views))
+            return self.loss(self(image_BNCHW, cameras), cameras, metas, image_MCHW.shape[-2:])
+
 
 @torch.no_grad()
-def shown_objects(
+def visible_objects(
     boxes_n9: Tensor, cameras: CameraGeometry, sample: int, map_shape: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Index of the nearest object that each token shows (-1: none) and its distance (metres) from the camera, [K].
 
-    A token shows an object if the token's middle lies in the upright rectangle around the projected box, shrunk by
-    ``SHRINK``; an object smaller than a token is shown by the one that holds its middle. Objects that reach behind
-    the camera are left out.
+    A token shows an object if the token's centre lies in the bounding rectangle of the projected box, shrunk by
+    ``SHRINK``; an object smaller than a token is shown by the token that contains its centre. Objects that reach behind
+    the camera are ignored.
     """
     matrices = cameras.lidar2img_BN44[sample]
     pixel, token = _token_pixels(cameras, map_shape)
@@ -95,8 +104,7 @@ def shown_objects(
     half = torch.maximum((high - low) / 2 * SHRINK, token[:, None] / 2)
     off = (pixel[:, None] - ((low + high) / 2)[:, :, None, None]).abs()  # [N, n, rows, cols, 2]
     inside = (off <= half[:, :, None, None]).all(-1) & ahead[..., None, None]
-    inverse = torch.linalg.inv(matrices[:, :3, :3])
-    centre = -torch.einsum("nij,nj->ni", inverse, matrices[:, :3, 3])
+    _, centre = camera_centres(matrices)
     distance = (boxes_n9[None, :, :3] - centre[:, None]).norm(dim=-1)
     nearest, index = torch.where(inside, distance[..., None, None], distance.new_tensor(torch.inf)).min(1)
     index = torch.where(nearest.isfinite(), index, -1)
@@ -104,7 +112,7 @@ def shown_objects(
 
 
 def _token_pixels(cameras: CameraGeometry, map_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Pixel (u, v) of the middle of every token [B, N, rows, cols, 2], and the size of a token [B, N, 2]."""
+    """Pixel (u, v) of the centre of every token [B, N, rows, cols, 2], and the size of a token [B, N, 2]."""
     rows, cols = map_shape
     height, width = cameras.key_BN2.unbind(-1)
     token = torch.stack([width / cols, height / rows], -1)
@@ -131,5 +139,5 @@ def _corners(boxes_n9: Tensor) -> Tensor:
     signs = boxes_n9.new_tensor([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) / 2
     local = signs * boxes_n9[:, None, 3:6]
     cos, sin = boxes_n9[:, None, 6].cos(), boxes_n9[:, None, 6].sin()
-    turned = torch.stack([local[..., 0] * cos - local[..., 1] * sin, local[..., 0] * sin + local[..., 1] * cos], -1)
-    return torch.cat([turned, local[..., 2:]], -1) + boxes_n9[:, None, :3]
+    rotated = torch.stack([local[..., 0] * cos - local[..., 1] * sin, local[..., 0] * sin + local[..., 1] * cos], -1)
+    return torch.cat([rotated, local[..., 2:]], -1) + boxes_n9[:, None, :3]

@@ -1,4 +1,4 @@
-"""CPFPN: a feature pyramid that keeps an output convolution on its first level only."""
+"""CPFPN: a feature pyramid with an output convolution on its first level only."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from aqr_bench.errors import UserError
 class CPFPN(BaseModule):
     """Lateral 1x1 convolutions, a top-down path, and one 3x3 convolution, on the first level.
 
-    Only level 0 is used by the CMT heads, so the other levels own no output convolution (parameters without a
-    gradient would disturb distributed training with checkpointing).
+    Only level 0 is used by the CMT heads, so the other levels have no output convolution (parameters without a
+    gradient break distributed training with checkpointing).
 
     Args:
         in_channels: channels of the backbone's levels.
         out_channels: channels of all outputs.
-        num_outs: number of outputs; extra ones are made by subsampling the last.
+        num_outs: number of outputs; further ones subsample the last.
         start_level: first backbone level to use.
     """
 

@@ -1,4 +1,4 @@
-"""A pillar encoder that computes on points that exist, not on the padding of their pillars."""
+"""A pillar encoder that computes on points alone, not on the padding of their pillars."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from aqr_bench.errors import UserError
 class SparsePillarFeatureNet(PillarFeatureNet):
     """mmdet3d's PillarFeatureNet, with its parameters and names, on the valid points alone.
 
-    Most slots of a pillar are empty (here 2 of 10 are taken), and the parent computes on all of them. Leaving them
-    out is three to five times faster on a CPU. Two numbers differ for the better: batch norm's statistics count real
-    points only, and the maximum over a pillar no longer sees the response of empty slots.
+    Most slots of a pillar are empty (here 8 of 10), and the parent computes on all of them. Skipping them is three to
+    five times faster on a CPU. Two differences: batch norm's statistics count real points only, and the maximum over a
+    pillar excludes the response of empty slots.
 
     Args:
         input_scale: factors of the decorated point features (the point's own, then x, y, z to the pillar's mean, then
             to its centre). In raw units intensity (to 255) and position (to 40 m) drown the centimetres that tell an
-            object from the ground, and a short training never digs them out. None: raw units, as in the parent.
+            object from the ground, and a short training does not learn them. None: raw units, as in the parent.
         kwargs: those of PillarFeatureNet; one layer of ``feat_channels``, max pooling, no ``with_distance``, no
             ``legacy``.
     """
@@ -35,7 +35,7 @@ class SparsePillarFeatureNet(PillarFeatureNet):
         layer = self.pfn_layers[0]
         if len(self.pfn_layers) != 1 or layer.mode != "max" or kwargs["legacy"] or kwargs["with_distance"]:
             raise UserError(
-                "SparsePillarFeatureNet knows one entry in feat_channels, mode 'max', and neither legacy nor "
+                "SparsePillarFeatureNet supports one entry in feat_channels, mode 'max', and neither legacy nor "
                 "with_distance; use PillarFeatureNet for the rest"
             )
 

@@ -17,8 +17,8 @@ from aqr_bench.errors import UserError
 class SpconvDataPreprocessor(Det3DDataPreprocessor):
     """Det3DDataPreprocessor whose ``voxel_layer`` is a HardVoxelizer, where mmdet3d's is a compiled mmcv operator.
 
-    A sample without points, and a batch without a LiDAR (a condition that takes it away altogether), give one voxel
-    of zeros per sample: the detector runs, and finds what it finds in an empty world.
+    A sample without points, and a batch without a LiDAR (under a condition that removes it), give one voxel of zeros
+    per sample, so that the detector runs on empty input.
 
     Args:
         voxel_layer: as in mmdet3d (``voxel_size``, ``point_cloud_range``, ``max_num_points``, ``max_voxels``), with
@@ -28,7 +28,7 @@ class SpconvDataPreprocessor(Det3DDataPreprocessor):
 
     def __init__(self, voxel_layer: dict, **kwargs) -> None:
         if not kwargs.pop("voxel", True) or kwargs.pop("voxel_type", "hard") != "hard":
-            raise UserError("SpconvDataPreprocessor voxelises, and that hard: leave voxel and voxel_type out")
+            raise UserError("SpconvDataPreprocessor always does hard voxelisation: leave voxel and voxel_type out")
         super().__init__(voxel=False, **kwargs)
         self.voxel = True
         layer = {"num_point_features": 5, **voxel_layer}

@@ -1,7 +1,7 @@
-"""Which of the four official configs a state dict belongs to, and its tensors as that config's model wants them.
+"""Which of the four official configs a state dict belongs to, and its tensors in the layout of that config's model.
 
-Names and shapes come from the models themselves, built without memory on torch's meta device. They do not tell the
-voxel size: two configs that differ in nothing else have the same names and shapes.
+Names and shapes come from the models, built on torch's meta device. They do not determine the voxel size: two configs
+that differ in nothing else have the same names and shapes.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ SPCONV, MMCV, MIXED, NONE = "spconv 2", "mmcv", "mixed", "none"  # layouts of sp
 
 
 @dataclass(frozen=True)
-class Reshaped:
-    """A tensor whose name is known and whose shape is another."""
+class ShapeMismatch:
+    """A tensor of an expected name with another shape."""
 
     name: str
-    found: tuple[int, ...]
-    wanted: tuple[int, ...]
+    shape: tuple[int, ...]
+    expected: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Match:
     """How a state dict compares with one config.
 
-    ``layout`` is that of the sparse kernels, as far as they fit; ``cast`` counts the tensors of a dtype that the model
-    has not, by that dtype (``float16``).
+    ``layout`` is that of the sparse kernels, as far as they fit; ``cast`` counts the tensors whose dtype is not the
+    model's, by that dtype (``float16``).
     """
 
     config: str
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    reshaped: tuple[Reshaped, ...]
+    reshaped: tuple[ShapeMismatch, ...]
     layout: str
     cast: Mapping[str, int]
 
@@ -72,7 +72,7 @@ class Match:
 
     def complaint(self, count: int = 3) -> str:
         """The summary, and the first few differing names of each kind, with shapes, on one line."""
-        shapes = [f"{r.name} {_shape(r.found)} instead of {_shape(r.wanted)}" for r in self.reshaped]
+        shapes = [f"{r.name} {_shape(r.shape)} instead of {_shape(r.expected)}" for r in self.reshaped]
         kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("shape", shapes))
         return "; ".join([self.summary(), *(f"{kind}: {_first(names, count)}" for kind, names in kinds if names)])
 
@@ -108,8 +108,7 @@ def _expected(name: str) -> Mapping[str, Tensor]:
 
 def match(state: Mapping[str, Tensor]) -> list[Match]:
     """Compare ``state`` with every published config, by names and shapes; the closest comes first."""
-    found = [match_with(state, name) for name in PUBLISHED_CONFIGS]
-    return sorted(found, key=lambda m: m.differences)
+    return sorted((match_with(state, name) for name in PUBLISHED_CONFIGS), key=lambda m: m.differences)
 
 
 def match_with(state: Mapping[str, Tensor], config: str) -> Match:
@@ -121,7 +120,7 @@ def match_with(state: Mapping[str, Tensor], config: str) -> Match:
             continue
         tensor = state[name]
         if in_layout_of(tensor, wanted.shape) is None:
-            reshaped.append(Reshaped(name, tuple(tensor.shape), tuple(wanted.shape)))
+            reshaped.append(ShapeMismatch(name, tuple(tensor.shape), tuple(wanted.shape)))
         elif wanted.dim() == 5:  # of these models, only sparse convolutions have five axes
             layouts.add(SPCONV if tensor.shape == wanted.shape else MMCV)
         if tensor.dtype != wanted.dtype:
@@ -136,10 +135,10 @@ def match_with(state: Mapping[str, Tensor], config: str) -> Match:
     )
 
 
-def arranged(state: Mapping[str, Tensor], config: str) -> dict[str, Tensor]:
+def to_layout(state: Mapping[str, Tensor], config: str) -> dict[str, Tensor]:
     """Copies of a fitting state's tensors with the config's order, dtypes and sparse layout.
 
-    Copies, since a tensor may be a window into a larger storage, all of which torch.save would write.
+    Copies, since a tensor may be a view of a larger storage, all of which torch.save would write.
     """
     return {
         name: in_layout_of(state[name], wanted.shape).to(wanted.dtype, copy=True, memory_format=torch.contiguous_format)
@@ -148,32 +147,32 @@ def arranged(state: Mapping[str, Tensor], config: str) -> dict[str, Tensor]:
 
 
 def write(out: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any], config: str) -> None:
-    """Write a fitting state, arranged, as ``{"state_dict", "meta"}``; it gets its name after it has loaded strictly."""
+    """Write a fitting state in the config's layout as ``{"state_dict", "meta"}``, renamed to ``out`` once it loads."""
     with whole_file(out) as temporary:
         with open(temporary, "wb") as file:
-            torch.save({"state_dict": arranged(state, config), "meta": dict(meta)}, file)
+            torch.save({"state_dict": to_layout(state, config), "meta": dict(meta)}, file)
         written = torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
         model_on_meta(config).load_state_dict(written, strict=True, assign=True)
 
 
-def doubts(meta: Mapping[str, Any], config: str) -> list[str]:
-    """What speaks against using weights with ``config`` although names and shapes fit.
+def warnings_for(meta: Mapping[str, Any], config: str) -> list[str]:
+    """Reasons against weights of fitting names and shapes for ``config``.
 
     ``meta`` may have classes (of the training, in order), mmdet3d_version and config (text of the training's config).
     """
-    settings, found = published_config(config), []
+    settings, warnings = published_config(config), []
     if "classes" in meta and list(meta["classes"]) != list(settings.class_names):
-        found.append(f"its classes are not those of {config} in their order: {', '.join(settings.class_names)}")
+        warnings.append(f"its classes are not those of {config} in their order: {', '.join(settings.class_names)}")
     if old := re.match(r"v?(0\.[\w.+]*)", meta.get("mmdet3d_version", "")):
-        found.append(
+        warnings.append(
             f"written with mmdet3d {old[1]}, before 1.0.0rc0: box order (w, l, h) and yaw differ, so that mAP may look "
             "fine while mAOE is near 1.57"
         )
     size = re.search(r"\bvoxel_size\s*=\s*\[([\d., ]+)\]", meta.get("config", ""))
     layer = settings.model.get("pts_voxel_layer")
     if size and layer and size[1].replace(" ", "") != ",".join(map(str, layer.voxel_size)):
-        found.append(f"its config has voxels of {size[1]} m, {config} of {', '.join(map(str, layer.voxel_size))} m")
-    return found
+        warnings.append(f"its config has voxels of {size[1]} m, {config} of {', '.join(map(str, layer.voxel_size))} m")
+    return warnings
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -21,7 +21,7 @@ def mmcv_from_spconv2(kernel: Tensor) -> Tensor:
 def in_layout_of(kernel: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     """``kernel`` permuted, if need be, from one layout to the other so that it has ``shape``; None if neither fits.
 
-    No guess is needed: a kernel fits both only if out = D = H = W = in, which no network has.
+    This is unambiguous: a kernel fits both only if out = D = H = W = in, which no network has.
     """
     if kernel.shape == shape:
         return kernel
@@ -33,10 +33,10 @@ def in_layout_of(kernel: Tensor, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def accept_both_layouts(module: nn.Module) -> None:
-    """Let every spconv convolution inside ``module`` load kernels of either layout, told apart by their shape.
+    """Let every spconv convolution inside ``module`` load kernels of either layout, distinguished by their shape.
 
     mmdet3d permutes while loading unless the state dict carries ``_metadata`` with version 2. A plain dict of tensors
-    has none, so that kernels in spconv's own layout would be permuted away from what they should be.
+    has none, so that kernels in spconv's layout would be permuted wrongly.
     """
     from spconv.pytorch.conv import SparseConvolution
 

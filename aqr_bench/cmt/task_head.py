@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class GroupLayerNorm1d(nn.Module):
-    """Layer norm over the channels of each group, at every position on its own.
+    """Layer norm over the channels of each group, at every position.
 
     Input and output are [B, groups * C, Q]; mean and (biased) variance are taken over the C channels of one group
     at one position. ``eps`` 1e-6 is CMT's; torch's default 1e-5 moves the outputs by 6e-6.
@@ -36,7 +36,7 @@ class GroupLayerNorm1d(nn.Module):
 
 @MODELS.register_module()
 class SeparateTaskHead(BaseModule):
-    """One small network per predicted quantity, each with its own weights for every decoder layer.
+    """One small network per predicted quantity, each with separate weights for every decoder layer.
 
     Args:
         in_channels: width of a query.
@@ -78,10 +78,10 @@ class SeparateTaskHead(BaseModule):
             self.add_module(name, nn.Sequential(*layers))
 
     def init_weights(self) -> None:
-        """Set the bias of the class logits; convolutions keep torch's own initialisation.
+        """Set the bias of the class logits; convolutions keep torch's initialisation.
 
-        The official class also asks for Kaiming initialisation, but sits in a list that never passes the call on,
-        so the published models started from torch's. Kaiming would scatter the first boxes over the whole map.
+        The official class also has Kaiming initialisation, but is in a list that never passes the call on, so the
+        published models started from torch's. With Kaiming the first boxes would be spread over the whole map.
         """
         super().init_weights()
         if "cls_logits" in self.heads:

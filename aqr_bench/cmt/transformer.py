@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from mmcv.cnn.bricks.transformer import FFN
@@ -12,29 +12,18 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from aqr_bench.bias.locality_prior import Prior
-from aqr_bench.bias.windows import WindowBias
 from aqr_bench.cmt.attention import DecoderAttention
+from aqr_bench.cmt.layer_bias import NO_BIAS, PLAIN_CMT, BiasOfLayer, LayerBias
 from aqr_bench.errors import UserError, nearest
 
 OPERATIONS = ("self_attn", "cross_attn", "norm", "ffn")
 
 
-@dataclass(frozen=True)
-class LayerBias:
-    """What one decoder layer adds to its attention scores: all optional.
+class DecoderOutput(NamedTuple):
+    """Normed outputs of all layers [layers, B, Q, C], and their references [layers, B, Q, 3] if the biases have any."""
 
-    ``cross`` and ``own`` are the generated biases of cross- and self-attention; ``prior`` holds the extra query and key
-    dimensions of the locality prior (cross-attention only).
-    """
-
-    cross: WindowBias | Tensor | None = None
-    own: WindowBias | Tensor | None = None
-    prior: Prior | None = None
-
-
-NO_BIAS = LayerBias()
-Biases = Sequence[LayerBias] | Callable[[int, Tensor | None], LayerBias] | None
+    states_LBQC: Tensor
+    reference_LBQ3: Tensor | None
 
 
 @MODELS.register_module()
@@ -99,9 +88,9 @@ class PETRTransformerDecoderLayer(BaseModule):
         attentions, norms, ffns = iter(self.attentions), iter(self.norms), iter(self.ffns)
         for name in self.operation_order:
             if name == "self_attn":
-                x = next(attentions)(x, query_pos, mask=mask, bias=bias.own)
+                x = next(attentions)(x, query_pos, mask=mask, bias=bias.self_bias)
             elif name == "cross_attn":
-                x = next(attentions)(x, query_pos, memory, memory_pos, bias=bias.cross, prior=bias.prior)
+                x = next(attentions)(x, query_pos, memory, memory_pos, bias=bias.cross_bias, prior=bias.prior)
             elif name == "norm":
                 x = next(norms)(x)
             else:
@@ -142,22 +131,17 @@ class PETRTransformerDecoder(BaseModule):
         memory_BKC: Tensor,
         memory_pos_BKC: Tensor,
         self_mask: Tensor | None = None,
-        biases: Biases = None,
-    ) -> Tensor:
-        """Run all layers on queries that start at zero; returns the normed outputs, [layers, B, Q, C].
-
-        ``biases``: one per layer, or a function of (layer index, normed output of the layer before or None).
-        """
+        bias_of: BiasOfLayer = PLAIN_CMT,
+    ) -> DecoderOutput:
+        """Run all layers on queries that start at zero."""
         x = torch.zeros_like(query_pos_BQC)
-        outputs = []
+        states, references = [], []
         for index, layer in enumerate(self.layers):
-            if callable(biases):
-                bias = biases(index, outputs[-1] if outputs else None)
-            else:
-                bias = NO_BIAS if biases is None else biases[index]
+            bias = bias_of(index, *((states[-1], references[-1]) if states else (None, None)))
             x = layer(x, query_pos_BQC, memory_BKC, memory_pos_BKC, self_mask, bias)
-            outputs.append(self.post_norm(x))
-        return torch.stack(outputs)
+            states.append(self.post_norm(x))
+            references.append(bias.reference_BQ3)
+        return DecoderOutput(torch.stack(states), None if references[0] is None else torch.stack(references))
 
 
 @MODELS.register_module(name=["CmtTransformer", "CmtLidarTransformer", "CmtImageTransformer"])
@@ -186,16 +170,9 @@ class CmtTransformer(BaseModule):
                     nn.init.zeros_(module.bias)
         self._is_init = True
 
-    def forward(
-        self,
-        query_pos_BQC: Tensor,
-        memory_BKC: Tensor,
-        memory_pos_BKC: Tensor,
-        self_mask: Tensor | None = None,
-        biases: Biases = None,
-    ) -> Tensor:
-        """Decoder outputs, [layers, B, Q, C]."""
-        return self.decoder(query_pos_BQC, memory_BKC, memory_pos_BKC, self_mask, biases)
+    def forward(self, *args: Any, **kwargs: Any) -> DecoderOutput:
+        """See :meth:`PETRTransformerDecoder.forward`."""
+        return self.decoder(*args, **kwargs)
 
 
 def fuse_memory(

@@ -16,7 +16,7 @@ from aqr_bench.errors import UserError, nearest
 
 STEM = (64, 64, 128)
 BRANCH_CHANNELS = (128, 160, 192, 224)  # of the 3x3 convolutions of stage 2 to 5
-STAGE_CHANNELS = (256, 512, 768, 1024)  # of what stage 2 to 5 give
+STAGE_CHANNELS = (256, 512, 768, 1024)  # of the outputs of stage 2 to 5
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ SPECS = {
 
 
 def _conv(inputs: int, outputs: int, name: str, kernel: int, stride: int = 1) -> list[tuple[str, nn.Module]]:
-    """Convolution, batch norm and ReLU under the published names, which hold a slash."""
+    """Convolution, batch norm and ReLU under the published names, which contain a slash."""
     return [
         (f"{name}/conv", nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)),
         (f"{name}/norm", nn.BatchNorm2d(outputs)),
@@ -86,8 +86,8 @@ class VoVNet(BaseModule):
         input_ch: channels of the image.
         out_features: which of ``stem`` (stride 4), ``stage2`` (4), ``stage3`` (8), ``stage4`` (16), ``stage5`` (32) to
             return. Their channels are 128, 256, 512, 768, 1024.
-        frozen_stages: -1: none; 0: the stem is frozen; n: also stage 2 to n + 1. Frozen parts also keep their
-            batch statistics.
+        frozen_stages: -1: none; 0: the stem is frozen; n: also stage 2 to n + 1. Batch statistics of
+            frozen parts do not change either.
         norm_eval: batch norm always uses its stored statistics.
 
     Raises:

@@ -15,15 +15,15 @@ from aqr_bench.errors import UserError
 class HardVoxelizer(nn.Module):
     """Points of a batch to voxels with at most ``max_num_points`` points each.
 
-    A sample without a point in range gives one voxel full of all-zero points: the same that remains of a LiDAR
-    whose points are all multiplied by zero, which is how CMT's modal masking drops the sensor. So "no points" and
-    "LiDAR dropped" look alike to the network, and no batch is ever empty.
+    A sample without a point in range gives one voxel full of all-zero points, like a LiDAR whose points are all
+    multiplied by zero, which is how CMT's modal masking drops the sensor. So "no points" and "LiDAR dropped" are the
+    same input to the network, and no batch is ever empty.
 
     Args:
         voxel_size: (x, y, z) in metres.
         point_cloud_range: (x0, y0, z0, x1, y1, z1) in metres.
-        max_num_points: points kept per voxel.
-        max_voxels: voxels kept per sample, one number or (training, test).
+        max_num_points: limit of points per voxel.
+        max_voxels: limit of voxels per sample, one number or (training, test).
         num_point_features: columns of a point; the first three are x, y, z.
     """
 
@@ -58,26 +58,26 @@ class HardVoxelizer(nn.Module):
                     f"pts_voxel_layer.num_point_features is {self.num_point_features}, but points have "
                     f"{cloud.shape[-1]} columns"
                 )
-            v, c, n = self._one(cloud)
+            v, c, n = self._voxelize(cloud)
             voxels.append(v)
             counts.append(n)
             coors.append(F.pad(c, (1, 0), value=sample))
         return torch.cat(voxels), torch.cat(counts), torch.cat(coors)
 
     def __getstate__(self) -> dict:
-        """The generators are native objects that can be neither copied nor pickled; they are made anew on demand."""
+        """Without the generators: native objects that can be neither copied nor pickled, created again on demand."""
         return {**self.__dict__, "_generators": {}}
 
-    def _one(self, cloud: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _voxelize(self, cloud: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if len(cloud):
             device = _generator_device(cloud.device)
             outputs = self._generator(device)(cloud.float().contiguous().to(device))
             if len(outputs[0]):
                 # The generator owns and reuses its buffers: copy, always.
                 return tuple(t.clone().to(cloud.device) for t in outputs)
-        return self._blank(cloud)
+        return self._zero_voxel(cloud)
 
-    def _blank(self, cloud: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _zero_voxel(self, cloud: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         low, high = self.point_cloud_range[:3], self.point_cloud_range[3:]
         cell = [
             min(max(int((min(max(0.0, lo), hi) - lo) / size), 0), max(round((hi - lo) / size) - 1, 0))

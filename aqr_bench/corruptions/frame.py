@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-CLEAN, NO_LIDAR, NO_CAMERAS = 0, 1, 2  # sensor states, as the router's supervision has them
+from aqr_bench.sensor_state import SensorState
+
 LIDAR = "LIDAR_TOP"
 X, Y, Z, INTENSITY, RING = range(5)  # columns of a nuScenes point on disk
 MAX_RINGS = 128
@@ -88,7 +89,7 @@ class Frame:
         boxes: float64 [N, 7], ground truth in the keyframe's LiDAR frame: gravity centre (m), l, w, h (m), yaw (rad,
             counter-clockwise from x); None where it is not known.
         history: earlier recordings, None where they are not known.
-        state: CLEAN, NO_LIDAR or NO_CAMERAS.
+        state: which sensors are missing.
     """
 
     token: str
@@ -96,7 +97,7 @@ class Frame:
     views: tuple[View, ...] = ()
     boxes: np.ndarray | None = None
     history: History | None = None
-    state: int = CLEAN
+    state: SensorState = SensorState.CLEAN
 
     def with_images(self, change: Callable[[View], np.ndarray]) -> Frame:
         """Every view with the image that ``change`` makes of it."""

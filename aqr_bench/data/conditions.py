@@ -16,7 +16,6 @@ from mmcv.transforms import BaseTransform  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 from aqr_bench.corruptions import Cloud, Corruption, Frame, corrupt, get_corruption, sample_fingerprint  # noqa: E402
-from aqr_bench.corruptions.frame import CLEAN, NO_CAMERAS, NO_LIDAR  # noqa: E402
 from aqr_bench.data.raw_frames import (  # noqa: E402
     SWEEP_CLOUDS,
     SceneHistory,
@@ -25,6 +24,7 @@ from aqr_bench.data.raw_frames import (  # noqa: E402
     sweep_clouds,
     view_of,
 )
+from aqr_bench.sensor_state import SensorState  # noqa: E402
 
 
 @TRANSFORMS.register_module()
@@ -111,13 +111,13 @@ class SensorDropout(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         draw = np.random.rand()
-        results["sensor_state"] = CLEAN
+        results["sensor_state"] = SensorState.CLEAN
         if draw < self.lidar:
-            results["sensor_state"] = NO_LIDAR
+            results["sensor_state"] = SensorState.NO_LIDAR
             if "points" in results:
                 results["points"] = results["points"].new_point(results["points"].tensor * 0)
         elif draw < self.lidar + self.cameras:
-            results["sensor_state"] = NO_CAMERAS
+            results["sensor_state"] = SensorState.NO_CAMERAS
             if "img" in results:
                 results["img"] = [np.zeros_like(image) for image in results["img"]]
         return results
@@ -137,7 +137,7 @@ class InputFingerprint(BaseTransform):
         results["input_proof"] = asdict(fingerprint)
         if "img" in results and not len(results["img"]):
             del results["img"]
-        if results.get("sensor_state") == NO_LIDAR and not len(points):
+        if results.get("sensor_state") == SensorState.NO_LIDAR and not len(points):
             results.pop("points", None)
         return results
 

@@ -54,14 +54,14 @@ def _convert(path: Path, model: str, out: Path) -> list[str]:
     from aqr_bench import compat
 
     compat.prepare()
-    from aqr_bench.cmt.published_weights import PUBLISHED_CONFIGS, doubts
+    from aqr_bench.cmt.published_weights import PUBLISHED_CONFIGS, warnings_for
     from aqr_bench.engine.checkpoint import convert, read_checkpoint
 
     if model not in PUBLISHED_CONFIGS:
         _write(_state(path), out, path)
         return []
     convert(path, out, model, force=True)
-    return doubts(read_checkpoint(path).meta, model)
+    return warnings_for(read_checkpoint(path).meta, model)
 
 
 def _state(path: Path) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class RouterLog:
         logits = torch.cat([task[0]["cls_logits"][-1] for task in outputs], -1)
         self.tokens += [str(meta.get("token", "")) for meta in inputs[2]]
         for name, value in (
-            ("weight", first["aqr"][0].weights_BQ2),
+            ("weight", torch.stack(first["aqr"][0].weights, -1)),
             ("score", logits.sigmoid().amax(-1)),
             ("centre", first["center"][-1]),
         ):

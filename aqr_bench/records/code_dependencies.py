@@ -11,7 +11,7 @@ from aqr_bench.study.hashes import source_files_hash
 PACKAGE = Path(__file__).parents[1]
 _SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
 
-_GROUND = ("atomic.py", "compat.py")
+_GROUND = ("atomic.py", "compat.py", "sensor_state.py")
 _DETECTOR = ("bias", "cmt", "corruptions", "data", *_GROUND)
 _ENGINE = tuple(f"engine/{name}.py" for name in ("adapt_config", "checkpoint", "config", "job", "weights"))
 # Folders, or files where a step needs a part of a folder alone: a change to evaluation trains nothing again.

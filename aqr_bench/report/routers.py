@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from aqr_bench.report.statistics import number
 from aqr_bench.report.tables.study import Table
 from aqr_bench.study.spec import Study
 
-SENSORS = ("lidar", "camera")  # order of the weights' last axis
+SENSORS = ("lidar", "camera")
 MISSING = {"no_lidar": "lidar", "no_cameras": "camera"}  # corruption -> the sensor that it takes away
 CONFIDENT = 0.3  # as in the records: a query with at least this score
 MOST_PANELS = 4  # conditions side by side
@@ -37,14 +38,21 @@ def roc_area(present: np.ndarray, missing: np.ndarray) -> float:
     return float((ranks.sum() - len(present) * (len(present) + 1) / 2) / (len(present) * len(missing)))
 
 
-def load_weights(path: Path) -> np.ndarray | None:
-    """Weights [frames * queries, 2] (LiDAR, camera) of an evaluation; None if the file is missing or damaged."""
+class Weights(NamedTuple):
+    """The router's weights of n queries, [n] each."""
+
+    lidar: np.ndarray
+    camera: np.ndarray
+
+
+def load_weights(path: Path) -> Weights | None:
+    """Weights of all queries of an evaluation; None if the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             weight = np.asarray(file["weight"], np.float32)
     except DAMAGED_ARRAYS:
         return None
-    return weight.reshape(-1, 2) if weight.ndim == 3 and weight.shape[-1] == 2 else None
+    return Weights(*weight.reshape(-1, 2).T) if weight.ndim == 3 and weight.shape[-1] == 2 else None
 
 
 def sensing_table(study: Study, files: Mapping[Key, Path]) -> Table:
@@ -61,8 +69,7 @@ def sensing_table(study: Study, files: Mapping[Key, Path]) -> Table:
                     continue
                 there, gone = (load_weights(path) for path in paths)
                 if there is not None and gone is not None:
-                    column = SENSORS.index(sensor)
-                    areas[sensor].append(roc_area(there[:, column], gone[:, column]))
+                    areas[sensor].append(roc_area(getattr(there, sensor), getattr(gone, sensor)))
         if any(areas.values()):
             rows.append({"variant": variant, **{sensor: values for sensor, values in areas.items()}})
     data = pd.DataFrame(
@@ -107,9 +114,9 @@ def distribution_figure(study: Study, files: Mapping[Key, Path]) -> Figure | Non
     axes = figure.subplots(len(variants), 2, squeeze=False, sharex=True)
     bins = np.linspace(-1, 1, 81)
     for row, variant in zip(axes, variants, strict=True):
-        for axis, column, sensor in zip(row, (0, 1), SENSORS, strict=True):
+        for axis, sensor in zip(row, SENSORS, strict=True):
             for style, (condition, weights) in zip(STYLES, found[variant].items(), strict=False):
-                share = np.histogram(weights[:, column], bins)[0] / len(weights)
+                share = np.histogram(getattr(weights, sensor), bins)[0] / len(weights.lidar)
                 axis.stairs(share, bins, color=palette[condition], fill=True, alpha=0.15)
                 axis.stairs(share, bins, color=palette[condition], ls=style, lw=1.8, label=condition)
             axis.set_yticks([])
@@ -126,10 +133,10 @@ def distribution_figure(study: Study, files: Mapping[Key, Path]) -> Figure | Non
 
 @dataclass(frozen=True)
 class Queries:
-    """One frame's queries: centre [Q, 2] in metres (LiDAR frame), weight [Q, 2] (LiDAR, camera), score [Q]."""
+    """One frame's queries: centre [Q, 2] in metres (LiDAR frame), weights and score [Q]."""
 
     centre: np.ndarray
-    weight: np.ndarray
+    weights: Weights
     score: np.ndarray
 
 
@@ -143,7 +150,8 @@ def queries_of(path: Path, token: str | None = None) -> tuple[str, Queries] | No
             tokens, found = file["token"].tolist(), {k: file[k] for k in ("centre", "weight", "score")}
         confident = (found["score"] >= CONFIDENT).sum(1)
         index = int(confident.argmax()) if token is None else tokens.index(token)
-        return tokens[index], Queries(**{k: value[index].astype(np.float32) for k, value in found.items()})
+        centre, weight, score = (found[key][index].astype(np.float32) for key in ("centre", "weight", "score"))
+        return tokens[index], Queries(centre, Weights(*weight.T), score)
     except DAMAGED_ARRAYS:
         return None
 
@@ -163,7 +171,7 @@ def bev_figure(study: Study, files: Mapping[Key, Path]) -> tuple[str, Figure] | 
         token = first[0]
         frames = {c: queries_of(files[variant, seed, c], token) for c in conditions if (variant, seed, c) in files}
         frames = {c: frame[1] for c, frame in frames.items() if frame is not None}
-        if any(np.ptp(f.weight) > 0 for f in frames.values()):
+        if any(np.ptp(f.weights) > 0 for f in frames.values()):
             caption = (
                 f"Where the router of '{variant}' (seed {seed}) leans to which sensor: every query of sample "
                 f"{token[:8]} at the centre it predicts, seen from above. Large dots: score of {CONFIDENT:g} or more. "
@@ -177,20 +185,20 @@ def _draw_bev(frames: Mapping[str, Queries]) -> Figure:
     figure = Figure(figsize=(2.7 * len(frames) + 1.2, 5.4), layout="constrained")
     axes = figure.subplots(2, len(frames), squeeze=False, sharex=True, sharey=True)
     reach = max(float(np.abs(f.centre).max()) for f in frames.values()) * 1.05
-    for row, (column, sensor) in zip(axes, enumerate(SENSORS), strict=True):
+    for row, sensor in zip(axes, SENSORS, strict=True):
         # The scale of a row is its own: a router that moves little would otherwise look like one that does not move.
-        limit = max(float(np.abs(f.weight[:, column]).max()) for f in frames.values()) or 1.0
+        limit = max(float(np.abs(getattr(f.weights, sensor)).max()) for f in frames.values()) or 1.0
         for axis, (condition, frame) in zip(row, frames.items(), strict=True):
             order = np.argsort(frame.score)
             size = np.where(frame.score[order] >= CONFIDENT, 42, 9)
             dots = axis.scatter(
-                *frame.centre[order].T, c=frame.weight[order, column], s=size, cmap="PuOr", vmin=-limit, vmax=limit,
-                edgecolors="0.35", linewidths=0.3,
+                *frame.centre[order].T, c=getattr(frame.weights, sensor)[order], s=size, cmap="PuOr", vmin=-limit,
+                vmax=limit, edgecolors="0.35", linewidths=0.3,
             )  # fmt: skip
             axis.plot(0, 0, "+", color="black", ms=8)
             axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
             axis.tick_params(labelsize=8)
-            if column == 0:
+            if sensor == SENSORS[0]:
                 axis.set_title(condition)
             else:
                 axis.set_xlabel("x, m", fontsize=9)
@@ -199,15 +207,15 @@ def _draw_bev(frames: Mapping[str, Queries]) -> Figure:
     return figure
 
 
-def _samples(study: Study, files: Mapping[Key, Path], variant: str) -> dict[str, np.ndarray]:
-    """Weights [n, 2] by condition, of all seeds, evenly thinned out."""
+def _samples(study: Study, files: Mapping[Key, Path], variant: str) -> dict[str, Weights]:
+    """Weights by condition, of all seeds, evenly subsampled."""
     found = {}
     for condition in study.suite.conditions:
         paths = [
             files[variant, seed, condition.name] for seed in study.seeds if (variant, seed, condition.name) in files
         ]
-        parts = [part for part in map(load_weights, paths) if part is not None and len(part)]
+        parts = [part for part in map(load_weights, paths) if part is not None and len(part.lidar)]
         if parts:
-            weights = np.concatenate(parts)
-            found[condition.name] = weights[:: max(1, len(weights) // SAMPLES)]
+            weights = Weights(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+            found[condition.name] = Weights(*(w[:: max(1, len(w) // SAMPLES)] for w in weights))
     return found

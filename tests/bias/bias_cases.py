@@ -15,7 +15,7 @@ RANGE = (-10.0, -8.0, -3.0, 10.0, 8.0, 3.0)
 
 @dataclass(frozen=True)
 class Inputs:
-    """q, k, v [B, H, Q or K, d], the bias, and what else there may be."""
+    """q, k, v [B, H, Q or K, d], the bias, and optional terms."""
 
     q: torch.Tensor
     k: torch.Tensor
@@ -87,15 +87,15 @@ def formula(inputs: Inputs) -> torch.Tensor:
         scores = scores + inputs.bias.dense()[:, None]
     if inputs.mask is not None:
         scores = scores.masked_fill(inputs.mask, float("-inf"))
-    dead = (scores == float("-inf")).all(-1, keepdim=True)
-    return scores.masked_fill(dead, 0).softmax(-1).masked_fill(dead, 0) @ inputs.v
+    fully_masked = (scores == float("-inf")).all(-1, keepdim=True)
+    return scores.masked_fill(fully_masked, 0).softmax(-1).masked_fill(fully_masked, 0) @ inputs.v
 
 
 def with_gradients(inputs: Inputs, backend: str | None) -> list[torch.Tensor]:
     """Output, and gradients of q, k, v and the bias values, by a backend or (None) by the formula."""
     leaves = [x.detach().clone().requires_grad_() for x in (inputs.q, inputs.k, inputs.v, inputs.bias.value_BQW)]
-    own = replace(inputs, q=leaves[0], k=leaves[1], v=leaves[2], bias=replace(inputs.bias, value_BQW=leaves[3]))
-    out = formula(own) if backend is None else attend(own, backend)
+    trainable = replace(inputs, q=leaves[0], k=leaves[1], v=leaves[2], bias=replace(inputs.bias, value_BQW=leaves[3]))
+    out = formula(trainable) if backend is None else attend(trainable, backend)
     direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out)
     return [out.detach(), *torch.autograd.grad((out * direction).sum(), leaves, materialize_grads=True)]
 
@@ -106,6 +106,6 @@ def attend(inputs: Inputs, backend: str) -> torch.Tensor:
     )
 
 
-def relative_errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
+def relative_errors(measured: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
     """Largest error over the largest value, tensor by tensor."""
-    return [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
+    return [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(measured, exact, strict=True)]

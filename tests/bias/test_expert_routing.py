@@ -36,7 +36,7 @@ def test_the_mask_is_the_one_written_by_hand():
         ]
     )
     assert torch.equal(expert_mask(chosen, LAYOUT, logits), by_hand[None])
-    assert expert_weights(chosen, logits).tolist() == [[[1, 1], [1, -1], [-1, 1], [1, 1]]]
+    assert torch.stack(expert_weights(chosen, logits), -1).tolist() == [[[1, 1], [1, -1], [-1, 1], [1, 1]]]
 
 
 @pytest.mark.parametrize("backend", ["literal", "masked", "window", "auto"])
@@ -52,15 +52,15 @@ def test_a_masked_query_attends_as_if_the_other_sensor_were_not_there(backend):
 
 def test_a_new_router_masks_nothing():
     out = forward(AttentionBias(8, num_heads=2, ffn_dims=16, routing="mask", supervision="modality"))
-    assert out.own is None and out.cross.shape == (2, 4, 7) and not out.cross.any()
-    assert out.weights_BQ2.unique().tolist() == [1.0] and out.experts_BQ3.shape == (2, 4, 3)
+    assert out.self_bias is None and out.cross_bias.shape == (2, 4, 7) and not out.cross_bias.any()
+    assert torch.stack(out.weights).unique().tolist() == [1.0] and out.logits_BQO.shape == (2, 4, 3)
 
 
 def test_the_oracle_masks_the_sensor_that_is_missing():
     out = forward(AttentionBias(8, router="oracle", routing="mask"), torch.tensor([1, 2]))
-    assert (out.cross[0] == torch.tensor([float("-inf")] * 4 + [0.0] * 3)).all()
-    assert (out.cross[1] == torch.tensor([0.0] * 4 + [float("-inf")] * 3)).all()
-    assert not forward(AttentionBias(8, router="oracle", routing="mask"), torch.tensor([0, 0])).cross.any()
+    assert (out.cross_bias[0] == torch.tensor([float("-inf")] * 4 + [0.0] * 3)).all()
+    assert (out.cross_bias[1] == torch.tensor([0.0] * 4 + [float("-inf")] * 3)).all()
+    assert not forward(AttentionBias(8, router="oracle", routing="mask"), torch.tensor([0, 0])).cross_bias.any()
     with pytest.raises(ValueError, match="needs the sensor state"):
         forward(AttentionBias(8, router="oracle", routing="mask"))
 
@@ -72,7 +72,7 @@ def test_a_sensor_without_keys_is_never_all_that_a_query_sees(layout):
         mask = expert_mask(choose_experts(EYE[expert].expand(1, 1, 3), layout), layout, EYE)
         assert (mask == 0).any()
     out = forward(AttentionBias(8, router="oracle", routing="mask"), torch.tensor([1, 2]), layout)
-    assert (out.cross == 0).any(-1).all()
+    assert (out.cross_bias == 0).any(-1).all()
 
 
 def test_the_loss_is_cross_entropy_against_the_sensor_state():
@@ -92,7 +92,7 @@ def test_supervision_teaches_the_router_to_choose():
         optimiser.zero_grad()
         aqr.loss(forward(aqr, state), state)["loss_router"].backward()
         optimiser.step()
-    weights = forward(aqr, state).weights_BQ2
+    weights = torch.stack(forward(aqr, state).weights, -1)
     assert (weights[0] == torch.tensor([-1.0, 1.0])).all() and (weights[1] == torch.tensor([1.0, -1.0])).all()
 
 

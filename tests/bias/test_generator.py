@@ -8,16 +8,9 @@ import bias_reference as reference
 import pytest
 import torch
 
-from aqr_bench.bias import (
-    AttentionBias,
-    LocalityPrior,
-    MemoryLayout,
-    grid_windows,
-    project_to_cameras,
-    router_loss,
-    sensor_weights,
-)
+from aqr_bench.bias import AttentionBias, LocalityPrior, MemoryLayout, grid_windows, project_to_cameras
 from aqr_bench.bias.locality_prior import image_rays
+from aqr_bench.bias.router import router_loss, sensor_weights
 
 RANGE = (-10.0, -10.0, -3.0, 10.0, 10.0, 3.0)
 LAYOUT = MemoryLayout((8, 8), (4, 3, 4), RANGE)
@@ -35,15 +28,15 @@ def forward(aqr, state=None, seed=0, batch=2, queries=6):
 
 def test_a_new_learned_router_leaves_attention_unbiased():
     out = forward(AttentionBias(8, num_heads=2, ffn_dims=16))
-    assert out.weights_BQ2.abs().max() == 0
-    assert out.cross.dense().abs().max() == 0
+    assert torch.stack(out.weights).abs().max() == 0
+    assert out.cross_bias.dense().abs().max() == 0
 
 
 def test_gradients_reach_router_and_scale():
     aqr = AttentionBias(8, num_heads=2, ffn_dims=16)
     torch.nn.init.normal_(aqr.router.output.weight)
     out = forward(aqr)
-    (out.cross.dense() ** 2).sum().backward()
+    (out.cross_bias.dense() ** 2).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in aqr.router.output.parameters())
     assert aqr.scale.grad.abs() > 0
 
@@ -53,13 +46,13 @@ def test_gradients_reach_router_and_scale():
 )
 def test_scale_and_bias_are_clamped(scale, low, high, expected):
     aqr = AttentionBias(8, router="constant", scale=scale, min_scale=low, max_scale=high)
-    assert forward(aqr).cross.dense().max().item() == pytest.approx(expected)
+    assert forward(aqr).cross_bias.dense().max().item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("site", "cross", "self_"), [("none", 0, 0), ("cross", 1, 0), ("self", 0, 1), ("both", 1, 1)])
 def test_sites(site, cross, self_):
     out = forward(AttentionBias(8, site=site, router="constant"))
-    assert (out.cross is not None, out.own is not None) == (bool(cross), bool(self_))
+    assert (out.cross_bias is not None, out.self_bias is not None) == (bool(cross), bool(self_))
 
 
 @pytest.mark.parametrize(("layers", "seen"), [("all", [1, 1, 1]), ("first", [1, 0, 0]), ("last", [0, 0, 1])])
@@ -72,8 +65,8 @@ def test_layers(layers, seen):
 
 def test_oracle_knows_the_sensor_state():
     out = forward(AttentionBias(8, router="oracle"), torch.tensor([1, 2]))
-    assert out.weights_BQ2[0, 0].tolist() == [-1, 1]
-    assert out.weights_BQ2[1, 0].tolist() == [1, -1]
+    assert [w[0, 0].item() for w in out.weights] == [-1, 1]
+    assert [w[1, 0].item() for w in out.weights] == [1, -1]
     with pytest.raises(ValueError, match="needs the sensor state"):
         forward(AttentionBias(8, router="oracle"))
 
@@ -87,7 +80,7 @@ def test_supervision_pulls_the_weights_to_the_true_state():
         out = forward(aqr, state)
         aqr.loss(out, state)["loss_router"].backward()
         optimiser.step()
-    assert (out.weights_BQ2[0, :, 0] < -0.5).all() and (out.weights_BQ2[1, :, 1] < -0.5).all()
+    assert (out.weights.lidar_weight_BQ[0] < -0.5).all() and (out.weights.camera_weight_BQ[1] < -0.5).all()
     assert AttentionBias(8, num_heads=2, ffn_dims=16).loss(out, state) == {}
 
 
@@ -105,7 +98,7 @@ def test_a_local_router_sees_its_windows_and_nothing_else():
         lidar2img = reference.ring_of_cameras(4, 32, 24, 20.0)[None].float()
         seen["windows"] = grid_windows(points, lidar2img, torch.tensor([24.0, 32.0]).expand(1, 4, 2), LAYOUT, 3, 3)
         shapes = torch.tensor([24.0, 32.0]).expand(1, 4, 2)
-        return aqr(query, query_pos, memory, memory_pos, points, lidar2img, shapes, LAYOUT).logits_BQ2
+        return aqr(query, query_pos, memory, memory_pos, points, lidar2img, shapes, LAYOUT).logits_BQO
 
     plain = forward_with(slice(0, 0))
     inside = torch.zeros(LAYOUT.num_keys, dtype=torch.bool)
@@ -119,7 +112,7 @@ def test_a_local_router_sees_its_windows_and_nothing_else():
 
 def test_router_loss_is_zero_at_certainty_and_log2_at_zero():
     state = torch.tensor([0, 1])
-    sure = sensor_weights(state)[:, None].expand(2, 3, 2) * 20
+    sure = torch.stack(sensor_weights(state), -1)[:, None].expand(2, 3, 2) * 20
     assert router_loss(sure, state) < 1e-6
     assert router_loss(torch.zeros(2, 3, 2), state) == pytest.approx(math.log(2))
 
@@ -146,7 +139,7 @@ def test_locality_prior_is_the_gaussian_it_says():
     shapes = torch.tensor([24.0, 32.0], dtype=torch.float64).expand(1, 4, 2)
     points = torch.tensor([[[3.0, -2.0, 0.5], [-7.0, 6.0, -1.0]]], dtype=torch.float64)
     pq, pk = prior(points, lidar2img, shapes, LAYOUT).dims
-    assert pq.shape[-1] == pk.shape[-1] == prior.dims
+    assert pq.shape[-1] == pk.shape[-1] == 12
     scores = pq @ pk.transpose(-1, -2)
     centres = LAYOUT.bev_centres(points)
     rays, origin = image_rays(lidar2img, shapes, LAYOUT)

@@ -8,15 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aqr_bench.bias import (
-    AttentionBias,
-    MemoryLayout,
-    WindowBias,
-    bev_window,
-    camera_windows,
-    grid_windows,
-    self_window,
-)
+from aqr_bench.bias import AttentionBias, MemoryLayout, RouterWeights, WindowBias, grid_windows
+from aqr_bench.bias.windows import bev_window, camera_windows, self_window
 
 RANGE = (-10.0, -8.0, -3.0, 10.0, 8.0, 3.0)
 
@@ -46,7 +39,7 @@ def test_generated_bias_equals_definition(seed, bev_size, cam_size, profile, foc
     layout, points, lidar2img, shapes, weights = make_case(seed, focal=focal)
     aqr = AttentionBias(8, bev_window=bev_size, camera_window=cam_size, profile=profile, router="constant", scale=1.5)
     windows = grid_windows(points, lidar2img, shapes, layout, bev_size, cam_size)
-    bias = aqr.double()._cross(weights, windows, layout.num_keys)
+    bias = aqr.double()._cross_bias(RouterWeights(*weights.unbind(-1)), windows, layout.num_keys)
     raw, inside = reference.loop_bias(weights, points, lidar2img, shapes, layout, bev_size, cam_size, profile)
     expected = raw * 1.5
     if profile == "hard":
@@ -98,7 +91,7 @@ def test_a_diverged_reference_is_outside(bad):
 def test_self_bias_is_the_bev_bias_read_at_the_other_query(seed, size):
     layout, points, lidar2img, shapes, weights = make_case(seed, queries=9)
     aqr = AttentionBias(8, site="self", bev_window=size, camera_window=0, router="constant", profile="gaussian")
-    self_bias = aqr.double()._self(weights, points, layout).dense()
+    self_bias = aqr.double()._self_bias(RouterWeights(*weights.unbind(-1)), points, layout).dense()
     raw, _ = reference.loop_bias(weights, points, lidar2img, shapes, layout, size, 0, "gaussian")
     cells = layout.bev_cells(points)
     for b in range(2):

@@ -275,13 +275,16 @@ def test_the_lidar_head_mixes_neighbouring_queries_and_the_others_do_not():
 
 
 def test_the_consistent_grid_covers_the_range_and_keeps_every_parameter():
-    published, mended = load(R50).model, load(R50).model
-    mended.consistent_grid = True
+    published, corrected = load(R50).model, load(R50).model
+    corrected.consistent_grid = True
     with torch.device("meta"):
-        before, after = MODELS.build(published), MODELS.build(mended)
-    assert before.pts_middle_encoder.sparse_shape == [41, 1024, 1024] and before.pts_bbox_head.stretch_bev_keys
+        before, after = MODELS.build(published), MODELS.build(corrected)
+    assert (
+        before.pts_middle_encoder.sparse_shape == [41, 1024, 1024] and before.pts_bbox_head.embeddings.key_range is None
+    )
     # 1080 cells would do for 108 m, but the pyramid halves the map of 135 cells: the next multiple of 16.
-    assert after.pts_middle_encoder.sparse_shape == [41, 1088, 1088] and not after.pts_bbox_head.stretch_bev_keys
+    assert after.pts_middle_encoder.sparse_shape == [41, 1088, 1088]
+    assert after.pts_bbox_head.embeddings.key_range == after.pts_bbox_head.bev_range
     assert after.pts_bbox_head.bev_range == pytest.approx([-54, -54, -5, 54.8, 54.8, 3])
     shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (before, after)]
     assert shapes[0] == shapes[1]
@@ -294,10 +297,10 @@ def test_the_consistent_grid_covers_the_range_and_keeps_every_parameter():
 def test_keys_of_the_consistent_grid_are_where_they_are():
     config = load(R50).model
     head = head_of(load(R50), bev_range=[-54, -54, 54.8, 54.8], stretch_bev_keys=False)
-    metres = head.coords_bev(136, 136) * 108 - 54
+    metres = head.embeddings.bev_coordinates(136, 136) * 108 - 54
     assert metres[0].tolist() == pytest.approx([-53.6, -53.6], abs=1e-4)
     assert metres[-1].tolist() == pytest.approx([54.4, 54.4], abs=1e-4)
-    stretched = head_of(load(R50)).coords_bev(128, 128) * 108 - 54
+    stretched = head_of(load(R50)).embeddings.bev_coordinates(128, 128) * 108 - 54
     assert stretched[-1].tolist() == pytest.approx([53.578, 53.578], abs=1e-3)  # 48.0 m in truth
     assert config.pts_bbox_head.bev_range == [-54.0, -54.0, 48.4, 48.4]
 

@@ -254,7 +254,7 @@ def test_image_points_alone_learn_in_float32_under_autocast():
     """As all of the head: their distances and sums of metres do not fit half precision."""
     head, samples = quick_model().pts_bbox_head, with_truth(metas(2, cameras=6), [5, 3])
     images = torch.randn(12, head.hidden_dim, 6, 10)
-    exact = head.image_points_loss(images, samples)
+    exact = head.image_points.loss_of_features(images, samples)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = head.image_points_loss(images, samples)
+        found = head.image_points.loss_of_features(images, samples)
     assert exact > 0 and torch.equal(found, exact)

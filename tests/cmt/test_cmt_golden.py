@@ -55,7 +55,7 @@ def test_fusion_head_gives_the_official_outputs(shared):
     x, x_img = golden_inputs()
     np.testing.assert_array_equal(x[0, 0, 0, :8], golden["input_x_head"])
     decoded = []
-    head.transformer.register_forward_hook(lambda module, args, out: decoded.append(out))
+    head.transformer.register_forward_hook(lambda module, args, out: decoded.append(out.states_LBQC))
     with torch.no_grad():
         outputs = head([x], [x_img], golden_metas(golden))
     assert isinstance(outputs, tuple) and isinstance(outputs[0], list) and set(outputs[0][0]) == set(OUTPUTS)
@@ -71,14 +71,14 @@ def test_position_embeddings_are_the_official_ones(shared):
     head = small_head()
     cameras = CameraGeometry.from_metas(golden_metas(golden), torch.device("cpu"))
     with torch.no_grad():
-        np.testing.assert_allclose(head.coords_bev(16, 16), golden["coords_bev"], atol=1e-7)
-        np.testing.assert_allclose(head.bev_pos_embed(16, 16), golden["bev_pos_embed"], atol=ATOL)
-        keys = head.rv_pos_embed(cameras, 8, 20).flatten(0, 1)
+        np.testing.assert_allclose(head.embeddings.bev_coordinates(16, 16), golden["coords_bev"], atol=1e-7)
+        np.testing.assert_allclose(head.embeddings.bev_keys(16, 16), golden["bev_pos_embed"], atol=ATOL)
+        keys = head.embeddings.image_keys(cameras, 8, 20).flatten(0, 1)
         np.testing.assert_allclose(keys[:, ::2, ::2], golden["rv_pos_embed_every2"], atol=ATOL)
         np.testing.assert_allclose(keys.double().mean((1, 2)), golden["rv_pos_embed_mean_over_hw"], atol=ATOL)
         reference = head.reference_points.weight.expand(2, -1, -1)
-        np.testing.assert_allclose(head.bev_query_embed(reference), golden["bev_query_embed"], atol=ATOL)
-        np.testing.assert_allclose(head.rv_query_embed(reference, cameras), golden["rv_query_embed"], atol=ATOL)
+        np.testing.assert_allclose(head.embeddings.bev_queries(reference), golden["bev_query_embed"], atol=ATOL)
+        np.testing.assert_allclose(head.embeddings.ray_queries(reference, cameras), golden["rv_query_embed"], atol=ATOL)
 
 
 def test_training_gives_the_official_losses_matches_and_gradients(shared, monkeypatch):
@@ -111,13 +111,13 @@ def test_training_gives_the_official_losses_matches_and_gradients(shared, monkey
             np.testing.assert_allclose(value, golden[f"out.{key}"], atol=tolerance(name), rtol=0, err_msg=key)
 
     matches = []
-    match = head.assigner.match
+    match = head.losses.assigner.match
 
     def record(*args):
         matches.append((len(args[0]), match(*args)))
         return matches[-1][1]
 
-    monkeypatch.setattr(head.assigner, "match", record)
+    monkeypatch.setattr(head.losses.assigner, "match", record)
     losses = head.loss(boxes, labels, outputs)
     order = [5, 0, 1, 2, 3, 4]  # the last layer's losses are computed first
     for step, (queries_count, (query, truth)) in enumerate(matches):

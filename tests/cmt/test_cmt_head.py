@@ -61,9 +61,9 @@ def test_padding_counts_for_keys_and_image_size_for_visibility():
 
     a, b = (CameraGeometry.from_metas(m, torch.device("cpu")) for m in (whole, narrow))
     with torch.no_grad():
-        torch.testing.assert_close(head.rv_pos_embed(a, 6, 10), head.rv_pos_embed(b, 6, 10))
+        torch.testing.assert_close(head.embeddings.image_keys(a, 6, 10), head.embeddings.image_keys(b, 6, 10))
         reference = head.reference_points.weight[None]
-        assert not torch.allclose(head.rv_query_embed(reference, a), head.rv_query_embed(reference, b))
+        assert not torch.allclose(head.embeddings.ray_queries(reference, a), head.embeddings.ray_queries(reference, b))
     # mmdet3d's preprocessor writes one (h, w) for all views.
     single = metas(1)
     single[0]["pad_shape"] = (48, 80)
@@ -77,7 +77,7 @@ def test_maps_need_not_be_square_and_cameras_can_be_any_number(bev, cameras):
     x, x_img = features(2, cameras=cameras, bev=bev, image=(3, 9))
     train_step(head, with_truth(metas(2, cameras=cameras), [3, 2]), x, x_img)
     assert_finite_gradients(head)
-    centres = head.coords_bev(*bev)
+    centres = head.embeddings.bev_coordinates(*bev)
     rows, cols = bev
     torch.testing.assert_close(centres[0], torch.tensor([0.5 / cols, 0.5 / rows]))
     torch.testing.assert_close(centres[1], torch.tensor([1.5 / cols, 0.5 / rows]))
@@ -87,8 +87,8 @@ def test_maps_need_not_be_square_and_cameras_can_be_any_number(bev, cameras):
 def test_bev_keys_sit_where_the_map_really_is_if_asked_to():
     stretched = small_head(bev_range=[-20, -20, 16, 16])
     true = small_head(bev_range=[-20, -20, 16, 16], stretch_bev_keys=False)
-    assert stretched.coords_bev(9, 9)[-1, 0] == pytest.approx(8.5 / 9)
-    assert true.coords_bev(9, 9)[-1, 0] == pytest.approx((-20 + 36 * 8.5 / 9 + 20) / 40)
+    assert stretched.embeddings.bev_coordinates(9, 9)[-1, 0] == pytest.approx(8.5 / 9)
+    assert true.embeddings.bev_coordinates(9, 9)[-1, 0] == pytest.approx((-20 + 36 * 8.5 / 9 + 20) / 40)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from aqr_bench.bias import LocalityPrior, MemoryLayout
 from aqr_bench.cmt.geometry import CameraGeometry
-from aqr_bench.cmt.image_points import TYPICAL_M, ImagePoints, shown_objects
+from aqr_bench.cmt.image_points import TYPICAL_M, ImagePoints, visible_objects
 
 SIZE = (64, 128)  # image height and width, pixels
 FOCAL = 64.0
@@ -50,7 +50,7 @@ def cameras_of(*metas):
 def test_a_token_shows_the_nearest_object_in_front_of_it():
     # Straight ahead at 10 m and hidden behind it at 20 m; one to the right; one behind the camera.
     boxes = torch.stack([box(0, 20), box(0, 10), box(8, 10), box(0, -10)])
-    index, distance = shown_objects(boxes, cameras_of(meta(boxes)), 0, MAP)
+    index, distance = visible_objects(boxes, cameras_of(meta(boxes)), 0, MAP)
     index, distance = index.view(MAP), distance.view(MAP)
     # The box at 10 m spans x = -1 .. 1 seen from 9 m on: 64 +- 7.1 px, shrunk to 5.7; it holds the tokens at +-8 px
     # only through the rule for small objects.
@@ -88,7 +88,7 @@ def test_they_learn_where_an_object_is_and_a_missing_camera_teaches_nothing():
         loss.backward()
         optimizer.step()
     assert first > 0.1 and loss.item() < 0.05
-    index, _ = shown_objects(boxes, cameras, 0, MAP)
+    index, _ = visible_objects(boxes, cameras, 0, MAP)
     found = points(feature, cameras)[0]
     assert (found[index == 0] - boxes[0, :3]).norm(dim=-1).max() < 1.0
     for nothing in ([meta(boxes, state=2)], [meta(torch.zeros(0, 9))]):
@@ -104,18 +104,18 @@ def test_the_prior_with_points_is_the_formula():
     query = torch.tensor([[[1.0, 8.0, 0.5], [-4.0, 15.0, 1.0]]], dtype=torch.float64)
     points = torch.rand(1, 32, 3, dtype=torch.float64) * 20 + 1
     rays = LocalityPrior(2, bev_sigma=3.0, angle_sigma=0.2).double()
-    spots = LocalityPrior(2, bev_sigma=3.0, angle_sigma=0.2, depth_sigma=0.25).double()
+    with_points = LocalityPrior(2, bev_sigma=3.0, angle_sigma=0.2, depth_sigma=0.25).double()
     with torch.no_grad():
-        spots.log_depth_trust.copy_(torch.tensor([0.0, 0.7]))
-    assert (rays.dims, spots.dims) == (12, 16)
-    plain, prior = rays(query, matrices, sizes, layout), spots(query, matrices, sizes, layout, points)
+        with_points.log_depth_trust.copy_(torch.tensor([0.0, 0.7]))
+    plain, prior = rays(query, matrices, sizes, layout), with_points(query, matrices, sizes, layout, points)
     pq, pk = prior.dims
+    assert (plain.query_BHQE.shape[-1], pq.shape[-1], pk.shape[-1]) == (12, 16, 16)
     got = (pq @ pk.transpose(-1, -2))[0]
     before = (plain.query_BHQE @ plain.key_B1KE.transpose(-1, -2))[0]
     assert torch.allclose(got[..., :12], before[..., :12])  # BEV keys are as they were
     range_m = (points[0] - torch.tensor([0, 0, 1.5])).norm(dim=-1)
     square = (query[0, :, None, :2] - points[0, None, :, :2]).square().sum(-1)
-    penalty = spots.log_depth_trust.exp()[:, None, None] * square / (2 * (0.25 * range_m) ** 2)
+    penalty = with_points.log_depth_trust.exp()[:, None, None] * square / (2 * (0.25 * range_m) ** 2)
     assert torch.allclose(got[..., 12:], before[..., 12:] - penalty)
     # Where a head looked, in metres: all attention on image key 3.
     attention = torch.zeros(1, 2, 2, 44, dtype=torch.float64)
@@ -123,6 +123,6 @@ def test_the_prior_with_points_is_the_formula():
     offset = prior.offsets(attention @ prior.values_B1KV)[0, 0]
     assert torch.allclose(offset[:, 7:], (points[0, 3, :2] - query[0, :, :2]) / 4)
     with pytest.raises(ValueError, match="image_points"):
-        spots(query, matrices, sizes, layout)
+        with_points(query, matrices, sizes, layout)
     with pytest.raises(ValueError, match="depth_sigma"):
         LocalityPrior(2, depth_sigma=0)

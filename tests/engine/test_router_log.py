@@ -35,10 +35,11 @@ def test_weights_scores_and_centres_of_every_query_are_recorded(tmp_path):
     kept = np.load(tmp_path / "deep" / "router.npz", allow_pickle=False)
     assert kept["token"].tolist() == ["frame0", "frame1", "frame0"]
     assert kept["weight"].shape == (3, 20, 2) and kept["score"].shape == (3, 20) and kept["centre"].shape == (3, 20, 2)
-    weights = torch.cat([out["aqr"][0].weights_BQ2 for out in outputs])
-    torch.testing.assert_close(torch.from_numpy(kept["weight"]), weights.half())
+    weights = [out["aqr"][0].weights for out in outputs]
+    lidar, camera = (torch.cat(parts) for parts in zip(*weights, strict=True))
+    torch.testing.assert_close(torch.from_numpy(kept["weight"]), torch.stack([lidar, camera], -1).half())
     assert found["all"]["queries"] == 60
-    assert found["all"]["lidar"]["mean"] == pytest.approx(weights[..., 0].mean().item(), abs=2e-3)
+    assert found["all"]["lidar"]["mean"] == pytest.approx(lidar.mean().item(), abs=2e-3)
     assert found["guarded_share"] == log.guard.share and log.guard.rows == 60 * 2  # two decoder layers
 
 

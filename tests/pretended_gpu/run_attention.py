@@ -98,8 +98,8 @@ def formula(q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, mask: Tensor | No
     scores = q @ k.mT / math.sqrt(q.shape[-1]) + bias.dense()[:, None]
     if mask is not None:
         scores = scores.masked_fill(mask, float("-inf"))
-    dead = (scores == float("-inf")).all(-1, keepdim=True)
-    return scores.masked_fill(dead, 0).softmax(-1).masked_fill(dead, 0) @ v
+    fully_masked = (scores == float("-inf")).all(-1, keepdim=True)
+    return scores.masked_fill(fully_masked, 0).softmax(-1).masked_fill(fully_masked, 0) @ v
 
 
 def direction(shape: torch.Size) -> Tensor:

@@ -125,11 +125,11 @@ def test_router_weights_on_the_ground(tmp_path):
         np.savez(path, token=["a", "b"], score=score, weight=rng.uniform(-1, 1, (2, 3, 2)), centre=np.ones((2, 3, 2)))
         files["cross", 0, condition] = path
     token, frame = queries_of(files["cross", 0, "clean"])
-    assert token == "b" and frame.weight.shape == (3, 2) and queries_of(files["cross", 0, "clean"], "z") is None
+    assert token == "b" and frame.weights.camera.shape == (3,) and queries_of(files["cross", 0, "clean"], "z") is None
     caption, figure = bev_figure(study, files)
     assert "'cross' (seed 0)" in caption and [a.get_title() for a in figure.axes][:2] == ["clean", "no_lidar"]
     drawn = figure.axes[0].collections[0]
-    assert sorted(drawn.get_array()) == pytest.approx(sorted(frame.weight[:, 0]))
+    assert sorted(drawn.get_array()) == pytest.approx(sorted(frame.weights.lidar))
     assert bev_figure(study, {("cross", 0, "clean"): tmp_path / "gone.npz"}) is None
 
 

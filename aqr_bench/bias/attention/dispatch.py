@@ -17,7 +17,7 @@ from aqr_bench.bias.windows import WindowBias
 
 BACKENDS = ("auto", "literal", "masked", "window", "flex")
 Bias = WindowBias | Tensor
-FAST = {"masked": masked_attention, "window": window_attention, "flex": flex_attention}
+WINDOW_BACKENDS = {"masked": masked_attention, "window": window_attention, "flex": flex_attention}
 # With so many keys per window cell, correcting at the cells is faster than a dense mask (benchmarks/README.md).
 KEYS_PER_CELL = 100
 
@@ -36,21 +36,22 @@ def biased_attention(
     """Multi-head attention with a bias that is the same for all heads (spec, part 4).
 
     Args:
-        q_BHQd, k_BHKd, v_BHKd: projected heads; v may have a width of its own.
+        q_BHQd, k_BHKd, v_BHKd: projected heads; v may have another width.
         mask: bool (True = may not attend) or float (added), [Q, K] or [B, Q, K].
         bias: WindowBias, or dense [B, Q, K]; -inf allowed.
         prior: extra query [B, H, Q, E] and key [B, 1 or H, K, E] dimensions whose dot product is added.
         dropout_p: dropout on the attention probabilities.
-        backend: how a WindowBias is applied. All mean the same:
+        backend: how a WindowBias is applied. All give the same result:
 
-            - ``literal``: the formula, written out, as ``nn.MultiheadAttention`` does it: [B, H, Q, K] is held.
-            - ``masked``: fused attention with one [Q, K] mask per sample, and a gradient of its own.
+            - ``literal``: the formula in plain operators, as in ``nn.MultiheadAttention``: stores [B, H, Q, K].
+            - ``masked``: fused attention with one [Q, K] mask per sample, and a custom gradient.
             - ``window``: unbiased fused attention, corrected at the window cells. float32 and float64.
             - ``flex``: FlexAttention; on CUDA, heads at least 16 wide. Slower than the others in float32.
             - ``auto``: see :func:`choose_backend`.
 
             Without a bias, with a dense one, with a mask that has a gradient, or with dropout, which fused kernels
-            on a CPU have not, all but ``literal`` are PyTorch's ``scaled_dot_product_attention`` with a dense mask.
+            on a CPU do not support, all but ``literal`` are PyTorch's ``scaled_dot_product_attention`` with a dense
+            mask.
     Returns:
         [B, H, Q, width of v]. A row whose keys are all masked gives zeros.
     Raises:
@@ -60,39 +61,39 @@ def biased_attention(
     if backend not in BACKENDS:
         raise ValueError(f"unknown attention backend '{backend}'; known: {', '.join(BACKENDS)}")
     width = v_BHKd.shape[-1]
-    if isinstance(bias, WindowBias) and bias.index_BQW.shape[-1] == 0:  # nobody has a window in this batch
+    if isinstance(bias, WindowBias) and bias.index_BQW.shape[-1] == 0:  # no query has a window in this batch
         if bias.hard:
             return (q_BHQd[..., :1] * 0).expand(*q_BHQd.shape[:3], width)
         bias = None
     q, k, scale = _scaled(q_BHQd, k_BHKd, prior)
     added = _as_scores(mask, q.dtype)
-    alive, dead_BQ = _rows_with_keys(added, bias)
+    added, fully_masked_BQ = _open_fully_masked_rows(added, bias)
     empty = 0 in q.shape[:3] or k.shape[2] == 0
     if backend == "literal" or empty:
-        out = _literal(q, k, v_BHKd, _dense(alive, bias, dead_BQ), scale, dropout_p)
+        out = _literal(q, k, v_BHKd, _dense(added, bias, fully_masked_BQ), scale, dropout_p)
     else:
-        q, k, v = _equal_widths(q, k, v_BHKd)
+        q, k, v = _pad_to_equal_widths(q, k, v_BHKd)
         if isinstance(bias, WindowBias) and not dropout_p and not (mask is not None and mask.requires_grad):
             name = choose_backend(q, bias, prior is not None) if backend == "auto" else backend
             if name == "window" and q.dtype not in (torch.float32, torch.float64):
                 raise ValueError(f"attention backend 'window' needs float32 or float64, not {q.dtype}; use 'masked'")
-            out = FAST[name](q, k, v, _without_dead_rows(bias, dead_BQ), alive, scale)
+            out = WINDOW_BACKENDS[name](q, k, v, _with_spare_column(bias, fully_masked_BQ), added, scale)
         else:
-            dense = _dense(alive, bias, dead_BQ)
+            dense = _dense(added, bias, fully_masked_BQ)
             dense = None if dense is None else dense.expand(len(q), -1, -1, -1)
             out = scaled_dot_product_attention(q, k, v, attn_mask=dense, dropout_p=dropout_p, scale=scale)
         out = out[..., :width]
-    return out if dead_BQ is None else out.masked_fill(dead_BQ[:, None, :, None], 0)
+    return out if fully_masked_BQ is None else out.masked_fill(fully_masked_BQ[:, None, :, None], 0)
 
 
 def choose_backend(q_BHQd: Tensor, bias: WindowBias, local: bool = False) -> str:
-    """What ``auto`` stands for, by device, dtype and number of cells (measured: benchmarks/README.md).
+    """The backend that ``auto`` selects, by device, dtype and number of cells (measured: benchmarks/README.md).
 
     Args:
         q_BHQd: queries of any width.
-        bias: the bias that is to be applied.
-        local: a locality prior already draws attention into the windows. A negative bias then makes ``window`` redo
-            most rows, and ``masked`` is the better choice.
+        bias: the bias to apply.
+        local: a locality prior already draws attention into the windows. A negative bias then makes ``window``
+            recompute most rows, and ``masked`` is faster.
     Returns:
         ``window`` or ``masked``. Never ``flex``: in float32, which the head runs in, FlexAttention uses no tensor cores
         and small tiles, and nothing has been measured on a GPU yet.
@@ -112,22 +113,21 @@ def _scaled(q: Tensor, k: Tensor, prior: tuple[Tensor, Tensor] | None) -> tuple[
     if prior is None:
         return q, k, scale
     pq, pk = (extra.to(x).expand(*x.shape[:2], -1, -1) for extra, x in zip(prior, (q, k), strict=True))
-    return _beside(q * scale, pq), _beside(k, pk), 1.0
+    return _append_dims(q * scale, pq), _append_dims(k, pk), 1.0
 
 
-def _beside(a_BHSd: Tensor, b_BHSe: Tensor) -> Tensor:
+def _append_dims(a_BHSd: Tensor, b_BHSe: Tensor) -> Tensor:
     """[B, H, S, d + e], laid out like projected heads: all heads of a token in one row."""
     return torch.cat([a_BHSd.transpose(1, 2), b_BHSe.transpose(1, 2)], -1).transpose(1, 2)
 
 
-def _equal_widths(*tensors: Tensor) -> list[Tensor]:
-    """As fused kernels want it: zeros appended to what is narrower, and vectors whose numbers lie side by side."""
-    widest = max(x.shape[-1] for x in tensors)
+def _pad_to_equal_widths(*tensors: Tensor) -> list[Tensor]:
+    """As fused kernels require it: narrower tensors padded with zeros, and a last axis of stride 1."""
+    width = max(x.shape[-1] for x in tensors)
     rows = [
-        pad(x.transpose(1, 2), (0, widest - x.shape[-1])) if x.shape[-1] < widest else x.transpose(1, 2)
-        for x in tensors
+        pad(x.transpose(1, 2), (0, width - x.shape[-1])) if x.shape[-1] < width else x.transpose(1, 2) for x in tensors
     ]
-    # The kernel on the CPU reads past strides of the last axis without a word.
+    # The kernel on the CPU ignores strides of the last axis silently.
     return [(x if x.stride(-1) == 1 else x.contiguous()).transpose(1, 2) for x in rows]
 
 
@@ -140,32 +140,32 @@ def _as_scores(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return (mask if mask.dim() == 3 else mask[None]).to(dtype)
 
 
-def _rows_with_keys(added: Tensor | None, bias: Bias | None) -> tuple[Tensor | None, Tensor | None]:
-    """The added scores with 0 in rows that have no key left, so that no backend sees a row of -inf, and these rows.
+def _open_fully_masked_rows(added: Tensor | None, bias: Bias | None) -> tuple[Tensor | None, Tensor | None]:
+    """The added scores with 0 in rows whose keys are all masked, so that no backend gets a row of -inf; and these rows.
 
-    They are [B or 1, Q], or None where there cannot be any.
+    The rows are bool [B or 1, Q], or None where there cannot be any.
     """
-    nothing = float("-inf")
+    masked = float("-inf")
     if isinstance(bias, WindowBias) and bias.hard:
-        open_ = bias.valid_BQW
+        unmasked = bias.valid_BQW
         if added is not None:
-            at = bias.index_BQW.masked_fill(~open_, 0)
-            open_ = open_ & (added.expand(len(at), -1, -1).gather(-1, at) > nothing)
+            at = bias.index_BQW.masked_fill(~unmasked, 0)
+            unmasked = unmasked & (added.expand(len(at), -1, -1).gather(-1, at) > masked)
     elif isinstance(bias, Tensor):
-        open_ = (bias if added is None else bias + added) > nothing
+        unmasked = (bias if added is None else bias + added) > masked
     elif added is not None:
-        open_ = added > nothing
+        unmasked = added > masked
     else:
         return None, None
-    dead = ~open_.any(-1)
-    return None if added is None else added.masked_fill(dead[..., None], 0), dead
+    fully_masked = ~unmasked.any(-1)
+    return None if added is None else added.masked_fill(fully_masked[..., None], 0), fully_masked
 
 
-def _without_dead_rows(bias: WindowBias, dead_BQ: Tensor | None) -> WindowBias:
-    """The bias with one more column that gives rows without a key the first one; their output is not used."""
-    if not bias.hard or dead_BQ is None:
+def _with_spare_column(bias: WindowBias, fully_masked_BQ: Tensor | None) -> WindowBias:
+    """The bias with one more column, by which fully masked rows attend to the first key; their output is not used."""
+    if not bias.hard or fully_masked_BQ is None:
         return bias
-    column = dead_BQ[..., None]
+    column = fully_masked_BQ[..., None]
     return replace(
         bias,
         index_BQW=torch.cat([bias.index_BQW, torch.zeros_like(column, dtype=torch.long)], -1),
@@ -174,13 +174,13 @@ def _without_dead_rows(bias: WindowBias, dead_BQ: Tensor | None) -> WindowBias:
     )
 
 
-def _dense(added: Tensor | None, bias: Bias | None, dead_BQ: Tensor | None) -> Tensor | None:
-    """Everything that is added to the scores, [B or 1, 1, Q, K]."""
+def _dense(added: Tensor | None, bias: Bias | None, fully_masked_BQ: Tensor | None) -> Tensor | None:
+    """Sum of all terms that are added to the scores, [B or 1, 1, Q, K]."""
     if bias is not None:
         dense = bias.dense() if isinstance(bias, WindowBias) else bias
         added = dense if added is None else added + dense
-        if dead_BQ is not None:
-            added = added.masked_fill(dead_BQ[..., None], 0)
+        if fully_masked_BQ is not None:
+            added = added.masked_fill(fully_masked_BQ[..., None], 0)
     return None if added is None else added[:, None]
 
 

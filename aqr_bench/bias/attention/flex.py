@@ -17,14 +17,14 @@ MIN_WIDTH = 16  # of a head, in FlexAttention's kernels
 # FlexAttention compiles a kernel for every number of queries, and training changes it with every batch (denoising).
 QUERY_STEP = 64
 # Compiled kernels: numbers of queries in steps of 64, for one, two and three cameras that see a point, forward alone
-# and with backward. Torch's own limit is 8; beyond it, it would compute all of [B, H, Q, K] in plain operators.
+# and with backward. Torch's default limit is 8; beyond it, it would compute all of [B, H, Q, K] in plain operators.
 MAX_KERNELS = 128
 
 
 def flex_attention(q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, mask: Tensor | None, scale: float) -> Tensor:
     """softmax(scale q k^T + mask + bias) v, [B, H, Q, D].
 
-    Nothing of size Q x K is held: whether a key lies in a query's window follows from its index.
+    No tensor of size Q x K is stored: whether a key lies in a query's window follows from its index.
 
     Args:
         q, k, v: [B, H, Q or K, D], equal widths.
@@ -32,8 +32,8 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, mask: Tens
         mask: float [B or 1, Q, K] without a gradient, or None.
     Raises:
         ValueError: windows that are not on a grid; gradients on a CPU, where FlexAttention has none; on CUDA narrow
-            heads or float64, which its kernels have not.
-        RuntimeError: more than ``MAX_KERNELS`` shapes were asked for in this process.
+            heads or float64, which its kernels do not support.
+        RuntimeError: more than ``MAX_KERNELS`` shapes in this process.
     """
     if not bias.grids:
         raise ValueError("attention backend 'flex' needs windows on a feature grid; use 'masked' or 'auto' here")
@@ -54,12 +54,12 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, mask: Tens
 def compiled_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, mask: Tensor | None, scale: float, compiler: str = "inductor"
 ) -> Tensor:
-    """:func:`flex_attention` by one compiled kernel per shape, with queries filled up to a multiple of ``QUERY_STEP``.
+    """:func:`flex_attention` by one compiled kernel per shape, with queries padded to a multiple of ``QUERY_STEP``.
 
     Args:
         compiler: backend of ``torch.compile``.
     Raises:
-        RuntimeError: more than ``MAX_KERNELS`` shapes: nothing is computed in another way without a word.
+        RuntimeError: more than ``MAX_KERNELS`` shapes: there is no silent fallback.
     """
     queries = q.shape[2]
     more = -queries % QUERY_STEP
@@ -71,7 +71,7 @@ def compiled_attention(
     except torch._dynamo.exc.FailOnRecompileLimitHit as error:
         raise RuntimeError(
             f"attention backend 'flex': FlexAttention was compiled for {MAX_KERNELS} different shapes in this process "
-            "and would go on without a fused kernel; use attention_backend 'masked' or 'auto', or equal batches"
+            "and would continue without a fused kernel; use attention_backend 'masked' or 'auto', or equal batches"
         ) from error
     return out[:, :, :queries]
 
@@ -106,7 +106,7 @@ def score_function(bias: WindowBias, mask: Tensor | None, dtype: torch.dtype) ->
 
 
 def _has_spare_column(bias: WindowBias) -> bool:
-    """Whether there is one column more than the windows have: rows that attend to the first key, having no other."""
+    """Whether there is one column more than the windows have, by which fully masked rows attend to the first key."""
     return bias.valid_BQW.shape[-1] > bias.parts[-1].stop
 
 

@@ -1,7 +1,7 @@
 """PyTorch's fused attention kernels with their log-sum-exp, and their backward pass for a given log-sum-exp.
 
 On CUDA they are the memory-efficient kernels, called without the checks and copies of ``scaled_dot_product_attention``.
-What they require of the layout of their arguments is seen to here, for every backend.
+The layout that they require of their arguments is ensured here, for every backend.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch.nn.functional import pad
 from aqr_bench.bias.attention.window_cells import in_rows
 
 aten = torch.ops.aten
-VECTOR_BYTES = 16  # CUDA's kernels read heads and masks in vectors of so many
+VECTOR_BYTES = 16  # CUDA's kernels read heads and masks in vectors of this size
 CUDA_LSE_ROWS = 32  # and pad the log-sum-exp to a multiple of this
 
 
 @dataclass(frozen=True)
-class Attended:
+class AttentionResult:
     """Result of :func:`attend`.
 
     Args:
         out_BHQD: attended values.
         lse_BHQ: log of the sum of exp(score) of every row.
-        rng: state of the CUDA kernel's dropout (unused, but its backward pass wants it).
+        rng: state of the CUDA kernel's dropout (unused, but required by its backward pass).
     """
 
     out_BHQD: Tensor
@@ -35,7 +35,7 @@ class Attended:
     rng: tuple[Tensor, Tensor] | None = None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, scale: float) -> Attended:
+def attend(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, scale: float) -> AttentionResult:
     """softmax(scale q k^T + added) v in one pass over the keys, with its log-sum-exp. Not differentiable.
 
     Args:
@@ -45,22 +45,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, scale: float) 
     """
     if on_cpu(q):
         out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=added, scale=scale)
-        return Attended(out, lse)
+        return AttentionResult(out, lse)
     out, lse, seed, offset = aten._scaled_dot_product_efficient_attention(
         *_aligned_heads(q, k, v), _aligned_mask(added, q), True, 0.0, False, scale=scale
     )
-    return Attended(out[..., : v.shape[-1]], lse[..., : q.shape[2]], (seed, offset))
+    return AttentionResult(out[..., : v.shape[-1]], lse[..., : q.shape[2]], (seed, offset))
 
 
 def attend_backward(
-    grad_BHQD: Tensor, q: Tensor, k: Tensor, v: Tensor, done: Attended, added: Tensor | None, scale: float
+    grad_BHQD: Tensor, q: Tensor, k: Tensor, v: Tensor, result: AttentionResult, added: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, with probabilities exp(score - lse) of the output and log-sum-exp in ``done``.
+    """Gradients of q, k and v, with probabilities exp(score - lse) of the output and log-sum-exp in ``result``.
 
-    Both may differ from what :func:`attend` gave: that is how a correction over few keys gets its gradient.
+    Both may differ from the result of :func:`attend`: that is how a correction over few keys gets its gradient.
     """
-    out, lse = done.out_BHQD, done.lse_BHQ
-    if grad_BHQD.stride(-1) != 1:  # an expanded gradient, which kernels would read past
+    out, lse = result.out_BHQD, result.lse_BHQ
+    if grad_BHQD.stride(-1) != 1:  # an expanded gradient, whose strides kernels ignore
         grad_BHQD = grad_BHQD.contiguous()
     if on_cpu(q):
         return aten._scaled_dot_product_flash_attention_for_cpu_backward(
@@ -72,40 +72,41 @@ def attend_backward(
     # The half kernels compute (grad * out).sum(-1) themselves, and take the rows of ``out`` to lie H * D apart whatever
     # its strides say.
     grad, q_, k_, v_, out = (x.transpose(1, 2) for x in (grad, q, k, v, in_rows(out)))
-    nothing = (None, None)
     gradients = aten._efficient_attention_backward(
-        grad, q_, k_, v_, _aligned_mask(added, q), out, *nothing, q_.shape[1], k_.shape[1], lse, 0.0, *done.rng, 0,
+        grad, q_, k_, v_, _aligned_mask(added, q), out, None, None, q_.shape[1], k_.shape[1], lse, 0.0, *result.rng, 0,
         False, scale=scale,
     )  # fmt: skip
     return tuple(x.transpose(1, 2)[..., :width] for x, width in zip(gradients[:3], widths, strict=True))
 
 
 def empty_mask(rows: int, keys: int, like: Tensor) -> Tensor:
-    """A [rows, keys] tensor for added scores, aligned as the kernels want it. Uninitialised."""
-    return torch.empty(rows, keys, dtype=like.dtype, device=like.device) if on_cpu(like) else _rows((rows, keys), like)
+    """An uninitialised [rows, keys] tensor for added scores, aligned as the kernels require."""
+    if on_cpu(like):
+        return torch.empty(rows, keys, dtype=like.dtype, device=like.device)
+    return _empty_aligned((rows, keys), like)
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether the CPU's kernels are the ones for this tensor; else CUDA's are."""
+    """Whether this tensor is for the CPU's kernels; otherwise for CUDA's."""
     return x.device.type == "cpu"
 
 
-def _missing(count: int, dtype: torch.dtype) -> int:
-    """How many numbers of a dtype are missing up to the next multiple of a vector."""
+def _padding(count: int, dtype: torch.dtype) -> int:
+    """Elements of a dtype that are missing to the next multiple of a vector."""
     return -count % (VECTOR_BYTES // dtype.itemsize)
 
 
-def _rows(shape: Sequence[int], like: Tensor) -> Tensor:
-    """An uninitialised tensor whose rows all start at a vector; what lies between them is 0, for kernels read it."""
+def _empty_aligned(shape: Sequence[int], like: Tensor) -> Tensor:
+    """An uninitialised tensor whose rows all start at a vector; the padding between them, which kernels read, is 0."""
     keys = shape[-1]
-    padded = torch.empty(*shape[:-1], keys + _missing(keys, like.dtype), dtype=like.dtype, device=like.device)
+    padded = torch.empty(*shape[:-1], keys + _padding(keys, like.dtype), dtype=like.dtype, device=like.device)
     padded[..., keys:].zero_()
     return padded[..., :keys]
 
 
 def _aligned_heads(*tensors_BHSD: Tensor) -> list[Tensor]:
     """Zeros appended to heads whose width is no multiple of a vector: scores and outputs stay the same."""
-    return [pad(x, (0, more)) if (more := _missing(x.shape[-1], x.dtype)) else x for x in tensors_BHSD]
+    return [pad(x, (0, more)) if (more := _padding(x.shape[-1], x.dtype)) else x for x in tensors_BHSD]
 
 
 def _aligned_mask(added: Tensor | None, q: Tensor) -> Tensor | None:
@@ -113,7 +114,7 @@ def _aligned_mask(added: Tensor | None, q: Tensor) -> Tensor | None:
     if added is None:
         return None
     starts = [stride for stride, size in zip(added.stride()[:-1], added.shape[:-1], strict=True) if size > 1]
-    if added.stride(-1) != 1 or any(_missing(start, added.dtype) for start in (*starts, added.storage_offset())):
+    if added.stride(-1) != 1 or any(_padding(start, added.dtype) for start in (*starts, added.storage_offset())):
         once = added[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in added.stride()[:-1])]
-        added = _rows(once.shape, once).copy_(once).expand(added.shape)
+        added = _empty_aligned(once.shape, once).copy_(once).expand(added.shape)
     return added.expand(q.shape[0], q.shape[1], -1, -1)

@@ -1,4 +1,4 @@
-"""Backend `masked`: fused attention with the bias in one dense scratch mask per sample, and a gradient of its own.
+"""Backend `masked`: fused attention with the bias in one dense scratch mask per sample, and a custom gradient.
 
 PyTorch's attention leaves its fused path as soon as the mask needs a gradient. Here the kernel gets a mask without one;
 the gradient of the bias is computed at the window cells alone.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from aqr_bench.bias.attention.fused_kernels import Attended, attend, attend_backward, empty_mask
+from aqr_bench.bias.attention.fused_kernels import AttentionResult, attend, attend_backward, empty_mask
 from aqr_bench.bias.attention.window_cells import cell_gradients, like_heads, make_cells
 from aqr_bench.bias.windows import WindowBias
 
@@ -30,23 +30,23 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, mask: Te
 class Scratch:
     """One [Q, K] mask that is filled for one sample after the other: a context, entered once per pass.
 
-    Without a mask of its own, and with windows that are not hard, it is zero but for the window cells. Such a buffer is
-    kept for the next pass of this thread, zeroed again at the cells alone: clearing 80 MB would be a quarter of what
-    the mask costs in all.
+    Without an attention mask, and with windows that are not hard, it is zero except at the window cells. Such a buffer
+    is reused by the next pass of this thread, zeroed again at the cells alone: clearing 80 MB would be a quarter of the
+    total cost of the mask.
     """
 
-    _kept = threading.local()
+    _cache = threading.local()
 
     def __init__(self, bias: WindowBias, mask: Tensor | None, like: Tensor) -> None:
         self.bias, self.mask = bias, mask
         self.value_BQW = bias.value_BQW.detach().to(like.dtype)
         self.background = float("-inf") if bias.hard else 0.0
-        self.keep = mask is None and not bias.hard and like.device.type == "cpu"
+        self.reusable = mask is None and not bias.hard and like.device.type == "cpu"
         self.used: tuple[Tensor, Tensor] | None = None
         rows, keys = bias.index_BQW.shape[1], bias.num_keys
-        if self.keep:
-            flat = getattr(self._kept, "zeros", None)
-            self._kept.zeros = None  # nobody else's while it is in use
+        if self.reusable:
+            flat = getattr(self._cache, "zeros", None)
+            self._cache.zeros = None  # not shared while it is in use
             if flat is None or flat.dtype != like.dtype or flat.numel() < rows * keys:
                 flat = torch.zeros(rows * keys, dtype=like.dtype)
             self.flat = flat
@@ -58,9 +58,9 @@ class Scratch:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self.keep and kind is None:  # after an error its state is not known
+        if self.reusable and kind is None:  # after an error its state is unknown
             self._clear()
-            self._kept.zeros = self.flat
+            self._cache.zeros = self.flat
 
     def fill(self, sample: int) -> Tensor:
         """The mask of one sample as [1, 1, Q, K]; valid until the next call."""
@@ -69,10 +69,10 @@ class Scratch:
         value = self.value_BQW[sample][row, cell]
         self._clear()
         if self.mask is not None:
-            own = self.mask[sample if len(self.mask) > 1 else 0]
+            mask = self.mask[sample if len(self.mask) > 1 else 0]
             if not self.bias.hard:
-                self.tensor.copy_(own)
-            value = value + own[at]
+                self.tensor.copy_(mask)
+            value = value + mask[at]
         self.tensor[at] = value
         self.used = at
         return self.tensor[None, None]
@@ -87,16 +87,11 @@ class _Masked(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, value, bias, mask, scale):
         with Scratch(bias, mask, q) as scratch:
-            done = [attend(q[b : b + 1], k[b : b + 1], v[b : b + 1], scratch.fill(b), scale) for b in range(len(q))]
-        out, lse = torch.cat([d.out_BHQD for d in done]), torch.cat([d.lse_BHQ for d in done])
+            results = [attend(q[b : b + 1], k[b : b + 1], v[b : b + 1], scratch.fill(b), scale) for b in range(len(q))]
+        out, lse = torch.cat([r.out_BHQD for r in results]), torch.cat([r.lse_BHQ for r in results])
         ctx.save_for_backward(q, k, v, out, lse, mask, bias.index_BQW, bias.valid_BQW, value)
-        ctx.num_keys, ctx.hard, ctx.grids, ctx.scale, ctx.rng = (
-            bias.num_keys,
-            bias.hard,
-            bias.grids,
-            scale,
-            [d.rng for d in done],
-        )
+        ctx.num_keys, ctx.hard, ctx.grids = bias.num_keys, bias.hard, bias.grids
+        ctx.scale, ctx.rng = scale, [r.rng for r in results]
         return out
 
     @staticmethod
@@ -109,11 +104,11 @@ class _Masked(torch.autograd.Function):
             dq, dk, dv = (like_heads(x) for x in (q, k, v))
             with Scratch(bias, mask, q) as scratch:
                 for b, rng in enumerate(ctx.rng):
-                    one = slice(b, b + 1)
-                    done = Attended(out[one], lse[one], rng)
-                    own = attend_backward(grad[one], q[one], k[one], v[one], done, scratch.fill(b), ctx.scale)
-                    for whole, part in zip((dq, dk, dv), own, strict=True):
-                        whole[one] = part
+                    i = slice(b, b + 1)
+                    result = AttentionResult(out[i], lse[i], rng)
+                    parts = attend_backward(grad[i], q[i], k[i], v[i], result, scratch.fill(b), ctx.scale)
+                    for gradient, part in zip((dq, dk, dv), parts, strict=True):
+                        gradient[i] = part
         if ctx.needs_input_grad[3]:
             delta = (grad * out).sum(-1)
             cells = make_cells(bias, mask, correction=False)

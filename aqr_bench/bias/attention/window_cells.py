@@ -1,9 +1,9 @@
 """Sums over the window cells of every query, in chunks that stay in the cache: scores, outputs and gradients.
 
 A chunk gathers the keys of a few queries as whole rows of all heads. Scores of all heads then come from one matrix
-product per query: its heads' vectors on the diagonal of an [H, H * E] matrix. That is H times the arithmetic that is
-needed, and still far cheaper than H small products, for few and narrow keys. Where all heads share keys and values, the
-matrix holds their vectors as they are, [H, E], and nothing is wasted.
+product per query: its heads' vectors on the diagonal of an [H, H * E] matrix. That is H times the necessary
+FLOPs, and still far faster than H small products, for few and narrow keys. Where all heads share keys and values, the
+matrix holds their vectors unchanged, [H, E], without overhead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aqr_bench.bias.windows import WindowBias
 
-# Bytes of gathered keys per chunk. On a CPU they have to stay in the cache between being written and being read.
+# Bytes of gathered keys per chunk. On a CPU they have to stay in the cache between write and read.
 CHUNK_BYTES = {"cpu": 2**21, "cuda": 2**27}
 
 
@@ -26,12 +26,12 @@ class Cells:
 
     Args:
         columns: which columns of the bias they are.
-        row_N: which of the B * Q rows, in the order in which they are done.
+        row_N: which of the B * Q rows, in order of computation.
         key_NW: row of the [B * K, ...] keys of each cell (some valid row where the cell is not valid).
         added_NW: added to the scores (-inf where not valid), or None.
-        factor_NW: what a cell's probability is multiplied by (0 where not valid), or None for 1.
-        slope_NW: derivative of that product with respect to the bias, over the probability, or None for 1.
-        count_N: cells of each row that have to be looked at, falling from row to row.
+        factor_NW: factor on a cell's probability (0 where not valid), or None for 1.
+        slope_NW: derivative of that product by the bias, over the probability, or None for 1.
+        count_N: cells to compute in each row, in falling order.
     """
 
     columns: slice
@@ -53,17 +53,16 @@ class Cells:
             start = end
 
 
-def make_cells(bias: WindowBias, mask: Tensor | None, correction: bool, together: bool = False) -> list[Cells]:
+def make_cells(bias: WindowBias, mask: Tensor | None, correction: bool, merged: bool = False) -> list[Cells]:
     """The cells of a window bias, window by window.
 
     Args:
-        bias: the bias; its values are taken as they are, without their graph.
-        mask: added scores [B or 1, Q, K], to be read at the cells, or None.
-        correction: the bias as a factor e^b - 1 on probabilities that know nothing of it (a sum that corrects another
-            one), instead of as an addition to the scores.
-        together: all windows of a query as one.
+        bias: the bias; its values are detached.
+        mask: added scores [B or 1, Q, K], read at the cells, or None.
+        correction: the bias as a factor e^b - 1 on probabilities without bias, instead of as a term of the scores.
+        merged: all windows of a query as one.
     """
-    parts = [slice(0, bias.index_BQW.shape[-1])] if together else bias.parts
+    parts = [slice(0, bias.index_BQW.shape[-1])] if merged else bias.parts
     return [_part(bias, columns, mask, correction) for columns in parts if columns.stop > columns.start]
 
 
@@ -73,11 +72,11 @@ def _part(bias: WindowBias, columns: slice, mask: Tensor | None, correction: boo
     index = index.masked_fill(~valid, 0)
     key = index + torch.arange(batch, device=index.device)[:, None, None] * bias.num_keys
     if bias.grids and len(bias.parts) > 1:
-        # Cells that are not valid are few here: keep the order by place.
+        # Few cells are invalid here: keep the order by position.
         count = valid.any(-1).flatten() * width
     else:
         count = (valid * torch.arange(1, width + 1, device=valid.device)).amax(-1).flatten()
-    # Most cells first, so that a chunk pads little; then neighbours together, whose keys are in the cache already.
+    # Most cells first, so that a chunk pads little; then neighbours merged, whose keys are in the cache already.
     order = (width - count) * (batch * bias.num_keys) + key[..., width // 2].flatten()
     row = order.argsort(stable=True)[: int((count > 0).sum())]
     added = None if mask is None else mask.expand(batch, -1, -1).gather(-1, index)
@@ -94,7 +93,7 @@ def _part(bias: WindowBias, columns: slice, mask: Tensor | None, correction: boo
 
 @dataclass(frozen=True)
 class Correction:
-    """What the bias changes in each row's sums.
+    """Changes of each row's sums by the bias.
 
     Args:
         out_BHQD: sum over the cells of (e^b - 1) p v.
@@ -126,7 +125,7 @@ def correction(q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cells: Sequence[Cel
 
 
 def attend_cells(q: Tensor, k: Tensor, v: Tensor, cells: Sequence[Cells], scale: float) -> tuple[Tensor, Tensor]:
-    """Attention to each row's cells alone, which have to be ``together``.
+    """Attention to each row's cells alone, which have to be ``merged``.
 
     Returns:
         output [B, H, Q, D] and log-sum-exp [B, H, Q], both 0 for rows without cells.
@@ -139,9 +138,9 @@ def attend_cells(q: Tensor, k: Tensor, v: Tensor, cells: Sequence[Cells], scale:
         row = part.row_N[at]
         rows.gather(part.key_NW[at, :width])
         scores = rows.scores(row, part, at, width)
-        own = scores.logsumexp(-1)
-        lse[row] = own = own.masked_fill(own == float("-inf"), 0)
-        out[row] = rows.on_diagonal(torch.bmm(scores.sub_(own[..., None]).exp_(), rows.values))
+        row_lse = scores.logsumexp(-1)
+        lse[row] = row_lse = row_lse.masked_fill(row_lse == float("-inf"), 0)
+        out[row] = rows.on_diagonal(torch.bmm(scores.sub_(row_lse[..., None]).exp_(), rows.values))
     return tuple(x.unflatten(0, (batch, queries)).transpose(1, 2) for x in (out, lse))
 
 
@@ -245,14 +244,14 @@ class _Rows:
         return scores if part.added_NW is None else scores.add_(part.added_NW[rows, None, :width])
 
     def on_diagonal(self, x_nHC: Tensor) -> Tensor:
-        """What each head gives for its own part of the width: [n, H, H * E] -> [n, H, E]; shared: all of it."""
+        """Each head's part of the width: [n, H, H * E] -> [n, H, E]; shared: all of it."""
         if self.shared:
             return x_nHC
         return x_nHC.unflatten(2, (self.num_heads, -1)).diagonal(dim1=1, dim2=2).transpose(1, 2)
 
     def _gathered(self, name: str, rows: Tensor, key_nw: Tensor) -> Tensor:
-        held = self._buffers.get(name)
-        if held is None or len(held) < key_nw.numel():
-            self._buffers[name] = held = rows.new_empty(key_nw.numel(), rows.shape[1])
-        out = held[: key_nw.numel()]
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < key_nw.numel():
+            self._buffers[name] = buffer = rows.new_empty(key_nw.numel(), rows.shape[1])
+        out = buffer[: key_nw.numel()]
         return torch.index_select(rows, 0, key_nw.flatten(), out=out).unflatten(0, key_nw.shape)

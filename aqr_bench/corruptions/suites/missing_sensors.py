@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.corruptions.frame import NO_CAMERAS, NO_LIDAR, Frame, FrameError
+from aqr_bench.corruptions.frame import Frame, FrameError
 from aqr_bench.corruptions.registry import Corruption, RandomStream
+from aqr_bench.sensor_state import SensorState
 
 FRONT = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT")
 BACK = ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
@@ -32,7 +33,7 @@ def drop_lidar(frame: Frame, form: str) -> Frame:
     if frame.clouds:
         # One cloud in the keyframe's coordinates: a sweep's zeros would be moved away from the origin.
         clouds = (replace(frame.clouds[0], points=np.zeros((count, columns), np.float32), to_key=np.eye(4)),)
-    return replace(frame, clouds=clouds, state=NO_LIDAR)
+    return replace(frame, clouds=clouds, state=SensorState.NO_LIDAR)
 
 
 def drop_cameras(frame: Frame, cameras: Collection[str], form: str) -> Frame:
@@ -49,7 +50,7 @@ def drop_cameras(frame: Frame, cameras: Collection[str], form: str) -> Frame:
         elif form == ZERO:
             views.append(replace(view, image=np.zeros_like(view.image)))
     gone = all(view.camera in cameras for view in frame.views)
-    return replace(frame, views=tuple(views), state=NO_CAMERAS if gone and frame.views else frame.state)
+    return replace(frame, views=tuple(views), state=SensorState.NO_CAMERAS if gone and frame.views else frame.state)
 
 
 def pick_cameras(frame: Frame, stream: RandomStream, count: int) -> list[str]:

@@ -141,7 +141,7 @@ def moved(value: Any, device: str, dtype: torch.dtype) -> Any:
 def _decoded(head: Any, call: tuple, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
     with torch.no_grad():
         out = copy.deepcopy(head.transformer.decoder).to(device, dtype)(*moved(call, device, dtype))
-    return {"decoded": out}
+    return {"decoded": out.states_LBQC}
 
 
 def outputs_and_gradients(head: Any, inputs: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

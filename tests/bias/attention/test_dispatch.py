@@ -92,7 +92,7 @@ def test_gradients_of_router_and_scale(backend, seed, profile, scale):
         points = (torch.rand(2, 5, 3).double() - 0.5) * torch.tensor([24.0, 24.0, 2.0]).double()
         cameras = ring_of_cameras(4, 32, 24, 8.0).expand(2, -1, -1, -1)
         shapes = torch.tensor([24.0, 32.0]).double().expand(2, 4, 2)
-        bias = aqr(query, query, memory, memory, points, cameras, shapes, layout).cross
+        bias = aqr(query, query, memory, memory, points, cameras, shapes, layout).cross_bias
         heads = [x.unflatten(-1, (2, 4)).transpose(1, 2) for x in (query, memory, memory)]
         inputs = Inputs(*heads, bias)
         out = formula(inputs) if name is None else attend(inputs, name)
@@ -187,12 +187,12 @@ def test_without_a_bias_mask_and_prior_are_applied_alike(backend, prior):
     torch.testing.assert_close(attend(replace(inputs, mask=None), backend), formula(replace(inputs, mask=None)))
 
 
-def test_a_mask_elsewhere_does_not_throw_the_kept_one_away():
+def test_a_mask_elsewhere_does_not_discard_the_cached_buffer():
     inputs = grid_inputs(0)
     attend(inputs, "masked")
-    kept = masked.Scratch._kept.zeros
+    cached = masked.Scratch._cache.zeros
     attend(random_inputs(0, masked=True), "masked")
-    assert masked.Scratch._kept.zeros is kept and kept.abs().max() == 0
+    assert masked.Scratch._cache.zeros is cached and cached.abs().max() == 0
 
 
 def test_dropout_drops_and_keeps_the_mean():
@@ -208,13 +208,13 @@ def test_dropout_drops_and_keeps_the_mean():
     torch.testing.assert_close(runs.mean(0), formula(inputs), atol=0.25, rtol=0)
 
 
-def test_the_kept_mask_is_clean_for_whoever_comes_next():
+def test_the_cached_buffer_is_zero_for_the_next_call():
     small, large = grid_inputs(0, Q=4), grid_inputs(1, Q=9)
     expected = [attend(x, "literal") for x in (small, large)]
     for _ in range(2):
         for inputs, exact in zip((small, large), expected, strict=True):
             torch.testing.assert_close(attend(inputs, "masked"), exact)
-    assert masked.Scratch._kept.zeros.abs().max() == 0
+    assert masked.Scratch._cache.zeros.abs().max() == 0
     with pytest.raises(RuntimeError, match="stop"), masked.Scratch(small.bias, None, small.q) as scratch:
         scratch.fill(0)
         raise RuntimeError("stop")

@@ -34,7 +34,7 @@ def test_further_queries_change_nothing(hard, masked, more):
 def flexed(inputs: Inputs, function: Callable[..., torch.Tensor]) -> torch.Tensor:
     """Output of backend ``flex`` with ``function`` in its place."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(dispatch.FAST, "flex", function)
+        patch.setitem(dispatch.WINDOW_BACKENDS, "flex", function)
         with torch.no_grad():
             return attend(inputs, "flex")
 
