@@ -21,8 +21,8 @@ def test_help_is_quick_and_names_every_command():
     # Quick is what loads nothing heavy: a time would depend on the machine.
     heavy = ("torch", "mmengine", "mmdet3d", "nuscenes", "pandas", "numpy", "snakemake", "matplotlib", "yaml")
     code = (
-        "import sys; from aqr_bench import cli\n"
-        "try: cli.main(['--help'])\n"
+        "import sys; from aqr_bench.cli.main import main\n"
+        "try: main(['--help'])\n"
         f"finally: print([m for m in {heavy} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -53,7 +53,7 @@ def test_interruption_is_130(monkeypatch, capsys):
 
     monkeypatch.setattr(launch, "launch", interrupted)
     assert cli.main(["run"]) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert "resumes from here" in capsys.readouterr().err
 
 
 def test_too_little_disk_is_said_up_front(monkeypatch):
@@ -140,12 +140,12 @@ def test_lock_is_held_by_one_and_freed(tmp_path):
 
 def test_a_job_left_running_is_noticed(tmp_path):
     job = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)", "-m", "aqr_bench.engine.train"], cwd=tmp_path
+        [sys.executable, "-c", "import time; time.sleep(60)", "-m", "aqr_bench", "train"], cwd=tmp_path
     )
     try:
-        assert launch.workers_in(tmp_path) == [(job.pid, "aqr_bench.engine.train")]
+        assert launch.workers_in(tmp_path) == [(job.pid, "aqr-bench train")]
         with (
-            pytest.raises(UserError, match=f"aqr_bench.engine.train as process {job.pid}"),
+            pytest.raises(UserError, match=f"aqr-bench train as process {job.pid}"),
             launch.only_workflow_in(tmp_path),
         ):
             pytest.fail("ran beside it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import sys
@@ -39,8 +38,10 @@ def recorded(command: str, kind: str = "train") -> Record:
     "start",
     [
         "aqr-bench train",
-        "python -u -m aqr_bench.engine.train",
-        "python -m aqr_bench.cli.main train",
+        "python -m aqr_bench train",
+        "torchrun --standalone --nproc-per-node=2 -m aqr_bench train",
+        "python -u -m aqr_bench.train",  # of older records, as is the next
+        "python -m aqr_bench.cli train",
         ".venv/bin/python .venv/bin/aqr-bench train",
         "python <elsewhere>/aqr-bench train",
     ],
@@ -109,8 +110,8 @@ def checkout(tmp_path_factory) -> Path:
 def step(patch: pytest.MonkeyPatch, name: str, arguments: str) -> None:
     """A step in this process, which leaves a record as a process of its own does."""
     words = arguments.split()
-    patch.setattr(sys, "orig_argv", ["python", "-m", f"aqr_bench.{name}", *words])
-    assert importlib.import_module(f"aqr_bench.{name}").main(words) == 0
+    patch.setattr(sys, "orig_argv", ["python", "-m", "aqr_bench", name, *words])
+    assert cli.main([name, *words]) == 0
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def here(checkout, monkeypatch) -> Path:
 
     def run_step(command, record, log):
         log.write_text("")
-        assert importlib.import_module(f"aqr_bench.{command.step}").main(command.words()) == 0
+        assert cli.main([command.step, *command.words()]) == 0
 
     monkeypatch.setattr(rerun, "run_step", run_step)
     monkeypatch.chdir(checkout)
@@ -236,7 +237,7 @@ def test_a_step_that_breaks_off_is_told_by_its_last_line(tmp_path):
 
 def test_old_records_still_are_records():
     """Those of the repository were written before predictions, files and environment were kept."""
-    file = Path(cli.__file__).parents[1] / "results/reference/quick/records/bias_site/cross/seed0/train.jsonl"
+    file = Path(__file__).parents[2] / "results/reference/quick/records/bias_site/cross/seed0/train.jsonl"
     record = read_records(file)[0]
     assert record.ok and "files" not in record.provenance
     command = command_of(record, file)
