@@ -9,7 +9,7 @@ import pytest
 
 from aqr_bench.cli import main as cli
 from aqr_bench.cli import run as launch
-from aqr_bench.cli.snakemake_output import Progress
+from aqr_bench.cli.progress import Progress
 from aqr_bench.cost import measure
 from aqr_bench.engine import evaluate
 from aqr_bench.errors import UserError, disk_fault, run_main

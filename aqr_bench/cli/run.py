@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,8 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from aqr_bench.cli.gpu_devices import limited, visible_gpus
-from aqr_bench.cli.snakemake_output import Progress
-from aqr_bench.cli.time_left import TimeLeft, expected_seconds
+from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
 from aqr_bench.console import LiveLine, is_terminal
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.records.summary import print_outcome
@@ -26,6 +24,7 @@ from aqr_bench.study.runs import limit_seeds
 from aqr_bench.study.schema import repository_root
 from aqr_bench.world.spec import read_tier
 
+SNAKEMAKE = "aqr_bench.cli.snakemake_events"
 WORK_STEPS = ("world", "data", "train", "evaluate", "measure", "pictures", "report")
 
 # ---------------------------------------------------------------- one workflow per folder
@@ -82,7 +81,7 @@ def _step_of(words: Sequence[str]) -> str | None:
 
 
 def _is_snakemake(word: str) -> bool:
-    return word == "snakemake" or word.endswith(("/snakemake", "/snakemake/__main__.py"))
+    return word in ("snakemake", SNAKEMAKE) or word.endswith(("/snakemake", "/snakemake/__main__.py"))
 
 
 def clear_stale_lock(folder: Path) -> bool:
@@ -92,9 +91,6 @@ def clear_stale_lock(folder: Path) -> bool:
         return False
     shutil.rmtree(locks)
     return True
-
-
-# ---------------------------------------------------------------- what Snakemake says
 
 
 # ---------------------------------------------------------------- the command
@@ -131,43 +127,47 @@ def launch(
     if tier.kind == "synthetic":
         read_tier(tier.path)  # a mistake in the world's numbers is told now, not by the first job
     require_disk(folder / "results", disk_needed(tier, studies), f"tier {tier.name}")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
+    command = [sys.executable, "-m", SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
     command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
     command += ["--cores", str(cores)] if cores else []
     # As many jobs at once as there are GPUs for: which ones each of them gets, aqr_bench.cli.gpu_slots sees to.
     command += ["--resources", f"gpu={len(usable)}"] if usable else []
     command += ["--dry-run"] if dry_run else []
+    command += ["--logger-aqr-bench-text"] if verbose else []
     command += ["--config", f"tier={tier_name}", f"studies={','.join(study_names)}"]
     command += [f"seeds={seeds}"] if seeds else []
     command += [f"suites={','.join(suites)}"] if suites else []
     command += [f"gpus={gpus}"] if gpus is not None else []
-    times = {}
-    if is_terminal(sys.stdout) and not dry_run:  # else nobody sees the time left, for which all records are read
+    times, live = {}, is_terminal(sys.stdout)
+    if live and not dry_run:  # else nobody sees the time left, for which all records are read
         further = [studies_of.load_suite(suite) for suite in suites]
         times = expected_seconds(tier, studies, further, folder / "results")
-    progress = Progress(counting=not dry_run, threads=tier.threads, time_left=TimeLeft(times))
+    progress = Progress(tier.threads, len(usable), dry_run, not live, verbose, TimeLeft(times))
     if dry_run:
-        code = follow(command, folder, progress, verbose)
-        print("nothing to do" if progress.nothing_to_do else f"{progress.total} jobs to do")
+        code = run_snakemake(command, folder, progress)
+        print(f"{progress.total} jobs to do" if progress.total else "nothing to do")
         return 1 if code else 0
     with only_workflow_in(folder) as lock:
         if clear_stale_lock(folder):
             print("removed the lock that a killed run left behind", file=sys.stderr)
-        if is_terminal(sys.stdout):
+        if live:
             print(f"results: {folder / 'results' / tier.name}, logs: {folder / 'logs' / tier.name}", flush=True)
-        code = follow(command, folder, progress, verbose, keep=[lock])
+        code = run_snakemake(command, folder, progress, inherited=[lock])
     if code:
         print(failure_summary(progress, folder), file=sys.stderr)
         return 1
-    print("nothing to do, all is up to date" if progress.nothing_to_do else f"{progress.total} jobs done")
+    print(f"{progress.total} jobs done" if progress.total else "nothing to do, all is up to date")
     places = [f"{tier.name}/base", *(f"{tier.name}/{study.name}" for study in studies)]
     all_ok = print_outcome(folder / "results", folder / ".snakemake" / "aqr-bench-outcome.json", places)
     print(f"report: {(folder / 'results' / tier.name / 'report' / 'index.html').resolve()}")
     return 1 if strict and not all_ok else 0
 
 
-def follow(command: list[str], folder: Path, progress: Progress, verbose: bool, keep: Iterable[int] = ()) -> int:
-    """Run Snakemake, show its progress, and return its exit code. Interrupted, it stops Snakemake and its jobs."""
+def run_snakemake(command: list[str], folder: Path, progress: Progress, inherited: Iterable[int] = ()) -> int:
+    """Run Snakemake, show its progress, and return its exit code. Interrupted, it stops Snakemake and its jobs.
+
+    ``inherited``: file descriptors that Snakemake keeps open.
+    """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command,
@@ -177,20 +177,17 @@ def follow(command: list[str], folder: Path, progress: Progress, verbose: bool, 
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        pass_fds=tuple(keep),
+        pass_fds=tuple(inherited),
         # In its own group, Snakemake and all of its jobs can be stopped together, whoever asks for it.
         start_new_session=True,
     )
     before = {s: signal.signal(s, _as_interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        with LiveLine(progress.live) as terminal:
+        with LiveLine(progress.status) as terminal:
             for line in process.stdout:
-                shown = progress.feed(line)
-                if verbose:
-                    terminal.say(line.rstrip())
-                # The live line names the jobs that begin; in a dry run they are the answer.
-                elif shown is not None and not (terminal.live and re.match(r"\[\d+/\d+\] ", shown)):
-                    terminal.say(shown)
+                text = progress.feed(line)
+                if text is not None:
+                    terminal.say(text)
                 terminal.draw()
             return process.wait()
     finally:
@@ -240,4 +237,4 @@ def failure_summary(progress: Progress, folder: Path, most: int = 3) -> str:
     if len(logs) > most:
         lines.append(f"and {len(logs) - most} more")
     jobs = f"{len(logs)} job" + "s" * (len(logs) != 1)
-    return "\n".join([*lines, f"{jobs} failed; the same command goes on from here"])
+    return "\n".join([*lines, f"{jobs} failed; the same command resumes from here"])

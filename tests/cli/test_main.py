@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import types
@@ -11,7 +12,8 @@ import pytest
 
 from aqr_bench.cli import main as cli
 from aqr_bench.cli import run as launch
-from aqr_bench.cli.snakemake_output import Progress
+from aqr_bench.cli.progress import Progress
+from aqr_bench.cli.snakemake_events import RECORD_SEPARATOR
 from aqr_bench.errors import UserError
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.requirements import disk_needed
@@ -58,7 +60,7 @@ def test_interruption_is_130(monkeypatch, capsys):
 
 def test_too_little_disk_is_said_up_front(monkeypatch):
     monkeypatch.setattr(launch, "disk_needed", lambda *_: 10**18)
-    monkeypatch.setattr(launch, "follow", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(launch, "run_snakemake", lambda *_: pytest.fail("started"))
     with pytest.raises(UserError, match="tier smoke needs 1000000000"):
         launch.launch("smoke", ["smoke"], None, True, False, False)
 
@@ -68,49 +70,88 @@ def test_disk_grows_with_world_and_runs():
     assert disk_needed(smoke, [load_study("smoke")]) < disk_needed(quick, [load_study("bias_site")])
 
 
-SNAKEMAKE = """\
-Assuming unrestricted shared filesystem usage.
-Building DAG of jobs...
-Job stats:
-job              count
--------------  -------
-evaluate            10
-total               27
-
-Select jobs to execute...
-[Mon Nov 23 18:12:08 2026]
-Job 25: Evaluating base, tier quick
-error: the disk is on fire
-RuleException:
-Error in rule evaluate:
-    message: None
-    log: logs/quick/evaluate.log (check log file(s) for error details)
-    shell:
-        aqr-bench evaluate
-Something that Snakemake has never said before
-3 of 27 steps (11%) done
-Job 26: Report
-"""
+def events(*items: dict | str) -> list[str]:
+    """Lines of aqr_bench.cli.snakemake_events: an event, or what a job printed."""
+    return [i if isinstance(i, str) else RECORD_SEPARATOR + json.dumps({"text": "as it is", **i}) for i in items]
 
 
-def test_progress_keeps_what_matters_and_everything_unknown():
+SNAKEMAKE = events(
+    {"event": "jobs", "count": {"evaluate": 10, "report": 1}},
+    {"event": "start", "job": 25, "rule": "evaluate", "message": "Evaluating base, tier quick"},
+    {"event": "start", "job": 26, "rule": "all", "message": None},
+    "error: the disk is on fire\n",
+    "\n",
+    {"event": "failure", "job": 25, "logs": ["logs/quick/evaluate.log"]},
+    {"event": "message", "message": "Exiting because a job execution failed.", "exception": None},
+    {"event": "message", "message": "At least one job did not complete.", "exception": "WorkflowError"},
+    {"event": "message", "message": "no output", "exception": "MissingOutputException"},
+    {"event": "progress", "done": 3, "total": 11},
+    {"event": "start", "job": 27, "rule": "report", "message": "Report"},
+)
+
+
+def test_progress_keeps_what_matters_and_what_jobs_print():
     progress = Progress()
-    shown = [line for line in map(progress.feed, SNAKEMAKE.splitlines()) if line is not None]
-    assert shown == [
-        "[0/27] Evaluating base, tier quick",
+    texts = [text for text in map(progress.feed, SNAKEMAKE) if text is not None]
+    assert texts == [
+        "[0/11] Evaluating base, tier quick",
         "error: the disk is on fire",
-        "Something that Snakemake has never said before",
-        "[3/27] Report",
+        "no output",
+        "[3/11] Report",
     ]
-    assert progress.failed_logs == ["logs/quick/evaluate.log"] and not progress.nothing_to_do
-    assert progress.feed("Nothing to be done (all requested files are present)") is None and progress.nothing_to_do
+    assert progress.failed_logs == ["logs/quick/evaluate.log"] and progress.failed_jobs == 1
+    assert Progress(dry_run=True).feed(SNAKEMAKE[1]) == "Evaluating base, tier quick"
+    assert Progress(announce=False).feed(SNAKEMAKE[1]) is None
+    assert Progress(verbose=True).feed(SNAKEMAKE[-1]) == "as it is"
+    assert Progress().feed(f"half a line{SNAKEMAKE[-1]}") == "half a line\n[0/0] Report"
+    assert Progress().feed(f"{RECORD_SEPARATOR}{{broken") == "{broken"
 
 
-def test_jobs_side_by_side_are_as_many_as_cores_and_gpus_allow():
-    progress = Progress(threads=2)
-    progress.feed("Provided cores: 16")
-    assert progress.time_left.lanes == 8
-    assert progress.feed('Provided resources: gpu=Resource("gpu", 3)') is None and progress.time_left.lanes == 3
+@pytest.fixture
+def reported(monkeypatch, tmp_path):
+    """Runs a Snakefile through aqr_bench.cli.snakemake_events, as `aqr-bench run` does."""
+
+    def run(snakefile: str, *arguments: str, **settings) -> tuple[int, Progress, list[str]]:
+        (tmp_path / "Snakefile").write_text(snakefile)
+        command = [sys.executable, "-m", launch.SNAKEMAKE, "--cores", "1", *arguments]
+        monkeypatch.setenv("PYTHONPATH", str(Path(launch.__file__).parents[2]))
+        progress, lines = Progress(**settings), []
+        monkeypatch.setattr(launch.LiveLine, "say", lambda _, line: lines.append(line))
+        return launch.run_snakemake(command, tmp_path, progress), progress, lines
+
+    return run
+
+
+def test_snakemake_reports_its_events(reported):
+    """With Snakemake itself: jobs by rule whatever their messages say, what they print, and a failure named once."""
+    rules = """
+rule all:
+    input: "a", "b"
+rule good:
+    output: "a"
+    message: "Totally new words"
+    shell: "echo printed by a job; touch {output}"
+rule bad:
+    output: "b"
+    log: "bad.log"
+    message: "Another"
+    shell: "exit 1"
+"""
+    code, progress, lines = reported(rules, "--keep-going")
+    assert code == 1 and progress.failed_logs == ["bad.log"] and not progress.running
+    assert sorted(progress.time_left.done) == ["good"]
+    assert sorted(line.rpartition("] ")[2] for line in lines) == ["Another", "Totally new words", "printed by a job"]
+    assert (progress.done, progress.total) == (1, 3)
+    code, progress, lines = reported(rules, "--dry-run", "--", "bad", dry_run=True)
+    assert (code, progress.total, lines) == (0, 1, ["Another"])
+    code, progress, lines = reported(rules, "--", "a")
+    assert (code, progress.total, lines) == (0, 0, [])
+    code, _, lines = reported(rules, "--logger-aqr-bench-text", "--", "a", verbose=True)
+    assert code == 0 and any("Nothing to be done" in line for line in lines)
+    code, _, lines = reported(rules, "--no-such-option")
+    assert code == 2 and "usage: snakemake" in lines[0] and "--no-such-option" in lines[-1]
+    code, _, lines = reported("from snakemake.exceptions import WorkflowError\nraise WorkflowError('error: wrong')")
+    assert code == 1 and "error: wrong" in "\n".join(lines).splitlines()
 
 
 @pytest.mark.parametrize(("options", "gpus"), [([], None), (["--gpus", "2"], 2), (["--cpu"], 0)])

@@ -24,7 +24,7 @@ def _start(*_args: object, **_kwargs: object) -> None:
 
 
 LONG = (
-    *("aqr_bench.cli.run.follow", "aqr_bench.cli.run.only_workflow_in", "aqr_bench.cli.run.require_disk"),
+    *("aqr_bench.cli.run.run_snakemake", "aqr_bench.cli.run.only_workflow_in", "aqr_bench.cli.run.require_disk"),
     *("aqr_bench.cost.gpu_check.__main__.run", "aqr_bench.cost.gpu_check.__main__.work"),
     # A download; becoming another program; a look for a driver, without which set-up has nothing to say.
     *("aqr_bench.cost.gpu_check.fetch_wheels.download", "aqr_bench.cli.gpu_slots.run"),
