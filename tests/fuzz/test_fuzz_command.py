@@ -12,7 +12,7 @@ from fuzz_commands import Call, calls, commands
 
 from aqr_bench.cli import main as cli
 from aqr_bench.cli.doctor import REMEDIES
-from aqr_bench.cli.import_checks import Probed
+from aqr_bench.cli.import_checks import ImportResult
 
 
 class Started(BaseException):
@@ -42,7 +42,7 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
     (tmp_path / "broken.jsonl").write_bytes(b'{"kind": "train"\n\xff\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "aqr_bench.cli.doctor.probe_all", lambda: {name: Probed("not looked for", {}) for name in REMEDIES}
+        "aqr_bench.cli.doctor.check_imports", lambda: {name: ImportResult("not looked for", {}) for name in REMEDIES}
     )
     for place in LONG:
         monkeypatch.setattr(place, _start)
