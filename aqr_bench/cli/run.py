@@ -1,7 +1,8 @@
-"""Run the workflow: one at a time per folder, stale locks cleared, Snakemake's output cut down to the essential."""
+"""Run the workflow: one at a time per folder, stale locks cleared, progress and failures in a few lines."""
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import shutil
@@ -15,9 +16,9 @@ from pathlib import Path
 
 from aqr_bench.cli.gpu_devices import limited, visible_gpus
 from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
-from aqr_bench.console import LiveLine, is_terminal
+from aqr_bench.console import LiveLine, is_terminal, positive
 from aqr_bench.errors import UserError, require_disk
-from aqr_bench.records.summary import print_outcome
+from aqr_bench.records.summary import print_summary
 from aqr_bench.study import load as studies_of
 from aqr_bench.study.requirements import disk_needed, require_gpus, require_inputs, training_processes
 from aqr_bench.study.runs import limit_seeds
@@ -35,7 +36,7 @@ def only_workflow_in(folder: Path) -> Iterator[int]:
     """Hold the folder for one workflow; yields the descriptor of the lock, to be inherited by Snakemake.
 
     The lock goes with the last process that has it, so a killed run never leaves it behind. Raises UserError if
-    another workflow, or a job that a killed one has left running, is at work in the folder.
+    another workflow, or a job that a killed one left running, works in the folder.
     """
     lock = folder / ".snakemake" / "aqr-bench.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ def workers_in(folder: Path) -> list[tuple[int, str]]:
 
     me = psutil.Process()
     family = {me.pid, *(p.pid for p in me.parents())}
-    found = []
+    workers = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         words = process.info["cmdline"] or []
         name = _step_of(words) or ("snakemake" if any(_is_snakemake(w) for w in words[:4]) else None)
@@ -66,10 +67,10 @@ def workers_in(folder: Path) -> list[tuple[int, str]]:
             continue
         try:
             if Path(process.cwd()) == folder.resolve():
-                found.append((process.info["pid"], name))
+                workers.append((process.info["pid"], name))
         except (psutil.Error, OSError):
             continue
-    return found
+    return workers
 
 
 def _step_of(words: Sequence[str]) -> str | None:
@@ -96,7 +97,41 @@ def clear_stale_lock(folder: Path) -> bool:
 # ---------------------------------------------------------------- the command
 
 
-def launch(
+def main(argv: list[str] | None = None) -> int:
+    """From world to report: 0 if all jobs ran (with --strict: and all records are ok), else 1."""
+    args = _arguments(argv)
+    return run_workflow(
+        args.tier,
+        args.study,
+        args.cores,
+        args.dry_run,
+        args.strict,
+        args.verbose,
+        args.seeds,
+        args.suites,
+        gpus=args.gpus,
+    )
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="aqr-bench run", description="Everything, from world to report, resuming what is there."
+    )
+    parser.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
+    parser.add_argument("--study", nargs="+", default=[], metavar="STUDY", help="names or files (default: the tier's)")
+    parser.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
+    parser.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
+    parser.add_argument("--cores", type=positive, help="cores to use (default: what the profile says)")
+    gpus = parser.add_mutually_exclusive_group()
+    gpus.add_argument("--gpus", type=positive, metavar="N", help="the first N of the visible GPUs (default: all)")
+    gpus.add_argument("--cpu", action="store_const", const=0, dest="gpus", help="no GPU: everything on CPUs")
+    parser.add_argument("--dry-run", action="store_true", help="report what would be done, and do nothing")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if any run is recorded as failed")
+    parser.add_argument("--verbose", action="store_true", help="show all of Snakemake's output")
+    return parser.parse_args(argv)
+
+
+def run_workflow(
     tier_name: str,
     study_names: Sequence[str],
     cores: int | None,
@@ -158,7 +193,7 @@ def launch(
         return 1
     print(f"{progress.total} jobs done" if progress.total else "nothing to do, all is up to date")
     places = [f"{tier.name}/base", *(f"{tier.name}/{study.name}" for study in studies)]
-    all_ok = print_outcome(folder / "results", folder / ".snakemake" / "aqr-bench-outcome.json", places)
+    all_ok = print_summary(folder / "results", folder / ".snakemake" / "aqr-bench-outcome.json", places)
     print(f"report: {(folder / 'results' / tier.name / 'report' / 'index.html').resolve()}")
     return 1 if strict and not all_ok else 0
 
@@ -214,27 +249,27 @@ def _stop(process: subprocess.Popen) -> None:
             return
 
 
-def full_disk(folder: Path, least_bytes: int = 1_000_000) -> str | None:
-    """That the disk below ``folder`` is full, where it is: what a job says of it may not have found room in its log."""
+def full_disk(folder: Path, min_bytes: int = 1_000_000) -> str | None:
+    """The message that the disk of ``folder`` is full, where it is: there may have been no space for it in a log."""
     free = shutil.disk_usage(folder).free
-    if free >= least_bytes:
+    if free >= min_bytes:
         return None
-    return f"the disk that holds {folder} is full ({free / 1000:.0f} kB are free). Free some space, and go on"
+    return f"the disk that holds {folder} is full ({free / 1000:.0f} kB are free). Free some space, and run again"
 
 
-def failure_summary(progress: Progress, folder: Path, most: int = 3) -> str:
+def failure_summary(progress: Progress, folder: Path, max_logs: int = 3) -> str:
     """What failed, where its log is, and the log's last line."""
     logs = list(dict.fromkeys(progress.failed_logs))
-    full = [f"error: {said}" for said in [full_disk(folder)] if said]
+    full = full_disk(folder)
+    lines = [f"error: {full}"] if full else []
     if not logs:
-        return "\n".join([*full, "error: the workflow did not run, see above (more with --verbose)"])
-    lines = full
-    for log in logs[:most]:
+        return "\n".join([*lines, "error: the workflow did not run, see above (more with --verbose)"])
+    for log in logs[:max_logs]:
         file = folder / log
         text = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
         last = next((line.strip() for line in reversed(text) if line.strip()), "the log is empty")
         lines.append(f"error: {last.removeprefix('error: ')}\n  log: {file}")
-    if len(logs) > most:
-        lines.append(f"and {len(logs) - most} more")
+    if len(logs) > max_logs:
+        lines.append(f"and {len(logs) - max_logs} more")
     jobs = f"{len(logs)} job" + "s" * (len(logs) != 1)
     return "\n".join([*lines, f"{jobs} failed; the same command resumes from here"])

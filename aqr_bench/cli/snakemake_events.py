@@ -74,7 +74,7 @@ class LogHandler(LogHandlerBase):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def main() -> None:
+def run() -> None:
     """Run Snakemake as its own main does, with this plugin."""
     from snakemake import cli
     from snakemake.exceptions import print_exception
@@ -95,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aqr_bench.cli import main as cli
-from aqr_bench.cli import run as launch
+from aqr_bench.cli import run
 from aqr_bench.cli.progress import Progress
 from aqr_bench.cli.snakemake_events import RECORD_SEPARATOR
 from aqr_bench.errors import UserError
@@ -28,7 +28,7 @@ def test_help_is_quick_and_names_every_command():
         f"finally: print([m for m in {heavy} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and all(name in done.stdout for name in ("run", *cli.STEPS))
+    assert done.returncode == 0 and all(name in done.stdout for name in cli.COMMANDS)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -38,6 +38,19 @@ def test_a_step_gets_its_arguments_and_its_result_is_returned(monkeypatch):
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: fake if name == "aqr_bench.engine.train" else None)
     assert cli.main(["train", "--help", "--seed", "1"]) == 7
     assert seen == [["--help", "--seed", "1"]]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_speaks_under_the_name_that_was_typed(name, capsys):
+    """In its help and in its errors, however it was started."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0 and capsys.readouterr().out.startswith(f"usage: aqr-bench {name} ")
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--no-such-option"])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and message.startswith(f"usage: aqr-bench {name} ")
+    assert message.splitlines()[-1].startswith(f"aqr-bench {name}: error: ")
 
 
 def test_mistakes_are_one_line_and_exit_2(capsys):
@@ -53,16 +66,16 @@ def test_interruption_is_130(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "launch", interrupted)
+    monkeypatch.setattr(run, "run_workflow", interrupted)
     assert cli.main(["run"]) == 130
     assert "resumes from here" in capsys.readouterr().err
 
 
 def test_too_little_disk_is_said_up_front(monkeypatch):
-    monkeypatch.setattr(launch, "disk_needed", lambda *_: 10**18)
-    monkeypatch.setattr(launch, "run_snakemake", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(run, "disk_needed", lambda *_: 10**18)
+    monkeypatch.setattr(run, "run_snakemake", lambda *_: pytest.fail("started"))
     with pytest.raises(UserError, match="tier smoke needs 1000000000"):
-        launch.launch("smoke", ["smoke"], None, True, False, False)
+        run.run_workflow("smoke", ["smoke"], None, True, False, False)
 
 
 def test_disk_grows_with_world_and_runs():
@@ -111,15 +124,15 @@ def test_progress_keeps_what_matters_and_what_jobs_print():
 def reported(monkeypatch, tmp_path):
     """Runs a Snakefile through aqr_bench.cli.snakemake_events, as `aqr-bench run` does."""
 
-    def run(snakefile: str, *arguments: str, **settings) -> tuple[int, Progress, list[str]]:
+    def run_snakefile(snakefile: str, *arguments: str, **settings) -> tuple[int, Progress, list[str]]:
         (tmp_path / "Snakefile").write_text(snakefile)
-        command = [sys.executable, "-m", launch.SNAKEMAKE, "--cores", "1", *arguments]
-        monkeypatch.setenv("PYTHONPATH", str(Path(launch.__file__).parents[2]))
+        command = [sys.executable, "-m", run.SNAKEMAKE, "--cores", "1", *arguments]
+        monkeypatch.setenv("PYTHONPATH", str(Path(run.__file__).parents[2]))
         progress, lines = Progress(**settings), []
-        monkeypatch.setattr(launch.LiveLine, "say", lambda _, line: lines.append(line))
-        return launch.run_snakemake(command, tmp_path, progress), progress, lines
+        monkeypatch.setattr(run.LiveLine, "say", lambda _, line: lines.append(line))
+        return run.run_snakemake(command, tmp_path, progress), progress, lines
 
-    return run
+    return run_snakefile
 
 
 def test_snakemake_reports_its_events(reported):
@@ -157,7 +170,7 @@ rule bad:
 @pytest.mark.parametrize(("options", "gpus"), [([], None), (["--gpus", "2"], 2), (["--cpu"], 0)])
 def test_gpus_on_the_command_line(monkeypatch, options, gpus):
     seen = []
-    monkeypatch.setattr(launch, "launch", lambda *_, gpus: seen.append(gpus) or 0)
+    monkeypatch.setattr(run, "run_workflow", lambda *_, gpus: seen.append(gpus) or 0)
     assert cli.main(["run", *options]) == 0 and seen == [gpus]
 
 
@@ -166,17 +179,17 @@ def test_failure_summary_ends_with_the_logs_last_line(tmp_path):
     (tmp_path / "logs").mkdir()
     for log in logs[1:]:
         Path(tmp_path / log).write_text("trace\nValueError: x\n\n")
-    text = launch.failure_summary(Progress(failed_logs=logs), tmp_path)
+    text = run.failure_summary(Progress(failed_logs=logs), tmp_path)
     assert "error: the log is empty" in text and f"error: ValueError: x\n  log: {tmp_path / logs[1]}" in text
     assert "and 2 more" in text and "5 jobs failed" in text
 
 
 def test_lock_is_held_by_one_and_freed(tmp_path):
     refused = pytest.raises(UserError, match="another run is at work")
-    with launch.only_workflow_in(tmp_path), refused, launch.only_workflow_in(tmp_path):
+    with run.only_workflow_in(tmp_path), refused, run.only_workflow_in(tmp_path):
         pytest.fail("two at once")
-    with launch.only_workflow_in(tmp_path):
-        assert launch.clear_stale_lock(tmp_path) is False
+    with run.only_workflow_in(tmp_path):
+        assert run.clear_stale_lock(tmp_path) is False
 
 
 def test_a_job_left_running_is_noticed(tmp_path):
@@ -184,16 +197,16 @@ def test_a_job_left_running_is_noticed(tmp_path):
         [sys.executable, "-c", "import time; time.sleep(60)", "-m", "aqr_bench", "train"], cwd=tmp_path
     )
     try:
-        assert launch.workers_in(tmp_path) == [(job.pid, "aqr-bench train")]
+        assert run.workers_in(tmp_path) == [(job.pid, "aqr-bench train")]
         with (
             pytest.raises(UserError, match=f"aqr-bench train as process {job.pid}"),
-            launch.only_workflow_in(tmp_path),
+            run.only_workflow_in(tmp_path),
         ):
             pytest.fail("ran beside it")
     finally:
         job.kill()
         job.wait()
-    assert launch.workers_in(tmp_path) == []
+    assert run.workers_in(tmp_path) == []
 
 
 def test_a_misspelled_world_key_is_said_before_anything_runs(tmp_path, capsys):
