@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -16,28 +17,31 @@ from pathlib import Path
 
 import pytest
 
-from aqr_bench.cli.snakemake_output import Progress
-from aqr_bench.cli.time_left import MINOR_S, RULES, WORKS, TimeLeft, expected_seconds, rule_of
+from aqr_bench.cli.estimate import job_groups
+from aqr_bench.cli.progress import EXCLUSIVE, MINOR_S, Progress, TimeLeft, expected_seconds
+from aqr_bench.cli.snakemake_events import RECORD_SEPARATOR
 from aqr_bench.console import duration
 from aqr_bench.study.load import load_study, load_suite, load_tier
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
-SAID = """\
-Provided cores: 4 (use --cores to define parallelism)
-Job stats:
-job              count
--------------  -------
-evaluate            10
-train_base           2
-report               1
-all                  1
-total               14
 
-Job 25: Base training, tier quick, seed 0
-Job 26: Base training, tier quick, seed 1
-"""
+def event(name: str, **facts) -> str:
+    """A line of aqr_bench.cli.snakemake_events."""
+    return RECORD_SEPARATOR + json.dumps({"event": name, "text": "", **facts})
+
+
+def started(job: int, rule: str, message: str | None) -> str:
+    return event("start", job=job, rule=rule, message=message)
+
+
+OUTPUT = [
+    event("cores", count=4),
+    event("jobs", count={"evaluate": 10, "train_base": 2, "report": 1, "all": 1}),
+    started(25, "train_base", "Base training, tier quick, seed 0"),
+    started(26, "train_base", "Base training, tier quick, seed 1"),
+]
 
 
 class Clock:
@@ -47,81 +51,73 @@ class Clock:
         return self.now
 
 
-def begun(threads: int = 1) -> tuple[Progress, Clock]:
+def begun(threads: int = 1, gpus: int = 0) -> tuple[Progress, Clock]:
     clock = Clock()
     left = TimeLeft({"train_base": 60.0, "evaluate": 30.0, "report": 15.0}, clock=clock)
-    progress = Progress(threads=threads, time_left=left)
-    for line in SAID.splitlines():
+    progress = Progress(threads=threads, gpus=gpus, time_left=left)
+    for line in OUTPUT:
         progress.feed(line)
     return progress, clock
 
 
 def test_time_left_adds_up_what_is_to_be_done():
     progress, clock = begun()
-    # Ten evaluations in four lanes, two trainings side by side, the report.
+    # Ten evaluations, four at once, two trainings at once, the report.
     assert progress.time_left.seconds() == (10 * 30 / 4 + 60 + 15, True)
     clock.now = 30.0
     assert progress.time_left.seconds()[0] == 10 * 30 / 4 + 30 + 15
     clock.now = 1000.0  # longer than expected: they may end at any moment, and are not counted negative
     assert progress.time_left.seconds()[0] == 10 * 30 / 4 + 15
     assert begun(threads=2)[0].time_left.seconds()[0] == 10 * 30 / 2 + 60 + 15
-    assert progress.live() == "[0/14] about 2 min left: Base training, tier quick, seed 0 and 1 more"
+    assert progress.status() == "[0/14] about 2 min left: Base training, tier quick, seed 0 and 1 more"
+
+
+def test_jobs_in_parallel_are_as_many_as_cores_and_gpus_allow():
+    assert begun(threads=2)[0].time_left.parallel_jobs == 2
+    assert begun(gpus=3)[0].time_left.parallel_jobs == 3 and begun(gpus=8)[0].time_left.parallel_jobs == 4
 
 
 def test_time_left_learns_from_the_jobs_that_are_done():
     """Twice as slow as expected in training: so will be the evaluations, until they are known by themselves."""
     progress, clock = begun()
     clock.now = 120.0
-    for line in (
-        "Finished jobid: 25 (Rule: train_base)",
-        "Finished jobid: 26 (Rule: train_base)",
-        "2 of 14 steps (9%) done",
-    ):
+    for line in (event("finish", job=25), event("finish", job=26), event("progress", done=2, total=14)):
         assert progress.feed(line) is None
     assert progress.time_left.seconds()[0] == pytest.approx(10 * 60 / 4 + 15 * 2)
-    assert progress.live() == "[2/14] about 3 min left: waiting for Snakemake"
-    progress.feed("Job 3: Evaluating base, tier quick, seed 0, suite missing_sensors")
+    assert progress.status() == "[2/14] about 3 min left: waiting for Snakemake"
+    progress.feed(started(3, "evaluate", "Evaluating base, tier quick, seed 0, suite missing_sensors"))
     clock.now = 130.0
-    progress.feed("Finished jobid: 3 (Rule: evaluate)")
+    progress.feed(event("finish", job=3))
     assert progress.time_left.per_job("evaluate") == 10.0
 
 
 def test_a_failed_job_is_no_measure_of_others_and_no_longer_at_work():
     progress, clock = begun()
     clock.now = 1.0
-    for line in (
-        "Error in rule train_base:",
-        "    message: None",
-        "    jobid: 25",
-        "    log: logs/x.log (check log file(s))",
-    ):
-        progress.feed(line)
+    progress.feed(event("failure", job=25, logs=["logs/x.log"]))
     assert progress.time_left.per_job("train_base") == 60.0 and list(progress.running) == [26]
     assert progress.failed_logs == ["logs/x.log"]
 
 
 def test_what_is_not_known_is_said():
-    left = TimeLeft({"evaluate": 100.0}, left={"evaluate": 1, "train_base": 2, "all": 1})
-    assert left.in_words() == "more than 2 min left"
-    assert TimeLeft({}, left={"train_base": 2}).in_words() == "time left unknown"
-    assert TimeLeft({"evaluate": 100.0}, left={"evaluate": 0, "all": 1}).in_words() == "almost done"
-    assert duration(89) == "89 s" and Progress().live() == "planning"
+    left = TimeLeft({"evaluate": 100.0}, remaining={"evaluate": 1, "train_base": 2, "all": 1})
+    assert str(left) == "more than 2 min left"
+    assert str(TimeLeft({}, remaining={"train_base": 2})) == "time left unknown"
+    assert str(TimeLeft({"evaluate": 100.0}, remaining={"evaluate": 0, "all": 1})) == "almost done"
+    assert duration(89) == "89 s" and Progress().status() == "planning"
 
 
-def test_every_rule_of_the_workflow_is_known_by_its_message():
-    found = {}
-    for file in (ROOT / "workflow" / "rules").glob("*.smk"):
-        for rule, body in re.findall(r"rule (\w+):\n(.*?)shell:", file.read_text(), re.DOTALL):
-            found[rule] = rule_of(re.search(r'message:\s+"([^"]+)"', body)[1])
-    assert set(RULES.values()) <= set(found) and set(WORKS.values()) | set(MINOR_S) <= set(RULES.values())
-    assert {rule: kind for rule, kind in found.items() if rule != kind} == {"check": "Checking that no run failed"}
+def test_every_rule_that_times_are_known_of_is_one_of_the_workflow(tmp_path):
+    text = "".join(file.read_text() for file in (ROOT / "workflow" / "rules").glob("*.smk"))
+    rules = set(re.findall(r"rule (\w+):", text))
+    assert {group.rule for group in job_groups(load_tier("quick"), [])} | set(MINOR_S) | set(EXCLUSIVE) <= rules
 
 
 def test_expected_times_are_those_of_the_tier_or_of_its_records(tmp_path):
     tier, study = load_tier("quick"), load_study("bias_site")
     expected = expected_seconds(tier, [study], [load_suite("mome")], tmp_path)
     assert expected["world"] == tier.costs["world_s"] and expected["train_base"] == 1000 * tier.costs["base_s"]
-    assert set(expected) == {*WORKS.values(), *MINOR_S}
+    assert set(expected) == {group.rule for group in job_groups(tier, [study])} | set(MINOR_S)
     assert set(expected_seconds(load_tier("smoke"), [], [], tmp_path)) == set(MINOR_S)
 
 
@@ -129,22 +125,23 @@ def test_expected_times_are_those_of_the_tier_or_of_its_records(tmp_path):
 
 FAKE_SNAKEMAKE = f"""
 import sys, time
-for line in {SAID.splitlines()!r}:
+for line in {OUTPUT!r}:
     print(line, flush=True)
-print("Something that Snakemake has never said before", flush=True)
+print("Something that a job prints", flush=True)
 time.sleep(float(sys.argv[1]))
-print("Finished jobid: 25 (Rule: train_base)", flush=True)
-print("1 of 14 steps (7%) done", flush=True)
+print({event("finish", job=25)!r}, flush=True)
+print({event("progress", done=1, total=14)!r}, flush=True)
 """
 FOLLOW = """
 import sys
 from pathlib import Path
-from aqr_bench import launch
-from aqr_bench.cli.time_left import TimeLeft
-progress = launch.Progress(time_left=TimeLeft({"train_base": 60.0, "evaluate": 30.0, "report": 15.0}))
+from aqr_bench.cli.run import is_terminal, run_snakemake
+from aqr_bench.cli.progress import Progress, TimeLeft
+left = TimeLeft({"train_base": 60.0, "evaluate": 30.0, "report": 15.0})
+progress = Progress(announce=not is_terminal(sys.stdout), time_left=left)
 print("first", flush=True)
 try:
-    launch.follow([sys.executable, "fake.py", sys.argv[1]], Path.cwd(), progress, False)
+    run_snakemake([sys.executable, "fake.py", sys.argv[1]], Path.cwd(), progress)
 except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(130)
@@ -215,7 +212,7 @@ def test_a_terminal_gets_one_live_line_that_goes_away(folder):
     code, text = on_terminal(FOLLOW, folder, "1.5")
     assert code == 0
     assert "\r[0/14] about 2 min left: Base training, tier quick, seed 0 and 1 more" in text
-    assert screen(text) == ["first", "Something that Snakemake has never said before", "last"]
+    assert screen(text) == ["first", "Something that a job prints", "last"]
 
 
 def test_the_live_line_fits_a_narrow_terminal(folder):
@@ -227,7 +224,7 @@ def test_the_live_line_fits_a_narrow_terminal(folder):
 def test_an_interrupted_live_line_leaves_neither_a_traceback_nor_a_rest(folder):
     code, text = on_terminal(FOLLOW, folder, "30", interrupt_after="Base training")
     assert code == 130 and "Traceback" not in text
-    assert screen(text) == ["first", "Something that Snakemake has never said before", "interrupted"]
+    assert screen(text) == ["first", "Something that a job prints", "interrupted"]
 
 
 def test_without_a_terminal_there_are_plain_lines(folder):
@@ -240,7 +237,7 @@ def test_without_a_terminal_there_are_plain_lines(folder):
                 "first",
                 "[0/14] Base training, tier quick, seed 0",
                 "[0/14] Base training, tier quick, seed 1",
-                "Something that Snakemake has never said before",
+                "Something that a job prints",
                 "last",
             ],
         ),

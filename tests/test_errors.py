@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from aqr_bench.cli import main as cli
-from aqr_bench.cli import run as launch
-from aqr_bench.cli.snakemake_output import Progress
+from aqr_bench.cli import run
+from aqr_bench.cli.progress import Progress
 from aqr_bench.cost import measure
 from aqr_bench.engine import evaluate
 from aqr_bench.errors import UserError, disk_fault, run_main
@@ -57,7 +57,7 @@ def test_entries_print_one_line_and_exit_with_2(capsys, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         run_main(full)
     assert caught.value.code == 2
-    monkeypatch.setattr(launch, "launch", full)
+    monkeypatch.setattr(run, "run_workflow", full)
     assert cli.main(["run"]) == 2
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2 and all(line.startswith("error: cannot write results/a: no space is left.") for line in told)
@@ -96,6 +96,6 @@ def test_a_full_disk_is_no_measurement(monkeypatch, tmp_path):
 
 
 def test_the_workflow_says_that_its_disk_is_full(tmp_path, monkeypatch):
-    assert launch.full_disk(tmp_path) is None
-    monkeypatch.setattr(launch.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
-    assert f"the disk that holds {tmp_path} is full (4 kB" in launch.failure_summary(Progress(), tmp_path)
+    assert run.full_disk(tmp_path) is None
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+    assert f"the disk that holds {tmp_path} is full (4 kB" in run.failure_summary(Progress(), tmp_path)

@@ -48,8 +48,8 @@ def _inspect(checkpoint: Checkpoint) -> int:
     matches = match(checkpoint.state)
     best = matches[0]
     print("\n".join(describe(checkpoint, best)))
-    for one in matches[:1] if best.fits else matches:
-        print(f"config {one.config}: {one.summary()}")
+    for match_ in matches[:1] if best.fits else matches:
+        print(f"config {match_.config}: {match_.summary()}")
     if not best.fits:
         complaint = _shown(best.complaint(), 1500)
         raise UserError(f"{checkpoint.path} fits no published config, closest {best.config}: {complaint}")
@@ -75,7 +75,7 @@ def _convert(args: argparse.Namespace) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="aqr-bench checkpoint", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    inspect = commands.add_parser("inspect", help="say what a file holds and which config it fits")
+    inspect = commands.add_parser("inspect", help="report what a file holds and which config it fits")
     inspect.add_argument("file", metavar="FILE")
     change = commands.add_parser("convert", help="write the weights of a file for the config that they fit")
     change.add_argument("file", metavar="FILE")

@@ -1,4 +1,4 @@
-"""Corruptions for people: list them, show one with its numbers and source, draw what they do to a sample.
+"""The sensor corruptions: list them, show one with its numbers and source, draw what they do to a sample.
 
 aqr-bench corruptions list [SUITE]
 aqr-bench corruptions show NAME

@@ -81,21 +81,21 @@ def advise(driver: Driver) -> Advice:
     """Which ``make`` command installs torch and spconv for a driver and its cards."""
     blackwell = any(capability >= BLACKWELL for capability in driver.capabilities)
     cuda = FOR_BLACKWELL if blackwell else DEFAULT
-    least = MIN_DRIVER[cuda // 10]
-    if int(driver.version.partition(".")[0]) < least:
-        return Advice(None, f"CUDA {cuda / 10:.1f} needs driver {least} or newer")
+    min_driver = MIN_DRIVER[cuda // 10]
+    if int(driver.version.partition(".")[0]) < min_driver:
+        return Advice(None, f"CUDA {cuda / 10:.1f} needs driver {min_driver} or newer")
     note = "spconv has no kernels for this card and would have to compile them from PTX: not tried" if blackwell else ""
     return Advice(set_up_command(cuda), note)
 
 
 def hint(driver: Driver | None, cuda: str) -> str | None:
-    """What set-up says where a driver is there and ``cuda``, the build asked for, is none."""
+    """The message of set-up where a driver exists and no CUDA build was asked for (``cuda`` is empty)."""
     if driver is None or cuda:
         return None
     advice = advise(driver)
-    found = f"NVIDIA driver {driver.version} is here, and spconv is its CPU build (no training of a sparse encoder)"
+    state = f"NVIDIA driver {driver.version} is here, and spconv is its CPU build (no training of a sparse encoder)"
     note = f" ({advice.note})" if advice.command and advice.note else ""
-    return f"note: {found}. For the CUDA builds: {advice.command}{note}" if advice.command else f"note: {advice.note}"
+    return f"note: {state}. For the CUDA builds: {advice.command}{note}" if advice.command else f"note: {advice.note}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
-"""Which tiers work on this machine, why not the others, and what mends it. Changes nothing.
+"""Which tiers work on this machine, why not the others, and how to fix it. Changes nothing.
 
 aqr-bench doctor                    exit code 0 if the default tier works, 1 if it does not
-aqr-bench doctor --tier mini        another tier decides the exit code: a name, or a file of your own
+aqr-bench doctor --tier mini        another tier decides the exit code: a name or a file
 aqr-bench doctor --json             the same for programs
 """
 
@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aqr_bench.cli.cuda_builds import Driver, advise, find_driver, set_up_command
-from aqr_bench.cli.import_checks import Probed, probe_all
+from aqr_bench.cli.cuda_builds import Advice, Driver, advise, find_driver, set_up_command
+from aqr_bench.cli.import_checks import ImportResult, check_imports
 from aqr_bench.errors import UserError, require_disk, run_main
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a tier does not work (or, as a note, what will be missing from its results), and what mends it."""
+    """Why a tier does not work (or, as a note, what will be missing from its results), and how to fix it."""
 
     what: str
     remedy: str
@@ -72,12 +72,12 @@ class Verdict:
 # ---------------------------------------------------------------- the machine
 
 
-def check_machine(probed: Mapping[str, Probed]) -> list[Check]:
+def check_machine(imports: Mapping[str, ImportResult], driver: Driver | None) -> list[Check]:
     """Python, packages, torch and CUDA, mmcv, mmdet3d, spconv, devkit, driver, C compiler, memory, disk."""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     disk = Check("disk", "ok", f"{free:.0f} GB free in {Path.cwd()}")  # what is enough depends on the tier
-    machine = [check_driver(find_driver(), probed), _check_compiler(), _check_memory(), disk]
-    return [_check_python(), _check_packages(), *_check_probes(probed), *machine]
+    machine = [check_driver(driver, imports), _check_compiler(), _check_memory(), disk]
+    return [_check_python(), _check_packages(), *_check_imports(imports, driver), *machine]
 
 
 def _check_python() -> Check:
@@ -88,7 +88,7 @@ def _check_python() -> Check:
 
 
 def _check_packages() -> Check:
-    """Installed versions against what the project asks for; torch and its friends are probed by import as well."""
+    """Installed versions against what the project asks for; the heavy ones are imported as well."""
     try:
         from packaging.requirements import Requirement
 
@@ -119,8 +119,14 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(others[0]) if others else None
 
 
-def _check_probes(probed: Mapping[str, Probed]) -> Iterator[Check]:
-    for name, result in probed.items():
+def cuda_remedy(driver: Driver | None) -> str:
+    """How to get the CUDA builds that this machine wants, the same for every row that asks for them."""
+    advice = advise(driver) if driver else Advice(set_up_command())
+    return f"{advice.command or 'a newer driver'}; {INSTALL_DOC}"
+
+
+def _check_imports(imports: Mapping[str, ImportResult], driver: Driver | None) -> Iterator[Check]:
+    for name, result in imports.items():
         if result.error is not None:
             yield Check(name, "broken", result.error, REMEDIES[name])
             if name == "torch":
@@ -134,22 +140,22 @@ def _check_probes(probed: Mapping[str, Probed]) -> Iterator[Check]:
             seen += ", CUDA build" if facts["cuda"] else ", CPU build: no training of a sparse encoder"
         yield Check(name, "ok", seen)
         if name == "torch":
-            yield _check_cuda(facts)
+            yield _check_cuda(facts, driver)
 
 
-def _check_cuda(facts: Mapping) -> Check:
+def _check_cuda(facts: Mapping, driver: Driver | None) -> Check:
     if facts["gpus"]:
         return Check("CUDA", "ok", f"{facts['cuda']}: {', '.join(facts['gpus'])}")
     if facts["cuda"] is None:
-        remedy = f"{set_up_command()}; {INSTALL_DOC}"
-        return Check("CUDA", "note", "torch is a build without CUDA", remedy)
+        return Check("CUDA", "note", "torch is a build without CUDA", cuda_remedy(driver))
     if facts["gpu_error"]:
-        return Check("CUDA", "note", f"a GPU that torch cannot use: {facts['gpu_error']}", f"nvidia-smi; {INSTALL_DOC}")
+        what = f"a GPU that torch, built for {facts['cuda']}, cannot use: {facts['gpu_error']}"
+        return Check("CUDA", "note", what, cuda_remedy(driver))
     return Check("CUDA", "note", f"torch is built for {facts['cuda']} and sees no GPU", "nvidia-smi: driver and GPU")
 
 
-def check_driver(driver: Driver | None, probed: Mapping[str, Probed]) -> Check:
-    """NVIDIA's driver, and whether torch and spconv are the builds that it wants, as `make setup` says it."""
+def check_driver(driver: Driver | None, imports: Mapping[str, ImportResult]) -> Check:
+    """NVIDIA's driver, and whether torch and spconv are the builds that it wants, as `make setup` reports it."""
     if driver is None:
         return Check("GPU driver", "note", "no NVIDIA driver: everything runs on CPUs")
     advice = advise(driver)
@@ -157,11 +163,11 @@ def check_driver(driver: Driver | None, probed: Mapping[str, Probed]) -> Check:
         [f"NVIDIA {driver.version}", *(f"compute capability {c}" for c in sorted(set(driver.capabilities)))]
     )
     if advice.command is None:
-        return Check("GPU driver", "note", f"{seen}; {advice.note}", f"a newer driver; {INSTALL_DOC}")
-    if probed["spconv"].facts.get("cuda") and probed["torch"].facts.get("gpus"):
+        return Check("GPU driver", "note", f"{seen}; {advice.note}", cuda_remedy(driver))
+    if imports["spconv"].facts.get("cuda") and imports["torch"].facts.get("gpus"):
         return Check("GPU driver", "ok", seen)
     note = f"; {advice.note}" if advice.note else ""
-    return Check("GPU driver", "note", f"{seen}; torch or spconv is no CUDA build for it{note}", advice.command)
+    return Check("GPU driver", "note", f"{seen}; torch or spconv is no CUDA build for it{note}", cuda_remedy(driver))
 
 
 def _check_compiler() -> Check:
@@ -192,7 +198,12 @@ def _check_memory() -> Check:
 
 
 def judge_tier(
-    tier: Tier, studies: Sequence[Study], checks: Sequence[Check], probed: Mapping[str, Probed], folder: Path
+    tier: Tier,
+    studies: Sequence[Study],
+    checks: Sequence[Check],
+    imports: Mapping[str, ImportResult],
+    folder: Path,
+    driver: Driver | None = None,
 ) -> Verdict:
     """Whether the tier's studies can be run from ``folder``; every reason is given, not the first alone."""
     from aqr_bench.study.requirements import disk_needed, missing_inputs, schedules
@@ -205,7 +216,7 @@ def judge_tier(
         reasons.append(Reason(*split_remedy(str(error))))
     plans = schedules(tier, studies)
     if not any(check.state == "broken" for check in checks):
-        reasons += _gpu_reasons(tier, plans, probed)
+        reasons += _gpu_reasons(tier, plans, imports, driver)
     notes = []
     starts = [(s.checkpoint if s.init == "published" else s.backbone if s.init == "scratch" else None) for s in plans]
     missing = sorted({file for file in starts if file is not None and not file.is_file()})
@@ -222,21 +233,22 @@ def split_remedy(problem: str) -> tuple[str, str]:
     return (what, remedy) if stop else (problem, "correct that file")
 
 
-def _gpu_reasons(tier: Tier, plans: Sequence[Schedule], probed: Mapping[str, Probed]) -> Iterator[Reason]:
-    """A sparse encoder learns on a GPU alone (spconv has no backward on the CPU), by spconv's CUDA build."""
+def _gpu_reasons(
+    tier: Tier, plans: Sequence[Schedule], imports: Mapping[str, ImportResult], driver: Driver | None
+) -> Iterator[Reason]:
+    """A sparse encoder trains on a GPU alone (spconv has no backward on the CPU), by spconv's CUDA build."""
     from aqr_bench.cli.studies import counted
 
     trained = [plan for plan in plans if plan.iterations != 0]
     if not any(_trains_sparse_encoder(tier, plan) for plan in trained):
         return
-    gpus = len(probed["torch"].facts["gpus"])
+    gpus = len(imports["torch"].facts["gpus"])
     if gpus < tier.launcher.processes:
         wanted = counted(tier.launcher.processes, "GPU")
         what = f"it trains a sparse encoder on {wanted}, and torch can use {gpus or 'none'}"
-        yield Reason(what, f"a machine with a GPU, and CUDA builds of torch and spconv: {INSTALL_DOC}")
-    if not probed["spconv"].facts["cuda"]:
-        remedy = f"{set_up_command()}; {INSTALL_DOC}"
-        yield Reason("it trains a sparse encoder, and spconv is its CPU build", remedy)
+        yield Reason(what, f"a machine with a GPU, and CUDA builds of torch and spconv: {cuda_remedy(driver)}")
+    if not imports["spconv"].facts["cuda"]:
+        yield Reason("it trains a sparse encoder, and spconv is its CPU build", cuda_remedy(driver))
 
 
 def _trains_sparse_encoder(tier: Tier, plan: Schedule) -> bool:
@@ -246,14 +258,16 @@ def _trains_sparse_encoder(tier: Tier, plan: Schedule) -> bool:
 
     try:
         path = model_file(plan.model or tier.model)
-    except UserError:  # said by missing_inputs
+    except UserError:  # reported by missing_inputs
         return False
     model = Config.fromfile(path, import_custom_modules=False).model
     frozen = plan.config.get("model.frozen", model.get("frozen", ()))
     return model.get("pts_middle_encoder", {}).get("type") == "SparseEncoder" and "pts_middle_encoder" not in frozen
 
 
-def judge_tiers(names: Sequence[str], checks: Sequence[Check], probed: Mapping[str, Probed]) -> list[Verdict]:
+def judge_tiers(
+    names: Sequence[str], checks: Sequence[Check], imports: Mapping[str, ImportResult], driver: Driver | None
+) -> list[Verdict]:
     """A verdict on every tier that ships and on those named, with the studies that each runs where none is named.
 
     UserError: there is no such tier, or a mistake in its file.
@@ -266,7 +280,7 @@ def judge_tiers(names: Sequence[str], checks: Sequence[Check], probed: Mapping[s
         for name in dict.fromkeys([*known_tiers(), *names]):
             tier = load_tier(name)
             studies = [limit_seeds(load_study(study), tier) for study in tier.studies]
-            verdicts.append(judge_tier(tier, studies, checks, probed, Path.cwd()))
+            verdicts.append(judge_tier(tier, studies, checks, imports, Path.cwd(), driver))
         return verdicts
     except ImportError as error:  # of numpy, yaml or the like: no file of ours can be read
         return [Verdict(name, False, (Reason(f"a package is missing or broken: {error}", LOCKED),)) for name in names]
@@ -276,7 +290,7 @@ def judge_tiers(names: Sequence[str], checks: Sequence[Check], probed: Mapping[s
 
 
 def table(checks: Sequence[Check], verdicts: Sequence[Verdict], width: int) -> str:
-    """Machine, then tiers, one thing a row; what mends it below, after an arrow."""
+    """Machine, then tiers, one thing a row; how to fix it below, after an arrow."""
     names = max(len(text) for text in [*(c.name for c in checks), *(v.tier for v in verdicts)])
     lines = ["this machine"]
     for check in checks:
@@ -311,17 +325,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tier", default=DEFAULT_TIER, help=f"decides the exit code (default: {DEFAULT_TIER})")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args(argv)
-    probed = probe_all()
-    checks = check_machine(probed)
-    verdicts = judge_tiers([args.tier], checks, probed)
-    asked = next(v for v in reversed(verdicts) if v.tier in (args.tier, Path(args.tier).stem))
+    imports, driver = check_imports(), find_driver()
+    checks = check_machine(imports, driver)
+    verdicts = judge_tiers([args.tier], checks, imports, driver)
+    verdict = next(v for v in reversed(verdicts) if v.tier in (args.tier, Path(args.tier).stem))
     if args.json:
         facts = {"machine": [asdict(c) for c in checks], "tiers": [asdict(v) for v in verdicts]}
-        print(json.dumps({"ok": asked.works, "tier": asked.tier, **facts}, indent=1))
+        print(json.dumps({"ok": verdict.works, "tier": verdict.tier, **facts}, indent=1))
     else:
         print(table(checks, verdicts, min(shutil.get_terminal_size((120, 24)).columns, 120)))
-        print(f"\ntier {asked.tier} {'works' if asked.works else 'does not work'} here")
-    return 0 if asked.works else 1
+        print(f"\ntier {verdict.tier} {'works' if verdict.works else 'does not work'} here")
+    return 0 if verdict.works else 1
 
 
 if __name__ == "__main__":

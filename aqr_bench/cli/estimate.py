@@ -1,4 +1,4 @@
-"""What studies will run on a tier, and about how long that takes: counts after twins are shared, times from records."""
+"""The jobs that studies need on a tier and about how long they take: reused results count once, times from records."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from aqr_bench.study.runs import base_runs
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Study, Suite, Tier
 
-# What times are known by: the start of an evaluation, the world, and per unit of work (iteration, condition, variant).
+# What times are known of: the start of an evaluation, the world, and by unit (iteration, condition, variant).
 KINDS = ("start_s", "world_s", "pretrain_s", "base_s", "variant_s", "evaluate_s", "measure_s")
 
 
 @dataclass(frozen=True)
-class Work:
-    """Jobs of one sort that can run side by side.
+class JobGroup:
+    """Jobs of one rule of the workflow, which can run in parallel.
 
     Args:
-        what: name for people.
-        kind: which of KINDS tells how long a unit takes.
-        units: of each job that has to be worked through: iterations, conditions; 0 for hardly any work, None where it
-            is not known before the data set is (a training by epochs).
-        jobs: all jobs, with those that take over the result of a twin.
-        alone: one at a time, with the machine to itself.
-        processes: of each job (torchrun); it takes the place of so many others.
+        name: human-readable.
+        rule: of the workflow.
+        kind: which of KINDS is the time of a unit.
+        counts: units of each job that computes its result: iterations, conditions. 0: hardly any work; None: not known
+            before the data set is (a training by epochs).
+        jobs: all jobs, with those that reuse the result of another.
+        exclusive: one at a time, nothing runs beside it.
+        processes: of each job (torchrun).
     """
 
-    what: str
+    name: str
+    rule: str
     kind: str
-    units: tuple[int | None, ...]
+    counts: tuple[int | None, ...]
     jobs: int
-    alone: bool = False
+    exclusive: bool = False
     processes: int = 1
 
 
@@ -47,20 +49,20 @@ class Times:
     source: str
 
 
-def plan(tier: Tier, studies: Sequence[Study], suites: Iterable[Suite] = ()) -> list[Work]:
+def job_groups(tier: Tier, studies: Sequence[Study], suites: Iterable[Suite] = ()) -> list[JobGroup]:
     """Everything from world to report, in the order of the workflow.
 
     ``suites``: further ones, as with ``aqr-bench run --suites``. Trainings of one config, schedule and seed, in
-    whatever studies, are worked through once, and so are their evaluations.
+    whatever studies, are computed once, and so are their evaluations.
     """
     further = tuple(suites)
     bases = base_runs(tier, studies)
     trainings: dict[str, int | None] = {}
     evaluations: dict[str, int] = {}
-    runs = judged = 0
+    training_jobs = evaluation_jobs = 0
     needs_branches = bool(bases) and tier.base.init == "features"
     for study in studies:
-        asked = {suite.name: suite for suite in (study.suite, *further)}.values()
+        study_suites = {suite.name: suite for suite in (study.suite, *further)}.values()
         for variant in study.variants if study.seeds else ():
             schedule = variant_schedule(tier, study, variant)
             needs_branches |= schedule.init == "features"
@@ -69,78 +71,90 @@ def plan(tier: Tier, studies: Sequence[Study], suites: Iterable[Suite] = ()) -> 
                     [schedule.config, schedule.iterations, schedule.epochs, schedule.model, schedule.init, seed]
                 )
                 trainings[key] = schedule.iterations
-                evaluations |= {f"{suite.name} {key}": len(suite.conditions) for suite in asked}
-                runs, judged = runs + 1, judged + len(asked)
-    own_suites = {study.suite.name: len(study.suite.conditions) for study in studies}
-    base_units = tuple(own_suites.values()) * len(bases)
+                evaluations |= {f"{suite.name} {key}": len(suite.conditions) for suite in study_suites}
+                training_jobs, evaluation_jobs = training_jobs + 1, evaluation_jobs + len(study_suites)
+    base_counts = tuple({study.suite.name: len(study.suite.conditions) for study in studies}.values()) * len(bases)
     measured = sum(len(study.variants) for study in studies)
     branches = tuple(p.iterations for p in tier.pretrain.values()) if needs_branches else ()
     world = (1,) if tier.kind == "synthetic" else ()
+    base_iterations = (tier.base.iterations,) * len(bases)
     processes = tier.launcher.processes
     return [
-        Work("world", "world_s", world, len(world), alone=True),
-        Work("pretrainings", "pretrain_s", branches, len(branches), processes=processes),
-        Work("base trainings", "base_s", (tier.base.iterations,) * len(bases), len(bases), processes=processes),
-        Work("variant trainings", "variant_s", tuple(trainings.values()), runs, processes=processes),
-        Work("evaluations", "evaluate_s", (*evaluations.values(), *base_units), judged + len(base_units)),
-        Work("measurements", "measure_s", (1,) * measured, measured, alone=True),
+        JobGroup("world", "world", "world_s", world, len(world), exclusive=True),
+        JobGroup("pretrainings", "pretrain", "pretrain_s", branches, len(branches), processes=processes),
+        JobGroup("base trainings", "train_base", "base_s", base_iterations, len(bases), processes=processes),
+        JobGroup(
+            "variant trainings",
+            "train_variant",
+            "variant_s",
+            tuple(trainings.values()),
+            training_jobs,
+            processes=processes,
+        ),
+        JobGroup(
+            "evaluations",
+            "evaluate",
+            "evaluate_s",
+            (*evaluations.values(), *base_counts),
+            evaluation_jobs + len(base_counts),
+        ),
+        JobGroup("measurements", "measure", "measure_s", (1,) * measured, measured, exclusive=True),
     ]
 
 
-def workflow_jobs(works: Sequence[Work]) -> int:
-    """Jobs of the whole workflow: with the information files, the report and, where a model is trained, pictures."""
-    trained = any(work.jobs for work in works if work.what.endswith("trainings"))
-    return sum(work.jobs for work in works) + 2 + trained
+def workflow_jobs(groups: Sequence[JobGroup]) -> int:
+    """Jobs of the workflow: with the info files, the report and, where a model is trained, pictures."""
+    trained = any(group.jobs for group in groups if group.kind in ("pretrain_s", "base_s", "variant_s"))
+    return sum(group.jobs for group in groups) + 2 + trained
 
 
 def known_times(tier: Tier, results: Path) -> Times | None:
     """Medians over the tier's records below ``results``; the rest as the tier assumes. None: nothing is known."""
-    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    recorded: dict[str, list[float]] = {kind: [] for kind in KINDS}
     files = sorted((results / tier.name).rglob("*.jsonl"))
     for record in (r for file in files for r in read_records(file)):
-        wall = record.cost.get("wall_s")
-        if not record.ok or wall is None or "same_as" in record.extra:
+        wall_s = record.cost.get("wall_s")
+        if not record.ok or wall_s is None or "same_as" in record.extra:
             continue
         if record.kind == "train":
-            branch = "pretrain_s" if "pretrain" in record.extra else "variant_s" if record.study else "base_s"
+            kind = "pretrain_s" if "pretrain" in record.extra else "variant_s" if record.study else "base_s"
             iterations = record.cost.get("iterations")
             if iterations:
-                found[branch].append(wall / iterations)
+                recorded[kind].append(wall_s / iterations)
         else:
-            found[f"{record.kind}_s"].append(wall)
-    own = {kind: statistics.median(values) for kind, values in found.items() if values}
-    assumed = {kind: float(tier.costs[kind]) for kind in KINDS if kind in tier.costs and kind not in own}
-    if not own and not assumed:
+            recorded[f"{record.kind}_s"].append(wall_s)
+    medians = {kind: statistics.median(values) for kind, values in recorded.items() if values}
+    assumed = {kind: float(tier.costs[kind]) for kind in KINDS if kind in tier.costs and kind not in medians}
+    if not medians and not assumed:
         return None
     sources = []
-    if own:
-        counted = sum(len(values) for values in found.values())
-        sources.append(f"{counted} records in {results / tier.name}")
+    if medians:
+        sources.append(f"{sum(map(len, recorded.values()))} records in {results / tier.name}")
     if assumed:
-        what = "" if not own else " for " + ", ".join(kind.removesuffix("_s") for kind in assumed)
+        what = "" if not medians else " for " + ", ".join(kind.removesuffix("_s") for kind in assumed)
         sources.append(f"defaults of tier {tier.name}{what} ({tier.costs['measured_on']})")
-    return Times({**assumed, **own}, "; ".join(sources))
+    return Times({**assumed, **medians}, "; ".join(sources))
 
 
-def seconds(work: Work, times: Times) -> list[float] | None:
-    """Estimated seconds of each job that works something through; None if unknown."""
-    if not work.units:
+def job_seconds(group: JobGroup, times: Times) -> list[float] | None:
+    """Estimated seconds of each job that computes its result; None if unknown."""
+    if not group.counts:
         return []
-    if work.kind not in times.seconds or None in work.units:
+    if group.kind not in times.seconds or None in group.counts:
         return None
-    # Every other record's wall time holds its own start; that of an evaluation is of a condition alone.
-    start = times.seconds.get("start_s", 0.0) if work.kind == "evaluate_s" else 0.0
-    return [start + units * times.seconds[work.kind] for units in work.units]
+    # Every other record's wall time includes its own start; that of an evaluation is of a condition alone.
+    start = times.seconds.get("start_s", 0.0) if group.kind == "evaluate_s" else 0.0
+    return [start + count * times.seconds[group.kind] for count in group.counts]
 
 
-def wall_seconds(works: Sequence[Work], times: Times, side_by_side: int) -> tuple[float, list[str]]:
-    """Estimated wall time, sort after sort with ``side_by_side`` processes at once, and what is left out as unknown."""
+def wall_seconds(groups: Sequence[JobGroup], times: Times, processes: int) -> tuple[float, list[str]]:
+    """Estimated wall time, group after group with ``processes`` in parallel, and the names of groups left out."""
     total, unknown = 0.0, []
-    for work in works:
-        each = seconds(work, times)
+    for group in groups:
+        each = job_seconds(group, times)
         if each is None:
-            unknown.append(work.what)
+            unknown.append(group.name)
         elif each:
-            lanes = max(1, side_by_side // work.processes)
-            total += sum(each) if work.alone else max(max(each), sum(each) / lanes)
+            parallel_jobs = max(1, processes // group.processes)
+            total += sum(each) if group.exclusive else max(max(each), sum(each) / parallel_jobs)
     return total, unknown

@@ -1,4 +1,4 @@
-"""Evaluate a trained model under every condition of a suite, weights from elsewhere, or a keyframe."""
+"""Evaluate a trained model under every condition of a suite, the checkpoint of any mmdet3d config, or a keyframe."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     tier, study = load_tier(args.tier), load_study(args.study)
     if not study.gate:
         raise UserError(f"{study.path}: this study is no gate: it has no 'gate: true'")
-    from aqr_bench.cli.run import launch
+    from aqr_bench.cli.run import run_workflow
 
-    if launch(args.tier, [args.study], args.cores, dry_run=False, strict=False, verbose=False, seeds=args.seeds):
+    if run_workflow(args.tier, [args.study], args.cores, dry_run=False, strict=False, verbose=False, seeds=args.seeds):
         return 1
     from aqr_bench.report.collect import collect_study
     from aqr_bench.report.gate import gate, gate_sentence

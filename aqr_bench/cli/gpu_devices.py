@@ -36,7 +36,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU, or a MIG instance, that a process may use. ``entry``: what CUDA_VISIBLE_DEVICES says for it."""
+    """A GPU, or a MIG instance, that a process may use. ``entry``: its name in CUDA_VISIBLE_DEVICES."""
 
     entry: str
     uuid: str
@@ -46,7 +46,7 @@ def visible_gpus(environment: Mapping[str, str] | None = None) -> tuple[Gpu, ...
     """The GPUs that a process with this environment may use, in its order; none without a driver or with all hidden.
 
     UserError: CUDA_VISIBLE_DEVICES names a GPU that is not there, or one twice. (CUDA itself would hide it, and every
-    one after it, without a word.)
+    GPU after it, without a message.)
     """
     environment = os.environ if environment is None else environment
     setting = environment.get(VISIBLE)
@@ -149,15 +149,15 @@ def _all_of(cards: Sequence[Card]) -> tuple[Gpu, ...]:
 
 def _named(setting: str, cards: Sequence[Card]) -> tuple[Gpu, ...]:
     """The GPUs that CUDA_VISIBLE_DEVICES names, by index or by (the beginning of) a UUID, up to the first NO_DEVICE."""
-    found: dict[str, Gpu] = {}
+    gpus: dict[str, Gpu] = {}
     for entry in map(str.strip, setting.split(",")):
         if entry in {"", *NO_DEVICE}:
             break
         uuid = _uuid_of(entry, cards)
-        if uuid in found:
+        if uuid in gpus:
             raise UserError(f"{VISIBLE}={short(setting)}: names the GPU {entry} twice; CUDA would show none at all")
-        found[uuid] = Gpu(entry, uuid)
-    return tuple(found.values())
+        gpus[uuid] = Gpu(entry, uuid)
+    return tuple(gpus.values())
 
 
 def _uuid_of(entry: str, cards: Sequence[Card]) -> str:

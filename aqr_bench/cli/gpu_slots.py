@@ -5,7 +5,7 @@ aqr-bench gpu-slots --list                the visible GPUs, and which of them ar
 
 A GPU is taken by a lock that the job's processes inherit: it is free again when the last of them has ended, in whatever
 way. The locks are in one folder per user and machine, so runs in other folders count as well. Where no GPU is visible,
-the command runs as if this one were not there. A job on a GPU has an empty standard input: the lock takes that place.
+the command runs without any of this. A job on a GPU has an empty standard input: its descriptor holds the lock.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ def _private_folder(folder: Path, remedy: str) -> None:
 
 
 def _byte_lock(descriptor: int, kind: int, gpu: Gpu) -> bool:
-    """Lock (F_WRLCK) or free (F_UNLCK) the byte of the file that stands for a GPU; False if another has the lock.
+    """Lock (F_WRLCK) or free (F_UNLCK) a GPU's byte of the file; False if another process has the lock.
 
     Locks of the open file (F_OFD_SETLK) go with a descriptor to every process that inherits it, whichever opened it.
     """
-    place = int.from_bytes(hashlib.sha256(gpu.uuid.encode()).digest()[:7], "big")
+    offset = int.from_bytes(hashlib.sha256(gpu.uuid.encode()).digest()[:7], "big")
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, place, 1, 0))
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, offset, 1, 0))
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as POSIX has it
         return False
     return True
@@ -105,7 +105,7 @@ def take_all_or_none(descriptor: int, gpus: Sequence[Gpu], count: int) -> tuple[
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Only one process of the folder at a time gets in here; nobody stays long."""
+    """Mutual exclusion of the folder's processes, for a moment."""
     descriptor = os.open(folder / "mutex", OPEN, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -115,7 +115,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 class Ticket:
-    """A place in the queue: a numbered file with the GPUs that are wanted, locked as long as its process waits."""
+    """A ticket of the queue: a numbered file with the GPUs that are wanted, locked as long as its process waits."""
 
     def __init__(self, folder: Path, gpus: Sequence[Gpu]) -> None:
         """Call it, as the methods, only in ``_alone``."""
@@ -157,7 +157,7 @@ def acquire(
     """Wait until ``count`` of ``gpus`` are free and take them; the descriptor that holds the locks, and the GPUs.
 
     All at once, so that no two wait for each other; in the order of arrival among those that want the same GPUs, so
-    that one that needs several does not wait for ever.
+    that a job that needs several does not wait for ever.
     """
     descriptor = os.open(folder / "slots", OPEN, 0o600)
     with _alone(folder):
@@ -209,7 +209,7 @@ def run(count: int, command: Sequence[str]) -> None:
             os.set_inheritable(descriptor, True)
             os.dup2(descriptor, STDIN)
         show_only(taken, environment)
-    # Python ignores this one, and a program would inherit that.
+    # Python ignores SIGPIPE, and the program would inherit that.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         os.execvpe(command[0], list(command), environment)

@@ -1,4 +1,4 @@
-"""Does a heavy package work? Each is imported in a process of its own, where a broken one hurts nobody."""
+"""Does a heavy package work? Each is imported in a separate process, where a broken one does no harm."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-PATIENCE_S = 180  # the first import after an installation compiles bytecode, on slow disks for minutes
+TIMEOUT_S = 180  # the first import after an installation compiles bytecode, on slow disks for minutes
 
-# Each prints one JSON object on its last line. What it computes is the smallest thing that a broken build cannot do.
-PROBES = {
+# Each prints one JSON object on its last line. What it computes is the least that a broken build cannot.
+SCRIPTS = {
     "torch": """
 import json, torch
 facts = {"version": torch.__version__, "cuda": torch.version.cuda, "gpus": [], "gpu_error": None}
@@ -57,14 +57,14 @@ print(json.dumps({"version": importlib.metadata.version("nuscenes-devkit")}))
 
 
 @dataclass(frozen=True)
-class Probed:
+class ImportResult:
     """``error``: why the package does not work, in one line; None if it does, and then ``facts`` are known."""
 
     error: str | None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def probe(script: str, patience_s: float = PATIENCE_S) -> Probed:
+def check_import(script: str, timeout_s: float = TIMEOUT_S) -> ImportResult:
     """Run a script in a fresh interpreter; whatever it does, a crash or a hang included, comes back as a value."""
     # PyTorch and OpenCV start a thread per core otherwise, for nothing.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -74,26 +74,26 @@ def probe(script: str, patience_s: float = PATIENCE_S) -> Probed:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=patience_s,
+            timeout=timeout_s,
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        return Probed(f"did not import within {patience_s:.0f} s")
+        return ImportResult(f"did not import within {timeout_s:.0f} s")
     except OSError as error:
-        return Probed(f"{sys.executable} could not be started ({error})")
+        return ImportResult(f"{sys.executable} could not be started ({error})")
     if done.returncode < 0:
-        return Probed(f"its import was ended by signal {-done.returncode}")
-    said = [line.strip() for line in (done.stderr if done.returncode else done.stdout).splitlines() if line.strip()]
-    last = said[-1] if said else f"its import ended with code {done.returncode}, and without a word"
+        return ImportResult(f"its import was ended by signal {-done.returncode}")
+    lines = [line.strip() for line in (done.stderr if done.returncode else done.stdout).splitlines() if line.strip()]
+    last = lines[-1] if lines else f"its import ended with code {done.returncode} and printed nothing"
     if done.returncode:
-        return Probed(last)
+        return ImportResult(last)
     try:
-        return Probed(None, json.loads(last))
+        return ImportResult(None, json.loads(last))
     except json.JSONDecodeError:
-        return Probed(f"its import said '{last[:80]}' and nothing of a version")
+        return ImportResult(f"its import printed '{last[:80]}' and no version")
 
 
-def probe_all(names: Sequence[str] = tuple(PROBES), workers: int | None = None) -> dict[str, Probed]:
-    """Probe several packages, as many at once as there are cores (at most ``workers``)."""
-    with ThreadPoolExecutor(workers or min(len(names), os.cpu_count() or 1)) as pool:
-        return dict(zip(names, pool.map(probe, (PROBES[name] for name in names)), strict=True))
+def check_imports(names: Sequence[str] = tuple(SCRIPTS)) -> dict[str, ImportResult]:
+    """Check several packages, as many at once as there are cores."""
+    with ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as pool:
+        return dict(zip(names, pool.map(check_import, (SCRIPTS[name] for name in names)), strict=True))

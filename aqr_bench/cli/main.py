@@ -1,7 +1,7 @@
-"""The aqr-bench command: one entry for the whole workflow and for every single step.
+"""The aqr-bench command: one entry for the workflow and for each of its steps.
 
 aqr-bench run --tier quick --study bias_site      from world to report
-aqr-bench train --help                            one step by itself, as the workflow calls it
+aqr-bench train --help                            a step by itself, as the workflow calls it
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import os
 import sys
 
 from aqr_bench import __version__
-from aqr_bench.console import positive
 from aqr_bench.errors import tell
 
-# Each step parses its own arguments; its module is imported only when it is called, since some cost seconds.
-STEPS = {
+# Each command parses its arguments; its module is imported only when it is called, since some cost seconds.
+COMMANDS = {
+    "run": ("aqr_bench.cli.run", "everything, from world to report, resuming what is there"),
     "world": ("aqr_bench.world.__main__", "write a synthetic driving world as a nuScenes data set"),
     "data": ("aqr_bench.data.__main__", "make the info files of a data set, or check one (data check)"),
     "train": ("aqr_bench.engine.train", "train a base model or one variant"),
@@ -44,26 +44,14 @@ STEPS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Parser of ``run``; the steps appear in its help and are dispatched before it."""
+    """Parser of ``aqr-bench`` itself: the commands with their summaries, --help and --version."""
     parser = argparse.ArgumentParser(
         prog="aqr-bench",
         description="Train, evaluate and compare CMT + AQR detectors across designs and sensor conditions.",
     )
     parser.add_argument("--version", action="version", version=f"aqr-bench {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    run = commands.add_parser("run", help="everything, from world to report, resuming what is there")
-    run.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
-    run.add_argument("--study", nargs="+", default=[], metavar="STUDY", help="names or files (default: the tier's)")
-    run.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
-    run.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
-    run.add_argument("--cores", type=positive, help="cores to use (default: what the profile says)")
-    gpus = run.add_mutually_exclusive_group()
-    gpus.add_argument("--gpus", type=positive, metavar="N", help="the first N of the visible GPUs (default: all)")
-    gpus.add_argument("--cpu", action="store_const", const=0, dest="gpus", help="no GPU: everything on CPUs")
-    run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    run.add_argument("--strict", action="store_true", help="exit with 1 if any run is recorded as failed")
-    run.add_argument("--verbose", action="store_true", help="show all of Snakemake's output")
-    for name, (_, summary) in STEPS.items():
+    for name, (_, summary) in COMMANDS.items():
         commands.add_parser(name, help=summary, add_help=False)
     return parser
 
@@ -72,24 +60,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command. 0: done, 1: something failed, 2: a mistake of the user, 130: interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if argv and argv[0] in STEPS:
-            return importlib.import_module(STEPS[argv[0]][0]).main(argv[1:])
-        args = build_parser().parse_args(argv)
-        from aqr_bench.cli.run import launch
-
-        return launch(
-            args.tier,
-            args.study,
-            args.cores,
-            args.dry_run,
-            args.strict,
-            args.verbose,
-            args.seeds,
-            args.suites,
-            gpus=args.gpus,
-        )
+        if not argv or argv[0] not in COMMANDS:  # --help, --version, a mistake
+            parser = build_parser()
+            parser.parse_args(argv)
+            parser.error("the command comes first")
+        return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
     except BrokenPipeError:
-        # The reader of our output has gone, as in `aqr-bench studies list | head`; nothing is left to be said to it.
+        # The reader of our output is gone, as in `aqr-bench studies list | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

@@ -26,7 +26,7 @@ from aqr_bench.study.load import load_suite, load_tier, resolve_condition
 from aqr_bench.study.spec import Condition, Tier
 
 SCORE_THRESHOLD = 0.25
-MATCH_M = 2.0  # a detection this near to an object has found it
+MATCH_M = 2.0  # a detection this near to an object is a true positive
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,11 +57,11 @@ def main(argv: list[str] | None = None) -> int:
         for condition in suite.conditions:
             dataset = build_loader(evaluator.config, condition, 1, dataset).dataset
             record = next((r for r in evaluated if r.condition == condition.name), None)
-            kept = None if record is None else detections_file(Path(args.work), record)
-            for name, index, said in chosen_samples(dataset, kept, args.samples, args.threshold):
+            detections = None if record is None else detections_file(Path(args.work), record)
+            for name, index, why in chosen_samples(dataset, detections, args.samples, args.threshold):
                 path = out / f"{condition.name}.{name}.png"
-                draw_detections(evaluator, dataset, index, condition, path, args.threshold, said)
-                caption = f"{condition.name}, {said}; detections with a score of at least {args.threshold:g}"
+                draw_detections(evaluator, dataset, index, condition, path, args.threshold, why)
+                caption = f"{condition.name}, {why}; detections with a score of at least {args.threshold:g}"
                 pictures.append({"file": path.name, "condition": condition.name, "sample": index, "caption": caption})
     index_file = out / "pictures.json"
     write_text(index_file, json.dumps({"pictures": pictures, "reason": trained.reason}))
@@ -76,40 +76,40 @@ def detections_file(work: Path, record: Record) -> Path | None:
     return next((file for file in files if record.ok and file.is_file()), None)
 
 
-def chosen_samples(dataset: Any, kept: Path | None, count: int, threshold: float) -> list[tuple[str, int, str]]:
-    """Name, index in the data set, and what to say of the samples to draw.
+def chosen_samples(dataset: Any, detections: Path | None, count: int, threshold: float) -> list[tuple[str, int, str]]:
+    """The samples to draw: name, index in the data set, and the reason for its choice, for the caption.
 
-    The best and the worst by F1 of the detections above the threshold, where an evaluation kept its detections; else
-    samples spread evenly over the split (neighbouring ones are one scene), and it is said that they were not chosen.
+    The best and the worst by F1 of the detections above the threshold, where the evaluation's detections still exist;
+    else samples spread evenly over the split (neighbouring ones are one scene).
     """
-    if kept is None:
+    if detections is None:
         indices = np.linspace(0, len(dataset) - 1, count + 2)[1:-1].astype(int)
-        said = f"one of {len(dataset)} samples, not chosen by its score: no detections of an evaluation are kept"
-        return [(str(number), int(index), said) for number, index in enumerate(indices)]
+        why = f"one of {len(dataset)} samples, not chosen by its score: the evaluation's detections no longer exist"
+        return [(str(number), int(index), why) for number, index in enumerate(indices)]
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    place = {info["token"]: i for i, info in enumerate(infos)}
+    index_of = {info["token"]: i for i, info in enumerate(infos)}
     truth = {info["token"]: global_objects(info, dataset.metainfo["classes"]) for info in infos}
-    found = count_detections(kept_objects(kept, threshold), truth, MATCH_M)
+    counts = count_detections(detected_objects(detections, threshold), truth, MATCH_M)
     chosen = []
-    for word, tokens in zip(("best", "worst"), best_and_worst(found, count), strict=True):
+    for word, tokens in zip(("best", "worst"), best_and_worst(counts, count), strict=True):
         for number, token in enumerate(tokens):
             which = word if not number else f"{word} but {number}"
-            f = found[token]
-            said = f"{which} of {len(infos)} samples: F1 {f.f1:.2f} at {MATCH_M:g} m, {f.true_positives}"
-            said += f" of {f.true_positives + f.false_negatives} objects found, {f.false_positives} false"
-            chosen.append((f"{word}{number or ''}", place[token], said))
+            c = counts[token]
+            why = f"{which} of {len(infos)} samples: F1 {c.f1:.2f} at {MATCH_M:g} m, {c.true_positives}"
+            why += f" of {c.true_positives + c.false_negatives} objects detected, {c.false_positives} false positives"
+            chosen.append((f"{word}{number or ''}", index_of[token], why))
     return chosen
 
 
-def kept_objects(path: Path, threshold: float) -> dict[str, SampleObjects]:
+def detected_objects(path: Path, threshold: float) -> dict[str, SampleObjects]:
     """Detections of a submission file with at least this score, by sample token; centres in the global frame."""
-    found = {}
+    objects = {}
     for token, entries in json.loads(path.read_text(encoding="utf-8"))["results"].items():
         sure = [e for e in entries if e["detection_score"] >= threshold]
         centre = np.array([e["translation"][:2] for e in sure], np.float64).reshape(-1, 2)
         scores = np.array([e["detection_score"] for e in sure], np.float64)
-        found[token] = SampleObjects(centre, [e["detection_name"] for e in sure], scores)
-    return found
+        objects[token] = SampleObjects(centre, [e["detection_name"] for e in sure], scores)
+    return objects
 
 
 def global_objects(info: dict, classes: list[str]) -> SampleObjects:
@@ -130,8 +130,8 @@ def evaluate_keyframe(
 ) -> list[Path]:
     """Detect on the samples of a keyframe folder with a trained model; write pictures and detections.json.
 
-    The way is that of every evaluation: mmdet3d's NuScenesDataset, the test pipeline, the detector. Only the place
-    of the files differs: they lie in one folder.
+    As in every evaluation: mmdet3d's NuScenesDataset, the test pipeline, the detector. Only where the files are
+    differs: in one folder.
     """
     data, _ = keyframe_data(folder)
     trained = read_records(train)[0]
@@ -145,21 +145,21 @@ def evaluate_keyframe(
     loader = build_loader(evaluator.config, condition, 1)
     for index in range(len(loader.dataset)):
         path = out / f"keyframe.{index}.png"
-        found = draw_detections(evaluator, loader.dataset, index, condition, path, SCORE_THRESHOLD)
+        boxes = draw_detections(evaluator, loader.dataset, index, condition, path, SCORE_THRESHOLD)
         written.append(path)
         detections[loader.dataset.get_data_info(index)["token"]] = {
-            "boxes_lidar": found.boxes_n7.tolist(),
-            "labels": list(found.labels),
-            "scores": found.scores.tolist(),
+            "boxes_lidar": boxes.boxes_n7.tolist(),
+            "labels": list(boxes.labels),
+            "scores": boxes.scores.tolist(),
         }
     write_text(out / "detections.json", json.dumps(detections))
     return written
 
 
 def draw_detections(
-    evaluator: Evaluator, dataset: Any, index: int, condition: Condition, path: Path, threshold: float, said: str = ""
+    evaluator: Evaluator, dataset: Any, index: int, condition: Condition, path: Path, threshold: float, why: str = ""
 ) -> Boxes:
-    """Run one sample and draw it, with ``said`` in the title; returns all of its detections."""
+    """Run one sample and draw it, with ``why`` in the title; returns all of its detections."""
     from mmengine.dataset import pseudo_collate
 
     info = dataset.get_data_info(index)
@@ -177,11 +177,11 @@ def draw_detections(
     else:
         images = {c: view.transpose(1, 2, 0)[..., ::-1] for c, view in zip(cameras, network_images, strict=True)}
         lidar2img = dict(zip(cameras, projections, strict=True))
-    shown = detections.above(threshold)
+    drawn = detections.above(threshold)
     title = f"{condition.name}, sample {info['token'][:8]}, detections with a score of at least {threshold:g}"
-    title += f"\n{said}" if said else ""
+    title += f"\n{why}" if why else ""
     seen = SHEET if dataset.modality.get("use_camera", True) else ()
-    draw_sample(path, images, lidar2img, points, truth, shown, title, cameras=seen)
+    draw_sample(path, images, lidar2img, points, truth, drawn, title, cameras=seen)
     return detections
 
 
@@ -205,8 +205,8 @@ def truth_boxes(annotations: dict | None, classes: list[str]) -> Boxes | None:
 
 def detected_boxes(sample: Any, classes: list[str]) -> Boxes:
     """All detections of one sample."""
-    found = sample.pred_instances_3d
-    return Boxes(_seven(found.bboxes_3d), [classes[i] for i in found.labels_3d.tolist()], found.scores_3d.numpy())
+    pred = sample.pred_instances_3d
+    return Boxes(_seven(pred.bboxes_3d), [classes[i] for i in pred.labels_3d.tolist()], pred.scores_3d.numpy())
 
 
 def _seven(boxes: Any) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Run a record again and say whether it came out the same: aqr-bench rerun RECORD [--condition NAME] [--keep DIR].
+"""Run a record again and compare the results: aqr-bench rerun RECORD [--condition NAME] [--keep DIR].
 
 RECORD is a train, evaluate or measure file of a results folder. The command in its provenance is run again into a
 temporary folder, with the code that is here now; the original is never touched. Results are compared bit for bit:
-scores, loss curve, hashes of inputs, predictions, checkpoint. Of a measurement, times are told as a ratio.
+scores, loss curve, hashes of inputs, predictions, checkpoint. Times of a measurement are reported as a ratio.
 
-Exit code: 0 if it came out the same, 1 if not, 2 if it cannot be run.
+Exit code: 0 if all results are identical, 1 if not, 2 if the record cannot be run again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -25,52 +25,33 @@ import yaml
 from aqr_bench.console import duration
 from aqr_bench.data.dataset import load_data
 from aqr_bench.errors import UserError, nearest, run_main
-from aqr_bench.records.diff import Comparison, compare, cost_ratios, in_words
+from aqr_bench.records.diff import Comparison, compare, cost_ratios, summary_lines
 from aqr_bench.records.provenance import ENVIRONMENT, file_facts
 from aqr_bench.records.record import Record, describe, read_records
-from aqr_bench.study.load import load_study, load_suite, load_tier
+from aqr_bench.study.load import load_suite
 from aqr_bench.study.schema import read_yaml
 
-KINDS = ("train", "evaluate", "measure")
-FILES = ("tier", "study", "suite")  # names of shipped YAML files, or paths
-RECORDS = ("base", "features", "train")  # train records that a step starts from
-REPLACED = ("out", "work")
+YAML_FILES = ("tier", "study", "suite")  # options that name a shipped file or a path
+TRAIN_RECORDS = ("base", "features", "train")  # options that name train records to start from
 ELSEWHERE = "<elsewhere>"
 LOG = "rerun.log"
 
-
-@dataclass(frozen=True)
-class Command:
-    """A step of the benchmark with its options, as ``{name without dashes: values}``."""
-
-    step: str
-    options: dict[str, tuple[str, ...]]
-
-    def words(self) -> list[str]:
-        return [word for name, values in self.options.items() for word in (f"--{name}", *values)]
-
-    def value(self, name: str) -> str | None:
-        values = self.options.get(name, ())
-        return values[0] if values else None
+Options = dict[str, tuple[str, ...]]  # of a step's command line, names without dashes
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 if every chosen record came out the same, 1 if not. UserError for what cannot be run again."""
+    """0 if all chosen records give identical results, 1 if not. UserError for what cannot be run again."""
     args = _arguments(argv)
-    given = {name: getattr(args, name) for name in ("infos", *FILES, *RECORDS)}
+    given = {name: getattr(args, name) for name in ("infos", *YAML_FILES, *TRAIN_RECORDS)}
     given = {name: tuple(v) if isinstance(v, list) else (v,) for name, v in given.items() if v}
-    chosen = choose(args.record, args.line, args.condition)
+    records = choose(args.record, args.line, args.condition)
     with folder_for(args.keep) as folder:
-        found = []
-        for number, records in enumerate(by_command(chosen)):
-            place = folder / str(number) if number else folder
-            found += run_again(args.record, records, given, place)
-    different = [name for name, comparison in found if not comparison.same]
-    if len(found) > 1:
-        print(f"{len(found) - len(different)} of {len(found)} records came out the same")
+        comparisons = run_again(args.record, records, given, folder)
+    if len(records) > 1:
+        print(f"{sum(c.same for c in comparisons)} of {len(records)} records have identical results")
     if args.keep:
         print(f"new records, checkpoints and log: {args.keep}")
-    return 1 if different else 0
+    return 0 if all(comparison.same for comparison in comparisons) else 1
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -82,20 +63,20 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     which.add_argument("--line", type=int, metavar="N", help="only the record in this line, from 1 (default: all)")
     which.add_argument("--condition", metavar="NAME", help="only the record of this condition")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what the run writes, in this new folder")
-    where = parser.add_argument_group("where things are now, if the record's command no longer finds them")
+    where = parser.add_argument_group("where things are now, if they are no longer where the record's command had them")
     where.add_argument("--infos", help="folder that `aqr-bench data` wrote")
-    for name in FILES:
+    for name in YAML_FILES:
         where.add_argument(f"--{name}", help=f"{name} file or name")
-    for name in RECORDS:
+    for name in TRAIN_RECORDS:
         where.add_argument(f"--{name}", nargs="+" if name == "features" else None, help="train record to start from")
     return parser.parse_args(argv)
 
 
-# ---------------------------------------------------------------- which records, and how they came to be
+# ---------------------------------------------------------------- which records, and the command that wrote them
 
 
 def choose(path: Path, line: int | None, condition: str | None) -> list[Record]:
-    """The records of a file that are to be run again. UserError for a damaged one or one that is not there."""
+    """The records of a file that are to be run again. UserError for a damaged one or one that does not exist."""
     records = read_records(path)
     if line is not None:
         if not 1 <= line <= len(records):
@@ -104,44 +85,39 @@ def choose(path: Path, line: int | None, condition: str | None) -> list[Record]:
     if condition is not None:
         names = [record.condition for record in records if record.condition]
         if condition not in names:
-            hint = nearest(condition, names) if names else "; the file holds no evaluation"
+            hint = nearest(condition, names) if names else "; the file has no evaluation"
             raise UserError(f"{path}: --condition: no record of '{condition}'{hint}")
         records = [record for record in records if record.condition == condition]
     for record in records:
         if record.extra.get("damaged"):
             raise UserError(f"{record.reason}. A damaged record cannot be run again; --line N chooses another one")
+    if len({record.provenance.get("command") for record in records}) > 1:
+        raise UserError(f"{path}: several commands wrote these records; choose one record with --line N")
     return records
 
 
-def by_command(records: Sequence[Record]) -> list[list[Record]]:
-    """Records that one command wrote, together."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(str(record.provenance.get("command")), []).append(record)
-    return list(groups.values())
-
-
-def command_of(record: Record, path: Path) -> Command:
-    """The step and its options in a record's provenance. UserError if no step of the benchmark wrote it."""
+def parse_command(record: Record, path: Path) -> Options:
+    """The options of the command in a record's provenance. UserError if it is not the command of a step."""
     text = record.provenance.get("command")
     try:
         words = shlex.split(text or "")
     except ValueError:
         words = []
-    step = None
+    step, rest = None, []
     for at, word in enumerate(words):
-        if word.startswith("aqr_bench.") and word.partition(".")[2] in KINDS:  # python -m aqr_bench.train, earlier
-            step, rest = word.partition(".")[2], words[at + 1 :]
-            break
+        name = Path(word).name
         # aqr-bench train ..., .venv/bin/aqr-bench train ..., python -m aqr_bench train ...; earlier: -m aqr_bench.cli
-        if (word in ("aqr_bench", "aqr_bench.cli") or Path(word).name == "aqr-bench") and words[at + 1 : at + 2]:
-            step, rest = words[at + 1], words[at + 2 :]
+        if name in ("aqr-bench", "aqr_bench", "aqr_bench.cli", "aqr_bench.cli.main"):
+            step, rest = next(iter(words[at + 1 :]), None), words[at + 2 :]
+            break
+        if name.startswith("aqr_bench."):  # earlier: python -m aqr_bench.train ...
+            step, rest = name.rpartition(".")[2], words[at + 1 :]
             break
     if step != record.kind:
         raise UserError(
             f"{path} cannot be run again: provenance.command: '{text}' is not the command of a {record.kind} step"
         )
-    options: dict[str, tuple[str, ...]] = {}
+    options: Options = {}
     name = None
     for word in rest:
         if word.startswith("--"):
@@ -149,16 +125,16 @@ def command_of(record: Record, path: Path) -> Command:
             options[name] = (value,) if equals else ()
         elif name is not None:
             options[name] += (word,)
-    return Command(step, options)
+    return options
 
 
 # ---------------------------------------------------------------- where things are
 
 
 def moved(record: Path, out: str) -> tuple[Path, Path]:
-    """The folder of the results as the command named it, and where it is now.
+    """The results folder as the command named it, and where it is now.
 
-    ``results/quick/base/seed0/train.jsonl`` that lies at ``kept/base/seed0/train.jsonl``: ``results/quick``, ``kept``.
+    ``results/quick/base/seed0/train.jsonl`` that is now ``copy/base/seed0/train.jsonl``: ``results/quick``, ``copy``.
     """
     old, new = Path(os.path.normpath(out)), record.absolute()
     while old.name == new.name and old.name:
@@ -166,75 +142,69 @@ def moved(record: Path, out: str) -> tuple[Path, Path]:
     return old, new
 
 
-def located(text: str, what: str, record: Path, out: str) -> Path:
+def located(text: str, option: str, record: Path, out: str) -> Path:
     """A path of the command where it is now: in the results folder of the record, then from the working folder.
 
-    What was elsewhere (its folder is not in the record) is looked for beside the record and above it.
+    What was elsewhere (its folder is not in the record) is searched for beside the record and above it.
     """
     old, new = moved(record, out)
     path = Path(os.path.normpath(text))
-    tried = []
     if path.parts[:1] == (ELSEWHERE,):
         rest = path.relative_to(ELSEWHERE)
-        tried = [folder / rest for folder in record.absolute().parents if folder / rest != record.absolute()]
+        candidates = [folder / rest for folder in record.absolute().parents if folder / rest != record.absolute()]
     else:
-        if path.is_relative_to(old):
-            tried.append(new / path.relative_to(old))
-        tried.append(Path.cwd() / path)
-    there = [place for place in tried if place.exists()]
-    if there:
-        # Records are often kept without their checkpoints, which may still be where the command had them.
-        return next((place for place in there if what in RECORDS and has_checkpoint(place)), there[0])
-    raise UserError(f"{record} cannot be run again: {what} is not there: {text}. Give its place with --{what}")
+        candidates = [new / path.relative_to(old)] if path.is_relative_to(old) else []
+        candidates.append(Path.cwd() / path)
+    existing = [candidate for candidate in candidates if candidate.exists()]
+    if not existing:
+        raise UserError(f"{record} cannot be run again: {option} not found: {text}. Name its path with --{option}")
+    # Records are often copied without their checkpoints, which may still be where the command had them.
+    return next((path for path in existing if option in TRAIN_RECORDS and has_checkpoint(path)), existing[0])
 
 
 def has_checkpoint(path: Path) -> bool:
-    """Whether the checkpoint that a train record names is there; also False for a training that failed."""
+    """Whether the checkpoint that a train record names exists; also False for a training that failed."""
     name = read_records(path)[0].provenance.get("checkpoint")
     return name is not None and (path.parent / name).is_file()
 
 
-def prepared(record: Record, path: Path, given: dict[str, tuple[str, ...]]) -> Command:
-    """The record's command with everything where it is now. UserError names what is missing and the way out."""
-    command = command_of(record, path)
-    options, out = dict(command.options), command.value("out") or path.name
-    for name in REPLACED:
-        options.pop(name, None)
+def prepared_options(record: Record, path: Path, given: Options) -> Options:
+    """The options of the record's command with every path as it is now. UserError names what is missing."""
+    options = parse_command(record, path)
+    out = next(iter(options.pop("out", ())), path.name)
+    options.pop("work", None)
     for name, values in given.items():
         if name in options:
             options[name] = values
-        elif name in ("suite", "infos", "train") and command.step == "train":
-            raise UserError(f"--{name}: a training has no such thing")
-    if command.step == "measure" and "infos" not in options:
-        options["infos"] = (f"results/{record.tier}/infos",)
-    for name in ("infos", *FILES, *RECORDS):
-        if name in options and name not in given and not (name in FILES and _is_name(options[name][0])):
+        elif name in ("suite", "infos", "train") and record.kind == "train":
+            raise UserError(f"--{name}: a training has no such option")
+    if record.kind == "measure":
+        options.setdefault("infos", (f"results/{record.tier}/infos",))
+    for name in ("infos", *YAML_FILES, *TRAIN_RECORDS):
+        if name in options and name not in given and not (name in YAML_FILES and _is_name(options[name][0])):
             options[name] = tuple(str(located(text, name, path, out)) for text in options[name])
-    require_all(record, path, options)
-    return Command(command.step, options)
+    require_inputs(path, options)
+    return options
 
 
 def _is_name(text: str) -> bool:
     return "/" not in text and not text.endswith((".yaml", ".yml"))
 
 
-def require_all(record: Record, path: Path, options: dict[str, tuple[str, ...]]) -> None:
-    """Everything that can be known to be missing before the step runs: UserError names it."""
-    for name, load in zip(FILES, (load_tier, load_study, load_suite), strict=True):
-        if name in options:
-            load(options[name][0])
+def require_inputs(path: Path, options: Options) -> None:
+    """UserError for a data set or a checkpoint that is missing, which the step would record as a failure."""
     data = load_data(options["infos"][0])
     if not (data.root / data.version).is_dir():
         raise UserError(f"{path} cannot be run again: data set not found: {data.root / data.version}")
-    for start in (Path(text) for name in RECORDS for text in options.get(name, ())):
-        first = read_records(start)[0]
-        # A start that failed is part of the story: what came of it fails again.
-        if first.ok and not has_checkpoint(start):
-            raise UserError(
-                f"{path} cannot be run again: {start} names a checkpoint that is not there: "
-                f"{first.provenance.get('checkpoint')}. Train it again (aqr-bench rerun {start} --keep DIR) and name "
-                f"the new record with --{next(option for option in RECORDS if option in options)}"
-            )
+    for option in TRAIN_RECORDS:
+        for start in map(Path, options.get(option, ())):
+            trained = read_records(start)[0]
+            if trained.ok and not has_checkpoint(start):  # after a failed training the step fails again, as it should
+                raise UserError(
+                    f"{path} cannot be run again: the checkpoint that {start} names does not exist: "
+                    f"{trained.provenance.get('checkpoint')}. Train it again (aqr-bench rerun {start} --keep DIR) and "
+                    f"name the new record with --{option}"
+                )
 
 
 # ---------------------------------------------------------------- running again
@@ -248,106 +218,53 @@ def folder_for(keep: Path | None) -> Iterator[Path]:
             yield Path(folder)
         return
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise UserError(f"--keep {keep} is there and not empty; name a new folder")
+        raise UserError(f"--keep {keep}: exists and is not empty; name a new folder")
     keep.mkdir(parents=True, exist_ok=True)
     yield keep
 
 
-def run_again(
-    path: Path, records: Sequence[Record], given: dict[str, tuple[str, ...]], folder: Path
-) -> list[tuple[str, Comparison]]:
-    """Run the command of some records of one file again and print how each compares. UserError if it cannot be run."""
-    first = records[0]
-    command = prepared(first, path, given)
-    folder.mkdir(parents=True, exist_ok=True)
-    out = folder / path.name
-    options = dict(command.options)
-    suite = load_suite(options["suite"][0]).path if command.step == "evaluate" else None
+def run_again(path: Path, records: Sequence[Record], given: Options, folder: Path) -> list[Comparison]:
+    """Run the command of records of one file again and print how each compares. UserError if it cannot be run."""
+    first, out = records[0], folder / path.name
+    options = prepared_options(first, path, given) | {"out": (str(out),)}
+    suite = load_suite(options["suite"][0]).path if first.kind == "evaluate" else None
     if suite is not None:
         options["suite"] = (str(only_conditions(suite, records, folder)),)
-    options["out"] = (str(out),)
-    if command.step != "measure":
+    if first.kind != "measure":
         options["work"] = (str(folder / "work"),)
-    command = replace(command, options=options)
     print(f"{len(records)} of {path}" if len(records) > 1 else f"{describe(first)}: {path}")
     took = sum(record.cost.get("wall_s") or 0.0 for record in records)
     print(f"running again{f' (it took {duration(took)} then)' if took else ''}, log: {folder / LOG}", flush=True)
-    run_step(command, first, folder / LOG)
+    run_step(options, first, folder / LOG)
     again = {record.condition: record for record in read_records(out)}
-    found = []
-    for record in records:
-        if record.condition not in again:
-            raise UserError(f"{path}: the run wrote no record of condition '{record.condition}'")
-        now = again[record.condition]
+    comparisons = []
+    for then in records:
+        if then.condition not in again:
+            raise UserError(f"{path}: the run wrote no record of condition '{then.condition}'")
+        now = again[then.condition]
         if suite is not None and "suite" in now.provenance["files"]:
             files = {**now.provenance["files"], "suite": file_facts(suite)}  # not the excerpt that was run
             now = replace(now, provenance={**now.provenance, "files": files})
-        comparison = compare(record, now)
-        name = describe(record)
-        lines = in_words(comparison)
-        lines += [f"  {line}" for line in more(record, now, path, out, comparison)]
-        if record.condition:
-            lines[0] = f"{record.condition}: {lines[0]}"
-        print("\n".join(lines), flush=True)
-        found.append((name, comparison))
-    return found
+        comparison = compare(then, now)
+        head, *lines = summary_lines(comparison)
+        head = f"{then.condition}: {head}" if then.condition else head
+        details = [f"  {line}" for line in further_lines(then, now, path, out, comparison)]
+        print("\n".join([head, *lines, *details]), flush=True)
+        comparisons.append(comparison)
+    return comparisons
 
 
-def more(then: Record, now: Record, path: Path, out: Path, found: Comparison) -> list[str]:
+def further_lines(then: Record, now: Record, path: Path, out: Path, comparison: Comparison) -> list[str]:
     """What goes beyond the comparison of values: how far checkpoints are apart, how costs compare."""
     if then.kind == "measure":
         return [*cost_ratios(then.cost, now.cost), "times and memory are measured anew and never equal"]
-    if "provenance.checkpoint_sha256" not in [d.name for d in found.different]:
+    if "provenance.checkpoint_sha256" not in [d.name for d in comparison.different]:
         return []
     files = [p.parent / str(r.provenance.get("checkpoint")) for p, r in ((path, then), (out, now))]
-    return [weights_apart(*files)] if all(file.is_file() for file in files) else []
+    return [weight_difference(*files)] if all(file.is_file() for file in files) else []
 
 
-def only_conditions(suite: Path, records: Sequence[Record], folder: Path) -> Path:
-    """The suite file with the conditions of the chosen records alone, written into ``folder`` under its own name."""
-    data = read_yaml(suite)
-    wanted = {record.condition for record in records}
-    there = [entry["name"] for entry in data["conditions"]]
-    gone = [name for name in wanted if name not in there]
-    if gone:
-        raise UserError(f"{suite}: conditions: the suite no longer has '{gone[0]}'{nearest(str(gone[0]), there)}")
-    if any(record.failed for record in records):
-        wanted.add(there[0])  # the reference: a condition that leaves inputs equal to its own is recorded as failed
-    data["conditions"] = [entry for entry in data["conditions"] if entry["name"] in wanted]
-    target = folder / suite.name
-    target.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-    return target
-
-
-def run_step(command: Command, record: Record, log: Path) -> None:
-    """Run a step in a process of its own, with the threads of the record. UserError if it ends without a record."""
-    processes = int(record.cost.get("processes", 1))
-    start = ["-m"]
-    if processes > 1:
-        start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    threads = (record.provenance.get("machine") or {}).get("torch_threads") or 1
-    known = record.provenance.get("environment", {"OMP_NUM_THREADS": str(threads)})
-    # Which GPU is used is this machine's affair.
-    own = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT or name.startswith("CUDA")}
-    with open(log, "w", encoding="utf-8") as file:
-        done = subprocess.run(
-            [sys.executable, *start, "aqr_bench", command.step, *command.words()],
-            env={**own, **{name: value for name, value in known.items() if not name.startswith("CUDA")}},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
-        text = log.read_text(encoding="utf-8", errors="replace")
-        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
-        raise UserError(f"the {command.step} step ended with {done.returncode}: {last.removeprefix('error: ')}")
-
-
-if __name__ == "__main__":
-    run_main(main)
-
-
-def weights_apart(then: Path, now: Path) -> str:
+def weight_difference(then: Path, now: Path) -> str:
     """How far two checkpoints are apart: the parameter with the largest difference."""
     from aqr_bench.engine.weights import weights_of
 
@@ -356,12 +273,56 @@ def weights_apart(then: Path, now: Path) -> str:
     except RuntimeError as error:
         return f"one of the checkpoints cannot be read: {error}"
     if old.keys() != new.keys():
-        return f"the checkpoints hold other parameters: {sorted(old.keys() ^ new.keys())[:3]}"
-    if [n for n in old if old[n].shape != new[n].shape]:
-        return "the checkpoints hold parameters of other shapes"
-    apart = {n: float((old[n].double() - new[n].double()).abs().max()) for n in old if old[n].numel()}
-    name = max(apart, key=lambda n: apart[n])
-    changed = sum(value > 0 for value in apart.values())
+        return f"the checkpoints have other parameters: {sorted(old.keys() ^ new.keys())[:3]}"
+    if any(old[n].shape != new[n].shape for n in old):
+        return "the checkpoints have parameters of other shapes"
+    largest = {n: float((old[n].double() - new[n].double()).abs().max()) for n in old if old[n].numel()}
+    changed = sum(value > 0 for value in largest.values())
     if not changed:
         return "the weights in the checkpoints are equal, only the files differ"
-    return f"{changed} of {len(apart)} parameters differ, the most in {name}: by {apart[name]:.3g}"
+    name = max(largest, key=lambda n: largest[n])
+    return f"{changed} of {len(largest)} parameters differ, the most in {name}: by {largest[name]:.3g}"
+
+
+def only_conditions(suite: Path, records: Sequence[Record], folder: Path) -> Path:
+    """The suite file with the conditions of the chosen records alone, written into ``folder`` under its own name."""
+    data = read_yaml(suite)
+    wanted = {record.condition for record in records}
+    names = [entry["name"] for entry in data["conditions"]]
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        hint = nearest(str(missing[0]), names)
+        raise UserError(f"{suite}: conditions: the suite no longer has '{missing[0]}'{hint}")
+    if any(record.failed for record in records):
+        wanted.add(names[0])  # the reference: a condition that leaves inputs equal to its own is recorded as failed
+    data["conditions"] = [entry for entry in data["conditions"] if entry["name"] in wanted]
+    target = folder / suite.name
+    target.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    return target
+
+
+def run_step(options: Options, record: Record, log: Path) -> None:
+    """Run the step in a separate process, with the threads of the record. UserError if it ends without a record."""
+    processes = int(record.cost.get("processes", 1))
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    threads = (record.provenance.get("machine") or {}).get("torch_threads") or 1
+    recorded = record.provenance.get("environment", {"OMP_NUM_THREADS": str(threads)})
+    # Which GPU is used is this machine's affair.
+    here = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT or name.startswith("CUDA")}
+    words = [word for name, values in options.items() for word in (f"--{name}", *values)]
+    with open(log, "w", encoding="utf-8") as file:
+        done = subprocess.run(
+            [sys.executable, *launcher, "-m", "aqr_bench", record.kind, *words],
+            env={**here, **{name: value for name, value in recorded.items() if not name.startswith("CUDA")}},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "the log is empty")
+        raise UserError(f"the {record.kind} step ended with {done.returncode}: {last.removeprefix('error: ')}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,10 +1,10 @@
-"""Run the workflow: one at a time per folder, stale locks cleared, Snakemake's output cut down to the essential."""
+"""Run the workflow: one at a time per folder, stale locks cleared, progress and failures in a few lines."""
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,17 +15,17 @@ from itertools import pairwise
 from pathlib import Path
 
 from aqr_bench.cli.gpu_devices import limited, visible_gpus
-from aqr_bench.cli.snakemake_output import Progress
-from aqr_bench.cli.time_left import TimeLeft, expected_seconds
-from aqr_bench.console import LiveLine, is_terminal
+from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
+from aqr_bench.console import LiveLine, is_terminal, positive
 from aqr_bench.errors import UserError, require_disk
-from aqr_bench.records.summary import print_outcome
+from aqr_bench.records.summary import print_summary
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.plan import select
 from aqr_bench.study.requirements import disk_needed, require_gpus, training_processes
 from aqr_bench.study.schema import repository_root
 from aqr_bench.world.spec import read_tier
 
+SNAKEMAKE = "aqr_bench.cli.snakemake_events"
 WORK_STEPS = ("world", "data", "train", "evaluate", "measure", "pictures", "report")
 
 # ---------------------------------------------------------------- one workflow per folder
@@ -36,7 +36,7 @@ def only_workflow_in(folder: Path) -> Iterator[int]:
     """Hold the folder for one workflow; yields the descriptor of the lock, to be inherited by Snakemake.
 
     The lock goes with the last process that has it, so a killed run never leaves it behind. Raises UserError if
-    another workflow, or a job that a killed one has left running, is at work in the folder.
+    another workflow, or a job that a killed one left running, works in the folder.
     """
     lock = folder / ".snakemake" / "aqr-bench.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def workers_in(folder: Path) -> list[tuple[int, str]]:
 
     me = psutil.Process()
     family = {me.pid, *(p.pid for p in me.parents())}
-    found = []
+    workers = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         words = process.info["cmdline"] or []
         name = _step_of(words) or ("snakemake" if any(_is_snakemake(w) for w in words[:4]) else None)
@@ -67,10 +67,10 @@ def workers_in(folder: Path) -> list[tuple[int, str]]:
             continue
         try:
             if Path(process.cwd()) == folder.resolve():
-                found.append((process.info["pid"], name))
+                workers.append((process.info["pid"], name))
         except (psutil.Error, OSError):
             continue
-    return found
+    return workers
 
 
 def _step_of(words: Sequence[str]) -> str | None:
@@ -82,7 +82,7 @@ def _step_of(words: Sequence[str]) -> str | None:
 
 
 def _is_snakemake(word: str) -> bool:
-    return word == "snakemake" or word.endswith(("/snakemake", "/snakemake/__main__.py"))
+    return word in ("snakemake", SNAKEMAKE) or word.endswith(("/snakemake", "/snakemake/__main__.py"))
 
 
 def clear_stale_lock(folder: Path) -> bool:
@@ -97,7 +97,41 @@ def clear_stale_lock(folder: Path) -> bool:
 # ---------------------------------------------------------------- the command
 
 
-def launch(
+def main(argv: list[str] | None = None) -> int:
+    """From world to report: 0 if all jobs ran (with --strict: and all records are ok), else 1."""
+    args = _arguments(argv)
+    return run_workflow(
+        args.tier,
+        args.study,
+        args.cores,
+        args.dry_run,
+        args.strict,
+        args.verbose,
+        args.seeds,
+        args.suites,
+        gpus=args.gpus,
+    )
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="aqr-bench run", description="Everything, from world to report, resuming what is there."
+    )
+    parser.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
+    parser.add_argument("--study", nargs="+", default=[], metavar="STUDY", help="names or files (default: the tier's)")
+    parser.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
+    parser.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
+    parser.add_argument("--cores", type=positive, help="cores to use (default: what the profile says)")
+    gpus = parser.add_mutually_exclusive_group()
+    gpus.add_argument("--gpus", type=positive, metavar="N", help="the first N of the visible GPUs (default: all)")
+    gpus.add_argument("--cpu", action="store_const", const=0, dest="gpus", help="no GPU: everything on CPUs")
+    parser.add_argument("--dry-run", action="store_true", help="report what would be done, and do nothing")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if any run is recorded as failed")
+    parser.add_argument("--verbose", action="store_true", help="show all of Snakemake's output")
+    return parser.parse_args(argv)
+
+
+def run_workflow(
     tier_name: str,
     study_names: Sequence[str],
     cores: int | None,
@@ -123,43 +157,47 @@ def launch(
     if tier.kind == "synthetic":
         read_tier(tier.path)  # raises for a mistake in the world's numbers now, not in the first job
     require_disk(layout.results, disk_needed(tier, studies), f"tier {tier.name}")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
+    command = [sys.executable, "-m", SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
     command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
     command += ["--cores", str(cores)] if cores else []
     # As many jobs at once as there are GPUs for: which ones each of them gets, aqr_bench.cli.gpu_slots sees to.
     command += ["--resources", f"gpu={len(usable)}"] if usable else []
     command += ["--dry-run"] if dry_run else []
+    command += ["--logger-aqr-bench-text"] if verbose else []
     command += ["--config", f"tier={tier_name}"]
     command += [f"studies={','.join(study_names)}"] if study_names else []
     command += [f"seeds={seeds}"] if seeds else []
     command += [f"suites={','.join(suites)}"] if suites else []
     command += [f"gpus={gpus}"] if gpus is not None else []
-    times = {}
-    if is_terminal(sys.stdout) and not dry_run:  # else nobody sees the time left, for which all records are read
+    times, live = {}, is_terminal(sys.stdout)
+    if live and not dry_run:  # else nobody sees the time left, for which all records are read
         times = expected_seconds(tier, studies, selection.suites, layout.results)
-    progress = Progress(counting=not dry_run, threads=tier.threads, time_left=TimeLeft(times))
+    progress = Progress(tier.threads, len(usable), dry_run, not live, verbose, TimeLeft(times))
     if dry_run:
-        code = follow(command, folder, progress, verbose)
-        print("nothing to do" if progress.nothing_to_do else f"{progress.total} jobs to do")
+        code = run_snakemake(command, folder, progress)
+        print(f"{progress.total} jobs to do" if progress.total else "nothing to do")
         return 1 if code else 0
     with only_workflow_in(folder) as lock:
         if clear_stale_lock(folder):
             print("removed the lock that a killed run left behind", file=sys.stderr)
-        if is_terminal(sys.stdout):
+        if live:
             print(f"results: {layout.root}, logs: {folder / 'logs' / tier.name}", flush=True)
-        code = follow(command, folder, progress, verbose, keep=[lock])
+        code = run_snakemake(command, folder, progress, inherited=[lock])
     if code:
         print(failure_summary(progress, folder), file=sys.stderr)
         return 1
-    print("nothing to do, all is up to date" if progress.nothing_to_do else f"{progress.total} jobs done")
+    print(f"{progress.total} jobs done" if progress.total else "nothing to do, all is up to date")
     folders = ["base", *(study.name for study in studies)]
-    all_ok = print_outcome(layout.root, folder / ".snakemake" / "aqr-bench-outcome.json", folders)
+    all_ok = print_summary(layout.root, folder / ".snakemake" / "aqr-bench-outcome.json", folders)
     print(f"report: {layout.page.resolve()}")
     return 1 if strict and not all_ok else 0
 
 
-def follow(command: list[str], folder: Path, progress: Progress, verbose: bool, keep: Iterable[int] = ()) -> int:
-    """Run Snakemake, show its progress, and return its exit code. Interrupted, it stops Snakemake and its jobs."""
+def run_snakemake(command: list[str], folder: Path, progress: Progress, inherited: Iterable[int] = ()) -> int:
+    """Run Snakemake, show its progress, and return its exit code. Interrupted, it stops Snakemake and its jobs.
+
+    ``inherited``: file descriptors that Snakemake keeps open.
+    """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command,
@@ -169,20 +207,17 @@ def follow(command: list[str], folder: Path, progress: Progress, verbose: bool, 
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        pass_fds=tuple(keep),
+        pass_fds=tuple(inherited),
         # In its own group, Snakemake and all of its jobs can be stopped together, whoever asks for it.
         start_new_session=True,
     )
     before = {s: signal.signal(s, _as_interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        with LiveLine(progress.live) as terminal:
+        with LiveLine(progress.status) as terminal:
             for line in process.stdout:
-                shown = progress.feed(line)
-                if verbose:
-                    terminal.say(line.rstrip())
-                # The live line names the jobs that begin; in a dry run they are the answer.
-                elif shown is not None and not (terminal.live and re.match(r"\[\d+/\d+\] ", shown)):
-                    terminal.say(shown)
+                text = progress.feed(line)
+                if text is not None:
+                    terminal.say(text)
                 terminal.draw()
             return process.wait()
     finally:
@@ -209,27 +244,27 @@ def _stop(process: subprocess.Popen) -> None:
             return
 
 
-def full_disk(folder: Path, least_bytes: int = 1_000_000) -> str | None:
-    """That the disk below ``folder`` is full, where it is: what a job says of it may not have found room in its log."""
+def full_disk(folder: Path, min_bytes: int = 1_000_000) -> str | None:
+    """The message that the disk of ``folder`` is full, where it is: there may have been no space for it in a log."""
     free = shutil.disk_usage(folder).free
-    if free >= least_bytes:
+    if free >= min_bytes:
         return None
-    return f"the disk that holds {folder} is full ({free / 1000:.0f} kB are free). Free some space, and go on"
+    return f"the disk that holds {folder} is full ({free / 1000:.0f} kB are free). Free some space, and run again"
 
 
-def failure_summary(progress: Progress, folder: Path, most: int = 3) -> str:
+def failure_summary(progress: Progress, folder: Path, max_logs: int = 3) -> str:
     """What failed, where its log is, and the log's last line."""
     logs = list(dict.fromkeys(progress.failed_logs))
-    full = [f"error: {said}" for said in [full_disk(folder)] if said]
+    full = full_disk(folder)
+    lines = [f"error: {full}"] if full else []
     if not logs:
-        return "\n".join([*full, "error: the workflow did not run, see above (more with --verbose)"])
-    lines = full
-    for log in logs[:most]:
+        return "\n".join([*lines, "error: the workflow did not run, see above (more with --verbose)"])
+    for log in logs[:max_logs]:
         file = folder / log
         text = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
         last = next((line.strip() for line in reversed(text) if line.strip()), "the log is empty")
         lines.append(f"error: {last.removeprefix('error: ')}\n  log: {file}")
-    if len(logs) > most:
-        lines.append(f"and {len(logs) - most} more")
+    if len(logs) > max_logs:
+        lines.append(f"and {len(logs) - max_logs} more")
     jobs = f"{len(logs)} job" + "s" * (len(logs) != 1)
-    return "\n".join([*lines, f"{jobs} failed; the same command goes on from here"])
+    return "\n".join([*lines, f"{jobs} failed; the same command resumes from here"])

@@ -1,35 +1,51 @@
-"""Look at studies before running them.
+"""Look at studies, tiers and condition suites before running anything.
 
-aqr-bench studies list                            the studies, tiers and condition suites there are
-aqr-bench studies check [STUDY ...]               load them, and name the first mistake
-aqr-bench studies cost [STUDY ...] [--tier T]     what would be run, about how long it takes, and how much disk
+aqr-bench studies list [NAME ...]                 what there is, as tables; NAME: details, as with show
+aqr-bench studies show NAME ...                   variants of a study, settings of a tier, conditions of a suite
+aqr-bench studies check [NAME ...]                load them, and report the first mistake
+aqr-bench studies cost [STUDY ...] [--tier T]     jobs of a run, about how long it takes, and how much disk
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from aqr_bench.cli.estimate import JobGroup, job_groups, job_seconds, known_times, wall_seconds, workflow_jobs
 from aqr_bench.console import duration, positive
-from aqr_bench.errors import UserError, run_main
+from aqr_bench.errors import UserError, is_file, listed, nearest, run_main, short
 from aqr_bench.study.load import known_studies, known_suites, known_tiers, load_study, load_suite, load_tier
+from aqr_bench.study.requirements import disk_needed
 from aqr_bench.study.runs import limit_seeds
 from aqr_bench.study.schedule import variant_schedule
+from aqr_bench.study.schema import read_yaml, schema_for
 from aqr_bench.study.spec import Study, Suite, Tier
+
+KINDS: dict[str, tuple[Callable, Callable]] = {
+    "study": (load_study, known_studies),
+    "tier": (load_tier, known_tiers),
+    "suite": (load_suite, known_suites),
+}
+MAX_WIDTH = 100  # columns of a table
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print what was asked for; UserError for the first mistake in a file."""
     args = _parser().parse_args(argv)
     if args.action == "cost":
-        print("\n".join(cost_lines(args.study, args.tier, args.seeds, args.suites, args.cores, Path(args.records))))
-        return 0
-    studies = [load_study(name) for name in args.study or known_studies()]
-    tiers = [] if args.study else [load_tier(name) for name in known_tiers()]
-    suites = [] if args.study else [load_suite(name) for name in known_suites()]
-    print("\n".join((check_lines if args.action == "check" else list_lines)(studies, tiers, suites)))
+        lines = cost_lines(args.study, args.tier, args.seeds, args.suites, args.cores, Path(args.records))
+    elif args.names:
+        entries = [entry for name in args.names for entry in resolve(name)]
+        describe = check_line if args.action == "check" else detail_lines
+        lines = [line for entry in entries for line in describe(entry)]
+    else:
+        everything = [[load(name) for name in names()] for load, names in KINDS.values()]
+        lines = check_lines(*everything) if args.action == "check" else list_lines(*everything)
+    print("\n".join(lines))
     return 0
 
 
@@ -38,10 +54,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="aqr-bench studies", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for action in ("list", "check"):
-        part = actions.add_parser(action, help="see above")
-        part.add_argument("study", nargs="*", help="names or files (default: all studies, tiers and suites)")
-    cost = actions.add_parser("cost", help="what would be run, about how long it takes, and how much disk")
+    for action, number, summary in (
+        ("list", "*", "tables of all studies, tiers and suites, or details of those named"),
+        ("show", "+", "details of a study, tier or suite"),
+        ("check", "*", "load all studies, tiers and suites, or those named; report the first mistake"),
+    ):
+        part = actions.add_parser(action, help=summary, description=summary)
+        part.add_argument("names", nargs=number, metavar="NAME", help="name or file of a study, tier or suite")
+    cost = actions.add_parser("cost", help="jobs of a run, about how long it takes, and how much disk")
     cost.add_argument("study", nargs="*", help="names or files (default: all studies that the tier can run)")
     cost.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
     cost.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
@@ -51,70 +71,157 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+# ---------------------------------------------------------------- a study, a tier or a suite
+
+
+def resolve(name: str) -> list[Study | Tier | Suite]:
+    """What a name or a file stands for: a name can be a study's and a tier's at once. UserError: no such thing."""
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not is_file(path):
+            raise UserError(f"study, tier or suite file not found: {short(path, 200)}")
+        return [KINDS[kind_of_file(path)][0](path)]
+    entries = [load(name) for load, names in KINDS.values() if name in names()]
+    if not entries:
+        hint = nearest(name, [known for _, names in KINDS.values() for known in names()])
+        raise UserError(f"unknown study, tier or suite '{short(name)}'{hint}")
+    return entries
+
+
+def kind_of_file(path: Path) -> str:
+    """``study``, ``tier`` or ``suite``: whose keys the file has most of, so that a misspelt one changes nothing."""
+    keys = set(read_yaml(path))
+    known = {kind: set(schema_for(kind).schema["properties"]) for kind in KINDS}
+    return max(KINDS, key=lambda kind: (len(keys & known[kind]), -len(known[kind])))  # a study has a suite's keys too
+
+
+def kind_of(entry: Study | Tier | Suite) -> str:
+    return type(entry).__name__.lower()
+
+
 def check_lines(studies: Sequence[Study], tiers: Sequence[Tier], suites: Sequence[Suite]) -> list[str]:
-    """One line that says what was loaded; a mistake has raised UserError before."""
+    """One line on what was loaded; a mistake has raised UserError before."""
     return [f"{len(studies)} studies, {len(tiers)} tiers, {len(suites)} condition suites: all well formed"]
 
 
+def check_line(entry: Study | Tier | Suite) -> list[str]:
+    """One line: which kind of thing it is."""
+    return [f"{kind_of(entry)} {entry.name}: well formed ({entry.path})"]
+
+
 def list_lines(studies: Sequence[Study], tiers: Sequence[Tier], suites: Sequence[Suite]) -> list[str]:
-    """What there is, for people."""
+    """Tables that fit the terminal: studies, tiers, suites."""
+    head = ("study", "variants", "seeds", "tiers", "question")
+    rows = [(s.name, len(s.variants), len(s.seeds) or "-", tiers_of(s, tiers), s.question) for s in studies]
+    lines = table(head, rows) if rows else []
+    if tiers:
+        rows = [(tier.name, "nuScenes" if tier.kind == "nuscenes" else tier.kind, tier.summary) for tier in tiers]
+        lines += ["", *table(("tier", "data", "what it is"), rows)]
+    if suites:
+        rows = [(suite.name, len(suite.conditions), suite.summary) for suite in suites]
+        lines += ["", *table(("suite", "conditions", "what it is"), rows)]
+    return [*lines, "", "Details: aqr-bench studies show NAME"]
+
+
+def tiers_of(study: Study, tiers: Sequence[Tier]) -> str:
+    """The tiers that can run a study, in brief."""
+    names = [tier.name for tier in tiers if runnable(tier, study)]
+    if len(names) == len(tiers):
+        return "all"
+    nuscenes = [tier.name for tier in tiers if tier.kind == "nuscenes"]
+    return "all nuScenes" if names == nuscenes else ", ".join(names) or "none"
+
+
+def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Columns side by side; the last one is wrapped to two lines at most."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head) - 1)]
+    indent = sum(widths) + 2 * len(widths)
+    room = max(20, min(MAX_WIDTH, shutil.get_terminal_size((MAX_WIDTH, 24)).columns) - indent)
     lines = []
-    for study in studies:
-        seeds = "cost only" if study.measure_only else counted(len(study.seeds), "seed")
-        lines += [
-            f"study {study.name}: {study.question}",
-            f"    variants {', '.join(study.variants)}; baseline {study.baseline}; {seeds}; suite {study.suite.name}",
+    for row in cells:
+        first, *rest = textwrap.wrap(row[-1], room, max_lines=2, placeholder=" ...") or [""]
+        lines.append(
+            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), first]).rstrip()
+        )
+        lines += [" " * indent + text for text in rest]
+    return lines
+
+
+def detail_lines(entry: Study | Tier | Suite) -> list[str]:
+    """Everything that a reader chooses by: variants, schedules, conditions."""
+    if isinstance(entry, Suite):
+        rows = [(c.name, c.corruption.summary) for c in entry.conditions]
+        return [f"suite {entry.name}: {entry.summary}", *_indented(rows)]
+    if isinstance(entry, Tier):
+        rows = [
+            ("data", f"{entry.kind}, {entry.version}"),
+            ("model", entry.model),
+            ("base", f"{entry.base.length}, from {entry.base.init}"),
+            ("variant", f"{entry.variant.length}, from {entry.variant.init}"),
+            ("seeds", "as the study says" if entry.seeds is None else f"at most {entry.seeds}"),
+            ("studies", f"{', '.join(entry.studies)} (where none is named)"),
         ]
-    lines += [f"tier {tier.name}: {tier.summary}" for tier in tiers]
-    return lines + [f"suite {suite.name}: {', '.join(c.name for c in suite.conditions)}" for suite in suites]
+        return [f"tier {entry.name}: {entry.summary}", *_indented(rows)]
+    rows = [
+        ("tiers", tiers_of(entry, [load_tier(name) for name in known_tiers()])),
+        ("seeds", listed(map(str, entry.seeds)) or "none: cost only"),
+        ("suite", entry.suite.name),
+        ("baseline", entry.baseline),
+        *(((f"variant {v.name}"), v.summary) for v in entry.variants.values()),
+    ]
+    summary = [f"  {entry.summary}"] if entry.summary else []
+    return [f"study {entry.name}: {entry.question}", *summary, *_indented(rows)]
+
+
+def _indented(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"  {name:{width}}  {text}" for name, text in rows]
+
+
+# ---------------------------------------------------------------- what a run costs
 
 
 def cost_lines(
     names: Sequence[str], tier_name: str, seeds: int | None, suites: Sequence[str], cores: int | None, records: Path
 ) -> list[str]:
     """Counts, time and disk of a run from nothing. UserError: an unknown name, or a study that the tier cannot run."""
-    from aqr_bench.cli.estimate import Work, known_times, plan, seconds, wall_seconds, workflow_jobs
-    from aqr_bench.study.requirements import disk_needed
-
     tier = load_tier(tier_name)
     if names:
         studies = [limit_seeds(load_study(name), tier, seeds) for name in names]
     else:
-        known = [study for study in map(load_study, known_studies()) if runnable(tier, study)]
-        # Not every study names as many seeds as are asked for; one that is named here has to.
-        studies = [limit_seeds(s, tier, min(seeds, len(s.seeds)) if seeds else None) for s in known]
-    works = plan(tier, studies, [load_suite(name) for name in suites])
+        every = [study for study in map(load_study, known_studies()) if runnable(tier, study)]
+        # Not every study has as many seeds as --seeds asks for; one that is named here must.
+        studies = [limit_seeds(s, tier, min(seeds, len(s.seeds)) if seeds else None) for s in every]
+    groups = job_groups(tier, studies, [load_suite(name) for name in suites])
     times = known_times(tier, records)
 
-    def line(work: Work) -> str:
-        each = seconds(work, times) if times else None
-        if work.kind in ("world_s", "measure_s"):
+    def line(group: JobGroup) -> str:
+        each = job_seconds(group, times) if times else None
+        if group.kind in ("world_s", "measure_s"):
             amount = ""
         else:
-            unit = "condition" if work.kind == "evaluate_s" else "iteration"
-            amount = ", by epochs" if None in work.units else f", {counted(sum(work.units), unit)}"
-        shared = work.jobs - len(work.units)
-        took = "time unknown" if each is None else f"{duration(sum(each) * work.processes)} of one core"
-        if each is not None and work.alone:
+            unit = "condition" if group.kind == "evaluate_s" else "iteration"
+            amount = ", by epochs" if None in group.counts else f", {counted(sum(group.counts), unit)}"
+        reused = group.jobs - len(group.counts)
+        took = "time unknown" if each is None else f"{duration(sum(each) * group.processes)} of one core"
+        if each is not None and group.exclusive:
             took = f"{duration(sum(each))}, alone on the machine"
-        return (
-            f"  {work.what}: {work.jobs}"
-            + (f" ({shared} of them taken over from a twin)" if shared else "")
-            + f"{amount}; {took}"
-        )
+        shared = f" ({reused} of them reuse the result of another)" if reused else ""
+        return f"  {group.name}: {group.jobs}{shared}{amount}; {took}"
 
     cores = cores or os.cpu_count() or 1
     lines = [f"tier {tier.name}, {counted(len(studies), 'study')}: {', '.join(s.name for s in studies)}"]
-    lines += [line(work) for work in works if work.jobs]
-    lines.append(f"  jobs of the workflow: {workflow_jobs(works)}")
+    lines += [line(group) for group in groups if group.jobs]
+    lines.append(f"  jobs of the workflow: {workflow_jobs(groups)}")
     if times is None:
         lines.append(f"time: unknown; tier {tier.name} has no records in {records} and assumes no costs")
     else:
-        total, unknown = wall_seconds(works, times, max(1, cores // tier.threads))
+        total, unknown = wall_seconds(groups, times, max(1, cores // tier.threads))
         gap = f", without {', '.join(unknown)}" if unknown else ""
         lines.append(f"time: about {duration(total)} on {counted(cores, 'core')}{gap}, from {times.source}")
     lines.append(f"disk: at most {disk_needed(tier, studies) / 1e9:.1f} GB")
-    return [*lines, "This counts a run from nothing; `aqr-bench run --dry-run` says what is left to do."]
+    return [*lines, "This counts a run from nothing; `aqr-bench run --dry-run` reports what is left to do."]
 
 
 def runnable(tier: Tier, study: Study) -> bool:

@@ -1,4 +1,4 @@
-"""Two records of one run: which values are equal bit for bit, what differs by how much, and what may explain it."""
+"""Two records of one run: which values are equal bit for bit, which differ by how much, and what may explain it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Any
 
 from aqr_bench.records.record import Record, plain_json
 
-# Of ``provenance``: results of a run, by kind. The other hashes are what it was made from.
+# Of ``provenance``: results of a run, by kind. The other hashes are of what it was computed from.
 RESULT_HASHES = {
     "train": ("checkpoint_sha256",),
     "evaluate": ("input_sha256", "predictions_sha256"),
     "measure": (),
 }
-NOT_RESULTS = frozenset(["same_as", "metric"])  # of ``extra``: whose work it was, and which engine scored
+NOT_RESULTS = frozenset(["same_as", "metric"])  # of ``extra``: whose result was reused, and which engine scored
 COUNTS = ("parameters", "iterations", "samples", "flops")  # of ``cost``: all that a clock and a machine do not decide
+NO_CAUSES = frozenset(["host", "memory_gb", "release", "cores", "gpu_count"])  # of ``machine``: they compute nothing
 # Of ``cost``: what ``cost_ratios`` compares. Higher is more, whichever way is the better one.
 TIMES = {"latency_ms": "latency", "training": "training step", "inference_peak_rss_mb": "peak memory"}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that did not come out the same; ``size`` is the absolute difference of two numbers."""
+    """A result that differs; ``size`` is the absolute difference of two numbers."""
 
     name: str
     then: Any
@@ -44,13 +45,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of running something again.
+    """Results of a run and of its repetition.
 
     Args:
         equal: names of the results that are equal bit for bit, e.g. ``scores.mAP``, ``curve.10``.
         different: those that are not.
-        unknown: results that only one of the two records has, since records of its time held no such thing.
-        causes: what else differs and may be why, in words: code, packages, machine, settings.
+        unknown: results that only one of the two records has, since records of its time had no such entry.
+        causes: what else differs and may be why, human-readable: code, packages, machine, settings.
     """
 
     equal: tuple[str, ...]
@@ -66,14 +67,15 @@ class Comparison:
 def compare(then: Record, now: Record) -> Comparison:
     """Compare the results of two records of one run, and collect what may explain a difference."""
     old, new = results_of(then), results_of(now)
-    # The older record may be older than a hash that newer ones have; a value it has may not have gone.
+    # The older record may be older than a hash that newer ones have; a value that it has must be in the newer one.
     hashes = [f"provenance.{name}" for name in RESULT_HASHES[then.kind]]
     unknown = [name for name in hashes if (old.get(name) is None) != (new.get(name) is None) and then.ok and now.ok]
     names = [name for name in dict.fromkeys([*old, *new]) if name not in unknown]
-    same = [name for name in names if name in old and name in new and _equal(old[name], new[name])]
-    kept = set(same)
-    different = [Difference(name, old.get(name), new.get(name)) for name in names if name not in kept]
-    return Comparison(tuple(same), tuple(different), tuple(unknown), tuple(causes(then, now)))
+    equal = {name: name in old and name in new and _equal(old[name], new[name]) for name in names}
+    different = [Difference(name, old.get(name), new.get(name)) for name in names if not equal[name]]
+    return Comparison(
+        tuple(name for name in names if equal[name]), tuple(different), tuple(unknown), tuple(causes(then, now))
+    )
 
 
 def results_of(record: Record) -> dict[str, Any]:
@@ -89,22 +91,17 @@ def results_of(record: Record) -> dict[str, Any]:
             "provenance": {key: record.provenance.get(key) for key in RESULT_HASHES[record.kind]},
         }
     )
-    found = flat(data)
-    return {key: value for key, value in found.items() if value is not None or key.startswith("scores.")}
+    return {key: value for key, value in flat(data).items() if value is not None or key.startswith("scores.")}
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
     """Nested mappings and lists as one mapping of dotted names."""
-    if isinstance(value, Mapping):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    else:
+    if not isinstance(value, Mapping | list):
         return {name: value}
-    found: dict[str, Any] = {}
-    for key, item in items:
-        found |= flat(item, f"{name}.{key}" if name else str(key))
-    return found
+    flattened: dict[str, Any] = {}
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+        flattened |= flat(item, f"{name}.{key}" if name else str(key))
+    return flattened
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -112,60 +109,41 @@ def _equal(a: Any, b: Any) -> bool:
     return a == b and (not isinstance(a, float) or math.copysign(1, a) == math.copysign(1, b))
 
 
-# ---------------------------------------------------------------- what may be why
-
-
 def causes(then: Record, now: Record) -> list[str]:
-    """What the results were made from, by what and where, as far as it differs; in words."""
+    """What the results were computed from, by what and where, as far as it differs: ``torch 2.13.0 then, 2.14.0 now``.
+
+    A fact that only one of the records has explains nothing, except for packages, machine and environment.
+    """
     old, new = then.provenance, now.provenance
-    found = []
-    if _differ(old, new, "config_sha256"):
-        found.append(f"config: {_hash(old, 'config_sha256')} then, {_hash(new, 'config_sha256')} now")
-    if _differ(old, new, "code_sha256"):
-        found.append(f"code: {_code(old)} then, {_code(new)} now")
-    for key, what in (("data_sha256", "data"), ("infos_sha256", "info files")):
-        if _differ(old, new, key):
-            found.append(f"{what}: {_hash(old, key)} then, {_hash(new, key)} now")
-    if then.kind == "evaluate" and _differ(old, new, "checkpoint_sha256"):
-        found.append(f"checkpoint: {_hash(old, 'checkpoint_sha256')} then, {_hash(new, 'checkpoint_sha256')} now")
-    if then.extra.get("metric") != now.extra.get("metric") and then.ok and now.ok:
-        found.append(f"metric: computed by {then.extra.get('metric')} then, by {now.extra.get('metric')} now")
-    hashes = [{role: file["sha256"] for role, file in (p.get("files") or {}).items()} for p in (old, new)]
-    found += [
-        f"{role}: {_short(hashes[0][role])} then, {_short(hashes[1].get(role) or 'nothing')} now"
-        for role in hashes[0]
-        if hashes[0][role] != hashes[1].get(role)
-    ]
+    hashed = ("config", "code", "data", *(["checkpoint"] if then.kind == "evaluate" else []))
+    facts = {f"{name}:": (old.get(f"{name}_sha256"), new.get(f"{name}_sha256")) for name in hashed}
+    facts["info files:"] = (old.get("infos_sha256"), new.get("infos_sha256"))
+    if then.ok and now.ok:
+        facts["metric:"] = (then.extra.get("metric"), now.extra.get("metric"))
+    files = new.get("files") or {}
+    for role, file in (old.get("files") or {}).items():
+        facts[f"{role}:"] = (file["sha256"], files.get(role, {}).get("sha256") or "nothing")
     for part in ("packages", "machine", "environment"):
         if part in old and part in new:
-            found += _changed(part, old[part], new[part])
-    found += [f"{key}: {old[key]} then, {new[key]} now" for key in ("loader_workers", "tf32") if _differ(old, new, key)]
-    if _differ(then.cost, now.cost, "processes"):
-        found.append(f"processes: {then.cost['processes']} then, {now.cost['processes']} now")
-    return found
+            for name in dict.fromkeys([*old[part], *new[part]]):
+                if name not in NO_CAUSES:
+                    values = (old[part].get(name), new[part].get(name))
+                    label = name if part == "packages" else f"{part}: {name}"
+                    facts[label] = tuple("none" if value is None else value for value in values)
+    facts |= {f"{key}:": (old.get(key), new.get(key)) for key in ("loader_workers", "tf32")}
+    facts["processes:"] = (then.cost.get("processes"), now.cost.get("processes"))
+    return [
+        f"{name} {_short(a)}{_commit(name, old)} then, {_short(b)}{_commit(name, new)} now"
+        for name, (a, b) in facts.items()
+        if None not in (a, b) and a != b
+    ]
 
 
-def _differ(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
-    """Whether both know it and it differs."""
-    return None not in (old.get(key), new.get(key)) and old[key] != new[key]
-
-
-def _changed(part: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    # Memory, host and kernel do not compute.
-    names = [n for n in dict.fromkeys([*old, *new]) if n not in ("host", "memory_gb", "release", "cores", "gpu_count")]
-    said = [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-    prefix = "" if part == "packages" else f"{part}: "
-    return [f"{prefix}{n} {'none' if a is None else a} then, {'none' if b is None else b} now" for n, a, b in said]
-
-
-def _hash(facts: Mapping[str, Any], key: str) -> str:
-    return _short(facts[key])
-
-
-def _code(facts: Mapping[str, Any]) -> str:
+def _commit(name: str, facts: Mapping[str, Any]) -> str:
     commit = facts.get("git_commit")
-    where = f" (commit {commit[:9]}{', with changes' if facts.get('git_dirty') else ''})" if commit else ""
-    return f"{_hash(facts, 'code_sha256')}{where}"
+    if name != "code:" or not commit:
+        return ""
+    return f" (commit {commit[:9]}{', with changes' if facts.get('git_dirty') else ''})"
 
 
 def _short(value: Any) -> str:
@@ -173,25 +151,25 @@ def _short(value: Any) -> str:
     return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
 
 
-# ---------------------------------------------------------------- in words
+# ---------------------------------------------------------------- human-readable
 
 
-def in_words(found: Comparison, most: int = 5) -> list[str]:
-    """What came out, in a few lines. The differences come with the first point of the loss curve, then the largest."""
-    total = len(found.equal) + len(found.different)
-    if found.same:
-        lines = [f"came out the same: {total} values bit for bit ({grouped(found.equal)})"]
-        lines += [f"  although {cause}" for cause in found.causes]
+def summary_lines(comparison: Comparison, max_differences: int = 5) -> list[str]:
+    """The result in a few lines. The differences come with the first point of the loss curve, then the largest."""
+    total = len(comparison.equal) + len(comparison.different)
+    if comparison.same:
+        lines = [f"identical: {total} values bit for bit ({grouped(comparison.equal)})"]
+        lines += [f"  although {cause}" for cause in comparison.causes]
     else:
-        lines = [f"came out different: {len(found.different)} of {total} values"]
-        lines += [f"  {difference}" for difference in ordered(found.different)[:most]]
-        if len(found.different) > most:
-            lines.append(f"  and {len(found.different) - most} more")
-        lines += [f"  perhaps because of {cause}" for cause in found.causes]
-        if not found.causes:
-            lines.append("  nothing that the records tell explains it: code, data, versions, machine are the same")
-    if found.unknown:
-        lines.append(f"  not compared, one of the records does not hold it: {', '.join(found.unknown)}")
+        lines = [f"different: {len(comparison.different)} of {total} values"]
+        lines += [f"  {difference}" for difference in ordered(comparison.different)[:max_differences]]
+        if len(comparison.different) > max_differences:
+            lines.append(f"  and {len(comparison.different) - max_differences} more")
+        lines += [f"  perhaps because of {cause}" for cause in comparison.causes]
+        if not comparison.causes:
+            lines.append("  nothing in the records explains it: code, data, versions, machine are the same")
+    if comparison.unknown:
+        lines.append(f"  not compared, one of the records does not have it: {', '.join(comparison.unknown)}")
     return lines
 
 
@@ -205,27 +183,25 @@ def ordered(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def grouped(names: Sequence[str]) -> str:
-    """``30 of the loss curve, 48 scores, checkpoint``: which sorts of values there are."""
-    sorts = {"curve.": "of the loss curve", "scores.": "scores", "extra.inputs": "facts of the inputs"}
-    sorts |= {"extra.": "other facts", "cost.": "counts"}
-    left, said = list(names), []
-    for start, what in sorts.items():
-        own = [name for name in left if name.startswith(start)]
-        left = [name for name in left if name not in own]
-        said += [f"{len(own)} {what}"] if own else []
-    return ", ".join([*(n.removeprefix("provenance.").removesuffix("_sha256") for n in left), *said])
+    """How many values of which kind: ``checkpoint, 30 of the loss curve, 48 scores``."""
+    kinds = {"curve.": "of the loss curve", "scores.": "scores", "extra.inputs": "facts of the inputs"}
+    kinds |= {"extra.": "other facts", "cost.": "counts"}
+    remaining, counts = list(names), []
+    for start, what in kinds.items():
+        number = len(remaining)
+        remaining = [name for name in remaining if not name.startswith(start)]
+        counts += [f"{number - len(remaining)} {what}"] if number > len(remaining) else []
+    return ", ".join([*(n.removeprefix("provenance.").removesuffix("_sha256") for n in remaining), *counts])
 
 
 def cost_ratios(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Now over then of latency, training step and peak memory, where both records have them."""
     lines = []
     for key, what in TIMES.items():
-        values = [_median(cost.get(key)) for cost in (then, now)]
-        if None not in values and values[0]:
+        old, new = (_median(cost.get(key)) for cost in (then, now))
+        if old and new is not None:
             unit = "MB" if key.endswith("_mb") else "ms"
-            lines.append(
-                f"{what}: {values[0]:.1f} {unit} then, {values[1]:.1f} {unit} now, ratio {values[1] / values[0]:.3f}"
-            )
+            lines.append(f"{what}: {old:.1f} {unit} then, {new:.1f} {unit} now, ratio {new / old:.3f}")
     return lines
 
 

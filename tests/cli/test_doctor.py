@@ -15,26 +15,26 @@ import pytest
 
 from aqr_bench.cli import doctor
 from aqr_bench.cli.cuda_builds import Driver
-from aqr_bench.cli.import_checks import Probed, probe
+from aqr_bench.cli.import_checks import ImportResult, check_import
 from aqr_bench.errors import UserError
 from aqr_bench.study import load as study
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = {
-    "torch": Probed(None, {"version": "2.13.0", "cuda": None, "gpus": [], "gpu_error": None}),
-    "mmcv": Probed(None, {"version": "2.1.0", "compiled": False}),
-    "mmdet3d": Probed(None, {"version": "1.4.0"}),
-    "spconv": Probed(None, {"version": "2.3.8", "cuda": False}),
-    "nuscenes-devkit": Probed(None, {"version": "1.2.0"}),
+    "torch": ImportResult(None, {"version": "2.13.0", "cuda": None, "gpus": [], "gpu_error": None}),
+    "mmcv": ImportResult(None, {"version": "2.1.0", "compiled": False}),
+    "mmdet3d": ImportResult(None, {"version": "1.4.0"}),
+    "spconv": ImportResult(None, {"version": "2.3.8", "cuda": False}),
+    "nuscenes-devkit": ImportResult(None, {"version": "1.2.0"}),
 }
-GPU_TORCH = Probed(None, {"version": "2.13.0", "cuda": "13.0", "gpus": ["a GPU"] * 8, "gpu_error": None})
-GPUS = {**CPU, "torch": GPU_TORCH, "spconv": Probed(None, {"version": "2.3.8", "cuda": True})}
+GPU_TORCH = ImportResult(None, {"version": "2.13.0", "cuda": "13.0", "gpus": ["a GPU"] * 8, "gpu_error": None})
+GPUS = {**CPU, "torch": GPU_TORCH, "spconv": ImportResult(None, {"version": "2.3.8", "cuda": True})}
 
 
-def verdict(name, probed, folder):
+def verdict(name, imports, folder):
     tier = study.load_tier(name)
     studies = [study.load_study(s) for s in tier.studies]
-    return doctor.judge_tier(tier, studies, doctor.check_machine(probed), probed, folder)
+    return doctor.judge_tier(tier, studies, doctor.check_machine(imports, None), imports, folder)
 
 
 def broken_module(folder: Path, name: str, code: str) -> dict[str, str]:
@@ -98,7 +98,7 @@ def test_a_frozen_sparse_encoder_needs_no_gpu(data):
     frozen = {"model.frozen": ["pts_middle_encoder"]}
     tier = replace(tier, base=replace(tier.base, config=frozen), variant=replace(tier.variant, config=frozen))
     studies = [study.load_study("bias_site")]
-    assert doctor.judge_tier(tier, studies, doctor.check_machine(CPU), CPU, data).works
+    assert doctor.judge_tier(tier, studies, doctor.check_machine(CPU, None), CPU, data).works
 
 
 def test_too_little_disk_is_a_reason(tmp_path, monkeypatch):
@@ -113,17 +113,20 @@ def test_too_little_disk_is_a_reason(tmp_path, monkeypatch):
         ({"gpus": ["a GPU"], "cuda": "13.0"}, "ok 13.0: a GPU"),
         ({"cuda": None}, "note torch is a build without CUDA"),
         ({"cuda": "13.0"}, "note torch is built for 13.0 and sees no GPU"),
-        ({"cuda": "13.0", "gpu_error": "no kernel image"}, "note a GPU that torch cannot use: no kernel image"),
+        (
+            {"cuda": "13.0", "gpu_error": "no kernel image"},
+            "note a GPU that torch, built for 13.0, cannot use: no kernel image",
+        ),
     ],
 )
 def test_what_is_said_of_cuda(facts, seen):
-    probed = {"torch": replace(CPU["torch"], facts={**CPU["torch"].facts, **facts})}
-    check = next(c for c in doctor.check_machine(probed) if c.name == "CUDA")
+    imports = {"torch": replace(CPU["torch"], facts={**CPU["torch"].facts, **facts})}
+    check = next(c for c in doctor.check_machine(imports, None) if c.name == "CUDA")
     assert f"{check.state} {check.seen}" == seen and (check.state == "ok" or check.remedy)
 
 
 @pytest.mark.parametrize(
-    ("driver", "probed", "state", "text"),
+    ("driver", "imports", "state", "text"),
     [
         (None, CPU, "note", "no NVIDIA driver"),
         (Driver("550.54", (8.0,)), CPU, "note", "make clean setup CUDA=cu126"),
@@ -133,9 +136,30 @@ def test_what_is_said_of_cuda(facts, seen):
         (Driver("470.10"), CPU, "note", "needs driver 525 or newer"),
     ],
 )
-def test_the_driver_and_the_builds_that_it_wants(driver, probed, state, text):
-    check = doctor.check_driver(driver, probed)
+def test_the_driver_and_the_builds_that_it_wants(driver, imports, state, text):
+    check = doctor.check_driver(driver, imports)
     assert check.state == state and text in f"{check.seen} {check.remedy}"
+
+
+@pytest.mark.parametrize(
+    ("driver", "command"),
+    [
+        (None, "make clean setup CUDA=cu126"),
+        (Driver("580.10", (9.0,)), "make clean setup CUDA=cu126"),
+        (Driver("580.10", (12.0,)), "make clean setup CUDA=cu130"),
+        (Driver("470.10", (8.0,)), "a newer driver"),
+    ],
+)
+def test_every_row_names_the_same_cuda_build(driver, command, data):
+    """Also where torch has been built for a CUDA without kernels for this card."""
+    stale = {**CPU["torch"].facts, "cuda": "12.6", "gpu_error": "no kernel image is available"}
+    for imports in (CPU, {**CPU, "torch": replace(CPU["torch"], facts=stale)}):
+        checks = doctor.check_machine(imports, driver)
+        tier = study.load_tier("mini")
+        verdict = doctor.judge_tier(tier, [study.load_study("bias_site")], checks, imports, data, driver)
+        remedies = [check.remedy for check in checks if check.name == "CUDA" or (check.name == "GPU driver" and driver)]
+        remedies += [reason.remedy for reason in verdict.reasons]
+        assert len(remedies) == 4 - (driver is None) and all(f"{command}; see docs" in text for text in remedies)
 
 
 def test_only_flex_needs_a_c_compiler(monkeypatch):
@@ -150,7 +174,7 @@ def test_only_flex_needs_a_c_compiler(monkeypatch):
     [
         ("raise ImportError('libcudart.so.13: cannot open shared object file')", "libcudart.so.13: cannot open"),
         ("import os; os.abort()", "ended by signal 6"),
-        ("raise SystemExit(0)", "ended with code 0, and without a word"),
+        ("raise SystemExit(0)", "ended with code 0 and printed nothing"),
     ],
 )
 def test_a_broken_torch_is_told_and_no_tier_works(tmp_path, code, seen):
@@ -166,7 +190,7 @@ def test_a_broken_torch_is_told_and_no_tier_works(tmp_path, code, seen):
 
 def test_without_numpy_it_still_speaks(tmp_path):
     environment = broken_module(tmp_path, "numpy", "raise ImportError('numpy is in pieces')")
-    code = "from aqr_bench import doctor; doctor.probe_all = dict; raise SystemExit(doctor.main([]))"
+    code = "from aqr_bench.cli import doctor; doctor.check_imports = dict; raise SystemExit(doctor.main([]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (1, "")
     assert "a package is missing or broken: numpy is in pieces" in done.stdout
@@ -191,12 +215,12 @@ def test_a_cuda_build_of_spconv_counts_as_spconv(monkeypatch):
     assert doctor._check_packages().seen == "spconv is missing"
 
 
-def test_a_probe_that_hangs_is_given_up():
-    assert probe("import time; time.sleep(60)", patience_s=0.2).error == "did not import within 0 s"
+def test_an_import_that_hangs_is_stopped():
+    assert check_import("import time; time.sleep(60)", timeout_s=0.2).error == "did not import within 0 s"
 
 
 def test_the_table_is_readable_and_a_tier_file_decides_the_exit_code(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "probe_all", lambda: CPU)
+    monkeypatch.setattr(doctor, "check_imports", lambda: CPU)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     assert doctor.main([]) == 0

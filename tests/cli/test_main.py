@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import types
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from aqr_bench.cli import main as cli
-from aqr_bench.cli import run as launch
-from aqr_bench.cli.snakemake_output import Progress
+from aqr_bench.cli import run
+from aqr_bench.cli.progress import Progress
+from aqr_bench.cli.snakemake_events import RECORD_SEPARATOR
 from aqr_bench.errors import UserError
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.requirements import disk_needed
@@ -21,12 +23,12 @@ def test_help_is_quick_and_names_every_command():
     # Quick is what loads nothing heavy: a time would depend on the machine.
     heavy = ("torch", "mmengine", "mmdet3d", "nuscenes", "pandas", "numpy", "snakemake", "matplotlib", "yaml")
     code = (
-        "import sys; from aqr_bench import cli\n"
-        "try: cli.main(['--help'])\n"
+        "import sys; from aqr_bench.cli.main import main\n"
+        "try: main(['--help'])\n"
         f"finally: print([m for m in {heavy} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and all(name in done.stdout for name in ("run", *cli.STEPS))
+    assert done.returncode == 0 and all(name in done.stdout for name in cli.COMMANDS)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -36,6 +38,19 @@ def test_a_step_gets_its_arguments_and_its_result_is_returned(monkeypatch):
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: fake if name == "aqr_bench.engine.train" else None)
     assert cli.main(["train", "--help", "--seed", "1"]) == 7
     assert seen == [["--help", "--seed", "1"]]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_speaks_under_the_name_that_was_typed(name, capsys):
+    """In its help and in its errors, however it was started."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0 and capsys.readouterr().out.startswith(f"usage: aqr-bench {name} ")
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--no-such-option"])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and message.startswith(f"usage: aqr-bench {name} ")
+    assert message.splitlines()[-1].startswith(f"aqr-bench {name}: error: ")
 
 
 def test_mistakes_are_one_line_and_exit_2(capsys):
@@ -51,16 +66,16 @@ def test_interruption_is_130(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "launch", interrupted)
+    monkeypatch.setattr(run, "run_workflow", interrupted)
     assert cli.main(["run"]) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert "resumes from here" in capsys.readouterr().err
 
 
 def test_too_little_disk_is_said_up_front(monkeypatch):
-    monkeypatch.setattr(launch, "disk_needed", lambda *_: 10**18)
-    monkeypatch.setattr(launch, "follow", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(run, "disk_needed", lambda *_: 10**18)
+    monkeypatch.setattr(run, "run_snakemake", lambda *_: pytest.fail("started"))
     with pytest.raises(UserError, match="tier smoke needs 1000000000"):
-        launch.launch("smoke", ["smoke"], None, True, False, False)
+        run.run_workflow("smoke", ["smoke"], None, True, False, False)
 
 
 def test_disk_grows_with_world_and_runs():
@@ -68,55 +83,94 @@ def test_disk_grows_with_world_and_runs():
     assert disk_needed(smoke, [load_study("smoke")]) < disk_needed(quick, [load_study("bias_site")])
 
 
-SNAKEMAKE = """\
-Assuming unrestricted shared filesystem usage.
-Building DAG of jobs...
-Job stats:
-job              count
--------------  -------
-evaluate            10
-total               27
-
-Select jobs to execute...
-[Mon Nov 23 18:12:08 2026]
-Job 25: Evaluating base, tier quick
-error: the disk is on fire
-RuleException:
-Error in rule evaluate:
-    message: None
-    log: logs/quick/evaluate.log (check log file(s) for error details)
-    shell:
-        aqr-bench evaluate
-Something that Snakemake has never said before
-3 of 27 steps (11%) done
-Job 26: Report
-"""
+def events(*items: dict | str) -> list[str]:
+    """Lines of aqr_bench.cli.snakemake_events: an event, or what a job printed."""
+    return [i if isinstance(i, str) else RECORD_SEPARATOR + json.dumps({"text": "as it is", **i}) for i in items]
 
 
-def test_progress_keeps_what_matters_and_everything_unknown():
+SNAKEMAKE = events(
+    {"event": "jobs", "count": {"evaluate": 10, "report": 1}},
+    {"event": "start", "job": 25, "rule": "evaluate", "message": "Evaluating base, tier quick"},
+    {"event": "start", "job": 26, "rule": "all", "message": None},
+    "error: the disk is on fire\n",
+    "\n",
+    {"event": "failure", "job": 25, "logs": ["logs/quick/evaluate.log"]},
+    {"event": "message", "message": "Exiting because a job execution failed.", "exception": None},
+    {"event": "message", "message": "At least one job did not complete.", "exception": "WorkflowError"},
+    {"event": "message", "message": "no output", "exception": "MissingOutputException"},
+    {"event": "progress", "done": 3, "total": 11},
+    {"event": "start", "job": 27, "rule": "report", "message": "Report"},
+)
+
+
+def test_progress_keeps_what_matters_and_what_jobs_print():
     progress = Progress()
-    shown = [line for line in map(progress.feed, SNAKEMAKE.splitlines()) if line is not None]
-    assert shown == [
-        "[0/27] Evaluating base, tier quick",
+    texts = [text for text in map(progress.feed, SNAKEMAKE) if text is not None]
+    assert texts == [
+        "[0/11] Evaluating base, tier quick",
         "error: the disk is on fire",
-        "Something that Snakemake has never said before",
-        "[3/27] Report",
+        "no output",
+        "[3/11] Report",
     ]
-    assert progress.failed_logs == ["logs/quick/evaluate.log"] and not progress.nothing_to_do
-    assert progress.feed("Nothing to be done (all requested files are present)") is None and progress.nothing_to_do
+    assert progress.failed_logs == ["logs/quick/evaluate.log"] and progress.failed_jobs == 1
+    assert Progress(dry_run=True).feed(SNAKEMAKE[1]) == "Evaluating base, tier quick"
+    assert Progress(announce=False).feed(SNAKEMAKE[1]) is None
+    assert Progress(verbose=True).feed(SNAKEMAKE[-1]) == "as it is"
+    assert Progress().feed(f"half a line{SNAKEMAKE[-1]}") == "half a line\n[0/0] Report"
+    assert Progress().feed(f"{RECORD_SEPARATOR}{{broken") == "{broken"
 
 
-def test_jobs_side_by_side_are_as_many_as_cores_and_gpus_allow():
-    progress = Progress(threads=2)
-    progress.feed("Provided cores: 16")
-    assert progress.time_left.lanes == 8
-    assert progress.feed('Provided resources: gpu=Resource("gpu", 3)') is None and progress.time_left.lanes == 3
+@pytest.fixture
+def reported(monkeypatch, tmp_path):
+    """Runs a Snakefile through aqr_bench.cli.snakemake_events, as `aqr-bench run` does."""
+
+    def run_snakefile(snakefile: str, *arguments: str, **settings) -> tuple[int, Progress, list[str]]:
+        (tmp_path / "Snakefile").write_text(snakefile)
+        command = [sys.executable, "-m", run.SNAKEMAKE, "--cores", "1", *arguments]
+        monkeypatch.setenv("PYTHONPATH", str(Path(run.__file__).parents[2]))
+        progress, lines = Progress(**settings), []
+        monkeypatch.setattr(run.LiveLine, "say", lambda _, line: lines.append(line))
+        return run.run_snakemake(command, tmp_path, progress), progress, lines
+
+    return run_snakefile
+
+
+def test_snakemake_reports_its_events(reported):
+    """With Snakemake itself: jobs by rule whatever their messages say, what they print, and a failure named once."""
+    rules = """
+rule all:
+    input: "a", "b"
+rule good:
+    output: "a"
+    message: "Totally new words"
+    shell: "echo printed by a job; touch {output}"
+rule bad:
+    output: "b"
+    log: "bad.log"
+    message: "Another"
+    shell: "exit 1"
+"""
+    code, progress, lines = reported(rules, "--keep-going")
+    assert code == 1 and progress.failed_logs == ["bad.log"] and not progress.running
+    assert sorted(progress.time_left.done) == ["good"]
+    assert sorted(line.rpartition("] ")[2] for line in lines) == ["Another", "Totally new words", "printed by a job"]
+    assert (progress.done, progress.total) == (1, 3)
+    code, progress, lines = reported(rules, "--dry-run", "--", "bad", dry_run=True)
+    assert (code, progress.total, lines) == (0, 1, ["Another"])
+    code, progress, lines = reported(rules, "--", "a")
+    assert (code, progress.total, lines) == (0, 0, [])
+    code, _, lines = reported(rules, "--logger-aqr-bench-text", "--", "a", verbose=True)
+    assert code == 0 and any("Nothing to be done" in line for line in lines)
+    code, _, lines = reported(rules, "--no-such-option")
+    assert code == 2 and "usage: snakemake" in lines[0] and "--no-such-option" in lines[-1]
+    code, _, lines = reported("from snakemake.exceptions import WorkflowError\nraise WorkflowError('error: wrong')")
+    assert code == 1 and "error: wrong" in "\n".join(lines).splitlines()
 
 
 @pytest.mark.parametrize(("options", "gpus"), [([], None), (["--gpus", "2"], 2), (["--cpu"], 0)])
 def test_gpus_on_the_command_line(monkeypatch, options, gpus):
     seen = []
-    monkeypatch.setattr(launch, "launch", lambda *_, gpus: seen.append(gpus) or 0)
+    monkeypatch.setattr(run, "run_workflow", lambda *_, gpus: seen.append(gpus) or 0)
     assert cli.main(["run", *options]) == 0 and seen == [gpus]
 
 
@@ -125,34 +179,34 @@ def test_failure_summary_ends_with_the_logs_last_line(tmp_path):
     (tmp_path / "logs").mkdir()
     for log in logs[1:]:
         Path(tmp_path / log).write_text("trace\nValueError: x\n\n")
-    text = launch.failure_summary(Progress(failed_logs=logs), tmp_path)
+    text = run.failure_summary(Progress(failed_logs=logs), tmp_path)
     assert "error: the log is empty" in text and f"error: ValueError: x\n  log: {tmp_path / logs[1]}" in text
     assert "and 2 more" in text and "5 jobs failed" in text
 
 
 def test_lock_is_held_by_one_and_freed(tmp_path):
     refused = pytest.raises(UserError, match="another run is at work")
-    with launch.only_workflow_in(tmp_path), refused, launch.only_workflow_in(tmp_path):
+    with run.only_workflow_in(tmp_path), refused, run.only_workflow_in(tmp_path):
         pytest.fail("two at once")
-    with launch.only_workflow_in(tmp_path):
-        assert launch.clear_stale_lock(tmp_path) is False
+    with run.only_workflow_in(tmp_path):
+        assert run.clear_stale_lock(tmp_path) is False
 
 
 def test_a_job_left_running_is_noticed(tmp_path):
     job = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)", "-m", "aqr_bench.engine.train"], cwd=tmp_path
+        [sys.executable, "-c", "import time; time.sleep(60)", "-m", "aqr_bench", "train"], cwd=tmp_path
     )
     try:
-        assert launch.workers_in(tmp_path) == [(job.pid, "aqr_bench.engine.train")]
+        assert run.workers_in(tmp_path) == [(job.pid, "aqr-bench train")]
         with (
-            pytest.raises(UserError, match=f"aqr_bench.engine.train as process {job.pid}"),
-            launch.only_workflow_in(tmp_path),
+            pytest.raises(UserError, match=f"aqr-bench train as process {job.pid}"),
+            run.only_workflow_in(tmp_path),
         ):
             pytest.fail("ran beside it")
     finally:
         job.kill()
         job.wait()
-    assert launch.workers_in(tmp_path) == []
+    assert run.workers_in(tmp_path) == []
 
 
 def test_a_misspelled_world_key_is_said_before_anything_runs(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import sys
@@ -15,7 +14,7 @@ import yaml
 
 from aqr_bench.cli import main as cli
 from aqr_bench.cli import rerun
-from aqr_bench.cli.rerun import Command, command_of, main, moved
+from aqr_bench.cli.rerun import main, moved, parse_command
 from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.errors import UserError
 from aqr_bench.records.diff import compare
@@ -39,23 +38,25 @@ def recorded(command: str, kind: str = "train") -> Record:
     "start",
     [
         "aqr-bench train",
-        "python -u -m aqr_bench.engine.train",
-        "python -m aqr_bench.cli.main train",
+        "python -m aqr_bench train",
+        "torchrun --standalone --nproc-per-node=2 -m aqr_bench train",
+        "python -u -m aqr_bench.train",  # of older records, as is the next
+        "python -m aqr_bench.cli train",
         ".venv/bin/python .venv/bin/aqr-bench train",
         "python <elsewhere>/aqr-bench train",
     ],
 )
 def test_the_command_of_a_record_is_read(start):
-    command = command_of(recorded(f"{start} --tier quick --features a b --seed=3 --infos 'my infos'"), Path("r.jsonl"))
-    options = {"tier": ("quick",), "features": ("a", "b"), "seed": ("3",), "infos": ("my infos",)}
-    assert command == Command("train", options)
-    assert command.words() == ["--tier", "quick", "--features", "a", "b", "--seed", "3", "--infos", "my infos"]
+    options = parse_command(
+        recorded(f"{start} --tier quick --features a b --seed=3 --infos 'my infos'"), Path("r.jsonl")
+    )
+    assert options == {"tier": ("quick",), "features": ("a", "b"), "seed": ("3",), "infos": ("my infos",)}
 
 
 @pytest.mark.parametrize("command", ["python -m pytest tests", "aqr-bench evaluate --tier x", "", "a 'b"])
 def test_a_record_of_another_command_is_refused(command):
     with pytest.raises(UserError, match=r"r\.jsonl cannot be run again: .* is not the command of a train step"):
-        command_of(recorded(command), Path("r.jsonl"))
+        parse_command(recorded(command), Path("r.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -109,17 +110,18 @@ def checkout(tmp_path_factory) -> Path:
 def step(patch: pytest.MonkeyPatch, name: str, arguments: str) -> None:
     """A step in this process, which leaves a record as a process of its own does."""
     words = arguments.split()
-    patch.setattr(sys, "orig_argv", ["python", "-m", f"aqr_bench.{name}", *words])
-    assert importlib.import_module(f"aqr_bench.{name}").main(words) == 0
+    patch.setattr(sys, "orig_argv", ["python", "-m", "aqr_bench", name, *words])
+    assert cli.main([name, *words]) == 0
 
 
 @pytest.fixture
 def here(checkout, monkeypatch) -> Path:
     """The results folder as working folder's; steps run in this process, which has what they import."""
 
-    def run_step(command, record, log):
+    def run_step(options, record, log):
         log.write_text("")
-        assert importlib.import_module(f"aqr_bench.{command.step}").main(command.words()) == 0
+        words = [word for name, values in options.items() for word in (f"--{name}", *values)]
+        assert cli.main([record.kind, *words]) == 0
 
     monkeypatch.setattr(rerun, "run_step", run_step)
     monkeypatch.chdir(checkout)
@@ -134,7 +136,7 @@ def test_a_training_comes_out_the_same_and_nothing_is_touched(here, checkout, ca
     before = contents(checkout)
     assert cli.main(["rerun", str(here / "train.jsonl")]) == 0
     said = capsys.readouterr().out
-    assert "came out the same: 6 values bit for bit (status, checkpoint, 2 of the loss curve, 2 counts)" in said
+    assert "identical: 6 values bit for bit (status, checkpoint, 2 of the loss curve, 2 counts)" in said
     assert contents(checkout) == before
 
 
@@ -143,7 +145,7 @@ def test_an_evaluation_comes_out_the_same_all_of_it_or_one_condition(here, capsy
     assert len(read_records(file)[0].provenance["predictions_sha256"]) == 64
     assert main([str(file), "--condition", "no_lidar", "--keep", str(kept)]) == 0
     said = capsys.readouterr().out
-    assert "no_lidar: came out the same: " in said and "clean" not in said and "although" not in said
+    assert "no_lidar: identical: " in said and "clean" not in said and "although" not in said
     again = read_records(kept / "evaluate.two.jsonl")
     assert [record.condition for record in again] == ["no_lidar"] and (kept / "work").is_dir()
     with pytest.raises(UserError, match="not empty"):
@@ -159,7 +161,7 @@ def test_what_came_out_different_and_why_is_said(here, capsys, tmp_path):
     shutil.copy(here / "train.jsonl", moved_to.parent)  # its checkpoint is where the command had it
     assert main([str(moved_to)]) == 1
     said = capsys.readouterr().out
-    assert "clean: came out different: 1 of " in said and "scores.mAP: 0.75 then, " in said
+    assert "clean: different: 1 of " in said and "scores.mAP: 0.75 then, " in said
     assert "perhaps because of torch 1.0 then" in said
 
 
@@ -169,9 +171,9 @@ def test_another_checkpoint_is_told_by_its_weights(here, tmp_path):
     weights["state_dict"]["pts_bbox_head.reference_points.weight"][3, 1] += 0.5
     torch.save(weights, tmp_path / "final.pth")
     now = replace(then, provenance={**then.provenance, "checkpoint": "final.pth", "checkpoint_sha256": "0" * 64})
-    said = rerun.more(then, now, here / "train.jsonl", tmp_path / "train.jsonl", compare(then, now))
+    said = rerun.further_lines(then, now, here / "train.jsonl", tmp_path / "train.jsonl", compare(then, now))
     assert len(said) == 1 and "the most in pts_bbox_head.reference_points.weight: by 0.5" in said[0]
-    assert rerun.more(then, now, tmp_path / "gone.jsonl", tmp_path / "train.jsonl", compare(then, now)) == []
+    assert rerun.further_lines(then, now, tmp_path / "gone.jsonl", tmp_path / "train.jsonl", compare(then, now)) == []
 
 
 # ---------------------------------------------------------------- what cannot be run
@@ -186,17 +188,17 @@ def test_what_is_missing_is_named_with_the_way_out(here, checkout, capsys, tmp_p
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path / "empty")
         assert cli.main(["rerun", str(copy / "train.jsonl")]) == 2
-        assert "infos is not there: results/tiny/infos. Give its place with --infos" in capsys.readouterr().err
+        assert "infos not found: results/tiny/infos. Name its path with --infos" in capsys.readouterr().err
         infos, tier = str(checkout / "results" / "tiny" / "infos"), str(checkout / "tiny.yaml")
         assert cli.main(["rerun", str(copy / "train.jsonl"), "--infos", infos]) == 2
-        assert "tier is not there: tiny.yaml. Give its place with --tier" in capsys.readouterr().err
+        assert "tier not found: tiny.yaml. Name its path with --tier" in capsys.readouterr().err
         # The train record lies beside the evaluation, its checkpoint does not.
         given = ["--infos", infos, "--tier", tier, "--suite", str(checkout / "two.yaml")]
         assert cli.main(["rerun", str(copy / "evaluate.two.jsonl"), *given]) == 2
         said = capsys.readouterr().err
-        assert "names a checkpoint that is not there" in said and "with --train" in said
+        assert "names does not exist: " in said and "with --train" in said
         assert cli.main(["rerun", str(copy / "train.jsonl"), "--suite", "missing_sensors"]) == 2
-        assert "--suite: a training has no such thing" in capsys.readouterr().err
+        assert "--suite: a training has no such option" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -221,6 +223,15 @@ def test_a_damaged_record_is_refused_and_others_of_the_file_are_not(here, tmp_pa
         main([str(tmp_path / "none.jsonl")])
 
 
+def test_records_of_several_commands_are_run_one_at_a_time(here, tmp_path):
+    first, second = read_records(here / "evaluate.two.jsonl")
+    other = {**second.provenance, "command": second.provenance["command"] + " --seed 1"}
+    file = write_records(tmp_path / "evaluate.two.jsonl", [first, replace(second, provenance=other)])
+    with pytest.raises(UserError, match="several commands wrote these records; choose one record with --line N"):
+        main([str(file)])
+    assert rerun.choose(file, 2, None)[0].condition == "no_lidar"
+
+
 def test_a_condition_that_the_suite_no_longer_has_is_named(here, tmp_path):
     suite = dict(name="two", summary="two", conditions=[{"name": "clean"}, {"name": "no_cameras"}])
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(suite))
@@ -229,16 +240,16 @@ def test_a_condition_that_the_suite_no_longer_has_is_named(here, tmp_path):
 
 
 def test_a_step_that_breaks_off_is_told_by_its_last_line(tmp_path):
-    command = Command("train", {"tier": ("nosuch",), "infos": ("x",), "seed": ("0",), "out": ("y",), "work": ("z",)})
+    options = {"tier": ("nosuch",), "infos": ("x",), "seed": ("0",), "out": ("y",), "work": ("z",)}
     with pytest.raises(UserError, match=r"the train step ended with 2: unknown tier 'nosuch'"):
-        rerun.run_step(command, recorded("x"), tmp_path / "log")
+        rerun.run_step(options, recorded("x"), tmp_path / "log")
 
 
 def test_old_records_still_are_records():
     """Those of the repository were written before predictions, files and environment were kept."""
-    file = Path(cli.__file__).parents[1] / "results/reference/quick/records/bias_site/cross/seed0/train.jsonl"
+    file = Path(__file__).parents[2] / "results/reference/quick/records/bias_site/cross/seed0/train.jsonl"
     record = read_records(file)[0]
     assert record.ok and "files" not in record.provenance
-    command = command_of(record, file)
-    assert command.value("seed") == "0" and load_tier(command.value("tier")).name == "quick"
+    options = parse_command(record, file)
+    assert options["seed"] == ("0",) and load_tier(options["tier"][0]).name == "quick"
     assert json.loads(file.read_text())["schema_version"] == record.schema_version

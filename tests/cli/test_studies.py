@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,13 +33,49 @@ def record(folder: Path, name: str, kind: str, wall_s: float, **more) -> None:
     write_records(folder / "smoke" / name, [Record(kind, "ok", "smoke", cost=cost_of, **more)])
 
 
-def test_list_and_check(capsys):
-    assert studies.main(["list"]) == 0
-    said = capsys.readouterr().out
-    assert "study bias_site:" in said and "cost only; suite missing_sensors" in said
-    assert studies.main(["check"]) == 0
-    with pytest.raises(UserError, match="unknown study 'bias_sit'; did you mean 'bias_site'"):
-        studies.main(["check", "bias_sit"])
+def printed(capsys, *arguments: str) -> list[str]:
+    assert studies.main(list(arguments)) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_list_is_tables_that_fit_the_terminal(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = printed(capsys, "list")
+    assert max(map(len, lines)) <= min(columns, studies.MAX_WIDTH) and lines[0].split()[0] == "study"
+    rows = {line.split()[0]: line for line in lines if line and not line.startswith(" ")}
+    assert re.match(r"bias_site +4 +3 +all +Where should the attention", rows["bias_site"])
+    assert re.match(r"attention_backend +6 +- +all +What does each", rows["attention_backend"])
+    assert "  quick, standard  " in rows["learning_speed"] and "  all nuScenes  " in rows["paper_cmt"]
+    assert re.match(r"mini +nuScenes +", rows["mini"]) and re.match(r"mome +7 +The seven", rows["mome"])
+
+
+def test_details_of_a_study_a_tier_and_a_suite(capsys):
+    study = printed(capsys, "show", "bias_site")
+    assert study[0].startswith("study bias_site: Where should") and "  suite          missing_sensors" in study
+    assert any(line.startswith("  variant cross  Bias in") for line in study)
+    assert printed(capsys, "list", "bias_site") == study
+    assert "  base     1000 iterations, from features" in printed(capsys, "show", "quick")
+    assert any(line.split()[0] == "beams_4" for line in printed(capsys, "show", "mome"))
+    assert [line.split(":")[0] for line in printed(capsys, "show", "smoke") if line[0] != " "] == [
+        "study smoke", "tier smoke",
+    ]  # fmt: skip
+
+
+def test_check_tells_a_study_a_tier_and_a_suite_apart(capsys, tmp_path):
+    assert printed(capsys, "check")[0].endswith("all well formed")
+    suite = str(load_suite("mome").path)
+    lines = printed(capsys, "check", "bias_site", "quick", suite, str(load_tier("mini").path))
+    assert [line.split(":")[0] for line in lines] == ["study bias_site", "tier quick", "suite mome", "tier mini"]
+    for name, close in (("bias_sit", "bias_site"), ("quik", "quick"), ("mom", "mome")):
+        with pytest.raises(UserError, match=f"unknown study, tier or suite '{name}'; did you mean '{close}'"):
+            studies.main(["check", name])
+    with pytest.raises(UserError, match=r"study, tier or suite file not found: none\.yaml"):
+        studies.main(["show", "none.yaml"])
+    tier = yaml.safe_load(load_tier("mini").path.read_text())
+    tier["varriant"] = tier.pop("variant")
+    with pytest.raises(UserError, match="varriant: unknown key; did you mean 'variant'"):
+        studies.main(["check", str(write(tmp_path, tier))])
 
 
 def test_check_names_the_mistake_in_a_file(tmp_path):
@@ -58,26 +95,26 @@ def test_a_study_of_cost_alone_has_nothing_to_train(tmp_path):
 def test_counts_of_one_study_by_hand():
     """bias_site on quick: two branches, two seeds, four variants, three conditions."""
     tier = load_tier("quick")
-    works = {w.what: w for w in estimate.plan(tier, [limit_seeds(load_study("bias_site"), tier)])}
-    assert works["pretrainings"].units == (900, 1500) and works["base trainings"].units == (1000, 1000)
-    assert works["variant trainings"].units == (120,) * 8 and works["evaluations"].units == (3,) * 10
-    assert works["measurements"].jobs == 4 and works["world"].jobs == 1
+    groups = {g.name: g for g in estimate.job_groups(tier, [limit_seeds(load_study("bias_site"), tier)])}
+    assert groups["pretrainings"].counts == (900, 1500) and groups["base trainings"].counts == (1000, 1000)
+    assert groups["variant trainings"].counts == (120,) * 8 and groups["evaluations"].counts == (3,) * 10
+    assert groups["measurements"].jobs == 4 and groups["world"].jobs == 1
 
 
 def test_twins_are_counted_once():
     """Studies share plain CMT as their baseline, and windows shares one more variant with scale_clamp."""
     tier = load_tier("quick")
     chosen = [limit_seeds(load_study(name), tier) for name in ("windows", "scale_clamp")]
-    works = {w.what: w for w in estimate.plan(tier, chosen)}
-    assert works["variant trainings"].jobs == 16 and len(works["variant trainings"].units) == 12
-    assert works["evaluations"].jobs == 18 and len(works["evaluations"].units) == 14
+    groups = {g.name: g for g in estimate.job_groups(tier, chosen)}
+    assert groups["variant trainings"].jobs == 16 and len(groups["variant trainings"].counts) == 12
+    assert groups["evaluations"].jobs == 18 and len(groups["evaluations"].counts) == 14
 
 
 def test_a_further_suite_is_evaluated_for_variants(tmp_path):
     tier, study = load_tier("smoke"), load_study("smoke")
     suite = write(tmp_path, {"name": "two", "summary": "x", "conditions": [{"name": "clean"}, {"name": "no_lidar"}]})
-    works = {w.what: w for w in estimate.plan(tier, [study], [load_suite(suite)])}
-    assert sorted(works["evaluations"].units) == [2, 2, 3, 3, 3]
+    groups = {g.name: g for g in estimate.job_groups(tier, [study], [load_suite(suite)])}
+    assert sorted(groups["evaluations"].counts) == [2, 2, 3, 3, 3]
 
 
 def test_times_are_medians_of_the_records_and_the_source_is_said(tmp_path, capsys):
@@ -117,16 +154,16 @@ def test_a_study_that_the_tier_cannot_run_is_refused_and_left_out_of_all(capsys)
 
 
 def test_wall_time_goes_side_by_side_and_measurements_alone():
-    works = [
-        estimate.Work("trainings", "variant_s", (10, 10, 10, 10), 6),
-        estimate.Work("measurements", "measure_s", (1, 1), 2, alone=True),
-        estimate.Work("evaluations", "evaluate_s", (3,), 1),
+    groups = [
+        estimate.JobGroup("trainings", "train_variant", "variant_s", (10, 10, 10, 10), 6),
+        estimate.JobGroup("measurements", "measure", "measure_s", (1, 1), 2, exclusive=True),
+        estimate.JobGroup("evaluations", "evaluate", "evaluate_s", (3,), 1),
     ]
     times = estimate.Times({"variant_s": 1.0, "measure_s": 5.0}, "")
-    assert estimate.wall_seconds(works, times, 2) == (20 + 10, ["evaluations"])
+    assert estimate.wall_seconds(groups, times, 2) == (20 + 10, ["evaluations"])
     times = estimate.Times({"variant_s": 1.0, "measure_s": 5.0, "evaluate_s": 2.0, "start_s": 4.0}, "")
-    assert estimate.wall_seconds(works, times, 8) == (10 + 10 + 10, [])
-    pairs = [estimate.Work("trainings", "variant_s", (10, 10, 10, 10), 4, processes=2)]
+    assert estimate.wall_seconds(groups, times, 8) == (10 + 10 + 10, [])
+    pairs = [estimate.JobGroup("trainings", "train_variant", "variant_s", (10, 10, 10, 10), 4, processes=2)]
     assert [estimate.wall_seconds(pairs, times, cores)[0] for cores in (1, 2, 4)] == [40, 40, 20]
 
 

@@ -65,14 +65,14 @@ def _as_module(main: Callable, argv: list[str]) -> int:
 
 @functools.cache
 def commands() -> tuple[Command, ...]:
-    """``run``, every step, and every other module that can be called with ``python -m``."""
-    found = [c for c in _expanded((), cli.build_parser(), cli.main) if c.words[0] not in cli.STEPS]
-    for step, (module, _) in cli.STEPS.items():
+    """Every command, and every other module that can be called with ``python -m``."""
+    found = []
+    for name, (module, _) in cli.COMMANDS.items():
         main = importlib.import_module(module).main
-        found += _expanded((step,), _parser(main, []), cli.main)
+        found += _expanded((name,), _parser(main, []), cli.main)
     check = importlib.import_module("aqr_bench.data.check.check")
     found += _expanded(("data", "check"), _parser(check.main, []), cli.main)
-    steps = {module for module, _ in cli.STEPS.values()} | {"aqr_bench.cli.main", check.__name__}
+    steps = {module for module, _ in cli.COMMANDS.values()} | {"aqr_bench.cli.main", check.__name__}
     for info in pkgutil.walk_packages(aqr_bench.__path__, "aqr_bench."):
         if info.name in steps or ".configs" in info.name:
             continue

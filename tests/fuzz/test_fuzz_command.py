@@ -12,7 +12,7 @@ from fuzz_commands import Call, calls, commands
 
 from aqr_bench.cli import main as cli
 from aqr_bench.cli.doctor import REMEDIES
-from aqr_bench.cli.import_checks import Probed
+from aqr_bench.cli.import_checks import ImportResult
 
 
 class Started(BaseException):
@@ -24,7 +24,7 @@ def _start(*_args: object, **_kwargs: object) -> None:
 
 
 LONG = (
-    *("aqr_bench.cli.run.follow", "aqr_bench.cli.run.only_workflow_in", "aqr_bench.cli.run.require_disk"),
+    *("aqr_bench.cli.run.run_snakemake", "aqr_bench.cli.run.only_workflow_in", "aqr_bench.cli.run.require_disk"),
     *("aqr_bench.cost.gpu_check.__main__.run", "aqr_bench.cost.gpu_check.__main__.work"),
     # A download; becoming another program; a look for a driver, without which set-up has nothing to say.
     *("aqr_bench.cost.gpu_check.fetch_wheels.download", "aqr_bench.cli.gpu_slots.run"),
@@ -42,7 +42,7 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
     (tmp_path / "broken.jsonl").write_bytes(b'{"kind": "train"\n\xff\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "aqr_bench.cli.doctor.probe_all", lambda: {name: Probed("not looked for", {}) for name in REMEDIES}
+        "aqr_bench.cli.doctor.check_imports", lambda: {name: ImportResult("not looked for", {}) for name in REMEDIES}
     )
     for place in LONG:
         monkeypatch.setattr(place, _start)
@@ -96,7 +96,7 @@ def test_nonsense_is_answered_in_one_line_and_leaves_nothing_behind(elsewhere):
 
 def test_all_commands_and_options_are_known():
     words = {command.words[0] for command in commands()}
-    assert {"run", *cli.STEPS} <= words and ("data", "check") in {c.words for c in commands()}
+    assert set(cli.COMMANDS) <= words and ("data", "check") in {c.words for c in commands()}
     assert sum(len(command.actions) for command in commands()) > 80
     assert len({name for c in commands() for a in c.actions for name in a.option_strings}) > 40
 

@@ -40,7 +40,7 @@ def default_tier() -> Tier:
 def use_study(path: Path) -> None:
     """What ``studies check``, ``list`` and ``cost`` do with a study, as text that can be printed."""
     study = files.load_study(path)
-    lines = look.check_lines([study], [], []) + look.list_lines([study], [], [])
+    lines = look.check_line(study) + look.list_lines([study], [], []) + look.detail_lines(study)
     if look.runnable(default_tier(), study):
         lines += look.cost_lines([str(path)], "quick", None, [], 2, path.parent / "none")
     "\n".join(lines).encode()
@@ -51,14 +51,15 @@ def use_tier(path: Path) -> None:
     tier = files.load_tier(path)
     if tier.kind == "synthetic":
         read_tier(path)
-    lines = look.list_lines([], [tier], [])
+    lines = look.list_lines([], [tier], []) + look.detail_lines(tier)
     lines += look.cost_lines(["smoke"], str(path), None, [], 2, path.parent / "none")
     disk_needed(tier, [files.load_study("smoke")])
     "\n".join(lines).encode()
 
 
 def use_suite(path: Path) -> None:
-    "\n".join(look.list_lines([], [], [files.load_suite(path)])).encode()
+    suite = files.load_suite(path)
+    "\n".join(look.list_lines([], [], [suite]) + look.detail_lines(suite)).encode()
 
 
 USE: dict[str, Callable[[Path], None]] = {"study": use_study, "tier": use_tier, "suite": use_suite}

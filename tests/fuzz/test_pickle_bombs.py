@@ -23,7 +23,7 @@ from fuzz_world import linked_copy, small_world
 
 from aqr_bench import compat
 from aqr_bench.cli import main as cli
-from aqr_bench.cli.rerun import weights_apart
+from aqr_bench.cli.rerun import weight_difference
 from aqr_bench.compat import load_plain_pickle
 from aqr_bench.data.gt_database import _train_frames
 from aqr_bench.data.gt_sampling import read_dbinfos
@@ -197,7 +197,7 @@ def test_a_checkpoint_that_a_training_would_go_on_from(marker, tmp_path):
 
 def test_a_checkpoint_that_a_rerun_is_compared_with(marker, tmp_path):
     path = bomb_checkpoint(tmp_path / "final.pth", marker)
-    assert re.search(r"cannot be read.*final\.pth", weights_apart(path, path))
+    assert re.search(r"cannot be read.*final\.pth", weight_difference(path, path))
 
 
 # ---------------------------------------------------------------- arrays

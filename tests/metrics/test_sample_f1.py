@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from aqr_bench.cli.pictures import chosen_samples, kept_objects
+from aqr_bench.cli.pictures import chosen_samples, detected_objects
 from aqr_bench.cli.pictures import main as pictures
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.sample_f1 import DetectionCounts, SampleObjects, best_and_worst, count_detections
@@ -55,7 +55,7 @@ def test_detections_below_the_threshold_are_left_out(tmp_path):
     rows = [{**entry, "detection_score": s} for s in (0.1, 0.25, 0.9)]
     path = tmp_path / "results_nusc.json"
     path.write_text(json.dumps({"results": {"a": rows, "b": []}}))
-    detections = kept_objects(path, 0.25)
+    detections = detected_objects(path, 0.25)
     assert list(detections["a"].scores) == [0.25, 0.9] and detections["a"].centre.tolist() == [[1, 2]] * 2
     assert detections["b"].centre.shape == (0, 2)
 

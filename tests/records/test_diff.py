@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aqr_bench.cli.rerun import weights_apart
-from aqr_bench.records.diff import Difference, compare, cost_ratios, in_words
+from aqr_bench.cli.rerun import weight_difference
+from aqr_bench.records.diff import Difference, compare, cost_ratios, summary_lines
 from aqr_bench.records.record import Record
 
 MACHINE = {"cpu": "A", "torch_threads": 1, "host": "here", "memory_gb": 8.0, "release": "6.1"}
@@ -55,8 +55,8 @@ def test_time_memory_and_place_are_no_results():
     assert set(found.equal) == {
         "status", "curve.10", "curve.20", "cost.parameters", "cost.iterations", "provenance.checkpoint_sha256",
     }  # fmt: skip
-    assert in_words(found) == [
-        "came out the same: 6 values bit for bit (status, checkpoint, 2 of the loss curve, 2 counts)"
+    assert summary_lines(found) == [
+        "identical: 6 values bit for bit (status, checkpoint, 2 of the loss curve, 2 counts)"
     ]
 
 
@@ -83,14 +83,14 @@ def test_the_last_bit_of_every_result_counts(now, name):
 def test_a_failure_differs_from_a_success():
     failed = replace(TRAINED, status="diverged", reason="loss is nan", curve=[], cost={})
     found = compare(TRAINED, replace(failed, provenance=FACTS | {"checkpoint_sha256": None}))
-    assert in_words(found)[1:3] == ["  status: ok then, diverged now", "  reason: nothing then, loss is nan now"]
+    assert summary_lines(found)[1:3] == ["  status: ok then, diverged now", "  reason: nothing then, loss is nan now"]
     assert compare(failed, failed).same
 
 
 def test_what_records_did_not_hold_yet_is_named_and_not_compared():
     found = compare(differing(EVALUATED, predictions_sha256=None), EVALUATED)
     assert found.same and found.unknown == ("provenance.predictions_sha256",)
-    assert "not compared" in in_words(found)[-1] and "predictions_sha256" in in_words(found)[-1]
+    assert "not compared" in summary_lines(found)[-1] and "predictions_sha256" in summary_lines(found)[-1]
 
 
 def test_causes_are_named_with_both_values():
@@ -109,21 +109,21 @@ def test_causes_are_named_with_both_values():
         "torch 2.13.0 then, 2.14.0 now",
         "machine: torch_threads 1 then, 2 now",
     )
-    assert in_words(compare(EVALUATED, now))[1].startswith("  although code: ")
+    assert summary_lines(compare(EVALUATED, now))[1].startswith("  although code: ")
     worse = replace(now, scores={"mAP": 0.25})
-    assert "  perhaps because of torch 2.13.0 then, 2.14.0 now" in in_words(compare(EVALUATED, worse))
+    assert "  perhaps because of torch 2.13.0 then, 2.14.0 now" in summary_lines(compare(EVALUATED, worse))
 
 
 def test_a_difference_without_a_cause_is_said_to_be_one():
-    (head, first, last) = in_words(compare(TRAINED, replace(TRAINED, curve=[[10, 2.5], [20, 1.5]])))
-    assert head == "came out different: 1 of 6 values"
+    (head, first, last) = summary_lines(compare(TRAINED, replace(TRAINED, curve=[[10, 2.5], [20, 1.5]])))
+    assert head == "different: 1 of 6 values"
     assert first == "  curve.20: 1.25 then, 1.5 now (off by 0.25, relative 0.2)"
-    assert "nothing that the records tell explains it" in last
+    assert "nothing in the records explains it" in last
 
 
 def test_the_first_point_of_the_curve_comes_first_then_the_largest():
     now = replace(TRAINED, curve=[[10, 2.6], [20, 9.0]], cost=TRAINED.cost | {"iterations": 21})
-    names = [line.split(":")[0].strip() for line in in_words(compare(TRAINED, now))[1:4]]
+    names = [line.split(":")[0].strip() for line in summary_lines(compare(TRAINED, now))[1:4]]
     assert names == ["curve.10", "curve.20", "cost.iterations"]
     assert str(Difference("scores.mAP", 0.0, 0.5)).endswith("relative inf)")
 
@@ -147,7 +147,7 @@ def test_checkpoints_are_told_apart_by_their_largest_difference(tmp_path):
     }.items():
         torch.save({"state_dict": state}, tmp_path / f"{name}.pth")
     then, now = tmp_path / "then.pth", tmp_path / "now.pth"
-    assert weights_apart(then, now) == "1 of 2 parameters differ, the most in a: by 0.5"
-    assert "weights in the checkpoints are equal" in weights_apart(then, then)
-    assert "other parameters: ['a', 'b', 'c']" in weights_apart(then, tmp_path / "other.pth")
-    assert "other shapes" in weights_apart(then, tmp_path / "shape.pth")
+    assert weight_difference(then, now) == "1 of 2 parameters differ, the most in a: by 0.5"
+    assert "weights in the checkpoints are equal" in weight_difference(then, then)
+    assert "other parameters: ['a', 'b', 'c']" in weight_difference(then, tmp_path / "other.pth")
+    assert "other shapes" in weight_difference(then, tmp_path / "shape.pth")

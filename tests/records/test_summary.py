@@ -8,7 +8,7 @@ import pytest
 
 from aqr_bench.records import summary as outcome
 from aqr_bench.records.record import Record, read_run, write_records
-from aqr_bench.records.summary import count_files, print_outcome
+from aqr_bench.records.summary import count_files, print_summary
 
 RUN = {"tier": "smoke", "study": "smoke", "variant": "cross", "seed": 0}
 
@@ -30,7 +30,7 @@ def files(folder):
 
 
 def test_counts_and_names_failures(results, capsys):
-    assert not print_outcome(results, results / "kept.json", ["smoke/smoke"])
+    assert not print_summary(results, results / "kept.json", ["smoke/smoke"])
     assert capsys.readouterr().out.splitlines() == [
         "1 of 2 records ok",
         "  diverged: train smoke smoke cross seed 1: loss is nan",

@@ -204,7 +204,7 @@ def test_one_workflow_per_folder_and_a_clean_interruption(checkout):
     assert second.returncode == 2 and "another run is at work" in second.stderr
     first.send_signal(signal.SIGINT)
     _, stderr = first.communicate(timeout=60)
-    assert first.returncode == 130 and b"the same command goes on" in stderr
+    assert first.returncode == 130 and b"the same command resumes" in stderr
     # What a run that was killed outright would leave behind.
     locks = checkout.root / ".snakemake" / "locks"
     locks.mkdir(exist_ok=True)
