@@ -12,8 +12,8 @@ import os
 import sys
 
 from aqr_bench import __version__
-from aqr_bench.console import positive
-from aqr_bench.errors import tell
+from aqr_bench.console import positive_int
+from aqr_bench.errors import report_error
 
 # Each step parses its own arguments; its module is imported only when it is called, since some cost seconds.
 STEPS = {
@@ -54,11 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="everything, from world to report, resuming what is there")
     run.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
     run.add_argument("--study", nargs="+", default=[], metavar="STUDY", help="names or files (default: the tier's)")
-    run.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
+    run.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
     run.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
-    run.add_argument("--cores", type=positive, help="cores to use (default: what the profile says)")
+    run.add_argument("--cores", type=positive_int, help="cores to use (default: what the profile says)")
     gpus = run.add_mutually_exclusive_group()
-    gpus.add_argument("--gpus", type=positive, metavar="N", help="the first N of the visible GPUs (default: all)")
+    gpus.add_argument("--gpus", type=positive_int, metavar="N", help="the first N of the visible GPUs (default: all)")
     gpus.add_argument("--cpu", action="store_const", const=0, dest="gpus", help="no GPU: everything on CPUs")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     run.add_argument("--strict", action="store_true", help="exit with 1 if any run is recorded as failed")
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; the same command resumes from here", file=sys.stderr)
         return 130
     except Exception as error:
-        return tell(error)
+        return report_error(error)
 
 
 if __name__ == "__main__":

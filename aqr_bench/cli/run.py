@@ -187,10 +187,10 @@ def follow(command: list[str], folder: Path, progress: Progress, verbose: bool, 
             for line in process.stdout:
                 shown = progress.feed(line)
                 if verbose:
-                    terminal.say(line.rstrip())
+                    terminal.print_line(line.rstrip())
                 # The live line names the jobs that begin; in a dry run they are the answer.
                 elif shown is not None and not (terminal.live and re.match(r"\[\d+/\d+\] ", shown)):
-                    terminal.say(shown)
+                    terminal.print_line(shown)
                 terminal.draw()
             return process.wait()
     finally:

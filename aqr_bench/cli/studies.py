@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from aqr_bench.console import duration, positive
+from aqr_bench.console import duration, positive_int
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.study.load import known_studies, known_suites, known_tiers, load_study, load_suite, load_tier
 from aqr_bench.study.runs import limit_seeds
@@ -44,9 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     cost = actions.add_parser("cost", help="what would be run, about how long it takes, and how much disk")
     cost.add_argument("study", nargs="*", help="names or files (default: all studies that the tier can run)")
     cost.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
-    cost.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
+    cost.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
     cost.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
-    cost.add_argument("--cores", type=positive, help="cores to use (default: those of this machine)")
+    cost.add_argument("--cores", type=positive_int, help="cores to use (default: those of this machine)")
     cost.add_argument("--records", default="results", help="results folder whose records tell how long things take")
     return parser
 

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from aqr_bench.atomic import write_text
-from aqr_bench.console import natural, positive
+from aqr_bench.console import non_negative_int, positive_int
 from aqr_bench.data.infos import INFO_CLASSES, build_infos, open_nuscenes, tables_digest, write_infos
 from aqr_bench.errors import UserError, require_file, run_main
 from aqr_bench.study.load import load_tier
@@ -37,10 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     which.add_argument("--version", choices=sorted(SPLITS), help="version of the tables, without a tier")
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/")
     parser.add_argument("--out", required=True, help="folder for the info files")
-    parser.add_argument("--max-sweeps", type=natural, default=10)
+    parser.add_argument("--max-sweeps", type=non_negative_int, default=10)
     parser.add_argument("--database", action="store_true", help="also cut out the objects for ground-truth sampling")
     parser.add_argument("--database-only", action="store_true", help="only that, from existing info files")
-    parser.add_argument("--workers", type=positive, default=1, help="processes of --database (default: 1)")
+    parser.add_argument("--workers", type=positive_int, default=1, help="processes of --database (default: 1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
     if args.database_only:

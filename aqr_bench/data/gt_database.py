@@ -23,8 +23,8 @@ from mmdet3d.datasets.transforms import LoadPointsFromFile  # noqa: E402
 from mmdet3d.structures import LiDARInstance3DBoxes  # noqa: E402
 from mmdet3d.structures.ops import box_np_ops  # noqa: E402
 
-from aqr_bench.atomic import whole_file  # noqa: E402
-from aqr_bench.compat import load_plain_pickle  # noqa: E402
+from aqr_bench.atomic import atomic_write  # noqa: E402
+from aqr_bench.compat import load_safe_pickle  # noqa: E402
 from aqr_bench.data.infos import INFO_CLASSES, lidar_to_image  # noqa: E402
 from aqr_bench.data.raw_frames import read_image  # noqa: E402
 from aqr_bench.data.transforms import CheckFrame, LoadPoseCorrectedSweeps  # noqa: E402
@@ -82,7 +82,7 @@ def build_database(
     if (out / FOLDER).exists():
         shutil.rmtree(out / FOLDER)
     os.replace(partial, out / FOLDER)
-    with whole_file(out / DBINFOS) as temporary:
+    with atomic_write(out / DBINFOS) as temporary:
         temporary.write_bytes(pickle.dumps(entries, protocol=4))
     return {name: len(objects) for name, objects in entries.items()}
 
@@ -168,7 +168,7 @@ class _Job:
 
 def _train_frames(path: Path) -> list[dict]:
     remedy = "Run: aqr-bench data --tier TIER --root ROOT --out " + str(path.parent)
-    content = load_plain_pickle(path, "info file", remedy)
+    content = load_safe_pickle(path, "info file", remedy)
     try:
         categories, frames = content["metainfo"]["categories"], content["data_list"]
     except (KeyError, TypeError) as error:

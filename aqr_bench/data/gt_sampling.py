@@ -19,7 +19,7 @@ from mmdet3d.datasets.transforms.dbsampler import BatchSampler, DataBaseSampler 
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 from mmdet3d.structures.points import BasePoints  # noqa: E402
 
-from aqr_bench.compat import load_plain_pickle  # noqa: E402
+from aqr_bench.compat import load_safe_pickle  # noqa: E402
 from aqr_bench.data.gt_database import REMEDY, project_boxes  # noqa: E402
 from aqr_bench.data.raw_frames import BadFrameError, read_image  # noqa: E402
 from aqr_bench.errors import UserError, nearest, short  # noqa: E402
@@ -205,7 +205,7 @@ def _directions(yaw: np.ndarray) -> np.ndarray:
 
 def read_dbinfos(path: str | Path) -> dict[str, list[dict]]:
     """Read and check ``dbinfos_train.pkl``: class name to entries. Raises UserError on anything else."""
-    content = load_plain_pickle(path, "ground-truth database", REMEDY)
+    content = load_safe_pickle(path, "ground-truth database", REMEDY)
     if not isinstance(content, dict):
         raise UserError(
             f"ground-truth database {path} holds a {type(content).__name__}, not entries by class. {REMEDY}"

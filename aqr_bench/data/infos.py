@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aqr_bench.atomic import whole_file
+from aqr_bench.atomic import atomic_write
 from aqr_bench.errors import UserError, reading
 from aqr_bench.study.spec import SPLITS
 
@@ -106,7 +106,7 @@ def write_infos(infos: dict[str, list[dict]], out: str | Path, version: str) -> 
     for split, entries in infos.items():
         paths[split] = out / f"infos_{split}.pkl"
         payload = pickle.dumps({"metainfo": metainfo, "data_list": entries}, protocol=4)
-        with whole_file(paths[split]) as temporary:
+        with atomic_write(paths[split]) as temporary:
             temporary.write_bytes(payload)
     return paths
 

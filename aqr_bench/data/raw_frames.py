@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from aqr_bench.compat import load_plain_pickle
+from aqr_bench.compat import load_safe_pickle
 from aqr_bench.corruptions import Cloud, Frame, View
 from aqr_bench.errors import UserError, reading
 
@@ -138,7 +138,7 @@ class InfoFile:
 
     def __init__(self, path: str | Path, root: str | Path, flat: bool = False) -> None:
         self.path, self.root, self.flat = Path(path), Path(root), flat
-        loaded = load_plain_pickle(path, "info file", REMEDY)
+        loaded = load_safe_pickle(path, "info file", REMEDY)
         with self._reading():
             self.infos: list[dict] = list(loaded["data_list"])
             self._number = {info["token"]: number for number, info in enumerate(self.infos)}

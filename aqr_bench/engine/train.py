@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.compat import naming
+from aqr_bench.compat import with_pickle_name
 from aqr_bench.console import seed
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.adapt_config import inner_dataset
@@ -39,7 +39,7 @@ from aqr_bench.engine.weights import (
     trained_checkpoint,
     write_weights,
 )
-from aqr_bench.errors import UserError, raise_disk_fault, run_main
+from aqr_bench.errors import UserError, raise_if_disk_error, run_main
 from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
 from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.records.provenance import config_hash, provenance, sha256_file, utc_now
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError:
         raise
     except Exception as error:
-        raise_disk_fault(error, work)
+        raise_if_disk_error(error, work)
         traceback.print_exc()
         write_failure_record(team.settle(error, *failure_status(error, limit)))
     else:
@@ -223,7 +223,7 @@ def run_training(
         load_weights(inner_model(runner), merged, whole)  # says what does not fit, where mmengine would only warn
         # train() initialises the weights afresh and makes the averaged copy; what it loads comes after both.
         runner._load_from = str(merged)
-    with naming(f"info file {inner_dataset(config.train_dataloader.dataset).ann_file}"), naming_resumed(last):
+    with with_pickle_name(f"info file {inner_dataset(config.train_dataloader.dataset).ann_file}"), naming_resumed(last):
         runner.train()
     path = work / "final.pth"
     curve = next(h for h in runner.hooks if isinstance(h, LossCurve)).points

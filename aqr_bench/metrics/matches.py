@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
 
-from aqr_bench.atomic import whole_file
+from aqr_bench.atomic import atomic_write
 from aqr_bench.metrics import resampled
 from aqr_bench.metrics.boxes import BoxArrays, from_eval_boxes
 from aqr_bench.metrics.nuscenes import RECALL, UNDEFINED, Evaluation, evaluate, first_bin, means
@@ -165,7 +165,7 @@ class Matches:
                 if getattr(matches, key) is not None:
                     arrays[f"{key}{i}"] = getattr(matches, key).astype(kind)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
         return path
 

@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from aqr_bench.errors import DAMAGED_ARRAYS
+from aqr_bench.errors import ARRAY_READ_ERRORS
 from aqr_bench.report.statistics import number
 from aqr_bench.report.tables.study import Table
 from aqr_bench.study.spec import Study
@@ -42,7 +42,7 @@ def load_weights(path: Path) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             weight = np.asarray(file["weight"], np.float32)
-    except DAMAGED_ARRAYS:
+    except ARRAY_READ_ERRORS:
         return None
     return weight.reshape(-1, 2) if weight.ndim == 3 and weight.shape[-1] == 2 else None
 
@@ -144,7 +144,7 @@ def queries_of(path: Path, token: str | None = None) -> tuple[str, Queries] | No
         confident = (found["score"] >= CONFIDENT).sum(1)
         index = int(confident.argmax()) if token is None else tokens.index(token)
         return tokens[index], Queries(**{k: value[index].astype(np.float32) for k, value in found.items()})
-    except DAMAGED_ARRAYS:
+    except ARRAY_READ_ERRORS:
         return None
 
 

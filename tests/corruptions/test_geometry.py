@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from corruption_frames import make_frame, real_keyframe
 
-from aqr_bench.compat import load_plain_pickle
+from aqr_bench.compat import load_safe_pickle
 from aqr_bench.corruptions import FrameError
 from aqr_bench.corruptions import geometry as g
 from aqr_bench.corruptions.frame import RING, merged_xyz
@@ -85,7 +85,7 @@ def test_points_in_boxes_agree_with_the_plain_computation():
 
 def test_boxes_of_the_real_frame_hold_as_many_points_as_its_annotators_counted(keyframe):
     frame = real_keyframe(keyframe)
-    info = load_plain_pickle(next(keyframe.glob("*.pkl")))["data_list"][0]
+    info = load_safe_pickle(next(keyframe.glob("*.pkl")))["data_list"][0]
     counted = np.array([instance["num_lidar_pts"] for instance in info["instances"]])
     found = np.array([len(i) for i in g.indices_in_boxes(frame.clouds[0].points[:, :3], frame.boxes)])
     # Points near a face are a matter of rounding; a wrong sign of the yaw loses half of them.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aqr_bench.console import natural, seed
+from aqr_bench.console import non_negative_int, seed
 from aqr_bench.data.check.files import check_contents, check_masks, check_presence, draw, recordings
 from aqr_bench.data.check.finding import Finding, Progress, access_cause, finding, number, printable
 from aqr_bench.data.check.links import check_links, check_sensors
@@ -237,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", choices=sorted(SPLITS), help="version of the tables (default: the one there)")
     parser.add_argument(
         "--samples",
-        type=natural,
+        type=non_negative_int,
         default=20,
         metavar="N",
         help="open all keyframe files of N samples, and N sweeps (default: 20; 0: none; more than there are: all)",

@@ -13,7 +13,7 @@ from PIL import Image
 from pyquaternion import Quaternion
 
 from aqr_bench.cli.main import main as cli
-from aqr_bench.compat import load_plain_pickle
+from aqr_bench.compat import load_safe_pickle
 from aqr_bench.data.check.check import check_root
 from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.errors import UserError
@@ -133,7 +133,7 @@ def keyframe_tables(info: dict) -> dict[str, list[dict]]:
 @pytest.fixture(scope="module")
 def info(keyframe) -> dict:
     (path,) = keyframe.glob("*.pkl")
-    return load_plain_pickle(path)["data_list"][0]
+    return load_safe_pickle(path)["data_list"][0]
 
 
 @pytest.fixture(scope="module")
