@@ -184,7 +184,7 @@ def _use_nonreentrant_checkpointing() -> None:
 def _register_safe_pickle() -> None:
     """Let mmengine, and with it every data set, sampler and metric of mmdet3d, execute nothing in an info file.
 
-    mmengine's handler unpickles whatever a file asks for, and info files may come from anybody.
+    mmengine's handler unpickles whatever a file asks for, and info files may come from anywhere.
     """
     from mmengine.fileio import PickleHandler, register_handler
 

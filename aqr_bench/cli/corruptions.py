@@ -117,7 +117,7 @@ def load_frame(infos: str | None, keyframe: str | None, sample: str, sweeps: int
 
         data = load_data(infos)
         file = InfoFile(data.infos / "infos_val.pkl", data.root)
-    number = int(sample) if sample.isdecimal() else file.number(sample)
+    number = int(sample) if sample.isdecimal() else file.index(sample)
     if number >= len(file.infos):
         raise UserError(f"{file.path} has {len(file.infos)} samples, there is no number {number}")
     return file.frame(number, sweeps)

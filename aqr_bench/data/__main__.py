@@ -1,8 +1,8 @@
 """aqr-bench data --tier T | --version V --root ROOT --out DIR: write the info files of a nuScenes root.
 
-With --database, also cut the objects of the train split out of points and images, for ground-truth sampling.
+With --database, also crop the objects of the train split from points and images, for ground-truth sampling.
 
-aqr-bench data check --root ROOT: is a nuScenes root complete and consistent?.
+aqr-bench data check --root ROOT: is a nuScenes root complete and consistent?
 """
 
 from __future__ import annotations
@@ -38,15 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/")
     parser.add_argument("--out", required=True, help="folder for the info files")
     parser.add_argument("--max-sweeps", type=non_negative_int, default=10)
-    parser.add_argument("--database", action="store_true", help="also cut out the objects for ground-truth sampling")
+    parser.add_argument("--database", action="store_true", help="also crop the objects for ground-truth sampling")
     parser.add_argument("--database-only", action="store_true", help="only that, from existing info files")
     parser.add_argument("--workers", type=positive_int, default=1, help="processes of --database (default: 1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
     if args.database_only:
-        require_file(
-            Path(args.out) / "data.json", "info summary", "Run the same command without --database-only first."
-        )
+        remedy = "Run the same command without --database-only first."
+        require_file(Path(args.out) / "data.json", "info summary", remedy)
         print(f"ground-truth database: {sum(_database(args).values())} objects -> {args.out}")
         return 0
     version = args.version or load_tier(args.tier).version
@@ -78,7 +77,7 @@ def _database(args: argparse.Namespace) -> dict[str, int]:
     try:
         return build_database(args.out, args.root, args.out, args.workers, args.max_sweeps, args.quiet)
     except BadFrameError as error:
-        raise UserError(f"{error}. Restore the file and run the same command again.") from error
+        raise UserError(str(error), "Restore the file and run the same command again.") from error
 
 
 def _counts(entries: list[dict]) -> dict:

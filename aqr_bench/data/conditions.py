@@ -67,7 +67,7 @@ class SensorCondition(BaseTransform):
         if "history" not in condition.needs or self.ann_file is None or self.data_root is None:
             return None
         infos = open_infos(self.ann_file, self.data_root)
-        has_scene = "scene_token" in infos.infos[infos.number(token)]
+        has_scene = "scene_token" in infos.infos[infos.index(token)]
         return SceneHistory(infos, token, self.sweeps_num) if has_scene else None
 
 

@@ -1,4 +1,4 @@
-"""The info files of a data set as the other rooms see them."""
+"""The info files of a data set, as the other packages use them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DataSet:
 
 
 def load_data(infos: str | Path) -> DataSet:
-    """Read the ``data.json`` that ``aqr-bench data`` left in a folder."""
+    """Read the ``data.json`` that ``aqr-bench data`` writes into a folder."""
     folder = Path(infos)
     path = require_file(folder / "data.json", "info summary", "Run: aqr-bench data --out " + str(folder))
     again = "Delete it and run aqr-bench data again."
@@ -32,22 +32,22 @@ def load_data(infos: str | Path) -> DataSet:
         if version not in SPLITS or not isinstance(sha256, str):
             raise ValueError(f"version {quoted(version)}, data_sha256 {quoted(sha256)}")
         sizes = dict(summary.get("bytes", {}))
-        found = DataSet(folder.resolve(), (folder / root).resolve(), version, sha256)
+        data_set = DataSet(folder.resolve(), (folder / root).resolve(), version, sha256)
     for name, size in sizes.items():
-        there = require_file(folder / name, "info file", "Run aqr-bench data again.").stat().st_size
-        if there != size:
+        file_bytes = require_file(folder / name, "info file", "Run aqr-bench data again.").stat().st_size
+        if file_bytes != size:
             raise UserError(
-                f"{folder / name} has {there} bytes, {quoted(size)} were written: it is damaged. Delete {path} and run "
-                "aqr-bench data again."
+                f"{folder / name} has {file_bytes} bytes, {quoted(size)} were written: it is damaged",
+                f"Delete {path} and run aqr-bench data again.",
             )
-    return found
+    return data_set
 
 
 def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
     """A folder with one mmdet3d info file (.pkl, one or more samples) and the files that it names, side by side."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"keyframe folder not found: {folder}. Give a folder with an info file (.pkl) and its files.")
+        raise UserError(f"keyframe folder not found: {folder}", "Give a folder with an info file (.pkl) and its files.")
     infos = sorted(folder.glob("*.pkl"))
     if len(infos) != 1:
         raise UserError(f"{folder} must hold exactly one info file (*.pkl), it holds {len(infos)}")

@@ -1,4 +1,4 @@
-"""Cut the objects of the train split out of points and images: what ground-truth sampling pastes."""
+"""The ground-truth database: objects of the train split cropped from points and images, for gt_sampling."""
 
 from __future__ import annotations
 
@@ -172,11 +172,10 @@ def _train_frames(path: Path) -> list[dict]:
     try:
         categories, frames = content["metainfo"]["categories"], content["data_list"]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is no info file of mmdet3d 1.x ({error!r}). {remedy}") from error
+        raise UserError(f"{path} is no info file of mmdet3d 1.x ({error!r})", remedy) from error
     if categories != {name: label for label, name in enumerate(INFO_CLASSES)}:
-        raise UserError(
-            f"{path}: metainfo.categories is {categories}, not the order {', '.join(INFO_CLASSES)}. {remedy}"
-        )
+        message = f"{path}: metainfo.categories is {categories}, not the order {', '.join(INFO_CLASSES)}"
+        raise UserError(message, remedy)
     return frames
 
 

@@ -93,7 +93,9 @@ def _raise_if_foreign(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; choose another --out")
     if any(folder.iterdir()) and not (folder / MARKER).is_file():
-        raise UserError(f"{folder} holds files that are no synthetic world; nothing was changed. Choose another --out")
+        raise UserError(
+            f"{folder} holds files that are no synthetic world; nothing was changed", "Choose another --out."
+        )
 
 
 @contextlib.contextmanager

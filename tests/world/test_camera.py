@@ -24,7 +24,7 @@ SIZE = (352, 192)
 
 def shoot(scene: Scene, size=SIZE):
     pose = scene.ego_pose(0.0)
-    return render(scene, scene.solids(0.0).seen_from(pose), pose, size, np.random.default_rng(0))
+    return render(scene, scene.solids(0.0).relative_to(pose), pose, size, np.random.default_rng(0))
 
 
 def magenta(picture: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def test_the_ground_is_fixed_to_the_world(stage):
     world = poses[0, :2] + np.random.default_rng(0).uniform(-25, 25, (500, 2))
     levels = []
     for pose in poses:
-        drawing = ground.draw(scene, pose, scene.solids(0.0).seen_from(pose))
+        drawing = ground.draw(scene, pose, scene.solids(0.0).relative_to(pose))
         cos, sin = np.cos(pose[2]), np.sin(pose[2])
         local = (world - pose[:2]) @ np.array([[cos, -sin], [sin, cos]])
         cell = ((local + ground.REACH_M) / ground.CELL_M - 0.5).astype(np.float32)
@@ -172,7 +172,7 @@ def test_the_road_runs_along_the_path(stage):
     light = light.__class__(**{**vars(light), "ground": np.zeros(3), "asphalt": np.full(3, 0.5)})
     scene = Scene(0, 0, np.array([200.0, 200.0, 1.0]), 6.0, -0.2, light, 0.0, ())
     pose = scene.ego_pose(1.5)
-    drawing = ground.draw(scene, pose, scene.solids(0).seen_from(pose))
+    drawing = ground.draw(scene, pose, scene.solids(0).relative_to(pose))
     ahead = arc(np.zeros(3), 6.0, -0.2, np.linspace(-2, 4, 30))  # the car's own path, in its own frame
     cell = ((ahead[:, :2] + ground.REACH_M) / ground.CELL_M).astype(int)
     assert (drawing[cell[:, 1], cell[:, 0]].min(-1) > 50).all()

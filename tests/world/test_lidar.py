@@ -17,7 +17,7 @@ EXACT = WorldSpec.from_dict({"range_noise_m": 0, "dropout": [0, 0], "half_return
 
 def scan(scene, spec, time_s=0.0, dropout=0.0):
     """Return points (N, 3) and yawless ego-frame coordinates (N, 3), rings, owners and the solids of a scan."""
-    solids = scene.solids(time_s).seen_from(scene.ego_pose(time_s))
+    solids = scene.solids(time_s).relative_to(scene.ego_pose(time_s))
     cloud, owner = lidar.scan(solids, scene.intensity, dropout, spec, np.random.default_rng(3))
     ego = np.stack([cloud[:, 1], -cloud[:, 0], cloud[:, 2]], -1) + LIDAR_TRANSLATION
     return cloud, ego, owner, solids
@@ -120,7 +120,7 @@ def test_a_dark_vehicle_fades_with_distance():
     for spec in (WorldSpec.from_dict({"dark_share": share, "seed": 5}) for share in (0.0, 1.0)):
         for index in range(3):
             scene = simulate(spec, 0, index)
-            solids = scene.solids(0.0).seen_from(scene.ego_pose(0.0))
+            solids = scene.solids(0.0).relative_to(scene.ego_pose(0.0))
             counts = []
             for one in (spec, EXACT):
                 _, owner = lidar.scan(solids, scene.intensity, 0.0, one, np.random.default_rng(3))

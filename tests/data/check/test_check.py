@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from aqr_bench.cli.main import main as cli
 from aqr_bench.data.check.check import check_root, main
 from aqr_bench.data.check.files import Recordings, check_presence, cloud_fault, draw
-from aqr_bench.data.check.finding import Finding, finding
+from aqr_bench.data.check.finding import Finding, about_names
 from aqr_bench.data.check.table_schema import SCHEMA, offenders
 from aqr_bench.data.check.tables import check_rows, read_rows
 from aqr_bench.world.tables import TABLES
@@ -385,10 +385,11 @@ def test_a_whole_turn_has_a_return_on_every_side(tmp_path):
 
 
 def test_a_line_names_the_first_few_and_counts_the_rest():
-    some = replace(finding("files", "some missing", "file", [f"f{i}" for i in range(10)]), remedy="Do so.")
+    some = replace(*about_names("files", "some missing", "file", [f"f{i}" for i in range(10)]), remedy="Do so.")
     assert some.line() == "error: files: some missing: f0, f1, f2 and 7 more. Do so."
     assert Finding("maps", "none", "mask", warning=True).line() == "warning: maps: none."
-    assert len(finding("files", "long", "file", ["x" * 10_000]).line()) < 200
+    assert len(about_names("files", "long", "file", ["x" * 10_000])[0].line()) < 200
+    assert about_names("files", "none", "file", []) == []
 
 
 def test_reading_keeps_the_collector_as_it_was(tmp_path):
