@@ -24,7 +24,7 @@ from aqr_bench.study.load import load_study, load_suite, load_tier
 ROOT = Path(__file__).resolve().parents[1]
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
-SAID = """\
+OUTPUT = """\
 Provided cores: 4 (use --cores to define parallelism)
 Job stats:
 job              count
@@ -51,7 +51,7 @@ def begun(threads: int = 1) -> tuple[Progress, Clock]:
     clock = Clock()
     left = TimeLeft({"train_base": 60.0, "evaluate": 30.0, "report": 15.0}, clock=clock)
     progress = Progress(threads=threads, time_left=left)
-    for line in SAID.splitlines():
+    for line in OUTPUT.splitlines():
         progress.feed(line)
     return progress, clock
 
@@ -109,12 +109,12 @@ def test_what_is_not_known_is_said():
 
 
 def test_every_rule_of_the_workflow_is_known_by_its_message():
-    found = {}
+    rules = {}
     for file in (ROOT / "workflow" / "rules").glob("*.smk"):
         for rule, body in re.findall(r"rule (\w+):\n(.*?)shell:", file.read_text(), re.DOTALL):
-            found[rule] = rule_of(re.search(r'message:\s+"([^"]+)"', body)[1])
-    assert set(RULES.values()) <= set(found) and set(WORKS.values()) | set(MINOR_S) <= set(RULES.values())
-    assert {rule: kind for rule, kind in found.items() if rule != kind} == {"check": "Checking that no run failed"}
+            rules[rule] = rule_of(re.search(r'message:\s+"([^"]+)"', body)[1])
+    assert set(RULES.values()) <= set(rules) and set(WORKS.values()) | set(MINOR_S) <= set(RULES.values())
+    assert {rule: kind for rule, kind in rules.items() if rule != kind} == {"check": "Checking that no run failed"}
 
 
 def test_expected_times_are_those_of_the_tier_or_of_its_records(tmp_path):
@@ -129,7 +129,7 @@ def test_expected_times_are_those_of_the_tier_or_of_its_records(tmp_path):
 
 FAKE_SNAKEMAKE = f"""
 import sys, time
-for line in {SAID.splitlines()!r}:
+for line in {OUTPUT.splitlines()!r}:
     print(line, flush=True)
 print("Something that Snakemake has never said before", flush=True)
 time.sleep(float(sys.argv[1]))

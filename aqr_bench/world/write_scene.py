@@ -81,8 +81,8 @@ def points_inside(points: np.ndarray, boxes: list[Record], pose: np.ndarray) -> 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     """Return an RGB image (H, W, 3) uint8 as a JPEG file."""
-    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
+    encoded, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not encoded:
         raise RuntimeError("OpenCV could not encode a JPEG")
     return data.tobytes()
 

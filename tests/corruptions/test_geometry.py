@@ -87,9 +87,9 @@ def test_boxes_of_the_real_frame_hold_as_many_points_as_its_annotators_counted(k
     frame = real_keyframe(keyframe)
     info = load_safe_pickle(next(keyframe.glob("*.pkl")))["data_list"][0]
     counted = np.array([instance["num_lidar_pts"] for instance in info["instances"]])
-    found = np.array([len(i) for i in g.indices_in_boxes(frame.clouds[0].points[:, :3], frame.boxes)])
+    counts = np.array([len(i) for i in g.indices_in_boxes(frame.clouds[0].points[:, :3], frame.boxes)])
     # Points near a face are a matter of rounding; a wrong sign of the yaw loses half of them.
-    assert (found == counted).mean() > 0.8 and (np.abs(found - counted) <= 2 + 0.1 * counted).all()
+    assert (counts == counted).mean() > 0.8 and (np.abs(counts - counted) <= 2 + 0.1 * counted).all()
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
@@ -112,11 +112,11 @@ def test_no_points_no_boxes_and_a_broken_box():
 
 def test_corners_in_the_order_of_their_signs():
     # Length along y: the first four corners, negative along the length, are those at y = -2.
-    found = g.corners(BOX)[0]
-    assert np.allclose(found[0], [11, -2, 0]) and np.allclose(found[1], [11, -2, 2])
-    assert np.allclose(found[2], [9, -2, 0]) and np.allclose(found[7], [9, 2, 2])
+    corners = g.corners(BOX)[0]
+    assert np.allclose(corners[0], [11, -2, 0]) and np.allclose(corners[1], [11, -2, 2])
+    assert np.allclose(corners[2], [9, -2, 0]) and np.allclose(corners[7], [9, 2, 2])
     # In the box's axes its first corner is (-, -, -) half of length, width and height.
-    assert np.allclose(g.to_box(found, BOX[0])[[0, 7]], [[-2, -1, -1], [2, 1, 1]])
+    assert np.allclose(g.to_box(corners, BOX[0])[[0, 7]], [[-2, -1, -1], [2, 1, 1]])
     assert g.corners(np.zeros((0, 7))).shape == (0, 8, 3)
 
 

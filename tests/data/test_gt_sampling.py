@@ -82,8 +82,8 @@ def state_of(results):
     }
 
 
-def equal_states(one, other):
-    return all(np.array_equal(one[key], other[key]) for key in one)
+def equal_states(first, other):
+    return all(np.array_equal(first[key], other[key]) for key in first)
 
 
 def footprint(box):
@@ -194,12 +194,12 @@ def test_disabled_gives_the_frame_back(database, frames):
 
 def test_a_draw_depends_on_the_seed_alone(database, frames):
     boxes, labels = frames[0]["gt_bboxes_3d"].tensor.numpy(), frames[0]["gt_labels_3d"]
-    one = UnifiedDataBaseSampler(**sampler_config(database[0]))
+    first = UnifiedDataBaseSampler(**sampler_config(database[0]))
     for _ in range(3):
-        one.sample_all(boxes, labels)
+        first.sample_all(boxes, labels)
     other = UnifiedDataBaseSampler(**sampler_config(database[0]))
     drawn = []
-    for sampler in (one, other):
+    for sampler in (first, other):
         np.random.seed(7)
         drawn.append(sampler.sample_all(boxes, labels)["gt_bboxes_3d"])
     assert np.array_equal(*drawn)

@@ -33,8 +33,8 @@ def test_resampling_is_the_map_of_each_draw():
 
 
 def test_equal_models_differ_by_nothing():
-    one = resample(model(), 100)
-    interval = paired_scene_bootstrap({0: one}, {0: one})
+    resampled = resample(model(), 100)
+    interval = paired_scene_bootstrap({0: resampled}, {0: resampled})
     assert (interval.mean, interval.low, interval.high, interval.sd) == (0, 0, 0, 0)
 
 
@@ -61,6 +61,6 @@ def test_the_mean_over_common_seeds_is_what_is_resampled():
 
 def test_few_or_different_scenes_give_no_interval():
     assert resample(model(scenes=7)) is None
-    one = resample(model(), 10)
-    assert paired_scene_bootstrap({0: one}, {1: one}) is None
-    assert paired_scene_bootstrap({0: one}, {0: replace(one, scenes=one.scenes[::-1])}) is None
+    resampled = resample(model(), 10)
+    assert paired_scene_bootstrap({0: resampled}, {1: resampled}) is None
+    assert paired_scene_bootstrap({0: resampled}, {0: replace(resampled, scenes=resampled.scenes[::-1])}) is None

@@ -68,12 +68,12 @@ def test_equals_mmdet3d(tmp_path):
     metric.data_infos = [{"token": "t0", "lidar_points": {"lidar2ego": lidar2ego}, "ego2global": ego2global}]
     bottom = boxes.copy()
     bottom[:, 2] -= bottom[:, 5] / 2
-    found = {
+    predicted = {
         "bboxes_3d": LiDARInstance3DBoxes(torch.from_numpy(bottom), 9),
         "scores_3d": torch.from_numpy(scores),
         "labels_3d": torch.from_numpy(labels),
     }
-    written = Path(metric._format_lidar_bbox([found], [0], NAMES, str(tmp_path)))
+    written = Path(metric._format_lidar_bbox([predicted], [0], NAMES, str(tmp_path)))
     theirs = json.loads(written.read_text())["results"]["t0"]
 
     assert 0 < len(ours) < len(boxes) and len(ours) == len(theirs)  # some are out of range

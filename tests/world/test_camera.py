@@ -51,10 +51,10 @@ def hull(camera, box: Box, size) -> np.ndarray:
 def test_boxes_sit_on_what_is_drawn(stage, index, offset_deg, distance, yaw):
     camera = CAMERAS[index]
     bearing = np.deg2rad(camera.yaw_deg + offset_deg)
-    place = np.array(camera.translation[:2]) + distance * np.array([np.cos(bearing), np.sin(bearing)])
-    pictures, _, _ = shoot(stage({"at": place, "size": (3.0, 1.5, 2.0), "yaw": yaw, "colour": MAGENTA}))
+    position = np.array(camera.translation[:2]) + distance * np.array([np.cos(bearing), np.sin(bearing)])
+    pictures, _, _ = shoot(stage({"at": position, "size": (3.0, 1.5, 2.0), "yaw": yaw, "colour": MAGENTA}))
     drawn = magenta(pictures[index])
-    box = Box([*place, 1.0], [1.5, 3.0, 2.0], Quaternion(axis=[0, 0, 1], radians=yaw))
+    box = Box([*position, 1.0], [1.5, 3.0, 2.0], Quaternion(axis=[0, 0, 1], radians=yaw))
     expected = hull(camera, box, SIZE)
     overlap = (drawn & expected).sum() / (drawn | expected).sum()
     assert drawn.sum() > 300
@@ -65,8 +65,8 @@ def test_boxes_sit_on_what_is_drawn(stage, index, offset_deg, distance, yaw):
 
 def test_the_pose_of_the_car_matters(stage):
     ego = np.array([212.0, 187.0, 2.1])
-    place = ego[:2] + 10 * np.array([np.cos(2.1), np.sin(2.1)])
-    pictures, _, _ = shoot(stage({"at": place, "size": (2, 2, 2), "yaw": 2.1, "colour": MAGENTA}, ego=ego))
+    position = ego[:2] + 10 * np.array([np.cos(2.1), np.sin(2.1)])
+    pictures, _, _ = shoot(stage({"at": position, "size": (2, 2, 2), "yaw": 2.1, "colour": MAGENTA}, ego=ego))
     columns = np.nonzero(magenta(pictures[0]))[1]
     assert abs(columns.mean() - SIZE[0] / 2) < 1.5
     assert not any(magenta(picture).any() for picture in pictures[1:])
@@ -182,7 +182,7 @@ def test_the_road_runs_along_the_path(stage):
 
 
 def test_by_night_the_headlights_and_lamps_light_what_is_near_them(stage):
-    boxes = [{"at": place, "size": (2, 2, 2), "colour": MAGENTA} for place in ((14, 0), (1, 14), (-14, 0))]
+    boxes = [{"at": position, "size": (2, 2, 2), "colour": MAGENTA} for position in ((14, 0), (1, 14), (-14, 0))]
     day = stage(*boxes)
     light = dataclasses.replace(day.light, night=True, gain=0.4)
     dark = dataclasses.replace(day, light=light)
@@ -203,5 +203,5 @@ def test_the_same_moment_gives_the_same_pictures(stage):
     """The pictures of one moment do not depend on what was compiled or drawn before."""
     scene = stage({"at": (9, 1), "size": (4, 2, 2), "yaw": 0.7, "colour": (0.2, 0.5, 0.9)})
     first, second = shoot(scene), shoot(scene)
-    for one, two in zip(first[0], second[0], strict=True):
-        np.testing.assert_array_equal(one, two)
+    for before, after in zip(first[0], second[0], strict=True):
+        np.testing.assert_array_equal(before, after)

@@ -68,8 +68,8 @@ def test_another_seed_changes_everything(spec, reference, tmp_path):
     base = json.loads((reference / "world.json").read_text())
     for key in ("sha256", "files_sha256", "tables_sha256"):
         assert other[key] != base[key]
-    one, two = ({p.read_bytes() for p in (r / "samples").rglob("*.*g")} for r in (reference, tmp_path / "world"))
-    assert len(one) == 36 and not one & two
+    first, second = ({p.read_bytes() for p in (r / "samples").rglob("*.*g")} for r in (reference, tmp_path / "world"))
+    assert len(first) == 36 and not first & second
 
 
 def test_a_world_that_is_there_is_left_alone(spec, reference, capsys):

@@ -195,9 +195,9 @@ def test_side_cameras_blur_sideways_and_front_and_back_zoom():
 def test_moving_objects_blur_only_their_outlines():
     frame = make_frame(points=500, size=(90, 160), boxes=20)
     out = corrupt(get_corruption("nuscenes_c.moving_object", 5), frame)
-    whole = corrupt(get_corruption("nuscenes_c.motion_blur", 5), frame)
+    full_image = corrupt(get_corruption("nuscenes_c.motion_blur", 5), frame)
     shares = []
-    for before, after, blurred in zip(frame.views, out.views, whole.views, strict=True):
+    for before, after, blurred in zip(frame.views, out.views, full_image.views, strict=True):
         changed = (before.image != after.image).any(2)
         assert np.array_equal(after.image[changed], blurred.image[changed])
         shares.append(changed.mean())
