@@ -100,7 +100,7 @@ def test_a_failed_job_is_no_measure_of_others_and_no_longer_at_work():
     assert progress.failed_logs == ["logs/x.log"]
 
 
-def test_what_is_not_known_is_said():
+def test_unknown_times_are_reported():
     left = TimeLeft({"evaluate": 100.0}, left={"evaluate": 1, "train_base": 2, "all": 1})
     assert left.in_words() == "more than 2 min left"
     assert TimeLeft({}, left={"train_base": 2}).in_words() == "time left unknown"
@@ -252,7 +252,7 @@ def test_without_a_terminal_there_are_plain_lines(folder):
         assert done.stdout.splitlines() == lines and not done.stderr and not CONTROL.search(done.stdout)
 
 
-def test_a_long_step_shows_where_it_is_and_what_it_says_stays(folder):
+def test_a_long_step_shows_its_progress_and_its_lines_stay(folder):
     code, text = on_terminal(STEPS, folder)
     assert code == 0 and "suite weather: 1/3, fog [" in text
     assert screen(text) == ["clean done", "fog done", "snow done"]

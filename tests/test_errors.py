@@ -97,7 +97,7 @@ def test_a_full_disk_is_no_measurement(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_workflow_says_that_its_disk_is_full(tmp_path, monkeypatch):
+def test_the_workflow_reports_a_full_disk(tmp_path, monkeypatch):
     assert launch.full_disk(tmp_path) is None
     monkeypatch.setattr(launch.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
     assert f"the disk that holds {tmp_path} is full (4 kB" in launch.failure_summary(Progress(), tmp_path)

@@ -108,7 +108,7 @@ def test_licence_and_citation_agree_with_the_project():
     assert citation["title"].startswith(project["name"])
 
 
-def test_notice_names_places_that_exist():
+def test_notice_names_paths_that_exist():
     paths = re.findall(r"\b(?:aqr_bench|docs|ablations|results)/[\w./-]*", (ROOT / "NOTICE").read_text())
     assert len(paths) > 8 and all((ROOT / path.rstrip(".")).exists() for path in paths)
 
@@ -143,7 +143,7 @@ def test_set_up_refuses_another_python(tmp_path, python, message):
     assert not (tmp_path / ".venv").exists()
 
 
-def test_files_are_of_a_readable_size_and_say_what_they_are_for():
+def test_files_have_a_readable_size_and_a_purpose_line():
     files = [f for f in (ROOT / "aqr_bench").rglob("*.py") if f.read_text().strip()]
     assert len(files) > 50
     for file in files:

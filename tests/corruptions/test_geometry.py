@@ -31,7 +31,7 @@ def test_azimuth_is_measured_from_the_front_to_the_right():
     assert g.azimuth_deg(np.zeros((0, 3), np.float32)).shape == (0,)
 
 
-def test_keep_rings_keeps_whole_points_of_those_rings_in_every_cloud():
+def test_keep_rings_keeps_complete_points_of_those_rings_in_every_cloud():
     frame = make_frame(points=400)
     out = g.keep_rings(frame, (1, 9, 17, 25))
     for before, after in zip(frame.clouds, out.clouds, strict=True):

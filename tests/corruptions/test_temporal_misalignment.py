@@ -72,7 +72,7 @@ def test_runs_of_one_are_single_stuck_frames():
     assert np.array_equal(runs_of_one < np.arange(60), single < np.arange(60)) and (runs_of_one < single).any()
 
 
-def test_sensors_get_stuck_on_their_own():
+def test_sensors_get_stuck_independently():
     lidar, camera = (frames_seen("d", 200, 0.5, sensor=sensor) for sensor in ("LIDAR_TOP", "CAM_FRONT"))
     assert 60 < sum(a == b for a, b in zip(lidar, camera, strict=True)) < 140
 

@@ -168,7 +168,7 @@ def test_an_empty_scene_moves_too():
         ({**CONF, "resize_lim": (2, 1)}, "resize_lim is"),
     ],
 )
-def test_mistakes_are_told(conf, message):
+def test_mistakes_are_reported(conf, message):
     with pytest.raises(UserError, match=message):
         ResizeCropFlipImage(conf)
     with pytest.raises(UserError, match="flip_ratio_bev_vertical is 2"):

@@ -239,7 +239,7 @@ def test_numbers_follow_rate_and_what_is_there(tmp_path, rate, present, expected
         assert drawn["points_idx"].tolist() == np.repeat(np.arange(expected), 3).tolist()
 
 
-def test_the_same_box_twice_collides_and_a_free_place_does_not():
+def test_the_same_box_twice_collides_and_a_free_position_does_not():
     rng = np.random.default_rng(0)
     boxes = np.zeros((60, 9), np.float32)
     boxes[:, :2], boxes[:, 3:5] = rng.uniform(-8, 8, (60, 2)), rng.uniform(0.5, 6, (60, 2))

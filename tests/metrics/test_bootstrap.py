@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from metrics_boxes import CONFIG, random_boxes
+from metrics_devkit import match_boxes
 
 from aqr_bench.metrics.bootstrap import Resampled, paired_scene_bootstrap, resample, scene_draws
-from aqr_bench.metrics.matches import Matches, match_boxes
+from aqr_bench.metrics.matches import Matches
 
 
 def model(seed: int = 0, quality: float = 1.0, scenes: int = 12) -> Matches:

@@ -6,6 +6,7 @@ import metrics_devkit
 import numpy as np
 import pytest
 from metrics_boxes import CONFIG, assert_equal
+from metrics_devkit import from_eval_boxes
 from metrics_tables import SCENES, make_tables
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes, load_gt
@@ -13,7 +14,6 @@ from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionBox
 
 from aqr_bench.errors import UserError
-from aqr_bench.metrics.boxes import from_eval_boxes
 from aqr_bench.metrics.ground_truth import filter_boxes, ground_truth, read_split
 
 

@@ -91,7 +91,7 @@ def test_published_severity_means_of_robobev():
     assert checked == 36
 
 
-def test_the_baseline_is_its_own_measure(recomputed):
+def test_the_baseline_compared_with_itself(recomputed):
     base = recomputed[1].loc["BEVfusion"]
     assert abs(base["mRRA"]) < 1e-12 and base["mCE"] == pytest.approx(1)
     best = recomputed[1].loc["MoME"]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from metrics_boxes import assert_equal
+from metrics_devkit import from_eval_boxes
 from nuscenes.eval.common.loaders import load_prediction
 from nuscenes.eval.detection.data_classes import DetectionBox
 from scipy.spatial.transform import Rotation
 
 from aqr_bench.errors import UserError
 from aqr_bench.metrics import submission
-from aqr_bench.metrics.boxes import from_eval_boxes
 from aqr_bench.metrics.submission import (
     from_results,
     load_results,

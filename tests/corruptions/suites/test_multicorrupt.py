@@ -183,7 +183,7 @@ def test_numbers_of_dark_fog_snow_and_blur():
             assert [c.parameters[key] for c in CORRUPTIONS[f"multicorrupt.{name}"]] == values
 
 
-def test_kernels_get_the_parameters_and_the_camera_s_own_draws():
+def test_kernels_get_the_parameters_and_draws_of_the_camera():
     frame, dark = make_frame(), condition("dark", 2)
     stream = RandomStream(0, dark.key, 2)
     for view, out in zip(frame.views, corrupt(dark, frame).views, strict=True):

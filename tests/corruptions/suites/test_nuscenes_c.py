@@ -104,7 +104,7 @@ def test_sweeps_of_one_sample_are_not_disturbed_alike():
         assert not np.array_equal(out.clouds[0].points, out.clouds[1].points)
 
 
-def test_only_the_key_frame_where_that_is_asked_for():
+def test_keyframe_only_option():
     frame = make_frame()
     for condition in (c for c in SUITE if c.parameters.get("sweeps") == "all" and c.severity == 5):
         out = corrupt(condition.with_options({"sweeps": "key"}), frame)
@@ -152,7 +152,7 @@ def test_each_sensor_of_a_weather_is_hit():
     assert foggy[1] < foggy[0] < frame.clouds[0].points[:, 3].mean()
 
 
-def test_the_sun_stands_in_the_front_camera_and_blinds_the_lidar_there():
+def test_the_sun_is_in_the_front_camera_and_blinds_the_lidar_there():
     frame = make_frame(points=20_000, sweeps=0, size=(90, 160))
     frame = frame.with_images(lambda view: view.image // 4)
     out = corrupt(get_corruption("nuscenes_c.sunlight", 5), frame)

@@ -176,7 +176,7 @@ def test_one_noise_for_all_cameras_or_one_each():
     assert not any(np.allclose(a, b, atol=1e-4) for i, a in enumerate(single) for b in single[:i])
 
 
-def test_dropped_sensors_tell_the_router():
+def test_dropped_sensors_set_the_sensor_state():
     assert corrupt(get_corruption(f"{SUITE}.lidar_drop"), make_frame()).state == 1
     dark = corrupt(get_corruption(f"{SUITE}.view_drop"), make_frame())
     assert dark.state == 2 and len(dark.views) == 6 and not any(view.image.any() for view in dark.views)
