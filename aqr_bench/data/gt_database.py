@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -125,7 +124,10 @@ class _Job:
         """Write the objects of one frame; return their entries in the order of its instances."""
         results = _with_paths(info, self.data_root)
         cloud = _load_cloud(results, self.sweeps)
-        views = {camera: _load_view(view) for camera, view in results["images"].items()}
+        views = {
+            camera: (read_image(view["img_path"]), lidar_to_image(view["cam2img"], view["lidar2cam"]))
+            for camera, view in results["images"].items()
+        }
         # A box without a return of LiDAR or radar in the keyframe is not trained on either (use_valid_flag).
         valid = [
             (index, instance)
@@ -244,11 +246,6 @@ def _load_cloud(results: dict, sweeps: int) -> np.ndarray:
     ):
         results = transform(results)
     return results["points"].tensor.numpy()
-
-
-def _load_view(view: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(image [h, w, 3] uint8 BGR as in the file, lidar2img [4, 4])."""
-    return read_image(view["img_path"]), lidar_to_image(view["cam2img"], view["lidar2cam"])
 
 
 def _bottom_boxes(instances: list[dict]) -> LiDARInstance3DBoxes:
