@@ -5,7 +5,8 @@ Causes before consequences: that something is absent is only reported where ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,11 +40,10 @@ def check_sensors(tables: Mapping[str, Table]) -> list[Finding]:
     """Every sample has a keyframe of the LiDAR and of all six cameras; a camera has an intrinsic matrix."""
     findings = []
     if {"calibrated_sensor", "sensor"} <= tables.keys():
-        calibrated, sensor = tables["calibrated_sensor"], tables["sensor"]
-        camera = np.array([*(modality == "camera" for modality in sensor.columns["modality"]), False])
-        is_camera = camera[_positions(calibrated.hashes["sensor_token"], sensor.hashes["token"])]
-        empty = np.array([matrix == [] for matrix in calibrated.columns["camera_intrinsic"]], bool)
-        lost = calibrated.index[is_camera & empty]
+        calibrated = tables["calibrated_sensor"]
+        modality = _by_token(tables["sensor"], tables["sensor"].columns["modality"])
+        rows = zip(calibrated.hashes["sensor_token"].tolist(), calibrated.columns["camera_intrinsic"], strict=True)
+        lost = calibrated.index[np.array([modality.get(t) == "camera" and matrix == [] for t, matrix in rows], bool)]
         findings += about_rows("calibrated_sensor", lost, "of a camera without 'camera_intrinsic'", group="calibration")
     if {"sample", "sample_data"} <= tables.keys():
         data, channels = tables["sample_data"], channels_of(tables)
@@ -60,20 +60,17 @@ def check_sensors(tables: Mapping[str, Table]) -> list[Finding]:
 
 def channels_of(tables: Mapping[str, Table]) -> np.ndarray:
     """[N] for every row of sample_data: index of ``CHANNELS``, OTHER sensor, or UNKNOWN by bad or missing rows."""
-    if not {"calibrated_sensor", "sensor"} <= tables.keys():
-        return np.full(len(tables["sample_data"].index), UNKNOWN)
-    calibrated, sensor = tables["calibrated_sensor"].hashes, tables["sensor"]
-    indices = {channel: i for i, channel in enumerate(CHANNELS)} | {None: UNKNOWN}
-    channel = np.array([*(indices.get(name, OTHER) for name in sensor.columns["channel"]), UNKNOWN])
-    mounted = np.append(_positions(calibrated["sensor_token"], sensor.hashes["token"]), -1)
-    recorded = tables["sample_data"].hashes["calibrated_sensor_token"]
-    return channel[mounted[_positions(recorded, calibrated["token"])]]
+    mounted: dict[int, int] = {}
+    if {"calibrated_sensor", "sensor"} <= tables.keys():
+        calibrated, sensor = tables["calibrated_sensor"], tables["sensor"]
+        indices = {channel: i for i, channel in enumerate(CHANNELS)} | {None: UNKNOWN}
+        channel = _by_token(sensor, [indices.get(name, OTHER) for name in sensor.columns["channel"]])
+        sensors = calibrated.hashes["sensor_token"].tolist()
+        mounted = _by_token(calibrated, [channel.get(token, UNKNOWN) for token in sensors])
+    recorded = tables["sample_data"].hashes["calibrated_sensor_token"].tolist()
+    return np.array([mounted.get(token, UNKNOWN) for token in recorded], np.int64)
 
 
-def _positions(sought: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Index in ``tokens`` of each of ``sought``; -1: not there, also for 0 (empty or bad)."""
-    if not len(tokens):
-        return np.full(len(sought), -1)
-    order = np.argsort(tokens)
-    position = order[np.minimum(np.searchsorted(tokens, sought, sorter=order), len(tokens) - 1)]
-    return np.where((tokens[position] == sought) & (sought != 0), position, -1)
+def _by_token(table: Table, values: Sequence[Any]) -> dict[int, Any]:
+    """A value for each row, by the hash of the row's token; without bad tokens."""
+    return {token: value for token, value in zip(table.hashes["token"].tolist(), values, strict=True) if token}
