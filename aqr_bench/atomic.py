@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written under a temporary name, and renamed when they are complete."""
+"""Atomic writes: under a temporary name, renamed when the file is complete."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; after the block it becomes ``path``, after an exception it is gone.
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; it is renamed to ``path`` after the block, or deleted after an exception.
 
-    The name is always the same, so that what a killed process left is written over by the next one.
+    The name is always the same, so that the next process overwrites what a killed one left.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -21,13 +21,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            error.filename = str(path)  # a write that fails does not say where
+            error.filename = str(path)  # a failed write names no file
         temporary.unlink(missing_ok=True)
         raise
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write UTF-8 text, whole or not at all."""
-    with whole_file(path) as temporary:
+    """Write UTF-8 text atomically."""
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)

@@ -67,8 +67,8 @@ def prepare() -> None:
         guard.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
         sys.modules["mmcv._ext"] = guard
     _allow_checkpoint_classes()
-    _read_pickles_as_plain_data()
-    _recompute_without_reentry()
+    _register_safe_pickle()
+    _use_nonreentrant_checkpointing()
 
 
 def use_threads(count: int | None = None) -> int:
@@ -86,9 +86,9 @@ def use_threads(count: int | None = None) -> int:
 
 
 def use_tf32(allowed: bool) -> None:
-    """Whether float32 products and convolutions on a GPU may use TF32; of this process, before it uses CUDA.
+    """Allow or forbid TF32 for float32 matrix products and convolutions of this process, before it uses CUDA.
 
-    PyTorch's defaults differ: off for products, on for cuDNN's convolutions. Here one setting says it for both.
+    PyTorch's defaults differ: off for products, on for cuDNN's convolutions. Here one setting is for both.
     """
     import torch
 
@@ -106,7 +106,7 @@ def spawn_pool(
 
     Args:
         initializer: called in each worker before its first task; a module's function.
-        note: what else to say when a worker was killed.
+        note: added to the message when a worker was killed.
     Raises:
         UserError: a worker process was killed.
     """
@@ -128,7 +128,7 @@ def _start_worker(initializer: Callable[[], None] | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """Make a worker process end when its parent does: it would wait for work for ever."""
+    """Make a worker process end when its parent does: otherwise it would wait for work forever."""
 
     def watch() -> None:
         multiprocessing.parent_process().join()
@@ -160,7 +160,7 @@ def to_cpu(sample: Any) -> Any:
     return sample.to("cpu")
 
 
-def _recompute_without_reentry() -> None:
+def _use_nonreentrant_checkpointing() -> None:
     """Let activation checkpointing (``with_cp``) be non-reentrant wherever a model does not choose.
 
     torch still takes the reentrant kind there, a backward pass inside the backward pass. DistributedDataParallel then
@@ -181,86 +181,86 @@ def _recompute_without_reentry() -> None:
     module.checkpoint = checkpoint
 
 
-def _read_pickles_as_plain_data() -> None:
-    """Let mmengine, and with it every data set, sampler and metric of mmdet3d, execute nothing out of an info file.
+def _register_safe_pickle() -> None:
+    """Let mmengine, and with it every data set, sampler and metric of mmdet3d, execute nothing in an info file.
 
-    Its own handler unpickles whatever a file asks for, and info files come from anybody.
+    mmengine's handler unpickles whatever a file asks for, and info files may come from anywhere.
     """
     from mmengine.fileio import PickleHandler, register_handler
 
-    class PlainPickleHandler(PickleHandler):
+    class SafePickleHandler(PickleHandler):
         def load_from_fileobj(self, file, **_options):
-            return read_plain_pickle(file)
+            return read_safe_pickle(file)
 
-    register_handler(["pkl", "pickle"])(PlainPickleHandler)
+    register_handler(["pkl", "pickle"])(SafePickleHandler)
 
 
 def _method_of_checkpoint(owner: object, name: str) -> object:
-    """The few methods that mmengine pickles by name; a stand-in for ``getattr`` that gives out nothing else."""
+    """The few methods that mmengine pickles by name; a stand-in for ``getattr`` that returns nothing else."""
     from mmengine.logging.history_buffer import HistoryBuffer
     from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-    known = {
+    allowed = {
         HistoryBuffer: ("min", "max", "mean", "current"),
         OneCycleParamScheduler: ("_annealing_cos", "_annealing_linear"),
     }
-    if owner not in known or name not in known[owner]:
+    if owner not in allowed or name not in allowed[owner]:
         raise ValueError(f"the checkpoint asks for '{name}' of {owner!r}, which no training checkpoint needs")
     return getattr(owner, name)
 
 
-def load_plain_pickle(path: str | Path, what: str = "pickle", remedy: str = "Check the path.") -> Any:
+def load_safe_pickle(path: str | Path, what: str = "pickle", remedy: str = "Check the path.") -> Any:
     """Read a pickle file of plain data, whoever wrote it.
 
-    Files written under numpy 1.x and 2.x are read alike: the two differ in the names of numpy's modules only.
+    Files written with numpy 1.x and 2.x can be read: they differ only in the names of numpy's modules.
 
     Args:
         path: the file.
         what: what the file is, for messages ("ground-truth database").
-        remedy: how to get a good one, for messages.
+        remedy: how to get a valid one, for messages.
     Returns:
         None, bools, numbers, strings, bytes, tuples, lists, dicts, sets, numpy arrays, dtypes and scalars.
     Raises:
         UserError: the file is missing, truncated or damaged, or asks for anything else by name.
     """
     path = require_file(path, what, remedy)
-    with path.open("rb") as handle, naming(f"{what} {path}", remedy):
-        return read_plain_pickle(handle)
+    with path.open("rb") as handle, with_pickle_name(f"{what} {path}", remedy):
+        return read_safe_pickle(handle)
 
 
 class PickleError(UserError):
-    """A pickle that is damaged, or no plain data; who knows the file puts its name before this."""
+    """A pickle that is damaged, or no plain data; it does not name the file, see :func:`with_pickle_name`."""
 
 
 @contextmanager
-def naming(name: str, remedy: str = "") -> Iterator[None]:
-    """Put the file's name before, and the remedy behind, what :func:`read_plain_pickle` says about a pickle."""
+def with_pickle_name(name: str, remedy: str = "") -> Iterator[None]:
+    """Add the file's name and the remedy to a PickleError of :func:`read_safe_pickle`."""
     try:
         yield
     except PickleError as error:
-        raise UserError(f"{name} {error} {remedy}".strip()) from error
+        raise UserError(f"{name} {error}", remedy) from error
 
 
-def read_plain_pickle(handle: BinaryIO) -> Any:
-    """Plain data out of an open file, as :func:`load_plain_pickle`; raises PickleError, which names no file."""
+def read_safe_pickle(handle: BinaryIO) -> Any:
+    """Plain data out of an open file, as :func:`load_safe_pickle`; raises PickleError, which names no file."""
     try:
-        return _PlainUnpickler(handle).load()
+        return _RestrictedUnpickler(handle).load()
     except _RefusedError as error:
-        raise PickleError(f"asks for '{error}', which is no plain data. Nothing of it was executed.") from None
+        raise PickleError(f"asks for '{error}', which is no plain data; nothing of it was executed") from None
     except Exception as error:  # a damaged stream can fail in any opcode
-        raise PickleError(f"is truncated or damaged ({type(error).__name__}: {short(error, 160)}).") from error
+        raise PickleError(f"is truncated or damaged ({type(error).__name__}: {short(error, 160)})") from error
 
 
 class _RefusedError(Exception):
     """Holds the name of the refused global."""
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        known = _KNOWN.get((_ALIASES.get(module, module), name))
-        if known is None:
+        allowed = _ALLOWED.get((_ALIASES.get(module, module), name))
+        if allowed is None:
             raise _RefusedError(f"{module}.{name}")
-        return known
+        return allowed
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -275,7 +275,7 @@ def _frombuffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: str
     return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
 
 
-# Taken from pickles rather than imported: the modules have other names in numpy 1 and numpy 2.
+# Taken from pickles rather than imported: the modules' names differ between numpy 1 and numpy 2.
 _reconstruct: Callable = np.zeros(1).__reduce__()[0]
 _scalar: Callable = np.float64(0).__reduce__()[0]
 
@@ -284,7 +284,7 @@ _ALIASES = {
     "numpy._core.numeric": "numpy.core.numeric",
     "__builtin__": "builtins",
 }
-_KNOWN: dict[tuple[str, str], Any] = {
+_ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,

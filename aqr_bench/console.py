@@ -1,4 +1,4 @@
-"""How far long work is: on a terminal one live line with the time left, elsewhere nothing but what is finished."""
+"""The terminal: progress of long work (elsewhere, only lines about what is finished), types of numeric arguments."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from importlib.util import find_spec
 from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people, no finer than an estimate is worth: ``40 s``, ``12 min``, ``3.5 h``."""
+    """Human-readable seconds, rounded as an estimate deserves: ``40 s``, ``12 min``, ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def is_terminal(file: TextIO) -> bool:
-    """Whether a person looks at it: a terminal that can go back in its line."""
+    """Whether the file is a terminal that can redraw a line."""
     return file.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class LiveLine:
-    """One line at the foot of a terminal that is drawn anew every second; a context that leaves nothing behind.
+    """Context manager: one line at the bottom of a terminal, redrawn every second and cleared at the end.
 
-    ``text`` gives the line. Where ``file`` is no terminal, nothing is drawn and lines are printed as they are.
+    ``text`` returns the line. Where ``file`` is no terminal, nothing is drawn and lines are printed as they are.
     """
 
     def __init__(self, text: Callable[[], str], file: TextIO | None = None, every_s: float = 1.0) -> None:
@@ -62,31 +63,31 @@ class LiveLine:
         if self.live:
             self._bar.set_description_str(self.text())
 
-    def say(self, line: str) -> None:
-        """Print a line for good, above the live one."""
+    def print_line(self, line: str) -> None:
+        """Print a permanent line above the live one."""
         if self.live:
             self._bar.write(line, file=self.file)
         else:
             print(line, file=self.file, flush=True)
 
 
-def steps(items: Collection[T], what: str, name: Callable[[T], str] = str) -> Iterator[T]:
-    """Go through the items of a long step; on a terminal (stderr) a bar shows the one at work and the time left."""
+def steps(items: Collection[T], title: str, name: Callable[[T], str] = str) -> Iterator[T]:
+    """Iterate over the items of a long step; on a terminal (stderr) a bar shows the current one and the time left."""
     if not is_terminal(sys.stderr) or len(items) < 2 or find_spec("tqdm") is None:
         yield from items
         return
     from tqdm import tqdm
 
-    form = "{desc}: {n_fmt}/{total_fmt}{postfix} [{elapsed}, {remaining} left]"
-    with tqdm(total=len(items), desc=what, bar_format=form, leave=False, dynamic_ncols=True) as bar:
+    bar_format = "{desc}: {n_fmt}/{total_fmt}{postfix} [{elapsed}, {remaining} left]"
+    with tqdm(total=len(items), desc=title, bar_format=bar_format, leave=False, dynamic_ncols=True) as bar:
         for item in items:
             bar.set_postfix_str(name(item))
             yield item
             bar.update()
 
 
-def say(line: str) -> None:
-    """Print a line at once, without spoiling a bar that ``steps`` is showing."""
+def print_line(line: str) -> None:
+    """Print and flush a line, above the bar that ``steps`` may be showing."""
     if is_terminal(sys.stderr) and find_spec("tqdm") is not None:
         from tqdm import tqdm
 
@@ -96,50 +97,47 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-LARGEST = 2**32 - 1  # of a seed, as numpy takes them
+MAX_SEED = 2**32 - 1  # as numpy has it
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on; ArgumentTypeError for a smaller one, ValueError for what is none."""
-    return _whole(text, 1)
+def positive_int(text: str) -> int:
+    """An integer from 1 on. This and the other types of arguments raise ArgumentTypeError for anything else."""
+    return _bounded(_number(int, text), 1)
 
 
-def natural(text: str) -> int:
-    """A whole number from 0 on; ArgumentTypeError for a smaller one, ValueError for what is none."""
-    return _whole(text, 0)
+def non_negative_int(text: str) -> int:
+    """An integer from 0 on."""
+    return _bounded(_number(int, text), 0)
 
 
 def seed(text: str) -> int:
-    """A whole number that random generators can start from: 0 .. 2**32 - 1."""
-    value = _whole(text, 0)
-    if value > LARGEST:
-        raise argparse.ArgumentTypeError(f"must be at most {LARGEST}, not {value}")
-    return value
+    """A seed of random generators, 0 .. 2**32 - 1."""
+    return _bounded(_number(int, text), 0, MAX_SEED)
 
 
-def above_zero(text: str) -> float:
+def unit_fraction(text: str) -> float:
+    """A number from 0 to 1: a score, a probability."""
+    return _bounded(_number(float, text), 0, 1)
+
+
+def positive_float(text: str) -> float:
     """A finite number above 0: seconds, metres."""
-    value = float(text)
+    value = _number(float, text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, not {value:g}")
     return value
 
 
-def share(text: str) -> float:
-    """A number from 0 to 1: a score, a probability."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in 0 .. 1, not {value:g}")
-    return value
+def _number(kind: type[N], text: str) -> N:
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "an integer" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}") from None
 
 
-def _whole(text: str, least: int) -> int:
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
-    return value
-
-
-# argparse names a type in "invalid ... value".
-for _type, _name in ((positive, "whole number"), (natural, "whole number"), (above_zero, "number"), (share, "number")):
-    _type.__name__ = _name
+def _bounded(value: N, minimum: int, maximum: int | None = None) -> N:
+    if value >= minimum and (maximum is None or value <= maximum):
+        return value
+    limits = f"at least {minimum}" if maximum is None else f"in {minimum} .. {maximum}"
+    raise argparse.ArgumentTypeError(f"must be {limits}, not {value}")

@@ -1,4 +1,4 @@
-"""Errors meant for people: one clear line that names the file, the key, the value and the way out."""
+"""Human-readable errors: one line that names the file, the key and the value, and the remedy."""
 
 from __future__ import annotations
 
@@ -16,39 +16,45 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-MOST = 2000  # characters of a message
-LISTED = 300  # characters of a list of names in one
+MAX_MESSAGE_CHARS = 2000
+MAX_LIST_CHARS = 300  # of a list of names in a message
 
 
 class UserError(Exception):
-    """A mistake the user can mend. Command-line entries print it as one line and exit with 2.
+    """A mistake the user can fix. Command-line entries print it as one line and exit with 2.
 
-    Messages quote what stands in files and arguments, which may be anybody's: the text is made printable, in one line.
+    Files and arguments are quoted in messages and may hold anything: the text is made printable, in one line.
+
+    Args:
+        message: what is wrong and where; without a full stop if there is a remedy.
+        remedy: what to do, as a sentence.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(_fit_for_a_terminal(message))
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.message, self.remedy = _printable_line(message), _printable_line(remedy)
+        super().__init__(_printable_line(f"{message}. {remedy}" if remedy else message))
 
 
-def _fit_for_a_terminal(text: str) -> str:
+def _printable_line(text: str) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else " " if c in "\n\t\r" else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= MOST else f"{text[: MOST // 2]} ... {text[-MOST // 2 :]}"
+    half = MAX_MESSAGE_CHARS // 2
+    return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:half]} ... {text[-half:]}"
 
 
-def short(text: object, most: int = 80) -> str:
-    """The text, or its two ends where it is longer than ``most`` characters."""
+def short(text: object, max_chars: int = 80) -> str:
+    """The text, or its two ends where it is longer than ``max_chars``."""
     text = str(text)
-    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+    return text if len(text) <= max_chars else f"{text[: max_chars // 2]}...{text[-max_chars // 2 :]}"
 
 
-def quoted(value: Any, most: int = 80) -> str:
-    """``repr`` of a value out of a file, cut short; large and deep values are not gone through."""
-    part = reprlib.Repr()
-    part.maxstring = part.maxlong = part.maxother = most
-    part.maxlist = part.maxtuple = part.maxdict = 6
-    part.maxlevel = 3
-    return short(part.repr(value), most)
+def quoted(value: Any, max_chars: int = 80) -> str:
+    """``repr`` of a value from a file, cut short; of large and deep values only the beginning is read."""
+    limited = reprlib.Repr()
+    limited.maxstring = limited.maxlong = limited.maxother = max_chars
+    limited.maxlist = limited.maxtuple = limited.maxdict = 6
+    limited.maxlevel = 3
+    return short(limited.repr(value), max_chars)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -57,50 +63,58 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(short(name), known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; known: {listed(known)}" if known else ""
+    return f"; known: {join_names(known)}" if known else ""
 
 
-def listed(names: Iterable[str]) -> str:
-    """Names with commas between them; how many more there are beyond ``LISTED`` characters."""
+def join_names(names: Iterable[str]) -> str:
+    """Names with commas between them; how many more there are beyond ``MAX_LIST_CHARS`` characters."""
     names, length = [short(name) for name in names], 0
     for number, name in enumerate(names):
         length += len(name) + 2
-        if number and length > LISTED:
+        if number and length > MAX_LIST_CHARS:
             return f"{', '.join(names[:number])} and {len(names) - number} more"
     return ", ".join(names)
 
 
-# What code raises that reads a file and does not find in it what should be there.
-DAMAGE = (
+# What a reader of a damaged file, or of a file with other content, may raise.
+READ_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(AssertionError, RecursionError, MemoryError),
 )
 
 
-# And one that reads arrays out of a zip: an entry may be packed in ways that are unknown, or claim any size.
-DAMAGED_ARRAYS = (*DAMAGE, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError)
+# And a reader of arrays in a zip file: an entry may be compressed in an unknown way, or claim any size.
+ARRAY_READ_ERRORS = (
+    *READ_ERRORS,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 @contextmanager
 def reading(path: str | Path, what: str, remedy: str) -> Iterator[None]:
-    """Tell what a damaged file makes its reader raise as a UserError that names the file, the reason and the remedy."""
+    """Turn what a damaged file makes its reader raise into a UserError with the file, the reason and the remedy."""
     try:
         yield
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         reason = f"{type(error).__name__}: {short(' '.join(str(error).split()), 160)}"
-        raise UserError(f"{what} cannot be used: {path} ({reason}). {remedy}") from error
+        raise UserError(f"{what} cannot be used: {path} ({reason})", remedy) from error
 
 
 def require_file(path: str | Path, what: str, remedy: str) -> Path:
     """Return ``path`` if it is a readable file, else raise UserError naming it and the remedy."""
     path = Path(path)
     if not is_file(path):
-        raise UserError(f"{what} not found: {short(path, 200)}. {remedy}")
+        raise UserError(f"{what} not found: {short(path, 200)}", remedy)
     return path
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; False also for a name that no file system takes, as that of a folder kept shut."""
+    """Whether there is such a file; False also for a name that no file system takes and in a folder without access."""
     try:
         return path.is_file()
     except OSError:
@@ -115,8 +129,8 @@ def require_disk(folder: str | Path, need_bytes: int, what: str) -> None:
     free = shutil.disk_usage(probe).free
     if free < need_bytes:
         raise UserError(
-            f"{what} needs {need_bytes / 1e9:.1f} GB under {folder}, but only {free / 1e9:.1f} GB are free. "
-            "Free some space or choose another folder."
+            f"{what} needs {need_bytes / 1e9:.1f} GB under {folder}, but only {free / 1e9:.1f} GB are free",
+            "Free some space or choose another folder.",
         )
 
 
@@ -128,15 +142,15 @@ _DISK = {
 }
 
 
-def disk_fault(error: BaseException | None, below: str | os.PathLike | None = None) -> UserError | None:
-    """One clear line for an error that the disk is to blame for, full or not writable; None for any other.
+def disk_error(error: BaseException | None, below: str | os.PathLike | None = None) -> UserError | None:
+    """The UserError for an error whose cause is a disk that is full or not writable; None for any other.
 
-    What was raised because of it counts too: torch hides a full disk behind a RuntimeError of its own. ``below`` is the
-    folder to name where the error names no file, as when a write fails that a library does.
+    Causes of the error are searched as well: torch hides a full disk behind a RuntimeError. ``below`` is the folder to
+    name where the error names no file, as for a write inside a library.
     """
-    seen = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    visited = set()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
         if isinstance(error, OSError) and error.errno in _DISK:
             what, remedy = _DISK[error.errno]
             name = error.filename if error.filename2 is None else error.filename2
@@ -144,44 +158,44 @@ def disk_fault(error: BaseException | None, below: str | os.PathLike | None = No
                 name = None if below is None else f"below {os.fspath(below)}"
             verb = "use" if error.errno == errno.EACCES else "write"
             where = "" if name is None else f"cannot {verb} {os.fspath(name)}: "
-            return UserError(f"{where}{what}. {remedy}, then run the same command again: it goes on from here.")
+            return UserError(f"{where}{what}", f"{remedy}, then run the same command again: it resumes from here.")
         error = error.__cause__ or error.__context__
     return None
 
 
-def raise_disk_fault(error: BaseException, below: str | os.PathLike | None = None) -> None:
-    """Raise UserError where the disk is to blame: the work has not failed then, it has not been done."""
-    if (fault := disk_fault(error, below)) is not None:
-        raise fault from error
+def raise_if_disk_error(error: BaseException, below: str | os.PathLike | None = None) -> None:
+    """Raise UserError where the disk is the cause: that is no failure of the model and gives no record."""
+    if (disk := disk_error(error, below)) is not None:
+        raise disk from error
 
 
-def told(error: BaseException, below: str | os.PathLike | None = None) -> str | None:
-    """The line for people about what is their business: mistakes, files that cannot be used, a full disk; else None."""
+def user_message(error: BaseException, below: str | os.PathLike | None = None) -> str | None:
+    """One line about an error that the user can fix: a mistake, an unusable file, a full disk; None for any other."""
     if isinstance(error, UserError):
         return str(error)
-    fault = disk_fault(error, below)
-    if fault is not None:
-        return str(fault)
+    disk = disk_error(error, below)
+    if disk is not None:
+        return str(disk)
     if not isinstance(error, OSError):
         return None
     names = [short(name, 200) for name in (error.filename, error.filename2) if name is not None]
-    return _fit_for_a_terminal(f"{' -> '.join(names) or type(error).__name__}: {error.strerror or error}")
+    return _printable_line(f"{' -> '.join(names) or type(error).__name__}: {error.strerror or error}")
 
 
 def run_main(main: Callable[[list[str] | None], int]) -> NoReturn:
-    """Run a command-line entry; a UserError, or what the system refused, becomes one line on stderr and exit code 2."""
+    """Run a command-line entry; a UserError or an OSError becomes one line on stderr and exit code 2."""
     try:
         code = main(None)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
-        code = tell(error)
+        code = report_error(error)
     raise SystemExit(code)
 
 
-def tell(error: Exception, below: str | os.PathLike | None = None) -> int:
-    """Print the line about an error and return 2, the exit code; what is no business of the user's is raised again."""
-    line = told(error, below)
+def report_error(error: Exception, below: str | os.PathLike | None = None) -> int:
+    """Print one line about an error and return 2, the exit code; an error that the user cannot fix is raised again."""
+    line = user_message(error, below)
     if line is None:
         raise error
     print(f"error: {line}", file=sys.stderr)

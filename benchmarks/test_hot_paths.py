@@ -165,7 +165,7 @@ def test_world_scene(timed):
 
 def test_world_lidar(timed):
     spec, world = scene()
-    solids = world.solids(0.0).seen_from(world.ego_pose(0.0))
+    solids = world.solids(0.0).relative_to(world.ego_pose(0.0))
     scan = timed(lambda: lidar.scan(solids, world.intensity, world.dropout, spec, stream(spec, 0, 0, 1, 0, 0)))
     assert len(scan[0]) > 1000
 
@@ -173,7 +173,7 @@ def test_world_lidar(timed):
 def test_world_cameras(timed):
     spec, world = scene()
     pose = world.ego_pose(0.0)
-    solids = world.solids(0.0).seen_from(pose)
+    solids = world.solids(0.0).relative_to(pose)
     pictures, _, _ = timed(lambda: render(world, solids, pose, spec.image_size, stream(spec, 0, 0, 2, 0, 0)))
     assert len(pictures) == 6
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aqr_bench.atomic import whole_file, write_text
-from aqr_bench.errors import disk_fault
+from aqr_bench.atomic import atomic_write, write_text
+from aqr_bench.errors import disk_error
 
 
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
     file = write_text(tmp_path / "a.json", "old")
-    with pytest.raises(ZeroDivisionError), whole_file(file) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_write(file) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
@@ -31,9 +31,9 @@ def test_a_full_disk_is_named(tmp_path, how):
         if how == "text":
             write_text(tmp_path / "a", "x" * 100_000)
         else:
-            with whole_file(tmp_path / "a") as temporary, temporary.open("wb") as file:
+            with atomic_write(tmp_path / "a") as temporary, temporary.open("wb") as file:
                 torch.save({"state_dict": {"a": torch.zeros(100_000)}}, file)
-    assert "no space is left. Free some space, then run the same command again" in str(disk_fault(caught.value))
+    assert "no space is left. Free some space, then run the same command again" in str(disk_error(caught.value))
     if how == "text":
-        assert f"cannot write {tmp_path / 'a'}: no space" in str(disk_fault(caught.value))
+        assert f"cannot write {tmp_path / 'a'}: no space" in str(disk_error(caught.value))
     assert list(tmp_path.iterdir()) == []

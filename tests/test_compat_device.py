@@ -29,8 +29,8 @@ def sample():
 
 
 def devices(sample) -> set[str]:
-    found = sample.pred_instances_3d
-    return {x.device.type for x in (found.bboxes_3d.tensor, found.scores_3d, found.labels_3d)}
+    predictions = sample.pred_instances_3d
+    return {x.device.type for x in (predictions.bboxes_3d.tensor, predictions.scores_3d, predictions.labels_3d)}
 
 
 def test_boxes_are_moved_too(sample):

@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from aqr_bench.compat import load_plain_pickle
+from aqr_bench.compat import load_safe_pickle
 from aqr_bench.errors import UserError
 
 CONTENT = {
@@ -46,7 +46,7 @@ def write(path, payload):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_plain_data_comes_back(tmp_path, protocol):
-    loaded = load_plain_pickle(write(tmp_path / "plain.pkl", pickle.dumps(CONTENT, protocol)))
+    loaded = load_safe_pickle(write(tmp_path / "plain.pkl", pickle.dumps(CONTENT, protocol)))
     assert loaded.keys() == CONTENT.keys()
     for key, expected in CONTENT.items():
         if isinstance(expected, np.ndarray):
@@ -70,7 +70,7 @@ def test_both_numpy_generations_are_read(tmp_path, protocol):
                 position = other.find(renamed)
                 if position >= 0:
                     other = other[: position - 1] + bytes([len(renamed)]) + other[position:]
-        loaded = load_plain_pickle(write(tmp_path / "other.pkl", other))
+        loaded = load_safe_pickle(write(tmp_path / "other.pkl", other))
         assert np.array_equal(loaded["box"], np.arange(3.0)) and loaded["one"] == 1
 
 
@@ -88,15 +88,15 @@ def test_a_hostile_file_executes_nothing(tmp_path, protocol, function, name):
         "getattr": (np.ndarray, "tofile"),
     }[name]
     path = write(tmp_path / "hostile.pkl", pickle.dumps({"car": [Hostile(function, *arguments)]}, protocol))
-    with pytest.raises(UserError, match=rf"box list .*hostile\.pkl asks for '.*{name}'.*Nothing of it was executed"):
-        load_plain_pickle(path, "box list")
+    with pytest.raises(UserError, match=rf"box list .*hostile\.pkl asks for '.*{name}'.*nothing of it was executed"):
+        load_safe_pickle(path, "box list")
     assert not trace.exists()
 
 
 def test_codecs_beyond_latin1_are_refused(tmp_path):
     payload = b"c_codecs\nencode\n(Vabc\nVrot13\ntR."
     with pytest.raises(UserError, match="rot13"):
-        load_plain_pickle(write(tmp_path / "codec.pkl", payload))
+        load_safe_pickle(write(tmp_path / "codec.pkl", payload))
 
 
 def test_missing_truncated_and_damaged_files_are_named(tmp_path):
@@ -104,8 +104,8 @@ def test_missing_truncated_and_damaged_files_are_named(tmp_path):
     for end in (0, 1, 12, len(payload) // 2, len(payload) - 1):
         path = write(tmp_path / "cut.pkl", payload[:end])
         with pytest.raises(UserError, match=r"box list .*cut\.pkl is truncated or damaged.*Make another"):
-            load_plain_pickle(path, "box list", "Make another.")
+            load_safe_pickle(path, "box list", "Make another.")
     with pytest.raises(UserError, match=r"damaged"):
-        load_plain_pickle(write(tmp_path / "text.pkl", b"no pickle at all"))
+        load_safe_pickle(write(tmp_path / "text.pkl", b"no pickle at all"))
     with pytest.raises(UserError, match=r"box list not found: .*gone\.pkl\. Make another"):
-        load_plain_pickle(tmp_path / "gone.pkl", "box list", "Make another.")
+        load_safe_pickle(tmp_path / "gone.pkl", "box list", "Make another.")

@@ -148,9 +148,9 @@ except KeyboardInterrupt:
 print("last", flush=True)
 """
 STEPS = """
-from aqr_bench.console import say, steps
+from aqr_bench.console import print_line, steps
 for item in steps(["clean", "fog", "snow"], "suite weather"):
-    say(f"{item} done")
+    print_line(f"{item} done")
 """
 
 
@@ -249,7 +249,7 @@ def test_without_a_terminal_there_are_plain_lines(folder):
         assert done.stdout.splitlines() == lines and not done.stderr and not CONTROL.search(done.stdout)
 
 
-def test_a_long_step_shows_where_it_is_and_what_it_says_stays(folder):
+def test_a_long_step_shows_its_progress_and_its_lines_stay(folder):
     code, text = on_terminal(STEPS, folder)
     assert code == 0 and "suite weather: 1/3, fog [" in text
     assert screen(text) == ["clean done", "fog done", "snow done"]

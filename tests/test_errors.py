@@ -1,4 +1,4 @@
-"""Which errors the disk is to blame for, and what becomes of them at the command line and in records."""
+"""Errors caused by the disk: recognised, reported at the command line, and never recorded as a failed model."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from aqr_bench.cli import run
 from aqr_bench.cli.progress import Progress
 from aqr_bench.cost import measure
 from aqr_bench.engine import evaluate
-from aqr_bench.errors import UserError, disk_fault, run_main
+from aqr_bench.errors import UserError, disk_error, run_main
 from aqr_bench.records.record import Record
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "text"),
     [
         (errno.ENOSPC, "cannot write results/a: no space is left. Free some space, then"),
         (errno.EDQUOT, "cannot write results/a: the disk quota is used up"),
         (errno.EROFS, "cannot write results/a: the file system is read-only. Make it writable, or work in another"),
     ],
 )
-def test_the_file_the_reason_and_the_way_out_are_told(number, said):
-    assert said in str(disk_fault(OSError(number, "x", "results/a")))
+def test_the_message_has_file_reason_and_remedy(number, text):
+    assert text in str(disk_error(OSError(number, "x", "results/a")))
     try:
         try:
             raise OSError(number, "x", "results/a")
         except OSError:
-            raise RuntimeError("a library's own words")  # noqa: B904
+            raise RuntimeError("text of a library")  # noqa: B904
     except RuntimeError as error:
-        assert said in str(disk_fault(error))
+        assert text in str(disk_error(error))
 
 
 def test_a_rename_names_its_target():
-    assert "cannot write b: no space" in str(disk_fault(OSError(errno.ENOSPC, "x", "a", None, "b")))
+    assert "cannot write b: no space" in str(disk_error(OSError(errno.ENOSPC, "x", "a", None, "b")))
 
 
 def test_without_a_file_the_folder_is_named():
-    assert str(disk_fault(OSError(errno.ENOSPC, "x"), "work")).startswith("cannot write below work: no space")
-    assert str(disk_fault(OSError(errno.ENOSPC, "x"))).startswith("no space")
+    assert str(disk_error(OSError(errno.ENOSPC, "x"), "work")).startswith("cannot write below work: no space")
+    assert str(disk_error(OSError(errno.ENOSPC, "x"))).startswith("no space")
 
 
 @pytest.mark.parametrize("error", [ValueError("no space left on device"), FileNotFoundError(2, "x", "a"), None])
 def test_other_errors_are_none_of_the_disks(error):
-    assert disk_fault(error) is None
+    assert disk_error(error) is None
 
 
 def full(*_args, **_more):
@@ -59,8 +59,10 @@ def test_entries_print_one_line_and_exit_with_2(capsys, monkeypatch):
     assert caught.value.code == 2
     monkeypatch.setattr(run, "run_workflow", full)
     assert cli.main(["run"]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2 and all(line.startswith("error: cannot write results/a: no space is left.") for line in told)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(
+        line.startswith("error: cannot write results/a: no space is left.") for line in lines
+    )
     with pytest.raises(ZeroDivisionError):
         run_main(lambda _argv: 1 // 0)
 
@@ -72,8 +74,8 @@ def test_a_full_disk_is_no_result_of_a_model(monkeypatch, tmp_path):
         evaluate.evaluate_one(evaluator, SimpleNamespace(name="clean"), None, None)
 
 
-def test_an_error_that_is_told_twice_is_recorded_once(monkeypatch):
-    """torch's handler of SIGCHLD raises once more where the first error is being told."""
+def test_an_error_that_is_raised_twice_is_recorded_once(monkeypatch):
+    """torch's handler of SIGCHLD raises again while the first error is being reported."""
 
     def worker_dies(*_args):
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")

@@ -1,19 +1,35 @@
-"""Messages for people: one printable line of a bounded length, whatever they quote."""
+"""Human-readable messages: one printable line of a bounded length, whatever they quote."""
 
 from __future__ import annotations
+
+import pickle
 
 import pytest
 
 from aqr_bench import errors
 from aqr_bench.cli import main as cli
-from aqr_bench.errors import LISTED, MOST, UserError, listed, nearest, quoted, reading, require_file, short, told
+from aqr_bench.errors import (
+    MAX_LIST_CHARS,
+    MAX_MESSAGE_CHARS,
+    UserError,
+    join_names,
+    nearest,
+    quoted,
+    reading,
+    require_file,
+    short,
+    user_message,
+)
 
 
 def test_a_message_is_one_printable_line():
-    said = str(UserError("a\nb\tc \x1b[31mred \udcff ü 名"))
-    assert said == r"a b c \x1b[31mred \udcff ü 名" and said.isprintable()
+    text = str(UserError("a\nb\tc \x1b[31mred \udcff ü 名"))
+    assert text == r"a b c \x1b[31mred \udcff ü 名" and text.isprintable()
     long = str(UserError("start" + "x" * 10_000 + "way out"))
-    assert len(long) <= MOST + 5 and long.startswith("start") and long.endswith("way out")
+    assert len(long) <= MAX_MESSAGE_CHARS + 5 and long.startswith("start") and long.endswith("way out")
+    error = UserError("a is wrong", "Correct it.")
+    assert str(error) == "a is wrong. Correct it." and str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert pickle.loads(pickle.dumps(error)).remedy == "Correct it."
 
 
 def test_values_are_quoted_short():
@@ -25,9 +41,10 @@ def test_values_are_quoted_short():
 
 def test_lists_of_names_end_with_how_many_more_there_are():
     names = [f"condition_{i}" for i in range(100)]
-    assert listed(["a", "b"]) == "a, b"
-    assert len(listed(names)) < LISTED + 20 and listed(names).endswith(f"and {100 - listed(names).count('_')} more")
-    assert nearest("x" * 100_000, names).startswith("; known: ") and len(nearest("q", names)) < LISTED + 40
+    assert join_names(["a", "b"]) == "a, b"
+    text = join_names(names)
+    assert len(text) < MAX_LIST_CHARS + 20 and text.endswith(f"and {100 - text.count('_')} more")
+    assert nearest("x" * 100_000, names).startswith("; known: ") and len(nearest("q", names)) < MAX_LIST_CHARS + 40
 
 
 def test_what_a_damaged_file_raises_names_file_reason_and_remedy(tmp_path):
@@ -47,8 +64,8 @@ def test_what_a_damaged_file_raises_names_file_reason_and_remedy(tmp_path):
 def test_what_the_system_refuses_is_one_line_and_exit_code_2(monkeypatch, capsys):
     refused = PermissionError(13, "Permission denied", "results/quick\n")
     assert (
-        told(refused).startswith("cannot use results/quick : this user must not")
-        and told(OSError("odd")) == "OSError: odd"
+        user_message(refused).startswith("cannot use results/quick : this user must not")
+        and user_message(OSError("odd")) == "OSError: odd"
     )
 
     def main(_argv):

@@ -77,23 +77,23 @@ def test_images_have_the_compiler_that_flex_needs(name):
 
 
 def test_recipes_and_documentation_agree_on_system_libraries():
-    said = [
+    versions = [
         set(re.findall(r"\blib[\w.+-]+\d\b", (ROOT / name).read_text()))
         for name in ("docker/Dockerfile", "docker/aqr-bench.def", "docs/install.md")
     ]
-    assert said[0] == said[1] == said[2] and len(said[0]) == 10
+    assert versions[0] == versions[1] == versions[2] and len(versions[0]) == 10
 
 
 def test_conda_adds_torch_and_mmcv_alone_to_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
-    own = [Requirement(text) for text in pip if not text.startswith("--")]
-    assert {requirement.name for requirement in own} == {"torch", "mmcv-lite"}
+    pip_requirements = [Requirement(text) for text in pip if not text.startswith("--")]
+    assert {requirement.name for requirement in pip_requirements} == {"torch", "mmcv-lite"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {
         r.name: r for r in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["lite"]])
     }
-    for requirement in own:
+    for requirement in pip_requirements:
         assert wanted[requirement.name].specifier.contains(str(requirement.specifier).removeprefix("=="))
 
 
@@ -108,9 +108,9 @@ def test_licence_and_citation_agree_with_the_project():
     assert citation["title"].startswith(project["name"])
 
 
-def test_notice_names_places_that_exist():
-    places = re.findall(r"\b(?:aqr_bench|docs|ablations|results)/[\w./-]*", (ROOT / "NOTICE").read_text())
-    assert len(places) > 8 and all((ROOT / place.rstrip(".")).exists() for place in places)
+def test_notice_names_paths_that_exist():
+    paths = re.findall(r"\b(?:aqr_bench|docs|ablations|results)/[\w./-]*", (ROOT / "NOTICE").read_text())
+    assert len(paths) > 8 and all((ROOT / path.rstrip(".")).exists() for path in paths)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_set_up_refuses_another_python(tmp_path, python, message):
     assert not (tmp_path / ".venv").exists()
 
 
-def test_files_are_of_a_readable_size_and_say_what_they_are_for():
+def test_files_have_a_readable_size_and_a_purpose_line():
     files = [f for f in (ROOT / "aqr_bench").rglob("*.py") if f.read_text().strip()]
     assert len(files) > 50
     for file in files:

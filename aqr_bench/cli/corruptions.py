@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from aqr_bench.console import above_zero, natural, seed
+from aqr_bench.console import non_negative_int, positive_float, seed
 from aqr_bench.corruptions import CORRUPTIONS, Corruption, Frame, FrameError, corrupt
 from aqr_bench.errors import UserError, nearest, run_main
 
@@ -52,9 +52,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     drawing.add_argument("--infos", help="folder that aqr-bench data wrote")
     drawing.add_argument("--keyframe", help="instead: a folder with an info file (.pkl) and the files that it names")
     drawing.add_argument("--sample", default="0", help="number in the val split, or a sample token (default: 0)")
-    drawing.add_argument("--sweeps", type=natural, default=10, help="most LiDAR sweeps (default: 10)")
+    drawing.add_argument("--sweeps", type=non_negative_int, default=10, help="most LiDAR sweeps (default: 10)")
     drawing.add_argument("--seed", type=seed, default=0, help="benchmark seed")
-    drawing.add_argument("--range", type=above_zero, default=40.0, help="half side of the top view, m (default: 40)")
+    drawing.add_argument("--range", type=positive_float, default=40.0, help="half side of the top view, m (40)")
     drawing.add_argument("--out", default="previews", help="folder for the pictures (default: previews)")
     return parser.parse_args(argv)
 
@@ -117,7 +117,7 @@ def load_frame(infos: str | None, keyframe: str | None, sample: str, sweeps: int
 
         data = load_data(infos)
         file = InfoFile(data.infos / "infos_val.pkl", data.root)
-    number = int(sample) if sample.isdecimal() else file.number(sample)
+    number = int(sample) if sample.isdecimal() else file.index(sample)
     if number >= len(file.infos):
         raise UserError(f"{file.path} has {len(file.infos)} samples, there is no number {number}")
     return file.frame(number, sweeps)

@@ -209,11 +209,12 @@ def judge_tier(
     from aqr_bench.study.requirements import disk_needed, missing_inputs, schedules
 
     reasons = [Reason(f"{check.name}: {check.seen}", check.remedy) for check in checks if check.state == "broken"]
-    reasons += [Reason(*split_remedy(problem)) for problem in missing_inputs(tier, studies)]
+    problems = list(missing_inputs(tier, studies))
     try:
         require_disk(folder / "results", disk_needed(tier, studies), f"tier {tier.name}")
     except UserError as error:
-        reasons.append(Reason(*split_remedy(str(error))))
+        problems.append(error)
+    reasons += [Reason(problem.message, problem.remedy or "correct that file") for problem in problems]
     plans = schedules(tier, studies)
     if not any(check.state == "broken" for check in checks):
         reasons += _gpu_reasons(tier, plans, imports, driver)
@@ -225,12 +226,6 @@ def judge_tier(
         enough = all(file is not None and file in missing for file in starts)
         (reasons if enough else notes).append(Reason(what, "docs/reproduce.md says where these files come from"))
     return Verdict(tier.name, not reasons, tuple(reasons), tuple(notes))
-
-
-def split_remedy(problem: str) -> tuple[str, str]:
-    """A message of this project in two: what is wrong, and the sentence that says the way out."""
-    what, stop, remedy = problem.partition(". ")
-    return (what, remedy) if stop else (problem, "correct that file")
 
 
 def _gpu_reasons(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aqr_bench.console import positive
+from aqr_bench.console import positive_int
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.evaluate import evaluate_suite, write_suite_records
 from aqr_bench.errors import UserError
@@ -45,7 +45,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--train", help="train record of the model")
     parser.add_argument("--config", help="instead of --tier and --train: an mmdet3d config (file or mmdet3d::...)")
     parser.add_argument("--checkpoint", help="with --config: weights of the model (.pth)")
-    parser.add_argument("--batch-size", type=positive, default=1, help="with --config: samples at a time")
+    parser.add_argument("--batch-size", type=positive_int, default=1, help="with --config: samples at a time")
     parser.add_argument("--study", help="study file, if it is not one of ablations/")
     parser.add_argument("--out", required=True, help="record file (.jsonl), one line per condition; or picture folder")
     parser.add_argument("--work", help="folder for detections")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aqr_bench.console import positive
+from aqr_bench.console import positive_int
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.runs import limit_seeds
@@ -22,8 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aqr-bench gate", description=__doc__)
     parser.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
     parser.add_argument("--study", default=STUDY, help=f"a study with 'gate: true' (default: {STUDY})")
-    parser.add_argument("--seeds", type=positive, help="so many of the study's seeds (default: as the tier says)")
-    parser.add_argument("--cores", type=positive, help="cores to use (default: what the profile says)")
+    parser.add_argument("--seeds", type=positive_int, help="so many of the study's seeds (default: as the tier says)")
+    parser.add_argument("--cores", type=positive_int, help="cores to use (default: what the profile says)")
     args = parser.parse_args(argv)
     tier, study = load_tier(args.tier), load_study(args.study)
     if not study.gate:

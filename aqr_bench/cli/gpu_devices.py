@@ -12,7 +12,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aqr_bench.errors import UserError, listed, short
+from aqr_bench.errors import UserError, join_names, short
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # So many GPUs there are, whatever is really there: for tests, and for machines that have GPUs and no nvidia-smi.
@@ -165,11 +165,11 @@ def _uuid_of(entry: str, cards: Sequence[Card]) -> str:
         card = next((card for card in cards if card.index == int(entry)), None)
         if card is not None:
             return (card.instances or (card.uuid,))[0]
-        known = listed(str(card.index) for card in cards)
+        known = join_names(str(card.index) for card in cards)
     else:
         uuids = [uuid for card in cards for uuid in (card.uuid, *card.instances)]
         matches = [uuid for uuid in uuids if uuid == entry] or [uuid for uuid in uuids if uuid.startswith(entry)]
         if len(matches) == 1:
             return matches[0]
-        known = listed(matches or uuids)
+        known = join_names(matches or uuids)
     raise UserError(f"{VISIBLE}: '{short(entry)}' names no GPU of this machine, or more than one (there are: {known})")

@@ -26,8 +26,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aqr_bench.cli.gpu_devices import Gpu, show_only, visible_gpus
-from aqr_bench.console import natural
-from aqr_bench.errors import UserError, disk_fault, listed, run_main, short
+from aqr_bench.console import non_negative_int
+from aqr_bench.errors import UserError, disk_error, join_names, run_main, short
 
 POLL_S = 0.3
 OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -171,7 +171,7 @@ def acquire(
                 ticket.hand_back()
                 return descriptor, taken
         if not announced:
-            names = listed(gpu.entry for gpu in gpus)
+            names = join_names(gpu.entry for gpu in gpus)
             print(f"waiting for {count} of the GPUs {names}: others are at work on them", file=sys.stderr, flush=True)
             announced = True
         wait()
@@ -196,7 +196,7 @@ def run(count: int, command: Sequence[str]) -> None:
     gpus = visible_gpus(environment)
     if count > len(gpus) > 0:
         raise UserError(
-            f"{count} GPUs are needed, {len(gpus)} visible here ({listed(gpu.entry for gpu in gpus)}). "
+            f"{count} GPUs are needed, {len(gpus)} visible here ({join_names(gpu.entry for gpu in gpus)}). "
             "Make more of them visible (CUDA_VISIBLE_DEVICES), or lower launcher.processes of the tier."
         )
     if gpus:
@@ -205,7 +205,7 @@ def run(count: int, command: Sequence[str]) -> None:
             try:
                 descriptor, taken = acquire(gpus, count, lock_folder(environment))
             except OSError as error:
-                raise disk_fault(error) or error from None
+                raise disk_error(error) or error from None
             os.set_inheritable(descriptor, True)
             os.dup2(descriptor, STDIN)
         show_only(taken, environment)
@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--list", action="store_true", help="print the visible GPUs and which of them are taken")
-    parser.add_argument("count", type=natural, nargs="?", help="how many GPUs")
+    parser.add_argument("count", type=non_negative_int, nargs="?", help="how many GPUs")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run on them")
     args = parser.parse_args(argv)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command

@@ -12,7 +12,7 @@ import os
 import sys
 
 from aqr_bench import __version__
-from aqr_bench.errors import tell
+from aqr_bench.errors import report_error
 
 # Each command parses its arguments; its module is imported only when it is called, since some cost seconds.
 COMMANDS = {
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; the same command resumes from here", file=sys.stderr)
         return 130
     except Exception as error:
-        return tell(error)
+        return report_error(error)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from aqr_bench.atomic import write_text
-from aqr_bench.console import positive, share
+from aqr_bench.console import positive_int, unit_fraction
 from aqr_bench.data.dataset import keyframe_data, load_data, point_at_keyframe
 from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.data.raw_frames import read_image
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--study", help="study file, if it is not one of ablations/")
     parser.add_argument("--evaluation", help="evaluate record of the model: its best and worst samples are drawn")
     parser.add_argument("--work", help="the tier's work folder, in which the evaluation left its detections")
-    parser.add_argument("--samples", type=positive, default=1, help="best and worst samples per condition")
-    parser.add_argument("--threshold", type=share, default=SCORE_THRESHOLD, help="draw detections from this score on")
+    parser.add_argument("--samples", type=positive_int, default=1, help="best and worst samples per condition")
+    parser.add_argument("--threshold", type=unit_fraction, default=SCORE_THRESHOLD, help="minimum score of detections")
     parser.add_argument("--out", required=True)
     args = parser.parse_args(argv)
     if bool(args.evaluation) != bool(args.work):

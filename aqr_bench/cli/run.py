@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aqr_bench.cli.gpu_devices import limited, visible_gpus
 from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
-from aqr_bench.console import LiveLine, is_terminal, positive
+from aqr_bench.console import LiveLine, is_terminal, positive_int
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.records.summary import print_summary
 from aqr_bench.study.layout import RESULTS, RunLayout
@@ -119,11 +119,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
     parser.add_argument("--study", nargs="+", default=[], metavar="STUDY", help="names or files (default: the tier's)")
-    parser.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
+    parser.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
     parser.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
-    parser.add_argument("--cores", type=positive, help="cores to use (default: what the profile says)")
+    parser.add_argument("--cores", type=positive_int, help="cores to use (default: what the profile says)")
     gpus = parser.add_mutually_exclusive_group()
-    gpus.add_argument("--gpus", type=positive, metavar="N", help="the first N of the visible GPUs (default: all)")
+    gpus.add_argument("--gpus", type=positive_int, metavar="N", help="the first N of the visible GPUs (default: all)")
     gpus.add_argument("--cpu", action="store_const", const=0, dest="gpus", help="no GPU: everything on CPUs")
     parser.add_argument("--dry-run", action="store_true", help="report what would be done, and do nothing")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if any run is recorded as failed")
@@ -217,7 +217,7 @@ def run_snakemake(command: list[str], folder: Path, progress: Progress, inherite
             for line in process.stdout:
                 text = progress.feed(line)
                 if text is not None:
-                    terminal.say(text)
+                    terminal.print_line(text)
                 terminal.draw()
             return process.wait()
     finally:

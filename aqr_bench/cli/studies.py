@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aqr_bench.cli.estimate import JobGroup, job_groups, job_seconds, known_times, wall_seconds, workflow_jobs
-from aqr_bench.console import duration, positive
-from aqr_bench.errors import UserError, is_file, listed, nearest, run_main, short
+from aqr_bench.console import duration, positive_int
+from aqr_bench.errors import UserError, is_file, join_names, nearest, run_main, short
 from aqr_bench.study.load import known_studies, known_suites, known_tiers, load_study, load_suite, load_tier
 from aqr_bench.study.requirements import disk_needed
 from aqr_bench.study.runs import limit_seeds
@@ -64,9 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     cost = actions.add_parser("cost", help="jobs of a run, about how long it takes, and how much disk")
     cost.add_argument("study", nargs="*", help="names or files (default: all studies that the tier can run)")
     cost.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
-    cost.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
+    cost.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
     cost.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
-    cost.add_argument("--cores", type=positive, help="cores to use (default: those of this machine)")
+    cost.add_argument("--cores", type=positive_int, help="cores to use (default: those of this machine)")
     cost.add_argument("--records", default="results", help="results folder whose records tell how long things take")
     return parser
 
@@ -165,7 +165,7 @@ def detail_lines(entry: Study | Tier | Suite) -> list[str]:
         return [f"tier {entry.name}: {entry.summary}", *_indented(rows)]
     rows = [
         ("tiers", tiers_of(entry, [load_tier(name) for name in known_tiers()])),
-        ("seeds", listed(map(str, entry.seeds)) or "none: cost only"),
+        ("seeds", join_names(map(str, entry.seeds)) or "none: cost only"),
         ("suite", entry.suite.name),
         ("baseline", entry.baseline),
         *(((f"variant {v.name}"), v.summary) for v in entry.variants.values()),

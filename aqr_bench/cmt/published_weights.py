@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aqr_bench.atomic import whole_file
+from aqr_bench.atomic import atomic_write
 from aqr_bench.cmt.sparse_kernels import in_layout_of
 from aqr_bench.errors import UserError, nearest
 
@@ -148,7 +148,7 @@ def to_layout(state: Mapping[str, Tensor], config: str) -> dict[str, Tensor]:
 
 def write(out: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any], config: str) -> None:
     """Write a fitting state in the config's layout as ``{"state_dict", "meta"}``, renamed to ``out`` once it loads."""
-    with whole_file(out) as temporary:
+    with atomic_write(out) as temporary:
         with open(temporary, "wb") as file:
             torch.save({"state_dict": to_layout(state, config), "meta": dict(meta)}, file)
         written = torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)["state_dict"]

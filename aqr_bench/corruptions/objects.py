@@ -134,8 +134,8 @@ def shears(rng: np.random.Generator, count: int, coefficient: float, spread: flo
     """
     size = rng.uniform(coefficient - spread, coefficient + spread, (count, 4))
     b, d, e, f = (size * random_signs(rng, (count, 4))).T
-    one, zero = np.ones(count), np.zeros(count)
-    linear = np.stack([one, d, f, zero, one, zero, b, e, one], 1).reshape(count, 3, 3)
+    ones, zeros = np.ones(count), np.zeros(count)
+    linear = np.stack([ones, d, f, zeros, ones, zeros, b, e, ones], 1).reshape(count, 3, 3)
     return BoxTransforms(linear, np.zeros((count, 3)))
 
 
@@ -159,9 +159,9 @@ def rotations(rng: np.random.Generator, count: int, angle_deg: float, spread_deg
     """
     size = rng.uniform(angle_deg - spread_deg, angle_deg + spread_deg, count)
     angle = np.radians(size * random_signs(rng, (count,)))
-    c, s, one, zero = np.cos(angle), np.sin(angle), np.ones(count), np.zeros(count)
+    c, s, ones, zeros = np.cos(angle), np.sin(angle), np.ones(count), np.zeros(count)
     return BoxTransforms(
-        np.stack([c, -s, zero, s, c, zero, zero, zero, one], 1).reshape(count, 3, 3), np.zeros((count, 3))
+        np.stack([c, -s, zeros, s, c, zeros, zeros, zeros, ones], 1).reshape(count, 3, 3), np.zeros((count, 3))
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from aqr_bench.cost.timing import Times, timed
 from aqr_bench.engine.job import one_line
-from aqr_bench.errors import raise_disk_fault
+from aqr_bench.errors import raise_if_disk_error
 from aqr_bench.records.record import status_of
 
 Result = TypeVar("Result")
@@ -48,7 +48,7 @@ def throughput(sizes: Sequence[int], step_of: Callable[[int], Callable[[], Any]]
             free_memory()
             times, size, why = shrinking(asked, lambda size: _times(step_of(size)))
         except Exception as error:
-            raise_disk_fault(error)
+            raise_if_disk_error(error)
             status, facts = status_of(error), {"asked": asked, "batch_size": None, "samples_per_s": None}
             rows.append({**facts, "status": status, **({} if status == "oom" else {"reason": one_line(error)})})
             break

@@ -15,7 +15,7 @@ from aqr_bench.cost.measurement import PARTS, check_parts, measure, status_of_me
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import build_config, files_of, hashable
 from aqr_bench.engine.job import cost_since, one_line
-from aqr_bench.errors import raise_disk_fault, run_main
+from aqr_bench.errors import raise_if_disk_error, run_main
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance, utc_now
 from aqr_bench.records.record import Record, status_of, write_records
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         facts = measure(tier, study, args.variant, data, parts)
         status, reason = status_of_measurement(facts)
     except Exception as error:
-        raise_disk_fault(error)
+        raise_if_disk_error(error)
         traceback.print_exc()
         facts, status, reason = {}, status_of(error), one_line(error)
     record = Record(

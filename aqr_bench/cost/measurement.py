@@ -23,7 +23,7 @@ from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.config import build_config
 from aqr_bench.engine.distributed import split_batch
 from aqr_bench.engine.job import one_line
-from aqr_bench.errors import UserError, nearest, raise_disk_fault
+from aqr_bench.errors import UserError, nearest, raise_if_disk_error
 from aqr_bench.records.record import status_of
 from aqr_bench.study.spec import Study, Tier
 
@@ -272,7 +272,7 @@ def _or_reason(facts: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         free_memory()
         return facts()
     except Exception as error:
-        raise_disk_fault(error)
+        raise_if_disk_error(error)
         traceback.print_exc()
         return {"status": status_of(error), "reason": one_line(error)}
 

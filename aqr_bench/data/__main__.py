@@ -1,8 +1,8 @@
 """aqr-bench data --tier T | --version V --root ROOT --out DIR: write the info files of a nuScenes root.
 
-With --database, also cut the objects of the train split out of points and images, for ground-truth sampling.
+With --database, also crop the objects of the train split from points and images, for ground-truth sampling.
 
-aqr-bench data check --root ROOT: is a nuScenes root complete and consistent?.
+aqr-bench data check --root ROOT: is a nuScenes root complete and consistent?
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from aqr_bench.atomic import write_text
-from aqr_bench.console import natural, positive
+from aqr_bench.console import non_negative_int, positive_int
 from aqr_bench.data.digests import file_digests, table_digests, tables_digest
 from aqr_bench.data.infos import INFO_CLASSES, build_infos, open_nuscenes, write_infos
 from aqr_bench.errors import UserError, require_file, run_main
@@ -38,16 +38,15 @@ def main(argv: list[str] | None = None) -> int:
     which.add_argument("--version", choices=sorted(SPLITS), help="version of the tables, without a tier")
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/")
     parser.add_argument("--out", required=True, help="folder for the info files")
-    parser.add_argument("--max-sweeps", type=natural, default=10)
-    parser.add_argument("--database", action="store_true", help="also cut out the objects for ground-truth sampling")
+    parser.add_argument("--max-sweeps", type=non_negative_int, default=10)
+    parser.add_argument("--database", action="store_true", help="also crop the objects for ground-truth sampling")
     parser.add_argument("--database-only", action="store_true", help="only that, from existing info files")
-    parser.add_argument("--workers", type=positive, default=1, help="processes of --database (default: 1)")
+    parser.add_argument("--workers", type=positive_int, default=1, help="processes of --database (default: 1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
     if args.database_only:
-        require_file(
-            Path(args.out) / "data.json", "info summary", "Run the same command without --database-only first."
-        )
+        remedy = "Run the same command without --database-only first."
+        require_file(Path(args.out) / "data.json", "info summary", remedy)
         print(f"ground-truth database: {sum(_database(args).values())} objects -> {args.out}")
         return 0
     version = args.version or load_tier(args.tier).version
@@ -80,7 +79,7 @@ def _database(args: argparse.Namespace) -> dict[str, int]:
     try:
         return build_database(args.out, args.root, args.out, args.workers, args.max_sweeps, args.quiet)
     except BadFrameError as error:
-        raise UserError(f"{error}. Restore the file and run the same command again.") from error
+        raise UserError(str(error), "Restore the file and run the same command again.") from error
 
 
 def _counts(entries: list[dict]) -> dict:

@@ -1,6 +1,6 @@
-"""CMT's training augmentation: BEV and images are changed at random, and ``lidar2img`` follows every change exactly.
+"""CMT's training augmentation of BEV and images; ``lidar2img`` is updated exactly with every change.
 
-Every transform here keeps one promise: a LiDAR point projects to the same spot of the scene after as before.
+Invariant of every transform here: a LiDAR point projects to the same point of the scene before and after.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class GlobalRotScaleTransImage(GlobalRotScaleTransAll):
     """
 
     def transform(self, results: dict) -> dict:
-        alone = "points" not in results
-        if alone:
+        without_lidar = "points" not in results
+        if without_lidar:
             results["points"] = LiDARPoints(np.zeros((0, 3), np.float32), points_dim=3)
         results = super().transform(results)
-        if alone:
+        if without_lidar:
             del results["points"]
         return results
 
@@ -112,7 +112,7 @@ class ImageChange:
         flip = np.eye(3)
         if self.flip:
             flip[0, 0], flip[0, 2] = -1.0, self.size[1]
-        return self._turn() @ flip @ resize
+        return self._rotation() @ flip @ resize
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """[h, w, 3] -> [size, 3] of the same dtype; what lies outside of the image is black."""
@@ -125,21 +125,21 @@ class ImageChange:
         if self.flip:
             out = out[:, ::-1]
         if self.angle:
-            out = cv2.warpAffine(np.ascontiguousarray(out), self._turn()[:2], (w, h))
+            out = cv2.warpAffine(np.ascontiguousarray(out), self._rotation()[:2], (w, h))
         return np.ascontiguousarray(out)
 
-    def _turn(self) -> np.ndarray:
-        turn = np.eye(3)
+    def _rotation(self) -> np.ndarray:
+        rotation = np.eye(3)
         if self.angle:
-            turn[:2] = cv2.getRotationMatrix2D((self.size[1] / 2, self.size[0] / 2), self.angle, 1.0)
-        return turn
+            rotation[:2] = cv2.getRotationMatrix2D((self.size[1] / 2, self.size[0] / 2), self.angle, 1.0)
+        return rotation
 
 
 @TRANSFORMS.register_module()
 class ResizeCropFlipImage(BaseTransform):
     """Resize, crop and flip all views alike, as CMT does: one draw for all cameras of a sample.
 
-    In training: a random size, all of it kept at the bottom and a random part from left to right, a flip (u -> width -
+    In training: a random size, cropped at the top and, at a random position, from left to right, a flip (u -> width -
     u) in half of the samples. At test: the smallest size that covers ``final_dim``, bottom centre.
 
     Args:
@@ -176,14 +176,14 @@ class ResizeCropFlipImage(BaseTransform):
         height, width = self.size
         if self.training:
             ratio = np.random.uniform(*self.resize_lim)
-            bottom, place = np.random.uniform(*self.bottom_lim), np.random.uniform()
+            bottom_fraction, left_fraction = np.random.uniform(*self.bottom_lim), np.random.uniform()
             flip = self.rand_flip and bool(np.random.choice([0, 1]))
             angle = float(np.random.uniform(*self.angle_lim))
         else:
             ratio = max(height / self.height, width / self.width)
-            bottom, place, flip, angle = sum(self.bottom_lim) / 2, 0.5, False, 0.0
+            bottom_fraction, left_fraction, flip, angle = sum(self.bottom_lim) / 2, 0.5, False, 0.0
         resized = (int(self.width * ratio), int(self.height * ratio))
-        corner = (int(place * max(0, resized[0] - width)), int((1 - bottom) * resized[1]) - height)
+        corner = (int(left_fraction * max(0, resized[0] - width)), int((1 - bottom_fraction) * resized[1]) - height)
         return ImageChange(resized, corner, self.size, flip, angle)
 
     def transform(self, results: dict) -> dict:

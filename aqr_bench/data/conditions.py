@@ -67,7 +67,7 @@ class SensorCondition(BaseTransform):
         if "history" not in condition.needs or self.ann_file is None or self.data_root is None:
             return None
         infos = open_infos(self.ann_file, self.data_root)
-        has_scene = "scene_token" in infos.infos[infos.number(token)]
+        has_scene = "scene_token" in infos.infos[infos.index(token)]
         return SceneHistory(infos, token, self.sweeps_num) if has_scene else None
 
 
@@ -156,7 +156,7 @@ def apply_condition(
     if "img" in results:
         dtype = results["img"][0].dtype if results["img"] else np.uint8
         results["img"] = [view.image.astype(dtype, copy=False) for view in out.views]
-        results["cam2img"] = [_like(view.cam2img) for view in out.views]
+        results["cam2img"] = [view.cam2img.tolist() for view in out.views]  # as info files have it
         results["lidar2cam"] = [view.lidar2cam for view in out.views]
         cameras = {view.camera for view in out.views}
         results["images"] = {camera: info for camera, info in results["images"].items() if camera in cameras}
@@ -194,8 +194,3 @@ def _boxes(results: dict) -> np.ndarray | None:
     boxes = np.concatenate([annotated.gravity_center.numpy(), annotated.tensor[:, 3:7].numpy()], 1).astype(np.float64)
     labels = results.get("gt_labels_3d", annotations.get("gt_labels_3d"))
     return boxes if labels is None else boxes[np.asarray(labels) >= 0]
-
-
-def _like(cam2img: np.ndarray) -> list[list[float]]:
-    """An intrinsic matrix as info files have it."""
-    return cam2img.tolist()

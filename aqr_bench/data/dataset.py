@@ -1,4 +1,4 @@
-"""The info files of a data set as the other rooms see them."""
+"""The info files of a data set, as the other packages use them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
     """A folder with one mmdet3d info file (.pkl, one or more samples) and the files that it names, side by side."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"keyframe folder not found: {folder}. Give a folder with an info file (.pkl) and its files.")
+        raise UserError(f"keyframe folder not found: {folder}", "Give a folder with an info file (.pkl) and its files.")
     infos = sorted(folder.glob("*.pkl"))
     if len(infos) != 1:
         raise UserError(f"{folder} must hold exactly one info file (*.pkl), it holds {len(infos)}")

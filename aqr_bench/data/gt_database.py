@@ -1,4 +1,4 @@
-"""Cut the objects of the train split out of points and images: what ground-truth sampling pastes."""
+"""The ground-truth database: objects of the train split cropped from points and images, for gt_sampling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,8 +22,8 @@ from mmdet3d.datasets.transforms import LoadPointsFromFile  # noqa: E402
 from mmdet3d.structures import LiDARInstance3DBoxes  # noqa: E402
 from mmdet3d.structures.ops import box_np_ops  # noqa: E402
 
-from aqr_bench.atomic import whole_file  # noqa: E402
-from aqr_bench.compat import load_plain_pickle  # noqa: E402
+from aqr_bench.atomic import atomic_write  # noqa: E402
+from aqr_bench.compat import load_safe_pickle  # noqa: E402
 from aqr_bench.data.infos import INFO_CLASSES, lidar_to_image  # noqa: E402
 from aqr_bench.data.raw_frames import read_image  # noqa: E402
 from aqr_bench.data.transforms import CheckFrame, LoadPoseCorrectedSweeps  # noqa: E402
@@ -82,7 +81,7 @@ def build_database(
     if (out / FOLDER).exists():
         shutil.rmtree(out / FOLDER)
     os.replace(partial, out / FOLDER)
-    with whole_file(out / DBINFOS) as temporary:
+    with atomic_write(out / DBINFOS) as temporary:
         temporary.write_bytes(pickle.dumps(entries, protocol=4))
     return {name: len(objects) for name, objects in entries.items()}
 
@@ -125,7 +124,10 @@ class _Job:
         """Write the objects of one frame; return their entries in the order of its instances."""
         results = _with_paths(info, self.data_root)
         cloud = _load_cloud(results, self.sweeps)
-        views = {camera: _load_view(view) for camera, view in results["images"].items()}
+        views = {
+            camera: (read_image(view["img_path"]), lidar_to_image(view["cam2img"], view["lidar2cam"]))
+            for camera, view in results["images"].items()
+        }
         # A box without a return of LiDAR or radar in the keyframe is not trained on either (use_valid_flag).
         valid = [
             (index, instance)
@@ -168,15 +170,14 @@ class _Job:
 
 def _train_frames(path: Path) -> list[dict]:
     remedy = "Run: aqr-bench data --tier TIER --root ROOT --out " + str(path.parent)
-    content = load_plain_pickle(path, "info file", remedy)
+    content = load_safe_pickle(path, "info file", remedy)
     try:
         categories, frames = content["metainfo"]["categories"], content["data_list"]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is no info file of mmdet3d 1.x ({error!r}). {remedy}") from error
+        raise UserError(f"{path} is no info file of mmdet3d 1.x ({error!r})", remedy) from error
     if categories != {name: label for label, name in enumerate(INFO_CLASSES)}:
-        raise UserError(
-            f"{path}: metainfo.categories is {categories}, not the order {', '.join(INFO_CLASSES)}. {remedy}"
-        )
+        message = f"{path}: metainfo.categories is {categories}, not the order {', '.join(INFO_CLASSES)}"
+        raise UserError(message, remedy)
     return frames
 
 
@@ -245,11 +246,6 @@ def _load_cloud(results: dict, sweeps: int) -> np.ndarray:
     ):
         results = transform(results)
     return results["points"].tensor.numpy()
-
-
-def _load_view(view: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(image [h, w, 3] uint8 BGR as in the file, lidar2img [4, 4])."""
-    return read_image(view["img_path"]), lidar_to_image(view["cam2img"], view["lidar2cam"])
 
 
 def _bottom_boxes(instances: list[dict]) -> LiDARInstance3DBoxes:

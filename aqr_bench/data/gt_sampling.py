@@ -19,7 +19,7 @@ from mmdet3d.datasets.transforms.dbsampler import BatchSampler, DataBaseSampler 
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 from mmdet3d.structures.points import BasePoints  # noqa: E402
 
-from aqr_bench.compat import load_plain_pickle  # noqa: E402
+from aqr_bench.compat import load_safe_pickle  # noqa: E402
 from aqr_bench.data.gt_database import REMEDY, project_boxes  # noqa: E402
 from aqr_bench.data.raw_frames import BadFrameError, read_image  # noqa: E402
 from aqr_bench.errors import UserError, nearest, short  # noqa: E402
@@ -157,7 +157,7 @@ class UnifiedDataBaseSampler(DataBaseSampler):
         try:
             points = self.points_loader({"lidar_points": {"lidar_path": path}})["points"]
         except (OSError, ValueError) as error:
-            raise UserError(f"points of {self.info_path} cannot be read: {path} ({error}). {REMEDY}") from error
+            raise UserError(f"points of {self.info_path} cannot be read: {path} ({error})", REMEDY) from error
         points.translate(np.asarray(entry["box3d_lidar"][:3], dtype=np.float32))
         return points
 
@@ -167,7 +167,7 @@ class UnifiedDataBaseSampler(DataBaseSampler):
         try:
             return read_image(os.path.join(self.data_root, entry["image_path"]))
         except BadFrameError as error:
-            raise UserError(f"ground-truth database {self.info_path}: {error}. {REMEDY}") from error
+            raise UserError(f"ground-truth database {self.info_path}: {error}", REMEDY) from error
 
     def __repr__(self) -> str:
         return (
@@ -205,25 +205,25 @@ def _directions(yaw: np.ndarray) -> np.ndarray:
 
 def read_dbinfos(path: str | Path) -> dict[str, list[dict]]:
     """Read and check ``dbinfos_train.pkl``: class name to entries. Raises UserError on anything else."""
-    content = load_plain_pickle(path, "ground-truth database", REMEDY)
+    content = load_safe_pickle(path, "ground-truth database", REMEDY)
     if not isinstance(content, dict):
-        raise UserError(
-            f"ground-truth database {path} holds a {type(content).__name__}, not entries by class. {REMEDY}"
-        )
+        raise UserError(f"ground-truth database {path} holds a {type(content).__name__}, not entries by class", REMEDY)
     for name, entries in content.items():
-        shown = short(name)
+        class_name = short(name)
         if not isinstance(entries, list):
-            raise UserError(f"ground-truth database {path}: '{shown}' is no list of entries. {REMEDY}")
+            raise UserError(f"ground-truth database {path}: '{class_name}' is no list of entries", REMEDY)
         for position, entry in enumerate(entries):
             missing = sorted(_ENTRY_KEYS - entry.keys()) if isinstance(entry, dict) else sorted(_ENTRY_KEYS)
             if missing:
                 raise UserError(
-                    f"ground-truth database {path}: entry {position} of '{shown}' lacks {', '.join(missing)}. {REMEDY}"
+                    f"ground-truth database {path}: entry {position} of '{class_name}' lacks {', '.join(missing)}",
+                    REMEDY,
                 )
             if np.shape(entry["box3d_lidar"]) != (9,):
                 raise UserError(
-                    f"ground-truth database {path}: box3d_lidar of entry {position} of '{shown}' has shape "
-                    f"{np.shape(entry['box3d_lidar'])}, not (9,). {REMEDY}"
+                    f"ground-truth database {path}: box3d_lidar of entry {position} of '{class_name}' has shape "
+                    f"{np.shape(entry['box3d_lidar'])}, not (9,)",
+                    REMEDY,
                 )
     return content
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aqr_bench.atomic import whole_file
+from aqr_bench.atomic import atomic_write
 from aqr_bench.errors import UserError, reading
 from aqr_bench.study.spec import SPLITS
 
@@ -29,13 +29,13 @@ def open_nuscenes(root: str | Path, version: str) -> Any:
     root = Path(root)
     if not root.is_dir():
         raise UserError(
-            f"nuScenes root not found: {root}. Set data.root in the tier file to the folder that holds {version}/, "
-            "samples/ and sweeps/."
+            f"nuScenes root not found: {root}",
+            f"Set data.root in the tier file to the folder that holds {version}/, samples/ and sweeps/.",
         )
     if not (root / version).is_dir():
         versions = ", ".join(sorted(p.name for p in root.glob("v1.0-*"))) or "none"
         raise UserError(
-            f"no tables of version '{version}' in {root} (it has: {versions}). Set data.version in the tier file."
+            f"no tables of version '{version}' in {root} (it has: {versions})", "Set data.version in the tier file."
         )
     from nuscenes import NuScenes
 
@@ -43,19 +43,20 @@ def open_nuscenes(root: str | Path, version: str) -> Any:
         try:
             return NuScenes(version=version, dataroot=str(root), verbose=False)
         except ValueError as error:
-            what = _damaged_table(root / version)
-            if what is None:
+            damage = _damaged_table(root / version)
+            if damage is None:
                 raise
-            raise UserError(f"the nuScenes tables in {root / version} do not load: {what}") from error
+            remedy = "Restore it, or make the data set again."
+            raise UserError(f"the nuScenes tables in {root / version} do not load: {damage}", remedy) from error
 
 
 def _damaged_table(folder: Path) -> str | None:
-    """The first table that is no JSON, and where; the devkit does not say which one it is."""
+    """The first table that is no JSON and the position of the error; the devkit does not name the table."""
     for path in sorted(folder.glob("*.json")):
         try:
             json.loads(path.read_bytes())
         except ValueError as error:
-            return f"{path.name} is damaged ({error}). Restore it, or make the data set again."
+            return f"{path.name} is damaged ({error})"
     return None
 
 
@@ -105,7 +106,7 @@ def write_infos(infos: dict[str, list[dict]], out: str | Path, version: str) -> 
     for split, entries in infos.items():
         paths[split] = out / f"infos_{split}.pkl"
         payload = pickle.dumps({"metainfo": metainfo, "data_list": entries}, protocol=4)
-        with whole_file(paths[split]) as temporary:
+        with atomic_write(paths[split]) as temporary:
             temporary.write_bytes(payload)
     return paths
 
@@ -178,7 +179,7 @@ def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
 
 
 def _sweeps(nusc: Any, lidar: dict, global2lidar: np.ndarray, max_sweeps: int) -> list[dict]:
-    """Sweeps before the keyframe, nearest first; ``lidar2sensor`` maps key-frame LiDAR to sweep LiDAR coordinates."""
+    """Sweeps before the keyframe, nearest first; ``lidar2sensor`` maps keyframe LiDAR to sweep LiDAR coordinates."""
     sweeps: list[dict] = []
     while len(sweeps) < max_sweeps and lidar["prev"]:
         lidar = nusc.get("sample_data", lidar["prev"])

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from aqr_bench.compat import load_plain_pickle
+from aqr_bench.compat import load_safe_pickle
 from aqr_bench.corruptions import Cloud, Frame, View
 from aqr_bench.errors import UserError, reading
 
@@ -138,41 +138,41 @@ class InfoFile:
 
     def __init__(self, path: str | Path, root: str | Path, flat: bool = False) -> None:
         self.path, self.root, self.flat = Path(path), Path(root), flat
-        loaded = load_plain_pickle(path, "info file", REMEDY)
+        loaded = load_safe_pickle(path, "info file", REMEDY)
         with self._reading():
             self.infos: list[dict] = list(loaded["data_list"])
-            self._number = {info["token"]: number for number, info in enumerate(self.infos)}
+            self._index = {info["token"]: index for index, info in enumerate(self.infos)}
 
     def _reading(self) -> AbstractContextManager[None]:
         return reading(self.path, "mmdet3d info file", REMEDY)
 
-    def number(self, token: str) -> int:
+    def index(self, token: str) -> int:
         """Position of a sample; UserError if the file does not have it."""
-        if token not in self._number:
+        if token not in self._index:
             raise UserError(f"{self.path} has no sample '{token}'")
-        return self._number[token]
+        return self._index[token]
 
-    def back(self, token: str, steps: int) -> dict | None:
+    def entry_before(self, token: str, steps: int) -> dict | None:
         """The entry ``steps`` keyframes before a sample in its scene, None before the scene's first."""
         for _ in range(steps):
-            token = self.infos[self.number(token)]["prev"]
-            if not token or token not in self._number:
+            token = self.infos[self.index(token)]["prev"]
+            if not token or token not in self._index:
                 return None
-        return self.infos[self.number(token)]
+        return self.infos[self.index(token)]
 
     def lidar_path(self, info: Mapping[str, Any]) -> Path:
         """The keyframe's LiDAR file."""
-        return self._place("samples/LIDAR_TOP", info["lidar_points"]["lidar_path"])
+        return self._sensor_path("samples/LIDAR_TOP", info["lidar_points"]["lidar_path"])
 
     def image_path(self, info: Mapping[str, Any], camera: str) -> Path:
         """The keyframe's image of a camera."""
-        return self._place(f"samples/{camera}", info["images"][camera]["img_path"])
+        return self._sensor_path(f"samples/{camera}", info["images"][camera]["img_path"])
 
     def sweep_path(self, filename: str) -> Path:
         """A file that is named relative to the root, as sweeps are."""
         return self.root / (Path(filename).name if self.flat else filename)
 
-    def _place(self, folder: str, name: str) -> Path:
+    def _sensor_path(self, folder: str, name: str) -> Path:
         return self.root / Path(name).name if self.flat else self.root / folder / Path(name).name
 
     def clouds(self, info: Mapping[str, Any], sweeps: int) -> tuple[Cloud, ...]:
@@ -188,10 +188,10 @@ class InfoFile:
             raise BadFrameError(f"sample {info['token']} of {self.path} has no camera {camera}")
         return view_of(camera, info["images"][camera], read_image(self.image_path(info, camera)))
 
-    def frame(self, number: int, sweeps: int = 10) -> Frame:
+    def frame(self, index: int, sweeps: int = 10) -> Frame:
         """Everything about one sample."""
         with self._reading():
-            return self._frame(self.infos[number], sweeps)
+            return self._frame(self.infos[index], sweeps)
 
     def _frame(self, info: Mapping[str, Any], sweeps: int) -> Frame:
         boxes = [i["bbox_3d"][:7] for i in info.get("instances", []) if i["bbox_label_3d"] >= 0]
@@ -215,12 +215,12 @@ class SceneHistory:
         self._infos, self._token, self._sweeps = infos, token, sweeps
 
     def _entry(self, steps: int) -> dict:
-        info = self._infos.back(self._token, steps)
+        info = self._infos.entry_before(self._token, steps)
         assert info is not None, f"{steps} keyframes before {self._token} there is none: ask for its token first"
         return info
 
     def token(self, steps: int) -> str | None:
-        info = self._infos.back(self._token, steps)
+        info = self._infos.entry_before(self._token, steps)
         return None if info is None else info["token"]
 
     def clouds(self, steps: int) -> tuple[Cloud, ...]:

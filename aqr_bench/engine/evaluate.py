@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.compat import naming, to_cpu
+from aqr_bench.compat import to_cpu, with_pickle_name
 from aqr_bench.console import steps
 from aqr_bench.corruptions.fingerprint import Fingerprint, evaluation_fingerprint
 from aqr_bench.data.dataset import DataSet
@@ -21,7 +21,7 @@ from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import build_config, hashable
 from aqr_bench.engine.job import cost_since, one_line
 from aqr_bench.engine.weights import load_weights, verified_checkpoint
-from aqr_bench.errors import UserError, raise_disk_fault
+from aqr_bench.errors import UserError, raise_if_disk_error
 from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance, utc_now
@@ -66,7 +66,7 @@ def evaluate_suite(
         cached = find_cached(Path(work_root), work, name, job.identity)
         evaluator = Evaluator(config, tier, data, checkpoint, work / "detections", job) if cached is None else None
     except Exception as error:
-        raise_disk_fault(error, work)
+        raise_if_disk_error(error, work)
         if trained.ok:
             traceback.print_exc()
         return [_failure(c, suite, trained, tier, error, job) for c in suite.conditions]
@@ -163,7 +163,7 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
         scores, inputs, extra = evaluator.run(condition)
         trained_on = other_data(trained, evaluator.data)
     except Exception as error:
-        raise_disk_fault(error, evaluator.work)
+        raise_if_disk_error(error, evaluator.work)
         failure = functools.partial(_failure, condition, suite, trained, evaluator.tier, error, evaluator.job)
         try:
             traceback.print_exc()
@@ -338,7 +338,7 @@ def build_loader(config: Any, condition: Condition, batch_size: int, read: Any =
     settings = condition.settings
     steps[0].update(name=settings["corruption"], severity=settings["severity"], options=dict(settings["options"]))
     steps[0].update(ann_file=loader.dataset.ann_file, data_root=loader.dataset.data_root)
-    with naming(f"info file {loader.dataset.ann_file}"):
+    with with_pickle_name(f"info file {loader.dataset.ann_file}"):
         if read is None:
             return _quietly(Runner.build_dataloader, loader)
         pipeline, loader.dataset = Compose(loader.dataset.pipeline), copy(read)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.atomic import whole_file
+from aqr_bench.atomic import atomic_write
 from aqr_bench.bias import GuardCount, count_guarded
 
 CONFIDENT = 0.3  # a query with at least this score is looked at by itself: most queries see nothing but background
@@ -64,7 +64,7 @@ class RouterLog:
             return {}
         arrays = self.arrays()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
         found: dict[str, Any] = {"file": path.name, **summary(arrays["weight"], arrays["score"])}
         if self.guard.rows:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.compat import naming
+from aqr_bench.compat import with_pickle_name
 from aqr_bench.console import seed
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.adapt_config import inner_dataset
@@ -35,7 +35,7 @@ from aqr_bench.engine.weights import (
     trained_checkpoint,
     write_weights,
 )
-from aqr_bench.errors import UserError, raise_disk_fault, run_main
+from aqr_bench.errors import UserError, raise_if_disk_error, run_main
 from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance, utc_now
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError:
         raise
     except Exception as error:
-        raise_disk_fault(error, plan.work)
+        raise_if_disk_error(error, plan.work)
         traceback.print_exc()
         failure = group.report_failure(error, *failure_status(error, plan.schedule.memory_limit_mb))
         write(start, failure.status, _reason(failure), cost_since(clock))
@@ -327,12 +327,12 @@ def run_training(
     runner = Runner.from_cfg(_without_test(config))
     if init and not config.resume:
         merged = merged_weights(init, work / "init.pth")
-        load_weights(
-            inner_model(runner), merged, complete
-        )  # raises for what does not fit, where mmengine would only warn
+        # Raises for what does not fit, where mmengine would only warn.
+        load_weights(inner_model(runner), merged, complete)
         # train() initialises the weights afresh and makes the averaged copy; what it loads comes after both.
         runner._load_from = str(merged)
-    with naming(f"info file {inner_dataset(config.train_dataloader.dataset).ann_file}"), name_resumed_checkpoint(last):
+    info_file = inner_dataset(config.train_dataloader.dataset).ann_file
+    with with_pickle_name(f"info file {info_file}"), name_resumed_checkpoint(last):
         runner.train()
     path = work / "final.pth"
     curve = next(h for h in runner.hooks if isinstance(h, LossCurve)).points

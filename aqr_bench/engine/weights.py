@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.atomic import whole_file
+from aqr_bench.atomic import atomic_write
 from aqr_bench.errors import short
 from aqr_bench.records.record import Record, read_records
 from aqr_bench.study.hashes import sha256_file
@@ -89,6 +89,6 @@ def write_weights(path: str | Path, weights: Mapping[str, Any], **meta: Any) -> 
     import torch
 
     # Through a file of Python's: torch's own writer says nothing of a full disk.
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         torch.save({"state_dict": weights, "meta": meta}, file)
     return Path(path)

@@ -1,11 +1,8 @@
-"""Boxes of many samples as arrays, the checks of their values, and the way from the devkit's EvalBoxes.
-
-Nothing is reordered on the way: among detections of equal score the devkit's order is that of its list of all boxes.
-"""
+"""Boxes of many samples as arrays, and the checks of their values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -76,27 +73,3 @@ def raise_if_invalid(boxes: BoxArrays, where: str) -> None:
             raise UserError(f"{where}: {key} of a box is NaN")
     if np.isnan(boxes.score).any():
         raise UserError(f"{where}: detection_score is NaN")
-
-
-def from_eval_boxes(boxes: Any, sample_index: Mapping[str, int], use_box_token: bool = False) -> BoxArrays:
-    """The devkit's EvalBoxes, in the order of its ``all``.
-
-    Args:
-        sample_index: index of each sample token.
-        use_box_token: take the sample that a box names (as the devkit matches detections), not the one it is listed
-            under.
-    """
-    rows = [(t, box) for t in boxes.sample_tokens for box in boxes[t]]
-    if not rows:
-        return BoxArrays.empty()
-    every = [box for _, box in rows]
-    # A pyquaternion Quaternion is accepted for a rotation, as the devkit accepts it.
-    geometry = [np.array([[*getattr(box, key)] for box in every], dtype=np.float64) for key in WIDTHS]
-    return BoxArrays(
-        np.array([sample_index[box.sample_token if use_box_token else t] for t, box in rows], dtype=np.int32),
-        np.array([LABEL_INDEX[box.detection_name] for box in every], dtype=np.int8),
-        *geometry,
-        np.array([box.detection_score for box in every], dtype=np.float64),
-        np.array([ATTRIBUTE_INDEX[box.attribute_name] for box in every], dtype=np.int8),
-        np.array([box.num_pts for box in every], dtype=np.int32),
-    )

@@ -11,8 +11,8 @@ from typing import Any
 
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.metrics.ground_truth import filter_boxes, ground_truth
-from aqr_bench.metrics.matches import collect_matches, match_boxes
-from aqr_bench.metrics.nuscenes import evaluate
+from aqr_bench.metrics.matches import collect_matches
+from aqr_bench.metrics.nuscenes import UNDEFINED, evaluate
 from aqr_bench.metrics.submission import from_results, load_results, read_submission
 
 ENGINES = ("fast", "devkit")
@@ -47,7 +47,7 @@ def score_detections(
         nusc: devkit NuScenes of the data set (v1.0-mini or v1.0-trainval).
         out_dir: where the devkit may write.
         config: devkit evaluation configuration.
-        matches: where to save which detection is matched to which object (see matches.py), or None.
+        matches: where to save which detection is matched to which object (see matches.py), or None; by our metric.
         engine: "fast" or "devkit"; None: see :func:`metric_engine`. Both give the same numbers.
         results: the submission's entries by sample token, if in memory; the fast metric reads no file then.
     Returns:
@@ -57,8 +57,9 @@ def score_detections(
     from nuscenes.eval.common.config import config_factory
 
     rules = config_factory(config)
-    if metric_engine(engine) == "devkit":
-        return _score_with_devkit(results_json, nusc, out_dir, rules, matches)
+    by_devkit = metric_engine(engine) == "devkit"
+    if by_devkit and matches is None:
+        return _score_with_devkit(results_json, nusc, out_dir, rules)
     truth = ground_truth(nusc, EVAL_SETS[nusc.version], rules.class_range)
     samples = truth.samples
     if results is None:
@@ -70,20 +71,16 @@ def score_detections(
     if matches is not None:
         where = samples.tokens, samples.scenes, samples.scene
         collect_matches(evaluation, truth.boxes, detections, *where, rules).save(matches)
+    if by_devkit:
+        return _score_with_devkit(results_json, nusc, out_dir, rules)
     return flatten_summary(evaluation.summary)
 
 
-def _score_with_devkit(
-    results_json: str | Path, nusc: Any, out_dir: str | Path, rules: Any, matches: str | Path | None
-) -> dict:
-    from nuscenes.eval.common.data_classes import EvalBoxes
+def _score_with_devkit(results_json: str | Path, nusc: Any, out_dir: str | Path, rules: Any) -> dict:
     from nuscenes.eval.detection.evaluate import DetectionEval
 
     if not any(load_results(results_json).values()):
         # A collapsed model detects nothing; the devkit stops with "Invalid box type: None" on such a file.
-        if matches is not None:
-            with _quiet_devkit():
-                _save_matches(_truth(nusc, rules), EvalBoxes(), nusc, rules, matches)
         return empty_submission_scores(rules.class_names)
     with _quiet_devkit():
         evaluation = DetectionEval(
@@ -95,24 +92,7 @@ def _score_with_devkit(
             verbose=False,
         )
         metrics, _ = evaluation.evaluate()
-    if matches is not None:
-        _save_matches(evaluation.gt_boxes, evaluation.pred_boxes, nusc, rules, matches)
     return flatten_summary(metrics.serialize())
-
-
-def _truth(nusc: Any, rules: Any) -> Any:
-    """The devkit's filter_boxes ground truth, as DetectionEval loads it."""
-    from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes, load_gt
-    from nuscenes.eval.detection.data_classes import DetectionBox
-
-    boxes = add_center_dist(nusc, load_gt(nusc, EVAL_SETS[nusc.version], DetectionBox, verbose=False))
-    return filter_eval_boxes(nusc, boxes, rules.class_range, verbose=False)
-
-
-def _save_matches(truth: Any, detections: Any, nusc: Any, rules: Any, path: str | Path) -> None:
-    samples = {token: nusc.get("sample", token)["scene_token"] for token in truth.sample_tokens}
-    scene_of = {token: nusc.get("scene", scene)["name"] for token, scene in samples.items()}
-    match_boxes(truth, detections, scene_of, rules).save(path)
 
 
 def empty_submission_scores(class_names: Iterable[str]) -> dict:
@@ -120,13 +100,12 @@ def empty_submission_scores(class_names: Iterable[str]) -> dict:
 
     Errors that a class does not have (a cone has no heading) are None, as in every other case.
     """
-    undefined = {"traffic_cone": ("AOE", "AVE", "AAE"), "barrier": ("AVE", "AAE")}
     scores: dict[str, Any] = {"mAP": 0.0, "NDS": 0.0, **{f"m{name}": 1.0 for name in ERRORS.values()}}
     scores["classes"] = {
         name: {
             "AP": 0.0,
             "AP_dist": dict.fromkeys(("0.5", "1.0", "2.0", "4.0"), 0.0),
-            **{short: None if short in undefined.get(name, ()) else 1.0 for short in ERRORS.values()},
+            **{short: None if k in UNDEFINED.get(name, ()) else 1.0 for k, short in enumerate(ERRORS.values())},
         }
         for name in class_names
     }

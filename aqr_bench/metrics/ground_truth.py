@@ -159,7 +159,8 @@ def _velocities(
         centre, time = centre_N2[rows], time_N[rows]
         for row in np.flatnonzero(rows < 0):  # of a category that is not detected, or of another split
             other = nusc.get("sample_annotation", annotations[row][key])
-            centre[row], time[row] = other["translation"][:2], _time(nusc, other)
+            centre[row] = other["translation"][:2]
+            time[row] = 1e-6 * nusc.get("sample", other["sample_token"])["timestamp"]
         centres.append(centre)
         times.append(time)
         exists.append(np.array([bool(a[key]) for a in annotations]))
@@ -169,10 +170,6 @@ def _velocities(
         velocity = (centres[1] - centres[0]) / elapsed[:, None]
     velocity[~(exists[0] | exists[1]) | (elapsed > limit)] = np.nan
     return velocity
-
-
-def _time(nusc: Any, annotation: Mapping[str, Any]) -> float:
-    return 1e-6 * nusc.get("sample", annotation["sample_token"])["timestamp"]
 
 
 # ---------------------------------------------------------------- the filter

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
 
-from aqr_bench.atomic import whole_file
+from aqr_bench.atomic import atomic_write
 from aqr_bench.metrics import resampled
-from aqr_bench.metrics.boxes import BoxArrays, from_eval_boxes
-from aqr_bench.metrics.nuscenes import RECALL, UNDEFINED, Evaluation, evaluate, first_bin, means
+from aqr_bench.metrics.boxes import BoxArrays
+from aqr_bench.metrics.nuscenes import RECALL, UNDEFINED, Evaluation, first_bin, means
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Matches:
                 if getattr(matches, key) is not None:
                     arrays[f"{key}{i}"] = getattr(matches, key).astype(kind)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
         return path
 
@@ -235,21 +235,3 @@ def collect_matches(
         )
     rule = (config.min_recall, config.min_precision, classes, config.dist_th_tp, config.mean_ap_weight)
     return Matches(scenes, tuple(limits), *rule, samples, scene_of_sample)
-
-
-def match_boxes(truth: Any, detections: Any, scene_of: Mapping[str, str], config: Any) -> Matches:
-    """Match the devkit's filtered boxes as its ``accumulate`` does.
-
-    Args:
-        truth, detections: EvalBoxes of DetectionEval, ``gt_boxes`` and ``pred_boxes``.
-        scene_of: scene name by sample token.
-        config: DetectionConfig (classes, thresholds, distance in the plane).
-    """
-    samples = tuple(dict.fromkeys([*truth.sample_tokens, *detections.sample_tokens]))
-    sample_index = {token: i for i, token in enumerate(samples)}
-    scenes = tuple(sorted({scene_of[token] for token in samples}))
-    scene_of_sample = np.array([scenes.index(scene_of[token]) for token in samples], dtype=np.int64)
-    truth_boxes = from_eval_boxes(truth, sample_index)
-    detected = from_eval_boxes(detections, sample_index, use_box_token=True)
-    evaluation = evaluate(truth_boxes, detected, len(samples), config)
-    return collect_matches(evaluation, truth_boxes, detected, samples, scenes, scene_of_sample, config)

@@ -156,12 +156,12 @@ def _length(vector_M2: np.ndarray) -> np.ndarray:
     return np.sqrt(vector_M2[:, 0] * vector_M2[:, 0] + vector_M2[:, 1] * vector_M2[:, 1])
 
 
-def scale_iou(truth_M3: np.ndarray, found_M3: np.ndarray) -> np.ndarray:
+def scale_iou(truth_M3: np.ndarray, detected_M3: np.ndarray) -> np.ndarray:
     """Intersection over union [M] of boxes with one centre and heading; AssertionError for a size not above 0."""
     assert (truth_M3 > 0).all(), "sizes of ground truth must be above 0"
-    assert (found_M3 > 0).all(), "sizes of detections must be above 0"
-    shared = np.prod(np.minimum(truth_M3, found_M3), axis=1)
-    return shared / (np.prod(truth_M3, axis=1) + np.prod(found_M3, axis=1) - shared)
+    assert (detected_M3 > 0).all(), "sizes of detections must be above 0"
+    shared = np.prod(np.minimum(truth_M3, detected_M3), axis=1)
+    return shared / (np.prod(truth_M3, axis=1) + np.prod(detected_M3, axis=1) - shared)
 
 
 def yaw(rotation_M4: np.ndarray) -> np.ndarray:

@@ -78,7 +78,7 @@ def curves(score, scene, tp, weights, npos, level, exact, grid, error_column, pr
                     while g < bins and level[row, g] < hits[d, r]:
                         t = level[row, g]
                         upper = (t + 1) / (t + 1 + false)
-                        # Before the first detection of all np.interp goes on with its value.
+                        # Before the first detection np.interp extends its value.
                         lower = t / (t + false) if t + false > 0 else upper
                         here, step = t / npos[row], (t + 1) / npos[row] - t / npos[row]
                         along = grid[g] - here

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.atomic import whole_file, write_text
+from aqr_bench.atomic import atomic_write, write_text
 from aqr_bench.study.hashes import sha256_file
 
 
@@ -52,7 +52,7 @@ def find_cached(root: Path, work: Path, name: str, identity: Sequence[str]) -> t
 def reuse_file(source: Path, target: Path) -> Path:
     """Put a file of another run into this run's folder: a hard link where the file system can, else a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.unlink(missing_ok=True)
         try:
             os.link(source, temporary)

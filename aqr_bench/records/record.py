@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.atomic import whole_file
+from aqr_bench.atomic import atomic_write
 from aqr_bench.errors import UserError, require_file
 from aqr_bench.records.provenance import portable_path
 from aqr_bench.study.schema import schema_error
@@ -119,7 +119,7 @@ def write_records(path: str | Path, records: Iterable[Record]) -> Path:
     if not lines:
         raise UserError(f"{path}: no record to write; a run that fails writes a record of its failure")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aqr_bench.console import positive
-from aqr_bench.errors import UserError, raise_disk_fault, run_main
+from aqr_bench.console import positive_int
+from aqr_bench.errors import UserError, raise_if_disk_error, run_main
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.runs import limit_seeds
 
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--study", required=True, nargs="+", help="names or files of the studies")
     parser.add_argument("--records", required=True, type=Path, help="results folder, with a folder per tier in it")
     parser.add_argument("--out", required=True, type=Path, help="folder to write index.html, tables and figures to")
-    parser.add_argument("--seeds", type=positive, help="so many of every study's seeds (default: as the tier says)")
+    parser.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
     args = parser.parse_args(argv)
     tier = load_tier(args.tier)
     studies = [limit_seeds(load_study(name), tier, args.seeds) for name in args.study]
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         page = build_report(tier, studies, args.records, args.out, [speed_chapter])
     except OSError as error:
-        raise_disk_fault(error, args.out)
+        raise_if_disk_error(error, args.out)
         raise
     print(f"report: {page.resolve()}")
     return 0

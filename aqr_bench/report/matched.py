@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aqr_bench.errors import DAMAGED_ARRAYS
+from aqr_bench.errors import ARRAY_READ_ERRORS
 from aqr_bench.metrics.matches import Matches
 
 DISTANCE_M = 2.0  # the threshold at which nuScenes takes its true-positive errors
@@ -20,7 +20,7 @@ def recall_and_precision(path: Path | None) -> tuple[float, float] | None:
     """
     try:
         matches = None if path is None else Matches.load(path)
-    except DAMAGED_ARRAYS:
+    except ARRAY_READ_ERRORS:
         return None
     if matches is None or DISTANCE_M not in matches.distances:
         return None

@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from aqr_bench.errors import DAMAGED_ARRAYS
+from aqr_bench.errors import ARRAY_READ_ERRORS
 from aqr_bench.report.statistics import number
 from aqr_bench.report.tables.study import Table
 from aqr_bench.study.spec import Study
@@ -50,7 +50,7 @@ def load_weights(path: Path) -> Weights | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             weight = np.asarray(file["weight"], np.float32)
-    except DAMAGED_ARRAYS:
+    except ARRAY_READ_ERRORS:
         return None
     return Weights(*weight.reshape(-1, 2).T) if weight.ndim == 3 and weight.shape[-1] == 2 else None
 
@@ -152,7 +152,7 @@ def queries_of(path: Path, token: str | None = None) -> tuple[str, Queries] | No
         index = int(confident.argmax()) if token is None else tokens.index(token)
         centre, weight, score = (found[key][index].astype(np.float32) for key in ("centre", "weight", "score"))
         return tokens[index], Queries(centre, Weights(*weight.T), score)
-    except DAMAGED_ARRAYS:
+    except ARRAY_READ_ERRORS:
         return None
 
 

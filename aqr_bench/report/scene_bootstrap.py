@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from aqr_bench.errors import DAMAGED_ARRAYS
+from aqr_bench.errors import ARRAY_READ_ERRORS
 from aqr_bench.metrics.bootstrap import Resampled, SceneInterval, paired_scene_bootstrap, resample
 from aqr_bench.metrics.matches import Matches
 from aqr_bench.records.record import Record
@@ -30,7 +30,7 @@ def resampled_run(path: Path | None, score: float) -> Resampled | None:
     """mAP on every draw of scenes; None if the file is missing, damaged, or of another evaluation than ``score``."""
     try:
         found = None if path is None else resample(Matches.load(path))
-    except DAMAGED_ARRAYS:
+    except ARRAY_READ_ERRORS:
         return None
     return found if found is not None and abs(found.value - score) <= AGREEMENT else None
 

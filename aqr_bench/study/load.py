@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.errors import UserError, is_file, listed, nearest, short
+from aqr_bench.errors import UserError, is_file, join_names, nearest, short
 from aqr_bench.study.model_files import named_beside
 from aqr_bench.study.overrides import merge_overrides
 from aqr_bench.study.schedule import tier_schedule
@@ -56,7 +56,7 @@ def _resolve(path_or_name: str | Path, folder: str, what: str) -> Path:
         return place / f"{text}.yaml"
     known = _names(place)
     hint = nearest(text, known)
-    others = "" if hint.startswith("; known") else f" (known: {listed(known)})"
+    others = "" if hint.startswith("; known") else f" (known: {join_names(known)})"
     raise UserError(f"unknown {what} '{short(text)}'{hint}{others}")
 
 

@@ -41,7 +41,7 @@ def model_file(model: str) -> Path:
     if is_file_name(model):
         if Path(model).is_file():
             return Path(model)
-        raise UserError(f"no model config {model}. A relative path counts from the folder of the file that names it.")
+        raise UserError(f"no model config {model}", "A relative path counts from the folder of the file that names it.")
     path = CONFIGS / f"{model}.py"
     if not path.is_file():
         raise UserError(f"no '{model}' in aqr_bench/cmt/configs{nearest(model, shipped_models())}")

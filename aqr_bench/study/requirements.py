@@ -26,7 +26,7 @@ def require_inputs(tier: Tier, studies: Iterable[Study] = ()) -> None:
     A single missing checkpoint is no reason to stop: its training leaves a failed record. None at all is.
     """
     for problem in missing_inputs(tier, studies):
-        raise UserError(problem)
+        raise problem
 
 
 def require_gpus(tier: Tier, processes: int, gpus: int) -> None:
@@ -34,8 +34,9 @@ def require_gpus(tier: Tier, processes: int, gpus: int) -> None:
     if processes > gpus > 0:
         visible = "1 GPU is visible" if gpus == 1 else f"{gpus} GPUs are visible"
         raise UserError(
-            f"{tier.path}: launcher.processes: {processes} processes need a GPU each, {visible}. Lower it, show more "
-            "GPUs (CUDA_VISIBLE_DEVICES, --gpus), or take none (--cpu; for snakemake: --config gpus=0)."
+            f"{tier.path}: launcher.processes: {processes} processes need a GPU each, {visible}",
+            "Lower it, make more GPUs visible (CUDA_VISIBLE_DEVICES, --gpus), or use none (--cpu; for snakemake: "
+            "--config gpus=0).",
         )
 
 
@@ -44,8 +45,8 @@ def training_processes(tier: Tier, studies: Iterable[Study]) -> int:
     return tier.launcher.processes if any(plan.iterations != 0 for plan in schedules(tier, studies)) else 1
 
 
-def missing_inputs(tier: Tier, studies: Iterable[Study] = ()) -> Iterator[str]:
-    """Everything that keeps the tier from starting, each as one line with its way out."""
+def missing_inputs(tier: Tier, studies: Iterable[Study] = ()) -> Iterator[UserError]:
+    """Everything that keeps the tier from starting."""
     studies = list(studies)
     named = {(tier.path, "model", tier.model), *((tier.path, "models", model) for model in tier.models)}
     named |= {(s.path, f"variants.{v.name}.model", v.model) for s in studies for v in s.variants.values() if v.model}
@@ -53,18 +54,19 @@ def missing_inputs(tier: Tier, studies: Iterable[Study] = ()) -> Iterator[str]:
         try:
             model_file(model)
         except UserError as error:
-            yield f"{path}: {key}: {error}"
+            yield UserError(f"{path}: {key}: {error.message}", error.remedy)
     if tier.data_root is not None and not (tier.data_root / tier.version).is_dir():
-        yield (
+        yield UserError(
             f"{tier.path}: data.root: no nuScenes {tier.version} under '{tier.data_root}' (looked for the folder "
-            f"'{tier.data_root / tier.version}'). Unpack or link the data set there, or change data.root."
+            f"'{tier.data_root / tier.version}')",
+            "Unpack or link the data set there, or change data.root.",
         )
     files = {schedule.checkpoint for schedule in schedules(tier, studies) if schedule.init == "published"}
     if files and not any(file.is_file() for file in files):
         listed = ", ".join(sorted(map(str, files)))
-        yield (
-            f"{tier.path}: models: none of the published checkpoints is there ({listed}). Get them from "
-            f"{PUBLISHED_BY}, or take a tier that trains the models."
+        yield UserError(
+            f"{tier.path}: models: none of the published checkpoints is there ({listed})",
+            f"Get them from {PUBLISHED_BY}, or use a tier that trains the models.",
         )
 
 

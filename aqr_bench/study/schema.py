@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from aqr_bench.errors import UserError, listed, nearest, quoted, short
+from aqr_bench.errors import UserError, join_names, nearest, quoted, short
 
 
 def repository_root() -> Path:
@@ -190,7 +190,7 @@ def _explain(err: jsonschema.ValidationError) -> str:
         known = err.schema.get("properties", {})
         extra = next(k for k in err.instance if k not in known)
         hint = nearest(extra, known)
-        others = "" if hint.startswith("; known") else f" (known: {listed(sorted(known))})"
+        others = "" if hint.startswith("; known") else f" (known: {join_names(sorted(known))})"
         return f"{'.'.join([*path, short(extra)])}: unknown key{hint}{others}"
     if err.validator == "required":
         missing = next(k for k in err.validator_value if k not in err.instance)

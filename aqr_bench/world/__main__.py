@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from aqr_bench.console import natural
-from aqr_bench.errors import tell
+from aqr_bench.console import non_negative_int
+from aqr_bench.errors import report_error
 from aqr_bench.study.load import tier_path
 from aqr_bench.world.spec import read_tier
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aqr-bench world", description="Write a synthetic nuScenes root.")
     parser.add_argument("--tier", required=True, help="name or file of a tier with a 'world' mapping")
     parser.add_argument("--out", required=True, help="folder to write; replaced if it holds another synthetic world")
-    parser.add_argument("--workers", type=natural, default=0, help="processes (default: one per usable core)")
+    parser.add_argument("--workers", type=non_negative_int, default=0, help="processes (default: one per usable core)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers: many small arrays, one thread each
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         write_world(spec, args.out, args.workers or len(os.sched_getaffinity(0)), args.quiet)
     except Exception as error:
-        return tell(error, args.out)
+        return report_error(error, args.out)
     return 0
 
 

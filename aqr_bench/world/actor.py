@@ -42,6 +42,6 @@ def cuboids(extents: list[tuple[float, ...]], size: np.ndarray, skin_m: float = 
     """Return centre and half size (P, 6) in metres of parts given as fractions of a box of ``size`` (l, w, h)."""
     skin = np.minimum(skin_m, 0.08 * size)
     low, high = np.array(extents).reshape(-1, 3, 2).transpose(2, 0, 1)
-    inner = size - np.array([2, 2, 1]) * skin  # it stands on the ground: no skin below
+    inner = size - np.array([2, 2, 1]) * skin  # on the ground: no skin below
     base = np.array([-inner[0] / 2, -inner[1] / 2, 0])
     return np.concatenate([base + (low + high) / 2 * inner, (high - low) / 2 * inner], 1)

@@ -70,7 +70,7 @@ def render(
     texture_of = np.arange(len(owner))
     plain = np.asarray(light.ground, float) * (NIGHT_FLOOR if light.night else 1.0)
     haze, exposure = np.asarray(light.haze, float), 255.0 * light.gain
-    seen, alone = np.zeros(actors, np.int64), np.zeros(actors, np.int64)
+    visible, unoccluded = np.zeros(actors, np.int64), np.zeros(actors, np.int64)
     images = []
     for view in _views(image_size):
         depth = np.repeat(view.depth, len(view.dx), 1)
@@ -90,10 +90,10 @@ def render(
             depth,
             part,
             stamp,
-            alone,
+            unoccluded,
         )
-        shown = np.bincount(part.ravel() + 1, minlength=len(owner) + 1)[1:]
-        seen += np.bincount(owner, shown, minlength=actors)[:actors].astype(np.int64)
+        pixels = np.bincount(part.ravel() + 1, minlength=len(owner) + 1)[1:]
+        visible += np.bincount(owner, pixels, minlength=actors)[:actors].astype(np.int64)
         noise = rng.standard_normal((image_size[1], image_size[0], 3), dtype=np.float32)
         noise *= np.float32(light.noise)
         image = np.empty(noise.shape, np.uint8)
@@ -102,7 +102,7 @@ def render(
             faces, haze, _clear(), _sky(view, light), plain, drawing, ground.REACH_M, exposure, noise, image,
         )  # fmt: skip
         images.append(image)
-    return images, seen, alone
+    return images, visible, unoccluded
 
 
 def _columns(view: _View, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

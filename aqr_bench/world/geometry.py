@@ -29,7 +29,7 @@ class Solids:
         center, half = (np.ascontiguousarray(array, float) for array in (self.center, self.half))
         return center, half, np.ascontiguousarray(self.owner, np.int64)
 
-    def seen_from(self, pose: np.ndarray) -> Solids:
+    def relative_to(self, pose: np.ndarray) -> Solids:
         """Return the same cuboids in the frame of ``pose`` (x, y, yaw)."""
         xy = rotate(self.center[:, :2] - pose[:2], -pose[2])
         return Solids(np.concatenate([xy, self.center[:, 2:]], 1), self.yaw - pose[2], self.half, self.owner)

@@ -53,7 +53,7 @@ def _streets(canvas: np.ndarray, scene: Scene, ego_pose: np.ndarray) -> None:
     for street in roads.streets:
         station = float(street.frame(ego_pose[:2])[0])
         stations = station + np.arange(-_AHEAD_M, _AHEAD_M + 1, 2.0)
-        lines.append((street, station, _seen(street, ego_pose, stations, street.middle)))
+        lines.append((street, station, _ego_xy(street, ego_pose, stations, street.middle)))
     for colour, extra in ((1.45 * asphalt, 0.0), (2.1 * asphalt, None), (asphalt, 0.15)):
         for street, _, line in lines:
             half = street.edge if extra == 0.0 else street.half + 0.15 - (extra or 0.0)
@@ -64,21 +64,21 @@ def _streets(canvas: np.ndarray, scene: Scene, ego_pose: np.ndarray) -> None:
         dashes = dashes[~roads.in_junction(index, dashes + DASH_M / 2, 2 * ZEBRA_M)]
         ends = dashes[:, None] + np.array([0, DASH_M])
         for lane in range(1 - street.lanes, street.lanes):
-            _lines(canvas, _seen(street, ego_pose, ends, street.middle + lane * LANE_M), PAINT, LINE_M)
+            _lines(canvas, _ego_xy(street, ego_pose, ends, street.middle + lane * LANE_M), PAINT, LINE_M)
         pieces = np.arange(first, station + 54, 4.0)[:, None] + np.array([0, 4.0])
         pieces = pieces[~roads.in_junction(index, pieces.mean(1), ZEBRA_M + 3.0)]
         for side in (-1, 1):
             lateral = street.middle + side * (street.half - PARKING_M)
-            _lines(canvas, _seen(street, ego_pose, pieces, lateral), PAINT * 0.9, LINE_M)
+            _lines(canvas, _ego_xy(street, ego_pose, pieces, lateral), PAINT * 0.9, LINE_M)
         for owner, middle in roads.zebras:
             if owner == index:
                 bars = np.arange(-street.half + 0.5, street.half, 1.0)
                 ends = np.broadcast_to(middle + np.array([-0.5, 0.5]) * ZEBRA_M, (len(bars), 2))
-                _lines(canvas, _seen(street, ego_pose, ends, street.middle + bars[:, None]), PAINT, 0.5)
+                _lines(canvas, _ego_xy(street, ego_pose, ends, street.middle + bars[:, None]), PAINT, 0.5)
 
 
-def _seen(street: Street, ego_pose: np.ndarray, stations: np.ndarray, lateral: np.ndarray | float) -> np.ndarray:
-    """Return places (..., 2) on a street in the ego frame."""
+def _ego_xy(street: Street, ego_pose: np.ndarray, stations: np.ndarray, lateral: np.ndarray | float) -> np.ndarray:
+    """Return positions (..., 2) on a street in the ego frame, metres."""
     lateral = np.broadcast_to(lateral, stations.shape)
     return rotate(street.poses(stations, lateral)[..., :2] - ego_pose[:2], -ego_pose[2])
 
@@ -125,9 +125,9 @@ def _grain(ego_pose: np.ndarray) -> np.ndarray:
     """Return the grain of the ground (CELLS, CELLS) uint8 about 128, fixed to the world."""
     cos, sin = np.cos(ego_pose[2]), np.sin(ego_pose[2])
     center = (CELLS - 1) / 2
-    turn = np.array([[cos, -sin], [sin, cos]])
-    origin = ego_pose[:2] / CELL_M % _TILE - turn @ [center, center]
-    matrix = np.concatenate([turn, origin[:, None]], 1)
+    rotation = np.array([[cos, -sin], [sin, cos]])
+    origin = ego_pose[:2] / CELL_M % _TILE - rotation @ [center, center]
+    matrix = np.concatenate([rotation, origin[:, None]], 1)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(_tile(), matrix, (CELLS, CELLS), flags=flags, borderMode=cv2.BORDER_WRAP)
 

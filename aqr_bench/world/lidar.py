@@ -40,8 +40,8 @@ def scan(
     heading = np.stack([np.cos(solids.yaw), np.sin(solids.yaw)], -1)
     first, count = _windows(solids, origin, azimuth[0], step)
     center, half, owner = solids.packed
-    stamp, alone = np.zeros((1, 1), np.int32), np.zeros(0, np.int64)
-    rays.cast_fan(origin, dx, dy, slope, center, heading, half, owner, first, count, depth, part, stamp, alone)
+    stamp, unoccluded = np.zeros((1, 1), np.int32), np.zeros(0, np.int64)
+    rays.cast_fan(origin, dx, dy, slope, center, heading, half, owner, first, count, depth, part, stamp, unoccluded)
 
     lost = rng.standard_exponential(shape)
     lost[rng.random(shape) < dropout] = np.inf

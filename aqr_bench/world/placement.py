@@ -1,4 +1,4 @@
-"""Where an object stands or drives (lane, kerb, pavement, zebra, road works, plot), and which ground is taken."""
+"""Where an object is or drives (lane, kerb, pavement, zebra, road works, plot), and which ground is taken."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PlacementSampler:
     _slots: int = 0
 
     def draw(self, info: ClassInfo, size: np.ndarray, speed: float, frame: int) -> Placement:
-        """Draw a place for something with ``size`` (l, w, h) and ``speed`` (0: it stands) at keyframe ``frame``."""
+        """Draw a position for an object of ``size`` (l, w, h) and ``speed`` (0: parked) at keyframe ``frame``."""
         if not speed and self.rng.random() < self.hidden_share:
             hidden = self._behind(size, frame)
             if hidden is not None:
@@ -199,8 +199,8 @@ class PlacementSampler:
             return None
         chosen = near[self.rng.integers(len(near))]
         gap = np.hypot(*self.occupancy.sizes[1 + chosen]) / 2 + np.hypot(*size[:2]) / 2 + self.rng.uniform(0.5, 3)
-        place = lidar[:2] + offset[chosen] * (1 + gap / distance[chosen])
-        if any(street.off_middle(place) < street.half + size[0] / 2 for street in self.layout.streets):
+        position = lidar[:2] + offset[chosen] * (1 + gap / distance[chosen])
+        if any(street.off_middle(position) < street.half + size[0] / 2 for street in self.layout.streets):
             return None
-        pose = np.array([*place, self.rng.uniform(-np.pi, np.pi)])
-        return Placement(pose, 0.0, "plot" if self.layout.clear_of_streets(place) else "pavement")
+        pose = np.array([*position, self.rng.uniform(-np.pi, np.pi)])
+        return Placement(pose, 0.0, "plot" if self.layout.clear_of_streets(position) else "pavement")

@@ -37,12 +37,12 @@ def _first_below(slopes, value):
 
 
 @compiled
-def cast_fan(origin, dx, dy, dz, center, heading, half, owner, first, count, depth, part, stamp, alone):
+def cast_fan(origin, dx, dy, dz, center, heading, half, owner, first, count, depth, part, stamp, unoccluded):
     """Cast a fan of rays at P cuboids; keep for each ray the nearest hit and whose it is.
 
     ``origin`` (3,), ``dx`` and ``dy`` (C,), ``dz`` (R,) falling; ``center`` and ``half`` (P, 3), ``heading`` (P, 2)
     cosine and sine of the yaw; columns ``first`` .. ``first + count`` (P,), which may pass the end and begin anew.
-    ``depth`` and ``part`` (R, C) are updated, distances in units of the direction. ``alone`` (A,) counts for the
+    ``depth`` and ``part`` (R, C) are updated, distances in units of the direction. ``unoccluded`` (A,) counts for the
     owners below A the rays that hit them whatever is in front; ``stamp`` (R, C) is its memory, zero in the beginning.
     """
     columns = len(dx)
@@ -51,7 +51,7 @@ def cast_fan(origin, dx, dy, dz, center, heading, half, owner, first, count, dep
         shift_x, shift_y = origin[0] - center[p, 0], origin[1] - center[p, 1]
         start_x, start_y = cos * shift_x + sin * shift_y, cos * shift_y - sin * shift_x
         low, high = center[p, 2] - half[p, 2] - origin[2], center[p, 2] + half[p, 2] - origin[2]
-        counted = owner[p] < len(alone)
+        counted = owner[p] < len(unoccluded)
         for k in range(first[p], first[p] + count[p]):
             c = k % columns
             ray_x, ray_y = cos * dx[c] + sin * dy[c], cos * dy[c] - sin * dx[c]
@@ -83,7 +83,7 @@ def cast_fan(origin, dx, dy, dz, center, heading, half, owner, first, count, dep
                     continue
                 if counted and stamp[r, c] != owner[p] + 1:
                     stamp[r, c] = owner[p] + 1
-                    alone[owner[p]] += 1
+                    unoccluded[owner[p]] += 1
                 if t < depth[r, c]:
                     depth[r, c] = t
                     part[r, c] = p

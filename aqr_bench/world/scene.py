@@ -21,7 +21,7 @@ from aqr_bench.world.spec import WorldSpec
 
 MAP_SIZE_M = 400.0  # scenes lie near the middle of a square map of this side
 DARK_REFLECTANCE = 0.07  # what a dark vehicle reflects, as a share of what others do
-_PLACES_PER_OBJECT = 10  # so many places are tried before an object is given up and another class drawn
+_MAX_TRIES_PER_OBJECT = 10  # so many places are tried before an object is given up and another class drawn
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def simulate(spec: WorldSpec, split: int, index: int) -> Scene:
             info = CLASSES[rng.choice(len(CLASSES), p=shares)]
             size = np.array(info.size_lwh) * np.exp(rng.normal(0, spec.size_jitter, 3).clip(-0.35, 0.35))
             speed = float(rng.uniform(*info.speed)) if labelled and rng.random() < info.moving_share else 0.0
-            for _ in range(_PLACES_PER_OBJECT):
+            for _ in range(_MAX_TRIES_PER_OBJECT):
                 frame = int(rng.integers(len(keys)))
                 placement = sampler.draw(info, size, speed, frame)
                 begin = arc(placement.pose, -speed, -placement.yaw_rate, np.asarray(frame * spec.keyframe_interval_s))

@@ -99,11 +99,11 @@ def _plots(site: _Site, index: int, street: Street, side: int, first: float, las
         elif draw < built + 0.12:
             _wall(site, street, middle, side, street.edge + 0.5, length * tight - 2.0)
         for _ in range(rng.poisson(1.5 * site.clutter + 0.3)):
-            place = street.poses(
+            position = street.poses(
                 middle + rng.uniform(-0.5, 0.5) * length,
                 street.middle + side * (street.edge + rng.uniform(1.5, 26)),
             )
-            _tree(site, place, 0.2) if rng.random() < 0.5 else _bush(site, place)
+            _tree(site, position, 0.2) if rng.random() < 0.5 else _bush(site, position)
 
 
 def _kerbside(
@@ -168,12 +168,12 @@ def _wall(site: _Site, street: Street, station: float, side: int, front: float, 
     site.add("hedge" if hedge else "wall", pose, size, cuboids(_BOX, size, 0.0), texture, [22.0 if hedge else 32.0])
 
 
-def _tree(site: _Site, place: np.ndarray, margin: float | None) -> None:
+def _tree(site: _Site, position: np.ndarray, margin: float | None) -> None:
     """A trunk and two boxes of leaves. On a pavement (``margin`` None) only the trunk keeps others off: people walk
     below the crown. Elsewhere the crown does, or a lorry would stand in it.
     """
     rng = site.rng
-    pose = np.array([place[0], place[1], rng.uniform(-np.pi, np.pi)])
+    pose = np.array([position[0], position[1], rng.uniform(-np.pi, np.pi)])
     trunk, low, high = rng.uniform(0.12, 0.2), rng.uniform(2.5, 3.0), rng.uniform(1.4, 2.2)
     wide = rng.uniform(0.85, 1.15) if margin is None else rng.uniform(1.0, 1.9)
     parts = np.array(
@@ -190,9 +190,9 @@ def _tree(site: _Site, place: np.ndarray, margin: float | None) -> None:
     site.add("tree", pose, size, parts, textures, [20.0, 18.0, 18.0], margin, ground)
 
 
-def _bush(site: _Site, place: np.ndarray) -> None:
+def _bush(site: _Site, position: np.ndarray) -> None:
     size = site.rng.uniform([0.6, 0.6, 0.5], [1.8, 1.5, 1.4])
-    pose = np.array([place[0], place[1], site.rng.uniform(-np.pi, np.pi)])
+    pose = np.array([position[0], position[1], site.rng.uniform(-np.pi, np.pi)])
     site.add("bush", pose, size, cuboids(_BOX, size, 0.0), _leaves(site.rng, 1), [18.0])
 
 

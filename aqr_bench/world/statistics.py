@@ -97,8 +97,8 @@ def _annotations(folder: Path) -> Annotations:
     category = {row["token"]: row["name"] for row in table("category")}
     class_of = {row["token"]: _CLASS_OF.get(category[row["category_token"]]) for row in table("instance")}
     rows = table("sample_annotation")
-    place = {row["token"]: (row["translation"], time_us[row["sample_token"]]) for row in rows}
-    ego = _ego_places(table("sample_data"), table("ego_pose"))
+    positions = {row["token"]: (row["translation"], time_us[row["sample_token"]]) for row in rows}
+    ego = _ego_positions(table("sample_data"), table("ego_pose"))
     labelled = [row for row in rows if class_of[row["instance_token"]]]
     center = np.array([row["translation"][:2] for row in labelled]).reshape(-1, 2)
     car = np.array([ego[row["sample_token"]] for row in labelled]).reshape(-1, 2)
@@ -107,24 +107,24 @@ def _annotations(folder: Path) -> Annotations:
         size=np.array([row["size"] for row in labelled]).reshape(-1, 3)[:, [1, 0, 2]],
         distance=np.hypot(*(center - car).T),
         points=np.array([row["num_lidar_pts"] for row in labelled], int),
-        speed=np.array([_speed(row, place) for row in labelled], float),
+        speed=np.array([_speed(row, positions) for row in labelled], float),
         visibility=np.array([row["visibility_token"] for row in labelled]),
         keyframes=len(time_us),
         boxes=len(rows),
     )
 
 
-def _ego_places(recordings: list[dict], poses: list[dict]) -> dict[str, list[float]]:
+def _ego_positions(recordings: list[dict], poses: list[dict]) -> dict[str, list[float]]:
     """Return the place (x, y) of the car at each keyframe's LiDAR scan, by sample token."""
-    place = {row["token"]: row["translation"][:2] for row in poses}
+    positions = {row["token"]: row["translation"][:2] for row in poses}
     scans = (row for row in recordings if row["is_key_frame"] and "LIDAR_TOP" in row["filename"])
-    return {row["sample_token"]: place[row["ego_pose_token"]] for row in scans}
+    return {row["sample_token"]: positions[row["ego_pose_token"]] for row in scans}
 
 
-def _speed(row: dict, place: dict[str, tuple[list[float], int]]) -> float:
+def _speed(row: dict, positions: dict[str, tuple[list[float], int]]) -> float:
     """Return the speed on the ground from the neighbouring annotations, as the devkit's box_velocity has it."""
     start, end = row["prev"] or row["token"], row["next"] or row["token"]
-    (first, begin_us), (last, end_us) = place[start], place[end]
+    (first, begin_us), (last, end_us) = positions[start], positions[end]
     elapsed = (end_us - begin_us) / 1e6
     longest = 3.0 if row["prev"] and row["next"] else 1.5
     if not 0 < elapsed <= longest:

@@ -144,18 +144,18 @@ class SceneTables:
         return result
 
     def add_annotations(
-        self, annotated: list[tuple[int, Record]], points: np.ndarray, seen: np.ndarray, alone: np.ndarray
+        self, annotated: list[tuple[int, Record]], points: np.ndarray, visible: np.ndarray, unoccluded: np.ndarray
     ) -> None:
-        """Complete and add annotations: ``points`` (len,) LiDAR points, ``seen`` and ``alone`` (actors,) pixels."""
+        """Complete and add annotations: ``points`` (len,) of LiDAR, ``visible``, ``unoccluded`` (actors,) pixels."""
         for (index, record), count in zip(annotated, points, strict=True):
-            share = seen[index] / alone[index] if alone[index] else 0.0
+            share = visible[index] / unoccluded[index] if unoccluded[index] else 0.0
             self.records["sample_annotation"].append(
                 record | {"num_lidar_pts": int(count), "visibility_token": visibility_token(share)}
             )
 
     def _scene_records(self) -> None:
         spec, frames = self.spec, self.spec.frames_per_scene
-        place = "straight road" if self.scene.roads.crossing is None else "crossing"
+        surroundings = "straight road" if self.scene.roads.crossing is None else "crossing"
         self.records["log"].append(
             {
                 "token": self.token("log"),
@@ -173,7 +173,7 @@ class SceneTables:
                 "first_sample_token": self.token("sample", 0),
                 "last_sample_token": self.token("sample", frames - 1),
                 "name": self.name,
-                "description": f"Synthetic, {self.scene.light.name}, {place}, {self.scene.ego_speed:.1f} m/s",
+                "description": f"Synthetic, {self.scene.light.name}, {surroundings}, {self.scene.ego_speed:.1f} m/s",
             }
         )
         for frame, time_s in enumerate(keyframe_times(spec)):

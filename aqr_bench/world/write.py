@@ -45,12 +45,12 @@ def write_world(spec: WorldSpec, root: str | Path, workers: int = 1, quiet: bool
     _raise_if_foreign(root)
     partial = root.with_name(root.name + ".partial")
     _raise_if_foreign(partial)
-    done = read_world_json(root)
-    if done is not None and done["sha256"] == spec.sha256:
-        _report(quiet, f"{root} already holds this world ({done['sha256'][:12]}); nothing to do")
-        return done
-    if done is not None:
-        _report(quiet, f"{root} holds another world ({done['sha256'][:12]}); it will be replaced")
+    content = read_world_json(root)
+    if content is not None and content["sha256"] == spec.sha256:
+        _report(quiet, f"{root} already holds this world ({content['sha256'][:12]}); nothing to do")
+        return content
+    if content is not None:
+        _report(quiet, f"{root} holds another world ({content['sha256'][:12]}); it will be replaced")
     require_disk(root, estimate_bytes(spec), "a world of this size")
     with _locked(partial):
         if (partial / MARKER).read_text(encoding="utf-8").strip() != spec.sha256:
@@ -59,24 +59,24 @@ def write_world(spec: WorldSpec, root: str | Path, workers: int = 1, quiet: bool
             jobs = _scene_jobs(spec)
             _write_scenes(spec, partial, jobs, workers, quiet)
             _finish(spec, partial, [name for _, _, name in jobs])
-        done = read_world_json(partial)
+        content = read_world_json(partial)
         _move(partial, root)
-    counts = done["counts"]
-    _report(quiet, f"{root}: {counts['scene']} scenes, {counts['sample']} keyframes, {done['bytes'] / 1e6:.0f} MB")
-    return done
+    counts = content["counts"]
+    _report(quiet, f"{root}: {counts['scene']} scenes, {counts['sample']} keyframes, {content['bytes'] / 1e6:.0f} MB")
+    return content
 
 
 def read_world_json(root: Path) -> dict | None:
     """Return the content of ``root``'s world.json, or None if there is no finished world."""
     try:
-        done = json.loads((root / WORLD_JSON).read_text(encoding="utf-8"))
+        content = json.loads((root / WORLD_JSON).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         raise UserError(f"{root / WORLD_JSON} is damaged; delete {root} and write the world again") from None
-    if not isinstance(done, dict) or "sha256" not in done:
+    if not isinstance(content, dict) or "sha256" not in content:
         raise UserError(f"{root / WORLD_JSON} does not describe a world; choose another --out")
-    return done
+    return content
 
 
 def estimate_bytes(spec: WorldSpec) -> int:
@@ -93,7 +93,9 @@ def _raise_if_foreign(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; choose another --out")
     if any(folder.iterdir()) and not (folder / MARKER).is_file():
-        raise UserError(f"{folder} holds files that are no synthetic world; nothing was changed. Choose another --out")
+        raise UserError(
+            f"{folder} holds files that are no synthetic world; nothing was changed", "Choose another --out."
+        )
 
 
 @contextlib.contextmanager
@@ -178,7 +180,7 @@ def _finish(spec: WorldSpec, partial: Path, names: list[str]) -> None:
         text = json.dumps(tables[table], separators=(",", ":"))
         digest.update(f"{table}\0{text}\0".encode())
         (partial / spec.version / f"{table}.json").write_text(text, encoding="utf-8")
-    done = {
+    content = {
         "generator": GENERATOR_VERSION,
         "sha256": spec.sha256,
         "spec": spec.as_dict(),
@@ -189,7 +191,7 @@ def _finish(spec: WorldSpec, partial: Path, names: list[str]) -> None:
         "files": totals["files"],
         "bytes": totals["bytes"],
     }
-    write_text(partial / WORLD_JSON, json.dumps(done, indent=1) + "\n")
+    write_text(partial / WORLD_JSON, json.dumps(content, indent=1) + "\n")
 
 
 def _map_mask() -> bytes:

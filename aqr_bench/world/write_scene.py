@@ -42,21 +42,23 @@ def write_scene(spec: WorldSpec, split: int, index: int, name: str, root: Path) 
     lidar_times, camera_times = (sweep_times(spec, sweeps) for sweeps in (spec.lidar_sweeps, spec.camera_sweeps))
     for frame in range(spec.frames_per_scene):
         annotated = tables.annotations(frame)
-        for turn, time_s in enumerate(lidar_times[frame]):
-            rng = stream(spec, split, index, _LIDAR_STREAM, frame, turn)
-            solids = scene.solids(time_s).seen_from(scene.ego_pose(time_s))
+        for sweep, time_s in enumerate(lidar_times[frame]):
+            rng = stream(spec, split, index, _LIDAR_STREAM, frame, sweep)
+            solids = scene.solids(time_s).relative_to(scene.ego_pose(time_s))
             points, _ = lidar.scan(solids, scene.intensity, scene.dropout, spec, rng)
-            filename = tables.add_recording(LIDAR_CHANNEL, frame, time_s, turn == spec.lidar_sweeps)
+            filename = tables.add_recording(LIDAR_CHANNEL, frame, time_s, sweep == spec.lidar_sweeps)
             save(filename, points.tobytes())
         inside = points_inside(points[:, :3], [record for _, record in annotated], lidar_pose(scene.ego_pose(time_s)))
-        for turn, time_s in enumerate(camera_times[frame]):
-            rng = stream(spec, split, index, _CAMERA_STREAM, frame, turn)
+        for sweep, time_s in enumerate(camera_times[frame]):
+            rng = stream(spec, split, index, _CAMERA_STREAM, frame, sweep)
             pose = scene.ego_pose(time_s)
-            images, seen, alone = render(scene, scene.solids(time_s).seen_from(pose), pose, spec.image_size, rng)
+            images, visible, unoccluded = render(
+                scene, scene.solids(time_s).relative_to(pose), pose, spec.image_size, rng
+            )
             for camera, image in zip(CAMERAS, images, strict=True):
-                filename = tables.add_recording(camera.channel, frame, time_s, turn == spec.camera_sweeps)
+                filename = tables.add_recording(camera.channel, frame, time_s, sweep == spec.camera_sweeps)
                 save(filename, encode_jpeg(image, spec.jpeg_quality))
-        tables.add_annotations(annotated, inside, seen, alone)
+        tables.add_annotations(annotated, inside, visible, unoccluded)
     records = {table: rows for table, rows in tables.records.items() if rows}
     return {"records": records, "files_sha256": digest.hexdigest(), "labels": _labels(scene), **counts}
 
@@ -64,8 +66,8 @@ def write_scene(spec: WorldSpec, split: int, index: int, name: str, root: Path) 
 def points_inside(points: np.ndarray, boxes: list[Record], pose: np.ndarray) -> np.ndarray:
     """Count (B,) the LiDAR points (N, 3) inside annotated boxes; ``pose`` is ``rig.lidar_pose`` at the same time.
 
-    The stored float32 points and the rounded boxes are used, so the counts are those nuscenes-devkit's points_in_box
-    finds in the written files.
+    The stored float32 points and the rounded boxes are used, so the counts equal those of nuscenes-devkit's
+    points_in_box on the written files.
     """
     ahead, left, height = points[:, 1].astype(float), -points[:, 0].astype(float), points[:, 2].astype(float)
     world = np.empty((len(points), 3))
@@ -79,8 +81,8 @@ def points_inside(points: np.ndarray, boxes: list[Record], pose: np.ndarray) -> 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     """Return an RGB image (H, W, 3) uint8 as a JPEG file."""
-    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
+    encoded, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not encoded:
         raise RuntimeError("OpenCV could not encode a JPEG")
     return data.tobytes()
 

@@ -94,9 +94,9 @@ def real_keyframe(folder: Path) -> Frame:
     """The real nuScenes keyframe of the shared folder: one cloud, six views, boxes; no sweeps, no history."""
     import cv2
 
-    from aqr_bench.compat import load_plain_pickle
+    from aqr_bench.compat import load_safe_pickle
 
-    info = load_plain_pickle(next(folder.glob("*.pkl")))["data_list"][0]
+    info = load_safe_pickle(next(folder.glob("*.pkl")))["data_list"][0]
     points = np.fromfile(folder / info["lidar_points"]["lidar_path"], np.float32).reshape(-1, 5)
     views = tuple(
         View(

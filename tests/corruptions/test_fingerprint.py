@@ -13,9 +13,12 @@ POSE = np.eye(4)
 
 
 def test_counts_and_means_by_hand():
-    found = sample_fingerprint(POINTS, IMAGES, [POSE])
+    fingerprint = sample_fingerprint(POINTS, IMAGES, [POSE])
     # Distances 5 and 1 m; each image counts alike, whatever its size.
-    assert (found.points, found.views) == (2, 2) and (found.range_m, found.brightness) == pytest.approx((3.0, 20.0))
+    assert (fingerprint.points, fingerprint.views) == (2, 2) and (
+        fingerprint.range_m,
+        fingerprint.brightness,
+    ) == pytest.approx((3.0, 20.0))
     empty = sample_fingerprint(POINTS[:0], [])
     assert (empty.points, empty.range_m, empty.views, empty.brightness) == (0, 0.0, 0, 0.0)
 
@@ -36,9 +39,9 @@ def test_any_change_of_the_input_changes_the_hash():
 
 
 def test_the_order_of_samples_is_no_part_of_an_evaluation():
-    one, two = sample_fingerprint(POINTS, IMAGES), sample_fingerprint(POINTS[:1], IMAGES[:1])
-    both = evaluation_fingerprint({"a": one, "b": two})
-    assert both == evaluation_fingerprint({"b": two, "a": one})
-    assert both["sha256"] != evaluation_fingerprint({"a": two, "b": one})["sha256"]
+    first, second = sample_fingerprint(POINTS, IMAGES), sample_fingerprint(POINTS[:1], IMAGES[:1])
+    both = evaluation_fingerprint({"a": first, "b": second})
+    assert both == evaluation_fingerprint({"b": second, "a": first})
+    assert both["sha256"] != evaluation_fingerprint({"a": second, "b": first})["sha256"]
     assert (both["samples"], both["points"], both["range_m"]) == (2, 1.5, 4.0)
     assert evaluation_fingerprint({})["samples"] == 0

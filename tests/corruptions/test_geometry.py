@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from corruption_frames import make_frame, real_keyframe
 
-from aqr_bench.compat import load_plain_pickle
+from aqr_bench.compat import load_safe_pickle
 from aqr_bench.corruptions import FrameError
 from aqr_bench.corruptions import geometry as g
 from aqr_bench.corruptions.frame import RING, merged_xyz
@@ -31,7 +31,7 @@ def test_azimuth_is_measured_from_the_front_to_the_right():
     assert g.azimuth_deg(np.zeros((0, 3), np.float32)).shape == (0,)
 
 
-def test_keep_rings_keeps_whole_points_of_those_rings_in_every_cloud():
+def test_keep_rings_keeps_complete_points_of_those_rings_in_every_cloud():
     frame = make_frame(points=400)
     out = g.keep_rings(frame, (1, 9, 17, 25))
     for before, after in zip(frame.clouds, out.clouds, strict=True):
@@ -85,11 +85,11 @@ def test_points_in_boxes_agree_with_the_plain_computation():
 
 def test_boxes_of_the_real_frame_hold_as_many_points_as_its_annotators_counted(keyframe):
     frame = real_keyframe(keyframe)
-    info = load_plain_pickle(next(keyframe.glob("*.pkl")))["data_list"][0]
+    info = load_safe_pickle(next(keyframe.glob("*.pkl")))["data_list"][0]
     counted = np.array([instance["num_lidar_pts"] for instance in info["instances"]])
-    found = np.array([len(i) for i in g.indices_in_boxes(frame.clouds[0].points[:, :3], frame.boxes)])
+    counts = np.array([len(i) for i in g.indices_in_boxes(frame.clouds[0].points[:, :3], frame.boxes)])
     # Points near a face are a matter of rounding; a wrong sign of the yaw loses half of them.
-    assert (found == counted).mean() > 0.8 and (np.abs(found - counted) <= 2 + 0.1 * counted).all()
+    assert (counts == counted).mean() > 0.8 and (np.abs(counts - counted) <= 2 + 0.1 * counted).all()
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
@@ -112,11 +112,11 @@ def test_no_points_no_boxes_and_a_broken_box():
 
 def test_corners_in_the_order_of_their_signs():
     # Length along y: the first four corners, negative along the length, are those at y = -2.
-    found = g.corners(BOX)[0]
-    assert np.allclose(found[0], [11, -2, 0]) and np.allclose(found[1], [11, -2, 2])
-    assert np.allclose(found[2], [9, -2, 0]) and np.allclose(found[7], [9, 2, 2])
+    corners = g.corners(BOX)[0]
+    assert np.allclose(corners[0], [11, -2, 0]) and np.allclose(corners[1], [11, -2, 2])
+    assert np.allclose(corners[2], [9, -2, 0]) and np.allclose(corners[7], [9, 2, 2])
     # In the box's axes its first corner is (-, -, -) half of length, width and height.
-    assert np.allclose(g.to_box(found, BOX[0])[[0, 7]], [[-2, -1, -1], [2, 1, 1]])
+    assert np.allclose(g.to_box(corners, BOX[0])[[0, 7]], [[-2, -1, -1], [2, 1, 1]])
     assert g.corners(np.zeros((0, 7))).shape == (0, 8, 3)
 
 

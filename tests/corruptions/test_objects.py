@@ -57,8 +57,8 @@ def by_number(frame):
 
 
 def test_points_of_sweeps_belong_to_boxes_of_the_key_frame():
-    found = objects.box_points(boxed_frame())
-    assert tuple(found.sizes) == COUNTS and np.array_equal(np.bincount(found.owner, minlength=3), COUNTS)
+    points = objects.box_points(boxed_frame())
+    assert tuple(points.sizes) == COUNTS and np.array_equal(np.bincount(points.owner, minlength=3), COUNTS)
 
 
 @pytest.mark.parametrize("change", [objects.drop_points, objects.cutout])
@@ -153,9 +153,9 @@ def test_fitting_presses_points_back_into_the_box():
     sheared = objects.shears(rng(), 3, 0.25, 0.05)
     loose, fitted = (by_number(objects.transform_points(frame, sheared, fit))[1] for fit in (False, True))
     for box, part in ((BOXES[0], slice(50, 150)), (BOXES[1], slice(150, 180))):
-        out, kept = (unplaced(xyz[part], box) for xyz in (loose, fitted))
+        out, fitted_points = (unplaced(xyz[part], box) for xyz in (loose, fitted))
         excess = np.maximum(np.abs(out).max(0) / (box[3:6] / 2), 1)
-        assert excess.max() > 1.05 and np.allclose(kept, out / excess, atol=1e-4)
+        assert excess.max() > 1.05 and np.allclose(fitted_points, out / excess, atol=1e-4)
 
 
 def test_moving_objects_go_along_their_heading_the_rear_third_by_half():
@@ -237,8 +237,8 @@ def test_blur_stays_within_outlines():
 
 def test_on_the_real_keyframe_boxes_hold_points_and_images_change_only_near_boxes(keyframe):
     frame = real_keyframe(keyframe)
-    found = objects.box_points(frame)
-    assert (found.sizes > 0).sum() > 20
+    points = objects.box_points(frame)
+    assert (points.sizes > 0).sum() > 20
     view = frame.views[0]
     out = objects.transform_image(view, frame.boxes, objects.rotations(rng(), len(frame.boxes), 20, 2))
     changed = (out != view.image).any(2)

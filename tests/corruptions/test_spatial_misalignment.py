@@ -21,7 +21,7 @@ def test_rotation_entries_have_the_sigma_that_the_source_adds_to_them():
     assert np.allclose(off_diagonal.std(0), 0.02, rtol=0.05) and np.allclose(shifts.std(0), 0.2, rtol=0.05)
 
 
-def test_cameras_move_as_rigid_bodies_each_in_its_own_way():
+def test_cameras_move_independently_as_rigid_bodies():
     frame = make_frame()
     out = extrinsic_noise(frame, RandomStream(0, "c", 1), 0.01, 0.1)
     noises = []

@@ -31,7 +31,7 @@ def frames(scene, length):
     ]
 
 
-def shown(scene, length, ratio, run_length=None, sensor="LIDAR_TOP"):
+def frames_seen(scene, length, ratio, run_length=None, sensor="LIDAR_TOP"):
     """Number of the frame that the sensor shows at each frame of a scene."""
     at = frames(scene, length)
     if run_length is None:
@@ -42,38 +42,38 @@ def shown(scene, length, ratio, run_length=None, sensor="LIDAR_TOP"):
 @pytest.mark.parametrize("run_length", [None, 4])
 def test_the_share_of_stuck_frames_is_the_ratio_from_the_second_frame_on(run_length):
     # 300 scenes of 5 frames: right after the start of a scene as often as later.
-    found = np.array([shown(f"s{n}", 5, 0.3, run_length) for n in range(300)])
-    is_stuck = found < np.arange(5)
+    frames = np.array([frames_seen(f"s{n}", 5, 0.3, run_length) for n in range(300)])
+    is_stuck = frames < np.arange(5)
     assert not is_stuck[:, 0].any()
     # Runs make a scene's frames alike: the mean of a column of 300 independent scenes has sigma 0.026.
     assert np.abs(is_stuck[:, 1:].mean(0) - 0.3).max() < 0.1
 
 
 def test_a_single_stuck_frame_shows_the_one_before():
-    assert set(np.arange(40) - shown("a", 40, 0.5)) == {0, 1}
-    assert shown("a", 5, 1.0) == [0, 0, 1, 2, 3] and shown("a", 5, 0.0) == [0, 1, 2, 3, 4]
+    assert set(np.arange(40) - frames_seen("a", 40, 0.5)) == {0, 1}
+    assert frames_seen("a", 5, 1.0) == [0, 0, 1, 2, 3] and frames_seen("a", 5, 0.0) == [0, 1, 2, 3, 4]
 
 
 def test_a_run_shows_the_last_frame_before_it_and_lasts_four_frames():
-    found = shown("b", 400, 0.2, 4)
-    is_stuck = np.array(found) < np.arange(400)
+    frames = frames_seen("b", 400, 0.2, 4)
+    is_stuck = np.array(frames) < np.arange(400)
     # Inside a run the same frame all the time, the one right before the run.
     for i in range(1, 400):
-        assert found[i] == (found[i - 1] if is_stuck[i] else i)
+        assert frames[i] == (frames[i - 1] if is_stuck[i] else i)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_stuck, [False]]).astype(int)))
     lengths = (edges[1::2] - edges[::2])[1:-1]  # the first and the last may be cut by the scene
     assert lengths.min() == 4 and len(lengths) > 5
-    assert shown("b", 6, 1.0, 4) == [0] * 6 and shown("b", 6, 0.0, 4) == [0, 1, 2, 3, 4, 5]
+    assert frames_seen("b", 6, 1.0, 4) == [0] * 6 and frames_seen("b", 6, 0.0, 4) == [0, 1, 2, 3, 4, 5]
 
 
 def test_runs_of_one_are_single_stuck_frames():
     # 1 - (1 - r)^(1 / 1) = r: the same draws decide, only the frame shown may be an earlier one.
-    one, single = np.array(shown("c", 60, 0.4, 1)), np.array(shown("c", 60, 0.4))
-    assert np.array_equal(one < np.arange(60), single < np.arange(60)) and (one < single).any()
+    runs_of_one, single = np.array(frames_seen("c", 60, 0.4, 1)), np.array(frames_seen("c", 60, 0.4))
+    assert np.array_equal(runs_of_one < np.arange(60), single < np.arange(60)) and (runs_of_one < single).any()
 
 
-def test_sensors_get_stuck_on_their_own():
-    lidar, camera = (shown("d", 200, 0.5, sensor=sensor) for sensor in ("LIDAR_TOP", "CAM_FRONT"))
+def test_sensors_get_stuck_independently():
+    lidar, camera = (frames_seen("d", 200, 0.5, sensor=sensor) for sensor in ("LIDAR_TOP", "CAM_FRONT"))
     assert 60 < sum(a == b for a, b in zip(lidar, camera, strict=True)) < 140
 
 

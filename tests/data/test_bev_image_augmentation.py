@@ -73,8 +73,8 @@ def test_points_stay_at_their_pixels_when_the_world_moves(transform):
     assert ((a[..., 2] > 0) == (b[..., 2] > 0)).all()
     assert np.abs(xyz(before) - xyz(after)).max() > 0.5
     # Corners of boxes move with the points.
-    one, two = (pixels(r, r["gt_bboxes_3d"].corners.numpy().reshape(-1, 3).astype(float)) for r in (before, after))
-    for u, w in zip(one.reshape(2, 2, 8, 3), two.reshape(2, 2, 8, 3), strict=True):
+    first, second = (pixels(r, r["gt_bboxes_3d"].corners.numpy().reshape(-1, 3).astype(float)) for r in (before, after))
+    for u, w in zip(first.reshape(2, 2, 8, 3), second.reshape(2, 2, 8, 3), strict=True):
         for mine, other in zip(u, w, strict=True):
             if (mine[:, 2] > 1).all():  # a mirror image lists its corners in another order
                 order = [row[np.lexsort(row[:, :2].round(2).T)] for row in (mine, other)]
@@ -168,7 +168,7 @@ def test_an_empty_scene_moves_too():
         ({**CONF, "resize_lim": (2, 1)}, "resize_lim is"),
     ],
 )
-def test_mistakes_are_told(conf, message):
+def test_mistakes_are_reported(conf, message):
     with pytest.raises(UserError, match=message):
         ResizeCropFlipImage(conf)
     with pytest.raises(UserError, match="flip_ratio_bev_vertical is 2"):

@@ -98,7 +98,7 @@ def test_conditions_leave_a_state_and_a_fingerprint(tmp_path):
     assert run(sample(tmp_path), "clean")["input_proof"] == fingerprints["clean"]
 
 
-def test_published_configs_may_say_input_proof():
+def test_published_configs_may_name_input_proof():
     assert type(TRANSFORMS.build(dict(type="InputProof"))) is InputFingerprint
 
 
@@ -188,7 +188,7 @@ def test_history_stays_in_its_scene(tmp_path):
     assert len(frame.views) == 2 and frame.boxes.shape == (0, 7) and frame.history.token(1) == "a"
 
 
-def test_history_reaches_the_condition_only_if_asked_for(tmp_path):
+def test_history_reaches_only_conditions_that_need_it(tmp_path):
     path = write_scene(tmp_path)
     step = SensorCondition("clean", ann_file=str(path), data_root=str(tmp_path))
     assert step._history("b", step.condition) is None

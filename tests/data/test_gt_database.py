@@ -212,7 +212,7 @@ def cube(x, y, z, side=1.0):
     return np.array([[[x + a, y + b, z + c] for a in (0, side) for b in (0, side) for c in (0, side)]])
 
 
-def test_rectangles_are_clipped_and_corners_behind_are_told():
+def test_rectangles_are_clipped_and_corners_behind_are_flagged():
     boxes = np.concatenate([cube(0, 10, 0), cube(-9, 10, 0), cube(20, 10, 0), cube(0, -0.5, 0), cube(0, -9, 0)])
     rectangles, depth, in_front = project_boxes(boxes, LIDAR2IMG, 160, 90)
     # u from 80 to 80 + 100 / 10; v from 45 - 100 / 10 to 45.

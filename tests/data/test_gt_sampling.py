@@ -82,8 +82,8 @@ def state_of(results):
     }
 
 
-def equal_states(one, other):
-    return all(np.array_equal(one[key], other[key]) for key in one)
+def equal_states(first, other):
+    return all(np.array_equal(first[key], other[key]) for key in first)
 
 
 def footprint(box):
@@ -194,12 +194,12 @@ def test_disabled_gives_the_frame_back(database, frames):
 
 def test_a_draw_depends_on_the_seed_alone(database, frames):
     boxes, labels = frames[0]["gt_bboxes_3d"].tensor.numpy(), frames[0]["gt_labels_3d"]
-    one = UnifiedDataBaseSampler(**sampler_config(database[0]))
+    first = UnifiedDataBaseSampler(**sampler_config(database[0]))
     for _ in range(3):
-        one.sample_all(boxes, labels)
+        first.sample_all(boxes, labels)
     other = UnifiedDataBaseSampler(**sampler_config(database[0]))
     drawn = []
-    for sampler in (one, other):
+    for sampler in (first, other):
         np.random.seed(7)
         drawn.append(sampler.sample_all(boxes, labels)["gt_bboxes_3d"])
     assert np.array_equal(*drawn)
@@ -239,7 +239,7 @@ def test_numbers_follow_rate_and_what_is_there(tmp_path, rate, present, expected
         assert drawn["points_idx"].tolist() == np.repeat(np.arange(expected), 3).tolist()
 
 
-def test_the_same_box_twice_collides_and_a_free_place_does_not():
+def test_the_same_box_twice_collides_and_a_free_position_does_not():
     rng = np.random.default_rng(0)
     boxes = np.zeros((60, 9), np.float32)
     boxes[:, :2], boxes[:, 3:5] = rng.uniform(-8, 8, (60, 2)), rng.uniform(0.5, 6, (60, 2))

@@ -24,7 +24,7 @@ from fuzz_world import linked_copy, small_world
 from aqr_bench import compat
 from aqr_bench.cli import main as cli
 from aqr_bench.cli.rerun import weight_difference
-from aqr_bench.compat import load_plain_pickle
+from aqr_bench.compat import load_safe_pickle
 from aqr_bench.data.gt_database import _train_frames
 from aqr_bench.data.gt_sampling import read_dbinfos
 from aqr_bench.data.raw_frames import InfoFile
@@ -75,7 +75,7 @@ def test_the_bomb_is_one(tmp_path):
 
 @pytest.mark.parametrize(
     "read",
-    [load_plain_pickle, _train_frames, read_dbinfos, lambda path: InfoFile(path, path.parent)],
+    [load_safe_pickle, _train_frames, read_dbinfos, lambda path: InfoFile(path, path.parent)],
     ids=["plain pickle", "info file of a database", "object database", "info file"],
 )
 def test_pickles_of_a_data_set(read, bomb):
@@ -239,7 +239,7 @@ def test_pickles_that_claim_terabytes(tmp_path):
     for claim in claims:
         path.write_bytes(claim)
         with pytest.raises(UserError, match=r"big\.pkl is truncated or damaged"):
-            load_plain_pickle(path)
+            load_safe_pickle(path)
 
 
 def test_a_picture_that_claims_gigapixels(tmp_path):
@@ -260,11 +260,11 @@ def test_a_picture_that_claims_gigapixels(tmp_path):
 # ---------------------------------------------------------------- all places are known
 
 KNOWN = {
-    "torch.load": {"checkpoint.py", "cmt/published.py", "train.py"},
+    "torch.load": {"engine/checkpoint.py", "engine/weights.py", "cmt/published_weights.py"},
     "np.load": {"metrics/matches.py", "report/routers.py"},
-    "pickle.Unpickler": {"data/plain_pickle.py"},
-    "yaml.load": {"schema.py"},
-    "Config.fromfile": {"cmt/published.py", "doctor.py", "experiment.py", "cost/full_head.py"},
+    "pickle.Unpickler": {"compat.py"},
+    "yaml.load": {"study/schema.py"},
+    "Config.fromfile": {"cmt/published_weights.py", "cli/doctor.py", "engine/config.py", "cost/full_head.py"},
 }
 LOADS = re.compile(
     r"\b(torch\.load|np\.load|pickle\.(?:loads?|Unpickler)|joblib\.\w+|yaml\.(?:load|unsafe_load|full_load)"

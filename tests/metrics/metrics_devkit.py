@@ -1,7 +1,7 @@
 """The metric behind the devkit's functions: EvalBoxes in, DetectionMetricData out.
 
 ``accumulate``, ``calc_ap``, ``calc_tp`` and ``filter_eval_boxes`` take what nuscenes-devkit's take and return what they
-return, so that the devkit's unit tests run on our metric.
+return, so that the devkit's unit tests run on our metric. ``from_eval_boxes`` and ``match_boxes`` start from EvalBoxes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,56 @@ from nuscenes.eval.detection.data_classes import DetectionMetricData
 from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 
-from aqr_bench.metrics.boxes import BoxArrays, from_eval_boxes
+from aqr_bench.metrics.boxes import ATTRIBUTE_INDEX, LABEL_INDEX, WIDTHS, BoxArrays
 from aqr_bench.metrics.greedy_matching import match
 from aqr_bench.metrics.ground_truth import BIKE_RACK, filter_mask
-from aqr_bench.metrics.nuscenes import average_precision, curve, matched_errors, mean_error
+from aqr_bench.metrics.matches import Matches, collect_matches
+from aqr_bench.metrics.nuscenes import average_precision, curve, evaluate, matched_errors, mean_error
 
 calc_ap = average_precision
 calc_tp = mean_error
+
+
+def from_eval_boxes(boxes: Any, sample_index: Mapping[str, int], use_box_token: bool = False) -> BoxArrays:
+    """The devkit's EvalBoxes, in the order of its ``all``.
+
+    Args:
+        sample_index: index of each sample token.
+        use_box_token: take the sample that a box names (as the devkit matches detections), not the one it is listed
+            under.
+    """
+    rows = [(t, box) for t in boxes.sample_tokens for box in boxes[t]]
+    if not rows:
+        return BoxArrays.empty()
+    every = [box for _, box in rows]
+    # A pyquaternion Quaternion is accepted for a rotation, as the devkit accepts it.
+    geometry = [np.array([[*getattr(box, key)] for box in every], dtype=np.float64) for key in WIDTHS]
+    return BoxArrays(
+        np.array([sample_index[box.sample_token if use_box_token else t] for t, box in rows], dtype=np.int32),
+        np.array([LABEL_INDEX[box.detection_name] for box in every], dtype=np.int8),
+        *geometry,
+        np.array([box.detection_score for box in every], dtype=np.float64),
+        np.array([ATTRIBUTE_INDEX[box.attribute_name] for box in every], dtype=np.int8),
+        np.array([box.num_pts for box in every], dtype=np.int32),
+    )
+
+
+def match_boxes(truth: Any, detections: Any, scene_of: Mapping[str, str], config: Any) -> Matches:
+    """Match the devkit's filtered boxes as its ``accumulate`` does.
+
+    Args:
+        truth, detections: EvalBoxes of DetectionEval, ``gt_boxes`` and ``pred_boxes``.
+        scene_of: scene name by sample token.
+        config: DetectionConfig (classes, thresholds, distance in the plane).
+    """
+    samples = tuple(dict.fromkeys([*truth.sample_tokens, *detections.sample_tokens]))
+    sample_index = {token: i for i, token in enumerate(samples)}
+    scenes = tuple(sorted({scene_of[token] for token in samples}))
+    scene_of_sample = np.array([scenes.index(scene_of[token]) for token in samples], dtype=np.int64)
+    truth_boxes = from_eval_boxes(truth, sample_index)
+    detected = from_eval_boxes(detections, sample_index, use_box_token=True)
+    evaluation = evaluate(truth_boxes, detected, len(samples), config)
+    return collect_matches(evaluation, truth_boxes, detected, samples, scenes, scene_of_sample, config)
 
 
 def accumulate(

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from metrics_boxes import CONFIG, random_boxes
+from metrics_devkit import match_boxes
 
 from aqr_bench.metrics.bootstrap import Resampled, paired_scene_bootstrap, resample, scene_draws
-from aqr_bench.metrics.matches import Matches, match_boxes
+from aqr_bench.metrics.matches import Matches
 
 
 def model(seed: int = 0, quality: float = 1.0, scenes: int = 12) -> Matches:
@@ -33,8 +34,8 @@ def test_resampling_is_the_map_of_each_draw():
 
 
 def test_equal_models_differ_by_nothing():
-    one = resample(model(), 100)
-    interval = paired_scene_bootstrap({0: one}, {0: one})
+    resampled = resample(model(), 100)
+    interval = paired_scene_bootstrap({0: resampled}, {0: resampled})
     assert (interval.mean, interval.low, interval.high, interval.sd) == (0, 0, 0, 0)
 
 
@@ -61,6 +62,6 @@ def test_the_mean_over_common_seeds_is_what_is_resampled():
 
 def test_few_or_different_scenes_give_no_interval():
     assert resample(model(scenes=7)) is None
-    one = resample(model(), 10)
-    assert paired_scene_bootstrap({0: one}, {1: one}) is None
-    assert paired_scene_bootstrap({0: one}, {0: replace(one, scenes=one.scenes[::-1])}) is None
+    resampled = resample(model(), 10)
+    assert paired_scene_bootstrap({0: resampled}, {1: resampled}) is None
+    assert paired_scene_bootstrap({0: resampled}, {0: replace(resampled, scenes=resampled.scenes[::-1])}) is None

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from metrics_boxes import CONFIG, random_boxes
+from metrics_devkit import match_boxes
 
 from aqr_bench.metrics.bootstrap import paired_scene_bootstrap, resample
-from aqr_bench.metrics.matches import ClassMatches, Matches, match_boxes
+from aqr_bench.metrics.matches import ClassMatches, Matches
 
 SIMULATIONS, SCENES, POPULATION = 500, 60, 3000
 

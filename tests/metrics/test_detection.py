@@ -13,7 +13,7 @@ UNDEFINED = ["orient_err", "vel_err", "attr_err"]
 CLASSES = ["car", "traffic_cone", "barrier"]
 
 
-def test_summary_keeps_every_number_and_says_none_for_undefined():
+def test_summary_keeps_every_number_and_none_for_undefined():
     summary = {
         "mean_ap": 0.25,
         "nd_score": 0.4,

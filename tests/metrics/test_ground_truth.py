@@ -6,6 +6,7 @@ import metrics_devkit
 import numpy as np
 import pytest
 from metrics_boxes import CONFIG, assert_equal
+from metrics_devkit import from_eval_boxes
 from metrics_tables import SCENES, make_tables
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes, load_gt
@@ -13,7 +14,6 @@ from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionBox
 
 from aqr_bench.errors import UserError
-from aqr_bench.metrics.boxes import from_eval_boxes
 from aqr_bench.metrics.ground_truth import filter_boxes, ground_truth, read_split
 
 
@@ -45,9 +45,11 @@ def detections(tables) -> EvalBoxes:
             angle = 2 * np.arctan2(record["rotation"][3], record["rotation"][0])
             turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
             name = DETECTION_NAMES[rng.integers(10)] if rng.uniform() < 0.5 else "bicycle"
-            place = np.add(record["translation"], [*(turn @ half), rng.choice([0, 1.25])])
+            position = np.add(record["translation"], [*(turn @ half), rng.choice([0, 1.25])])
             points = int(rng.choice([-1, -1, 0, 3]))
-            boxes_here.append(DetectionBox(sample["token"], tuple(place.tolist()), detection_name=name, num_pts=points))
+            boxes_here.append(
+                DetectionBox(sample["token"], tuple(position.tolist()), detection_name=name, num_pts=points)
+            )
         boxes.add_boxes(sample["token"], boxes_here)
     return boxes
 
@@ -71,9 +73,9 @@ def test_the_edge_of_the_range_is_outside():
     tables = make_tables(20)
     samples, _ = read_split(tables, "val")
     x, y = samples.ego[0]
-    places = [(x + 50.0, y, 0.0), (x + np.nextafter(50.0, 0) - 1e-9, y, 0.0), (x + 30.0, y + 40.0, 0.0)]
+    positions = [(x + 50.0, y, 0.0), (x + np.nextafter(50.0, 0) - 1e-9, y, 0.0), (x + 30.0, y + 40.0, 0.0)]
     boxes = EvalBoxes()
-    boxes.add_boxes(samples.tokens[0], [DetectionBox(samples.tokens[0], place) for place in places])
+    boxes.add_boxes(samples.tokens[0], [DetectionBox(samples.tokens[0], position) for position in positions])
     inside = filter_boxes(from_eval_boxes(boxes, samples.index_by_token), samples, CONFIG.class_range)
     expected = filter_eval_boxes(tables, add_center_dist(tables, boxes), CONFIG.class_range)
     assert_equal(inside, from_eval_boxes(expected, samples.index_by_token))

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 from metrics_boxes import CONFIG, devkit_aps, random_boxes
+from metrics_devkit import match_boxes
 from nuscenes.eval.common.data_classes import EvalBoxes
 
 from aqr_bench.metrics.cross_check import check_submission, cross_check
 from aqr_bench.metrics.detection import empty_submission_scores, score_detections
-from aqr_bench.metrics.matches import Matches, match_boxes
+from aqr_bench.metrics.matches import Matches
 
 
 def aps(matches: Matches) -> dict[str, list[float]]:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metrics_boxes import CONFIG
+from metrics_devkit import from_eval_boxes
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.common.utils import center_distance
 from nuscenes.eval.detection import algo
@@ -20,7 +21,6 @@ from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.eval.detection.tests import test_algo, test_utils
 
 from aqr_bench.metrics import nuscenes as metric
-from aqr_bench.metrics.boxes import from_eval_boxes
 from aqr_bench.metrics.cross_check import cross_check
 from aqr_bench.metrics.greedy_matching import match
 from aqr_bench.metrics.nuscenes import evaluate, running_mean

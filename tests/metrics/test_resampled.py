@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from metrics_boxes import CONFIG, random_boxes
+from metrics_devkit import match_boxes
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.constants import TP_METRICS
 from nuscenes.eval.detection.evaluate import DetectionEval
 
-from aqr_bench.metrics.matches import Matches, match_boxes
+from aqr_bench.metrics.matches import Matches
 
 
 def random_full_boxes(seed: int, ties: bool = False, quality: float = 1.0):

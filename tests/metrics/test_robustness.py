@@ -91,7 +91,7 @@ def test_published_severity_means_of_robobev():
     assert checked == 36
 
 
-def test_the_baseline_is_its_own_measure(recomputed):
+def test_the_baseline_compared_with_itself(recomputed):
     base = recomputed[1].loc["BEVfusion"]
     assert abs(base["mRRA"]) < 1e-12 and base["mCE"] == pytest.approx(1)
     best = recomputed[1].loc["MoME"]
@@ -102,11 +102,11 @@ def test_the_baseline_is_its_own_measure(recomputed):
 
 
 def test_by_hand():
-    own, base = {1: 0.6, 2: 0.4, 3: 0.2}, {1: 0.5, 2: 0.3, 3: 0.0}
-    assert severity_mean(own).value == pytest.approx(0.4)
-    assert resistance_ability(own, 0.8).value == pytest.approx(0.5)
-    assert relative_resistance(own, base).value == pytest.approx(50)  # 1.2 / 0.8 - 1
-    assert corruption_error(own, base).value == pytest.approx(1.8 / 2.2)
+    scores, base = {1: 0.6, 2: 0.4, 3: 0.2}, {1: 0.5, 2: 0.3, 3: 0.0}
+    assert severity_mean(scores).value == pytest.approx(0.4)
+    assert resistance_ability(scores, 0.8).value == pytest.approx(0.5)
+    assert relative_resistance(scores, base).value == pytest.approx(50)  # 1.2 / 0.8 - 1
+    assert corruption_error(scores, base).value == pytest.approx(1.8 / 2.2)
     assert corruption_mean({"a": Value(0.5), "b": Value(1.0)}).value == 0.75
 
 
@@ -128,12 +128,12 @@ def test_every_corruption_has_the_same_weight():
 
 @pytest.mark.parametrize("missing", [None, NAN, pd.NA])
 def test_a_missing_severity_is_named_and_not_averaged_away(missing):
-    own, base = {1: 0.6, 2: missing, 3: 0.2}, {1: 0.5, 2: 0.3, 3: 0.1}
-    for value in (severity_mean(own), resistance_ability(own, 0.8), relative_resistance(own, base)):
+    scores, base = {1: 0.6, 2: missing, 3: 0.2}, {1: 0.5, 2: 0.3, 3: 0.1}
+    for value in (severity_mean(scores), resistance_ability(scores, 0.8), relative_resistance(scores, base)):
         assert math.isnan(value.value) and value.reasons == ("severity 2: no score",)
-    assert corruption_error(own, base).reasons == ("severity 2: no score",)
-    assert corruption_error(base, own).reasons == ("baseline, severity 2: no score",)
-    mean = corruption_mean({"snow": Value(0.7), "fog": resistance_ability(own, 0.8)})
+    assert corruption_error(scores, base).reasons == ("severity 2: no score",)
+    assert corruption_error(base, scores).reasons == ("baseline, severity 2: no score",)
+    mean = corruption_mean({"snow": Value(0.7), "fog": resistance_ability(scores, 0.8)})
     assert math.isnan(mean.value) and mean.reasons == ("fog: severity 2: no score",)
 
 

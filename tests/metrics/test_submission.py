@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from metrics_boxes import assert_equal
+from metrics_devkit import from_eval_boxes
 from nuscenes.eval.common.loaders import load_prediction
 from nuscenes.eval.detection.data_classes import DetectionBox
 from scipy.spatial.transform import Rotation
 
 from aqr_bench.errors import UserError
 from aqr_bench.metrics import submission
-from aqr_bench.metrics.boxes import from_eval_boxes
 from aqr_bench.metrics.submission import (
     from_results,
     load_results,
@@ -68,12 +68,12 @@ def test_equals_mmdet3d(tmp_path):
     metric.data_infos = [{"token": "t0", "lidar_points": {"lidar2ego": lidar2ego}, "ego2global": ego2global}]
     bottom = boxes.copy()
     bottom[:, 2] -= bottom[:, 5] / 2
-    found = {
+    predicted = {
         "bboxes_3d": LiDARInstance3DBoxes(torch.from_numpy(bottom), 9),
         "scores_3d": torch.from_numpy(scores),
         "labels_3d": torch.from_numpy(labels),
     }
-    written = Path(metric._format_lidar_bbox([found], [0], NAMES, str(tmp_path)))
+    written = Path(metric._format_lidar_bbox([predicted], [0], NAMES, str(tmp_path)))
     theirs = json.loads(written.read_text())["results"]["t0"]
 
     assert 0 < len(ours) < len(boxes) and len(ours) == len(theirs)  # some are out of range

@@ -54,10 +54,11 @@ def test_a_file_counts_from_the_yaml_that_names_it(tmp_path, monkeypatch):
     assert named_beside(None, tmp_path / "x.yaml") is None
 
 
-def test_a_file_that_is_not_there_is_told_with_tier_and_key(tmp_path):
+def test_a_missing_file_is_reported_with_tier_and_key(tmp_path):
     path = tier_beside(tmp_path, "gone.py")
     (problem,) = missing_inputs(load_tier(path))
-    assert problem.startswith(f"{path}: model: no model config {tmp_path / 'gone.py'}. A relative path counts from")
+    assert problem.message == f"{path}: model: no model config {tmp_path / 'gone.py'}"
+    assert problem.remedy.startswith("A relative path counts from")
 
 
 def test_a_variant_may_name_a_file_too(tmp_path):

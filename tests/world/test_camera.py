@@ -24,7 +24,7 @@ SIZE = (352, 192)
 
 def shoot(scene: Scene, size=SIZE):
     pose = scene.ego_pose(0.0)
-    return render(scene, scene.solids(0.0).seen_from(pose), pose, size, np.random.default_rng(0))
+    return render(scene, scene.solids(0.0).relative_to(pose), pose, size, np.random.default_rng(0))
 
 
 def magenta(picture: np.ndarray) -> np.ndarray:
@@ -51,10 +51,10 @@ def hull(camera, box: Box, size) -> np.ndarray:
 def test_boxes_sit_on_what_is_drawn(stage, index, offset_deg, distance, yaw):
     camera = CAMERAS[index]
     bearing = np.deg2rad(camera.yaw_deg + offset_deg)
-    place = np.array(camera.translation[:2]) + distance * np.array([np.cos(bearing), np.sin(bearing)])
-    pictures, _, _ = shoot(stage({"at": place, "size": (3.0, 1.5, 2.0), "yaw": yaw, "colour": MAGENTA}))
+    position = np.array(camera.translation[:2]) + distance * np.array([np.cos(bearing), np.sin(bearing)])
+    pictures, _, _ = shoot(stage({"at": position, "size": (3.0, 1.5, 2.0), "yaw": yaw, "colour": MAGENTA}))
     drawn = magenta(pictures[index])
-    box = Box([*place, 1.0], [1.5, 3.0, 2.0], Quaternion(axis=[0, 0, 1], radians=yaw))
+    box = Box([*position, 1.0], [1.5, 3.0, 2.0], Quaternion(axis=[0, 0, 1], radians=yaw))
     expected = hull(camera, box, SIZE)
     overlap = (drawn & expected).sum() / (drawn | expected).sum()
     assert drawn.sum() > 300
@@ -65,8 +65,8 @@ def test_boxes_sit_on_what_is_drawn(stage, index, offset_deg, distance, yaw):
 
 def test_the_pose_of_the_car_matters(stage):
     ego = np.array([212.0, 187.0, 2.1])
-    place = ego[:2] + 10 * np.array([np.cos(2.1), np.sin(2.1)])
-    pictures, _, _ = shoot(stage({"at": place, "size": (2, 2, 2), "yaw": 2.1, "colour": MAGENTA}, ego=ego))
+    position = ego[:2] + 10 * np.array([np.cos(2.1), np.sin(2.1)])
+    pictures, _, _ = shoot(stage({"at": position, "size": (2, 2, 2), "yaw": 2.1, "colour": MAGENTA}, ego=ego))
     columns = np.nonzero(magenta(pictures[0]))[1]
     assert abs(columns.mean() - SIZE[0] / 2) < 1.5
     assert not any(magenta(picture).any() for picture in pictures[1:])
@@ -141,7 +141,7 @@ def test_the_ground_is_fixed_to_the_world(stage):
     world = poses[0, :2] + np.random.default_rng(0).uniform(-25, 25, (500, 2))
     levels = []
     for pose in poses:
-        drawing = ground.draw(scene, pose, scene.solids(0.0).seen_from(pose))
+        drawing = ground.draw(scene, pose, scene.solids(0.0).relative_to(pose))
         cos, sin = np.cos(pose[2]), np.sin(pose[2])
         local = (world - pose[:2]) @ np.array([[cos, -sin], [sin, cos]])
         cell = ((local + ground.REACH_M) / ground.CELL_M - 0.5).astype(np.float32)
@@ -172,7 +172,7 @@ def test_the_road_runs_along_the_path(stage):
     light = light.__class__(**{**vars(light), "ground": np.zeros(3), "asphalt": np.full(3, 0.5)})
     scene = Scene(0, 0, np.array([200.0, 200.0, 1.0]), 6.0, -0.2, light, 0.0, ())
     pose = scene.ego_pose(1.5)
-    drawing = ground.draw(scene, pose, scene.solids(0).seen_from(pose))
+    drawing = ground.draw(scene, pose, scene.solids(0).relative_to(pose))
     ahead = arc(np.zeros(3), 6.0, -0.2, np.linspace(-2, 4, 30))  # the car's own path, in its own frame
     cell = ((ahead[:, :2] + ground.REACH_M) / ground.CELL_M).astype(int)
     assert (drawing[cell[:, 1], cell[:, 0]].min(-1) > 50).all()
@@ -182,7 +182,7 @@ def test_the_road_runs_along_the_path(stage):
 
 
 def test_by_night_the_headlights_and_lamps_light_what_is_near_them(stage):
-    boxes = [{"at": place, "size": (2, 2, 2), "colour": MAGENTA} for place in ((14, 0), (1, 14), (-14, 0))]
+    boxes = [{"at": position, "size": (2, 2, 2), "colour": MAGENTA} for position in ((14, 0), (1, 14), (-14, 0))]
     day = stage(*boxes)
     light = dataclasses.replace(day.light, night=True, gain=0.4)
     dark = dataclasses.replace(day, light=light)
@@ -203,5 +203,5 @@ def test_the_same_moment_gives_the_same_pictures(stage):
     """The pictures of one moment do not depend on what was compiled or drawn before."""
     scene = stage({"at": (9, 1), "size": (4, 2, 2), "yaw": 0.7, "colour": (0.2, 0.5, 0.9)})
     first, second = shoot(scene), shoot(scene)
-    for one, two in zip(first[0], second[0], strict=True):
-        np.testing.assert_array_equal(one, two)
+    for before, after in zip(first[0], second[0], strict=True):
+        np.testing.assert_array_equal(before, after)

@@ -61,7 +61,7 @@ def test_cast_turns_with_the_box():
 
 def test_corners_and_footprint_agree_with_the_frame_of_an_observer():
     solids = Solids(np.array([[4.0, 2.0, 1.0]]), np.array([0.3]), np.array([[2.0, 1.0, 1.0]]), np.array([0]))
-    seen = solids.seen_from(np.array([1.0, 1.0, 0.8]))
+    seen = solids.relative_to(np.array([1.0, 1.0, 0.8]))
     world = corners(solids.center, solids.yaw, solids.half)[0]
     local = corners(seen.center, seen.yaw, seen.half)[0]
     np.testing.assert_allclose(local[:, :2], rotate(world[:, :2] - [1, 1], -0.8), atol=1e-12)

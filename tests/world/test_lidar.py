@@ -17,7 +17,7 @@ EXACT = WorldSpec.from_dict({"range_noise_m": 0, "dropout": [0, 0], "half_return
 
 def scan(scene, spec, time_s=0.0, dropout=0.0):
     """Return points (N, 3) and yawless ego-frame coordinates (N, 3), rings, owners and the solids of a scan."""
-    solids = scene.solids(time_s).seen_from(scene.ego_pose(time_s))
+    solids = scene.solids(time_s).relative_to(scene.ego_pose(time_s))
     cloud, owner = lidar.scan(solids, scene.intensity, dropout, spec, np.random.default_rng(3))
     ego = np.stack([cloud[:, 1], -cloud[:, 0], cloud[:, 2]], -1) + LIDAR_TRANSLATION
     return cloud, ego, owner, solids
@@ -82,10 +82,10 @@ def test_a_low_wall_hides_only_what_is_low(stage):
     assert seen[:, 2].min() >= sight_line - 1e-3
 
 
-@pytest.mark.parametrize("place", [(8, 0), (-9, 0.1), (-12, -4), (3, -6), (0.9, 7), (2.2, 0), (-30, 25)])
+@pytest.mark.parametrize("position", [(8, 0), (-9, 0.1), (-12, -4), (3, -6), (0.9, 7), (2.2, 0), (-30, 25)])
 @pytest.mark.parametrize("yaw", [0.0, 0.6, 2.9])
-def test_culling_by_angle_loses_no_hit(stage, place, yaw):
-    scene = stage({"at": place, "size": (1.8, 0.9, 2.5), "yaw": yaw})
+def test_culling_by_angle_loses_no_hit(stage, position, yaw):
+    scene = stage({"at": position, "size": (1.8, 0.9, 2.5), "yaw": yaw})
     _, ego, owner, solids = scan(scene, EXACT)
     azimuth = (np.arange(720) + np.random.default_rng(3).random()) * (2 * np.pi / 720) - np.pi
     level, height = np.cos(beam_elevations(32))[:, None], np.sin(beam_elevations(32))[:, None]
@@ -120,10 +120,10 @@ def test_a_dark_vehicle_fades_with_distance():
     for spec in (WorldSpec.from_dict({"dark_share": share, "seed": 5}) for share in (0.0, 1.0)):
         for index in range(3):
             scene = simulate(spec, 0, index)
-            solids = scene.solids(0.0).seen_from(scene.ego_pose(0.0))
+            solids = scene.solids(0.0).relative_to(scene.ego_pose(0.0))
             counts = []
-            for one in (spec, EXACT):
-                _, owner = lidar.scan(solids, scene.intensity, 0.0, one, np.random.default_rng(3))
+            for scan_spec in (spec, EXACT):
+                _, owner = lidar.scan(solids, scene.intensity, 0.0, scan_spec, np.random.default_rng(3))
                 counts.append(np.bincount(owner[owner >= 0], minlength=len(scene.actors)))
             for number, actor in enumerate(scene.actors):
                 distance = np.hypot(*(actor.start[:2] - scene.ego_start[:2]))

@@ -81,7 +81,7 @@ def test_count_inside_agrees_with_sorting_each_point():
     assert len(rays.count_inside(points, center[:0], heading[:0], half[:0])) == 0
 
 
-def test_without_a_place_for_machine_code_it_is_compiled_all_the_same(monkeypatch):
+def test_without_a_cache_folder_functions_are_still_compiled(monkeypatch):
     """numba refuses to cache where neither the package's nor the user's folder can be written."""
     real = numba.njit
 

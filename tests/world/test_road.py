@@ -31,7 +31,7 @@ def test_the_yaw_rate_of_a_lane_keeps_a_car_in_it(curvature, oncoming):
     assert station[-1] == pytest.approx(12 + (-1 if oncoming else 1) * 36 / (1 - curvature * lateral))
 
 
-def test_half_of_the_scenes_have_a_crossing_and_it_is_laid_out_as_told():
+def test_half_of_the_scenes_have_a_crossing_with_the_documented_layout():
     rng = np.random.default_rng(0)
     layouts = [draw_layout(np.array([200, 200, 1.0]), MAX_CURVATURE, 20.0, rng) for _ in range(300)]
     crossings = [layout for layout in layouts if layout.crossing is not None]

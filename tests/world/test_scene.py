@@ -81,8 +81,8 @@ def test_pedestrians_walk_on_pavements_and_zebra_crossings(scenes):
         for actor in scene.actors:
             if actor.attribute != "pedestrian.moving":
                 continue
-            place = actor.poses(1.0)[:2]
-            lateral = min(street.off_middle(place) - street.half for street in scene.roads.streets)
+            position = actor.poses(1.0)[:2]
+            lateral = min(street.off_middle(position) - street.half for street in scene.roads.streets)
             where["street" if lateral < 0 else "pavement" if lateral < 3.5 else "plot"] += 1
     assert where["pavement"] > where["street"] > 3
 
@@ -117,19 +117,19 @@ def test_the_class_mix_of_nuscenes():
 
 def test_train_and_val_share_no_seed_layout_or_instance():
     """Both splits of a world, scene by scene: no two have the same streets, objects, colours or random numbers."""
-    drawn, places, textures = set(), Counter(), Counter()
+    drawn, positions, textures = set(), Counter(), Counter()
     for split, count in ((0, 30), (1, 10)):
         for index in range(count):
             scene = simulate(SPEC, split, index)
             drawn.add(stream(SPEC, split, index).integers(2**63))
             drawn.update(stream(SPEC, split, index, *purpose).integers(2**63) for purpose in ((1, 0, 0), (2, 0, 0)))
             street = scene.roads.streets[0]
-            places[(*street.start, street.curvature, scene.roads.crossing, scene.roads.zebras)] += 1
+            positions[(*street.start, street.curvature, scene.roads.crossing, scene.roads.zebras)] += 1
             for thing in scene.actors + scene.scenery:
-                places[tuple(thing.start)] += 1
+                positions[tuple(thing.start)] += 1
             textures.update(actor.textures.tobytes() for actor in scene.actors)
     assert len(drawn) == 3 * 40
-    assert max(places.values()) == 1
+    assert max(positions.values()) == 1
     assert max(textures.values()) == 1
 
 
@@ -184,14 +184,14 @@ def test_distractors_are_grey_and_objects_are_not(scenes):
 
 
 def test_a_scene_depends_on_seed_split_and_index_alone():
-    def places(spec, split, index):
+    def positions(spec, split, index):
         return np.stack([actor.start for actor in simulate(spec, split, index).actors])
 
-    base = places(SPEC, 0, 3)
-    np.testing.assert_array_equal(base, places(SPEC, 0, 3))
+    base = positions(SPEC, 0, 3)
+    np.testing.assert_array_equal(base, positions(SPEC, 0, 3))
     other_seed = WorldSpec.from_dict({"seed": 2})
     for spec, split, index in ((other_seed, 0, 3), (SPEC, 1, 3), (SPEC, 0, 4)):
-        other = places(spec, split, index)
+        other = positions(spec, split, index)
         assert not np.isin(base, other).any()
 
 

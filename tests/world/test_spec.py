@@ -83,7 +83,7 @@ def test_the_tiers_of_this_repository_are_read():
         ({"train_scenes": 0, "val_scenes": 0}, "nothing to write"),
     ],
 )  # fmt: skip
-def test_a_bad_value_is_told_in_one_line_with_its_file(mapping, message):
+def test_a_bad_value_is_reported_in_one_line_with_its_file(mapping, message):
     with pytest.raises(UserError, match=message) as error:
         WorldSpec.from_dict(mapping, "some.yaml")
     assert str(error.value).startswith("some.yaml: ")

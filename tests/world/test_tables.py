@@ -214,12 +214,12 @@ def test_train_and_val_share_nothing(tables):
     splits = create_splits_scenes()
     names = [row["name"] for row in tables["scene"].values()]
     assert names == splits["mini_train"][:2] + splits["mini_val"][:2]
-    instances, places = {}, {}
+    instances, positions = {}, {}
     for row in tables["sample_annotation"].values():
         scene = tables["scene"][tables["sample"][row["sample_token"]]["scene_token"]]
         instances.setdefault(scene["name"], set()).add(row["instance_token"])
-        places.setdefault(scene["name"], set()).add(tuple(row["translation"][:2]))
+        positions.setdefault(scene["name"], set()).add(tuple(row["translation"][:2]))
     for first in names:
         for second in names:
-            assert first == second or not places[first] & places[second]
+            assert first == second or not positions[first] & positions[second]
             assert first == second or not instances[first] & instances[second]

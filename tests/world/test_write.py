@@ -68,11 +68,11 @@ def test_another_seed_changes_everything(spec, reference, tmp_path):
     base = json.loads((reference / "world.json").read_text())
     for key in ("sha256", "files_sha256", "tables_sha256"):
         assert other[key] != base[key]
-    one, two = ({p.read_bytes() for p in (r / "samples").rglob("*.*g")} for r in (reference, tmp_path / "world"))
-    assert len(one) == 36 and not one & two
+    first, second = ({p.read_bytes() for p in (r / "samples").rglob("*.*g")} for r in (reference, tmp_path / "world"))
+    assert len(first) == 36 and not first & second
 
 
-def test_a_world_that_is_there_is_left_alone(spec, reference, capsys):
+def test_an_existing_world_is_not_changed(spec, reference, capsys):
     before = {path: path.stat().st_mtime_ns for path in reference.rglob("*")}
     write_world(spec, reference, quiet=False)
     assert "nothing to do" in capsys.readouterr().out
@@ -154,7 +154,7 @@ def test_an_error_amid_the_scenes_leaves_no_world_and_loses_no_scene(spec, refer
 
 
 @pytest.mark.parametrize("step", ["_map_mask", "write_text", "_move"])
-def test_an_error_amid_the_end_is_made_good(spec, reference, tmp_path, monkeypatch, step):
+def test_an_error_while_finishing_is_recovered_from(spec, reference, tmp_path, monkeypatch, step):
     root, real = tmp_path / "world", getattr(write, step)
 
     def breaks(*args):
@@ -172,7 +172,7 @@ def test_an_error_amid_the_end_is_made_good(spec, reference, tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["world"]
 
 
-def test_an_error_between_the_two_moves_is_made_good(spec, reference, tmp_path, monkeypatch):
+def test_an_error_between_the_two_renames_is_recovered_from(spec, reference, tmp_path, monkeypatch):
     root, real = tmp_path / "world", os.rename
     write_world(WorldSpec.from_dict(SMALL | {"seed": 2}), root)
 
@@ -279,7 +279,7 @@ def test_extreme_worlds_load(tmp_path, extreme):
         assert len(times) > 1 and max(abs(b - a - step) for a, b in itertools.pairwise(times)) <= 1
 
 
-def test_world_json_says_what_is_there(spec, reference):
+def test_world_json_describes_the_files(spec, reference):
     done = json.loads((reference / "world.json").read_text())
     assert WorldSpec.from_dict(done["spec"]) == spec and done["sha256"] == spec.sha256
     assert done["counts"]["scene"] == 3 and done["counts"]["sample"] == 6

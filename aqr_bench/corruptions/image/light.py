@@ -11,7 +11,7 @@ _FLARE_GAIN, _FLARE_EDGE = 1.5, 0.8
 
 
 def brightness(image: np.ndarray, add: float) -> np.ndarray:
-    """The HSV value raised by ``add`` (1 being the whole range), clipped; hue and saturation stay.
+    """The HSV value raised by ``add`` (1 being the full range), clipped; hue and saturation stay.
 
     imagecorruptions and ika-rwth-aachen/MultiCorrupt:converter/img.py, brightness. Black becomes grey. Rounded to
     nearest, where the source truncates.
@@ -21,7 +21,7 @@ def brightness(image: np.ndarray, add: float) -> np.ndarray:
 
 
 def limit_value(image: np.ndarray, max_value: float) -> np.ndarray:
-    """The HSV value rescaled so that its maximum is ``max_value`` (1 being the whole range): bright images get darker.
+    """The HSV value rescaled so that its maximum is ``max_value`` (1 being the full range): bright images get darker.
 
     thu-ml/3D_Corruptions_AD:Camera_corruptions.py, snow and rain: V <- trunc(V / max V * 256 max_value), at most 255.
     Hue and saturation stay exactly; the source rounds them to OpenCV's 8 bits on the way. A black image stays black.
@@ -54,8 +54,8 @@ def dark(
 
     Args:
         image: uint8 [h, w, 3].
-        scale: brightest signal, 1 being the whole range.
-        poisson_lambda: photons at full range. ``sigma``: of the Gaussian, 1 being the whole range.
+        scale: brightest signal, 1 being the full range.
+        poisson_lambda: photons at full range. ``sigma``: of the Gaussian, 1 being the full range.
     """
     low, high = int(image.min()), int(image.max())
     stretched = np.clip((np.arange(256.0) - low) / max(high - low, 1), 0, 1)

@@ -25,13 +25,13 @@ def gaussian(image: np.ndarray, rng: np.random.Generator, sigma: float) -> np.nd
 
     Args:
         image: uint8 [h, w, 3].
-        sigma: standard deviation, 1 being the whole range.
+        sigma: standard deviation, 1 being the full range.
     """
     return _add(image, rng, _gaussian_table(float(sigma)))
 
 
 def uniform(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
-    """Uniform noise of +- ``amount`` (1 being the whole range) on every value, clipped.
+    """Uniform noise of +- ``amount`` (1 being the full range) on every value, clipped.
 
     thu-ml/3D_Corruptions_AD:Camera_corruptions.py, uniform_noise; truncated as the Gaussian.
     """
@@ -62,8 +62,8 @@ def dark_noise(
 
     Args:
         image: uint8 [h, w, 3].
-        signal: float64 [256], the signal s of each value, 1 being the whole range.
-        poisson_lambda: photons at full range. ``sigma``: of the Gaussian, 1 being the whole range.
+        signal: float64 [256], the signal s of each value, 1 being the full range.
+        poisson_lambda: photons at full range. ``sigma``: of the Gaussian, 1 being the full range.
     """
     table = _dark_table(signal, poisson_lambda, sigma)
     random = _random_uint16(rng, image.shape)

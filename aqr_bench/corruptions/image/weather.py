@@ -78,7 +78,7 @@ def plasma_fog(image: np.ndarray, rng: np.random.Generator, amount: float, decay
 
     Args:
         image: uint8 [h, w, 3].
-        amount: light of the densest fog, 1 being the whole range. ``decay``: see :func:`plasma`.
+        amount: light of the densest fog, 1 being the full range. ``decay``: see :func:`plasma`.
     """
     return _with_fog(image, plasma(*image.shape[:2], decay, rng), amount)
 
@@ -110,7 +110,7 @@ def haze_fog(
 
     Args:
         image: uint8 [h, w, 3].
-        amount: light of the densest fog, 1 being the whole range. ``beta``: haze, 1 / pixel.
+        amount: light of the densest fog, 1 being the full range. ``beta``: haze, 1 / pixel.
     """
     height, width = image.shape[:2]
     fog, thin, thick = (plasma(height, width, decay, rng) for _ in range(3))
@@ -154,7 +154,7 @@ def snow(
 
     Args:
         image: uint8 [h, w, 3].
-        loc, scale: mean and standard deviation of the noise, ``threshold``: all with 1 being the whole range.
+        loc, scale: mean and standard deviation of the noise, ``threshold``: all with 1 being the full range.
         zoom: size of the flakes (pixels). ``radius``, ``sigma``: of the smear (pixels), see :func:`motion`.
         mix: part of the scene that stays. ``angle_deg``: range of the smear's direction, one draw.
     """

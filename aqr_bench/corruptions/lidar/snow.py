@@ -89,7 +89,7 @@ def snow(
         beam_divergence_rad: full opening angle of a beam.
         noise_floor: part of the weakest intensity seen that would still be registered.
     Returns:
-        float32 [P' <= P, F], order kept.
+        float32 [P' <= P, F], in the same order.
     """
     if rate_mm_h <= 0:
         return points.copy()

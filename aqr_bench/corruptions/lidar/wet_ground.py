@@ -68,7 +68,7 @@ def wet_ground(points: np.ndarray, rng: np.random.Generator, water_mm: float, no
         water_mm: depth of the water; 0: the points as they are.
         noise_floor: part of the weakest intensity seen that would still be registered.
     Returns:
-        float32 [P' <= P, F], order kept.
+        float32 [P' <= P, F], in the same order.
     """
     a, b, c = ground_plane(points)
     xyz = points[:, :3].astype(np.float64)

@@ -17,7 +17,7 @@ BACK = ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
 CAMERAS = FRONT + BACK
 ZERO, ABSENT = "zero", "absent"
 _CMT = "CMT (ICCV 2023), masked-modal test: junjie18/CMT, ModalMask3D in transform_3d.py"
-_OWN = "defined here"
+_HERE = "defined here"
 
 
 def drop_lidar(frame: Frame, form: str) -> Frame:
@@ -69,7 +69,7 @@ def _no_lidar(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]
     return drop_lidar(frame, parameters["form"])
 
 
-def _named_cameras(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+def _zero_cameras(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     return drop_cameras(frame, parameters["cameras"], parameters["form"])
 
 
@@ -98,22 +98,38 @@ def _entry(
 CORRUPTIONS: tuple[Corruption, ...] = (
     _entry("clean", "none", "all sensors as recorded", _clean, "-"),
     _entry("no_lidar", "lidar", "every LiDAR point zero-filled", _no_lidar, _CMT, form=ZERO),
-    _entry("no_lidar_absent", "lidar", "no LiDAR point at all", _no_lidar, _OWN, form=ABSENT),
+    _entry("no_lidar_absent", "lidar", "no LiDAR point at all", _no_lidar, _HERE, form=ABSENT),
     _entry("no_cameras", "camera", "every image zero-filled", _all_cameras, _CMT, form=ZERO),
-    _entry("no_cameras_absent", "camera", "no image at all", _all_cameras, _OWN, form=ABSENT),
+    _entry("no_cameras_absent", "camera", "no image at all", _all_cameras, _HERE, form=ABSENT),
     *(
-        _entry(f"no_{name.lower()}", "camera", f"{name} zero-filled", _named_cameras, _OWN, cameras=(name,), form=ZERO)
+        _entry(
+            f"no_{name.lower()}",
+            "camera",
+            f"{name} zero-filled",
+            _zero_cameras,
+            _HERE,
+            cameras=(name,),
+            form=ZERO,
+        )
         for name in CAMERAS
     ),
-    _entry("no_front_cameras", "camera", "the three front images zero", _named_cameras, _OWN, cameras=FRONT, form=ZERO),
-    _entry("no_back_cameras", "camera", "the three back images zero", _named_cameras, _OWN, cameras=BACK, form=ZERO),
+    _entry(
+        "no_front_cameras",
+        "camera",
+        "the three front images zero",
+        _zero_cameras,
+        _HERE,
+        cameras=FRONT,
+        form=ZERO,
+    ),
+    _entry("no_back_cameras", "camera", "the three back images zero", _zero_cameras, _HERE, cameras=BACK, form=ZERO),
     *(
         _entry(
             "random_cameras",
             "camera",
             f"{k} random image{'s' * (k > 1)} zero",
             _random_cameras,
-            _OWN,
+            _HERE,
             k,
             cameras=k,
             form=ZERO,
@@ -126,12 +142,12 @@ CORRUPTIONS: tuple[Corruption, ...] = (
             "both",
             f"LiDAR and {k} random image{'s' * (k > 1)} zero",
             _lidar_and_random_cameras,
-            _OWN,
+            _HERE,
             k,
             cameras=k,
             form=ZERO,
         )
         for k in range(1, 6)
     ),
-    _entry("key_frame_only", "lidar", "no LiDAR sweeps, only the keyframe", _key_frame_only, _OWN),
+    _entry("key_frame_only", "lidar", "no LiDAR sweeps, only the keyframe", _key_frame_only, _HERE),
 )

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.atomic import write_text
-from aqr_bench.console import say, steps
+from aqr_bench.console import print_line, steps
 from aqr_bench.cost.gpu_check.parts import CPU_FACTOR, Part, parts_of, work
 from aqr_bench.cost.gpu_check.settings import SIZES, Settings, settings_for
 from aqr_bench.cost.gpu_check.text import markdown
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         result["parts"].append(run(part, settings, args.out, limit))
         result["seconds"] = round(time.monotonic() - started, 1)
         write(result, args.out)
-        say(_summary(result["parts"][-1]))
+        print_line(_summary(result["parts"][-1]))
     print(f"{args.out / 'table.md'} and gpu_check.json: {result['seconds']:.0f} s in all")
     return int(any(part["status"] != "ok" for part in result["parts"]))
 

@@ -1,7 +1,8 @@
 """aqr-bench data check --root ROOT: is a nuScenes root complete and consistent? Writes nothing.
 
 Tables (JSON, fields, tokens, links between them, calibration), counts and scenes of the official release, every file
-that the tables name, and what is in a sample of them. One line for each thing that is wrong; exit code 0 if nothing is.
+that the tables name, and the contents of a sample of them. One line for each thing that is wrong; exit code 0 if
+nothing is.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from aqr_bench.console import natural, seed
+from aqr_bench.console import non_negative_int, seed
 from aqr_bench.data.check.files import check_contents, check_masks, check_presence, draw, recordings
-from aqr_bench.data.check.finding import Finding, Progress, access_cause, finding, number, printable
+from aqr_bench.data.check.finding import Finding, Progress, about_names, access_cause, number, printable
 from aqr_bench.data.check.links import check_links, check_sensors
 from aqr_bench.data.check.tables import Table, check_tables
 from aqr_bench.errors import UserError
@@ -33,18 +34,19 @@ ARCHIVES = {
     "v1.0-trainval": ("v1.0-trainval_meta.tgz", "v1.0-trainval01_blobs.tgz to v1.0-trainval10_blobs.tgz"),
     "v1.0-mini": ("v1.0-mini.tgz", "v1.0-mini.tgz"),
 }
-WORLD = "world.json"  # a synthetic world has one
+WORLD = "world.json"  # marks a synthetic world
+KINDS = {"nuscenes": "", "partial": ", a part of it", "synthetic": ", a synthetic world"}
 
 
 @dataclass(frozen=True)
 class Report:
-    """Result of a check; ``kind``: nuscenes | partial | synthetic. ``files``: named, ``opened``: decoded."""
+    """Result of a check; ``kind``: of KINDS. ``files``: named, ``opened``: decoded."""
 
     root: Path
     version: str
     kind: str
     findings: tuple[Finding, ...]
-    counts: Mapping[str, int]
+    counts: Mapping[str, int] = field(default_factory=dict)
     files: int = 0
     opened: int = 0
 
@@ -54,26 +56,19 @@ class Report:
 
     def lines(self) -> list[str]:
         """Human-readable: what was checked, then what is wrong with it."""
-        what = {"nuscenes": "", "partial": ", a part of it", "synthetic": ", a synthetic world"}[self.kind]
         counts = [number(self.counts[name], name) for name in ("scene", "sample") if name in self.counts]
-        done = ", ".join([*counts, f"{number(self.files, 'file')} looked for, {self.opened} opened"])
+        checked = ", ".join([*counts, f"{number(self.files, 'file')} looked for, {self.opened} opened"])
         warnings = len(self.findings) - self.errors
         verdict = f"{number(self.errors, 'error')}, {number(warnings, 'warning')}" if self.findings else "all well"
-        head = f"{self.root} ({self.version or 'no version'}{what}): {done}: {verdict}"
+        head = f"{self.root} ({self.version or 'no version'}{KINDS[self.kind]}): {checked}: {verdict}"
         return [printable(head), *(finding.line() for finding in self.findings)]
 
     def as_dict(self) -> dict:
         """For JSON."""
-        return {
-            "root": printable(str(self.root)),
-            "version": self.version,
-            "kind": self.kind,
-            "ok": not self.errors,
-            "counts": dict(self.counts),
-            "files": self.files,
-            "opened": self.opened,
-            "findings": [finding.as_dict() for finding in self.findings],
-        }
+        fields = {key: getattr(self, key) for key in ("version", "kind", "files", "opened")}
+        findings = [finding.as_dict() for finding in self.findings]
+        root, counts = printable(str(self.root)), dict(self.counts)
+        return {"root": root, "ok": not self.errors, **fields, "counts": counts, "findings": findings}
 
 
 def check_root(
@@ -82,28 +77,26 @@ def check_root(
     samples: int = 20,
     seed: int = 0,
     partial: bool = False,
-    progress: Progress = lambda items, what: items,
+    progress: Progress = lambda items, title: items,
 ) -> Report:
     """Check a nuScenes root.
 
     Args:
         root: the folder that holds tables, ``samples/``, ``sweeps/`` and ``maps/``.
-        version: folder of the tables; None: the one that is there.
-        samples: so many samples have all their keyframes opened, and so many sweeps are. ``seed`` draws them.
+        version: folder of the tables; None: the only one.
+        samples: of so many samples all keyframes are opened, and so many sweeps; drawn with ``seed``.
         partial: a part of a release on purpose; counts and scenes of the release are not asked for.
     Raises:
         UserError: ``version`` is None and there are tables of several versions.
     """
-    root = Path(root)
-    kind = "partial" if partial else "nuscenes"
+    root, kind = Path(root), "partial" if partial else "nuscenes"
     findings, version = _find_version(root, version)
     if findings:
-        return Report(root, version, kind, _with_remedies(findings, version, kind), {})
-    if os.path.lexists(root / WORLD):
-        kind = "synthetic"
+        return Report(root, version, kind, _with_remedies(findings, version, kind))
     findings, tables, digest = check_tables(root / version, progress)
     findings += check_links(tables) + check_sensors(tables)
-    if kind == "synthetic":
+    if os.path.lexists(root / WORLD):
+        kind = "synthetic"
         findings += check_world(root / WORLD, digest)
     elif kind == "nuscenes":
         findings += check_release(version, tables)
@@ -114,36 +107,31 @@ def check_root(
     files, opened = 0, 0
     if "sample_data" in tables:
         named = recordings(tables)
-        problems, there = check_presence(root, named, progress)
-        chosen = draw(named, there, samples, seed)
-        # In a synthetic world the street may be empty on one side: no return there is no fault.
+        problems, usable = check_presence(root, named, progress)
+        chosen = draw(named, usable, samples, seed)
+        # A synthetic street may be empty on one side: an incomplete scan is no fault there.
         findings += problems + check_contents(root, named, chosen, progress, full_scans=kind != "synthetic")
         files, opened = sum(map(bool, named.names)), len(chosen)
     counts = {name: table.count for name, table in tables.items()}
     return Report(root, version, kind, _with_remedies(findings, version, kind), counts, files, opened)
 
 
-# ---------------------------------------------------------------- which data set is it?
-
-
 def _find_version(root: Path, version: str | None) -> tuple[list[Finding], str]:
-    """Nothing and the version of the tables, or why there are none."""
+    """No findings and the version of the tables, or why there are none."""
     try:
-        there = sorted(entry.name for entry in root.iterdir() if entry.name.startswith("v1.0-") and entry.is_dir())
+        present = sorted(entry.name for entry in root.iterdir() if entry.name.startswith("v1.0-") and entry.is_dir())
     except OSError as error:
-        what = f"{root} cannot be read ({error.strerror})"
-        return [Finding("root", what, access_cause(error, "root"))], version or ""
-    usable = [name for name in there if name in SPLITS]
+        return [
+            Finding("root", f"{root} cannot be read ({error.strerror})", access_cause(error, "root"))
+        ], version or ""
+    usable = [name for name in present if name in SPLITS]
     if version is None and len(usable) > 1:
         raise UserError(f"{root} has tables of {' and '.join(usable)}; choose one with --version")
-    if version in there or (version is None and usable):
+    if version in present or (version is None and usable):
         return [], version or usable[0]
-    wanted = f"no folder {version}" if version else f"neither {' nor '.join(sorted(SPLITS, reverse=True))}"
-    what = f"{root} has {wanted} with tables (it has: {', '.join(there) or 'none'})"
+    lacks = f"no folder {version}" if version else f"neither {' nor '.join(sorted(SPLITS, reverse=True))}"
+    what = f"{root} has {lacks} with tables (it has: {', '.join(present) or 'none'})"
     return [Finding("root", what, "root")], version or ""
-
-
-# ---------------------------------------------------------------- is it all of it?
 
 
 def check_release(version: str, tables: Mapping[str, Table]) -> list[Finding]:
@@ -160,7 +148,7 @@ def check_release(version: str, tables: Mapping[str, Table]) -> list[Finding]:
 def check_world(path: Path, digest: str | None) -> list[Finding]:
     """The tables are those that were written with the world.json."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block
             raise ValueError
         written = json.loads(path.read_text(encoding="utf-8"))["tables_sha256"]
     except OSError as error:
@@ -178,30 +166,28 @@ def check_splits(version: str, scene: Table, kind: str) -> list[Finding]:
     official = create_splits_scenes()
     splits = {split: official[name] for split, name in zip(("train", "val"), SPLITS[version], strict=True)}
     names = {name for name in scene.columns["name"] if name is not None}
-    findings = []
-    strange = sorted(names.difference(*splits.values()))
-    if strange:
-        what = f"{number(len(strange), 'scene')} of neither split of {version}, which no run will see"
-        findings.append(finding("splits", what, "scene names", strange, warning=kind == "partial"))
+    unknown = sorted(names.difference(*splits.values()))
+    what = f"{number(len(unknown), 'scene')} of neither split of {version}, which no run will see"
+    findings = about_names("splits", what, "scene names", unknown, warning=kind == "partial")
     for split, members in splits.items() if scene.complete("name") else ():
         missing = [name for name in members if name not in names]
         if len(missing) == len(members):
             what = f"no scene of the official {split} split of {version}, and without one no info file can be made"
             findings.append(Finding("splits", what, "scene names", warning=kind == "partial"))
-        elif kind == "nuscenes" and missing:
+        elif kind == "nuscenes":
             what = f"{len(missing)} of {len(members)} scenes of the official {split} split missing in scene.json"
-            findings.append(finding("splits", what, "release", missing))
+            findings += about_names("splits", what, "release", missing)
     return findings
 
 
 def remedies(version: str, kind: str) -> dict[str, str]:
     """What to do about each cause of a finding."""
     tables, blobs = ARCHIVES.get(version, ("the archive of the tables", "the archives of the files"))
+    again = f"Unpack {tables} into the root again"
     texts = {
-        "table": f"Unpack {tables} into the root again; tables of your own: write them again.",
-        "row": f"Unpack {tables} into the root again; tables of your own: correct what writes them.",
-        "link": f"Unpack {tables} into the root again; a part of a release, or tables of your own: add what these rows "
-        "need, or leave them out.",
+        "table": f"{again}; tables of your own: write them again.",
+        "row": f"{again}; tables of your own: correct what writes them.",
+        "link": f"{again}; a part of a release, or tables of your own: add what these rows need, or leave them out.",
         "release": f"Unpack {tables} again, or use --partial if only a part of {version} is meant to be here.",
         "scene names": f"Runs see scenes of the official splits of {version} only: name your own after them "
         f"(docs/extend.md); for the release, unpack {tables} again.",
@@ -225,31 +211,23 @@ def _with_remedies(findings: Iterable[Finding], version: str, kind: str) -> tupl
     return tuple(replace(finding, remedy=texts[finding.cause]) for finding in ordered)
 
 
-# ---------------------------------------------------------------- command line
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Print the report; return 0 if the root is fit for use (warnings may remain), 1 if it is not."""
+    """Print the report; return 0 if the root can be used (warnings may remain), else 1."""
     parser = argparse.ArgumentParser(
         prog="aqr-bench data check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/, maps/")
-    parser.add_argument("--version", choices=sorted(SPLITS), help="version of the tables (default: the one there)")
-    parser.add_argument(
-        "--samples",
-        type=natural,
-        default=20,
-        metavar="N",
-        help="open all keyframe files of N samples, and N sweeps (default: 20; 0: none; more than there are: all)",
-    )
+    parser.add_argument("--version", choices=sorted(SPLITS), help="version of the tables (default: the only one)")
+    samples_help = "open all keyframe files of N samples, and N sweeps (default: 20; 0: none; more than there are: all)"
+    parser.add_argument("--samples", type=non_negative_int, default=20, metavar="N", help=samples_help)
     parser.add_argument("--seed", type=seed, default=0, help="draws these samples (default: 0)")
     parser.add_argument("--partial", action="store_true", help="a part of a release: do not ask for all of its scenes")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument("--json", action="store_true", help="print a JSON object instead of lines")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
 
-    def progress(items: Iterable, what: str) -> Iterable:
-        return tqdm(items, desc=what, leave=False, disable=True if args.quiet else None)  # None: not into a file
+    def progress(items: Iterable, title: str) -> Iterable:
+        return tqdm(items, desc=title, leave=False, disable=True if args.quiet else None)  # None: not into a file
 
     try:
         report = check_root(args.root, args.version, args.samples, args.seed, args.partial, progress)

@@ -1,4 +1,4 @@
-"""Checks of the files of a nuScenes root: are those that the tables name there, complete, and can they be decoded?"""
+"""Checks of the files of a nuScenes root: do those that the tables name exist, complete, and can they be decoded?"""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import os
 import random
 import stat
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-from aqr_bench.data.check.finding import Finding, Progress, access_cause, finding, number
+from aqr_bench.data.check.finding import Finding, Progress, about_names, access_cause, number
 from aqr_bench.data.check.links import CHANNELS, LIDAR, OTHER, channels_of
 from aqr_bench.data.check.tables import Table
 from aqr_bench.data.raw_frames import POINT_COLUMNS, BadFrameError, jpeg_fault, read_cloud
 
 POINT_BYTES = 4 * POINT_COLUMNS
 CUT_SHORT = f"cut short (no multiple of {POINT_BYTES} bytes)"
+NO_FILE = "not a file, or a link that leads nowhere"
 MAX_DISTANCE_M = 1e4  # of a point from the LiDAR; larger numbers are no metres
 SECTOR_DEG = 10  # a full scan has returns in every sector of this width; one that stopped early has not
-VEHICLE_M = 3.0  # the car itself, around its LiDAR: it is seen wherever the beam is
-EMPTY_SECTORS = 6  # from so many empty ones in a row on, a scan counts as incomplete
+EGO_RADIUS_M = 3.0  # the vehicle itself, around its LiDAR, returns the beam everywhere
+EMPTY_SECTORS = 6  # a scan with so many empty ones in a row counts as incomplete
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +33,9 @@ class Recordings:
     """The files of sample_data, R of them.
 
     Args:
-        names: relative to the root; '' where the table has no good one. ``channel``: [R] as ``channels_of`` has it.
-        keyframe: [R] bool. ``sample``: [R] hashes of the sample's token. ``size``: [R, 2] width and height in pixels,
-            -1 where the table has no good one.
+        names: relative to the root; '' where the table's is bad. ``channel``: [R] as ``channels_of`` has it.
+        keyframe: [R] bool. ``sample``: [R] hashes of the sample's token.
+        size: [R, 2] width and height in pixels, -1 where the table's is bad.
     """
 
     names: list[str]
@@ -47,100 +48,87 @@ class Recordings:
 def recordings(tables: Mapping[str, Table]) -> Recordings:
     """The files that the table sample_data names."""
     data = tables["sample_data"]
+    sizes = [[-1 if size is None else size for size in data.columns[side]] for side in ("width", "height")]
     return Recordings(
         names=[name or "" for name in data.columns["filename"]],
         channel=channels_of(tables),
         keyframe=np.array(data.columns["is_key_frame"]) == True,  # noqa: E712  None where it is bad
         sample=data.hashes["sample_token"],
-        size=np.stack([_sizes(data.columns[side]) for side in ("width", "height")], axis=1),
+        size=np.array(sizes, np.int64).T,
     )
-
-
-def _sizes(column: Sequence[int | None]) -> np.ndarray:
-    return np.array([-1 if size is None else size for size in column], np.int64)
 
 
 # ---------------------------------------------------------------- presence and size
 
 
 def check_presence(root: Path, files: Recordings, progress: Progress) -> tuple[list[Finding], np.ndarray]:
-    """Every file is there; of keyframes, none is empty and a LiDAR file holds complete points.
+    """Every file exists; of keyframes, none is empty and a LiDAR file holds complete points.
 
-    Folders are listed rather than files asked for one by one: of the full data set, that is seconds, not minutes.
+    Folders are listed instead of checking each file: for the full data set that takes seconds, not minutes.
 
     Returns:
         Findings; [R] bool: a file that can be opened.
     """
-    findings: list[Finding] = []
     folders: dict[str, list[int]] = defaultdict(list)
     for i, name in enumerate(files.names):
-        if name and _inside(name):
+        if name and _is_below_root(name):
             folders[name.rpartition("/")[0]].append(i)
-    outside = [name for name in files.names if name and not _inside(name)]
-    if outside:
-        what = f"sample_data.json names {number(len(outside), 'path')} outside of ROOT"
-        findings.append(finding("files", what, "row", outside))
-    there = np.zeros(len(files.names), bool)
+    outside = [name for name in files.names if name and not _is_below_root(name)]
+    what = f"sample_data.json names {number(len(outside), 'path')} outside of ROOT"
+    findings = about_names("files", what, "row", outside)
+    usable = np.zeros(len(files.names), bool)
     for folder, members in progress(sorted(folders.items()), "files"):
-        findings += _check_folder(root, folder, members, files, there)
-    return findings, there
+        needed = bool((files.channel[members] != OTHER).any())
+        total = number(len(members), "file") + ("" if needed else " (of sensors that are not used here)")
+        try:
+            entries = {entry.name: entry for entry in os.scandir(root / folder)}
+        except OSError as error:
+            what = f"{folder or 'ROOT'}, the folder of {total}, cannot be read ({error.strerror})"
+            findings.append(Finding("files", what, access_cause(error, "file"), (), len(members), not needed))
+            continue
+        faulty: dict[str, list[str]] = defaultdict(list)
+        for i in members:
+            base = files.names[i].rpartition("/")[2]
+            is_lidar = files.channel[i] == CHANNELS.index(LIDAR)
+            fault = _file_fault(entries.get(base), bool(files.keyframe[i]), is_lidar)
+            usable[i] = fault in ("", CUT_SHORT)
+            if fault:
+                faulty[fault].append(base)
+        for fault, names in faulty.items():
+            what = f"{folder or 'ROOT'}, {len(names)} of {total} {fault}"
+            findings += about_names("files", what, "file", names, not needed)
+    return findings, usable
 
 
-def _inside(name: str) -> bool:
-    """Whether a file name of a table is a path below the root that the file system can take."""
+def _is_below_root(name: str) -> bool:
+    """Whether a file name of a table is a path below the root that the file system accepts."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
-        return False
     try:
         os.fsencode(name)
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
-    return True
+    return not (path.is_absolute() or ".." in path.parts or "\0" in name)
 
 
-def _check_folder(root: Path, folder: str, members: list[int], files: Recordings, there: np.ndarray) -> list[Finding]:
-    used = bool((files.channel[members] != OTHER).any())
-    total = number(len(members), "file") + ("" if used else " (of sensors that are not used here)")
-    try:
-        entries = {entry.name: entry for entry in os.scandir(root / folder)}
-    except OSError as error:
-        what = f"{folder or 'ROOT'}, the folder of {total}, cannot be read ({error.strerror})"
-        return [Finding("files", what, access_cause(error, "file"), (), len(members), not used)]
-    wrong: dict[str, list[str]] = defaultdict(list)
-    for i in members:
-        base = files.names[i].rpartition("/")[2]
-        is_lidar = files.channel[i] == CHANNELS.index(LIDAR)
-        fault = _fault(entries.get(base), bool(files.keyframe[i]), is_lidar)
-        there[i] = fault in ("", CUT_SHORT)
-        if fault:
-            wrong[fault].append(base)
-    return [
-        finding("files", f"{folder or 'ROOT'}, {len(names)} of {total} {fault}", "file", names, not used)
-        for fault, names in wrong.items()
-    ]
-
-
-def _fault(entry: os.DirEntry | None, keyframe: bool, is_lidar: bool) -> str:
+def _file_fault(entry: os.DirEntry | None, keyframe: bool, is_lidar: bool) -> str:
     try:
         if entry is None or not entry.is_file():
-            return "missing" if entry is None else "not a file, or a link that leads nowhere"
-        if not keyframe:
-            return ""  # without asking the disk once more for each of millions of sweeps
-        size = entry.stat().st_size
+            return "missing" if entry is None else NO_FILE
+        size = entry.stat().st_size if keyframe else None  # one system call less for each of millions of sweeps
     except OSError:  # a link to itself
-        return "not a file, or a link that leads nowhere"
-    if not size:
+        return NO_FILE
+    if size == 0:
         return "empty"
-    return CUT_SHORT if is_lidar and size % POINT_BYTES else ""
+    return CUT_SHORT if is_lidar and size is not None and size % POINT_BYTES else ""
 
 
 # ---------------------------------------------------------------- contents
 
 
-def draw(files: Recordings, there: np.ndarray, samples: int, seed: int) -> list[int]:
+def draw(files: Recordings, usable: np.ndarray, samples: int, seed: int) -> list[int]:
     """Files to open: all keyframe files of so many samples, and as many other files (sweeps), of LiDAR and cameras."""
     generator = random.Random(seed)
-    usable = there & (files.channel >= 0)
+    usable = usable & (files.channel >= 0)
     tokens = list(dict.fromkeys(files.sample[usable & files.keyframe].tolist()))
     chosen = generator.sample(tokens, min(samples, len(tokens)))
     keyframes = np.nonzero(usable & files.keyframe & np.isin(files.sample, chosen))[0].tolist()
@@ -152,26 +140,26 @@ def check_contents(
     root: Path, files: Recordings, chosen: list[int], progress: Progress, full_scans: bool
 ) -> list[Finding]:
     """Open and decode files: see ``cloud_fault`` and ``image_fault``. ``full_scans``: warn of incomplete ones."""
-    wrong: dict[tuple[str, bool], list[str]] = defaultdict(list)
+    faulty: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for i in progress(chosen, "contents"):
-        path = root / files.names[i]
+        path, warning = root / files.names[i], False
         if CHANNELS[files.channel[i]] == LIDAR:
             fault, warning = cloud_fault(path)
             if (fault == CUT_SHORT and files.keyframe[i]) or (warning and not full_scans):
                 continue  # the first is reported already, for all keyframes
         else:
-            fault, warning = image_fault(path, tuple(files.size[i].tolist())), False
+            fault = image_fault(path, tuple(files.size[i].tolist()))
         if fault:
-            wrong[fault, warning].append(files.names[i])
-    total = number(len(chosen), "opened file")
-    return [
-        finding("contents", f"{len(names)} of {total} {fault}", "scan" if warning else "file", names, warning)
-        for (fault, warning), names in wrong.items()
-    ]
+            faulty[fault, warning].append(files.names[i])
+    findings = []
+    for (fault, warning), names in faulty.items():
+        what = f"{len(names)} of {number(len(chosen), 'opened file')} {fault}"
+        findings += about_names("contents", what, "scan" if warning else "file", names, warning)
+    return findings
 
 
 def cloud_fault(path: Path) -> tuple[str, bool]:
-    """What is wrong with a LiDAR file ('': nothing), and whether it is only odd: an incomplete scan."""
+    """What is wrong with a LiDAR file ('': nothing), and whether that is only a warning: an incomplete scan."""
     try:
         if path.stat().st_size % POINT_BYTES:
             return CUT_SHORT, False
@@ -185,7 +173,7 @@ def cloud_fault(path: Path) -> tuple[str, bool]:
     ring = points[:, 4]
     if np.abs(points[:, :3]).max() > MAX_DISTANCE_M or (ring != np.round(ring)).any() or ring.min() < 0:
         return "without points of x, y, z (metres), intensity and ring", False
-    x, y = points[np.hypot(points[:, 0], points[:, 1]) > VEHICLE_M, :2].T
+    x, y = points[np.hypot(points[:, 0], points[:, 1]) > EGO_RADIUS_M, :2].T
     sectors = ((np.degrees(np.arctan2(y, x)) + 180) // SECTOR_DEG).astype(int)
     hit = np.isin(np.arange(360 // SECTOR_DEG), sectors)
     # Twice around, so that a gap across the seam counts as one.
@@ -198,7 +186,7 @@ def cloud_fault(path: Path) -> tuple[str, bool]:
 def image_fault(path: Path, size: tuple[int, int]) -> str:
     """What is wrong with an image ('': nothing). ``size``: (width, height) in pixels, -1: unknown.
 
-    OpenCV decodes a JPEG file that is cut short, with a grey rest; so its end is looked at, and Pillow decodes it.
+    OpenCV decodes a JPEG file that is cut short, with a grey rest; so its end is checked, and Pillow decodes it.
     """
     try:
         content = path.read_bytes()
@@ -213,22 +201,20 @@ def image_fault(path: Path, size: tuple[int, int]) -> str:
             if min(size) >= 0 and image.size != size:
                 return "of another width or height than sample_data.json says"
             image.load()
-    except Exception:  # Pillow's decoders raise whatever a damaged file brings about
+    except Exception:  # Pillow's decoders raise various exceptions for a damaged file
         return "cannot be decoded as an image"
     return ""
 
 
 def check_masks(root: Path, masks: Table) -> list[Finding]:
-    """The images that map.json names are there: nuscenes-devkit refuses a root without them, though none is read."""
-    names = [name for name in masks.columns["filename"] if name and not (_inside(name) and _is_file(root / name))]
-    if not names:
-        return []
+    """The images that map.json names exist: nuscenes-devkit refuses a root without them, though none is read."""
+    names = [name for name in masks.columns["filename"] if name and not _is_regular_file(root, name)]
     what = f"{number(len(names), 'map mask')} of map.json missing, and nuscenes-devkit asks for them"
-    return [finding("maps", what, "mask", names)]
+    return about_names("maps", what, "mask", names)
 
 
-def _is_file(path: Path) -> bool:
+def _is_regular_file(root: Path, name: str) -> bool:
     try:
-        return stat.S_ISREG(path.stat().st_mode)
+        return _is_below_root(name) and stat.S_ISREG((root / name).stat().st_mode)
     except OSError:
         return False

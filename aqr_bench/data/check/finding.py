@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
-MAX_NAMES = 3  # so many names in a line; the count tells the rest
+from aqr_bench.errors import quoted
+
+MAX_NAMES = 3  # listed in a line; the others are counted
 MAX_NAME_CHARS = 100
 
-Progress = Callable[[Iterable, str], Iterable]  # wraps what is iterated over; the text says what that is
+Progress = Callable[[Iterable, str], Iterable]  # wraps an iterable, with a title
 
 
 @dataclass(frozen=True)
@@ -17,13 +20,12 @@ class Finding:
     """One thing that is wrong with a data set.
 
     Args:
-        group: what it belongs to: root, tables, links, counts, splits, calibration, files, contents, maps.
+        group: root, tables, links, counts, splits, calibration, files, contents or maps.
         what: what is wrong and where, without a full stop.
         cause: key of the remedy; see ``check.remedies``.
-        names: the first few rows or files that it is wrong with.
-        count: how many there are.
-        warning: nothing that makes a run fail.
-        remedy: what to do; filled in at the end, when it is known what data set this is.
+        names: the first few rows or files that it is wrong with. ``count``: how many there are.
+        warning: does not make a run fail.
+        remedy: what to do; added last, when it is known which data set this is.
     """
 
     group: str
@@ -51,14 +53,24 @@ class Finding:
         return {"severity": self.severity, **fields, "names": [printable(name) for name in self.names]}
 
 
-def finding(group: str, what: str, cause: str, names: Sequence[str], warning: bool = False) -> Finding:
-    """A finding about all of ``names``, of which the first few are kept."""
-    shown = (name if len(name) <= MAX_NAME_CHARS else f"{name[: MAX_NAME_CHARS - 3]}..." for name in names[:MAX_NAMES])
-    return Finding(group, what, cause, tuple(shown), len(names), warning)
+def about_names(group: str, what: str, cause: str, names: Sequence[str], warning: bool = False) -> list[Finding]:
+    """A finding about all of ``names``, of which it lists the first few; none without names."""
+    first = (n if len(n) <= MAX_NAME_CHARS else f"{n[: MAX_NAME_CHARS - 3]}..." for n in names[:MAX_NAMES])
+    return [Finding(group, what, cause, tuple(first), len(names), warning)] if names else []
+
+
+def about_rows(
+    table: str, rows: Sequence[int], text: str, cause: str = "row", group: str = "tables", values: Sequence[Any] = ()
+) -> list[Finding]:
+    """A finding ``<table>.json, 2 rows <text>: row 0, row 7`` (counted from 0, with its value); none without rows."""
+    listed = [f"row {row}" for row in rows[:MAX_NAMES]]
+    listed = [f"{name} ({quoted(value, 40)})" for name, value in zip(listed, values, strict=False)] or listed
+    what = f"{table}.json, {number(len(rows), 'row')} {text}"
+    return [Finding(group, what, cause, tuple(listed), len(rows))] if len(rows) else []
 
 
 def access_cause(error: OSError, otherwise: str) -> str:
-    """The cause of a file or folder that cannot be read: ``otherwise`` where it is just not there."""
+    """The cause of a file or folder that cannot be read: ``otherwise`` where it does not exist."""
     return otherwise if isinstance(error, FileNotFoundError | NotADirectoryError) else "access"
 
 

@@ -22,16 +22,16 @@ class Kind:
     """What a field holds.
 
     Args:
-        wants: what a good value is, for messages.
+        expected: what a valid value is, for messages.
         type: the JSON type as Python has it; a bool is no int.
-        fits: are all values of a column, each of that type, good?
+        valid: whether all values of a column, each of that type, are valid.
         table: the table that the value, a token, points to.
         many: the value is a list of tokens.
     """
 
-    wants: str
+    expected: str
     type: type
-    fits: Callable[[Sequence[Any]], bool] = lambda column: True
+    valid: Callable[[Sequence[Any]], bool] = lambda column: True
     table: str | None = None
     many: bool = False
 
@@ -39,9 +39,9 @@ class Kind:
 def offenders(kind: Kind, column: Sequence[Any], first: int = 0) -> list[int]:
     """Positions in the column, counted from ``first``, whose value is not of that kind.
 
-    A whole column is judged at once and halved where something in it is wrong: the full data set has millions of rows.
+    A column is checked at once, and halved where a value is not: the full data set has millions of rows.
     """
-    if set(map(type, column)) <= {kind.type} and (not column or kind.fits(column)):
+    if set(map(type, column)) <= {kind.type} and (not column or kind.valid(column)):
         return []
     if len(column) == 1:
         return [first]
@@ -49,43 +49,40 @@ def offenders(kind: Kind, column: Sequence[Any], first: int = 0) -> list[int]:
     return offenders(kind, column[:half], first) + offenders(kind, column[half:], first + half)
 
 
-def _vector(wants: str, length: int, fits: Callable[[np.ndarray], np.ndarray]) -> Kind:
-    """A list of so many numbers; ``fits`` takes [N, length] float64 and gives [N] bool."""
+def _vector(expected: str, length: int, valid: Callable[[np.ndarray], np.ndarray] | None = None) -> Kind:
+    """A list of so many numbers; ``valid`` maps [N, length] float64 to [N] bool."""
 
-    def all_fit(column: Sequence[list]) -> bool:
+    def all_valid(column: Sequence[list]) -> bool:
         if set(map(len, column)) != {length} or not set(map(type, itertools.chain.from_iterable(column))) <= _NUMBERS:
             return False
         try:
             array = np.array(column, np.float64)
         except OverflowError:  # an int may be too large for a float
             return False
-        return bool((np.abs(array) <= MAX_COORDINATE_M).all() and fits(array).all())  # nan compares as False
+        in_range = bool((np.abs(array) <= MAX_COORDINATE_M).all())  # NaN compares as False
+        return in_range and (valid is None or bool(valid(array).all()))
 
-    return Kind(wants, list, all_fit)
+    return Kind(expected, list, all_valid)
 
 
 def _is_intrinsic(value: list) -> bool:
     """An empty list (no camera), or an invertible matrix [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels."""
     if not value:
         return True
-    if set(map(type, value)) != {list} or not _INTRINSIC_ROW.fits(value) or len(value) != 3:
+    if set(map(type, value)) != {list} or not _INTRINSIC_ROW.valid(value) or len(value) != 3:
         return False
     matrix = np.array(value, np.float64)
     focal = matrix[0, 0] > 0 and matrix[1, 1] > 0
     return bool(focal and np.allclose(matrix[2], [0, 0, 1]) and abs(np.linalg.det(matrix)) > 1e-3)
 
 
-def _any(array: np.ndarray) -> np.ndarray:
-    return np.ones(len(array), bool)
-
-
-_INTRINSIC_ROW = _vector("", 3, _any)
+_INTRINSIC_ROW = _vector("", 3)
 _KINDS = {
     "token": Kind("a non-empty string", str, all),
     "text": Kind("a string", str),
     "flag": Kind("true or false", bool),
     "count": Kind("an integer from 0", int, lambda column: min(column) >= 0 and max(column) < 2**63),
-    "position": _vector("three finite numbers, in metres", 3, _any),
+    "position": _vector("three finite numbers, in metres", 3),
     "size": _vector("width, length and height above 0, in metres", 3, lambda array: (array > 0).all(axis=1)),
     "rotation": _vector(
         "a rotation quaternion w, x, y, z of length 1",
@@ -106,12 +103,9 @@ def _kind(word: str) -> Kind:
     if word.endswith("*"):
         all_strings = lambda column: set(map(type, itertools.chain.from_iterable(column))) <= {str}  # noqa: E731
         return Kind(f"a list of tokens of {table}.json", list, all_strings, table, many=True)
-    return Kind(
-        f"a token of {table}.json" + ", or ''" * word.endswith("?"),
-        str,
-        (lambda column: True) if word.endswith("?") else all,
-        table,
-    )
+    if word.endswith("?"):
+        return Kind(f"a token of {table}.json, or ''", str, table=table)
+    return Kind(f"a token of {table}.json", str, all, table)
 
 
 # field or field:kind; a field without a kind has the kind of its name. See _kind for the words.
@@ -143,7 +137,7 @@ MAY_BE_EMPTY = frozenset(["attribute", "instance", "sample_annotation"])  # a dr
 # The maps of v1.0-mini name logs of the full data set. But every log must be named by a map.
 MAY_POINT_NOWHERE = frozenset([("map", "log_tokens")])
 
-# Columns that later checks read; all others are let go, since those of the full data set take gigabytes.
+# Columns that later checks read; the others are freed: those of the full data set take gigabytes.
 RETAINED_COLUMNS = {
     "calibrated_sensor": ("camera_intrinsic",),
     "map": ("filename",),

@@ -19,21 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.data.check.finding import MAX_NAMES, Finding, Progress, access_cause, finding, number
-from aqr_bench.data.check.table_schema import MAY_BE_EMPTY, RETAINED_COLUMNS, SCHEMA, offenders
-from aqr_bench.errors import quoted
+from aqr_bench.data.check.finding import Finding, Progress, about_names, about_rows, access_cause, number
+from aqr_bench.data.check.table_schema import MAY_BE_EMPTY, RETAINED_COLUMNS, SCHEMA, Kind, offenders
 
 _ABSENT = object()
+_JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What is retained of a table. N of its rows are objects; a bad value spoils its own field only, not the row.
+    """What is retained of a table. N of its rows are objects; a bad value only invalidates its field, not the row.
 
     Args:
-        count: all of its rows.
-        index: [N] row numbers.
-        bad: for every field with bad values: [N] bool.
+        count: all of its rows. ``index``: [N] row numbers.
+        bad: the fields with bad values.
         hashes: for ``token`` and every field that points to a table: [N] int64 hashes; 0: empty or bad.
         lists: for every field with a list of tokens: row numbers [L] and hashes [L].
         columns: the fields of ``RETAINED_COLUMNS``, N values each; None where they are bad.
@@ -41,14 +40,19 @@ class Table:
 
     count: int
     index: np.ndarray
-    bad: Mapping[str, np.ndarray]
+    bad: frozenset[str]
     hashes: Mapping[str, np.ndarray]
     lists: Mapping[str, tuple[np.ndarray, np.ndarray]]
     columns: Mapping[str, Sequence[Any]]
 
     def complete(self, *fields: str) -> bool:
-        """Whether every row has a good value in all of these fields: only then does a row that lacks count."""
-        return len(self.index) == self.count and not any(field in self.bad for field in fields)
+        """Whether every row has a good value in all of these fields."""
+        return len(self.index) == self.count and self.bad.isdisjoint(fields)
+
+    def rows_without(self, hashes: np.ndarray) -> np.ndarray:
+        """Numbers of the rows whose token is not in ``hashes``."""
+        tokens = self.hashes["token"]
+        return self.index[(tokens != 0) & ~np.isin(tokens, hashes)]
 
 
 def check_tables(folder: Path, progress: Progress) -> tuple[list[Finding], dict[str, Table], str | None]:
@@ -58,14 +62,14 @@ def check_tables(folder: Path, progress: Progress) -> tuple[list[Finding], dict[
         Findings; the tables that could be read; their digest as a world.json has it, None if one could not be read.
     """
     try:
-        there = set(os.listdir(folder))
+        present = set(os.listdir(folder))
     except OSError as error:
         what = f"{folder.name} cannot be read ({error.strerror})"
         return [Finding("tables", what, access_cause(error, "table"))], {}, None
     findings: list[Finding] = []
     tables: dict[str, Table] = {}
     digest = hashlib.sha256()
-    missing = tuple(f"{name}.json" for name in SCHEMA if f"{name}.json" not in there)
+    missing = tuple(f"{name}.json" for name in SCHEMA if f"{name}.json" not in present)
     if missing:  # all names: each has to be restored
         what = f"{folder.name} lacks {len(missing)} of the {len(SCHEMA)} tables"
         findings.append(Finding("tables", what, "table", missing, len(missing)))
@@ -83,13 +87,13 @@ def check_tables(folder: Path, progress: Progress) -> tuple[list[Finding], dict[
 
 
 def read_rows(path: Path, digest: Any = None) -> tuple[list[Any], Finding | None]:
-    """The rows of a table, or what is wrong with the file. ``digest`` takes in name and content."""
-    content, problem, cause = b"", "", "table"
+    """The rows of a table, or what is wrong with the file. ``digest`` is updated with name and content."""
+    content, rows, problem, cause = b"", [], "", "table"
     collecting = gc.isenabled()
-    gc.disable()  # it would go through millions of new objects again and again, and find no garbage
+    gc.disable()  # it would traverse millions of new objects again and again, none of them garbage
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            return [], Finding("tables", f"{path.name} is not a regular file", "table")
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block
+            return [], Finding("tables", f"{path.name} is not a regular file", cause)
         content = path.read_bytes()
         if digest is not None:
             digest.update(f"{path.stem}\0".encode() + content + b"\0")
@@ -97,8 +101,8 @@ def read_rows(path: Path, digest: Any = None) -> tuple[list[Any], Finding | None
         if type(rows) is not list:
             problem = f"holds {_json_type(rows)}, not a list of rows"
     except OSError as error:
-        problem, cause = f"cannot be read ({error.strerror})", access_cause(error, "table")
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, lists in lists without end
+        problem, cause = f"cannot be read ({error.strerror})", access_cause(error, cause)
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, lists nested without end
         ends = "" if content.rstrip().endswith(b"]") else "; the file seems to be cut short"
         problem = f"is not valid JSON ({error}; {number(len(content), 'byte')}{ends})"
     finally:
@@ -109,78 +113,55 @@ def read_rows(path: Path, digest: Any = None) -> tuple[list[Any], Finding | None
 
 def check_rows(name: str, rows: Sequence[Any]) -> tuple[Table, list[Finding]]:
     """Check the values of every row of a table, and that its tokens are unique."""
-    findings: list[Finding] = []
     objects = [row for row in rows if type(row) is dict]
     others = [i for i, row in enumerate(rows) if type(row) is not dict]
     index = np.delete(np.arange(len(rows)), others)
-    if others:
-        what = f"{rows_of(name, len(others))} not an object but {_json_type(rows[others[0]])}"
-        findings.append(finding("tables", what, "row", row_names(others)))
+    findings = about_rows(name, others, f"not an object but {_json_type(rows[others[0]])}") if others else []
     if not rows and name not in MAY_BE_EMPTY:
         findings.append(Finding("tables", f"{name}.json has no rows", "table"))
-    bad: dict[str, np.ndarray] = {}
-    hashes: dict[str, np.ndarray] = {}
-    lists: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    columns: dict[str, list[Any]] = {}
+    bad, hashes, lists, columns = set(), {}, {}, {}
     for field, kind in SCHEMA[name].items():
         column = [row.get(field, _ABSENT) for row in objects]
         wrong = offenders(kind, column)
         if wrong:
-            bad[field] = np.isin(np.arange(len(column)), wrong)
-            findings += _wrong_values(name, field, kind.wants, [(index[i], column[i]) for i in wrong])
-            empty: Any = [] if kind.many else "" if kind.type is str else None
+            bad.add(field)
+            findings += _wrong_values(name, field, kind, [(index[i], column[i]) for i in wrong])
+        if field in RETAINED_COLUMNS.get(name, ()):
+            columns[field] = list(column)
             for i in wrong:
-                column[i] = empty
+                columns[field][i] = None
+        for i in wrong:
+            column[i] = [] if kind.many else ""
         if kind.many:
             lengths = np.fromiter(map(len, column), np.int64, len(column))
             lists[field] = np.repeat(index, lengths), _hashes(list(itertools.chain.from_iterable(column)))
         elif kind.table or field == "token":
             hashes[field] = _hashes(column)
         if field == "token":
-            findings += _repeated(name, column, hashes[field])
-        if field in RETAINED_COLUMNS.get(name, ()):
-            columns[field] = [None if field in bad and bad[field][i] else value for i, value in enumerate(column)]
-    return Table(len(rows), index, bad, hashes, lists, columns), findings
+            repeated = _repeated(column, hashes[field])
+            what = f"{name}.json has {number(len(repeated), 'token')} more than once"
+            findings += about_names("tables", what, "row", repeated)
+    return Table(len(rows), index, frozenset(bad), hashes, lists, columns), findings
 
 
-def _wrong_values(name: str, field: str, wants: str, wrong: list[tuple[int, Any]]) -> list[Finding]:
-    findings = []
+def _wrong_values(name: str, field: str, kind: Kind, wrong: list[tuple[int, Any]]) -> list[Finding]:
     absent = [row for row, value in wrong if value is _ABSENT]
-    if absent:
-        what = f"{rows_of(name, len(absent))} without '{field}'"
-        findings.append(finding("tables", what, "row", row_names(absent)))
-    values = [(row, value) for row, value in wrong if value is not _ABSENT]
-    if values:
-        group = "calibration" if name in ("calibrated_sensor", "ego_pose") else "tables"
-        what = f"{rows_of(name, len(values))} where '{field}' is not {wants}"
-        names = tuple(f"row {row} ({quoted(value, 40)})" for row, value in values[:MAX_NAMES])
-        findings.append(Finding(group, what, "row", names, len(values)))
-    return findings
+    rows, values = [row for row, v in wrong if v is not _ABSENT], [v for _, v in wrong if v is not _ABSENT]
+    group = "calibration" if name in ("calibrated_sensor", "ego_pose") else "tables"
+    return about_rows(name, absent, f"without '{field}'") + about_rows(
+        name, rows, f"where '{field}' is not {kind.expected}", group=group, values=values
+    )
 
 
-def _repeated(name: str, tokens: list[str], hashes: np.ndarray) -> list[Finding]:
+def _repeated(tokens: list[str], hashes: np.ndarray) -> list[str]:
     values, counts = np.unique(hashes[hashes != 0], return_counts=True)
-    if (counts == 1).all():
-        return []
     repeated = set(values[counts > 1].tolist())
-    names = list(dict.fromkeys(token for token in tokens if hash(token) in repeated))
-    return [finding("tables", f"{name}.json has {number(len(names), 'token')} more than once", "row", names)]
+    return list(dict.fromkeys(token for token in tokens if hash(token) in repeated)) if repeated else []
 
 
 def _hashes(tokens: Sequence[str]) -> np.ndarray:
     return np.fromiter(map(hash, tokens), np.int64, len(tokens))  # hash("") is 0
 
 
-def rows_of(table: str, count: int) -> str:
-    """``sample.json, 2 rows``: where something is wrong."""
-    return f"{table}.json, {number(count, 'row')}"
-
-
-def row_names(rows: Sequence[int]) -> list[str]:
-    """Names of rows, counted from 0."""
-    return [f"row {row}" for row in rows]
-
-
 def _json_type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+    return _JSON_TYPES.get(type(value), "a number")

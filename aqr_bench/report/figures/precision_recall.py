@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from aqr_bench.errors import DAMAGED_ARRAYS
+from aqr_bench.errors import ARRAY_READ_ERRORS
 from aqr_bench.metrics.matches import ClassMatches, Matches
 from aqr_bench.metrics.nuscenes import RECALL
 from aqr_bench.report.collect import Results
@@ -36,7 +36,7 @@ def load_matches(path: Path) -> Matches | None:
     """Kept matches; None if the file is missing, damaged or knows no such threshold."""
     try:
         found = Matches.load(path)
-    except DAMAGED_ARRAYS:
+    except ARRAY_READ_ERRORS:
         return None
     return found if DISTANCE_M in found.distances else None
 

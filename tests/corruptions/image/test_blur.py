@@ -8,7 +8,7 @@ import pytest
 from aqr_bench.corruptions.image import blur as image_blur
 
 
-def spot(height=61, width=61):
+def white_square(height=61, width=61):
     image = np.zeros((height, width, 3), np.uint8)
     image[height // 2, width // 2] = 250
     return image
@@ -17,7 +17,7 @@ def spot(height=61, width=61):
 def test_motion_smears_to_one_side_with_gaussian_weights():
     weights = np.exp(-(np.arange(31.0) ** 2) / (2 * 6**2))
     expected = np.rint(250 * weights / weights.sum())
-    out = image_blur.motion(spot(), 15, 6.0, 0.0)
+    out = image_blur.motion(white_square(), 15, 6.0, 0.0)
     # The source is looked up to the right, so the spot leaves its light to the left of it.
     assert np.abs(out[30, 30::-1, 0] - expected).max() <= 1
     assert not out[30, 31:].any() and not out[:30].any() and not out[31:].any()
@@ -27,7 +27,7 @@ def test_motion_smears_to_one_side_with_gaussian_weights():
     ("angle", "row", "column"), [(90.0, 27, 30), (-90.0, 33, 30), (45.0, 28, 28), (-45.0, 32, 28), (-135.0, 32, 32)]
 )
 def test_motion_goes_along_its_angle(angle, row, column):
-    out = image_blur.motion(spot(), 15, 13.0, angle).astype(float)[..., 0]
+    out = image_blur.motion(white_square(), 15, 13.0, angle).astype(float)[..., 0]
     assert out[row, column] > 4
     rows, columns = np.nonzero(out)
     # All light lies on the ray, within the rounding to whole pixels.
@@ -50,16 +50,16 @@ def test_motion_repeats_the_border_and_keeps_the_mean():
 
 @pytest.mark.parametrize(("angle", "axis"), [(0.0, 1), (90.0, 0), (180.0, 1)])
 def test_linear_is_a_centred_box(angle, axis):
-    out = image_blur.linear(spot(), 10, angle)[..., 0]
+    out = image_blur.linear(white_square(), 10, angle)[..., 0]
     line = out[30] if axis == 1 else out[:, 30]
     assert np.flatnonzero(line).tolist() == list(range(25, 36))  # made odd: 11 pixels
     assert set(line[25:36].tolist()) == {23} and int(out.sum()) == 11 * 23  # 250 / 11 = 22.7
 
 
 def test_linear_at_an_angle():
-    rows, columns = np.nonzero(image_blur.linear(spot(), 21, 45.0)[..., 0])
+    rows, columns = np.nonzero(image_blur.linear(white_square(), 21, 45.0)[..., 0])
     assert np.array_equal(rows, columns) and rows.min() == 23 and rows.max() == 37  # 10 steps of cos 45
-    assert np.array_equal(image_blur.linear(spot(), 1, 20.0), spot())
+    assert np.array_equal(image_blur.linear(white_square(), 1, 20.0), white_square())
 
 
 def test_zoom_is_the_mean_of_its_copies():
@@ -78,7 +78,7 @@ def test_zoom_counts_its_factors_up_to_the_last(monkeypatch):
     monkeypatch.setattr(
         image_blur, "_zoomed", lambda i, factor, *size: seen.append(factor) or original(i, factor, *size)
     )
-    image_blur.zoom(spot(), 1.02, 0.005)
+    image_blur.zoom(white_square(), 1.02, 0.005)
     assert np.allclose(seen, [1, 1.005, 1.01, 1.015, 1.02])
 
 

@@ -80,7 +80,7 @@ def test_the_users_masks_go_by_name_and_are_turned_by_90_degrees(folder):
     assert out[:15].max() < 40 and (np.abs(out[25:].astype(int) - 100) < 8).all()
 
 
-def test_a_folder_takes_the_place_of_the_procedural_masks(folder):
+def test_a_folder_replaces_the_procedural_masks(folder):
     condition = get_corruption(NAME, options={"masks": str(folder)})
     tops = []
     for seed in range(6):

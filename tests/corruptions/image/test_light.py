@@ -45,7 +45,7 @@ def test_dark_stretches_squares_and_scales():
     assert least.mean() < 2 and (least == 0).mean() > 0.5  # no light, half of the Gaussian clipped
 
 
-def test_dark_stands_an_image_of_one_value():
+def test_dark_accepts_an_image_of_one_value():
     with np.errstate(all="raise"):
         out = image_light.dark(np.full((9, 9, 3), 200, np.uint8), np.random.default_rng(0), 0.6, 2.0, 250.0, 0.008)
     assert out.mean() < 3

@@ -24,6 +24,6 @@ def rng(seed=0):
 
 def fate(before, after):
     """(part lost, part moved by more than half a metre)."""
-    kept = after[:, 4].astype(int)
-    moved = np.abs(ranges(after) - ranges(before)[kept]) > 0.5
+    indices = after[:, 4].astype(int)
+    moved = np.abs(ranges(after) - ranges(before)[indices]) > 0.5
     return 1 - len(after) / len(before), moved.sum() / len(before)

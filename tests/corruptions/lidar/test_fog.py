@@ -44,10 +44,10 @@ def test_fog_response_is_the_convolution_in_time(target):
         return quad(integrand, 0, last, limit=400, epsabs=1e-14, points=[last * 0.9])[0]
 
     table = fog_response(alpha)
-    found = np.interp(target, table[0], table[2])
+    interpolated = np.interp(target, table[0], table[2])
     looked_at = np.linspace(1.0, 9.0, 161)
     values = [response(at) for at in looked_at]
-    assert found == pytest.approx(max(values), rel=5e-3)
+    assert interpolated == pytest.approx(max(values), rel=5e-3)
     peak = looked_at[int(np.argmax(values))] - length / 2
     assert np.interp(target, table[0], table[1]) == pytest.approx(min(max(peak, 0.9), target), abs=0.06)
 

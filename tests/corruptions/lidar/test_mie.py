@@ -48,11 +48,11 @@ def test_extinction_of_rain():
 def test_drawn_particles_have_the_mean_and_the_bounds_of_their_law():
     law = Particles(1000.0, 1.0, 0.05, 20.0, 200.0, 3e-3, 1.5, 0.002)
     distance = np.full(40_000, 12.0)
-    found = draw_returns(distance, np.random.default_rng(0), law)
-    assert found.blocked.mean() == pytest.approx(found.expected[0], rel=0.05)
-    hit = found.distance > 0
-    assert found.distance[hit].min() >= 1.5 and found.distance.max() <= 12.0
-    assert (found.intensity[hit] / found.distance[hit] ** 2 > 0.002 * 0.98).all() and found.intensity.max() <= 200
+    returns = draw_returns(distance, np.random.default_rng(0), law)
+    assert returns.blocked.mean() == pytest.approx(returns.expected[0], rel=0.05)
+    hit = returns.distance > 0
+    assert returns.distance[hit].min() >= 1.5 and returns.distance.max() <= 12.0
+    assert (returns.intensity[hit] / returns.distance[hit] ** 2 > 0.002 * 0.98).all() and returns.intensity.max() <= 200
     # Seen particles up to r: integral of pi/4 (3e-3 s)^2 N0 / slope exp(-slope D_min(s)), D_min = 3 s^2 sqrt(1e-5) mm.
     s = np.linspace(1.5, 12.0, 10_001)
     mean = trapezoid(np.pi / 4 * (3e-3 * s) ** 2 * 1000 * np.exp(-np.maximum(3 * s**2 * np.sqrt(1e-5), 0.05)), s)
@@ -61,5 +61,5 @@ def test_drawn_particles_have_the_mean_and_the_bounds_of_their_law():
 
 def test_nothing_is_drawn_in_front_of_near_targets():
     law = Particles(1e6, 1.0, 0.05, 20.0, 200.0, 3e-3, 1.5, 0.002)
-    found = draw_returns(np.array([0.0, 1.0, 1.5]), np.random.default_rng(0), law)
-    assert not found.distance.any() and not found.blocked.any()
+    returns = draw_returns(np.array([0.0, 1.0, 1.5]), np.random.default_rng(0), law)
+    assert not returns.distance.any() and not returns.blocked.any()

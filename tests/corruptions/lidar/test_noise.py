@@ -118,7 +118,7 @@ def test_field_of_view_is_that_of_the_key_frame_for_sweeps_too():
     assert np.array_equal(key.points, ring_of(np.array([0]))) and np.array_equal(sweep.points, ring_of(np.array([90])))
 
 
-def test_the_blind_spot_is_what_the_camera_sees_in_the_mask():
+def test_the_blinded_sector_is_the_camera_mask():
     cam2img, lidar2cam = calibration("CAM_FRONT", 90, 160)
     view = View("CAM_FRONT", np.zeros((90, 160, 3), np.uint8), cam2img, lidar2cam)
     frame = make_frame(points=4000, sweeps=1)

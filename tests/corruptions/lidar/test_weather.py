@@ -39,11 +39,11 @@ def test_hostile_clouds(name):
 @pytest.mark.parametrize("name", WEATHER)
 def test_points_move_along_their_ray_and_not_behind_the_target(name, numbered):
     out = WEATHER[name](numbered, rng())
-    kept = out[:, 4].astype(int)
-    assert (np.diff(kept) > 0).all() and not np.array_equal(out, numbered[kept])
-    before, after = ranges(numbered)[kept], ranges(out)
+    indices = out[:, 4].astype(int)
+    assert (np.diff(indices) > 0).all() and not np.array_equal(out, numbered[indices])
+    before, after = ranges(numbered)[indices], ranges(out)
     far = (before > 1) & (after > 0.5)
-    direction = out[far, :3] / after[far, None] - numbered[kept][far, :3] / before[far, None]
+    direction = out[far, :3] / after[far, None] - numbered[indices][far, :3] / before[far, None]
     assert np.abs(direction).max() < 1e-5
     spread = 5 * 0.09 / np.sqrt(2 * 0.9) if name == "rain" else 1e-4
     assert (after - before).max() < spread

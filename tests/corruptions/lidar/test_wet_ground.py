@@ -19,7 +19,7 @@ def road(slope=0.0, count=4000):
     return np.column_stack([xyz, np.full(len(xyz), 20.0), number]).astype(np.float32)
 
 
-def test_road_is_found_on_a_slope_and_on_the_real_keyframe(numbered):
+def test_road_is_detected_on_a_slope_and_on_the_real_keyframe(numbered):
     for slope in (0.0, 0.01):
         assert np.allclose(ground_plane(road(slope)), (0, slope, -1.84), atol=[0.002, 0.002, 0.02])
     a, b, c = ground_plane(numbered)

@@ -56,14 +56,14 @@ def test_beams(severity, rings):
 def test_points_are_dropped_by_number_and_independently(severity, left):
     frame = make_frame(points=200).with_points(lambda c: np.tile(np.arange(200, dtype=np.float32)[:, None], 5))
     frame = replace(frame, clouds=tuple(replace(c, token=f"s{k}") for k, c in enumerate(frame.clouds)))
-    kept = [cloud.points[:, 0] for cloud in corrupt(condition("pointsreducing", severity), frame).clouds]
-    assert [len(k) for k in kept] == [left] * 3 and all((np.diff(k) > 0).all() for k in kept)
-    assert len({tuple(k) for k in kept}) == 3
+    remaining = [cloud.points[:, 0] for cloud in corrupt(condition("pointsreducing", severity), frame).clouds]
+    assert [len(k) for k in remaining] == [left] * 3 and all((np.diff(k) > 0).all() for k in remaining)
+    assert len({tuple(k) for k in remaining}) == 3
 
 
 @pytest.mark.parametrize(("severity", "sigma"), [(1, 0.06), (2, 0.10), (3, 0.13)])
 def test_motion_blur_shifts_each_sweep_and_jitters_each_point(severity, sigma):
-    own, shifts = [], []
+    jitters, shifts = [], []
     for seed in range(40):
         frame = make_frame(seed, points=300, size=(1, 1))
         out = corrupt(condition("motionblur", severity), frame)
@@ -71,8 +71,8 @@ def test_motion_blur_shifts_each_sweep_and_jitters_each_point(severity, sigma):
             change = (after.points - before.points).astype(float)
             assert not change[:, 3:].any()
             shifts.append(change[:, :3].mean(0))
-            own.append(change[:, :3] - change[:, :3].mean(0))
-    assert np.concatenate(own).std(0) == pytest.approx(sigma * np.array([0.15, 0.20, 0.12]), rel=0.03)
+            jitters.append(change[:, :3] - change[:, :3].mean(0))
+    assert np.concatenate(jitters).std(0) == pytest.approx(sigma * np.array([0.15, 0.20, 0.12]), rel=0.03)
     assert np.std(shifts, axis=0) == pytest.approx([sigma] * 3, rel=0.25)
     assert len(np.unique(np.round(shifts, 6), axis=0)) == len(shifts)
 
@@ -183,7 +183,7 @@ def test_numbers_of_dark_fog_snow_and_blur():
             assert [c.parameters[key] for c in CORRUPTIONS[f"multicorrupt.{name}"]] == values
 
 
-def test_kernels_get_the_parameters_and_the_camera_s_own_draws():
+def test_kernels_get_the_parameters_and_draws_of_the_camera():
     frame, dark = make_frame(), condition("dark", 2)
     stream = RandomStream(0, dark.key, 2)
     for view, out in zip(frame.views, corrupt(dark, frame).views, strict=True):

@@ -104,7 +104,7 @@ def test_sweeps_of_one_sample_are_not_disturbed_alike():
         assert not np.array_equal(out.clouds[0].points, out.clouds[1].points)
 
 
-def test_only_the_key_frame_where_that_is_asked_for():
+def test_keyframe_only_option():
     frame = make_frame()
     for condition in (c for c in SUITE if c.parameters.get("sweeps") == "all" and c.severity == 5):
         out = corrupt(condition.with_options({"sweeps": "key"}), frame)
@@ -152,7 +152,7 @@ def test_each_sensor_of_a_weather_is_hit():
     assert foggy[1] < foggy[0] < frame.clouds[0].points[:, 3].mean()
 
 
-def test_the_sun_stands_in_the_front_camera_and_blinds_the_lidar_there():
+def test_the_sun_is_in_the_front_camera_and_blinds_the_lidar_there():
     frame = make_frame(points=20_000, sweeps=0, size=(90, 160))
     frame = frame.with_images(lambda view: view.image // 4)
     out = corrupt(get_corruption("nuscenes_c.sunlight", 5), frame)
@@ -195,9 +195,9 @@ def test_side_cameras_blur_sideways_and_front_and_back_zoom():
 def test_moving_objects_blur_only_their_outlines():
     frame = make_frame(points=500, size=(90, 160), boxes=20)
     out = corrupt(get_corruption("nuscenes_c.moving_object", 5), frame)
-    whole = corrupt(get_corruption("nuscenes_c.motion_blur", 5), frame)
+    full_image = corrupt(get_corruption("nuscenes_c.motion_blur", 5), frame)
     shares = []
-    for before, after, blurred in zip(frame.views, out.views, whole.views, strict=True):
+    for before, after, blurred in zip(frame.views, out.views, full_image.views, strict=True):
         changed = (before.image != after.image).any(2)
         assert np.array_equal(after.image[changed], blurred.image[changed])
         shares.append(changed.mean())

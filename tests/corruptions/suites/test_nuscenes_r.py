@@ -33,8 +33,8 @@ def test_beams_left(severity, rings, keyframe):
     for cloud in out.clouds:
         assert set(cloud.points[:, RING]) == set(rings)
     real = real_keyframe(keyframe)
-    kept = len(corrupt(get_corruption(f"{SUITE}.beam_reduction", severity), real).clouds[0].points)
-    assert kept == 1084 * len(rings)  # each of its 32 rings has 1084 points
+    count = len(corrupt(get_corruption(f"{SUITE}.beam_reduction", severity), real).clouds[0].points)
+    assert count == 1084 * len(rings)  # each of its 32 rings has 1084 points
 
 
 @pytest.mark.parametrize(("severity", "half"), [(1, 90), (2, 60)])
@@ -176,7 +176,7 @@ def test_one_noise_for_all_cameras_or_one_each():
     assert not any(np.allclose(a, b, atol=1e-4) for i, a in enumerate(single) for b in single[:i])
 
 
-def test_dropped_sensors_tell_the_router():
+def test_dropped_sensors_set_the_sensor_state():
     assert corrupt(get_corruption(f"{SUITE}.lidar_drop"), make_frame()).state == 1
     dark = corrupt(get_corruption(f"{SUITE}.view_drop"), make_frame())
     assert dark.state == 2 and len(dark.views) == 6 and not any(view.image.any() for view in dark.views)
@@ -187,8 +187,8 @@ def test_dropped_sensors_tell_the_router():
 
 def test_mome_has_its_seven_columns():
     suite = load_suite("mome")
-    found = [(c.corruption.name, c.settings["severity"]) for c in suite.conditions]
-    assert found == [
+    listed = [(c.corruption.name, c.settings["severity"]) for c in suite.conditions]
+    assert listed == [
         ("clean", None),
         ("beam_reduction", 3),
         ("lidar_drop", None),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from aqr_bench.cli.main import main as cli
 from aqr_bench.data.check.check import check_root, main
 from aqr_bench.data.check.files import Recordings, check_presence, cloud_fault, draw
-from aqr_bench.data.check.finding import Finding, finding
+from aqr_bench.data.check.finding import Finding, about_names
 from aqr_bench.data.check.table_schema import SCHEMA, offenders
 from aqr_bench.data.check.tables import check_rows, read_rows
 from aqr_bench.world.tables import TABLES
@@ -56,7 +56,7 @@ def test_a_world_passes_and_every_file_is_looked_for(world, capsys):
     assert out.endswith("all well\n") and len(out.splitlines()) == 1
 
 
-def test_json_says_the_same(copy, capsys):
+def test_json_holds_the_same_findings(copy, capsys):
     (copy / VERSION / "log.json").unlink()
     assert cli(["data", "check", "--root", str(copy), "--json", "--samples", "1", "--seed", "3"]) == 1
     report = json.loads(capsys.readouterr().out)
@@ -96,7 +96,7 @@ def test_a_world_json_that_is_no_file(copy):
     assert "error: root: world.json does not describe a synthetic world" in errors(copy)[0]
 
 
-def test_a_world_without_world_json_is_taken_for_a_part_of_nuscenes_only_if_said(copy):
+def test_a_world_without_world_json_needs_partial(copy):
     (copy / "world.json").unlink()
     assert [finding.group for finding in check_root(copy, samples=0).findings] == ["counts", "splits", "splits"]
     assert check_root(copy, partial=True, samples=0).findings == ()
@@ -205,7 +205,7 @@ def test_a_table_that_is_no_file(copy):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_each_field_is_asked_for_and_typed(world, table):
+def test_each_field_is_required_and_typed(world, table):
     rows = json.loads((world / VERSION / f"{table}.json").read_text())
     assert check_rows(table, rows)[1] == []
     for field in SCHEMA[table]:
@@ -278,7 +278,7 @@ def test_flipped_bytes_and_cut_tables_never_break_it(world, tmp_path, seed):
 # ---------------------------------------------------------------- files
 
 
-def test_faults_of_files_are_told_apart_and_counted(copy):
+def test_faults_of_files_are_distinguished_and_counted(copy):
     folder = copy / "samples/CAM_FRONT"
     names = sorted(path.name for path in folder.iterdir())
     (folder / names[0]).unlink()
@@ -346,7 +346,7 @@ def test_all_sweeps_are_looked_for_and_drawn_ones_are_opened(copy):
     assert f"1 of {len(sweeps)} files missing: {sweeps[0].name}" in errors(copy, samples=0)[0]
 
 
-def test_drawn_files_follow_the_seed_and_are_whole_samples():
+def test_drawn_files_follow_the_seed_and_are_complete_samples():
     count = 700
     files = Recordings(
         names=[str(i) for i in range(count)],
@@ -367,7 +367,7 @@ def test_drawn_files_follow_the_seed_and_are_whole_samples():
     assert [finding.count for finding in folders] == [count]
 
 
-def test_a_whole_turn_has_a_return_on_every_side(tmp_path):
+def test_a_full_revolution_has_a_return_in_every_sector(tmp_path):
     angle = np.radians(np.arange(0, 360, 0.5))
     points = np.zeros((len(angle), 5), np.float32)
     points[:, 0], points[:, 1] = 9 * np.cos(angle), 9 * np.sin(angle)
@@ -385,10 +385,11 @@ def test_a_whole_turn_has_a_return_on_every_side(tmp_path):
 
 
 def test_a_line_names_the_first_few_and_counts_the_rest():
-    some = replace(finding("files", "some missing", "file", [f"f{i}" for i in range(10)]), remedy="Do so.")
+    some = replace(*about_names("files", "some missing", "file", [f"f{i}" for i in range(10)]), remedy="Do so.")
     assert some.line() == "error: files: some missing: f0, f1, f2 and 7 more. Do so."
     assert Finding("maps", "none", "mask", warning=True).line() == "warning: maps: none."
-    assert len(finding("files", "long", "file", ["x" * 10_000]).line()) < 200
+    assert len(about_names("files", "long", "file", ["x" * 10_000])[0].line()) < 200
+    assert about_names("files", "none", "file", []) == []
 
 
 def test_reading_keeps_the_collector_as_it_was(tmp_path):

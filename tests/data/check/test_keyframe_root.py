@@ -13,7 +13,7 @@ from PIL import Image
 from pyquaternion import Quaternion
 
 from aqr_bench.cli.main import main as cli
-from aqr_bench.compat import load_plain_pickle
+from aqr_bench.compat import load_safe_pickle
 from aqr_bench.data.check.check import check_root
 from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.errors import UserError
@@ -133,7 +133,7 @@ def keyframe_tables(info: dict) -> dict[str, list[dict]]:
 @pytest.fixture(scope="module")
 def info(keyframe) -> dict:
     (path,) = keyframe.glob("*.pkl")
-    return load_plain_pickle(path)["data_list"][0]
+    return load_safe_pickle(path)["data_list"][0]
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_it_passes_as_a_part_of_the_release_and_the_devkit_agrees(root, info, ca
     np.testing.assert_allclose([box.center for box in boxes], centres, atol=1e-3)
 
 
-def test_as_the_whole_release_its_counts_and_scenes_are_named(root, capsys):
+def test_missing_counts_and_scenes_of_the_release_are_named(root, capsys):
     assert cli(["data", "check", "--root", str(root)]) == 1
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split(": ")[1] for line in lines] == ["counts", "splits", "splits"]
@@ -274,7 +274,7 @@ def test_a_damaged_file_is_named(root, tables, channel, damage, message):
     assert Path(name).name in line or "folder" in line
 
 
-def test_a_picture_without_its_end_is_what_opencv_takes_for_whole(root, tables):
+def test_opencv_accepts_a_jpeg_without_its_end(root, tables):
     """Why the marker is looked at: the reader of the pipeline gives a picture of full size for this file."""
     import cv2
 
@@ -298,7 +298,7 @@ def test_a_cloud_cut_between_two_points_is_a_warning(root, tables):
     assert any("a sector of 60 degrees or more without a return" in finding.line() for finding in report.findings)
 
 
-def test_broken_json_is_named_with_its_place(root):
+def test_broken_json_is_named_with_its_position(root):
     path = root / "v1.0-mini" / "sample_data.json"
     path.write_text(path.read_text()[:-40])
     (line,) = errors(root)
