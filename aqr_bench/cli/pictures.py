@@ -22,7 +22,7 @@ from aqr_bench.engine.job import work_folder
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.metrics.sample_f1 import SampleObjects, best_and_worst, count_detections
 from aqr_bench.records.record import Record, read_records
-from aqr_bench.report.figures.detections import SHEET, Boxes, draw_sample
+from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, draw_sample
 from aqr_bench.study.load import load_suite, load_tier, resolve_condition
 from aqr_bench.study.spec import Condition, Tier
 
@@ -160,7 +160,7 @@ def evaluate_keyframe(
 
 def draw_detections(
     evaluator: Evaluator, dataset: Any, index: int, condition: Condition, path: Path, threshold: float, said: str = ""
-) -> Boxes:
+) -> DrawnBoxes:
     """Run one sample and draw it, with ``said`` in the title; returns all of its detections."""
     from mmengine.dataset import pseudo_collate
 
@@ -182,7 +182,7 @@ def draw_detections(
     shown = detections.above(threshold)
     title = f"{condition.name}, sample {info['token'][:8]}, detections with a score of at least {threshold:g}"
     title += f"\n{said}" if said else ""
-    seen = SHEET if dataset.modality.get("use_camera", True) else ()
+    seen = CAMERA_GRID if dataset.modality.get("use_camera", True) else ()
     draw_sample(path, images, lidar2img, points, truth, shown, title, cameras=seen)
     return detections
 
@@ -196,19 +196,19 @@ def original_views(info: dict) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
     return images, lidar2img
 
 
-def truth_boxes(annotations: dict | None, classes: list[str]) -> Boxes | None:
+def truth_boxes(annotations: dict | None, classes: list[str]) -> DrawnBoxes | None:
     """Annotated boxes of the detection classes with at least one LiDAR point; None without annotations."""
     if annotations is None:
         return None
     labels = annotations["gt_labels_3d"]
     keep = labels >= 0
-    return Boxes(_seven(annotations["gt_bboxes_3d"])[keep], [classes[i] for i in labels[keep]])
+    return DrawnBoxes(_seven(annotations["gt_bboxes_3d"])[keep], [classes[i] for i in labels[keep]])
 
 
-def detected_boxes(sample: Any, classes: list[str]) -> Boxes:
+def detected_boxes(sample: Any, classes: list[str]) -> DrawnBoxes:
     """All detections of one sample."""
     found = sample.pred_instances_3d
-    return Boxes(_seven(found.bboxes_3d), [classes[i] for i in found.labels_3d.tolist()], found.scores_3d.numpy())
+    return DrawnBoxes(_seven(found.bboxes_3d), [classes[i] for i in found.labels_3d.tolist()], found.scores_3d.numpy())
 
 
 def _seven(boxes: Any) -> np.ndarray:

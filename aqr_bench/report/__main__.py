@@ -29,10 +29,10 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--records: no folder '{args.records}'. Run a study first, or name its results folder.")
     # Drawing libraries take seconds to import: only once the arguments are known to be good.
     from aqr_bench.report.page import build_report
-    from aqr_bench.report.tables.speed import speed_chapter
+    from aqr_bench.report.tables.speed import speed_section
 
     try:
-        page = build_report(tier, studies, args.records, args.out, [speed_chapter])
+        page = build_report(tier, studies, args.records, args.out, [speed_section])
     except OSError as error:
         raise_disk_fault(error, args.out)
         raise
