@@ -62,7 +62,7 @@ def model_config(name: str, small: bool) -> Any:
 
 
 def attempt(emit: Emit, row: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
-    """A published config; ``small``: small maps, small images and few queries, for a CPU."""
+    """Emit the row with the facts of ``measure``, or with ``failed`` after an error, so that other rows are run."""
     try:
         facts = measure()
     except ModuleNotFoundError:
