@@ -1,4 +1,4 @@
-"""What studies will run on a tier, and about how long that takes: counts after twins are shared, times from records."""
+"""Jobs of studies on a tier, and estimates of their time: equal runs count once, times are from records."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from aqr_bench.study.runs import base_runs
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Study, Suite, Tier
 
-# What times are known by: the start of an evaluation, the world, and per unit of work (iteration, condition, variant).
+# Estimated times: start of an evaluation, world, and time per unit (iteration, condition, variant).
 KINDS = ("start_s", "world_s", "pretrain_s", "base_s", "variant_s", "evaluate_s", "measure_s")
 
 
 @dataclass(frozen=True)
-class Work:
-    """Jobs of one sort that can run side by side.
+class JobGroup:
+    """Jobs of one kind that can run in parallel.
 
     Args:
-        what: name for people.
-        kind: which of KINDS tells how long a unit takes.
-        units: of each job that has to be worked through: iterations, conditions; 0 for hardly any work, None where it
-            is not known before the data set is (a training by epochs).
-        jobs: all jobs, with those that take over the result of a twin.
-        alone: one at a time, with the machine to itself.
-        processes: of each job (torchrun); it takes the place of so many others.
+        what: name.
+        kind: which of KINDS is the time of a unit.
+        counts: units of each job that has to run (iterations, conditions); None where it depends on the data set (a training
+            by epochs).
+        jobs: all jobs, with those that reuse the result of an equal one.
+        exclusive: one at a time, with no other job.
+        processes: of each job (torchrun), which replaces as many other jobs.
     """
 
     what: str
     kind: str
-    units: tuple[int | None, ...]
+    counts: tuple[int | None, ...]
     jobs: int
-    alone: bool = False
+    exclusive: bool = False
     processes: int = 1
 
 
 @dataclass(frozen=True)
-class Times:
-    """Seconds by KINDS (those that are known), and where they come from."""
+class JobTimes:
+    """Seconds by KINDS (where known), and their source."""
 
     seconds: Mapping[str, float]
     source: str
 
 
-def plan(tier: Tier, studies: Sequence[Study], suites: Iterable[Suite] = ()) -> list[Work]:
+def plan(tier: Tier, studies: Sequence[Study], suites: Iterable[Suite] = ()) -> list[JobGroup]:
     """Everything from world to report, in the order of the workflow.
 
     ``suites``: further ones, as with ``aqr-bench run --suites``. Trainings of one config, schedule and seed, in
-    whatever studies, are worked through once, and so are their evaluations.
+    any studies, run once, and so do their evaluations.
     """
     further = tuple(suites)
     bases = base_runs(tier, studies)
@@ -78,24 +78,24 @@ def plan(tier: Tier, studies: Sequence[Study], suites: Iterable[Suite] = ()) -> 
     world = (1,) if tier.kind == "synthetic" else ()
     processes = tier.launcher.processes
     return [
-        Work("world", "world_s", world, len(world), alone=True),
-        Work("pretrainings", "pretrain_s", branches, len(branches), processes=processes),
-        Work("base trainings", "base_s", (tier.base.iterations,) * len(bases), len(bases), processes=processes),
-        Work("variant trainings", "variant_s", tuple(trainings.values()), runs, processes=processes),
-        Work("evaluations", "evaluate_s", (*evaluations.values(), *base_units), judged + len(base_units)),
-        Work("measurements", "measure_s", (1,) * measured, measured, alone=True),
+        JobGroup("world", "world_s", world, len(world), exclusive=True),
+        JobGroup("pretrainings", "pretrain_s", branches, len(branches), processes=processes),
+        JobGroup("base trainings", "base_s", (tier.base.iterations,) * len(bases), len(bases), processes=processes),
+        JobGroup("variant trainings", "variant_s", tuple(trainings.values()), runs, processes=processes),
+        JobGroup("evaluations", "evaluate_s", (*evaluations.values(), *base_units), judged + len(base_units)),
+        JobGroup("measurements", "measure_s", (1,) * measured, measured, exclusive=True),
     ]
 
 
-def workflow_jobs(works: Sequence[Work]) -> int:
-    """Jobs of the whole workflow: with the information files, the report and, where a model is trained, pictures."""
-    trained = any(work.jobs for work in works if work.what.endswith("trainings"))
-    return sum(work.jobs for work in works) + 2 + trained
+def workflow_jobs(groups: Sequence[JobGroup]) -> int:
+    """Jobs of the whole workflow: with the info files, the report and, where a model is trained, pictures."""
+    trained = any(group.jobs for group in groups if group.what.endswith("trainings"))
+    return sum(group.jobs for group in groups) + 2 + trained
 
 
-def known_times(tier: Tier, results: Path) -> Times | None:
-    """Medians over the tier's records below ``results``; the rest as the tier assumes. None: nothing is known."""
-    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+def known_times(tier: Tier, results: Path) -> JobTimes | None:
+    """Medians over the tier's records below ``results``; the rest as the tier assumes. None: neither."""
+    walls: dict[str, list[float]] = {kind: [] for kind in KINDS}
     files = sorted((results / tier.name).rglob("*.jsonl"))
     for record in (r for file in files for r in read_records(file)):
         wall = record.cost.get("wall_s")
@@ -105,42 +105,42 @@ def known_times(tier: Tier, results: Path) -> Times | None:
             branch = "pretrain_s" if "pretrain" in record.extra else "variant_s" if record.study else "base_s"
             iterations = record.cost.get("iterations")
             if iterations:
-                found[branch].append(wall / iterations)
+                walls[branch].append(wall / iterations)
         else:
-            found[f"{record.kind}_s"].append(wall)
-    own = {kind: statistics.median(values) for kind, values in found.items() if values}
-    assumed = {kind: float(tier.costs[kind]) for kind in KINDS if kind in tier.costs and kind not in own}
-    if not own and not assumed:
+            walls[f"{record.kind}_s"].append(wall)
+    measured = {kind: statistics.median(values) for kind, values in walls.items() if values}
+    assumed = {kind: float(tier.costs[kind]) for kind in KINDS if kind in tier.costs and kind not in measured}
+    if not measured and not assumed:
         return None
     sources = []
-    if own:
-        counted = sum(len(values) for values in found.values())
+    if measured:
+        counted = sum(len(values) for values in walls.values())
         sources.append(f"{counted} records in {results / tier.name}")
     if assumed:
-        what = "" if not own else " for " + ", ".join(kind.removesuffix("_s") for kind in assumed)
+        what = "" if not measured else " for " + ", ".join(kind.removesuffix("_s") for kind in assumed)
         sources.append(f"defaults of tier {tier.name}{what} ({tier.costs['measured_on']})")
-    return Times({**assumed, **own}, "; ".join(sources))
+    return JobTimes({**assumed, **measured}, "; ".join(sources))
 
 
-def seconds(work: Work, times: Times) -> list[float] | None:
-    """Estimated seconds of each job that works something through; None if unknown."""
-    if not work.units:
+def seconds(group: JobGroup, times: JobTimes) -> list[float] | None:
+    """Estimated seconds of each job that has to run; None if unknown."""
+    if not group.counts:
         return []
-    if work.kind not in times.seconds or None in work.units:
+    if group.kind not in times.seconds or None in group.counts:
         return None
-    # Every other record's wall time holds its own start; that of an evaluation is of a condition alone.
-    start = times.seconds.get("start_s", 0.0) if work.kind == "evaluate_s" else 0.0
-    return [start + units * times.seconds[work.kind] for units in work.units]
+    # Wall times of records include the start, but those of evaluations, which are per condition.
+    start = times.seconds.get("start_s", 0.0) if group.kind == "evaluate_s" else 0.0
+    return [start + count * times.seconds[group.kind] for count in group.counts]
 
 
-def wall_seconds(works: Sequence[Work], times: Times, side_by_side: int) -> tuple[float, list[str]]:
-    """Estimated wall time, sort after sort with ``side_by_side`` processes at once, and what is left out as unknown."""
+def wall_seconds(groups: Sequence[JobGroup], times: JobTimes, max_parallel: int) -> tuple[float, list[str]]:
+    """Estimated wall time, group after group with ``max_parallel`` processes at once, and the groups left out as unknown."""
     total, unknown = 0.0, []
-    for work in works:
-        each = seconds(work, times)
+    for group in groups:
+        each = seconds(group, times)
         if each is None:
-            unknown.append(work.what)
+            unknown.append(group.what)
         elif each:
-            lanes = max(1, side_by_side // work.processes)
-            total += sum(each) if work.alone else max(max(each), sum(each) / lanes)
+            parallel_jobs = max(1, max_parallel // group.processes)
+            total += sum(each) if group.exclusive else max(max(each), sum(each) / parallel_jobs)
     return total, unknown

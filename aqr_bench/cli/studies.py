@@ -73,7 +73,7 @@ def cost_lines(
     names: Sequence[str], tier_name: str, seeds: int | None, suites: Sequence[str], cores: int | None, records: Path
 ) -> list[str]:
     """Counts, time and disk of a run from nothing. UserError: an unknown name, or a study that the tier cannot run."""
-    from aqr_bench.cli.estimate import Work, known_times, plan, seconds, wall_seconds, workflow_jobs
+    from aqr_bench.cli.estimate import JobGroup, known_times, plan, seconds, wall_seconds, workflow_jobs
     from aqr_bench.study.requirements import disk_needed
 
     tier = load_tier(tier_name)
@@ -86,16 +86,16 @@ def cost_lines(
     works = plan(tier, studies, [load_suite(name) for name in suites])
     times = known_times(tier, records)
 
-    def line(work: Work) -> str:
+    def line(work: JobGroup) -> str:
         each = seconds(work, times) if times else None
         if work.kind in ("world_s", "measure_s"):
             amount = ""
         else:
             unit = "condition" if work.kind == "evaluate_s" else "iteration"
-            amount = ", by epochs" if None in work.units else f", {counted(sum(work.units), unit)}"
-        shared = work.jobs - len(work.units)
+            amount = ", by epochs" if None in work.counts else f", {counted(sum(work.counts), unit)}"
+        shared = work.jobs - len(work.counts)
         took = "time unknown" if each is None else f"{duration(sum(each) * work.processes)} of one core"
-        if each is not None and work.alone:
+        if each is not None and work.exclusive:
             took = f"{duration(sum(each))}, alone on the machine"
         return (
             f"  {work.what}: {work.jobs}"

@@ -18,7 +18,7 @@ from aqr_bench.records.provenance import sha256_file
 from aqr_bench.records.record import Record
 from aqr_bench.study.load import load_suite
 from aqr_bench.study.model_files import model_file, named_beside, own_sources
-from aqr_bench.study.spec import Measuring, Schedule, Tier
+from aqr_bench.study.spec import MeasureSettings, Schedule, Tier
 
 
 def evaluate_config(args: argparse.Namespace) -> int:
@@ -64,7 +64,7 @@ def bare_tier(model: str, data: DataSet, batch_size: int = 1, threads: int = 1) 
         seeds=None,
         threads=threads,
         evaluate_batch_size=batch_size,
-        measure=Measuring(),
+        measure=MeasureSettings(),
         path=model_file(model),
     )
 

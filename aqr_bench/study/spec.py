@@ -86,7 +86,7 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
-class Measuring:
+class MeasureSettings:
     """How cost is measured: samples at a time, runs that warm up, rounds in turns with the baseline.
 
     ``batch_sizes``: those that throughput is measured over. ``train_rounds``: training steps in turns with the
@@ -117,7 +117,7 @@ class Tier:
     seeds: int | None  # at most so many of a study's seeds
     threads: int
     evaluate_batch_size: int
-    measure: Measuring
+    measure: MeasureSettings
     path: Path
     costs: Mapping[str, Any] = field(default_factory=dict)  # what ``aqr-bench studies cost`` assumes without records
     # Files by model config, {"checkpoint": published weights, "backbone": a pretrained image backbone}.

@@ -59,8 +59,8 @@ def test_counts_of_one_study_by_hand():
     """bias_site on quick: two branches, two seeds, four variants, three conditions."""
     tier = load_tier("quick")
     works = {w.what: w for w in estimate.plan(tier, [limit_seeds(load_study("bias_site"), tier)])}
-    assert works["pretrainings"].units == (900, 1500) and works["base trainings"].units == (1000, 1000)
-    assert works["variant trainings"].units == (120,) * 8 and works["evaluations"].units == (3,) * 10
+    assert works["pretrainings"].counts == (900, 1500) and works["base trainings"].counts == (1000, 1000)
+    assert works["variant trainings"].counts == (120,) * 8 and works["evaluations"].counts == (3,) * 10
     assert works["measurements"].jobs == 4 and works["world"].jobs == 1
 
 
@@ -69,15 +69,15 @@ def test_twins_are_counted_once():
     tier = load_tier("quick")
     chosen = [limit_seeds(load_study(name), tier) for name in ("windows", "scale_clamp")]
     works = {w.what: w for w in estimate.plan(tier, chosen)}
-    assert works["variant trainings"].jobs == 16 and len(works["variant trainings"].units) == 12
-    assert works["evaluations"].jobs == 18 and len(works["evaluations"].units) == 14
+    assert works["variant trainings"].jobs == 16 and len(works["variant trainings"].counts) == 12
+    assert works["evaluations"].jobs == 18 and len(works["evaluations"].counts) == 14
 
 
 def test_a_further_suite_is_evaluated_for_variants(tmp_path):
     tier, study = load_tier("smoke"), load_study("smoke")
     suite = write(tmp_path, {"name": "two", "summary": "x", "conditions": [{"name": "clean"}, {"name": "no_lidar"}]})
     works = {w.what: w for w in estimate.plan(tier, [study], [load_suite(suite)])}
-    assert sorted(works["evaluations"].units) == [2, 2, 3, 3, 3]
+    assert sorted(works["evaluations"].counts) == [2, 2, 3, 3, 3]
 
 
 def test_times_are_medians_of_the_records_and_the_source_is_said(tmp_path, capsys):
@@ -118,15 +118,15 @@ def test_a_study_that_the_tier_cannot_run_is_refused_and_left_out_of_all(capsys)
 
 def test_wall_time_goes_side_by_side_and_measurements_alone():
     works = [
-        estimate.Work("trainings", "variant_s", (10, 10, 10, 10), 6),
-        estimate.Work("measurements", "measure_s", (1, 1), 2, alone=True),
-        estimate.Work("evaluations", "evaluate_s", (3,), 1),
+        estimate.JobGroup("trainings", "variant_s", (10, 10, 10, 10), 6),
+        estimate.JobGroup("measurements", "measure_s", (1, 1), 2, exclusive=True),
+        estimate.JobGroup("evaluations", "evaluate_s", (3,), 1),
     ]
-    times = estimate.Times({"variant_s": 1.0, "measure_s": 5.0}, "")
+    times = estimate.JobTimes({"variant_s": 1.0, "measure_s": 5.0}, "")
     assert estimate.wall_seconds(works, times, 2) == (20 + 10, ["evaluations"])
-    times = estimate.Times({"variant_s": 1.0, "measure_s": 5.0, "evaluate_s": 2.0, "start_s": 4.0}, "")
+    times = estimate.JobTimes({"variant_s": 1.0, "measure_s": 5.0, "evaluate_s": 2.0, "start_s": 4.0}, "")
     assert estimate.wall_seconds(works, times, 8) == (10 + 10 + 10, [])
-    pairs = [estimate.Work("trainings", "variant_s", (10, 10, 10, 10), 4, processes=2)]
+    pairs = [estimate.JobGroup("trainings", "variant_s", (10, 10, 10, 10), 4, processes=2)]
     assert [estimate.wall_seconds(pairs, times, cores)[0] for cores in (1, 2, 4)] == [40, 40, 20]
 
 
