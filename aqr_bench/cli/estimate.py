@@ -24,8 +24,8 @@ class JobGroup:
     Args:
         what: name.
         kind: which of KINDS is the time of a unit.
-        counts: units of each job that has to run (iterations, conditions); None where it depends on the data set (a training
-            by epochs).
+        counts: units of each job that has to run (iterations, conditions); None where that depends on the data set
+            (a training by epochs).
         jobs: all jobs, with those that reuse the result of an equal one.
         exclusive: one at a time, with no other job.
         processes: of each job (torchrun), which replaces as many other jobs.
@@ -134,7 +134,7 @@ def seconds(group: JobGroup, times: JobTimes) -> list[float] | None:
 
 
 def wall_seconds(groups: Sequence[JobGroup], times: JobTimes, max_parallel: int) -> tuple[float, list[str]]:
-    """Estimated wall time, group after group with ``max_parallel`` processes at once, and the groups left out as unknown."""
+    """Estimated wall time, group after group with ``max_parallel`` processes at once, and groups of unknown time."""
     total, unknown = 0.0, []
     for group in groups:
         each = seconds(group, times)

@@ -233,7 +233,7 @@ def _measure_row(variant: str, record: Record) -> MeasureRow:
         latency_p95_ms=latency.get("p95"),
         latency_ratio=cost.get("latency_ratio"),
         throughput_per_s=cost.get("throughput_per_s"),
-        # Of inference alone in records that have it, else of the whole process.
+        # Of inference alone in records that have it, else of the measuring process.
         peak_rss_mb=cost.get("inference_peak_rss_mb", cost.get("peak_rss_mb")),
     )
 

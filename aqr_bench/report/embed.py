@@ -1,4 +1,4 @@
-"""Figures and pictures as part of the page: data addresses, small enough that the whole page stays small."""
+"""Figures and pictures as part of the page: data addresses, of limited size in total."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SPREADS = 2  # standard deviations over seeds that a move has to exceed
 class GateRow:
     """Moves of the score under one missing-sensor condition, means over seeds of the paired differences.
 
-    variant, move    the largest move in either direction, with its sign, and the variant that made it; None: no pair
+    variant, move    the largest move in either direction, with its sign, and its variant; None: no pair
     best, gain       the largest improvement, likewise; None if no variant improves on the baseline
     bar              two standard deviations over seeds of the baseline's score; None for fewer than two seeds
     seeds            finished seeds of the baseline

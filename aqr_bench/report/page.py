@@ -64,7 +64,7 @@ def build_report(
 ) -> Path:
     """Write tables, figures and ``index.html`` below ``out`` from the records below ``records/<tier>``.
 
-    Failed and missing runs are listed as such; with no record at all the page says so. Sections of the ``builders``
+    Failed and missing runs are listed as such; a page without any record has a warning. Sections of the ``builders``
     follow the studies. Returns the page's path.
     """
     tables_dir, figures_dir = _fresh(out / "tables", (".csv", ".md", ".tex")), _fresh(out / "figures", (".png", ".pdf"))

@@ -1,4 +1,4 @@
-"""Two sets of results: what each holds, whether they may be compared, and what changed from one to the other."""
+"""Two sets of results: their records, whether they may be compared, and their differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page is made of besides studies: sections of other modules, figures with captions, output folders."""
+"""Parts of the page besides studies: sections of other modules, figures with captions, output folders."""
 
 from __future__ import annotations
 

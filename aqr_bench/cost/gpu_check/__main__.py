@@ -85,13 +85,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _device(asked: str | None) -> str:
+def _device(requested: str | None) -> str:
     import torch
 
     available = torch.cuda.is_available()
-    if asked == "cuda" and not available:
+    if requested == "cuda" and not available:
         raise UserError(f"gpu_check: --device cuda, but torch {torch.__version__} sees no GPU; use --device cpu")
-    return asked or ("cuda" if available else "cpu")
+    return requested or ("cuda" if available else "cpu")
 
 
 def _chosen(parts: dict[str, Part], names: list[str]) -> list[Part]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from aqr_bench.bias import MemoryLayout, WindowBias, biased_attention, grid_windows, window_bias
 from aqr_bench.bias.locality_prior import LocalityPrior
@@ -208,22 +209,15 @@ def exact(case: Case) -> list[Tensor]:
         ),
     )
     q, k, v = double.heads()
-    bias = double.bias()
-    q, k, v, value = (x.detach().requires_grad_() for x in (q, k, v, bias.value_BQW))
-    out = torch.zeros_like(q)
-    with torch.no_grad():
-        for b, h in torch.cartesian_prod(*map(torch.arange, q.shape[:2])).tolist():
-            out[b, h] = _one_head(double, q, k, v, replace(bias, value_BQW=value), b, h)
-    joined = out.requires_grad_()
-    final = output_projection(double, joined)
-    direction = _direction(final)
-    upstream, d_out_proj = torch.autograd.grad(final, [joined, double.out_proj], direction)
-    for b, h in torch.cartesian_prod(*map(torch.arange, q.shape[:2])).tolist():
-        _one_head(double, q, k, v, replace(bias, value_BQW=value), b, h).backward(upstream[b, h])
-    leaves = [double.query_BQC, double.memory_BKC, double.weight_BQ2, double.in_proj]
-    sources = [*double.heads(), double.bias().value_BQW]
-    gradients = torch.autograd.grad(sources, leaves, [x.grad for x in (q, k, v, value)])
-    return [final.detach(), *gradients, d_out_proj]
+    bias, (samples, heads) = double.bias(), q.shape[:2]
+    # The scores of one head are recomputed in its backward pass: those of all heads would take gigabytes.
+    out = [
+        checkpoint(_one_head, double, q, k, v, bias, b, h, use_reentrant=False)
+        for b in range(samples)
+        for h in range(heads)
+    ]
+    final = output_projection(double, torch.stack(out).unflatten(0, (samples, heads)))
+    return [final.detach(), *torch.autograd.grad(final, double.leaves, _direction(final))]
 
 
 def _one_head(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, b: int, h: int) -> Tensor:

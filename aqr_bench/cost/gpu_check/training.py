@@ -64,7 +64,7 @@ def count_waits(step: Callable[[], Any]) -> dict[str, Any]:
             torch.cuda.set_sync_debug_mode("default")
     places = [f"{Path(w.filename).name}:{w.lineno}" for w in caught if SYNC in str(w.message)]
     common = collections.Counter(places).most_common(4)
-    return {"waits": len(places), "where": ", ".join(f"{place} {count}" for place, count in common)}
+    return {"waits": len(places), "where": ", ".join(f"{line} {count}" for line, count in common)}
 
 
 def changing(settings: Settings, name: str, step: TrainingHead | None = None) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def corners(boxes_n7: np.ndarray) -> np.ndarray:
 
 
 def projected_edges(boxes_n7: np.ndarray, lidar2img: np.ndarray) -> list[np.ndarray]:
-    """Edges [2, 2] (u, v) in pixels of all boxes, cut at the near plane; what lies behind the camera is left out."""
+    """Edges [2, 2] (u, v) in pixels of all boxes, cut at the near plane; edges behind the camera are left out."""
     homogeneous = np.concatenate([corners(boxes_n7), np.ones((len(boxes_n7), 8, 1))], -1) @ lidar2img.T
     edges = []
     for box in homogeneous[..., :3]:
@@ -74,7 +74,7 @@ def draw_sample(
         lidar2img: 4 x 4 per camera, LiDAR frame in metres to pixels of the given images.
         points: [P, >=3], LiDAR frame; drawn in the BEV.
         detections: with scores; the BEV labels those that are drawn.
-        cameras: of the detector; without any, the BEV stands alone.
+        cameras: of the detector; without any, only the BEV is drawn.
     """
     import matplotlib
 

@@ -59,10 +59,10 @@ def draw_frame_grid(
         },
     )
     for number, (row, line) in enumerate(zip(rows, axes, strict=True)):
-        for camera, place in zip(cameras, line[:-1], strict=True):
-            _draw_view(place, row, camera)
+        for camera, axis in zip(cameras, line[:-1], strict=True):
+            _draw_view(axis, row, camera)
             if number == 0:
-                place.set_title(camera.removeprefix("CAM_").replace("_", " ").lower(), fontsize=8)
+                axis.set_title(camera.removeprefix("CAM_").replace("_", " ").lower(), fontsize=8)
         _draw_bev(line[-1], row, range_m)
         line[0].set_ylabel(row.label, fontsize=8, rotation=0, ha="right", va="center")
         if number == 0:

@@ -1,4 +1,4 @@
-"""Figures of a suite of corruptions: what is left of the clean score (heat map), and how it falls with severity."""
+"""Figures of a suite of corruptions: resistance (heat map), and score over severity."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from aqr_bench.study.schema import repository_root
 from aqr_bench.study.spec import Study, Suite, Tier
 
 METRICS = ("mAP", "NDS")  # published in percent
-SPLIT, VERSION = "val", "v1.0-trainval"  # what published numbers are of
+SPLIT, VERSION = "val", "v1.0-trainval"  # of published numbers
 WEIGHTS = {"published": "published", "trained": "trained here"}
 COLUMNS = ["variant", "condition", "metric", "measured", "published", "difference", "tolerance", "within", "weights"]
 COLUMNS += ["source"]
@@ -45,7 +45,7 @@ def read_published(name: str) -> pd.DataFrame:
 
 
 def comparable(tier: Tier) -> bool:
-    """Whether the tier measures on what published numbers were measured on."""
+    """Whether the tier has the data set of published numbers."""
     return tier.kind == "nuscenes" and tier.version == VERSION
 
 
@@ -190,7 +190,7 @@ def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, 
             text = {"Condition": ours, "Metric": row.metric, **texts, column: f"{row.value:g}", "Source": row.source}
             table_rows.append(Row(data, text))
     if same := entry.get("variant"):
-        who = f"{entry['model']} is the model of the variant {same}, under corruptions that others made"
+        who = f"{entry['model']} is the model of the variant {same}, under corruptions of other authors"
     else:
         who = f"{entry['model']} is another model, and nothing here is a variant of it"
     note = (
@@ -198,7 +198,7 @@ def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, 
         "for where they differ from the published ones."
     )
     if not comparable(tier):
-        note += f" Measured on {tier.kind} {tier.version}, not on what the published column is of."
+        note += f" Measured on {tier.kind} {tier.version}, not on the data of the published column."
     name, title = f"{study.name}_published_{suite.name}", entry.get("title", f"The protocol of {entry['model']}")
     return make_table(name, title, table_rows, note, [*study.variants, column])
 

@@ -65,7 +65,7 @@ def _table(name: str, title: str, rows: Sequence[Row], note: str, texts: Set[str
 
 
 def summary_note(scores: SuiteScores) -> str:
-    """How to read the summary, and what was not evaluated."""
+    """How to read the summary, and missing evaluations."""
     base = "no baseline, so without numbers here" if scores.baseline is None else f"'{scores.baseline}'"
     many = f"{len(scores.families)} corruptions ({scores.suite})"
     text = [
@@ -133,7 +133,7 @@ def missing_table(scores: SuiteScores) -> ReportTable:
 def published_table(suite: str) -> ReportTable | None:
     """Published scores of other models under a suite, in the order of the source; None where there are none.
 
-    RA and RRA are recomputed from the published scores (``results/published``), against the source's own baseline.
+    RA and RRA are recomputed from the published scores (``results/published``), against the source's baseline.
     """
     if suite not in PUBLISHED:
         return None

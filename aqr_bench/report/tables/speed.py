@@ -18,8 +18,8 @@ from aqr_bench.study.spec import Study, Tier
 FILES = ("cmt_main", "missing_modality_and_clean_baselines")
 HERE, NO_VOXELS = "here", "none: cameras alone"
 TEXT = (
-    "Speed depends on the machine, the batch, the precision and on what is timed: rows of different machines say "
-    "nothing about each other. The tables before this one compare variants, measured alternately on one machine."
+    "Speed depends on the machine, the batch, the precision and the timed scope: rows of different machines cannot be "
+    "compared. The tables before this one compare variants, measured alternately on one machine."
 )
 
 

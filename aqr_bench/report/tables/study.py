@@ -38,7 +38,7 @@ def by_seed(results: Results, variant: str, condition: str, metric: str) -> dict
 
 
 def differences(study: Study, results: Results) -> dict[tuple[str, str], ScoreDifference | None]:
-    """Paired difference to the baseline for every (variant, condition) but the baseline's own.
+    """Paired difference to the baseline for every (variant, condition) but the baseline.
 
     Its p-values are corrected for the number of comparisons: all of the study's, in its metric.
     """
@@ -152,7 +152,7 @@ def noise_note(study: Study, over_scenes: bool = False, comparisons: int = 0) ->
         text += (
             f" {comparisons} comparisons are made, each at 95 % by itself. p, Holm: two-sided p-value "
             f"({'the larger of that over seeds and that over scenes' if over_scenes else 'paired t-test over seeds'}), "
-            "corrected for their number. Corrected: what is left of a finding by it, so that all of them together have "
+            "corrected for their number. Corrected: findings that remain, so that all of them together have "
             "a chance of 5 % at most of a single false one."
         )
     return f"{text} A difference below {MIN_DIFFERENCE:g} counts as noise." if len(study.variants) > 1 else text
