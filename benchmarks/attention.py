@@ -23,12 +23,67 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from aqr_bench.bias import choose_backend
-from aqr_bench.cost.gpu_check.attention_cases import SIZES, VARIANTS, Case, errors, exact, make_case
-from aqr_bench.cost.gpu_check.attention_table import MODES, interleaved, peak
+from aqr_bench.bias.attention import window as window_backend
+from aqr_bench.cost.gpu_check.attention_cases import (
+    ATTENTION,
+    SIZES,
+    Attention,
+    Case,
+    errors,
+    exact,
+    make_case,
+    output_projection,
+)
+from aqr_bench.cost.gpu_check.attention_table import MODES, peak, time_attention
 from aqr_bench.cost.timing import ratio
 from aqr_bench.records.provenance import machine, packages
+
+
+def _guarded(case: Case) -> Tensor:
+    """The backend ``window`` with the correction of every row."""
+    before = window_backend.MAX_LOSS
+    window_backend.MAX_LOSS = float("-inf")
+    try:
+        return ATTENTION["window"](case)
+    finally:
+        window_backend.MAX_LOSS = before
+
+
+def _sdpa(case: Case) -> Tensor:
+    mask = case.bias().dense()[:, None]
+    return output_projection(case, nn.functional.scaled_dot_product_attention(*case.heads(), attn_mask=mask))
+
+
+def _module(need_weights: bool) -> Attention:
+    """nn.MultiheadAttention and its [B * H, Q, K] mask, as the design note has it."""
+
+    def attend(case: Case) -> Tensor:
+        heads, width = case.size.heads, case.size.width
+        mask = case.bias().dense().repeat_interleave(heads, 0)
+        query, key, value = (
+            x.transpose(0, 1) for x in (case.query_BQC, case.memory_BKC + case.position_BKC, case.memory_BKC)
+        )
+        out, _ = nn.functional.multi_head_attention_forward(
+            query, key, value, width, heads, case.in_proj, None, None, None, False, 0.0, case.out_proj, None,
+            training=torch.is_grad_enabled(), need_weights=need_weights, attn_mask=mask,
+        )  # fmt: skip
+        return out.transpose(0, 1)
+
+    return attend
+
+
+VARIANTS: dict[str, Attention] = {
+    **{name: ATTENTION[name] for name in ("none", "auto", "window", "masked")},
+    "window, every row guarded": _guarded,
+    "sdpa, mask with gradient": _sdpa,
+    "literal": ATTENTION["literal"],
+    "nn.MultiheadAttention": _module(need_weights=True),
+    "nn.MultiheadAttention, need_weights=False": _module(need_weights=False),
+    "flex": ATTENTION["flex"],
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     dtype = getattr(torch, args.dtype)
     if args.peak_of:
         case = make_case(args.size, *_window(args.windows[0]), args.device, dtype)
-        print(json.dumps(peak(case, args.peak_of, args.mode == MODES[1], args.device)))
+        print(json.dumps(peak(case, VARIANTS[args.peak_of], args.mode == MODES[1], args.device)))
         return 0
     rows = []
     for windows in args.windows:
@@ -93,16 +148,16 @@ def measure(case: Case, windows: str, args: argparse.Namespace) -> list[dict[str
     if "auto" in rows:
         rows["auto"]["chosen"] = choose_backend(case.query_BQC, bias)
     for mode in MODES:
-        alive = [name for name in rows if "failed" not in rows[name]]
-        times, failed = interleaved(case, alive, mode, args.rounds)
+        running = {name: VARIANTS[name] for name in rows if "failed" not in rows[name]}
+        times, failed = time_attention(case, running, mode, args.rounds)
         for name, reason in failed.items():
             rows[name]["failed"] = reason
-        for name, own in times.items():
-            found = ratio(own.wall_ms, times["none"].wall_ms)
+        for name, timings in times.items():
+            over_none = ratio(timings.wall_ms, times["none"].wall_ms)
             rows[name][mode] = {
-                "seconds": statistics.median(own.wall_ms) / 1000,
-                "ratio": found["median"],
-                "quartiles": [found["low"], found["high"]],
+                "seconds": statistics.median(timings.wall_ms) / 1000,
+                "ratio": over_none["median"],
+                "quartiles": [over_none["low"], over_none["high"]],
             }
         if not args.no_memory:
             for name in rows:
@@ -112,8 +167,8 @@ def measure(case: Case, windows: str, args: argparse.Namespace) -> list[dict[str
         reference = exact(case)
         for name in rows:
             if name != "none" and "failed" not in rows[name]:
-                found = errors(case, name, reference)
-                rows[name]["error"] = {"output": found[0], "gradients": max(found[1:])}
+                output, *gradients = errors(case, VARIANTS[name], reference)
+                rows[name]["error"] = {"output": output, "gradients": max(gradients)}
     return list(rows.values())
 
 

@@ -17,7 +17,7 @@ from corruptions import real_size_frame
 from aqr_bench.bias import MemoryLayout, QueryRouter, grid_windows, window_bias
 from aqr_bench.corruptions import CORRUPTIONS, FrameError, corrupt
 from aqr_bench.cost.cameras import ring_of_cameras
-from aqr_bench.cost.gpu_check.attention_cases import SIZES, make_case, step
+from aqr_bench.cost.gpu_check.attention_cases import ATTENTION, SIZES, make_case, step
 from aqr_bench.world import lidar
 from aqr_bench.world.camera import render
 from aqr_bench.world.scene import simulate, stream
@@ -74,7 +74,7 @@ def test_router(timed):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_attention(timed, backend):
     case = attention_case()
-    assert timed(lambda: step(case, backend, backward=True)).shape == case.query_BQC.shape
+    assert timed(lambda: step(case, ATTENTION[backend], backward=True)).shape == case.query_BQC.shape
 
 
 # ---------------------------------------------------------------- voxels, matching, boxes

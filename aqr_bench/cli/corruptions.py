@@ -125,21 +125,21 @@ def load_frame(infos: str | None, keyframe: str | None, sample: str, sweeps: int
 
 def preview(names: Sequence[str], frame: Frame, out: Path, seed: int = 0, range_m: float = 40.0) -> list[Path]:
     """One sheet per condition (clean, then its severities) and ``overview.jpg`` with all at their highest severity."""
-    from aqr_bench.report.figures.corruption_sheet import Row, draw_sheet
+    from aqr_bench.report.figures.frame_grid import GridRow, draw_frame_grid
 
     families = _families(names)
-    written, overview = [], [Row("clean", frame)]
+    written, overview = [], [GridRow("clean", frame)]
     for conditions in families:
         moved = conditions[0].modality == "calibration"
-        rows = [Row("clean", frame, project=moved), *(_row(condition, frame, seed) for condition in conditions)]
+        rows = [GridRow("clean", frame, project=moved), *(_row(condition, frame, seed) for condition in conditions)]
         path = out / f"{conditions[0].key}.jpg"
-        draw_sheet(path, rows, f"{conditions[0].key}, sample {frame.token[:8]}", range_m=range_m)
+        draw_frame_grid(path, rows, f"{conditions[0].key}, sample {frame.token[:8]}", range_m=range_m)
         written.append(path)
         overview.append(replace(rows[-1], label=_label(conditions[-1])))
     if len(families) > 1:
         path = out / "overview.jpg"
         front = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_BACK")
-        draw_sheet(path, overview, f"highest severities, sample {frame.token[:8]}", front, range_m)
+        draw_frame_grid(path, overview, f"highest severities, sample {frame.token[:8]}", front, range_m)
         written.append(path)
     return written
 
@@ -155,13 +155,13 @@ def _families(names: Sequence[str]) -> list[tuple[Corruption, ...]]:
 
 
 def _row(condition: Corruption, frame: Frame, seed: int):
-    from aqr_bench.report.figures.corruption_sheet import Row
+    from aqr_bench.report.figures.frame_grid import GridRow
 
     label = f"severity {condition.severity}" if condition.severity else condition.name
     try:
-        return Row(label, corrupt(condition, frame, seed), project=condition.modality == "calibration")
+        return GridRow(label, corrupt(condition, frame, seed), project=condition.modality == "calibration")
     except FrameError as error:
-        return Row(label, None, str(error).rpartition(": ")[2])
+        return GridRow(label, None, str(error).rpartition(": ")[2])
 
 
 def _label(condition: Corruption) -> str:

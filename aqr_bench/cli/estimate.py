@@ -42,8 +42,8 @@ class JobGroup:
 
 
 @dataclass(frozen=True)
-class Times:
-    """Seconds by KINDS (those that are known), and where they come from."""
+class JobTimes:
+    """Seconds by KINDS (where known), and their source."""
 
     seconds: Mapping[str, float]
     source: str
@@ -108,7 +108,7 @@ def workflow_jobs(groups: Sequence[JobGroup]) -> int:
     return sum(group.jobs for group in groups) + 2 + trained
 
 
-def known_times(tier: Tier, results: Path) -> Times | None:
+def known_times(tier: Tier, results: Path) -> JobTimes | None:
     """Medians over the tier's records below ``results``; the rest as the tier assumes. None: nothing is known."""
     recorded: dict[str, list[float]] = {kind: [] for kind in KINDS}
     files = sorted((results / tier.name).rglob("*.jsonl"))
@@ -133,10 +133,10 @@ def known_times(tier: Tier, results: Path) -> Times | None:
     if assumed:
         what = "" if not medians else " for " + ", ".join(kind.removesuffix("_s") for kind in assumed)
         sources.append(f"defaults of tier {tier.name}{what} ({tier.costs['measured_on']})")
-    return Times({**assumed, **medians}, "; ".join(sources))
+    return JobTimes({**assumed, **medians}, "; ".join(sources))
 
 
-def job_seconds(group: JobGroup, times: Times) -> list[float] | None:
+def job_seconds(group: JobGroup, times: JobTimes) -> list[float] | None:
     """Estimated seconds of each job that computes its result; None if unknown."""
     if not group.counts:
         return []
@@ -147,7 +147,7 @@ def job_seconds(group: JobGroup, times: Times) -> list[float] | None:
     return [start + count * times.seconds[group.kind] for count in group.counts]
 
 
-def wall_seconds(groups: Sequence[JobGroup], times: Times, processes: int) -> tuple[float, list[str]]:
+def wall_seconds(groups: Sequence[JobGroup], times: JobTimes, processes: int) -> tuple[float, list[str]]:
     """Estimated wall time, group after group with ``processes`` in parallel, and the names of groups left out."""
     total, unknown = 0.0, []
     for group in groups:

@@ -31,7 +31,6 @@ COMMANDS = {
     "report": ("aqr_bench.report.__main__", "tables, figures and the page from records"),
     "compare": ("aqr_bench.report.compare", "two result folders side by side: what changed, what is outside the noise"),
     "corruptions": ("aqr_bench.cli.corruptions", "list, show or draw the sensor corruptions"),
-    "gate": ("aqr_bench.cli.gate", "do fixed biases on the trained base models move anything at all?"),
     "checkpoint": (
         "aqr_bench.cli.checkpoint",
         "look into a published CMT checkpoint, or convert it for these configs",

@@ -21,7 +21,7 @@ from aqr_bench.engine.evaluate import Evaluator, build_loader, load_evaluator
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.metrics.sample_f1 import SampleObjects, best_and_worst, count_detections
 from aqr_bench.records.record import Record, read_records
-from aqr_bench.report.figures.detections import SHEET, Boxes, draw_sample
+from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, draw_sample
 from aqr_bench.study.load import load_suite, load_tier, resolve_condition
 from aqr_bench.study.spec import Condition, Tier
 
@@ -158,7 +158,7 @@ def evaluate_keyframe(
 
 def draw_detections(
     evaluator: Evaluator, dataset: Any, index: int, condition: Condition, path: Path, threshold: float, why: str = ""
-) -> Boxes:
+) -> DrawnBoxes:
     """Run one sample and draw it, with ``why`` in the title; returns all of its detections."""
     from mmengine.dataset import pseudo_collate
 
@@ -180,7 +180,7 @@ def draw_detections(
     drawn = detections.above(threshold)
     title = f"{condition.name}, sample {info['token'][:8]}, detections with a score of at least {threshold:g}"
     title += f"\n{why}" if why else ""
-    seen = SHEET if dataset.modality.get("use_camera", True) else ()
+    seen = CAMERA_GRID if dataset.modality.get("use_camera", True) else ()
     draw_sample(path, images, lidar2img, points, truth, drawn, title, cameras=seen)
     return detections
 
@@ -194,19 +194,19 @@ def original_views(info: dict) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
     return images, lidar2img
 
 
-def truth_boxes(annotations: dict | None, classes: list[str]) -> Boxes | None:
+def truth_boxes(annotations: dict | None, classes: list[str]) -> DrawnBoxes | None:
     """Annotated boxes of the detection classes with at least one LiDAR point; None without annotations."""
     if annotations is None:
         return None
     labels = annotations["gt_labels_3d"]
     keep = labels >= 0
-    return Boxes(_seven(annotations["gt_bboxes_3d"])[keep], [classes[i] for i in labels[keep]])
+    return DrawnBoxes(_seven(annotations["gt_bboxes_3d"])[keep], [classes[i] for i in labels[keep]])
 
 
-def detected_boxes(sample: Any, classes: list[str]) -> Boxes:
+def detected_boxes(sample: Any, classes: list[str]) -> DrawnBoxes:
     """All detections of one sample."""
     pred = sample.pred_instances_3d
-    return Boxes(_seven(pred.bboxes_3d), [classes[i] for i in pred.labels_3d.tolist()], pred.scores_3d.numpy())
+    return DrawnBoxes(_seven(pred.bboxes_3d), [classes[i] for i in pred.labels_3d.tolist()], pred.scores_3d.numpy())
 
 
 def _seven(boxes: Any) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""What a model costs: time, memory, arithmetic and parameters, each measured by a part of its own."""
+"""Costs of a model: time, memory, FLOPs and parameters, each measured by a separate module."""

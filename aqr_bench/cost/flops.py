@@ -1,4 +1,4 @@
-"""Arithmetic of a function by torch's own counter, and the names of all operators that it does not count."""
+"""FLOPs of a function by torch's counter, and the names of all operators that it does not count."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def _head_major(shape: Any) -> tuple[int, ...]:
 
 _aten = torch.ops.aten
 _ATTENTION = {
-    # torch counts fused attention on a GPU and forgets the CPU's kernel, which does the same.
+    # torch counts fused attention on a GPU, but not the CPU's kernel, which computes the same.
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    # Heads and tokens are the other way round in these two, which torch does not heed.
+    # Heads and tokens are swapped in these two, which torch ignores.
     _aten._efficient_attention_forward: _token_major_attention,
     _aten._efficient_attention_backward: _token_major_attention_backward,
 }
@@ -63,7 +63,7 @@ class _Calls(TorchDispatchMode):
 
 
 class _FlexAttention(TorchDispatchMode):
-    """Counts FlexAttention, which torch has formulas for but does not let pass its counter."""
+    """Counts FlexAttention, which torch has formulas for but does not count."""
 
     supports_higher_order_operators = True
 
@@ -91,21 +91,16 @@ def count_flops(function: Callable[[], Any]) -> dict[str, Any]:
         in ``function`` counts as well.
     """
     calls, counter, flex = _Calls(), FlopCounterMode(display=False, custom_mapping=_ATTENTION), _FlexAttention()
-    # The last one is asked first. The counter takes composite operators apart; ``calls`` sees what is left of them.
-    # Nothing can be compiled while they look on, and what insists on it (FlexAttention does) would raise.
+    # The last mode is called first. The counter decomposes composite operators; ``calls`` sees the results of that.
+    # Nothing can be compiled under these modes, and FlexAttention, which is always compiled, would raise.
     with torch.compiler.set_stance("force_eager"), calls, counter, flex:
         function()
     counts = Counter(counter.get_flop_counts().get("Global", {})) + flex.flops
-    by_operator = {_name(op): int(n) for op, n in counts.items()}
-    uncounted = Counter({_name(op): n for op, n in calls.calls.items() if op not in counter.flop_registry})
+    by_operator = {str(op): int(n) for op, n in counts.items()}
+    uncounted = Counter({str(op): n for op, n in calls.calls.items() if op not in counter.flop_registry})
     return {
         "total": sum(by_operator.values()),
         "by_operator": dict(sorted(by_operator.items(), key=lambda item: -item[1])),
         "uncounted": dict(uncounted.most_common()),
         "note": NOTE,
     }
-
-
-def _name(operator: Any) -> str:
-    """``aten.mm`` and the like."""
-    return str(operator)

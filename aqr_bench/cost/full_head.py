@@ -1,6 +1,6 @@
-"""The head of a model config at its own size, on made-up features: neither backbone, data set nor checkpoint is needed.
+"""The head of a model config at full size, on random features: no backbone, data set or checkpoint is needed.
 
-What the decoder and its bias cost at full size can so be measured on any machine. mmdet3d builds the head.
+So the cost of the decoder and its bias can be measured on any machine. mmdet3d builds the head.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OBJECTS = 30  # per sample, in training
 
 @dataclass(frozen=True)
 class HeadSize:
-    """Shapes of what a config's head is given. ``bev``, ``image``: (channels, rows, columns); ``pixels``: (h, w)."""
+    """Shapes of the inputs of a config's head. ``bev``, ``image``: (channels, rows, columns); ``pixels``: (h, w)."""
 
     bev: tuple[int, int, int] | None
     image: tuple[int, int, int] | None
@@ -41,7 +41,7 @@ class HeadSize:
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """Arguments of the head: features of ``batch`` samples, and data samples with cameras and, if asked for, truth."""
+    """Arguments of the head: features of ``batch`` samples, and data samples with cameras and optional truth."""
 
     points: list[Tensor | None]
     images: list[Tensor | None]
@@ -66,7 +66,7 @@ def load_model_config(name: str) -> Any:
 
 
 def head_size(config: Any) -> HeadSize:
-    """Shapes that the config's own backbones would hand to its head."""
+    """Shapes of the features that the config's backbones give its head."""
     head, kind = config.model.pts_bbox_head, str(config.model.pts_bbox_head.type)
     bev = image = pixels = None
     if kind != "CmtImageHead":
@@ -99,15 +99,15 @@ def build_head(config: Any, changes: Mapping[str, Any] | None = None, seed: int 
     parts = dict(config.model.pts_bbox_head, **dict(changes or {}))
     parts.update(train_cfg=config.model.train_cfg.pts, test_cfg=config.model.test_cfg.pts)
     torch.manual_seed(seed)
-    head = build_model(ConfigDict(parts))  # the router is made last
-    MMLogger.get_current_instance().setLevel(logging.ERROR)  # it tells of every parameter
+    head = build_model(ConfigDict(parts))  # the router is built last
+    MMLogger.get_current_instance().setLevel(logging.ERROR)  # it logs every parameter
     torch.manual_seed(seed)
     head.init_weights()
     return head.eval()
 
 
 def make_inputs(config: Any, batch: int = 1, truth: bool = False, device: str = "cpu", seed: int = 0) -> HeadInputs:
-    """Normally distributed features, a ring of cameras, and with ``truth`` boxes of made-up objects."""
+    """Normally distributed features, a ring of cameras, and with ``truth`` boxes of random objects."""
     from mmdet3d.structures import Det3DDataSample
 
     size, generator = head_size(config), torch.Generator().manual_seed(seed)
@@ -133,11 +133,11 @@ def _image_size(pipeline: list) -> tuple[int, int]:
             return tuple(step["data_aug_conf"]["final_dim"])
         if step["type"] == "ResizeViews":
             return tuple(step["size"])
-    raise UserError("the test pipeline has neither ResizeCropFlipImage nor ResizeViews: no image size is known")
+    raise UserError("the test pipeline has neither ResizeCropFlipImage nor ResizeViews: the image size is unknown")
 
 
 def _image_stride(backbone: Any) -> int:
-    """Pixels per token: of the first level that the backbone gives out, which is the one that the head reads."""
+    """Pixels per token: of the first output level of the backbone, which the head reads."""
     if backbone.type == "VoVNet":
         return 2 ** int(backbone.out_features[0].removeprefix("stage"))
     first = backbone.out_indices[0]

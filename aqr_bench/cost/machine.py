@@ -1,4 +1,4 @@
-"""The state of the machine while it measures: clocks, load, and what NVIDIA's own library says of the GPU."""
+"""State of the machine during a measurement: clocks, load, and NVML's facts on the GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NVML_PACKAGE = "nvidia-ml-py"
 def clocks() -> dict[str, Any]:
     """Frequency governor and present clock of the CPU, load of the last minute, and the GPU's clocks where it has any.
 
-    None stands for what this system does not tell, as in most virtual machines.
+    None: not available on this system, as in most virtual machines.
     """
     import psutil
 
@@ -28,7 +28,7 @@ def clocks() -> dict[str, Any]:
 
 
 def gpu_state() -> dict[str, Any]:
-    """What NVML says of the first GPU: clocks, memory, power, temperature; ``nvml`` says why where it says nothing."""
+    """NVML's facts on the first GPU: clocks, memory, power, temperature; ``nvml``: ok, or why there are none."""
     import torch
 
     if not torch.cuda.is_available():
@@ -39,10 +39,10 @@ def gpu_state() -> dict[str, Any]:
         return {"nvml": f"not installed (pip install {NVML_PACKAGE})"}
     try:
         nvml.nvmlInit()
-        # By its name: NVML counts all GPUs of the machine, torch those that it may see.
+        # By UUID: NVML counts all GPUs of the machine, torch those that it may see.
         device = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
         memory = nvml.nvmlDeviceGetMemoryInfo(device)
-        own = [p for p in nvml.nvmlDeviceGetComputeRunningProcesses(device) if p.pid == os.getpid()]
+        processes = [p for p in nvml.nvmlDeviceGetComputeRunningProcesses(device) if p.pid == os.getpid()]
         return {
             "nvml": "ok",
             "sm_mhz": nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
@@ -51,7 +51,7 @@ def gpu_state() -> dict[str, Any]:
             "temperature_c": nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU),
             "used_mb": memory.used / 2**20,
             # None inside most containers, where NVML does not see the process by its number.
-            "process_mb": own[0].usedGpuMemory / 2**20 if own and own[0].usedGpuMemory else None,
+            "process_mb": processes[0].usedGpuMemory / 2**20 if processes and processes[0].usedGpuMemory else None,
         }
-    except Exception as error:  # NVML's own errors; what it cannot say is no reason not to measure
+    except Exception as error:  # of NVML; the measurement does not depend on it
         return {"nvml": f"{type(error).__name__}: {error}"}

@@ -1,8 +1,8 @@
-"""What a variant costs: aqr-bench measure --tier T --study S --variant V [--infos DIR] [--out REC].
+"""Measure the cost of a variant: aqr-bench measure --tier T --study S --variant V [--infos DIR] [--out REC].
 
-In a fresh process, with the variant alone, peak memory is read first; then arithmetic, stages and throughput; at last
-the variant and the study's baseline run in turns on the same samples, so that their ratio does not depend on what else
-the machine does. Inference and training step alike. Prints a table; --out keeps the record. See docs/cost.md.
+In a fresh process, peak memory is measured first, then FLOPs, stages and throughput, with no other model loaded; at
+last the variant and the study's baseline run alternately on the same samples, so that their ratio does not depend on
+other load. The same for a training step. Prints a table; --out writes the record. See docs/cost.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aqr_bench.study.schedule import model_of
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, and write the record where one is asked for; 0 also if it failed, the record says so."""
+    """Measure, print, and write the record to --out; 0 also if the measurement failed, which the record reports."""
     parser = argparse.ArgumentParser(
         prog="aqr-bench measure",
         description=__doc__,

@@ -1,4 +1,4 @@
-"""Everything a measurement record holds, in the order in which it is measured: memory first, with the variant alone."""
+"""All parts of a measurement record in the order of measurement: memory first, before another model is loaded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from itertools import count
 from typing import Any
 
 from aqr_bench.console import steps
-from aqr_bench.cost.batches import free_memory, shrinking, throughput
+from aqr_bench.cost.batches import free_memory, throughput, with_smaller_batches
+from aqr_bench.cost.benchmark_model import SCOPE, SCOPE_WITHOUT, BenchmarkModel, load_benchmark_model
 from aqr_bench.cost.machine import clocks
 from aqr_bench.cost.memory import PeakMemory
 from aqr_bench.cost.stages import Stages
-from aqr_bench.cost.subject import SCOPE, SCOPE_WITHOUT, Subject, load_subject
-from aqr_bench.cost.timing import Times, compared, in_turns, summary
+from aqr_bench.cost.timing import Timings, interleaved, summary, timing_facts
 from aqr_bench.cost.training import PARTS as TRAINING_PARTS
 from aqr_bench.cost.training import SCOPE as TRAINING_SCOPE
 from aqr_bench.cost.training import TrainingStep
@@ -29,17 +29,17 @@ from aqr_bench.study.spec import Study, Tier
 
 PARTS = ("memory", "flops", "stages", "throughput", "latency", "training")
 ESSENTIAL = ("memory.inference", "throughput", "latency")
-WHOLE, WITHOUT = "whole", "without voxelisation"
+WITH, WITHOUT = "with voxelisation", "without voxelisation"
 _MEASUREMENTS = count()  # of this process
-TRAINING_WARMUP = 2  # the optimiser makes its state in the first step
+TRAINING_WARMUP = 2  # the optimiser allocates its state in the first step
 
 
 def measure(tier: Tier, study: Study, variant: str, data: DataSet, parts: Collection[str] = PARTS) -> dict[str, Any]:
     """The ``cost`` of a measurement record; see docs/cost.md for its keys.
 
-    A part that cannot be measured (a sparse encoder cannot learn on a CPU) has ``status`` and ``reason`` in its place
-    and in ``failed_parts``, and the others are measured all the same. Only a model that cannot be built, and a full
-    disk, are raised.
+    A part that cannot be measured (a sparse encoder does not train on a CPU) has ``status`` and ``reason`` instead of
+    its numbers and in ``failed_parts``; the other parts are measured. Raises only if the model cannot be built, and for
+    a full disk.
     """
     import psutil
 
@@ -52,19 +52,19 @@ def measure(tier: Tier, study: Study, variant: str, data: DataSet, parts: Collec
     MMLogger.get_current_instance().setLevel(logging.ERROR)  # tables of the data set, each time it is opened
     threads = compat.use_threads(tier.threads)
     compat.use_tf32(tier.tf32)
-    work = _Work(tier, study, variant, data)
+    measurement = _Measurement(tier, study, variant, data)
     before, took = clocks(), {}
-    facts: dict[str, Any] = {"parameters": work.mine.parameters(), "threads": threads}
+    facts: dict[str, Any] = {"parameters": measurement.variant.parameters(), "threads": threads}
     for part in steps([part for part in PARTS if part in parts], f"measuring {variant}"):
         start = time.perf_counter()
-        facts |= getattr(work, part)()
+        facts |= getattr(measurement, part)()
         took[part] = round(time.perf_counter() - start, 2)
     failed = failed_parts(facts)
     return {
         **facts,
         **({"failed_parts": failed} if failed else {}),
-        "batch_size": work.batch_size,
-        **({"batch_size_asked": tier.measure.batch_size, "batch_size_reason": work.why} if work.why else {}),
+        "batch_size": measurement.batch_size,
+        **measurement.smaller_batch,
         "timed_scope": SCOPE,
         "compared_with": study.baseline,
         "method": {
@@ -72,7 +72,7 @@ def measure(tier: Tier, study: Study, variant: str, data: DataSet, parts: Collec
             "rounds": tier.measure.rounds,
             "train_rounds": tier.measure.train_rounds,
             "order": "variant and baseline in turns, their order drawn anew in each round",
-            "synchronised": work.on_gpu,
+            "synchronised": measurement.on_gpu,
             "fresh_process": earlier == 0,
             "process_age_s": round(age_s, 1),
             "weights": "untrained",
@@ -82,45 +82,52 @@ def measure(tier: Tier, study: Study, variant: str, data: DataSet, parts: Collec
     }
 
 
-class _Work:
-    """A variant, its baseline once that is needed, and one method for each part of a measurement."""
+class _Measurement:
+    """A variant, its baseline once that is needed, and one method per part of a measurement."""
 
     def __init__(self, tier: Tier, study: Study, variant: str, data: DataSet) -> None:
         import torch
 
         self.tier, self.study, self.data = tier, study, data
         self.on_gpu = torch.cuda.is_available()
-        self.mine = self._load(variant)
-        self._theirs: Subject | None = None
-        self.batch_size, self.why = tier.measure.batch_size, None
+        self.variant = self._load(variant)
+        self._baseline: BenchmarkModel | None = None
+        self.batch_size, self.smaller_batch_reason = tier.measure.batch_size, None
         self._inference_memory = _or_reason(self._first_inferences)
 
+    @property
+    def smaller_batch(self) -> dict[str, Any]:
+        """Keys of a record whose batch is smaller than the tier's."""
+        if not self.smaller_batch_reason:
+            return {}
+        return {"batch_size_asked": self.tier.measure.batch_size, "batch_size_reason": self.smaller_batch_reason}
+
     def _first_inferences(self) -> dict[str, Any]:
-        """Peak memory of a few inferences, of the largest batch up to the tier's that they fit."""
+        """Peak memory of a few inferences, with the largest batch up to the tier's that fits."""
         warmup = max(self.tier.measure.warmup, 1)
         with PeakMemory() as memory:
-            found = shrinking(self.batch_size, lambda size: _run(self.mine.inference(size), warmup))
-        _, self.batch_size, self.why = found
+            result = with_smaller_batches(self.batch_size, lambda size: _run(self.variant.inference(size), warmup))
+        _, self.batch_size, self.smaller_batch_reason = result
         return memory.facts
 
     @property
-    def theirs(self) -> Subject:
-        """The baseline; it may be another model, with samples of its own kind."""
-        if self._theirs is None:
-            self._theirs = self._load(self.study.baseline, self.mine)
-        return self._theirs
+    def baseline(self) -> BenchmarkModel:
+        """The baseline; it may be another model with other samples."""
+        if self._baseline is None:
+            self._baseline = self._load(self.study.baseline, self.variant)
+        return self._baseline
 
-    def _load(self, variant: str, like: Subject | None = None) -> Subject:
+    def _load(self, variant: str, like: BenchmarkModel | None = None) -> BenchmarkModel:
         config = build_config(self.tier, self.data, 0, "", self.study, variant)
-        return load_subject(config, self.study.suite.conditions[0], like)
+        return load_benchmark_model(config, self.study.suite.conditions[0], like)
 
     def memory(self) -> dict[str, Any]:
         """Peak of inferences, and of training steps, with no other model in the process."""
-        found = self._inference_memory
-        facts: dict[str, Any] = {"memory": {"inference": found, "training": self._training_memory()}}
-        if "status" in found:
+        inference = self._inference_memory
+        facts: dict[str, Any] = {"memory": {"inference": inference, "training": self._training_memory()}}
+        if "status" in inference:
             return facts
-        peak, loaded = found["rss_peak_mb"], found["rss_before_mb"]
+        peak, loaded = inference["rss_peak_mb"], inference["rss_before_mb"]
         facts["inference_peak_rss_mb"] = peak
         if loaded is not None:
             facts["inference_rss_over_loaded_mb"] = peak - loaded
@@ -132,7 +139,7 @@ class _Work:
 
         def peak(size: int) -> dict[str, Any]:
             with PeakMemory() as memory:
-                step = TrainingStep(self.mine, size)
+                step = TrainingStep(self.variant, size)
                 try:
                     _run(step, TRAINING_WARMUP)
                 finally:
@@ -140,16 +147,16 @@ class _Work:
             return memory.facts
 
         def facts() -> dict[str, Any]:
-            found, size, why = shrinking(self._train_batch_size(), peak)
-            return {**found, "batch_size": size, **({"reason": why} if why else {})}
+            memory, size, reason = with_smaller_batches(self._train_batch_size(), peak)
+            return {**memory, "batch_size": size, **({"reason": reason} if reason else {})}
 
         return _or_reason(facts)
 
     def flops(self) -> dict[str, Any]:
-        """Arithmetic of one sample's inference, and of one sample's training step."""
+        """FLOPs of one sample's inference, and of one sample's training step."""
         from aqr_bench.cost.flops import count_flops
 
-        inference = _or_reason(lambda: count_flops(self.mine.inference(1)))
+        inference = _or_reason(lambda: count_flops(self.variant.inference(1)))
         return {"flops": {"inference": inference, "training": self._training_flops()}}
 
     def _training_flops(self) -> dict[str, Any] | None:
@@ -159,7 +166,7 @@ class _Work:
         from aqr_bench.cost.flops import count_flops
 
         def facts() -> dict[str, Any]:
-            step = TrainingStep(self.mine, 1)
+            step = TrainingStep(self.variant, 1)
             try:
                 return count_flops(step)
             finally:
@@ -168,11 +175,11 @@ class _Work:
         return _or_reason(facts)
 
     def stages(self) -> dict[str, Any]:
-        """What each stage of an inference takes."""
+        """Time of each stage of an inference."""
 
         def facts() -> dict[str, Any]:
-            step = self.mine.inference(self.batch_size)
-            with Stages(self.mine.model) as stages:
+            step = self.variant.inference(self.batch_size)
+            with Stages(self.variant.model) as stages:
                 step()
                 stages.runs.clear()
                 for _ in range(self.tier.measure.rounds):
@@ -183,78 +190,77 @@ class _Work:
 
     def throughput(self) -> dict[str, Any]:
         """Samples per second over the tier's batch sizes."""
-        return {"throughput": throughput(self.tier.measure.batch_sizes, self.mine.inference)}
+        return {"throughput": throughput(self.tier.measure.batch_sizes, self.variant.inference)}
 
     def latency(self) -> dict[str, Any]:
-        """Latency of variant and baseline in turns, each with and without voxelisation."""
+        """Latency of variant and baseline, run alternately, each with and without voxelisation."""
 
-        def run(size: int) -> dict[tuple[str, str], Times]:
+        def run(size: int) -> dict[tuple[str, str], Timings]:
             functions: dict[tuple[str, str], Callable[[], None]] = {}
-            for who, subject in (("mine", self.mine), ("theirs", self.theirs)):
-                functions[who, WHOLE] = subject.inference(size)
-                without = subject.inference_without_voxelisation(size)
+            for name, model in (("variant", self.variant), ("baseline", self.baseline)):
+                functions[name, WITH] = model.inference(size)
+                without = model.inference_without_voxelisation(size)
                 if without is not None:
-                    functions[who, WITHOUT] = without
-            return in_turns(functions, self.tier.measure.warmup, self.tier.measure.rounds)
+                    functions[name, WITHOUT] = without
+            return interleaved(functions, self.tier.measure.warmup, self.tier.measure.rounds)
 
         def facts() -> dict[str, Any]:
             # Two models need more memory than one.
-            times, self.batch_size, why = shrinking(self.batch_size, run)
-            self.why = why or self.why
-            found = compared(times["mine", WHOLE], times["theirs", WHOLE])
-            found["throughput_per_s"] = 1000 * self.batch_size / found["latency_ms"]["median"]
-            found["without_voxelisation"] = _without(times)
-            return found
+            times, self.batch_size, reason = with_smaller_batches(self.batch_size, run)
+            self.smaller_batch_reason = reason or self.smaller_batch_reason
+            latency = timing_facts(times["variant", WITH], times["baseline", WITH])
+            latency["throughput_per_s"] = 1000 * self.batch_size / latency["latency_ms"]["median"]
+            latency["without_voxelisation"] = _without(times)
+            return latency
 
-        found = _or_reason(facts)
-        return found if "latency_ms" in found else {"latency": found}
+        latency = _or_reason(facts)
+        return latency if "latency_ms" in latency else {"latency": latency}
 
     def training(self) -> dict[str, Any]:
-        """A training step of variant and baseline in turns: its parts, and the ratio of the whole."""
+        """A training step of variant and baseline, run alternately: its parts, and the ratio in total."""
         if not self.tier.measure.train_rounds:
             return {}
 
         def run(size: int) -> dict[str, Any]:
             steps: list[TrainingStep] = []
             try:
-                steps += [TrainingStep(self.mine, size)]
-                steps += [TrainingStep(self.theirs, size)]
-                functions = dict(zip(("mine", "theirs"), steps, strict=True))
-                times = in_turns(functions, TRAINING_WARMUP, self.tier.measure.train_rounds)
+                steps += [TrainingStep(self.variant, size)]
+                steps += [TrainingStep(self.baseline, size)]
+                functions = dict(zip(("variant", "baseline"), steps, strict=True))
+                times = interleaved(functions, TRAINING_WARMUP, self.tier.measure.train_rounds)
             finally:
                 for step in steps:
                     step.close()
-            mine, rounds = steps[0], self.tier.measure.train_rounds
-            parts = {f"{part}_ms": summary(mine.part_ms[part][-rounds:]) for part in TRAINING_PARTS}
-            return {**compared(times["mine"], times["theirs"]), **parts, "precision": mine.precision}
+            step, rounds = steps[0], self.tier.measure.train_rounds
+            parts = {f"{part}_ms": summary(step.part_ms[part][-rounds:]) for part in TRAINING_PARTS}
+            return {**timing_facts(times["variant"], times["baseline"]), **parts, "precision": step.precision}
 
         def facts() -> dict[str, Any]:
-            found, size, why = shrinking(self._train_batch_size(), run)
-            shrunk = {"batch_size_asked": self._train_batch_size(), "batch_size_reason": why} if why else {}
-            samples_per_s = 1000 * size / found["latency_ms"]["median"]
-            own = {"batch_size": size, **shrunk, "samples_per_s": samples_per_s, "timed_scope": TRAINING_SCOPE}
-            return {"status": "ok", **found, **own}
+            times, size, reason = with_smaller_batches(self._train_batch_size(), run)
+            smaller = {"batch_size_asked": self._train_batch_size(), "batch_size_reason": reason} if reason else {}
+            batch = {"batch_size": size, **smaller, "samples_per_s": 1000 * size / times["latency_ms"]["median"]}
+            return {"status": "ok", **times, **batch, "timed_scope": TRAINING_SCOPE}
 
         return {"training": _or_reason(facts)}
 
     def _train_batch_size(self) -> int:
         """Samples that one process trains with at a time."""
         launcher = self.tier.launcher
-        asked = launcher.total_batch(self.mine.config.train_dataloader.batch_size)
-        return split_batch(asked, launcher.processes, str(self.tier.path))
+        total = launcher.total_batch(self.variant.config.train_dataloader.batch_size)
+        return split_batch(total, launcher.processes, str(self.tier.path))
 
 
-def _without(times: dict[tuple[str, str], Times]) -> dict[str, Any]:
-    """Latency with voxels made beforehand, where the variant has any."""
-    if ("mine", WITHOUT) not in times:
+def _without(times: dict[tuple[str, str], Timings]) -> dict[str, Any]:
+    """Latency with precomputed voxels, where the variant has any."""
+    if ("variant", WITHOUT) not in times:
         return {"status": "not_applicable", "reason": "the model has no voxel layer that could be left out"}
     # A baseline of cameras alone has nothing to leave out.
-    theirs = times.get(("theirs", WITHOUT), times["theirs", WHOLE])
-    return {"status": "ok", "timed_scope": SCOPE_WITHOUT, **compared(times["mine", WITHOUT], theirs)}
+    baseline = times.get(("baseline", WITHOUT), times["baseline", WITH])
+    return {"status": "ok", "timed_scope": SCOPE_WITHOUT, **timing_facts(times["variant", WITHOUT], baseline)}
 
 
 def check_parts(parts: Collection[str]) -> tuple[str, ...]:
-    """The parts in the order of the measurement; UserError for one that is not known."""
+    """The parts in the order of the measurement; UserError for an unknown one."""
     for part in parts:
         if part not in PARTS:
             raise UserError(f"--parts: no part '{part}'{nearest(part, PARTS)}")
@@ -267,7 +273,7 @@ def _run(step: Callable[[], None], times: int) -> None:
 
 
 def _or_reason(facts: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``facts`` finds, or why there is nothing: this part is then missing from the record, the others are not."""
+    """``facts()``, or status and reason of its error, so that the other parts are still measured."""
     try:
         free_memory()
         return facts()
@@ -279,23 +285,23 @@ def _or_reason(facts: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def failed_parts(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Status and reason of what could not be measured, by part: ``latency``, ``flops.inference`` and the like."""
-    places = {part: facts.get(part) for part in ("latency", "stages", "training")}
+    parts = {part: facts.get(part) for part in ("latency", "stages", "training")}
     for part in ("memory", "flops"):
-        places |= {f"{part}.{what}": found for what, found in (facts.get(part) or {}).items()}
-    # Where memory does not suffice for a batch, that is what was measured.
+        parts |= {f"{part}.{what}": entry for what, entry in (facts.get(part) or {}).items()}
+    # Running out of memory with a batch size is a result.
     rows = [row for row in facts.get("throughput") or [] if row["status"] != "oom"]
-    places["throughput"] = next((row for row in rows if row["status"] != "ok"), None)
+    parts["throughput"] = next((row for row in rows if row["status"] != "ok"), None)
     return {
-        part: {key: found[key] for key in ("status", "reason")}
-        for part, found in places.items()
-        if found and found.get("status", "ok") != "ok"
+        part: {key: entry[key] for key in ("status", "reason")}
+        for part, entry in parts.items()
+        if entry and entry.get("status", "ok") != "ok"
     }
 
 
 def status_of_measurement(facts: Mapping[str, Any]) -> tuple[str, str | None]:
     """Status and reason of the record: it is not ok without the memory, throughput and latency of inference."""
     for part in ESSENTIAL:
-        found = facts.get("failed_parts", {}).get(part)
-        if found:
-            return found["status"], f"{part}: {found['reason']}"
+        failure = facts.get("failed_parts", {}).get(part)
+        if failure:
+            return failure["status"], f"{part}: {failure['reason']}"
     return "ok", None

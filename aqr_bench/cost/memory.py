@@ -1,4 +1,4 @@
-"""Peak memory of a part of the work: the process' resident set, torch's own count on a GPU, and NVML's."""
+"""Peak memory of a block: resident set of the process, torch's allocator on a GPU, and NVML's numbers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ OF_THIS_PART, OF_THE_PROCESS = "of this part", "of the process so far"
 
 
 class PeakMemory:
-    """Measures the block that it is the context of; ``facts`` afterwards holds megabytes (2**20 bytes).
+    """Context manager that measures its block; ``facts`` afterwards holds megabytes (2**20 bytes).
 
-    ``rss_*``: resident set, what libraries map included; ``rss_peak_is`` says whether the system let us forget earlier
-    peaks. ``torch_*``: of torch's allocator, None on a CPU, where it keeps no count.
+    ``rss_*``: resident set, with mapped libraries; ``rss_peak_is``: of this block, where the system allows a reset, or
+    of the process so far. ``torch_*``: of torch's allocator, None on a CPU.
     """
 
     def __enter__(self) -> PeakMemory:
@@ -26,7 +26,7 @@ class PeakMemory:
         if self.gpu:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        self.peak_is = OF_THIS_PART if _forget_peak() else OF_THE_PROCESS
+        self.peak_is = OF_THIS_PART if _reset_peak() else OF_THE_PROCESS
         self.before_mb = _status_mb("VmRSS")
         self.facts: dict[str, Any] = {}
         return self
@@ -45,7 +45,7 @@ class PeakMemory:
         }
 
 
-def _forget_peak() -> bool:
+def _reset_peak() -> bool:
     """Set the peak resident set to the present one (Linux); False where that is not allowed."""
     try:
         RESET.write_text("5")

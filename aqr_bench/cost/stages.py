@@ -1,4 +1,4 @@
-"""How long each stage of the detector takes: hooks around its parts, each charged with its own time alone."""
+"""Time of each stage of the detector: hooks around its modules, without the time of the stages inside."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from aqr_bench.cost.timing import synchronise
 
-# Stage -> the parts of the detector, by their official names. What lies inside another stage is charged to itself only:
-# the head without its decoder and its router is the head.
+# Stage -> modules of the detector, by their official names. A stage inside another one counts only once: the head is
+# without its decoder and its router.
 PARTS = {
     "preprocess": ("data_preprocessor",),
     "voxelise": ("pts_voxel_layer", "data_preprocessor.voxel_layer"),
@@ -22,12 +22,12 @@ PARTS = {
     "head": ("pts_bbox_head",),
 }
 DECODE = "decode"
-DECODERS = ("get_bboxes", "predict_by_feat")  # methods of a head that make boxes of its output: CMT's, mmdet3d's
+DECODERS = ("get_bboxes", "predict_by_feat")  # methods of a head that decode boxes: CMT's, mmdet3d's
 OTHER = "other"
 NOTE = (
     "router: the router, the geometry of its windows and the bias that it generates. decoder: all attention, its bias "
-    "and the locality prior. head: what is left of the head, embeddings and output layers. other: between the stages. "
-    "Waiting for the device between stages makes the whole a little slower than a plain inference."
+    "and the locality prior. head: the rest of the head, embeddings and output layers. other: between the stages. "
+    "Waiting for the device between stages makes the total a little slower than a plain inference."
 )
 
 
@@ -40,7 +40,7 @@ class Stages:
     def __init__(self, model: Any, clock: Callable[[], float] | None = None) -> None:
         self.model, self._clock = model, clock or time.perf_counter
         self.runs: list[dict[str, float]] = []
-        self._own: dict[str, float] = {}
+        self._times: dict[str, float] = {}
         self._open: list[list[Any]] = []  # [stage, start, time of the stages inside]
         self._handles: list[Any] = []
 
@@ -61,23 +61,23 @@ class Stages:
         for handle in self._handles:
             handle.remove()
         if self._decoder is not None:
-            delattr(self.model.pts_bbox_head, self._decoder)  # the instance's own, which hides the class's
+            delattr(self.model.pts_bbox_head, self._decoder)  # the instance's attribute, which hides the method
 
     def time(self, function: Callable[[], Any]) -> None:
-        """Run ``function`` once and keep what each stage of it took."""
-        self._own, self._open = {}, []
+        """Run ``function`` once and record the time of each stage."""
+        self._times, self._open = {}, []
         synchronise()
         start = self._clock()
         function()
         synchronise()
-        whole = 1000 * (self._clock() - start)
-        self.runs.append({**self._own, OTHER: whole - sum(self._own.values()), "whole": whole})
+        total = 1000 * (self._clock() - start)
+        self.runs.append({**self._times, OTHER: total - sum(self._times.values()), "whole": total})
 
     def facts(self) -> dict[str, Any]:
-        """Median milliseconds by stage in the order of the data, the whole, and the share that has a name."""
+        """Median milliseconds by stage in the order of the data, in total, and the share of the named stages."""
         names = [*PARTS, DECODE, OTHER, "whole"]
-        seen = [name for name in names if any(name in run for run in self.runs)]
-        medians = {name: statistics.median(run.get(name, 0.0) for run in self.runs) for name in seen}
+        timed = [name for name in names if any(name in run for run in self.runs)]
+        medians = {name: statistics.median(run.get(name, 0.0) for run in self.runs) for name in timed}
         named = statistics.median(1 - run[OTHER] / run["whole"] for run in self.runs)
         return {"median_ms": medians, "named_share": named, "runs": len(self.runs), "note": NOTE}
 
@@ -89,7 +89,7 @@ class Stages:
         synchronise()
         stage, start, inside = self._open.pop()
         took = 1000 * (self._clock() - start)
-        self._own[stage] = self._own.get(stage, 0.0) + took - inside
+        self._times[stage] = self._times.get(stage, 0.0) + took - inside
         if self._open:
             self._open[-1][2] += took
 

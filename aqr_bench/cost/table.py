@@ -1,4 +1,4 @@
-"""A measurement record as a small table for people."""
+"""A measurement record as a text table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from aqr_bench.records.record import Record
 
-FEW = 5  # operators that are named; the record has them all
+MAX_OPERATORS = 5  # that are named; the record has them all
 
 
 def table(record: Record) -> str:
-    """Lines of ``what   how much``; parts that were not measured are left out, those that failed have the reason."""
+    """Lines of ``name   value``; parts that were not measured are left out, those that failed have the reason."""
     cost, machine = record.cost, record.provenance.get("machine") or {}
     where = machine.get("gpu") or machine.get("cpu") or "unknown machine"
     head = f"{record.study}/{record.variant}, tier {record.tier}"
@@ -27,12 +27,12 @@ def table(record: Record) -> str:
     return "\n".join([*failure, *(f"{name:<{width}}  {text}" for name, text in rows)])
 
 
-def _times(found: Mapping[str, Any], against: str) -> str:
-    median, p95 = (found["latency_ms"][key] for key in ("median", "p95"))
-    low, high = found["latency_ratio_quartiles"]
+def _times(part: Mapping[str, Any], against: str) -> str:
+    median, p95 = (part["latency_ms"][key] for key in ("median", "p95"))
+    low, high = part["latency_ratio_quartiles"]
     return (
-        f"{median:.1f} ms median, {p95:.1f} p95; {found['latency_ratio']:.3f} of {against} "
-        f"({low:.3f} to {high:.3f}), by processor time {found['latency_cpu_ratio']:.3f}"
+        f"{median:.1f} ms median, {p95:.1f} p95; {part['latency_ratio']:.3f} of {against} "
+        f"({low:.3f} to {high:.3f}), by processor time {part['latency_cpu_ratio']:.3f}"
     )
 
 
@@ -62,55 +62,55 @@ def _throughput(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _memory(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
-    for what, found in cost.get("memory", {}).items():
-        if found is None:
+    for what, part in cost.get("memory", {}).items():
+        if part is None:
             continue
-        if "rss_peak_mb" not in found:
-            rows.append((f"memory, {what}", _failure(found)))
+        if "rss_peak_mb" not in part:
+            rows.append((f"memory, {what}", _failure(part)))
             continue
-        text = f"{found['rss_peak_mb']:.0f} MB resident ({found['rss_peak_is']})"
-        if found["torch_allocated_mb"] is not None:
-            text += f", torch {found['torch_allocated_mb']:.0f} allocated, {found['torch_reserved_mb']:.0f} reserved"
-        rows.append((f"memory, {what}", f"{text}; NVML: {found['gpu']['nvml']}"))
+        text = f"{part['rss_peak_mb']:.0f} MB resident ({part['rss_peak_is']})"
+        if part["torch_allocated_mb"] is not None:
+            text += f", torch {part['torch_allocated_mb']:.0f} allocated, {part['torch_reserved_mb']:.0f} reserved"
+        rows.append((f"memory, {what}", f"{text}; NVML: {part['gpu']['nvml']}"))
     return rows
 
 
 def _flops(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
-    for what, found in cost.get("flops", {}).items():
-        if found is None:
+    for what, part in cost.get("flops", {}).items():
+        if part is None:
             continue
-        if "total" not in found:
-            rows.append((f"arithmetic, {what}", _failure(found)))
+        if "total" not in part:
+            rows.append((f"FLOPs, {what}", _failure(part)))
             continue
-        most = ", ".join(f"{name} x {calls}" for name, calls in list(found["uncounted"].items())[:FEW])
-        text = f"{found['total'] / 1e9:.2f} GFLOP a sample; {len(found['uncounted'])} operators not counted: {most}"
-        rows.append((f"arithmetic, {what}", f"{text}, ..." if len(found["uncounted"]) > FEW else text))
+        names = ", ".join(f"{name} x {calls}" for name, calls in list(part["uncounted"].items())[:MAX_OPERATORS])
+        text = f"{part['total'] / 1e9:.2f} GFLOP a sample; {len(part['uncounted'])} operators not counted: {names}"
+        rows.append((f"FLOPs, {what}", f"{text}, ..." if len(part["uncounted"]) > MAX_OPERATORS else text))
     return rows
 
 
-def _failure(found: Mapping[str, Any]) -> str:
-    return f"{found['status']}: {found['reason']}"
+def _failure(part: Mapping[str, Any]) -> str:
+    return f"{part['status']}: {part['reason']}"
 
 
 def _stages(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = cost.get("stages")
-    if not found:
+    part = cost.get("stages")
+    if not part:
         return []
-    if "median_ms" not in found:
-        return [("stages", _failure(found))]
-    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in found["median_ms"].items())
-    return [("stages, ms", f"{parts}; {100 * found['named_share']:.0f} % has a name")]
+    if "median_ms" not in part:
+        return [("stages", _failure(part))]
+    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in part["median_ms"].items())
+    return [("stages, ms", f"{parts}; {100 * part['named_share']:.0f} % has a name")]
 
 
 def _training(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = cost.get("training")
-    if not found:
+    part = cost.get("training")
+    if not part:
         return []
-    if found["status"] != "ok":
-        return [("training step", _failure(found))]
-    parts = ", ".join(f"{p} {found[f'{p}_ms']['median']:.0f}" for p in ("forward", "backward", "optimiser"))
-    text = f"{_times(found, cost['compared_with'])}; {parts}; batch {found['batch_size']}, {found['precision']}"
-    if "batch_size_reason" in found:
-        text += f"; {found['batch_size_reason']}"
+    if part["status"] != "ok":
+        return [("training step", _failure(part))]
+    parts = ", ".join(f"{p} {part[f'{p}_ms']['median']:.0f}" for p in ("forward", "backward", "optimiser"))
+    text = f"{_times(part, cost['compared_with'])}; {parts}; batch {part['batch_size']}, {part['precision']}"
+    if "batch_size_reason" in part:
+        text += f"; {part['batch_size_reason']}"
     return [("training step", text)]

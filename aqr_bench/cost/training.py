@@ -7,7 +7,7 @@ import time
 from itertools import cycle
 from typing import Any
 
-from aqr_bench.cost.subject import Subject
+from aqr_bench.cost.benchmark_model import BenchmarkModel
 from aqr_bench.cost.timing import synchronise
 
 SCOPE = (
@@ -18,18 +18,18 @@ PARTS = ("forward", "backward", "optimiser")
 
 
 class TrainingStep:
-    """A subject in training: each call takes the next batch. ``part_ms``: times of the parts, one value a call.
+    """A training step on the next batch per call. ``part_ms``: times of the parts, one value per call.
 
-    Mixed precision is used where the config asks for it and there is a GPU, as ``precision`` says.
+    ``precision``: mixed precision is used only if the config has it and there is a GPU.
     """
 
-    def __init__(self, subject: Subject, batch_size: int) -> None:
+    def __init__(self, model: BenchmarkModel, batch_size: int) -> None:
         from mmengine.optim import build_optim_wrapper
 
-        self.model = subject.model
+        self.model = model.model
         self.part_ms: dict[str, list[float]] = {part: [] for part in PARTS}
-        settings, self.precision = _optimiser(subject.config.optim_wrapper)
-        self._batches = cycle(subject.training_batches(batch_size))
+        settings, self.precision = _optimiser(model.config.optim_wrapper)
+        self._batches = cycle(model.training_batches(batch_size))
         self._wrapper = build_optim_wrapper(self.model, settings)
         self.model.train()  # last: after an error in here the model is still in eval mode
 
@@ -49,7 +49,7 @@ class TrainingStep:
             self.part_ms[part].append(1000 * (end - start))
 
     def close(self) -> None:
-        """Give back gradients and the optimiser's state, and put the model back into eval mode."""
+        """Release gradients and the optimiser's state, and set the model to eval mode."""
         self._wrapper.zero_grad(set_to_none=True)
         self._wrapper = None
         self.model.eval()
@@ -61,7 +61,7 @@ def _now() -> float:
 
 
 def _optimiser(settings: Any) -> tuple[dict, str]:
-    """The config's optimiser, and in which precision it trains: without a GPU always in float32."""
+    """Settings of the config's optimiser, and its precision: without a GPU always float32."""
     import torch
 
     settings = dict(settings)

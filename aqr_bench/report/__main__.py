@@ -15,13 +15,13 @@ from aqr_bench.study.runs import limit_seeds
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build the report; 0 also where runs failed or are missing, since the page says so. Raises UserError."""
+    """Build the report; 0 also where runs failed or are missing, which the page lists. Raises UserError."""
     parser = argparse.ArgumentParser(prog="aqr-bench report", description="Report on one or more studies.")
     parser.add_argument("--tier", required=True, help="name or file of the tier")
     parser.add_argument("--study", required=True, nargs="+", help="names or files of the studies")
     parser.add_argument("--records", required=True, type=Path, help="results folder, with a folder per tier in it")
     parser.add_argument("--out", required=True, type=Path, help="folder to write index.html, tables and figures to")
-    parser.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
+    parser.add_argument("--seeds", type=positive_int, help="number of seeds of every study (default: that of the tier)")
     args = parser.parse_args(argv)
     tier = load_tier(args.tier)
     studies = [limit_seeds(load_study(name), tier, args.seeds) for name in args.study]
@@ -29,10 +29,10 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--records: no folder '{args.records}'. Run a study first, or name its results folder.")
     # Drawing libraries take seconds to import: only once the arguments are known to be good.
     from aqr_bench.report.page import build_report
-    from aqr_bench.report.tables.speed import speed_chapter
+    from aqr_bench.report.tables.speed import speed_section
 
     try:
-        page = build_report(tier, studies, args.records, args.out, [speed_chapter])
+        page = build_report(tier, studies, args.records, args.out, [speed_section])
     except OSError as error:
         raise_if_disk_error(error, args.out)
         raise

@@ -1,4 +1,4 @@
-"""The answer of a study in one sentence, with its evidence and no more than the evidence carries."""
+"""The answer of a study in one sentence, with its evidence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from aqr_bench.records.record import NOT_APPLICABLE
 from aqr_bench.report.collect import Results
-from aqr_bench.report.statistics import RESOLUTION, Difference, number, phrase, summarise
+from aqr_bench.report.score_statistics import MIN_DIFFERENCE, ScoreDifference, number, phrase, summarise
 from aqr_bench.report.tables.cost import latency_ratio
 from aqr_bench.report.tables.study import by_seed, differences
 from aqr_bench.study.spec import Study
@@ -18,8 +18,8 @@ def answer(study: Study, results: Results) -> str:
     wanted = len(study.variants) * len(study.seeds) * len(study.suite.conditions)
     wanted -= int((results.evaluations["status"] == NOT_APPLICABLE).sum())
     ok = int((results.evaluations["status"] == "ok").sum())
-    gaps = "" if ok == wanted else f" {wanted - ok} of {wanted} evaluations are missing or failed."
-    return _sentence(study, results) + gaps
+    missing = "" if ok == wanted else f" {wanted - ok} of {wanted} evaluations are missing or failed."
+    return _sentence(study, results) + missing
 
 
 def _sentence(study: Study, results: Results) -> str:
@@ -27,7 +27,7 @@ def _sentence(study: Study, results: Results) -> str:
     if len(study.variants) == 1:
         return _single(study, results)
     if not compared:
-        return "No answer yet: no variant can be compared with the baseline, for want of finished evaluations."
+        return "No answer yet: no variant can be compared with the baseline, since evaluations are not finished."
     clear = {key: d for key, d in compared.items() if d.beyond_noise}
     unknown = sum(d.low is None for d in compared.values())
     within = len(compared) - len(clear) - unknown
@@ -54,19 +54,19 @@ def _sentence(study: Study, results: Results) -> str:
     )
 
 
-def _why_noise(differences: Iterable[Difference]) -> str:
-    """Why none of them is a finding: its intervals, or that it is too small to be printed."""
-    known = [d for d in differences if d.low is not None]
-    tiny = any(all(low > 0 or high < 0 for low, high in d.intervals) for d in known)
-    both = any(d.scenes is not None for d in known)
+def _why_noise(differences: Iterable[ScoreDifference]) -> str:
+    """Why none of them is a finding: an interval contains 0, or it is rounded to 0."""
+    tested = [d for d in differences if d.low is not None]
+    tiny = any(all(low > 0 or high < 0 for low, high in d.intervals) for d in tested)
+    both = any(d.scenes is not None for d in tested)
     why = "of each an interval over seeds or over scenes contains 0" if both else "every 95 % interval contains 0"
-    return why + (f" or the difference is below {RESOLUTION:g}" if tiny else "")
+    return why + (f" or the difference is below {MIN_DIFFERENCE:g}" if tiny else "")
 
 
-def _quiet(study: Study, compared: Mapping[tuple[str, str], Difference]) -> list[str]:
+def _quiet(study: Study, compared: Mapping[tuple[str, str], ScoreDifference]) -> list[str]:
     """Variants all of whose differences have an interval and are within the noise."""
     of = {name: [d for (variant, _), d in compared.items() if variant == name] for name in study.variants}
-    return [n for n, found in of.items() if found and not any(d.low is None or d.beyond_noise for d in found)]
+    return [n for n, deltas in of.items() if deltas and not any(d.low is None or d.beyond_noise for d in deltas)]
 
 
 def _rest(within: int, unknown: int, quiet: Sequence[str]) -> list[str]:
@@ -82,7 +82,7 @@ def _rest(within: int, unknown: int, quiet: Sequence[str]) -> list[str]:
     return clauses
 
 
-def _difference(study: Study, results: Results, key: tuple[str, str], difference: Difference) -> str:
+def _difference(study: Study, results: Results, key: tuple[str, str], difference: ScoreDifference) -> str:
     variant, condition = key
     word = "better" if (difference.mean > 0) == study.higher_is_better else "worse"
     against, evidence = study.compared_with(variant), phrase(difference, study.metric)
@@ -90,7 +90,7 @@ def _difference(study: Study, results: Results, key: tuple[str, str], difference
 
 
 def _cost(study: Study, results: Results, variant: str) -> str:
-    """What the variant costs in latency; nothing where it is not compared with what it was measured against."""
+    """Latency of the variant; nothing where it is compared with another variant than it was measured against."""
     if study.compared_with(variant) != study.baseline:
         return ""
     ratio = latency_ratio(study, results, variant)
@@ -100,19 +100,19 @@ def _cost(study: Study, results: Results, variant: str) -> str:
     return f"; {abs(percent)} % {'less' if percent < 0 else 'more'} latency"
 
 
-def _corrected(clear: Mapping[tuple[str, str], Difference]) -> list[str]:
-    """A clause on which findings outlive the correction for the number of comparisons; none for a single comparison."""
+def _corrected(clear: Mapping[tuple[str, str], ScoreDifference]) -> list[str]:
+    """A clause on which findings remain after correction for multiple comparisons; none for a single comparison."""
     comparisons = max(d.comparisons for d in clear.values())
     if comparisons < 2:
         return []
-    kept = [f"'{variant}' under '{condition}'" for (variant, condition), d in clear.items() if d.survives]
+    remaining = [f"'{variant}' under '{condition}'" for (variant, condition), d in clear.items() if d.survives]
     after = f"after correction for {comparisons} comparisons (Holm)"
-    if len(kept) == len(clear):
+    if len(remaining) == len(clear):
         return [f"still so {after}"]
-    if not kept:
+    if not remaining:
         return [f"within the noise {after}"]
-    shown = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
-    return [f"still so {after}: {shown} only"]
+    more = f" and {len(remaining) - 3} more" if len(remaining) > 3 else ""
+    return [f"still so {after}: {', '.join(remaining[:3])}{more} only"]
 
 
 def _single(study: Study, results: Results) -> str:
@@ -127,7 +127,7 @@ def _single(study: Study, results: Results) -> str:
 
 
 def cost_answer(study: Study, results: Results) -> str:
-    """The latencies of a study whose variants were only measured, dearest first, and what was not compared."""
+    """The latencies of a study whose variants were only measured, largest first."""
     measured = results.measures[results.measures["status"] == "ok"]
     ratios = {
         row.variant: row.latency_ratio
@@ -135,12 +135,12 @@ def cost_answer(study: Study, results: Results) -> str:
         if row.variant != study.baseline and row.latency_ratio == row.latency_ratio
     }
     missing = len(study.variants) - len(measured)
-    gaps = f" {missing} of {len(study.variants)} measurements are missing or failed." if missing else ""
+    unmeasured = f" {missing} of {len(study.variants)} measurements are missing or failed." if missing else ""
     if not ratios:
-        return f"No answer yet: no variant has been measured beside the baseline.{gaps}"
+        return f"No answer yet: no variant has been measured beside the baseline.{unmeasured}"
     ranked = sorted(ratios.items(), key=lambda item: -item[1])
     parts = [f"'{name}' {number(ratio, 2)}" for name, ratio in ranked]
     return (
         f"Latency as a multiple of that of '{study.baseline}': {', '.join(parts)}. Cost alone was measured: no model "
-        f"was trained, and no scores were compared.{gaps}"
+        f"was trained, and no scores were compared.{unmeasured}"
     )

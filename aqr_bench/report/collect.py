@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from aqr_bench.metrics.bootstrap import SceneInterval
 from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records, refuse_equal_inputs
-from aqr_bench.report.scene_bootstrap import kept_file, scene_intervals
+from aqr_bench.report.scene_bootstrap import EvaluatedRun, evaluation_file, scene_intervals
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.runs import base_runs, matrix
 from aqr_bench.study.spec import Run, Study, Suite, Tier
@@ -20,20 +21,100 @@ MISSING = "missing"
 BASE = "base"
 
 
+# Rows of the frames in ``Results``: columns are the fields, those of floats are None (NaN in the frame) where a record
+# has no such number.
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    variant: str
+    seed: int
+    condition: str | None
+    status: str
+    reason: str | None
+    mAP: float | None
+    NDS: float | None
+    mATE: float | None
+    mASE: float | None
+    mAOE: float | None
+    mAVE: float | None
+    mAAE: float | None
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    variant: str
+    seed: int
+    condition: str | None
+    class_name: str
+    AP: float | None
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    variant: str
+    seed: int
+    status: str
+    reason: str | None
+    minutes: float | None
+    parameters: float | None
+
+
+@dataclass(frozen=True)
+class MeasureRow:
+    variant: str
+    status: str
+    reason: str | None
+    parameters: float | None
+    latency_ms: float | None
+    latency_p95_ms: float | None
+    latency_ratio: float | None
+    throughput_per_s: float | None
+    peak_rss_mb: float | None
+
+
+@dataclass(frozen=True)
+class LossRow:
+    variant: str
+    seed: int
+    iteration: float | None
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class RouterRow:
+    """Weights of one ``group`` of queries (all, confident): mean, standard deviation and percentiles."""
+
+    variant: str
+    seed: int
+    condition: str | None
+    group: str
+    queries: float | None
+    lidar_mean: float | None
+    lidar_sd: float | None
+    lidar_p5: float | None
+    lidar_p50: float | None
+    lidar_p95: float | None
+    camera_mean: float | None
+    camera_sd: float | None
+    camera_p5: float | None
+    camera_p50: float | None
+    camera_p95: float | None
+
+
 @dataclass(frozen=True)
 class Results:
-    """Records of one study, or of the base models, each exactly where the study expects it.
+    """Records of one study, or of the base models, each at the path that the study expects.
 
-    evaluations  one row per variant, seed and condition: status, reason, the metrics (NaN where there is none)
-    classes      one row per variant, seed, condition and class: AP
-    trainings    one row per variant and seed: status, reason, minutes, parameters
-    measures     one row per variant: status, reason, latency and memory
-    curves       one row per variant, seed and iteration: loss
-    routers      one row per variant, seed, condition and group of queries (all, confident) where there is a router:
-                 mean, standard deviation and percentiles of the LiDAR and the camera weight
+    evaluations  EvaluationRow by variant, seed and condition
+    classes      ClassRow by variant, seed, condition and class
+    trainings    TrainingRow by variant and seed
+    measures     MeasureRow by variant
+    curves       LossRow by variant, seed and iteration
+    routers      RouterRow by variant, seed, condition and group of queries, where there is a router
     records      all records that were read
     router_files every query's weights by (variant, seed, condition), where there is a router
-    match_files  matched detections by (variant, seed, condition), where they were kept
+    match_files  matched detections by (variant, seed, condition), where the evaluation wrote them
     scenes       scene bootstrap of the difference to the baseline by (variant, condition), where there is one
     """
 
@@ -68,7 +149,8 @@ class Results:
 def collect_study(records: Path, tier: Tier, study: Study) -> Results:
     """Results of a study's variants below the folder ``records``."""
     runs = matrix(tier, [study])
-    measures = {v: _one(RunLayout(tier.name, records).measure(study.name, v), "measure") for v in study.variants}
+    layout = RunLayout(tier.name, records)
+    measures = {v: _last_record(layout.measure(study.name, v), "measure") for v in study.variants}
     return collect_runs(records, runs, [study.suite], measures, study)
 
 
@@ -82,70 +164,108 @@ def collect_runs(
     records: Path,
     runs: Iterable[Run],
     suites: Sequence[Suite],
-    measures: dict[str, Record],
+    measures: Mapping[str, Record],
     study: Study | None = None,
 ) -> Results:
-    evaluations, classes, trainings, curves, routers, matched = [], [], [], [], [], []
-    seen: list[Record] = []
-    router_files: dict[tuple[str, int, str], Path] = {}
+    """Results of ``runs`` under ``suites``; ``measures`` by variant; scene intervals only with a ``study``."""
+    trained: list[tuple[str, int, Record]] = []
+    evaluated: list[EvaluatedRun] = []
+    read: list[Record] = []
     for run in runs:
-        key = {"variant": run.variant or BASE, "seed": run.seed}
-        train = _checked(_one(RunLayout(run.tier, records).train(run), "train"), run)
-        seen.append(train)
-        trainings.append({**key, **_state(train), **_training_cost(train)})
-        curves += [{**key, "iteration": i, "loss": loss} for i, loss in train.curve]
+        variant = run.variant or BASE
+        train = _checked(_last_record(RunLayout(run.tier, records).train(run), "train"), run)
+        trained.append((variant, run.seed, train))
+        read.append(train)
         for suite in suites:
             for record in _evaluations(RunLayout(run.tier, records).evaluate(run, suite.name), suite):
                 record = _checked(record, run)
-                seen.append(record)
-                here = {**key, "condition": record.condition}
-                evaluations.append({**here, **_state(record), **{m: record.scores.get(m) for m in METRICS}})
-                score = record.scores.get("mAP") if record.ok else None
-                matched.append((*here.values(), score, kept_file(records, run, record, "matches")))
-                weights = kept_file(records, run, record, "router")
-                if weights is not None:
-                    router_files[key["variant"], run.seed, record.condition] = weights
-                routers += [{**here, **row} for row in _router(record)]
-                for name, scores in record.scores.get("classes", {}).items():
-                    classes.append({**here, "class": name, "AP": scores.get("AP")})
-    seen += measures.values()
-    measured = [{"variant": v, **_state(record), **_measured(record)} for v, record in measures.items()]
+                read.append(record)
+                files = (evaluation_file(records, run, record, kind) for kind in ("matches", "router"))
+                evaluated.append(EvaluatedRun(variant, run.seed, record, *files))
+    read += measures.values()
     return Results(
-        evaluations=_frame(evaluations, ["variant", "seed", "condition", "status", "reason", *METRICS], METRICS),
-        classes=_frame(classes, ["variant", "seed", "condition", "class", "AP"], ["AP"]),
-        trainings=_frame(
-            trainings, ["variant", "seed", "status", "reason", "minutes", "parameters"], ["minutes", "parameters"]
+        evaluations=_frame(EvaluationRow, map(_evaluation_row, evaluated)),
+        classes=_frame(
+            ClassRow,
+            (
+                ClassRow(e.variant, e.seed, e.record.condition, name, scores.get("AP"))
+                for e in evaluated
+                for name, scores in e.record.scores.get("classes", {}).items()
+            ),
         ),
-        measures=_frame(measured, ["variant", "status", "reason", *MEASURED], MEASURED),
-        curves=_frame(curves, ["variant", "seed", "iteration", "loss"], ["iteration", "loss"]),
-        routers=_frame(routers, ["variant", "seed", "condition", "group", "queries", *ROUTER], ["queries", *ROUTER]),
-        records=tuple(r for r in seen if r.status != MISSING),
-        router_files=router_files,
-        match_files={tuple(key): path for *key, _, path in matched if path is not None},
-        scenes=scene_intervals(study, matched) if study else {},
+        trainings=_frame(TrainingRow, (_training_row(*training) for training in trained)),
+        measures=_frame(MeasureRow, (_measure_row(v, record) for v, record in measures.items())),
+        curves=_frame(LossRow, (LossRow(v, s, i, loss) for v, s, record in trained for i, loss in record.curve)),
+        routers=_frame(RouterRow, (row for e in evaluated for row in _router_rows(e))),
+        records=tuple(r for r in read if r.status != MISSING),
+        router_files={e.key: e.router for e in evaluated if e.router is not None},
+        match_files={e.key: e.matches for e in evaluated if e.matches is not None},
+        scenes=scene_intervals(study, evaluated) if study else {},
     )
 
 
-def _frame(rows: list[dict], columns: Sequence[str], numeric: Sequence[str]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(columns))
-    return frame.astype({name: float for name in numeric})
+def _frame(row: type, rows: Iterable[Any]) -> pd.DataFrame:
+    """One column per field of the dataclass ``row``; those of floats have that type also where all are None."""
+    frame = pd.DataFrame([vars(r) for r in rows], columns=[f.name for f in fields(row)])
+    return frame.astype({f.name: float for f in fields(row) if f.type == "float | None"})
+
+
+def _evaluation_row(run: EvaluatedRun) -> EvaluationRow:
+    record = run.record
+    scores = {metric: record.scores.get(metric) for metric in METRICS}
+    return EvaluationRow(run.variant, run.seed, record.condition, record.status, record.reason, **scores)
+
+
+def _training_row(variant: str, seed: int, record: Record) -> TrainingRow:
+    wall_s = record.cost.get("wall_s")
+    minutes = None if wall_s is None else wall_s / 60
+    return TrainingRow(variant, seed, record.status, record.reason, minutes, record.cost.get("parameters"))
+
+
+def _measure_row(variant: str, record: Record) -> MeasureRow:
+    cost, latency = record.cost, record.cost.get("latency_ms") or {}
+    return MeasureRow(
+        variant,
+        record.status,
+        record.reason,
+        parameters=cost.get("parameters"),
+        latency_ms=latency.get("median"),
+        latency_p95_ms=latency.get("p95"),
+        latency_ratio=cost.get("latency_ratio"),
+        throughput_per_s=cost.get("throughput_per_s"),
+        # Of inference alone in records that have it, else of the measuring process.
+        peak_rss_mb=cost.get("inference_peak_rss_mb", cost.get("peak_rss_mb")),
+    )
+
+
+def _router_rows(run: EvaluatedRun) -> Iterator[RouterRow]:
+    """Router weights by group of queries; nothing where the record has none, or damaged ones."""
+    for group in ("all", "confident"):
+        entry = (run.record.extra.get("router") or {}).get(group) if run.record.ok else None
+        if not isinstance(entry, dict) or not isinstance(entry.get("lidar"), dict):
+            continue
+        weights = {
+            f"{sensor}_{statistic}": (entry.get(sensor) or {}).get(statistic)
+            for sensor in ("lidar", "camera")
+            for statistic in ("mean", "sd", "p5", "p50", "p95")
+        }
+        yield RouterRow(run.variant, run.seed, run.record.condition, group, entry.get("queries"), **weights)
 
 
 def _missing(kind: str, condition: str | None = None) -> Record:
     return Record(kind, MISSING, "", condition=condition, reason="no record: not run yet, or its job failed")
 
 
-def _one(path: Path, kind: str) -> Record:
-    """The single record of a train or measure file."""
+def _last_record(path: Path, kind: str) -> Record:
+    """The record of a train or measure file; one with status ``missing`` where there is no file."""
     return read_records(path)[-1] if path.is_file() else _missing(kind)
 
 
 def _evaluations(path: Path, suite: Suite) -> list[Record]:
-    """One record per condition of the suite, in its order; damaged lines stand in for what they hide."""
-    found = read_records(path) if path.is_file() else []
-    found = refuse_equal_inputs(found, suite.conditions[0].name)
-    by_condition = {record.condition: record for record in found}
-    damaged = next((record for record in found if record.extra.get("damaged")), None)
+    """One record per condition of the suite, in its order; a condition without one is failed if a line is damaged."""
+    records = refuse_equal_inputs(read_records(path) if path.is_file() else [], suite.conditions[0].name)
+    by_condition = {record.condition: record for record in records}
+    damaged = next((record for record in records if record.extra.get("damaged")), None)
     rows = []
     for condition in suite.conditions:
         record = by_condition.get(condition.name)
@@ -156,68 +276,31 @@ def _evaluations(path: Path, suite: Suite) -> list[Record]:
 
 
 def _checked(record: Record, run: Run) -> Record:
-    """The record, or a failed one if it belongs to another run than the one whose place it is in."""
+    """The record, or a failed one if it is of another run than its path."""
     if record.status == MISSING or record.reason is not None:
         return record
-    theirs, ours = (
-        (record.tier, record.study, record.variant, record.seed),
-        (run.tier, run.study, run.variant, run.seed),
-    )
-    if theirs == ours:
+    actual = (record.tier, record.study, record.variant, record.seed)
+    expected = (run.tier, run.study, run.variant, run.seed)
+    if actual == expected:
         return record
-    reason = f"record of another run: tier, study, variant, seed are {theirs}, expected {ours}"
+    reason = f"record of another run: tier, study, variant, seed are {actual}, expected {expected}"
     return Record(record.kind, "failed", run.tier, condition=record.condition, reason=reason)
-
-
-def _state(record: Record) -> dict:
-    return {"status": record.status, "reason": record.reason}
-
-
-def _training_cost(record: Record) -> dict:
-    wall = record.cost.get("wall_s")
-    return {"minutes": None if wall is None else wall / 60, "parameters": record.cost.get("parameters")}
-
-
-MEASURED = ("parameters", "latency_ms", "latency_p95_ms", "latency_ratio", "throughput_per_s", "peak_rss_mb")
-
-
-def _measured(record: Record) -> dict:
-    latency = record.cost.get("latency_ms") or {}
-    plain = {name: record.cost.get(name) for name in MEASURED}
-    # Inference alone, where it was told apart from the rest of the process' life.
-    plain["peak_rss_mb"] = record.cost.get("inference_peak_rss_mb", plain["peak_rss_mb"])
-    return {**plain, "latency_ms": latency.get("median"), "latency_p95_ms": latency.get("p95")}
-
-
-ROUTER = tuple(f"{m}_{s}" for m in ("lidar", "camera") for s in ("mean", "sd", "p5", "p50", "p95"))
-
-
-def _router(record: Record) -> list[dict]:
-    """What an evaluation says about its router's weights, by group of queries; nothing where it is damaged."""
-    rows = []
-    for group in ("all", "confident"):
-        found = (record.extra.get("router") or {}).get(group) if record.ok else None
-        if not isinstance(found, dict) or not isinstance(found.get("lidar"), dict):
-            continue
-        weights = {f"{m}_{s}": (found.get(m) or {}).get(s) for m in ("lidar", "camera") for s in found["lidar"]}
-        rows.append({"group": group, "queries": found.get("queries"), **weights})
-    return rows
 
 
 HASHED = (("code_sha256", "versions of the code"), ("data_sha256", "data sets"), ("infos_sha256", "sets of info files"))
 
 
 def mixtures(records: Iterable[Record]) -> list[str]:
-    """Sentences on what should be one and is not: code, data or machine differing between compared records."""
-    found = []
+    """Warnings where compared records differ in code, data or machine."""
+    warnings = []
     for kind in ("train", "evaluate", "measure"):
         rows = [r.provenance for r in records if r.kind == kind and r.ok]
         for key, what in HASHED:
             values = {p.get(key) for p in rows} - {None}
             if len(values) > 1:
-                found.append(f"{kind} records come from {len(values)} different {what}")
+                warnings.append(f"{kind} records come from {len(values)} different {what}")
         if kind == "measure":
             machines = {(p.get("machine") or {}).get("cpu") for p in rows} - {None}
             if len(machines) > 1:
-                found.append(f"latencies were measured on {len(machines)} different processors")
-    return found
+                warnings.append(f"latencies were measured on {len(machines)} different processors")
+    return warnings

@@ -32,10 +32,10 @@ from aqr_bench.report.result_sets import (
     read_set,
     side_by_side,
 )
-from aqr_bench.report.statistics import (
+from aqr_bench.report.score_statistics import (
     CONFIDENCE,
-    FEW,
-    Difference,
+    FEW_SEEDS,
+    ScoreDifference,
     Summary,
     correct,
     corrected_verdict,
@@ -46,40 +46,50 @@ from aqr_bench.report.statistics import (
     summarise,
     verdict,
 )
-from aqr_bench.report.tables.study import Table
+from aqr_bench.report.tables.table import ReportTable, Row, make_table
 from aqr_bench.study.spec import LOWER_IS_BETTER
 
 DEFAULT_METRICS = ("mAP", "NDS")
-Place = tuple[str, str, str, str, str]  # metric, study, variant, suite, condition
 
 
 @dataclass(frozen=True)
-class Compared:
+class ScoreKey:
+    """What a score is of."""
+
+    metric: str
+    study: str
+    variant: str
+    suite: str
+    condition: str
+
+
+@dataclass(frozen=True)
+class ScoreComparison:
     """One score of a variant under one condition in both sets.
 
-    how        paired (by seed, paired t-test), identical, Welch (other seeds), or why there is no test
+    test       paired (by seed, paired t-test), identical, Welch (other seeds), or why there is no test
     delta      B - A; None where they are not compared
-    said       better, worse, within the noise, identical, ... (B against A), each comparison by itself
+    verdict    better, worse, within the noise, identical, ... (B against A), each comparison by itself
     corrected  the same after the correction for the number of comparisons
     """
 
-    place: Place
+    key: ScoreKey
     a: Summary
     b: Summary
-    how: str
-    delta: Difference | None
-    said: str
+    test: str
+    delta: ScoreDifference | None
+    verdict: str
     corrected: str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the comparison. Raises UserError for folders that are none, or that must not be compared."""
+    """Print the comparison. Raises UserError for missing folders, and for sets that must not be compared."""
     parser = argparse.ArgumentParser(prog="aqr-bench compare", description=__doc__.split("\n")[0])
     parser.add_argument("a", type=Path, help="results folder (results/quick), or a folder of records")
     parser.add_argument("b", type=Path, help="the other one; differences are B - A")
     parser.add_argument("--tier", help="which tier, where a folder holds several")
     parser.add_argument("--metric", nargs="+", default=list(DEFAULT_METRICS), choices=METRICS, metavar="METRIC")
-    parser.add_argument("--out", type=Path, help="also write all differences (.csv) or the whole comparison (.md)")
+    parser.add_argument("--out", type=Path, help="also write all differences (.csv) or the full comparison (.md)")
     parser.add_argument("--force", action="store_true", help="show sets that must not be compared, without differences")
     args = parser.parse_args(argv)
     if args.out is not None and args.out.suffix not in (".csv", ".md"):
@@ -91,106 +101,116 @@ def main(argv: list[str] | None = None) -> int:
             f"{a.label} and {b.label} must not be compared: {'; '.join(reasons)}. "
             "--force shows them side by side, without differences."
         )
-    rows = compare(a, b, args.metric, judge=not reasons)
+    rows = compare_scores(a, b, args.metric, judge=not reasons)
     if not reasons and all(row.delta is None for row in rows):
         raise UserError(f"nothing to compare: no score is in both of {a.label} and {b.label}")
     table, failures = differences_table(rows), outcomes(a, b)
     notes = [f"not compared: {reason}" for reason in reasons] + [f"changed: {text}" for text in changes(a, b)]
     ending = conclusion(rows, failures, reasons)
-    told = table.shown[[row.how != "identical" for row in rows]]
+    different = table.text[[row.test != "identical" for row in rows]]
     print(*facts_lines(a, b), *([""] if notes else []), *notes, sep="\n")
-    if len(told):
-        print("", told.to_string(index=False), "", table.note, sep="\n")
+    if len(different):
+        print("", different.to_string(index=False), "", table.note, sep="\n")
     print("", ending, sep="\n")
     if args.out is not None:
         parts = [facts_table(a, b).markdown(), *(f"- {note}" for note in notes), "", table.markdown(), ending, ""]
         text = "\n".join(parts) if args.out.suffix == ".md" else table.data.to_csv(index=False, lineterminator="\n")
-        _write(args.out, text)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(args.out, text)
     return 1 if reasons or differs(rows, failures) else 0
 
 
 # ---------------------------------------------------------------- the differences
 
 
-def compare(a: ResultSet, b: ResultSet, metrics: Sequence[str], judge: bool = True) -> list[Compared]:
-    """Every score that is in either set; nothing is judged unless ``judge``, or where the inputs were not the same."""
+def compare_scores(a: ResultSet, b: ResultSet, metrics: Sequence[str], judge: bool = True) -> list[ScoreComparison]:
+    """Every score that is in either set; nothing is tested unless ``judge``, nor where the inputs differ."""
     unequal = other_inputs(a, b)[0]
     rows = []
     for metric in metrics:
-        mine, theirs = _scores(a, metric), _scores(b, metric)
-        found: dict[Place, tuple[str, Difference | None]] = {}
-        for place in dict.fromkeys([*mine, *theirs]):
-            one, two = mine.get(place, {}), theirs.get(place, {})
+        scores_a, scores_b = _scores(a, metric), _scores(b, metric)
+        tests: dict[ScoreKey, tuple[str, ScoreDifference | None]] = {}
+        for key in dict.fromkeys([*scores_a, *scores_b]):
+            by_seed_a, by_seed_b = scores_a.get(key, {}), scores_b.get(key, {})
             if not judge:
-                found[place] = ("not compared", None)
-            elif not one or not two:
-                found[place] = (f"only in {'A' if one else 'B'}", None)
-            elif place[3:] in unequal:
-                found[place] = ("other inputs", None)
+                tests[key] = ("not compared", None)
+            elif not by_seed_a or not by_seed_b:
+                tests[key] = (f"only in {'A' if by_seed_a else 'B'}", None)
+            elif (key.suite, key.condition) in unequal:
+                tests[key] = ("other inputs", None)
             else:
-                found[place] = difference(one, two)
-        for study in dict.fromkeys(place[1] for place in found):
-            family = {p: d for p, (how, d) in found.items() if p[1] == study and how != "identical"}
+                tests[key] = score_difference(by_seed_a, by_seed_b)
+        for study in dict.fromkeys(key.study for key in tests):
+            family = {k: d for k, (test, d) in tests.items() if k.study == study and test != "identical"}
             corrected = correct(family)
-            rows += [_judged(p, mine, theirs, *found[p], corrected.get(p)) for p in found if p[1] == study]
+            rows += [
+                _judged(k, scores_a.get(k, {}), scores_b.get(k, {}), *tests[k], corrected.get(k))
+                for k in tests
+                if k.study == study
+            ]
     return rows
 
 
-def difference(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[str, Difference | None]:
-    """How B - A was tested, and what came out: paired over the seeds that both have, else Welch's t-test.
+def score_difference(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[str, ScoreDifference | None]:
+    """Name of the test and B - A: paired over the seeds that both have, else Welch's t-test.
 
-    One set that lacks a seed of the other must not differ by that alone: two seeds in common are enough for pairs.
+    A set without some seed of the other must not differ by that alone: two common seeds are enough for pairs.
     """
     common = sorted(set(a) & set(b))
     if len(common) > 1 or set(a) == set(b):
-        how = "paired" if set(a) == set(b) else f"paired, {len(common)} seeds"
-        return ("identical" if all(a[s] == b[s] for s in common) else how), paired_difference(b, a)
-    first, second = (list(s.values()) for s in (a, b))
-    one, two = summarise(first), summarise(second)
-    mean, n = two.mean - one.mean, min(one.n, two.n)
+        test = "paired" if set(a) == set(b) else f"paired, {len(common)} seeds"
+        return ("identical" if all(a[s] == b[s] for s in common) else test), paired_difference(b, a)
+    values_a, values_b = list(a.values()), list(b.values())
+    summary_a, summary_b = summarise(values_a), summarise(values_b)
+    mean, n = summary_b.mean - summary_a.mean, min(summary_a.n, summary_b.n)
     if n < 2:
-        return "Welch", Difference(n, mean, None, None)
-    if one.sd == 0 and two.sd == 0:  # the test divides by 0
-        return "Welch", Difference(n, mean, mean, mean, p_seeds=0.0 if mean else 1.0)
+        return "Welch", ScoreDifference(n, mean, None, None)
+    if summary_a.sd == 0 and summary_b.sd == 0:  # the test divides by 0
+        return "Welch", ScoreDifference(n, mean, mean, mean, p_seeds=0.0 if mean else 1.0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Precision loss occurred")
-        test = stats.ttest_ind(second, first, equal_var=False)
-    interval = test.confidence_interval(CONFIDENCE)
-    return "Welch", Difference(n, mean, float(interval.low), float(interval.high), p_seeds=float(test.pvalue))
+        welch = stats.ttest_ind(values_b, values_a, equal_var=False)
+    interval = welch.confidence_interval(CONFIDENCE)
+    return "Welch", ScoreDifference(n, mean, float(interval.low), float(interval.high), p_seeds=float(welch.pvalue))
 
 
-def _scores(results: ResultSet, metric: str) -> dict[Place, dict[int, float]]:
+def _scores(results: ResultSet, metric: str) -> dict[ScoreKey, dict[int, float]]:
     """Finite scores by seed of every variant and condition."""
-    found: dict[Place, dict[int, float]] = {}
+    scores: dict[ScoreKey, dict[int, float]] = {}
     for (_, study, variant, seed, suite, condition), record in results.of("evaluate").items():
         value = record.scores.get(metric)
         if isinstance(value, int | float) and math.isfinite(value):
-            found.setdefault((metric, study, variant, suite, condition), {})[seed or 0] = float(value)
-    return found
+            scores.setdefault(ScoreKey(metric, study, variant, suite, condition), {})[seed or 0] = float(value)
+    return scores
 
 
 def _judged(
-    place: Place, mine: Mapping, theirs: Mapping, how: str, plain: Difference | None, corrected: Difference | None
-) -> Compared:
-    summaries = [summarise(list(s.get(place, {}).values())) for s in (mine, theirs)]
-    if plain is None or how == "identical":
-        return Compared(place, *summaries, how, plain, how, how)
-    delta, higher = corrected or plain, place[0] not in LOWER_IS_BETTER
-    return Compared(place, *summaries, how, delta, verdict(delta, higher), corrected_verdict(delta, higher))
+    key: ScoreKey,
+    a: Mapping[int, float],
+    b: Mapping[int, float],
+    test: str,
+    plain: ScoreDifference | None,
+    corrected: ScoreDifference | None,
+) -> ScoreComparison:
+    summaries = summarise(list(a.values())), summarise(list(b.values()))
+    if plain is None or test == "identical":
+        return ScoreComparison(key, *summaries, test, plain, test, test)
+    delta, higher = corrected or plain, key.metric not in LOWER_IS_BETTER
+    return ScoreComparison(key, *summaries, test, delta, verdict(delta, higher), corrected_verdict(delta, higher))
 
 
-def differs(rows: Sequence[Compared], failures: Sequence[str]) -> bool:
+def differs(rows: Sequence[ScoreComparison], failures: Sequence[str]) -> bool:
     """True if anything is outside the noise after correction, or if a run is ok in one set only."""
     return bool(failures) or any(row.corrected in ("better", "worse") for row in rows)
 
 
-# ---------------------------------------------------------------- for people
+# ---------------------------------------------------------------- as text
 
 
-def facts_table(a: ResultSet, b: ResultSet) -> Table:
-    """What both sets are, side by side."""
+def facts_table(a: ResultSet, b: ResultSet) -> ReportTable:
+    """Facts on both sets, side by side."""
     frame = pd.DataFrame(side_by_side(a, b), columns=["", "A", "B"])
-    return Table("compared", "A and B", frame, frame)
+    return ReportTable("compared", "A and B", frame, frame)
 
 
 def facts_lines(a: ResultSet, b: ResultSet) -> list[str]:
@@ -204,87 +224,75 @@ def facts_lines(a: ResultSet, b: ResultSet) -> list[str]:
     return lines
 
 
-def differences_table(rows: Sequence[Compared]) -> Table:
+def differences_table(rows: Sequence[ScoreComparison]) -> ReportTable:
     """One row per score, as numbers and as text."""
-    data, shown = [], []
-    for row in rows:
-        metric, study, variant, suite, condition = row.place
-        delta = row.delta
-        data.append(
-            {
-                **dict(metric=metric, study=study, variant=variant, suite=suite, condition=condition),
-                **dict(a_mean=row.a.mean, a_sd=row.a.sd, a_seeds=row.a.n),
-                **dict(b_mean=row.b.mean, b_sd=row.b.sd, b_seeds=row.b.n),
-                "test": row.how,
-                "difference": delta.mean if delta else None,
-                "low95": delta.low if delta else None,
-                "high95": delta.high if delta else None,
-                "p": delta.p if delta else None,
-                "p_holm": delta.p_holm if delta else None,
-                "verdict": row.said,
-                "verdict_holm": row.corrected,
-            }
-        )
-        tested = delta if row.how != "identical" else None
-        few = " (few)" if delta is not None and delta.n < FEW else ""
-        shown.append(
-            {
-                "Metric": metric,
-                "Study": study,
-                "Variant": variant,
-                "Condition": condition,
-                "A": number(row.a.mean),
-                "B": number(row.b.mean),
-                "B - A": number(delta.mean, 4, sign=True) if delta else "–",
-                "95 %": span(tested.low, tested.high) if tested else "–",
-                "Seeds": f"{row.a.n}, {row.b.n}{few}",
-                "Test": row.how,
-                "p, Holm": p_text(delta.p_holm) if delta else "–",
-                "B is": row.said,
-                "Corrected": row.corrected,
-            }
-        )
     note = (
         "B - A with its 95 % interval over seeds: paired over the seeds that both have, Welch's t-test where these are "
         "fewer than two. "
         "B is: each comparison by itself. Corrected: for the number of comparisons of its study and metric (Holm). "
         "few: fewer than three seeds, so the interval is very wide."
     )
-    frames = [pd.DataFrame(part) for part in (data, shown)]
-    return Table(
-        "differences",
-        "Differences",
-        *frames,
-        note,
-        numeric=frozenset({"A", "B", "B - A", "95 %", "p, Holm"}),
-    )
+    numeric = {"A", "B", "B - A", "95 %", "p, Holm"}
+    return make_table("differences", "Differences", [_difference_row(row) for row in rows], note, numeric)
 
 
-def conclusion(rows: Sequence[Compared], failures: Sequence[str], reasons: Sequence[str]) -> str:
+def _difference_row(row: ScoreComparison) -> Row:
+    delta = row.delta
+    tested = delta if row.test != "identical" else None
+    few = " (few)" if delta is not None and delta.n < FEW_SEEDS else ""
+    data = {
+        **vars(row.key),
+        **dict(a_mean=row.a.mean, a_sd=row.a.sd, a_seeds=row.a.n),
+        **dict(b_mean=row.b.mean, b_sd=row.b.sd, b_seeds=row.b.n),
+        "test": row.test,
+        "difference": delta.mean if delta else None,
+        "low95": delta.low if delta else None,
+        "high95": delta.high if delta else None,
+        "p": delta.p if delta else None,
+        "p_holm": delta.p_holm if delta else None,
+        "verdict": row.verdict,
+        "verdict_holm": row.corrected,
+    }
+    text = {
+        "Metric": row.key.metric,
+        "Study": row.key.study,
+        "Variant": row.key.variant,
+        "Condition": row.key.condition,
+        "A": number(row.a.mean),
+        "B": number(row.b.mean),
+        "B - A": number(delta.mean, 4, sign=True) if delta else "–",
+        "95 %": span(tested.low, tested.high) if tested else "–",
+        "Seeds": f"{row.a.n}, {row.b.n}{few}",
+        "Test": row.test,
+        "p, Holm": p_text(delta.p_holm) if delta else "–",
+        "B is": row.verdict,
+        "Corrected": row.corrected,
+    }
+    return Row(data, text)
+
+
+def conclusion(rows: Sequence[ScoreComparison], failures: Sequence[str], reasons: Sequence[str]) -> str:
     """What is outside the noise, in one sentence or two."""
     if reasons:
         return "Nothing was compared."
     tested = [r for r in rows if r.delta is not None]
-    plain = [r for r in tested if r.said in ("better", "worse")]
+    single = [r for r in tested if r.verdict in ("better", "worse")]
     sure = [r for r in tested if r.corrected in ("better", "worse")]
     counts = [
-        (sum(r.how == "identical" for r in tested), "identical"),
-        (len(plain), f"outside the noise one by one, of which {len(sure)} after correction"),
-        (sum(r.said.startswith("one seed") for r in tested), "without an estimate of the noise (one seed)"),
+        (sum(r.test == "identical" for r in tested), "identical"),
+        (len(single), f"outside the noise one by one, of which {len(sure)} after correction"),
+        (sum(r.verdict.startswith("one seed") for r in tested), "without an estimate of the noise (one seed)"),
         (sum(r.delta is None for r in rows), "not compared"),
     ]
-    told = ", ".join(f"{n} {what}" for n, what in counts if n)
-    text = f"{len(rows)} scores: {told or 'all within the noise'}."
-    names = [f"{r.place[0]} of {r.place[1]}/{r.place[2]} under {r.place[4]} is {r.corrected} in B" for r in sure]
+    parts = ", ".join(f"{n} {what}" for n, what in counts if n)
+    text = f"{len(rows)} scores: {parts or 'all within the noise'}."
+    names = [
+        f"{r.key.metric} of {r.key.study}/{r.key.variant} under {r.key.condition} is {r.corrected} in B" for r in sure
+    ]
     text += f" Outside the noise: {'; '.join(names)}." if names else " Nothing is outside the noise after correction."
     if failures:
         text += f" {len(failures)} run{'s are' if len(failures) != 1 else ' is'} ok in one set only."
     return text
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
 
 
 if __name__ == "__main__":

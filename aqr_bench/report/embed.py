@@ -1,4 +1,4 @@
-"""Figures and pictures as part of the page: data addresses, small enough that the whole page stays small."""
+"""Figures and pictures as part of the page: data addresses, of limited size in total."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import base64
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aqr_bench.errors import is_file
 from aqr_bench.report.figures.style import DPI
+from aqr_bench.report.section import ReportFigure
 
 PAGE_LIMIT = 14_000_000  # bytes of embedded images, as text: leaves room for tables in a page of 15 MB
-MOST_PIXELS = 100_000_000  # of a picture that is taken into the page
+MAX_PIXELS = 100_000_000  # of a picture in the page
 PICTURE_WIDTH = 1600  # pixels
 COLOURS = 256  # of a figure in the page; the file beside it has all
 
@@ -37,26 +38,32 @@ def embed(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
-def embedded(figures: Iterable[tuple[str, Path]], budget: Budget) -> tuple[list[dict[str, Any]], list[str]]:
-    """Figures (caption, PNG) for the template, and the names of those for which there was no room."""
-    shown, left_out = [], []
-    for caption, path in figures:
-        source, width = _figure(path)
-        if budget.take(source):
-            shown.append({"caption": caption, "source": source, "width": width, "name": path.stem})
-        else:
-            left_out.append(path.name)
-    return shown, left_out
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image of the page as a data address; ``width`` in CSS pixels."""
+
+    source: str
+    width: int
 
 
-def _figure(path: Path) -> tuple[str, int]:
-    """Data address, and width in CSS pixels (1/96 inch), so that the letters of all figures are of one size."""
+def embed_figures(figures: Iterable[ReportFigure], budget: Budget) -> dict[Path, EmbeddedImage]:
+    """Images of the figures by path; without those that the page has no room for."""
+    images = {}
+    for figure in figures:
+        image = _figure(figure.path)
+        if budget.take(image.source):
+            images[figure.path] = image
+    return images
+
+
+def _figure(path: Path) -> EmbeddedImage:
+    """A figure at the size it was drawn at (CSS pixels are 1/96 inch), so that the text of all has one size."""
     from PIL import Image
 
     with Image.open(path) as image:
         buffer = io.BytesIO()
         image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-        return embed(buffer.getvalue(), "png"), round(image.width * 96 / DPI)
+        return EmbeddedImage(embed(buffer.getvalue(), "png"), round(image.width * 96 / DPI))
 
 
 def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, str]], list[str], str | None]:
@@ -76,7 +83,7 @@ def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, str]]
             note = f"pictures.json cannot be read: {err}"
     if not listed and folder.is_dir():
         listed = [{"file": p.name} for p in sorted(folder.glob("*.png"))]
-    shown, left_out = [], []
+    pictures, left_out = [], []
     for entry in listed:
         path = folder / str(entry.get("file", ""))
         if not is_file(path):
@@ -84,7 +91,12 @@ def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, str]]
             continue
         try:
             source = embed(_shrunk(path), "jpeg")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:  # what PIL makes of bad files
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as err:  # what PIL raises for damaged files
             left_out.append(f"{path.name} ({err})")
             continue
         if not budget.take(source):
@@ -92,8 +104,8 @@ def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, str]]
             continue
         sample = f", sample {entry['sample']}" if "sample" in entry else ""
         caption = entry.get("caption") or f"{entry.get('condition', path.stem)}{sample}"
-        shown.append({"source": source, "caption": caption})
-    return shown, left_out, note
+        pictures.append({"source": source, "caption": caption})
+    return pictures, left_out, note
 
 
 def _shrunk(path: Path) -> bytes:
@@ -101,8 +113,8 @@ def _shrunk(path: Path) -> bytes:
     from PIL import Image
 
     with Image.open(path) as image:
-        # PIL has a limit of its own, which nuscenes-devkit lifts.
-        if image.width * image.height > MOST_PIXELS:
+        # nuscenes-devkit switches PIL's own limit off.
+        if image.width * image.height > MAX_PIXELS:
             raise OSError(f"{image.width} x {image.height} pixels are too many")
         image = image.convert("RGB")
         if image.width > PICTURE_WIDTH:

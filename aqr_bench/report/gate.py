@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
 from aqr_bench.report.collect import Results
-from aqr_bench.report.statistics import RESOLUTION, number, summarise
-from aqr_bench.report.tables.study import Table, by_seed, differences
+from aqr_bench.report.score_statistics import MIN_DIFFERENCE, number, seeds_text, summarise
+from aqr_bench.report.tables.study import by_seed, differences
+from aqr_bench.report.tables.table import ReportTable, Row, make_table
 from aqr_bench.study.spec import Study
 
 SPREADS = 2  # standard deviations over seeds that a move has to exceed
@@ -19,12 +18,12 @@ SPREADS = 2  # standard deviations over seeds that a move has to exceed
 class GateRow:
     """Moves of the score under one missing-sensor condition, means over seeds of the paired differences.
 
-    variant, move    the largest move in either direction, with its sign, and the variant that made it; None: no pair
+    variant, move    the largest move in either direction, with its sign, and its variant; None: no pair
     best, gain       the largest improvement, likewise; None if no variant improves on the baseline
     bar              two standard deviations over seeds of the baseline's score; None for fewer than two seeds
     seeds            finished seeds of the baseline
-    passed           the largest move, in either direction, exceeds the bar; None where that cannot be told. Harm
-                     counts: it shows that there is attention to be moved. What there is to win, the gain says.
+    passed           the largest move, in either direction, exceeds the bar; None where that is unknown. A loss counts:
+                     it shows that there is attention to be moved.
     """
 
     condition: str
@@ -51,15 +50,15 @@ def gate(results: Results, study: Study) -> list[GateRow]:
         if best is not None and sign * moves[best] <= 0:
             best = None
         move = None if largest is None else moves[largest]
-        # A baseline that scores 0 with every seed has no spread: what the tables cannot show passes no gate.
         gain = None if best is None else moves[best]
-        passed = None if move is None or bar is None else abs(move) > max(bar, RESOLUTION)
+        # A baseline that scores 0 with every seed has no spread: a move below the last printed digit does not pass.
+        passed = None if move is None or bar is None else abs(move) > max(bar, MIN_DIFFERENCE)
         rows.append(GateRow(condition, largest, move, best, gain, bar, baseline.n, passed))
     return rows
 
 
 def gate_passed(rows: Sequence[GateRow]) -> bool | None:
-    """True if any condition passed, None if none did and one could not be told (or there is none)."""
+    """True if any condition passed, None if none did and one is unknown (or there is none)."""
     verdicts = [row.passed for row in rows]
     if any(verdicts):
         return True
@@ -67,15 +66,15 @@ def gate_passed(rows: Sequence[GateRow]) -> bool | None:
 
 
 def gate_sentence(rows: Sequence[GateRow], study: Study) -> str:
-    """The verdict with the move it rests on."""
+    """The verdict with its evidence."""
     passed = gate_passed(rows)
-    known = [row for row in rows if row.passed is not None]
+    judged = [row for row in rows if row.passed is not None]
     if passed is None:
         missing = ", ".join(f"'{row.condition}'" for row in rows if row.passed is None) or "any missing sensor"
         return f"No verdict: under {missing} there is no finished variant to compare, or fewer than two baseline seeds."
     # The condition with the largest move for its bar, and the one with the largest gain for its bar.
-    row = max(known, key=lambda r: abs(r.move) / max(r.bar, RESOLUTION))
-    best = max(known, key=lambda r: abs(r.gain or 0) / max(r.bar, RESOLUTION))
+    row = max(judged, key=lambda r: abs(r.move) / max(r.bar, MIN_DIFFERENCE))
+    best = max(judged, key=lambda r: abs(r.gain or 0) / max(r.bar, MIN_DIFFERENCE))
     better = (row.move > 0) == study.higher_is_better
     evidence = (
         f"'{row.variant}' moves {study.metric} by {number(row.move, sign=True)} under '{row.condition}' "
@@ -83,47 +82,48 @@ def gate_sentence(rows: Sequence[GateRow], study: Study) -> str:
         f"{number(row.bar)}"
     )
     if best.gain is None:
-        won = "No fixed bias improves it under a missing sensor."
+        gain = "No fixed bias improves it under a missing sensor."
     else:
-        size = "beyond" if abs(best.gain) > max(best.bar, RESOLUTION) else "within"
-        won = (
+        size = "beyond" if abs(best.gain) > max(best.bar, MIN_DIFFERENCE) else "within"
+        gain = (
             f"The best gain is {number(best.gain, sign=True)} ('{best.best}' under '{best.condition}'), {size} two "
             f"standard deviations ({number(best.bar)})."
         )
     if passed:
-        return f"Passed: {evidence}. {won}"
+        return f"Passed: {evidence}. {gain}"
     return (
-        f"Not passed: no fixed bias moves {study.metric} beyond the noise of the seeds; the closest: {evidence}. {won}"
+        f"Not passed: no fixed bias moves {study.metric} beyond the noise of the seeds; the closest: {evidence}. {gain}"
     )
 
 
-def gate_table(rows: Sequence[GateRow], study: Study) -> Table:
+def gate_table(rows: Sequence[GateRow], study: Study) -> ReportTable:
     """The rows as a table."""
-    words = {True: "passed", False: "not passed", None: "no verdict"}
+    verdicts = {True: "passed", False: "not passed", None: "no verdict"}
 
     def named(value: float | None, variant: str | None) -> str:
         return "–" if value is None else f"{number(value, sign=True)} ({variant})"
 
-    shown = [
-        {
-            "Condition": row.condition,
-            "Largest move": named(row.move, row.variant),
-            "Best gain": named(row.gain, row.best),
-            "2 sd of baseline": number(row.bar),
-            "Baseline seeds": f"{row.seeds}, fewer than three" if row.seeds < 3 else str(row.seeds),
-            "Gate": words[row.passed],
-        }
+    table_rows = [
+        Row(
+            vars(row),
+            {
+                "Condition": row.condition,
+                "Largest move": named(row.move, row.variant),
+                "Best gain": named(row.gain, row.best),
+                "2 sd of baseline": number(row.bar),
+                "Baseline seeds": seeds_text(row.seeds),
+                "Gate": verdicts[row.passed],
+            },
+            row.passed is None,
+        )
         for row in rows
     ]
-    return Table(
-        f"{study.name}_gate",
-        "Gate: do fixed biases move anything?",
-        pd.DataFrame([vars(row) for row in rows], columns=list(GateRow.__dataclass_fields__)),
-        pd.DataFrame(shown),
+    note = (
         f"Moves are means over seeds of the paired difference to '{study.baseline}' in {study.metric}. The gate is "
-        "passed if under one condition at least the largest move, in either direction, exceeds two standard deviations "
-        "over seeds of the baseline: then there is attention that a bias can move. The best gain says whether there is "
-        "anything to win by it.",
-        frozenset(i for i, row in enumerate(rows) if row.passed is None),
-        frozenset({"Largest move", "Best gain", "2 sd of baseline"}),
+        "passed if under at least one condition the largest move, in either direction, exceeds two standard deviations "
+        "over seeds of the baseline: then there is attention that a bias can move. The best gain is the most that a "
+        "fixed bias improves."
     )
+    title, numeric = "Gate: do fixed biases move anything?", {"Largest move", "Best gain", "2 sd of baseline"}
+    columns = list(GateRow.__dataclass_fields__), None
+    return make_table(f"{study.name}_gate", title, table_rows, note, numeric, columns)

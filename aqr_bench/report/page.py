@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -20,17 +18,16 @@ from aqr_bench.records.record import Record
 from aqr_bench.report.alarms import alarms_sentence, alarms_table, base_alarms, study_alarms
 from aqr_bench.report.answer import answer, cost_answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
-from aqr_bench.report.embed import Budget, collect_pictures, embedded
+from aqr_bench.report.detectable_difference import detectable_difference_sentence, detectable_difference_table
+from aqr_bench.report.embed import Budget, collect_pictures, embed_figures
 from aqr_bench.report.figures.study import draw_costs, draw_study
-from aqr_bench.report.foot import stamped
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
-from aqr_bench.report.resolution import resolution_sentence, resolution_table
 from aqr_bench.report.routers import sensing_table
+from aqr_bench.report.section import Output, ReportFigure, SectionBuilder
 from aqr_bench.report.tables.cost import cost_tables
 from aqr_bench.report.tables.published import comparison_sentence, published_tables
-from aqr_bench.report.tables.robustness import study_parts
+from aqr_bench.report.tables.robustness import RobustnessPart, robustness_parts
 from aqr_bench.report.tables.study import (
-    Table,
     base_table,
     classes_table,
     metrics_table,
@@ -39,69 +36,77 @@ from aqr_bench.report.tables.study import (
     runs_table,
     scores_table,
 )
+from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.spec import Study, Tier
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """A part of the page that belongs to no study: ``name`` is its anchor, ``figures`` are (caption, PNG) pairs."""
+class StudySection:
+    """What the page has of one study; tables without a row are left out of ``tables``."""
 
-    name: str
-    title: str
-    text: str
-    tables: tuple[Table, ...] = ()
-    figures: tuple[tuple[str, Path], ...] = ()
+    study: Study
+    answer: str
+    tables: Mapping[str, ReportTable]
+    problems: int  # runs that are not ok
+    figures: tuple[ReportFigure, ...]
+    sentences: Mapping[str, str] = field(default_factory=dict)  # above the table of that name
+    robustness: tuple[RobustnessPart, ...] = ()
+    published: tuple[ReportTable, ...] = ()
+    records: tuple[Record, ...] = ()
 
-
-# Makes chapters from what the report is about: tier, studies, records folder, and the folder for figures.
-Author = Callable[[Tier, Sequence[Study], Path, Path], Sequence[Chapter]]
+    @property
+    def robustness_figures(self) -> tuple[ReportFigure, ...]:
+        return tuple(figure for part in self.robustness for figure in part.figures)
 
 
 def build_report(
-    tier: Tier, studies: Sequence[Study], records: Path, out: Path, authors: Sequence[Author] = ()
+    tier: Tier, studies: Sequence[Study], records: Path, out: Path, builders: Sequence[SectionBuilder] = ()
 ) -> Path:
     """Write tables, figures and ``index.html`` below ``out`` from the records below ``records/<tier>``.
 
-    Failed and missing runs are shown as such; with no record at all the page says so. What ``authors`` write comes
-    after the studies. Returns the page's path.
+    Failed and missing runs are listed as such; a page without any record has a warning. Sections of the ``builders``
+    follow the studies. Returns the page's path.
     """
     tables_dir, figures_dir = _fresh(out / "tables", (".csv", ".md", ".tex")), _fresh(out / "figures", (".png", ".pdf"))
     base = collect_base(records, tier, studies)
-    found = [(study, collect_study(records, tier, study)) for study in studies]
-    known = [*base.records, *(r for _, results in found for r in results.records)]
+    collected = [(study, collect_study(records, tier, study)) for study in studies]
+    own_records = [*base.records, *(r for _, results in collected for r in results.records)]
+    footer = ". ".join(f"{label}: {text}" for label, text in provenance_rows(tier, studies, own_records))
+    output = Output(tables_dir, figures_dir, footer)
+    sections = [_study_section(study, results, base, records, tier, output) for study, results in collected]
+    base_tables = _base_tables(studies, base)
+    further = [section for build in builders for section in build(tier, studies, records)]
+    alarms = base_alarms(records, tier, [study.suite for study in studies], base.records)
+    for section in sections:
+        alarms += study_alarms(records, tier, section.study, section.records)
+    alarm_rows = alarms_table("sanity", alarms)
+    for table in (*base_tables, *(table for section in further for table in section.tables), alarm_rows):
+        table.write(tables_dir, footer)
     budget = Budget()
-    with stamped(provenance_rows(tier, studies, known)):
-        sections = [_section(study, results, base, tables_dir, figures_dir, budget) for study, results in found]
-        for section in sections:
-            _add_robustness(section, records, tier, tables_dir, figures_dir, budget)
-            _add_published(section, records, tier, tables_dir)
-        base_part = _base_section(studies, base, tables_dir)
-        chapters = [
-            _chapter(chapter, tables_dir, budget)
-            for author in authors
-            for chapter in author(tier, studies, records, figures_dir)
-        ]
-        alarms = base_alarms(records, tier, [study.suite for study in studies], base.records)
-        for section in sections:
-            alarms += study_alarms(records, tier, section["study"], section["records"])
-        alarmed = alarms_table("sanity", alarms)
-        alarmed.write(tables_dir)
-    everything = [*base.records, *(r for section in sections for r in section["records"])]
+    # Where the page would grow too large, the last ones are left out.
+    figures = [figure for section in sections for figure in section.figures]
+    figures += [figure for section in sections for figure in section.robustness_figures]
+    figures += [figure for section in further for figure in section.figures]
+    embedded = embed_figures(figures, budget)
+    everything = [*base.records, *(r for section in sections for r in section.records)]
     pictures, left_out, picture_note = collect_pictures(records / tier.name / "pictures", budget)
     page = _template().render(
         tier=tier,
         sections=sections,
-        chapters=chapters,
-        base=base_part,
+        further=further,
+        base=base_tables,
+        embedded=embedded,
         pictures=pictures,
         pictures_left_out=left_out,
         picture_note=picture_note,
         warnings=mixtures(everything),
-        alarms={"said": alarms_sentence(alarms), "table": html_table(alarmed), "note": alarmed.note},
+        alarms=alarm_rows,
+        alarms_sentence=alarms_sentence(alarms),
+        comparison_sentence=comparison_sentence,
         provenance=provenance_rows(tier, studies, everything),
         counts={"ok": sum(r.ok for r in everything), "all": sum(r.ok or r.failed for r in everything)},
         checked=cross_checked(everything),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return write_text(out / "index.html", page)
 
@@ -109,10 +114,10 @@ def build_report(
 def cross_checked(records: Sequence[Record]) -> str:
     """A sentence on how many evaluations were scored by nuscenes-devkit as well; a difference fails an evaluation."""
     evaluations = [r for r in records if r.kind == "evaluate" and r.ok]
-    both = [found for r in evaluations if isinstance(found := r.extra.get("devkit"), dict)]
+    both = [check for r in evaluations if isinstance(check := r.extra.get("devkit"), dict)]
     if not both:
         return ""
-    largest = max(float(found.get("largest", math.nan)) for found in both)
+    largest = max(float(check.get("largest", math.nan)) for check in both)
     return (
         f"{len(both)} of {len(evaluations)} evaluations, drawn at random, were scored by nuscenes-devkit as well: no "
         f"number differs by more than {largest:.0e}."
@@ -128,134 +133,56 @@ def _fresh(folder: Path, suffixes: Sequence[str]) -> Path:
     return folder
 
 
-def _section(
-    study: Study, results: Results, base: Results, tables_dir: Path, figures_dir: Path, budget: Budget
-) -> dict[str, Any]:
-    """What the template needs to know about one study."""
-    if study.measure_only:
-        return _cost_section(study, results, tables_dir, figures_dir, budget)
-    tables = {
-        "scores": scores_table(study, results),
-        "resolution": resolution_table(study, results),
-        **cost_tables(study, results),
-        "router": router_table(study, results),
-        "sensing": sensing_table(study, results.router_files),
-        "metrics": metrics_table(study, results),
-        "classes": classes_table(study, results),
-        "runs": runs_table(study, results),
-        "problems": problems_table(study.name, results),
-    }
-    said = {"resolution": resolution_sentence(study, results)}
-    # Only a study that asks for the verdict gets it: of trained variants it would say nothing.
-    if study.gate:
-        rows = gate(results, study)
-        tables["gate"], said["gate"] = gate_table(rows, study), gate_sentence(rows, study)
-    for key, table in tables.items():
-        if key not in ("router", "sensing", "resolution", "gate") or len(table.shown):
-            table.write(tables_dir)
-    figures = embedded(draw_study(study, results, base, figures_dir), budget)
-    return _shown(study, results, tables, figures, answer(study, results), said)
-
-
-def _cost_section(
-    study: Study, results: Results, tables_dir: Path, figures_dir: Path, budget: Budget
-) -> dict[str, Any]:
-    """The section of a study whose variants were measured and neither trained nor scored."""
+def _study_section(
+    study: Study, results: Results, base: Results, records: Path, tier: Tier, output: Output
+) -> StudySection:
+    """Write the tables and figures of one study, also under further suites and beside published numbers."""
     tables = {**cost_tables(study, results), "problems": problems_table(study.name, results)}
-    for table in tables.values():
-        table.write(tables_dir)
-    figures = embedded(draw_costs(study, results, figures_dir), budget)
-    return _shown(study, results, tables, figures, cost_answer(study, results), {})
+    sentences = {}
+    if study.measure_only:
+        figures, text = draw_costs(study, results, output.figures, output.footer), cost_answer(study, results)
+    else:
+        tables |= {
+            "scores": scores_table(study, results),
+            "resolution": detectable_difference_table(study, results),
+            "router": router_table(study, results),
+            "sensing": sensing_table(study, results.router_files),
+            "metrics": metrics_table(study, results),
+            "classes": classes_table(study, results),
+            "runs": runs_table(study, results),
+        }
+        sentences["resolution"] = detectable_difference_sentence(study, results)
+        # Only for studies that ask for the verdict: of trained variants it would say nothing.
+        if study.gate:
+            rows = gate(results, study)
+            tables["gate"], sentences["gate"] = gate_table(rows, study), gate_sentence(rows, study)
+        figures, text = draw_study(study, results, base, output.figures, output.footer), answer(study, results)
+    for key, table in tables.items():
+        if key not in ("router", "sensing", "resolution", "gate") or len(table):
+            table.write(output.tables, output.footer)
+    robustness = robustness_parts(records, tier, study, output)
+    published = published_tables(study, tier, results, records)
+    for table in published:
+        table.write(output.tables, output.footer)
+    return StudySection(
+        study,
+        text,
+        {key: table for key, table in tables.items() if len(table)},
+        len(tables["problems"]),
+        tuple(figures),
+        sentences,
+        tuple(robustness),
+        tuple(published),
+        (*results.records, *(record for part in robustness for record in part.records)),
+    )
 
 
-def _shown(
-    study: Study,
-    results: Results,
-    tables: dict[str, Table],
-    drawn: tuple[list[dict[str, Any]], Any],
-    said: str,
-    sentences: dict[str, str],
-) -> dict[str, Any]:
-    figures, left_out = drawn
-    return {
-        "study": study,
-        "results": results,
-        "answer": said,
-        "said": sentences,
-        "tables": {name: html_table(table) for name, table in tables.items() if len(table.shown)},
-        "titles": {name: table.title for name, table in tables.items()},
-        "notes": {name: table.note for name, table in tables.items()},
-        "figures": figures,
-        "left_out": left_out,
-        "records": results.records,
-        "problems": len(tables["problems"].shown),
-    }
-
-
-def _add_robustness(
-    section: dict[str, Any], records: Path, tier: Tier, tables_dir: Path, figures_dir: Path, budget: Budget
-) -> None:
-    """Robustness under every suite of corruptions that the section's study has records of."""
-    parts = study_parts(records, tier, section["study"], tables_dir, figures_dir)
-    section["records"] = [*section["records"], *(record for part in parts for record in part.records)]
-    section["robustness"] = []
-    for part in parts:
-        figures, left_out = embedded(part.figures, budget)
-        tables = [(t.title, html_table(t), t.note) for t in part.tables]
-        section["robustness"].append({"tables": tables, "figures": figures})
-        section["left_out"] += left_out
-
-
-def _chapter(chapter: Chapter, tables_dir: Path, budget: Budget) -> dict[str, Any]:
-    for table in chapter.tables:
-        table.write(tables_dir)
-    figures, left_out = embedded(chapter.figures, budget)
-    tables = [(t.title, html_table(t), t.note) for t in chapter.tables]
-    head = {"name": chapter.name, "title": chapter.title, "text": chapter.text}
-    return {**head, "tables": tables, "figures": figures, "left_out": left_out}
-
-
-def _add_published(section: dict[str, Any], records: Path, tier: Tier, tables_dir: Path) -> None:
-    """Published numbers beside the section's own, where its study names some."""
-    tables = published_tables(section["study"], tier, section["results"], records)
-    for table in tables:
-        table.write(tables_dir)
-    section["published"] = {
-        "said": comparison_sentence(tables[0]) if tables else "",
-        "tables": [(t.title, html_table(t), t.note) for t in tables],
-    }
-
-
-def _base_section(studies: Sequence[Study], base: Results, tables_dir: Path) -> dict[str, Any] | None:
-    """Table and failures of the base models; None where variants start from scratch."""
+def _base_tables(studies: Sequence[Study], base: Results) -> list[ReportTable]:
+    """Scores of the base models, and their runs that are not ok; none where variants start from scratch."""
     if base.trainings.empty:
-        return None
+        return []
     conditions = list(dict.fromkeys(c.name for s in studies if not s.measure_only for c in s.suite.conditions))
-    table, problems = base_table(conditions, base), problems_table("base", base)
-    table.write(tables_dir)
-    problems.write(tables_dir)
-    return {
-        "table": html_table(table),
-        "note": table.note,
-        "problems": html_table(problems) if len(problems.shown) else None,
-    }
-
-
-def html_table(table: Table) -> Markup:
-    """The shown rows as an HTML table; every cell is escaped."""
-    columns = list(table.shown.columns)
-
-    def cell(tag: str, column: str, value: object) -> str:
-        kind = ' class="n"' if column in table.numeric else ""
-        return f"<{tag}{kind}>{html.escape(str(value))}</{tag}>"
-
-    head = "".join(cell("th", c, c) for c in columns)
-    rows = []
-    for i, row in enumerate(table.shown.itertuples(index=False)):
-        kind = ' class="gap"' if i in table.marked else ""
-        rows.append(f"<tr{kind}>{''.join(cell('td', c, v) for c, v in zip(columns, row, strict=True))}</tr>")
-    table_rows = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return Markup(f'<div class="scroll"><table data-csv="{html.escape(table.name)}">{table_rows}</table></div>')
+    return [base_table(conditions, base), problems_table("base", base)]
 
 
 # ---------------------------------------------------------------- provenance
@@ -293,7 +220,7 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
 
 
 def _as_typed(path: Path, name: str) -> str:
-    """How `aqr-bench run` is told of a tier or study: what ships by its name, another file by its path."""
+    """Argument of `aqr-bench run` for a tier or study: a shipped one by its name, another file by its path."""
     where = Path(portable_path(path.resolve()))
     return name if where.parts[0] in ("ablations", "<elsewhere>") else where.as_posix()
 
@@ -312,11 +239,11 @@ def _joined(values: Iterable[str]) -> str:
 
 
 def _versions(facts: Sequence[dict]) -> list[str]:
-    found: dict[str, set[str]] = {}
+    packages: dict[str, set[str]] = {}
     for fact in facts:
         for name, version in (fact.get("packages") or {}).items():
-            found.setdefault(name, set()).add(str(version))
-    return [f"{name} {' / '.join(sorted(versions))}" for name, versions in sorted(found.items())]
+            packages.setdefault(name, set()).add(str(version))
+    return [f"{name} {' / '.join(sorted(versions))}" for name, versions in sorted(packages.items())]
 
 
 def _machine(machine: dict) -> str:
@@ -331,4 +258,5 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["html"] = lambda table: Markup(table.html())
     return environment.get_template("index.html.j2")

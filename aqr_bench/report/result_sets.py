@@ -1,4 +1,4 @@
-"""Two sets of results: what each holds, whether they may be compared, and what changed from one to the other."""
+"""Two sets of results: their records, whether they may be compared, and their differences."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from aqr_bench.errors import UserError, nearest
 from aqr_bench.records.record import Record, describe, read_run
 
 NOT_RECORDS = frozenset(["work", "world", "infos", "report", "pictures", ".snakemake"])
-MOST = 5  # names in a sentence
+MAX_NAMES = 5  # in a sentence
 Key = tuple[str, str, str, int | None, str, str]  # kind, study (or base), variant, seed, suite, condition
 
 
 @dataclass(frozen=True)
 class ResultSet:
-    """All records of one tier below a folder, by what they are of; ``label`` is the folder as it was given."""
+    """All records of one tier below a folder, by run; ``label`` is the folder as given."""
 
     label: str
     tier: str
@@ -32,7 +32,7 @@ class ResultSet:
 
 
 def key_of(record: Record) -> Key:
-    """What a record is of; a base model's study is ``base``, that of a pretrained branch ``pretrain``."""
+    """The run that a record is of; a base model's study is ``base``, that of a pretrained branch ``pretrain``."""
     branch = record.extra.get("pretrain")
     study = record.study or ("pretrain" if branch else "base")
     variant = record.variant or branch or "base"
@@ -46,29 +46,29 @@ def read_set(folder: Path, tier: str | None = None) -> ResultSet:
     """
     if not folder.is_dir():
         raise UserError(f"no folder '{folder}': give a results folder such as results/quick, or a folder of records")
-    found: dict[str, dict[Key, tuple[Path, Record]]] = {}
+    tiers: dict[str, dict[Key, tuple[Path, Record]]] = {}
     damaged: list[tuple[Path, Record]] = []
     for path in sorted(folder.rglob("*.jsonl")):
         if NOT_RECORDS & set(path.relative_to(folder).parts[:-1]):
             continue
         for record in read_run(path):
             if record.extra.get("damaged"):
-                damaged.append((path, record))  # only its place is known, and that may not name the tier
+                damaged.append((path, record))  # only its path is known, and that may not name the tier
                 continue
-            here = found.setdefault(record.tier, {})
-            other = here.get(key_of(record), (path, record))[0]
+            of_tier = tiers.setdefault(record.tier, {})
+            other = of_tier.get(key_of(record), (path, record))[0]
             if other != path:
                 raise UserError(f"{folder}: two records of {describe(record)}: {other} and {path}. Name one folder.")
-            here[key_of(record)] = (path, record)
-    if not found:
-        why = f" (the {len(damaged)} found are damaged, {damaged[0][0]} first)" if damaged else ""
+            of_tier[key_of(record)] = (path, record)
+    if not tiers:
+        why = f" (all {len(damaged)} are damaged, {damaged[0][0]} first)" if damaged else ""
         raise UserError(f"{folder}: no records in it{why}. Give a results folder such as results/quick.")
-    if tier is not None and tier not in found:
-        raise UserError(f"{folder}: no records of tier '{tier}'{nearest(tier, found)}")
-    if tier is None and len(found) > 1:
-        raise UserError(f"{folder}: records of several tiers ({', '.join(sorted(found))}): choose one with --tier")
-    name = tier or next(iter(found))
-    records = {key: record for key, (_, record) in found[name].items()}
+    if tier is not None and tier not in tiers:
+        raise UserError(f"{folder}: no records of tier '{tier}'{nearest(tier, tiers)}")
+    if tier is None and len(tiers) > 1:
+        raise UserError(f"{folder}: records of several tiers ({', '.join(sorted(tiers))}): choose one with --tier")
+    name = tier or next(iter(tiers))
+    records = {key: record for key, (_, record) in tiers[name].items()}
     for _, record in damaged:
         records.setdefault(key_of(record), record)
     return ResultSet(str(folder), name, records)
@@ -92,9 +92,9 @@ def incompatible(a: ResultSet, b: ResultSet) -> list[str]:
     for suite in sorted(set(conditions[0]) & set(conditions[1])):
         first, second = (c[suite] for c in conditions)
         parts = [("A", first - second), ("B", second - first)]
-        told = "; ".join(f"only in {name}: {', '.join(sorted(extra))}" for name, extra in parts if extra)
-        if told:
-            reasons.append(f"suite '{suite}' has other conditions ({told})")
+        only = "; ".join(f"only in {name}: {', '.join(sorted(extra))}" for name, extra in parts if extra)
+        if only:
+            reasons.append(f"suite '{suite}' has other conditions ({only})")
     changed, same = other_inputs(a, b)
     if changed and not same and not reasons:
         reasons.append("under no condition were the inputs the same (input_sha256)")
@@ -114,11 +114,11 @@ def other_inputs(a: ResultSet, b: ResultSet) -> tuple[set[tuple[str, str]], set[
 
 
 def _conditions(results: ResultSet) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    conditions: dict[str, set[str]] = {}
     for key, record in results.records.items():
         if record.kind == "evaluate" and not record.extra.get("damaged"):
-            found.setdefault(key[4], set()).add(key[5])
-    return found
+            conditions.setdefault(key[4], set()).add(key[5])
+    return conditions
 
 
 def _facts(results: ResultSet, kind: str) -> list[Mapping]:
@@ -129,7 +129,7 @@ def _facts(results: ResultSet, kind: str) -> list[Mapping]:
 
 
 def side_by_side(a: ResultSet, b: ResultSet) -> list[tuple[str, str, str]]:
-    """Label, and what A and B have there; package versions only where they differ."""
+    """Label, and the values of A and B; package versions only where they differ."""
     rows: list[tuple[str, Callable[[ResultSet], Iterable[str]]]] = [
         ("folder", lambda s: [s.label]),
         ("tier", lambda s: [s.tier]),
@@ -168,18 +168,18 @@ def _span(results: ResultSet) -> list[str]:
 
 
 def _versions(results: ResultSet) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    versions: dict[str, set[str]] = {}
     for facts in results.provenances:
         machine = facts.get("machine") or {}
         packages = {"python": machine.get("python"), **(facts.get("packages") or {})}
         for name, version in packages.items():
             if version:
-                found.setdefault(name, set()).add(str(version))
-    return found
+                versions.setdefault(name, set()).add(str(version))
+    return versions
 
 
 def changes(a: ResultSet, b: ResultSet) -> Iterator[str]:
-    """Sentences on what else is not the same: configs, inputs, runs that are there, and how they ended."""
+    """Sentences on other differences: configs, inputs, runs of one set alone, and statuses."""
     shared = a.records.keys() & b.records.keys()
     configs = sorted({f"{k[1]}/{k[2]}" for k in shared if k[0] == "train" and _other(a, b, k, "config_sha256")})
     if configs:
@@ -197,16 +197,16 @@ def changes(a: ResultSet, b: ResultSet) -> Iterator[str]:
 
 def outcomes(a: ResultSet, b: ResultSet) -> list[str]:
     """Runs that are ok in one set and recorded as failed, or damaged, in the other."""
-    found = []
+    texts = []
     for key in (k for k in a.records if k in b.records):
         mine, theirs = a.records[key], b.records[key]
         if mine.ok != theirs.ok:
             bad = theirs if mine.ok else mine
-            found.append(f"{mine.status} -> {theirs.status}: {describe(mine)}: {bad.reason}")
+            texts.append(f"{mine.status} -> {theirs.status}: {describe(mine)}: {bad.reason}")
     for name, mine, theirs in (("A", a, b), ("B", b, a)):
         lost = [r for k, r in mine.records.items() if k not in theirs.records and r.extra.get("damaged")]
-        found += [f"damaged in {name}: {record.reason}" for record in lost]
-    return found
+        texts += [f"damaged in {name}: {record.reason}" for record in lost]
+    return texts
 
 
 def _other(a: ResultSet, b: ResultSet, key: Key, name: str) -> bool:
@@ -215,5 +215,5 @@ def _other(a: ResultSet, b: ResultSet, key: Key, name: str) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    return ", ".join(names[:MOST]) + more
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

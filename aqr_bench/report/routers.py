@@ -1,8 +1,8 @@
-"""Does the router mean anything: do its weights tell that a sensor is missing, and how are they distributed?"""
+"""Do the router's weights respond to a missing sensor, and how are they distributed?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,23 +14,23 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from aqr_bench.errors import ARRAY_READ_ERRORS
-from aqr_bench.report.statistics import number
-from aqr_bench.report.tables.study import Table
+from aqr_bench.report.score_statistics import number
+from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.spec import Study
 
 SENSORS = ("lidar", "camera")
-MISSING = {"no_lidar": "lidar", "no_cameras": "camera"}  # corruption -> the sensor that it takes away
+MISSING = {"no_lidar": "lidar", "no_cameras": "camera"}  # corruption -> the missing sensor
 CONFIDENT = 0.3  # as in the records: a query with at least this score
-MOST_PANELS = 4  # conditions side by side
+MAX_PANELS = 4  # conditions side by side
 SAMPLES = 20_000  # queries drawn for a figure's histogram
-STYLES = ("-", "--", ":", "-.") * 8  # equal distributions lie on each other
+STYLES = ("-", "--", ":", "-.") * 8  # of equal distributions, the lower line remains visible
 Key = tuple[str, int, str]  # variant, seed, condition
 
 
 def roc_area(present: np.ndarray, missing: np.ndarray) -> float:
     """Area under the ROC curve of "a high weight means that the sensor is there": P(present > missing), ties half.
 
-    The Mann-Whitney statistic over the product of the sample sizes. 0.5: the weight says nothing; NaN without samples.
+    The Mann-Whitney statistic over the product of the sample sizes; 0.5: no information, NaN: no samples.
     """
     if not len(present) or not len(missing):
         return float("nan")
@@ -55,47 +55,41 @@ def load_weights(path: Path) -> Weights | None:
     return Weights(*weight.reshape(-1, 2).T) if weight.ndim == 3 and weight.shape[-1] == 2 else None
 
 
-def sensing_table(study: Study, files: Mapping[Key, Path]) -> Table:
+def sensing_table(study: Study, files: Mapping[Key, Path]) -> ReportTable:
     """ROC area of either weight, clean against the condition in which that sensor is missing, by variant and seed."""
-    clean = study.suite.conditions[0].name
-    rows = []
+    data, rows = [], []
     for variant in study.variants:
-        areas: dict[str, list[float]] = {sensor: [] for sensor in SENSORS}
-        for condition in study.suite.conditions[1:]:
-            sensor = MISSING.get(condition.corruption.key)
-            for seed in study.seeds:
-                paths = files.get((variant, seed, clean)), files.get((variant, seed, condition.name))
-                if sensor is None or None in paths:
-                    continue
-                there, gone = (load_weights(path) for path in paths)
-                if there is not None and gone is not None:
-                    areas[sensor].append(roc_area(getattr(there, sensor), getattr(gone, sensor)))
-        if any(areas.values()):
-            rows.append({"variant": variant, **{sensor: values for sensor, values in areas.items()}})
-    data = pd.DataFrame(
-        [
-            dict(variant=row["variant"], sensor=s, seeds=len(row[s]), mean=np.mean(row[s]), lowest=np.min(row[s]))
-            for row in rows
-            for s in SENSORS
-            if row[s]
-        ],
-        columns=["variant", "sensor", "seeds", "mean", "lowest"],
-    )
-    shown = pd.DataFrame(
-        [
-            {"Variant": row["variant"], **{_title(s): number(np.mean(row[s]) if row[s] else None) for s in SENSORS}}
-            for row in rows
-        ]
-    )
-    return Table(
+        areas = {sensor: list(_roc_areas(study, files, variant, sensor)) for sensor in SENSORS}
+        if not any(areas.values()):
+            continue
+        for sensor, values in areas.items():
+            if values:
+                row = dict(variant=variant, sensor=sensor, seeds=len(values), mean=np.mean(values))
+                data.append({**row, "lowest": np.min(values)})
+        means = {_title(s): number(np.mean(values) if values else None) for s, values in areas.items()}
+        rows.append({"Variant": variant, **means})
+    return ReportTable(
         f"{study.name}_sensing",
         "Does the router see what is missing",
-        data,
-        shown,
-        "Area under the ROC curve over all queries of all frames, mean over seeds: how well a weight tells the clean "
-        "input from the one without its sensor. 1: always, 0.5: not at all.",
+        pd.DataFrame(data, columns=["variant", "sensor", "seeds", "mean", "lowest"]),
+        pd.DataFrame(rows),
+        "Area under the ROC curve over all queries of all frames, mean over seeds: how well a weight distinguishes the "
+        "clean input from the one without its sensor. 1: always, 0.5: not at all.",
         numeric=frozenset(map(_title, SENSORS)),
     )
+
+
+def _roc_areas(study: Study, files: Mapping[Key, Path], variant: str, sensor: str) -> Iterator[float]:
+    """One area per condition without the sensor and seed whose weights can be read."""
+    clean = study.suite.conditions[0].name
+    for condition in study.suite.conditions[1:]:
+        if MISSING.get(condition.corruption.key) != sensor:
+            continue
+        for seed in study.seeds:
+            paths = files.get((variant, seed, clean)), files.get((variant, seed, condition.name))
+            present, missing = (None if path is None else load_weights(path) for path in paths)
+            if present is not None and missing is not None:
+                yield roc_area(getattr(present, sensor), getattr(missing, sensor))
 
 
 def _title(sensor: str) -> str:
@@ -105,8 +99,8 @@ def _title(sensor: str) -> str:
 def distribution_figure(study: Study, files: Mapping[Key, Path]) -> Figure | None:
     """Distribution over queries of either weight under each condition, one row per variant with a router, all seeds."""
     variants = [v for v in study.variants if any(key[0] == v for key in files)]
-    found = {v: _samples(study, files, v) for v in variants}
-    variants = [v for v in variants if found[v] and not all(np.ptp(w) == 0 for w in found[v].values())]
+    samples = {v: _samples(study, files, v) for v in variants}
+    variants = [v for v in variants if samples[v] and not all(np.ptp(w) == 0 for w in samples[v].values())]
     if not variants:
         return None
     palette = dict(zip((c.name for c in study.suite.conditions), sns.color_palette("colorblind"), strict=False))
@@ -115,7 +109,7 @@ def distribution_figure(study: Study, files: Mapping[Key, Path]) -> Figure | Non
     bins = np.linspace(-1, 1, 81)
     for row, variant in zip(axes, variants, strict=True):
         for axis, sensor in zip(row, SENSORS, strict=True):
-            for style, (condition, weights) in zip(STYLES, found[variant].items(), strict=False):
+            for style, (condition, weights) in zip(STYLES, samples[variant].items(), strict=False):
                 share = np.histogram(getattr(weights, sensor), bins)[0] / len(weights.lidar)
                 axis.stairs(share, bins, color=palette[condition], fill=True, alpha=0.15)
                 axis.stairs(share, bins, color=palette[condition], ls=style, lw=1.8, label=condition)
@@ -147,22 +141,22 @@ def queries_of(path: Path, token: str | None = None) -> tuple[str, Queries] | No
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            tokens, found = file["token"].tolist(), {k: file[k] for k in ("centre", "weight", "score")}
-        confident = (found["score"] >= CONFIDENT).sum(1)
+            tokens, arrays = file["token"].tolist(), {k: file[k] for k in ("centre", "weight", "score")}
+        confident = (arrays["score"] >= CONFIDENT).sum(1)
         index = int(confident.argmax()) if token is None else tokens.index(token)
-        centre, weight, score = (found[key][index].astype(np.float32) for key in ("centre", "weight", "score"))
+        centre, weight, score = (arrays[key][index].astype(np.float32) for key in ("centre", "weight", "score"))
         return tokens[index], Queries(centre, Weights(*weight.T), score)
     except ARRAY_READ_ERRORS:
         return None
 
 
 def bev_figure(study: Study, files: Mapping[Key, Path]) -> tuple[str, Figure] | None:
-    """Either weight of every query of one sample where the query stands, under each condition; with the caption.
+    """Caption and figure: either weight of every query of one sample at its centre, under each condition.
 
     The first variant whose weights differ at all, at the first seed; the sample with the most confident queries in
-    the reference condition. None where no such file was kept.
+    the reference condition. None where there is no such file.
     """
-    conditions = [c.name for c in study.suite.conditions][:MOST_PANELS]
+    conditions = [c.name for c in study.suite.conditions][:MAX_PANELS]
     for variant in study.variants:
         seed = next((s for s in study.seeds if (variant, s, conditions[0]) in files), None)
         first = None if seed is None else queries_of(files[variant, seed, conditions[0]])
@@ -173,9 +167,9 @@ def bev_figure(study: Study, files: Mapping[Key, Path]) -> tuple[str, Figure] | 
         frames = {c: frame[1] for c, frame in frames.items() if frame is not None}
         if any(np.ptp(f.weights) > 0 for f in frames.values()):
             caption = (
-                f"Where the router of '{variant}' (seed {seed}) leans to which sensor: every query of sample "
+                f"Where the router of '{variant}' (seed {seed}) prefers which sensor: every query of sample "
                 f"{token[:8]} at the centre it predicts, seen from above. Large dots: score of {CONFIDENT:g} or more. "
-                "Evaluations keep no objects of the frame: those are in the pictures."
+                "The objects of the frame are in the pictures."
             )
             return caption, _draw_bev(frames)
     return None
@@ -186,7 +180,7 @@ def _draw_bev(frames: Mapping[str, Queries]) -> Figure:
     axes = figure.subplots(2, len(frames), squeeze=False, sharex=True, sharey=True)
     reach = max(float(np.abs(f.centre).max()) for f in frames.values()) * 1.05
     for row, sensor in zip(axes, SENSORS, strict=True):
-        # The scale of a row is its own: a router that moves little would otherwise look like one that does not move.
+        # A scale per row: small weights would otherwise look like none.
         limit = max(float(np.abs(getattr(f.weights, sensor)).max()) for f in frames.values()) or 1.0
         for axis, (condition, frame) in zip(row, frames.items(), strict=True):
             order = np.argsort(frame.score)
@@ -209,7 +203,7 @@ def _draw_bev(frames: Mapping[str, Queries]) -> Figure:
 
 def _samples(study: Study, files: Mapping[Key, Path], variant: str) -> dict[str, Weights]:
     """Weights by condition, of all seeds, evenly subsampled."""
-    found = {}
+    samples = {}
     for condition in study.suite.conditions:
         paths = [
             files[variant, seed, condition.name] for seed in study.seeds if (variant, seed, condition.name) in files
@@ -217,5 +211,5 @@ def _samples(study: Study, files: Mapping[Key, Path], variant: str) -> dict[str,
         parts = [part for part in map(load_weights, paths) if part is not None and len(part.lidar)]
         if parts:
             weights = Weights(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-            found[condition.name] = Weights(*(w[:: max(1, len(w) // SAMPLES)] for w in weights))
-    return found
+            samples[condition.name] = Weights(*(w[:: max(1, len(w) // SAMPLES)] for w in weights))
+    return samples

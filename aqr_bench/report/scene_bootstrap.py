@@ -1,9 +1,10 @@
-"""The scene bootstrap of a study, from the matches that its evaluations kept beside their detections."""
+"""The scene bootstrap of a study, from the matches that its evaluations wrote beside their detections."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from aqr_bench.errors import ARRAY_READ_ERRORS
@@ -17,50 +18,68 @@ METRIC = "mAP"  # the only metric that is recomputed on resampled scenes
 AGREEMENT = 1e-6  # matches of another evaluation than the record's give another mAP
 
 
-def kept_file(records: Path, run: Run, record: Record, what: str) -> Path | None:
-    """Where an evaluation says it left its ``matches`` or ``router``, below the tier's work folder; None if nowhere."""
-    named = record.extra.get(what) if record.ok else None
-    name = named.get("file") if isinstance(named, Mapping) else None
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """One evaluation of a variant, with the files that it wrote beside its detections (None: no such file named)."""
+
+    variant: str
+    seed: int
+    record: Record
+    matches: Path | None
+    router: Path | None
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """Variant, seed, condition."""
+        return self.variant, self.seed, str(self.record.condition)
+
+
+def evaluation_file(records: Path, run: Run, record: Record, kind: str) -> Path | None:
+    """Path of an evaluation's ``matches`` or ``router`` below the tier's work folder; None if the record names none."""
+    entry = record.extra.get(kind) if record.ok else None
+    name = entry.get("file") if isinstance(entry, Mapping) else None
     if not isinstance(name, str) or Path(name).name != name or not record.condition:
         return None
     return RunLayout(run.tier, records).work_folder(run) / "detections" / record.condition / name
 
 
-def resampled_run(path: Path | None, score: float) -> Resampled | None:
-    """mAP on every draw of scenes; None if the file is missing, damaged, or of another evaluation than ``score``."""
+def load_matches(path: Path | None) -> Matches | None:
+    """Matches of an evaluation; None if the file is missing or damaged."""
     try:
-        found = None if path is None else resample(Matches.load(path))
+        return None if path is None else Matches.load(path)
     except ARRAY_READ_ERRORS:
         return None
-    return found if found is not None and abs(found.value - score) <= AGREEMENT else None
 
 
-def scene_intervals(
-    study: Study, evaluated: Iterable[tuple[str, int, str, float | None, Path | None]]
-) -> dict[tuple[str, str], SceneInterval]:
-    """Scene interval of each (variant, condition) whose every pair of seeds left matches of the same scenes.
+def resampled_run(path: Path | None, score: float) -> Resampled | None:
+    """mAP on every draw of scenes; None if the file is missing, damaged, or of another evaluation than ``score``."""
+    matches = load_matches(path)
+    try:
+        draws = None if matches is None else resample(matches)
+    except ARRAY_READ_ERRORS:
+        return None
+    return draws if draws is not None and abs(draws.value - score) <= AGREEMENT else None
 
-    Args:
-        evaluated: variant, seed, condition, mAP (None where the evaluation is not ok) and matches file of each run.
-    """
+
+def scene_intervals(study: Study, evaluated: Iterable[EvaluatedRun]) -> dict[tuple[str, str], SceneInterval]:
+    """Scene interval of each (variant, condition) whose every pair of seeds has matches of the same scenes."""
     if study.metric != METRIC:
         return {}
-    runs: dict[tuple[str, str], dict[int, tuple[float, Path | None]]] = {}
-    for variant, seed, condition, score, path in evaluated:
+    draws: dict[tuple[str, str], dict[int, Resampled | None]] = {}
+    for run in evaluated:
+        score = run.record.scores.get(METRIC) if run.record.ok else None
         if score is not None and math.isfinite(score):
-            runs.setdefault((variant, condition), {})[seed] = (score, path)
-    draws = {key: {seed: resampled_run(p, s) for seed, (s, p) in seeds.items()} for key, seeds in runs.items()}
-    found = {}
+            by_seed = draws.setdefault((run.variant, str(run.record.condition)), {})
+            by_seed[run.seed] = resampled_run(run.matches, score)
+    intervals = {}
     for condition in study.suite.conditions:
         for variant in study.variants:
             baseline = draws.get((study.compared_with(variant), condition.name), {})
-            own = draws.get((variant, condition.name), {})
-            pairs = {s: (own[s], baseline[s]) for s in set(own) & set(baseline)}
-            if variant == study.baseline or not pairs or any(None in pair for pair in pairs.values()):
+            scores = draws.get((variant, condition.name), {})
+            seeds = set(scores) & set(baseline)
+            if variant == study.baseline or not seeds or any(None in (scores[s], baseline[s]) for s in seeds):
                 continue
-            interval = paired_scene_bootstrap(
-                {s: pair[0] for s, pair in pairs.items()}, {s: pair[1] for s, pair in pairs.items()}
-            )
+            interval = paired_scene_bootstrap({s: scores[s] for s in seeds}, {s: baseline[s] for s in seeds})
             if interval is not None:
-                found[variant, condition.name] = interval
-    return found
+                intervals[variant, condition.name] = interval
+    return intervals

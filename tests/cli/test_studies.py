@@ -159,9 +159,9 @@ def test_wall_time_goes_side_by_side_and_measurements_alone():
         estimate.JobGroup("measurements", "measure", "measure_s", (1, 1), 2, exclusive=True),
         estimate.JobGroup("evaluations", "evaluate", "evaluate_s", (3,), 1),
     ]
-    times = estimate.Times({"variant_s": 1.0, "measure_s": 5.0}, "")
+    times = estimate.JobTimes({"variant_s": 1.0, "measure_s": 5.0}, "")
     assert estimate.wall_seconds(groups, times, 2) == (20 + 10, ["evaluations"])
-    times = estimate.Times({"variant_s": 1.0, "measure_s": 5.0, "evaluate_s": 2.0, "start_s": 4.0}, "")
+    times = estimate.JobTimes({"variant_s": 1.0, "measure_s": 5.0, "evaluate_s": 2.0, "start_s": 4.0}, "")
     assert estimate.wall_seconds(groups, times, 8) == (10 + 10 + 10, [])
     pairs = [estimate.JobGroup("trainings", "train_variant", "variant_s", (10, 10, 10, 10), 4, processes=2)]
     assert [estimate.wall_seconds(pairs, times, cores)[0] for cores in (1, 2, 4)] == [40, 40, 20]

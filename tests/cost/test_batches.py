@@ -2,7 +2,7 @@
 
 import pytest
 
-from aqr_bench.cost.batches import RUNS, shrinking, throughput
+from aqr_bench.cost.batches import RUNS, throughput, with_smaller_batches
 
 
 def limited(largest, tried):
@@ -16,18 +16,18 @@ def limited(largest, tried):
 
 
 def test_a_batch_that_fits_is_left_alone():
-    assert shrinking(4, limited(4, [])) == ("done with 4", 4, None)
+    assert with_smaller_batches(4, limited(4, [])) == ("done with 4", 4, None)
 
 
 def test_a_batch_is_halved_until_it_fits_and_says_so():
     tried = []
-    assert shrinking(8, limited(2, tried)) == ("done with 2", 2, "out of memory with 4 samples")
+    assert with_smaller_batches(8, limited(2, tried)) == ("done with 2", 2, "out of memory with 4 samples")
     assert tried == [8, 4, 2]
 
 
 def test_one_sample_that_does_not_fit_is_an_error():
     with pytest.raises(RuntimeError, match="out of memory"):
-        shrinking(4, limited(0, []))
+        with_smaller_batches(4, limited(0, []))
 
 
 def test_other_errors_do_not_shrink_anything():
@@ -35,7 +35,7 @@ def test_other_errors_do_not_shrink_anything():
         raise ValueError("wrong shape")
 
     with pytest.raises(ValueError, match="wrong shape"):
-        shrinking(4, broken)
+        with_smaller_batches(4, broken)
 
 
 def test_throughput_stops_at_the_first_size_that_does_not_fit():

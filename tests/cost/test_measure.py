@@ -8,9 +8,9 @@ import pytest
 
 from aqr_bench.cost import flops, measurement
 from aqr_bench.cost import measure as entry
+from aqr_bench.cost.benchmark_model import BenchmarkModel, load_benchmark_model
 from aqr_bench.cost.measure import main
 from aqr_bench.cost.measurement import measure, status_of_measurement
-from aqr_bench.cost.subject import Subject, load_subject
 from aqr_bench.cost.table import table
 from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.data.dataset import load_data
@@ -83,7 +83,7 @@ def test_the_record_holds_every_part(measured):
 def test_the_table_for_people(measured):
     record, printed = measured
     assert printed.startswith("smoke/cross, tier smoke") and f"{record.cost['latency_ms']['median']:.1f} ms" in printed
-    for name in ("without voxelisation", "samples per s", "memory, training", "arithmetic", "stages", "training step"):
+    for name in ("without voxelisation", "samples per s", "memory, training", "FLOPs", "stages", "training step"):
         assert name in printed
 
 
@@ -121,7 +121,7 @@ def test_a_model_that_cannot_run_fails_in_every_part_and_the_record_names_them(d
     def broken(*args):
         raise RuntimeError("no kernel for this")
 
-    monkeypatch.setattr(Subject, "_detect", broken)
+    monkeypatch.setattr(BenchmarkModel, "_detect", broken)
     monkeypatch.setattr(measurement, "TrainingStep", broken)
     found = measure(load_tier("smoke"), load_study("smoke"), "none", data)
     why = {"status": "failed", "reason": "RuntimeError: no kernel for this"}
@@ -161,14 +161,14 @@ def test_a_full_disk_is_no_failure_of_a_part(data, monkeypatch):
 
 
 def test_too_large_a_batch_shrinks_and_the_record_says_so(data, monkeypatch):
-    inference = Subject.inference
+    inference = BenchmarkModel.inference
 
     def limited(self, batch_size):
         if batch_size > 1:
             raise MemoryError
         return inference(self, batch_size)
 
-    monkeypatch.setattr(Subject, "inference", limited)
+    monkeypatch.setattr(BenchmarkModel, "inference", limited)
     tier = load_tier("smoke")
     tier = replace(tier, measure=replace(tier.measure, batch_size=4))
     found = measure(tier, load_study("smoke"), "none", data, ["throughput", "latency"])
@@ -182,7 +182,7 @@ def test_voxels_made_beforehand_give_the_same_detections(data):
     import torch
 
     tier, study = load_tier("smoke"), load_study("smoke")
-    subject = load_subject(build_config(tier, data, 0, "", study, "cross"), study.suite.conditions[0])
+    subject = load_benchmark_model(build_config(tier, data, 0, "", study, "cross"), study.suite.conditions[0])
     layer, found = subject.model.pts_voxel_layer, []
     subject.model.register_forward_hook(lambda module, inputs, output: found.append(output[0].pred_instances_3d))
     with_voxels, without = subject.inference(1), subject.inference_without_voxelisation(1)
@@ -192,7 +192,7 @@ def test_voxels_made_beforehand_give_the_same_detections(data):
     torch.testing.assert_close(found[0].bboxes_3d.tensor, found[1].bboxes_3d.tensor, rtol=0, atol=0)
     torch.testing.assert_close(found[0].scores_3d, found[1].scores_3d, rtol=0, atol=0)
     # A variant and its baseline see the same samples, which are read once.
-    twin = load_subject(build_config(tier, data, 0, "", study, "none"), study.suite.conditions[0], subject)
+    twin = load_benchmark_model(build_config(tier, data, 0, "", study, "none"), study.suite.conditions[0], subject)
     twin.inference(1)
     assert twin.loaded["test"] is subject.loaded["test"]
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from aqr_bench.cost.timing import Times, compared, in_turns, ratio, summary
+from aqr_bench.cost.timing import Timings, interleaved, ratio, summary, timing_facts
 
 
 def test_every_function_runs_once_a_round_and_in_changing_order():
     ran = []
-    times = in_turns({name: lambda name=name: ran.append(name) for name in "abc"}, warmup=2, rounds=20)
+    times = interleaved({name: lambda name=name: ran.append(name) for name in "abc"}, warmup=2, rounds=20)
     assert ran[:6] == list("aabbcc")
     rounds = [tuple(ran[i : i + 3]) for i in range(6, len(ran), 3)]
     assert len(rounds) == 20 and all(sorted(r) == list("abc") for r in rounds) and len(set(rounds)) > 3
@@ -28,6 +28,6 @@ def test_ratios_are_taken_round_by_round():
 
 
 def test_wall_and_processor_time_have_ratios_of_their_own():
-    found = compared(Times([20.0, 30.0], [10.0, 10.0]), Times([10.0, 10.0], [5.0, 10.0]))
+    found = timing_facts(Timings([20.0, 30.0], [10.0, 10.0]), Timings([10.0, 10.0], [5.0, 10.0]))
     assert found["latency_ratio"] == 2.5 and found["latency_cpu_ratio"] == 1.5
     assert found["latency_ratio_quartiles"] == [2.25, 2.75] and found["latency_ms"]["median"] == 25.0

@@ -21,7 +21,7 @@ from aqr_bench.engine.config import base_config, hashable
 from aqr_bench.engine.seeding import seed_all
 from aqr_bench.engine.train import _without_test
 from aqr_bench.engine.weights import final_weights, load_weights
-from aqr_bench.report.figures.detections import Boxes, draw_sample
+from aqr_bench.report.figures.detections import DrawnBoxes, draw_sample
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
@@ -98,7 +98,10 @@ def test_objects_are_pasted_into_points_and_images_together(data):
         c: i.numpy().transpose(1, 2, 0)[..., ::-1] for c, i in zip(CAMERAS, frames[1.0]["inputs"]["img"], strict=True)
     }
     matrices = dict(zip(CAMERAS, np.asarray(pasted.lidar2img), strict=True))
-    truth, added = Boxes(new[: len(before)], []), Boxes(new[len(before) :], [], np.ones(len(after) - len(before)))
+    truth, added = (
+        DrawnBoxes(new[: len(before)], []),
+        DrawnBoxes(new[len(before) :], [], np.ones(len(after) - len(before))),
+    )
     points = frames[1.0]["inputs"]["points"].numpy()
     draw_sample(ARTEFACTS / "pasted.png", images, matrices, points, truth, added, "objects pasted into a frame")
     changed = (frames[0.0]["inputs"]["img"] != frames[1.0]["inputs"]["img"]).any(1)

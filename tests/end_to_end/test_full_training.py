@@ -24,7 +24,7 @@ from aqr_bench.data.dataset import point_at_keyframe
 from aqr_bench.data.infos import CAMERAS
 from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.seeding import seed_all
-from aqr_bench.report.figures.detections import Boxes, draw_sample
+from aqr_bench.report.figures.detections import DrawnBoxes, draw_sample
 from aqr_bench.study.model_files import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,8 +83,8 @@ class View:
                 shade = min(depth / 40, 1.0)
                 picture[v : v + size, u : u + size] = [255 * (1 - shade), 60, 255 * shade]
             images[camera] = picture
-        none = Boxes(np.zeros((0, 7)), [], np.zeros(0))
-        truth = Boxes(self.boxes, [str(c) for c in self.classes])
+        none = DrawnBoxes(np.zeros((0, 7)), [], np.zeros(0))
+        truth = DrawnBoxes(self.boxes, [str(c) for c in self.classes])
         matrices = dict(zip(CAMERAS, self.lidar2img, strict=True))
         draw_sample(path, images, matrices, self.points, truth, none, title, range_m=54.0)
 

@@ -16,7 +16,7 @@ from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import build_loader
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, write_records
-from aqr_bench.report.figures.detections import Boxes, corners, projected_edges
+from aqr_bench.report.figures.detections import DrawnBoxes, corners, projected_edges
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_tier, resolve_condition
 
@@ -85,7 +85,7 @@ def test_edges_behind_the_camera_are_cut():
 
 
 def test_boxes_are_filtered_by_score():
-    boxes = Boxes(np.zeros((3, 7)), ["a", "b", "c"], np.array([0.9, 0.1, 0.5]))
+    boxes = DrawnBoxes(np.zeros((3, 7)), ["a", "b", "c"], np.array([0.9, 0.1, 0.5]))
     assert boxes.above(0.5).labels == ["a", "c"]
 
 

@@ -26,9 +26,9 @@ def _start(*_args: object, **_kwargs: object) -> None:
 LONG = (
     *("aqr_bench.cli.run.run_snakemake", "aqr_bench.cli.run.only_workflow_in", "aqr_bench.cli.run.require_disk"),
     *("aqr_bench.cost.gpu_check.__main__.run", "aqr_bench.cost.gpu_check.__main__.work"),
-    # A download; becoming another program; a look for a driver, without which set-up has nothing to say.
-    *("aqr_bench.cost.gpu_check.fetch_wheels.download", "aqr_bench.cli.gpu_slots.run"),
-    *("aqr_bench.cli.cuda_builds.find_driver", "aqr_bench.cost.gpu_check.__main__.prepare_folder"),
+    # Becoming another program; a search for a driver, without which set-up reports nothing.
+    *("aqr_bench.cli.gpu_slots.run", "aqr_bench.cli.cuda_builds.find_driver"),
+    "aqr_bench.cost.gpu_check.__main__.prepare_folder",
     *("aqr_bench.world.write.write_world", "aqr_bench.report.page.build_report", "aqr_bench.engine.train.run_training"),
 )
 

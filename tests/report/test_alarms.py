@@ -15,10 +15,17 @@ from report_records import fill, made_up_matches, make_study
 from aqr_bench.corruptions import CORRUPTIONS
 from aqr_bench.metrics.matches import ClassMatches
 from aqr_bench.records.record import Record, read_records, write_records
-from aqr_bench.report.alarms import ALARM, NOTICE, alarms_sentence, alarms_table, base_alarms, study_alarms
+from aqr_bench.report.alarms import (
+    ALARM,
+    NOTICE,
+    alarms_sentence,
+    alarms_table,
+    base_alarms,
+    recall_and_precision,
+    study_alarms,
+)
 from aqr_bench.report.collect import collect_base, collect_study
-from aqr_bench.report.input_alarms import reach
-from aqr_bench.report.matched import recall_and_precision
+from aqr_bench.report.input_alarms import sensor_effect
 from aqr_bench.report.page import build_report
 from aqr_bench.study.load import load_study, load_tier, resolve_condition
 from aqr_bench.study.runs import limit_seeds
@@ -192,12 +199,12 @@ def test_equal_for_a_reason(study):
 @pytest.mark.parametrize(
     ("condition", "change", "words"),
     [
-        ("clean", {"brightness": 0.0}, "the cameras gave nothing, and the condition does not say so"),
+        ("clean", {"brightness": 0.0}, "the cameras gave nothing, which the condition does not cause"),
         ("clean", {"range_m": 0.0}, "the LiDAR gave nothing"),
         ("clean", {"points": 3.0}, "the mean of 'points' is 3"),
         ("clean", {"brightness": 255.0}, "the mean of 'brightness' is 255: not from 2 to 253"),
-        ("no_lidar", {"range_m": 15.0}, "the LiDAR should give nothing, and did"),
-        ("no_lidar", {"brightness": 80.0}, "Condition 'no_lidar' changes the cameras, which it should leave alone"),
+        ("no_lidar", {"range_m": 15.0}, "the LiDAR should give nothing, but did"),
+        ("no_lidar", {"brightness": 80.0}, "Condition 'no_lidar' changes the cameras, which it should not"),
         ("no_cameras", {"samples": 7}, "other samples were evaluated"),
     ],
 )
@@ -227,11 +234,11 @@ def test_models_that_were_given_different_inputs(study):
 
 
 def test_what_conditions_may_do_to_sensors():
-    assert reach(resolve_condition("clean")).touched == frozenset()
-    lost = {c.key for c in CORRUPTIONS.every() if reach(resolve_condition("x", str(c))).must_blank}
+    assert sensor_effect(resolve_condition("clean")).changed == frozenset()
+    lost = {c.key for c in CORRUPTIONS.every() if sensor_effect(resolve_condition("x", str(c))).blanked}
     assert {"no_lidar", "no_cameras", "no_lidar_random_cameras", "no_lidar_absent"} <= lost
     assert not lost & {"clean", "no_cam_front", "random_cameras", "key_frame_only"}
-    assert reach(resolve_condition("x", "no_lidar_random_cameras", 2)).must_blank == {"lidar"}
+    assert sensor_effect(resolve_condition("x", "no_lidar_random_cameras", 2)).blanked == {"lidar"}
 
 
 # ---------------------------------------------------------------- training
@@ -247,7 +254,7 @@ def test_a_loss_that_does_not_fall(study, tmp_path):
     assert raised(study, changed(healthy(study), broken, **where)) == [("training loss", ALARM)]
     short = lambda r: replace(r, curve=[[1, 7.0], [2, 7.5]])  # noqa: E731
     assert raised(study, changed(healthy(study), short, **where)) == []
-    # Of a training that goes on from a trained model, no fall is asked; a rise is odd.
+    # A training that starts from a trained model need not fall; a rise is implausible.
     (tmp_path / "warm").mkdir()
     warm = load_study(make_study(tmp_path / "warm", init="base"))
     assert raised(warm, changed(healthy(warm), flat, **where)) == []

@@ -1,4 +1,4 @@
-"""Two result folders side by side: what is said to have changed, what is outside the noise, and what is refused."""
+"""Two result folders side by side: changes, differences outside the noise, and refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scipy import stats
 from aqr_bench.cli import main as cli
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, write_records
-from aqr_bench.report.compare import compare, difference, main
+from aqr_bench.report.compare import compare_scores, main, score_difference
 from aqr_bench.report.result_sets import incompatible, read_set
 from aqr_bench.study.schema import repository_root
 
@@ -47,9 +47,9 @@ def make_set(folder: Path, seeds=(0, 1, 2), shift=lambda variant, condition, see
     return folder
 
 
-def by_place(a: Path, b: Path, metric: str = "mAP"):
-    rows = compare(read_set(a), read_set(b), [metric])
-    return {(row.place[2], row.place[4]): row for row in rows}
+def by_variant(a: Path, b: Path, metric: str = "mAP"):
+    rows = compare_scores(read_set(a), read_set(b), [metric])
+    return {(row.key.variant, row.key.condition): row for row in rows}
 
 
 def noise(size: float, start: int = 0):
@@ -64,8 +64,10 @@ def test_a_copy_is_identical(tmp_path, capsys):
     a = make_set(tmp_path / "a")
     shutil.copytree(a, tmp_path / "b")
     assert main([str(a), str(tmp_path / "b")]) == 0
-    said = capsys.readouterr().out
-    assert "8 scores: 8 identical. Nothing is outside the noise after correction." in said and "changed:" not in said
+    output = capsys.readouterr().out
+    assert (
+        "8 scores: 8 identical. Nothing is outside the noise after correction." in output and "changed:" not in output
+    )
 
 
 def test_a_loss_in_every_seed_is_outside_the_noise(tmp_path, capsys):
@@ -73,17 +75,17 @@ def test_a_loss_in_every_seed_is_outside_the_noise(tmp_path, capsys):
     worse = lambda v, c, s: -0.1 * (v == "b" and c == "clean") + 0.001 * s  # noqa: E731
     b = make_set(tmp_path / "b", shift=worse, facts={"git_commit": "2" * 40, "packages": {"torch": "2.14.0"}})
     assert main([str(a), str(b)]) == 1
-    said = capsys.readouterr().out
-    assert "Outside the noise: mAP of made_up/b under clean is worse in B" in said
-    assert "B 1111111111, 2222222222" in said and "A 2.13.0\n" in said and "B 2.13.0, 2.14.0" in said
-    row = by_place(a, b)["b", "clean"]
-    assert (row.how, row.said, row.corrected) == ("paired", "worse", "worse") and row.delta.comparisons == 4
-    assert by_place(b, a)["b", "clean"].corrected == "better"
+    output = capsys.readouterr().out
+    assert "Outside the noise: mAP of made_up/b under clean is worse in B" in output
+    assert "B 1111111111, 2222222222" in output and "A 2.13.0\n" in output and "B 2.13.0, 2.14.0" in output
+    row = by_variant(a, b)["b", "clean"]
+    assert (row.test, row.verdict, row.corrected) == ("paired", "worse", "worse") and row.delta.comparisons == 4
+    assert by_variant(b, a)["b", "clean"].corrected == "better"
 
 
 def test_noise_is_called_noise(tmp_path):
     a, b = make_set(tmp_path / "a", shift=noise(0.01, 1)), make_set(tmp_path / "b", shift=noise(0.01, 2))
-    rows = by_place(a, b)
+    rows = by_variant(a, b)
     assert {row.corrected for row in rows.values()} == {"within the noise"}
     assert main([str(a), str(b)]) == 0
 
@@ -93,47 +95,47 @@ def test_lower_errors_are_better(tmp_path):
     for folder in (a, b):
         for file in folder.rglob("evaluate*.jsonl"):
             file.write_text(file.read_text().replace('"NDS"', '"mATE"'))
-    assert {row.corrected for row in by_place(a, b, "mATE").values()} == {"worse"}
+    assert {row.corrected for row in by_variant(a, b, "mATE").values()} == {"worse"}
 
 
 def test_pairs_are_of_the_seeds_that_both_have():
     a, b = {0: 0.4, 1: 0.5, 2: 0.6}, {0: 0.41, 1: 0.52, 2: 0.61}
-    how, found = difference(a, b)
-    assert how == "paired" and found.p == pytest.approx(stats.ttest_rel(list(b.values()), list(a.values())).pvalue)
+    test, delta = score_difference(a, b)
+    assert test == "paired" and delta.p == pytest.approx(stats.ttest_rel(list(b.values()), list(a.values())).pvalue)
     # A seed that is missing makes no difference by itself.
-    assert difference(a, {0: 0.4, 1: 0.5})[0] == "identical"
-    how, found = difference(a, {1: 0.52, 2: 0.61, 7: 0.9})
-    assert how == "paired, 2 seeds" and found.n == 2 and found.mean == pytest.approx(0.015)
+    assert score_difference(a, {0: 0.4, 1: 0.5})[0] == "identical"
+    test, delta = score_difference(a, {1: 0.52, 2: 0.61, 7: 0.9})
+    assert test == "paired, 2 seeds" and delta.n == 2 and delta.mean == pytest.approx(0.015)
 
 
 def test_other_seeds_are_compared_by_welch():
     a, b = {0: 0.40, 1: 0.42, 2: 0.41, 3: 0.43}, {4: 0.50, 5: 0.47, 6: 0.52}
-    how, found = difference(a, b)
-    test = stats.ttest_ind(list(b.values()), list(a.values()), equal_var=False)
-    expected = test.confidence_interval(0.95)
-    assert how == "Welch" and (found.p, found.low, found.high) == pytest.approx(
-        (test.pvalue, expected.low, expected.high)
+    test, delta = score_difference(a, b)
+    welch = stats.ttest_ind(list(b.values()), list(a.values()), equal_var=False)
+    expected = welch.confidence_interval(0.95)
+    assert test == "Welch" and (delta.p, delta.low, delta.high) == pytest.approx(
+        (welch.pvalue, expected.low, expected.high)
     )
-    assert found.mean == pytest.approx(np.mean(list(b.values())) - np.mean(list(a.values())))
-    how, found = difference({0: 0.4, 1: 0.5}, {2: 0.5})
-    assert how == "Welch" and found.low is None and found.p is None
-    assert difference({0: 0.4, 1: 0.4}, {2: 0.5, 3: 0.5})[1].p == 0.0
+    assert delta.mean == pytest.approx(np.mean(list(b.values())) - np.mean(list(a.values())))
+    test, delta = score_difference({0: 0.4, 1: 0.5}, {2: 0.5})
+    assert test == "Welch" and delta.low is None and delta.p is None
+    assert score_difference({0: 0.4, 1: 0.4}, {2: 0.5, 3: 0.5})[1].p == 0.0
 
 
 def test_a_single_seed_has_no_noise(tmp_path, capsys):
     a, b = make_set(tmp_path / "a", seeds=(0,)), make_set(tmp_path / "b", seeds=(0,), shift=lambda v, c, s: 0.1)
     assert main([str(a), str(b)]) == 0
-    said = capsys.readouterr().out
-    assert "one seed, noise unknown" in said and "8 without an estimate of the noise (one seed)" in said
+    output = capsys.readouterr().out
+    assert "one seed, noise unknown" in output and "8 without an estimate of the noise (one seed)" in output
 
 
-def test_what_is_in_one_set_only_is_said(tmp_path, capsys):
+def test_what_is_in_one_set_only_is_reported(tmp_path, capsys):
     a, b = make_set(tmp_path / "a"), make_set(tmp_path / "b", config="y")
     shutil.rmtree(b / "made_up" / "a")
     assert main([str(a), str(b)]) == 0
-    said = capsys.readouterr().out
-    assert "changed: config of made_up/b" in said and "changed: only in A: 9 records of made_up/a" in said
-    assert {row.how for key, row in by_place(a, b).items() if key[0] == "a"} == {"only in A"}
+    output = capsys.readouterr().out
+    assert "changed: config of made_up/b" in output and "changed: only in A: 9 records of made_up/a" in output
+    assert {row.test for key, row in by_variant(a, b).items() if key[0] == "a"} == {"only in A"}
 
 
 def test_a_run_that_fails_now_is_a_difference(tmp_path, capsys):
@@ -143,13 +145,13 @@ def test_a_run_that_fails_now_is_a_difference(tmp_path, capsys):
     rows[1].update(status="oom", reason="out of memory", scores={})
     file.write_text("\n".join(map(json.dumps, rows)) + "\n")
     assert main([str(a), str(b)]) == 1
-    said = capsys.readouterr().out
-    assert "ok -> oom: evaluate quick made_up b seed 1 no_lidar: out of memory" in said
-    assert "1 run is ok in one set only" in said
+    output = capsys.readouterr().out
+    assert "ok -> oom: evaluate quick made_up b seed 1 no_lidar: out of memory" in output
+    assert "1 run is ok in one set only" in output
     file.write_text(json.dumps(rows[0]) + "\n{cut\n")
     assert main([str(a), str(b)]) == 1 and main([str(b), str(b)]) == 0
-    said = capsys.readouterr().out
-    assert "changed: damaged in B" in said and "damaged record, line 2" in said
+    output = capsys.readouterr().out
+    assert "changed: damaged in B" in output and "damaged record, line 2" in output
 
 
 # ---------------------------------------------------------------- what is refused
@@ -169,9 +171,9 @@ def test_different_tiers_data_and_conditions_are_refused(tmp_path, capsys):
         assert words in str(refused.value) and "--force" in str(refused.value)
         capsys.readouterr()
         assert main([str(a), str(b), "--force"]) == 1
-        said = capsys.readouterr().out
-        assert "Nothing was compared." in said and words in said and "worse" not in said
-        assert "0.420" in said and "not compared" in said
+        output = capsys.readouterr().out
+        assert "Nothing was compared." in output and words in output and "worse" not in output
+        assert "0.420" in output and "not compared" in output
 
 
 def test_a_condition_with_other_inputs_is_left_out(tmp_path, capsys):
@@ -179,7 +181,7 @@ def test_a_condition_with_other_inputs_is_left_out(tmp_path, capsys):
     b = make_set(tmp_path / "b", inputs={"no_lidar": "other"}, shift=lambda v, c, s: -0.2 * (c == "no_lidar"))
     assert incompatible(read_set(a), read_set(b)) == [] and main([str(a), str(b)]) == 0
     assert "changed: inputs under missing_sensors/no_lidar: left out" in capsys.readouterr().out
-    assert by_place(a, b)["b", "no_lidar"].said == "other inputs"
+    assert by_variant(a, b)["b", "no_lidar"].verdict == "other inputs"
 
 
 def test_mistakes_are_named(tmp_path):

@@ -13,8 +13,8 @@ from scipy import stats
 from aqr_bench.metrics.bootstrap import SceneInterval
 from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import collect_study
-from aqr_bench.report.resolution import resolution, resolution_sentence
-from aqr_bench.report.statistics import (
+from aqr_bench.report.detectable_difference import detectable_difference_sentence, detectable_differences
+from aqr_bench.report.score_statistics import (
     correct,
     corrected_verdict,
     holm,
@@ -102,7 +102,7 @@ def test_one_family_is_a_study_in_its_metric(tmp_path):
 def test_table_and_answer_show_both_verdicts(tmp_path):
     study, results = collected(tmp_path, scenes=12, effects={"cross": 0.25})
     table = scores_table(study, results)
-    for row, shown in zip(table.data.itertuples(), table.shown.to_dict("records"), strict=True):
+    for row, shown in zip(table.data.itertuples(), table.text.to_dict("records"), strict=True):
         finding = row.verdict in ("better", "worse")
         assert (shown["Verdict"], shown["Corrected"]) == (row.verdict, row.verdict_holm if finding else "–")
         if row.variant == "cross":
@@ -134,26 +134,28 @@ def test_answer_names_what_is_left_of_its_findings(tmp_path):
 
 def test_few_seeds_are_said_in_the_table(tmp_path):
     study, results = collected(tmp_path, seeds=(0, 1))
-    assert set(scores_table(study, results).shown["Runs"]) == {"2 of 2, fewer than three"}
+    assert set(scores_table(study, results).text["Runs"]) == {"2 of 2, fewer than three"}
     study, results = collected(tmp_path, seeds=(0, 1, 2), fail={("none", 2)})
-    shown = scores_table(study, results).shown
+    shown = scores_table(study, results).text
     assert list(shown["Runs"][:2]) == ["2 of 3, fewer than three", "3 of 3, 2 paired, fewer than three"]
     study, results = collected(tmp_path, seeds=(0, 1, 2))
-    assert set(scores_table(study, results).shown["Runs"]) == {"3 of 3"}
+    assert set(scores_table(study, results).text["Runs"]) == {"3 of 3"}
 
 
 def test_the_noise_floor_is_the_baseline_against_itself(tmp_path):
     study, results = collected(tmp_path)
     scores = list(by_seed(results, "none", "clean", "mAP").values())
     apart = [abs(a - b) for i, a in enumerate(scores) for b in scores[i + 1 :]]
-    row = resolution(study, results)[0]
+    row = detectable_differences(study, results)[0]
     assert (row.floor, row.floor_most) == pytest.approx((np.mean(apart), max(apart))) and row.baseline_runs == 3
-    said = resolution_sentence(study, results)
+    said = detectable_difference_sentence(study, results)
     assert f"are {row.floor:.3f} mAP apart on average, at most {row.floor_most:.3f} (3 pairs)" in said
     study, results = collected(tmp_path, seeds=(0, 1))
-    assert "(one pair of seeds, fewer than three seeds)" in resolution_sentence(study, results)
+    assert "(one pair of seeds, fewer than three seeds)" in detectable_difference_sentence(study, results)
     study, results = collected(tmp_path, seeds=(0,))
-    assert "The noise floor is unknown: 'none' has fewer than two finished seeds" in resolution_sentence(study, results)
+    assert "The noise floor is unknown: 'none' has fewer than two finished seeds" in detectable_difference_sentence(
+        study, results
+    )
 
 
 @pytest.mark.parametrize(("p", "text"), [(None, "–"), (math.nan, "–"), (0.0, "< 0.001"), (0.0456, "0.046")])

@@ -10,7 +10,7 @@ from aqr_bench.records.record import Record, write_records
 from aqr_bench.report.collect import collect_study
 from aqr_bench.report.page import build_report
 from aqr_bench.report.tables.cost import cost_table, cost_tables
-from aqr_bench.report.tables.speed import published_speeds, speed_chapter
+from aqr_bench.report.tables.speed import published_speeds, speed_section
 from aqr_bench.study.load import load_study, load_tier
 
 
@@ -74,8 +74,8 @@ def test_older_records_still_give_the_table_they_gave(tmp_path):
     fill(tmp_path / "results", study.path)
     found = cost_tables(study, collect_study(tmp_path / "results", load_tier("smoke"), study))
     assert list(found) == ["cost"]
-    assert "GFLOP" not in found["cost"].shown and "gflops" not in found["cost"].data
-    assert {"Ratio", "Peak memory, MB"} <= set(found["cost"].shown)
+    assert "GFLOP" not in found["cost"].text and "gflops" not in found["cost"].data
+    assert {"Ratio", "Peak memory, MB"} <= set(found["cost"].text)
 
 
 def test_what_newer_records_know_has_columns(place):
@@ -83,16 +83,16 @@ def test_what_newer_records_know_has_columns(place):
     row = table.data.set_index("variant").loc["cross"]
     assert (row["latency_ratio_low"], row["latency_cpu_ratio"]) == (1.19, 1.22)
     assert (row["without_voxelisation_ms"], row["gflops"]) == (11.0, 2.5)
-    shown = table.shown.set_index("Variant").loc["cross"]
+    shown = table.text.set_index("Variant").loc["cross"]
     assert shown["Ratio, quartiles"] == "1.19 to 1.21" and shown["GFLOP"] == "2.50"
     # Without a GPU nobody asks for its memory.
-    assert "GPU memory, MB" not in table.shown and "gpu_allocated_mb" not in table.data
+    assert "GPU memory, MB" not in table.text and "gpu_allocated_mb" not in table.data
     assert "2 operators are not counted (aten.view, aten.relu most often)" in table.note
 
 
 def test_training_steps_and_the_one_that_failed(place):
     table = cost_tables(place[1], results_of(place))["training_cost"]
-    good, bad = (table.shown.set_index("Variant").loc[name] for name in ("none", "cross"))
+    good, bad = (table.text.set_index("Variant").loc[name] for name in ("none", "cross"))
     assert (good["Step median, ms"], good["Ratio"], good["Batch"], good["GFLOP"]) == ("60.0", "1.30", "2", "7.50")
     assert bad["Step median, ms"] == "–" and bad["Measured"] == "failed: no backward on a CPU"
     assert table.marked == {list(table.data["variant"]).index("cross")}
@@ -100,14 +100,14 @@ def test_training_steps_and_the_one_that_failed(place):
 
 def test_stages_of_variants_with_and_without_a_router(place):
     table = cost_tables(place[1], results_of(place))["stages"]
-    assert list(table.shown.columns)[-2:] == ["Other", "Whole"]
-    rows = table.shown.set_index("Variant")
+    assert list(table.text.columns)[-2:] == ["Other", "Whole"]
+    rows = table.text.set_index("Variant")
     assert (rows.loc["cross", "Router"], rows.loc["none", "Router"]) == ("3.00", "–")
 
 
 def test_throughput_says_where_memory_did_not_suffice(place):
     table = cost_tables(place[1], results_of(place))["throughput"]
-    row = table.shown[(table.shown["Variant"] == "none") & (table.shown["Batch"] == "4")].iloc[0]
+    row = table.text[(table.text["Variant"] == "none") & (table.text["Batch"] == "4")].iloc[0]
     assert (row["Used"], row["Status"], row["Samples per s"]) == ("2", "out of memory", "30.0")
     assert len(table.marked) == 2
 
@@ -115,7 +115,7 @@ def test_throughput_says_where_memory_did_not_suffice(place):
 def test_the_page_has_them_all(place):
     folder, study = place
     tier, records = load_tier("smoke"), folder / "results"
-    page = build_report(tier, [study], records, folder / "out", [speed_chapter]).read_text(encoding="utf-8")
+    page = build_report(tier, [study], records, folder / "out", [speed_section]).read_text(encoding="utf-8")
     for name in ("cost", "training_cost", "stages", "throughput"):
         assert f'data-csv="made_up_{name}"' in page and (folder / "out" / "tables" / f"made_up_{name}.csv").is_file()
     assert "Speed, here and published" in page and "one NVIDIA A100" in page and "Some CPU, 1 thread" in page
@@ -123,14 +123,14 @@ def test_the_page_has_them_all(place):
 
 def test_speeds_are_in_the_order_of_their_sources_and_each_has_a_machine(place):
     folder, study = place
-    chapter = speed_chapter(load_tier("smoke"), [study], folder / "results", folder)[0]
-    table = chapter.tables[0].data
+    section = speed_section(load_tier("smoke"), [study], folder / "results")[0]
+    table = section.tables[0].data
     ours = table[table["source"].str.startswith("here")]
     assert list(ours["model"]) == ["made_up/none"] * 2 and list(ours["samples_per_s"]) == [100.0, 1000 / 9]
     assert list(ours["voxelisation"]) == ["timed", "left out"]
     theirs = table.iloc[len(ours) :]
     assert theirs["machine"].notna().all() and list(theirs["samples_per_s"]) != sorted(theirs["samples_per_s"])
-    assert "Not a ranking" in chapter.tables[0].note
+    assert "Not a ranking" in section.tables[0].note
 
 
 def test_published_speeds_are_those_of_the_sources(place):
@@ -141,9 +141,9 @@ def test_published_speeds_are_those_of_the_sources(place):
     assert speeds["MEFormer"] == 3.1 and "FUTR3D" not in speeds  # no machine is named for that one
 
 
-def test_no_chapter_where_nothing_was_measured(tmp_path):
+def test_no_section_where_nothing_was_measured(tmp_path):
     study = load_study(make_study(tmp_path))
-    assert speed_chapter(load_tier("smoke"), [study], tmp_path / "results", tmp_path) == []
+    assert speed_section(load_tier("smoke"), [study], tmp_path / "results") == []
 
 
 def test_a_part_that_failed_is_named_and_the_others_are_there(place):
@@ -170,13 +170,13 @@ def test_a_measurement_without_a_latency_shows_what_it_has(place):
     cost["failed_parts"] = {"latency": why}
     write(folder, study, "cross", "oom", cost, reason="latency: MemoryError: no memory left")
     tables = cost_tables(study, results_of(place))
-    shown = tables["cost"].shown.set_index("Variant").loc["cross"]
+    shown = tables["cost"].text.set_index("Variant").loc["cross"]
     assert shown["Measured"] == "oom, without latency"
     assert (shown["Latency median, ms"], shown["Ratio"], shown["GFLOP"]) == ("–", "–", "2.50")
     assert tables["training_cost"].data.set_index("variant").loc["cross", "measured"] == "ok"
-    assert "failed" in set(tables["throughput"].shown["Status"])
+    assert "failed" in set(tables["throughput"].text["Status"])
     tier, records = load_tier("smoke"), folder / "results"
-    assert build_report(tier, [study], records, folder / "out", [speed_chapter]).is_file()
+    assert build_report(tier, [study], records, folder / "out", [speed_section]).is_file()
 
 
 def write(folder, study, variant, status, cost, reason=None):

@@ -19,7 +19,7 @@ from aqr_bench.report.figures.study import draw_study, metrics_figure
 from aqr_bench.report.figures.style import GREY, colours, palette_of
 from aqr_bench.report.figures.window_grid import grid_figure, grid_of
 from aqr_bench.report.routers import bev_figure, queries_of
-from aqr_bench.report.statistics import interval_half
+from aqr_bench.report.score_statistics import interval_half
 from aqr_bench.study.load import load_study, load_tier
 
 

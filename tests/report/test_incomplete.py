@@ -104,7 +104,7 @@ def test_ok_without_a_score_is_neither_counted_nor_kept_quiet(tmp_path):
     rows = read_records(file)
     write_records(file, [replace(rows[0], scores={**rows[0].scores, "mAP": None}), *rows[1:]])
     text = page_of(tmp_path, study)
-    assert "Sanity: 1 alarm" in text and "called ok but has no mAP" in text
+    assert "Sanity: 1 alarm" in text and "has status ok but no mAP" in text
     scores = table(tmp_path, "scores").set_index(["variant", "condition"])
     assert scores.loc[("cross", "clean"), "ok"] == 1 and scores.loc[("cross", "clean"), "pairs"] == 1
 

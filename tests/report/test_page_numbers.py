@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from report_records import fill, make_study
 
-from aqr_bench.report.page import Chapter, build_report
-from aqr_bench.report.tables.study import Table
+from aqr_bench.report.page import build_report
+from aqr_bench.report.section import ReportSection
+from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.load import load_study, load_tier
 
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?![\w.]*\w)")
@@ -188,16 +189,16 @@ def test_tables_lie_there_in_all_formats_with_their_origin(report):
             assert "Reproduce: aqr-bench run" in image.text["Description"], file
 
 
-def test_a_chapter_of_others_has_its_place(tmp_path):
+def test_a_section_of_another_builder_follows_the_studies(tmp_path):
     (tmp_path / "results").mkdir()
     frame = pd.DataFrame({"model": ["A & B"], "NDS": [0.123456]})
-    table = Table("other", "Other", frame, frame.map(str))
+    table = ReportTable("other", "Other", frame, frame.map(str))
     study = load_study(make_study(tmp_path))
 
-    def author(tier, studies, records, figures):
-        return [Chapter("context", "Published <elsewhere>", "Not ranked.", (table,))]
+    def builder(tier, studies, records):
+        return [ReportSection("context", "Published <elsewhere>", "Not ranked.", (table,))]
 
-    page = build_report(load_tier("smoke"), [study], tmp_path / "results", tmp_path / "out", [author])
+    page = build_report(load_tier("smoke"), [study], tmp_path / "results", tmp_path / "out", [builder])
     text = page.read_text(encoding="utf-8")
     assert '<section id="context">' in text and "Published &lt;elsewhere&gt;" in text and "A &amp; B" in text
     assert (tmp_path / "out" / "tables" / "other.tex").is_file()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aqr_bench.report.figures.detections import NEAR_M, Boxes, corners, draw_sample, projected_edges
+from aqr_bench.report.figures.detections import NEAR_M, DrawnBoxes, corners, draw_sample, projected_edges
 
 FOCAL, CENTRE = 100.0, (80.0, 45.0)
 # A camera at the origin of the LiDAR frame that looks along y: u grows with x, v with falling z.
@@ -41,7 +41,7 @@ def test_corners_are_as_far_apart_as_the_box_is_large(yaw):
 
 
 def test_without_cameras_the_birds_eye_view_stands_alone(tmp_path):
-    boxes = Boxes(np.array([BOX]), ["car"], np.array([0.9]))
+    boxes = DrawnBoxes(np.array([BOX]), ["car"], np.array([0.9]))
     points = np.random.default_rng(0).uniform(-20, 20, (50, 3))
     for name, more in (("both", {}), ("lidar", {"cameras": ()})):
         draw_sample(tmp_path / f"{name}.png", {}, {}, points, boxes, boxes, "clean, sample 0\n" + "long " * 40, **more)

@@ -112,14 +112,14 @@ def test_what_has_not_been_run_is_said(tmp_path):
 
 def test_the_protocol_of_another_model_has_no_difference(records):
     table = published_tables(STUDY, PAPER, collect_study(records, PAPER, STUDY), records)[1]
-    rows = table.shown.set_index("Condition")
+    rows = table.text.set_index("Condition")
     assert rows["MoME (published)"].to_dict() == dict(
         clean="73.6", beams_4="63", lidar_drop="48.2", fov_60="58.3", object_failure="71", view_drop="69.5",
         occlusion_procedural="70.5",
     )  # fmt: skip
     assert set(rows["voxel0075_vov"]) == {"60.0"} and set(rows["voxel0100_r50"]) == {"–"}
     assert rows.loc["view_drop", "lidar_voxel0075"] == "not applicable"
-    assert not [c for c in table.shown.columns if "ifference" in c or "olerance" in c]
+    assert not [c for c in table.text.columns if "ifference" in c or "olerance" in c]
 
 
 def test_the_protocol_with_severities_says_which_variant_is_the_same_model(records):
@@ -129,7 +129,7 @@ def test_the_protocol_with_severities_says_which_variant_is_the_same_model(recor
         folder = records / PAPER.name / STUDY.name / row.variant / "seed0"
         write_records(folder / "evaluate.multicorrupt.jsonl", [row])
     table = published_tables(STUDY, PAPER, collect_study(records, PAPER, STUDY), records)[2]
-    shown = table.shown.set_index("Condition")
+    shown = table.text.set_index("Condition")
     assert len(shown) == 31 and (table.title, table.name) == (
         "MultiCorrupt's numbers for CMT",
         "paper_cmt_published_multicorrupt",

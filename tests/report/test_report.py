@@ -155,7 +155,7 @@ def test_lower_is_better_for_error_metrics(tmp_path):
     frame["mATE"] = [
         0.5 + (v == "cross") + s * 1e-3 * (v == "cross") for v, s in zip(frame.variant, frame.seed, strict=True)
     ]
-    shown = scores_table(study, results).shown
+    shown = scores_table(study, results).text
     assert list(shown["Verdict"]) == ["baseline", "worse"] * 3
 
 

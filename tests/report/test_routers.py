@@ -31,14 +31,14 @@ def test_tables_and_figure_from_files(tmp_path):
     areas = table.data.set_index(["variant", "sensor"])["mean"]
     assert areas["supervised", "lidar"] > 0.999 and 0.6 < areas["supervised", "camera"] < 0.9
     assert areas["constant", "lidar"] == areas["constant", "camera"] == 0.5
-    assert list(table.shown["Variant"]) == ["supervised", "constant"]
+    assert list(table.text["Variant"]) == ["supervised", "constant"]
     figure = distribution_figure(study, files)
     assert [axis.get_ylabel() for axis in figure.axes] == ["supervised", ""]  # a constant has no distribution
-    assert distribution_figure(study, {}) is None and sensing_table(study, {}).shown.empty
+    assert distribution_figure(study, {}) is None and sensing_table(study, {}).text.empty
 
 
 def test_damaged_files_are_nothing(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 cut off")
     np.savez(tmp_path / "b.npz", weight=np.zeros(4))
     assert all(load_weights(tmp_path / name) is None for name in ("a.npz", "b.npz", "none.npz"))
-    assert sensing_table(load_study("router"), {("learned", 0, "clean"): tmp_path / "a.npz"}).shown.empty
+    assert sensing_table(load_study("router"), {("learned", 0, "clean"): tmp_path / "a.npz"}).text.empty

@@ -1,1 +1,1 @@
-"""Everything worth knowing on a GPU machine, in one call of under eight minutes: python -m aqr_bench gpu-check."""
+"""Checks of a GPU machine in one call: python -m aqr_bench gpu-check."""

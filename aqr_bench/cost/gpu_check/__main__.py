@@ -1,13 +1,13 @@
-"""Everything worth knowing on a GPU machine, in one call of under eight minutes.
+"""Checks of a GPU machine in one call of under eight minutes: parity, speed, memory, the smoke tier.
 
     aqr-bench gpu-check --out DIR                      # on the GPU if there is one
-    aqr-bench gpu-check --out DIR --device cpu         # every part in a tiny size, for a try beforehand
-    aqr-bench gpu-check --out DIR --parts quick        # these parts alone; flex and quick run only so
+    aqr-bench gpu-check --out DIR --device cpu         # every part in a tiny size, to try it first
+    aqr-bench gpu-check --out DIR --parts quick        # only these parts; flex and quick run only by name
 
-Every part runs in its own process and within its share of the time: a kernel that brings down the process or a
-compiler that does not end costs that part alone. DIR holds table.md and gpu_check.json (written after each part),
+Every part has its own process and time limit: a kernel that crashes the process or a compiler that does not end costs
+that part only. DIR holds table.md and gpu_check.json (written after each part),
 rows.jsonl (written row by row) and log.txt.
-Exit code: 0 if all parts are ok; 1 if any is not, its status says why; 2 for a mistake in the call.
+Exit code: 0 if all parts are ok; 1 if any is not; 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from aqr_bench.cost.gpu_check.text import markdown
 from aqr_bench.errors import UserError, nearest, run_main
 from aqr_bench.records.provenance import machine, packages, utc_now
 
-FETCH = "python -m aqr_bench.cost.gpu_check.fetch_wheels, where there is a network; see docs/gpu.md"
-TAIL = 4000  # characters of the log that a failed part keeps
+INSTALL = "download its wheel where there is a network; see docs/gpu.md"
+TAIL = 4000  # characters of the log in the result of a failed part
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,20 +50,22 @@ def main(argv: list[str] | None = None) -> int:
     result: dict[str, Any] = {"device": settings.device, "size": settings.size, "started": utc_now()}
     result |= {"machine": machine(), "packages": packages(), "parts": []}
     for part in steps(chosen, "gpu-check", lambda part: part.name):
-        # What earlier parts left over may be used up, but for so much that none can take it all.
-        own = part.budget_s * (CPU_FACTOR if settings.device == "cpu" else 1)
-        allowed += own
-        limit = min(2 * own, max(own, allowed - (time.monotonic() - started)))
+        # Time that earlier parts did not use extends the limit, to twice the budget at most.
+        budget = part.budget_s * (CPU_FACTOR if settings.device == "cpu" else 1)
+        allowed += budget
+        limit = min(2 * budget, max(budget, allowed - (time.monotonic() - started)))
         result["parts"].append(run(part, settings, args.out, limit))
         result["seconds"] = round(time.monotonic() - started, 1)
         write(result, args.out)
-        print_line(_summary(result["parts"][-1]))
+        part_result = result["parts"][-1]
+        error = f": {part_result['error']}" if "error" in part_result else ""
+        print_line(f"{part.name}: {part_result['status']} in {part_result['seconds']:.0f} s{error}")
     print(f"{args.out / 'table.md'} and gpu_check.json: {result['seconds']:.0f} s in all")
     return int(any(part["status"] != "ok" for part in result["parts"]))
 
 
 def prepare_folder(out: Path) -> None:
-    """Make the folder of the results, without the rows and the log of an earlier call."""
+    """Create the output folder, without the rows and the log of an earlier call."""
     out.mkdir(parents=True, exist_ok=True)
     for name in ("rows.jsonl", "log.txt"):
         (out / name).unlink(missing_ok=True)
@@ -83,13 +85,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _device(asked: str | None) -> str:
+def _device(requested: str | None) -> str:
     import torch
 
     available = torch.cuda.is_available()
-    if asked == "cuda" and not available:
+    if requested == "cuda" and not available:
         raise UserError(f"gpu_check: --device cuda, but torch {torch.__version__} sees no GPU; use --device cpu")
-    return asked or ("cuda" if available else "cpu")
+    return requested or ("cuda" if available else "cpu")
 
 
 def _chosen(parts: dict[str, Part], names: list[str]) -> list[Part]:
@@ -120,9 +122,9 @@ def run(part: Part, settings: Settings, folder: Path, limit_s: float) -> dict[st
         last = rows.pop()
         facts |= {"status": "failed", "error": last["error"], "log": last["traceback"]}
         if "missing" in last:
-            facts |= {"status": f"needs {last['missing']}", "error": FETCH}
+            facts |= {"status": f"needs {last['missing']}", "error": INSTALL}
     elif code is None:
-        facts |= {"status": "failed", "error": f"its {limit_s:.0f} s were used up", "log": tail}
+        facts |= {"status": "failed", "error": f"stopped after its limit of {limit_s:.0f} s", "log": tail}
     elif code:
         last_line = (tail.strip().splitlines() or ["no output"])[-1]
         facts |= {"status": "failed", "error": f"the process ended with {code}: {last_line}", "log": tail}
@@ -133,7 +135,7 @@ def run(part: Part, settings: Settings, folder: Path, limit_s: float) -> dict[st
 
 
 def _worker(name: str, settings: Settings, rows: Path, log: Path, limit_s: float) -> int | None:
-    """Exit code of the process that runs a part; None if its time was used up and it was ended."""
+    """Exit code of the process that runs a part; None if it was stopped at its time limit."""
     command = [sys.executable, "-m", "aqr_bench", "gpu-check", "--worker", name, "--out", str(rows)]
     command += ["--device", settings.device, "--size", settings.size]
     with log.open("a") as out:
@@ -144,23 +146,17 @@ def _worker(name: str, settings: Settings, rows: Path, log: Path, limit_s: float
             return None
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # and the compilers and trainings that it has started
+                os.killpg(process.pid, signal.SIGKILL)  # and the compilers and trainings that it started
             process.wait()
 
 
 def _rows(file: Path, part: str) -> list[dict[str, Any]]:
-    """The rows of a part; a line that was cut off when the process was ended is left out."""
+    """The rows of a part; an incomplete last line of a stopped process is left out."""
     rows = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return [row for row in rows if row.pop("_part") == part]
-
-
-def _summary(part: dict[str, Any]) -> str:
-    return f"{part['name']}: {part['status']} in {part['seconds']:.0f} s" + (
-        f": {part['error']}" if "error" in part else ""
-    )
 
 
 def write(result: dict[str, Any], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the attention tables time and compare: sizes, kinds of bias, variants, one step, the float64 reference."""
+"""Cases of the attention tables: sizes, kinds of bias, one step, and the float64 reference."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from aqr_bench.bias import MemoryLayout, WindowBias, biased_attention, grid_windows, window_bias
-from aqr_bench.bias.attention import window as corrected
 from aqr_bench.bias.locality_prior import LocalityPrior
 from aqr_bench.bias.windows import self_window
 from aqr_bench.cost.cameras import ring_of_cameras
@@ -38,7 +38,7 @@ SIZES = {
     "vov": Size(2, 900, (180, 180), (6, 40, 100), 8, 256, 54.0, (640, 1600)),
     # cmt_aqr_quick
     "quick": Size(4, 144, (48, 48), (6, 6, 11), 4, 64, 38.4, (96, 176)),
-    # comparisons with float64: numbers of queries and keys that are no multiple of anything
+    # comparisons with float64: odd numbers of queries and keys
     "parity": Size(2, 301, (41, 41), (6, 13, 25), 8, 256, 54.0, (320, 800)),
     # for tests; heads 16 wide, as Inductor wants them at least
     "tiny": Size(2, 9, (8, 8), (4, 3, 5), 2, 32, 10.0, (24, 40)),
@@ -51,7 +51,7 @@ DENOISING = (3, 7)  # groups, and queries in each
 
 @dataclass(frozen=True)
 class Case:
-    """One layer's inputs and weights; ``weight_BQ2`` are the router's. What ``leaves`` lists gets a gradient.
+    """One layer's inputs and weights; ``weight_BQ2`` are the router's. ``leaves`` get a gradient.
 
     ``mask`` [Q, K], True = may not attend, and ``prior`` are those of ``biased_attention``.
     """
@@ -118,8 +118,8 @@ def make_case(
         geometry = WindowBias(index, valid, valid.to(dtype), keys)
     else:
         windows = grid_windows(points, matrices, shapes, layout, bev_window, camera_window)
-        nothing = torch.zeros(s.batch, s.queries, sum(w.size**2 for w in windows), device=device, dtype=dtype)
-        geometry = window_bias(windows, nothing, keys, hard=kind == "hard")
+        zeros = torch.zeros(s.batch, s.queries, sum(w.size**2 for w in windows), device=device, dtype=dtype)
+        geometry = window_bias(windows, zeros, keys, hard=kind == "hard")
     weight = ((torch.rand(s.batch, s.queries, 2, generator=g) - 0.5) * 4).to(device, dtype)
     prior = LocalityPrior(s.heads).to(device)(points, matrices, shapes, layout).dims if kind == "prior" else None
     return Case(
@@ -144,73 +144,40 @@ def denoising_mask(queries: int, device: str) -> Tensor:
     return (number[None] >= 0) & (number[:, None] != number[None])
 
 
-# ---------------------------------------------------------------------- variants
+# ---------------------------------------------------------------------- attention
+
+Attention = Callable[[Case], Tensor]  # projections, attention and output projection of a case, [B, Q, C]
 
 
-def _backend(name: str, max_loss: float | None = None) -> Callable[[Case], Tensor]:
-    def run(case: Case) -> Tensor:
-        before = corrected.MAX_LOSS
-        corrected.MAX_LOSS = before if max_loss is None else max_loss
-        try:
-            out = biased_attention(*case.heads(), mask=case.mask, bias=case.bias(), prior=case.prior, backend=name)
-        finally:
-            corrected.MAX_LOSS = before
-        return linear(out.transpose(1, 2).flatten(2), case.out_proj)
-
-    return run
-
-
-def _none(case: Case) -> Tensor:
-    out = biased_attention(*case.heads())
+def output_projection(case: Case, out: Tensor) -> Tensor:
+    """[B, H, Q, C / H] -> [B, Q, C]."""
     return linear(out.transpose(1, 2).flatten(2), case.out_proj)
 
 
-def _sdpa(case: Case) -> Tensor:
-    q, k, v = case.heads()
-    out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=case.bias().dense()[:, None])
-    return linear(out.transpose(1, 2).flatten(2), case.out_proj)
+def backend(name: str) -> Attention:
+    """Biased attention by a backend of ``biased_attention``."""
+
+    def attend(case: Case) -> Tensor:
+        out = biased_attention(*case.heads(), mask=case.mask, bias=case.bias(), prior=case.prior, backend=name)
+        return output_projection(case, out)
+
+    return attend
 
 
-def _module(need_weights: bool) -> Callable[[Case], Tensor]:
-    """nn.MultiheadAttention and its [B * H, Q, K] mask, as the design note has it."""
-
-    def run(case: Case) -> Tensor:
-        heads, width = case.size.heads, case.size.width
-        mask = case.bias().dense().repeat_interleave(heads, 0)
-        query, key, value = (
-            x.transpose(0, 1) for x in (case.query_BQC, case.memory_BKC + case.position_BKC, case.memory_BKC)
-        )
-        out, _ = nn.functional.multi_head_attention_forward(
-            query, key, value, width, heads, case.in_proj, None, None, None, False, 0.0, case.out_proj, None,
-            training=torch.is_grad_enabled(), need_weights=need_weights, attn_mask=mask,
-        )  # fmt: skip
-        return out.transpose(0, 1)
-
-    return run
-
-
-VARIANTS: dict[str, Callable[[Case], Tensor]] = {
-    "none": _none,
-    "auto": _backend("auto"),
-    "window": _backend("window"),
-    "masked": _backend("masked"),
-    "window, every row guarded": _backend("window", max_loss=float("-inf")),
-    "sdpa, mask with gradient": _sdpa,
-    "literal": _backend("literal"),
-    "nn.MultiheadAttention": _module(need_weights=True),
-    "nn.MultiheadAttention, need_weights=False": _module(need_weights=False),
-    "flex": _backend("flex"),
+ATTENTION: dict[str, Attention] = {
+    "none": lambda case: output_projection(case, biased_attention(*case.heads())),
+    **{name: backend(name) for name in ("auto", "window", "masked", "literal", "flex")},
 }
 
 
-def step(case: Case, variant: str, backward: bool) -> Tensor:
+def step(case: Case, attend: Attention, backward: bool) -> Tensor:
     """One forward pass without gradients, or one forward and backward pass to all leaves; returns the output."""
     if not backward:
         with torch.no_grad():
-            return VARIANTS[variant](case)
+            return attend(case)
     for leaf in case.leaves:
         leaf.grad = None
-    out = VARIANTS[variant](case)
+    out = attend(case)
     out.backward(_direction(out))
     return out
 
@@ -242,22 +209,15 @@ def exact(case: Case) -> list[Tensor]:
         ),
     )
     q, k, v = double.heads()
-    bias = double.bias()
-    q, k, v, value = (x.detach().requires_grad_() for x in (q, k, v, bias.value_BQW))
-    out = torch.zeros_like(q)
-    with torch.no_grad():
-        for b, h in torch.cartesian_prod(*map(torch.arange, q.shape[:2])).tolist():
-            out[b, h] = _one_head(double, q, k, v, replace(bias, value_BQW=value), b, h)
-    joined = out.requires_grad_()
-    final = linear(joined.transpose(1, 2).flatten(2), double.out_proj)
-    direction = _direction(final)
-    upstream, d_out_proj = torch.autograd.grad(final, [joined, double.out_proj], direction)
-    for b, h in torch.cartesian_prod(*map(torch.arange, q.shape[:2])).tolist():
-        _one_head(double, q, k, v, replace(bias, value_BQW=value), b, h).backward(upstream[b, h])
-    inner = [double.query_BQC, double.memory_BKC, double.weight_BQ2, double.in_proj]
-    sources = [*double.heads(), double.bias().value_BQW]
-    gradients = torch.autograd.grad(sources, inner, [x.grad for x in (q, k, v, value)])
-    return [final.detach(), *gradients, d_out_proj]
+    bias, (samples, heads) = double.bias(), q.shape[:2]
+    # The scores of one head are recomputed in its backward pass: those of all heads would take gigabytes.
+    out = [
+        checkpoint(_one_head, double, q, k, v, bias, b, h, use_reentrant=False)
+        for b in range(samples)
+        for h in range(heads)
+    ]
+    final = output_projection(double, torch.stack(out).unflatten(0, (samples, heads)))
+    return [final.detach(), *torch.autograd.grad(final, double.leaves, _direction(final))]
 
 
 def _one_head(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, b: int, h: int) -> Tensor:
@@ -271,11 +231,11 @@ def _one_head(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, b: 
     return scores.softmax(-1) @ v[b, h]
 
 
-def errors(case: Case, variant: str, reference: list[Tensor]) -> list[float]:
+def errors(case: Case, attend: Attention, reference: list[Tensor]) -> list[float]:
     """Largest error over the largest value, of the output and of the gradient of each leaf."""
-    out = step(case, variant, backward=True)
-    found = [out.detach(), *(leaf.grad for leaf in case.leaves)]
+    out = step(case, attend, backward=True)
+    values = [out.detach(), *(leaf.grad for leaf in case.leaves)]
     return [
         float((x.cpu().double() - y).abs().max() / y.abs().max().clamp(min=1e-300))
-        for x, y in zip(found, reference, strict=True)
+        for x, y in zip(values, reference, strict=True)
     ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,22 @@ from typing import Any
 import torch
 from torch import distributed
 
-from aqr_bench.cost.batches import free_memory, shrinking
+from aqr_bench.cost.batches import free_memory
 from aqr_bench.cost.full_head import CAMERAS as VIEWS
 from aqr_bench.cost.full_head import head_size, make_inputs
+from aqr_bench.cost.gpu_check.head_cost import with_batch_size
 from aqr_bench.cost.gpu_check.parity import HEADS
 from aqr_bench.cost.gpu_check.settings import CAMERAS, NOTE, Emit, Settings, attempt, model_config
 from aqr_bench.cost.memory import PeakMemory
-from aqr_bench.cost.timing import Times, summary, timed
+from aqr_bench.cost.timing import Timings, summary, timed
 from aqr_bench.cost.training import TrainingStep
 
-WARMUP = 3  # GradScaler halves its first scales, and steps that overflow are not taken
+WARMUP = 3  # GradScaler halves its first scales and skips steps that overflow
 
 
 @dataclass
-class MadeUp:
-    """A detector with batches of noise, as ``TrainingStep`` takes a model with its data."""
+class RandomInputModel:
+    """A detector with batches of noise; the interface of ``BenchmarkModel`` that ``TrainingStep`` needs."""
 
     model: Any
     config: Any
@@ -41,7 +42,7 @@ class MadeUp:
         return [{"inputs": {"img": images}, "data_samples": samples}]
 
 
-def build_detector(settings: Settings, name: str, backbone_of: str | None = None, **backbone: Any) -> MadeUp:
+def build_detector(settings: Settings, name: str, backbone_of: str | None = None, **backbone: Any) -> RandomInputModel:
     """The published camera model with a head of ``parity.HEADS``; ``backbone_of``: another config's image branch."""
     from aqr_bench import compat
 
@@ -60,26 +61,21 @@ def build_detector(settings: Settings, name: str, backbone_of: str | None = None
     config.model.pts_bbox_head.update(copy.deepcopy(HEADS[name]))
     init_default_scope("mmdet3d")
     torch.manual_seed(0)
-    return MadeUp(MODELS.build(config.model).to(settings.device), config)
+    return RandomInputModel(MODELS.build(config.model).to(settings.device), config)
 
 
 def amp_rows(settings: Settings, which: str, emit: Emit) -> None:
     """One row per head: images per second and peak memory of the config's own training step with GradScaler."""
     for name in ("plain", "cross"):
-        subject = build_detector(settings, name)
-
-        def measure(subject: MadeUp = subject) -> dict[str, Any]:
-            facts, batch, why = shrinking(settings.batch, lambda size: _amp(settings, subject, size))
-            return {"batch_size": batch, **({"shrunk": why} if why else {}), **facts}
-
-        attempt(emit, {"config": CAMERAS, "head": name}, measure)
-        del subject
+        cost = functools.partial(_amp, settings, build_detector(settings, name))
+        attempt(emit, {"config": CAMERAS, "head": name}, functools.partial(with_batch_size, settings.batch, cost))
+        del cost
         free_memory()
 
 
-def _amp(settings: Settings, subject: MadeUp, batch: int) -> dict[str, Any]:
-    step, times = TrainingStep(subject, batch), Times()
-    before = [p.detach().clone() for p in subject.model.pts_bbox_head.parameters()]
+def _amp(settings: Settings, detector: RandomInputModel, batch: int) -> dict[str, Any]:
+    step, times = TrainingStep(detector, batch), Timings()
+    before = [p.detach().clone() for p in detector.model.pts_bbox_head.parameters()]
     try:
         for _ in range(WARMUP):
             step()
@@ -92,7 +88,7 @@ def _amp(settings: Settings, subject: MadeUp, batch: int) -> dict[str, Any]:
     latency = summary(times.wall_ms)
     facts = {"precision": step.precision, "latency_ms": latency, "memory": memory.facts}
     facts["images_per_s"] = 1000 * VIEWS * batch / latency["median"]
-    after = list(subject.model.pts_bbox_head.parameters())
+    after = list(detector.model.pts_bbox_head.parameters())
     if not all(torch.isfinite(p).all() for p in after):
         facts["failed"] = "weights are no longer finite"
     elif all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
@@ -104,8 +100,8 @@ def ddp_rows(settings: Settings, which: str, emit: Emit) -> None:
     """One row per pair of settings: two steps in a group of one process, nccl on a GPU and gloo on a CPU.
 
     A training of several processes has both: the published ResNet's checkpointing (``with_cp``), and
-    ``find_unused_parameters``, since not every process sees every sensor. The other pairs tell which of the two is at
-    fault where it fails.
+    ``find_unused_parameters``, since not every process sees every sensor. The other pairs show which of the two is
+    the cause of a failure.
     """
     backend = "nccl" if settings.device == "cuda" else "gloo"
     with tempfile.TemporaryDirectory() as folder:
@@ -114,26 +110,23 @@ def ddp_rows(settings: Settings, which: str, emit: Emit) -> None:
         try:
             for with_cp, find_unused in itertools.product((True, False), repeat=2):
                 row = {"backend": backend, "with_cp": with_cp, "find_unused_parameters": find_unused}
-                attempt(emit, row, _ddp(settings, with_cp, find_unused))
+                attempt(emit, row, functools.partial(_ddp, settings, with_cp, find_unused))
                 free_memory()
         finally:
             distributed.destroy_process_group()
 
 
-def _ddp(settings: Settings, with_cp: bool, find_unused: bool) -> Callable[[], dict[str, Any]]:
-    def measure() -> dict[str, Any]:
-        from mmengine.model import MMDistributedDataParallel
-        from mmengine.optim import OptimWrapper
+def _ddp(settings: Settings, with_cp: bool, find_unused: bool) -> dict[str, Any]:
+    from mmengine.model import MMDistributedDataParallel
+    from mmengine.optim import OptimWrapper
 
-        subject = build_detector(settings, "cross", NOTE, with_cp=with_cp)
-        model = MMDistributedDataParallel(
-            subject.model.train(), device_ids=None, broadcast_buffers=False, find_unused_parameters=find_unused
-        )
-        optimiser = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-6))
-        (batch,) = subject.training_batches(1)
-        times = Times()
-        for _ in range(2):
-            timed(lambda: model.train_step(copy.copy(batch), optimiser), times)
-        return {"latency_ms": summary(times.wall_ms[1:])}
-
-    return measure
+    detector = build_detector(settings, "cross", NOTE, with_cp=with_cp)
+    model = MMDistributedDataParallel(
+        detector.model.train(), device_ids=None, broadcast_buffers=False, find_unused_parameters=find_unused
+    )
+    optimiser = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-6))
+    (batch,) = detector.training_batches(1)
+    timings = Timings()
+    for _ in range(2):
+        timed(lambda: model.train_step(copy.copy(batch), optimiser), timings)
+    return {"latency_ms": summary(timings.wall_ms[1:])}

@@ -1,4 +1,4 @@
-"""A tier from world to report through the product's own commands, as the workflow calls them, without Snakemake."""
+"""A tier from world to report by the commands that the workflow calls, without Snakemake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STUDIES = {"smoke": "smoke", "quick": "bias_site"}  # which study of a tier is r
 
 @dataclass(frozen=True)
 class Command:
-    """One call of ``python -m aqr_bench STEP``; ``output`` is what it has to leave, relative to the working folder."""
+    """One call of ``python -m aqr_bench STEP``; ``output``: the file that it writes, in the working folder."""
 
     step: str
     run: str
@@ -34,10 +34,10 @@ class Command:
 
 
 def tier_rows(settings: Settings, name: str, emit: Emit) -> None:
-    """One row per command: seconds, what its record holds. What does not depend on each other runs side by side."""
+    """One row per command: seconds, facts of its record. The commands of a stage run in parallel."""
     tier = load_tier(name)
     study = limit_seeds(load_study(STUDIES[name]), tier, 1)
-    # Without a GPU in sight where the CPU is asked for, and without a thread per core in each of many processes.
+    # Hides the GPU where the CPU is requested; many processes run at once, so one thread each.
     hidden = {} if settings.device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **hidden}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
@@ -47,15 +47,15 @@ def tier_rows(settings: Settings, name: str, emit: Emit) -> None:
                 emit(row)
                 complete &= row["exit"] == 0
             if not complete:
-                return  # nothing for what comes next: a failed training leaves a record, and an exit code of 0
+                return  # later stages lack an input (a failed training has a record, and exit code 0)
 
 
 def stages(tier: Tier, study: Study) -> Iterator[list[Command]]:
-    """The workflow's jobs of one study; those of a stage need nothing but the stages before."""
+    """The workflow's jobs of one study; a stage depends on earlier stages only."""
     root = f"results/{tier.name}"
     here = ("--tier", str(tier.path), "--infos", f"{root}/infos")
     work = ("--work", f"{root}/work")
-    given = ("--study", str(study.path))
+    of_study = ("--study", str(study.path))
     arguments = ("--tier", str(tier.path), "--out", f"{root}/world", "--quiet")
     yield [Command("world", "", arguments, f"{root}/world/world.json")]
     arguments = ("--tier", str(tier.path), "--root", f"{root}/world", "--out", f"{root}/infos")
@@ -68,7 +68,7 @@ def stages(tier: Tier, study: Study) -> Iterator[list[Command]]:
 
     def evaluate(run: Run) -> Command:
         out = f"results/{run.folder}/evaluate.{study.suite.name}.jsonl"
-        options = given if run.study else ()
+        options = of_study if run.study else ()
         trained = ("--train", f"results/{run.folder}/train.jsonl", "--suite", str(study.suite.path))
         return Command("evaluate", run.folder, (*here, *work, *trained, *options, "--out", out), out)
 
@@ -79,14 +79,14 @@ def stages(tier: Tier, study: Study) -> Iterator[list[Command]]:
     (base,) = base_runs(tier, [study])
     yield [train(base, *(["--features", *features] if features else []))]
     base_record, variants = f"results/{base.folder}/train.jsonl", matrix(tier, [study])
-    yield [evaluate(base), *(train(v, *given, "--variant", v.variant, "--base", base_record) for v in variants)]
+    yield [evaluate(base), *(train(v, *of_study, "--variant", v.variant, "--base", base_record) for v in variants)]
     yield [evaluate(variant) for variant in variants]
     base_scores = f"results/{base.folder}/evaluate.{study.suite.name}.jsonl"
     drawn = ("--suite", str(study.suite.path), "--train", base_record, "--evaluation", base_scores)
     arguments = (*here, *work, *drawn, "--out", f"{root}/pictures")
     pictures = Command("pictures", base.folder, arguments, f"{root}/pictures/pictures.json")
     yield [pictures, *(_measure(tier, study, here, variant) for variant in study.variants)]
-    arguments = ("--tier", str(tier.path), *given, "--records", "results", "--seeds", "1", "--out", f"{root}/report")
+    arguments = ("--tier", str(tier.path), *of_study, "--records", "results", "--seeds", "1", "--out", f"{root}/report")
     yield [Command("report", "", arguments, f"{root}/report/index.html")]
 
 
@@ -114,11 +114,11 @@ def _run(command: Command, folder: Path, environment: dict[str, str], device: st
 def record_facts(file: Path, device: str) -> dict[str, Any]:
     """How many records are ok, scores and times of the first; ``failed`` where a record, or a part of one, has.
 
-    So has, on ``device`` cuda, a record of a machine without a GPU.
+    On ``device`` cuda, a record of a machine without a GPU has failed, too.
     """
     records = read_run(file)
     reasons = [str(record.reason) for record in records if record.failed]
-    for record in records:  # parts of a measurement, which fail alone
+    for record in records:  # parts of a measurement
         reasons += [f"{part}: {why['reason']}" for part, why in record.cost.get("failed_parts", {}).items()]
     first = records[0]
     facts: dict[str, Any] = {"records": f"{sum(record.ok for record in records)} of {len(records)} ok"}

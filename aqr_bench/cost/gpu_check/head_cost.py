@@ -1,37 +1,41 @@
-"""The head at full size on made-up features: inference and training steps with and without AQR, and their memory."""
+"""The head at full size on random features: inference and training steps with and without AQR, and their memory."""
 
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from aqr_bench.cost.batches import free_memory, shrinking
+from aqr_bench.cost.batches import free_memory, with_smaller_batches
 from aqr_bench.cost.full_head import make_inputs
 from aqr_bench.cost.gpu_check.parity import head_with_bias
 from aqr_bench.cost.gpu_check.settings import NOTE, VOV, Emit, Settings, attempt, model_config
 from aqr_bench.cost.memory import PeakMemory
-from aqr_bench.cost.timing import Times, ratio, summary, timed
+from aqr_bench.cost.timing import interleaved, ratio
 
-# What is measured -> (head of parity.HEADS, attention backend).
+# Name -> (head of parity.HEADS, attention backend).
 VARIANTS = {"plain": ("plain", "auto"), "aqr, masked": ("cross", "masked"), "aqr, window": ("cross", "window")}
 GRADIENT_NORM = 35.0  # as CMT's schedule clips
 
 
 def cost_rows(settings: Settings, which: str, emit: Emit) -> None:
-    """One row per config, mode and head. A head is timed in turns with the plain one; memory is that of it alone."""
-    for config in (NOTE, VOV):
-        for mode, asked in (("inference", 1), ("training", settings.batch)):
-            for name in VARIANTS:
+    """One row per config, mode and head. A head is timed alternately with the plain one, after measuring memory."""
+    modes = (("inference", 1), ("training", settings.batch))
+    for config, (mode, batch), name in itertools.product((NOTE, VOV), modes, VARIANTS):
+        cost = functools.partial(_cost, settings, config, mode, name)
+        row = {"config": config, "mode": mode, "head": name}
+        attempt(emit, row, functools.partial(with_batch_size, batch, cost))
+        free_memory()
 
-                def measure(config: str = config, mode: str = mode, asked: int = asked, name: str = name) -> dict:
-                    facts, batch, why = shrinking(asked, lambda n: _cost(settings, config, mode, name, n))
-                    return {"batch_size": batch, **({"shrunk": why} if why else {}), **facts}
 
-                attempt(emit, {"config": config, "mode": mode, "head": name}, measure)
-                free_memory()
+def with_batch_size(batch: int, cost: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+    """``cost(batch)``, with a smaller batch where memory runs out, and the batch size."""
+    facts, used, reason = with_smaller_batches(batch, cost)
+    return {"batch_size": used, **({"shrunk": reason} if reason else {}), **facts}
 
 
 def _cost(settings: Settings, config: str, mode: str, name: str, batch: int) -> dict[str, Any]:
@@ -39,17 +43,14 @@ def _cost(settings: Settings, config: str, mode: str, name: str, batch: int) -> 
     step()
     with PeakMemory() as memory:
         step()
-    times, plain = Times(), Times()
-    other = None if name == "plain" else head_step(settings, config, mode, "plain", batch)
-    if other:
-        other()
-    for _ in range(settings.rounds):
-        timed(step, times)
-        if other:
-            timed(other, plain)
-    facts = {**times.facts(), "memory": memory.facts, "samples_per_s": 1000 * batch / summary(times.wall_ms)["median"]}
-    if other:
-        facts["ratio"] = ratio(times.wall_ms, plain.wall_ms)
+    steps = {name: step}
+    if name != "plain":
+        steps["plain"] = head_step(settings, config, mode, "plain", batch)
+    times = interleaved(steps, warmup=1, rounds=settings.rounds)
+    facts = {**times[name].facts(), "memory": memory.facts}
+    facts["samples_per_s"] = 1000 * batch / facts["latency_ms"]["median"]
+    if name != "plain":
+        facts["ratio"] = ratio(times[name].wall_ms, times["plain"].wall_ms)
     return facts
 
 
@@ -69,7 +70,7 @@ def head_step(settings: Settings, config: str, mode: str, name: str, batch: int)
 
 
 class TrainingHead:
-    """A head with its optimiser and a made-up batch; a call is one training step and returns the loss."""
+    """A head with its optimiser and a random batch; a call is one training step and returns the loss."""
 
     def __init__(self, settings: Settings, config: str, name: str, batch: int) -> None:
         loaded = model_config(config, settings.size == "tiny")

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aqr_bench.cost.gpu_check.attention_cases import KINDS, errors, exact, make_case
-from aqr_bench.cost.gpu_check.attention_table import BACKENDS, MODES, WINDOWS, cannot
+from aqr_bench.cost.gpu_check.attention_cases import ATTENTION, KINDS, errors, exact, make_case
+from aqr_bench.cost.gpu_check.attention_table import BACKENDS, MODES, WINDOWS, unsupported_reason
 from aqr_bench.cost.gpu_check.settings import NOTE, Emit, Settings, attempt, model_config
 
-# Largest error over largest value. What a wrong mask, head order or index gives is of the order of 1.
+# Largest error over largest value. A wrong mask, head order or index gives errors of the order of 1.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
 # A decoder in half precision may be as far from float32 as a few times what the CPU is in the same dtype: how far that
-# is depends on the model (a locality prior makes sharp scores).
+# is depends on the model (a locality prior sharpens the scores).
 TIMES_THE_CPU = 3.0
 OUTPUTS = ("center", "height", "dim", "rot", "vel", "cls_logits")
 WINDOW = {"bev_window": WINDOWS[0], "camera_window": WINDOWS[0]}
@@ -30,14 +30,14 @@ HEADS: dict[str, dict[str, Any]] = {
     "hard": {"aqr": {"site": "cross", "profile": "hard", **WINDOW}},
     "locality": {"aqr": {"site": "cross", **WINDOW}, "locality": {"bev_sigma": 2.0, "angle_sigma": 0.1}},
 }
-ROUTER_SPREAD = 0.05  # of the made-up weights of the router's last layer, which starts at zero
+ROUTER_SPREAD = 0.05  # of random weights of the router's last layer, which is initialised with zeros
 
 
 def bias_rows(settings: Settings, dtype: str, emit: Emit) -> None:
     """One row per size, kind of bias and backend: errors of the output and of all gradients against float64.
 
     The reference gets the same numbers, rounded to the dtype. All kinds at the small size come first: their reference
-    is there at once.
+    is quick.
     """
     first, *others = settings.parity
     for size, kind in [*((first, kind) for kind in KINDS), *((size, KINDS[0]) for size in others)]:
@@ -50,22 +50,22 @@ def compare_bias(settings: Settings, size: str, kind: str, dtype: str, backends:
     reference = exact(case)
     for backend in backends:
         row = {"size": size, "bias": kind, "dtype": dtype, "backend": backend}
-        why = cannot(backend, dtype, settings.device, MODES[1])
+        why = unsupported_reason(backend, dtype, settings.device, MODES[1])
         if why is not None:
             emit({**row, "not possible": why})
             continue
 
         def measure(backend: str = backend) -> dict[str, Any]:
-            output, *gradients = errors(case, backend, reference)
-            return judged({"output": output, "gradients": max(gradients)}, TOLERANCE[dtype])
+            output, *gradients = errors(case, ATTENTION[backend], reference)
+            return with_tolerance({"output": output, "gradients": max(gradients)}, TOLERANCE[dtype])
 
         attempt(emit, row, measure)
 
 
-def judged(found: Mapping[str, float], bound: float) -> dict[str, Any]:
+def with_tolerance(errors: Mapping[str, float], bound: float) -> dict[str, Any]:
     """The errors and their bound; a row over it has failed, and so has one with a NaN."""
-    row: dict[str, Any] = {"error": dict(found), "tolerance": bound}
-    worst = max(found.values(), key=lambda x: float("inf") if x != x else x)
+    row: dict[str, Any] = {"error": dict(errors), "tolerance": bound}
+    worst = max(errors.values(), key=lambda x: float("inf") if x != x else x)
     if not worst <= bound:
         row["failed"] = f"error {worst:.2g} is over {bound:.2g}"
     return row
@@ -82,21 +82,27 @@ def head_rows(settings: Settings, dtype: str, emit: Emit) -> None:
     config = model_config(NOTE, small=True)
     inputs, moved_inputs = make_inputs(config), make_inputs(config, device=settings.device)
     exact_dtype, half = dtype == "float32", getattr(torch, dtype)
-    # The locality prior is exact in float32 alone, which the product runs it in: half precision is wrong by half.
+    # The locality prior always runs in float32: in half precision its errors are as large as the values.
     for name in HEADS if exact_dtype else [name for name in HEADS if "locality" not in HEADS[name]]:
         head = head_with_bias(config, "literal", name)
         truth = outputs_and_gradients(head, inputs)
         call = decoder_call(head, inputs)
         decoded = _decoded(head, call, "cpu", torch.float32)
-        bound = TOLERANCE[dtype] if exact_dtype else TIMES_THE_CPU * apart(_decoded(head, call, "cpu", half), decoded)
+        bound = (
+            TOLERANCE[dtype]
+            if exact_dtype
+            else TIMES_THE_CPU * relative_distance(_decoded(head, call, "cpu", half), decoded)
+        )
 
         def measure(backend: str, head=head, truth=truth, call=call, decoded=decoded, bound=bound) -> dict[str, Any]:
             other = copy.deepcopy(head)
             set_backend(other.transformer, backend)
             other.to(settings.device)
             if exact_dtype:
-                return judged(compared(*outputs_and_gradients(other, moved_inputs), *truth), bound)
-            return judged({"output": apart(_decoded(other, call, settings.device, half), decoded)}, bound)
+                return with_tolerance(output_errors(*outputs_and_gradients(other, moved_inputs), *truth), bound)
+            return with_tolerance(
+                {"output": relative_distance(_decoded(other, call, settings.device, half), decoded)}, bound
+            )
 
         for backend in ("auto", "window") if exact_dtype else ("auto",):
             row = {"part": "head" if exact_dtype else "decoder", "head": name, "dtype": dtype, "backend": backend}
@@ -116,14 +122,14 @@ def head_with_bias(config: Any, backend: str, name: str) -> Any:
 
 def decoder_call(head: Any, inputs: Any) -> tuple:
     """Arguments of the decoder in one forward pass of the head, without gradients."""
-    seen: list[tuple] = []
-    handle = head.transformer.decoder.register_forward_pre_hook(lambda _, args: seen.append(args))
+    calls: list[tuple] = []
+    handle = head.transformer.decoder.register_forward_pre_hook(lambda _, args: calls.append(args))
     try:
         with torch.no_grad():
             head(inputs.points, inputs.images, inputs.metas)
     finally:
         handle.remove()
-    return seen[0]
+    return calls[0]
 
 
 def moved(value: Any, device: str, dtype: torch.dtype) -> Any:
@@ -145,7 +151,7 @@ def _decoded(head: Any, call: tuple, device: str, dtype: torch.dtype) -> dict[st
 
 
 def outputs_and_gradients(head: Any, inputs: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Outputs of all layers (without dropout or denoising), and gradients of their mean square to all parameters."""
+    """Outputs of all layers (no dropout, no denoising), and gradients of their mean square to all parameters."""
     head.eval().zero_grad(set_to_none=True)
     parts: dict[str, list[Tensor]] = {key: [] for key in OUTPUTS}
     for (task,) in head(inputs.points, inputs.images, inputs.metas):
@@ -158,7 +164,7 @@ def outputs_and_gradients(head: Any, inputs: Any) -> tuple[dict[str, Tensor], di
     return {key: value.detach().cpu() for key, value in values.items()}, gradients
 
 
-def compared(
+def output_errors(
     values: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor],
     true_values: Mapping[str, Tensor],
@@ -167,18 +173,18 @@ def compared(
     """Error of the worst output, and of all gradients as one vector."""
     if gradients.keys() != true_gradients.keys():
         raise ValueError(f"gradients of other parameters: {sorted(gradients.keys() ^ true_gradients.keys())[:4]}")
-    worst = torch.stack([far(values[key], true) for key, true in true_values.items()]).max()
-    return {"output": float(worst), "gradients": apart(gradients, true_gradients)}
+    worst = torch.stack([max_relative_error(values[key], true) for key, true in true_values.items()]).max()
+    return {"output": float(worst), "gradients": relative_distance(gradients, true_gradients)}
 
 
-def apart(measured: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> float:
-    """Length of the difference over the length of what is true, all tensors as one vector."""
+def relative_distance(measured: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> float:
+    """Norm of the difference over the norm of the true values, all tensors as one vector."""
     pairs = [(measured[key].detach().cpu().double(), value.detach().cpu().double()) for key, value in true.items()]
     difference = sum(float((a - b).square().sum()) for a, b in pairs)
     return (difference / sum(float(b.square().sum()) for _, b in pairs)) ** 0.5
 
 
-def far(measured: Tensor, true: Tensor) -> Tensor:
+def max_relative_error(measured: Tensor, true: Tensor) -> Tensor:
     """Largest error over largest value; NaN where there is one."""
     measured, true = measured.detach().cpu().double(), true.detach().cpu().double()
     return (measured - true).abs().max() / true.abs().max()

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.cost.gpu_check.settings import DTYPES, Settings, one_line
+from aqr_bench.cost.gpu_check.settings import DTYPES, Settings
+from aqr_bench.engine.job import one_line
 
-CPU_FACTOR = 12  # a CPU, which may have other work, gets this many times the seconds
+CPU_FACTOR = 12  # a CPU gets this many times the seconds
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Part:
 
 
 def parts_of(settings: Settings) -> list[Part]:
-    """In the order in which they run, what is worth most first. A part that may end a CUDA context stands alone."""
+    """In the order in which they run, the most useful first; a part that may end a CUDA context is separate."""
     first, *others = settings.attention
     table = "Attention backends, size"
     return [
-        Part("devices", "Machine, versions and plain speed", "devices.device_rows", 15),
+        Part("devices", "GPU facts and plain speed", "devices.device_rows", 15),
         Part("smoke", "Smoke tier from world to report", "end_to_end.tier_rows", 110),
         *(
             Part(f"bias_parity {dtype}", f"Bias in {dtype}: the device against float64 on the CPU",
@@ -54,7 +55,7 @@ def parts_of(settings: Settings) -> list[Part]:
         Part("head_cost", "Heads at full size: time and memory", "head_cost.cost_rows", 45),
         Part("ddp", "One process of DistributedDataParallel", "detector.ddp_rows", 25),
         *(Part(f"attention {s}", f"{table} {s}", "attention_table.attention_rows", 40) for s in others),
-        Part("flex", "FlexAttention", "flex.flex_rows", 180, optional=True),
+        Part("flex", "FlexAttention", "training.flex_rows", 180, optional=True),
         Part("quick", "Quick tier from world to report", "end_to_end.tier_rows", 580, optional=True),
     ]  # fmt: skip
 
@@ -64,7 +65,7 @@ def work(part: Part, settings: Settings, file: Path) -> int:
     from aqr_bench import compat
 
     if settings.device == "cpu":
-        compat.use_threads()  # a GPU's host keeps torch's number: it has the float64 references to compute
+        compat.use_threads()  # beside a GPU, torch's default: the host computes the float64 references
     with file.open("a", encoding="utf-8") as out:
 
         def emit(row: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
-"""What a check is run with: the device, sizes that fit it, and the model configs at that size."""
+"""Settings of a check: the device, sizes that fit it, and the model configs at that size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from aqr_bench.engine.job import one_line
 
 NOTE, VOV = "cmt_voxel0100_r50_800x320_cbgs", "cmt_voxel0075_vov_1600x640_cbgs"
 CAMERAS = "cmt_camera_vov_1600x640_cbgs"
@@ -42,7 +44,7 @@ def settings_for(device: str, size: str | None = None) -> Settings:
 
 
 def model_config(name: str, small: bool) -> Any:
-    """A published config; ``small``: with little maps and images and few queries, for a CPU. Layers and widths stay."""
+    """A published config; ``small``: small maps, small images and few queries, for a CPU."""
     from aqr_bench.cost.full_head import load_model_config
 
     config = load_model_config(name)
@@ -60,17 +62,11 @@ def model_config(name: str, small: bool) -> Any:
 
 
 def attempt(emit: Emit, row: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
-    """Emit the row with what ``measure`` gives, or with ``failed``: whatever a kernel raises, other rows go on."""
+    """Emit the row with the facts of ``measure``, or with ``failed`` after an error, so that other rows are run."""
     try:
         facts = measure()
     except ModuleNotFoundError:
-        raise  # no other row would do better
+        raise  # all other rows would fail likewise
     except Exception as error:
         facts = {"failed": one_line(error)}
     emit({**row, **facts})
-
-
-def one_line(error: BaseException) -> str:
-    """Type and first line of an error, for a table."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The result of a check as Markdown: one table per part, with a column for every fact that its rows have."""
+"""The result of a check as Markdown: one table per part, with a column for every key of its rows."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from typing import Any
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The page: the parts at a glance, then the rows of each."""
+    """The page: a table of the parts, then the rows of each."""
     device = result["machine"]["gpu" if result["device"] == "cuda" else "cpu"]
+    facts = {**result["machine"], **result["packages"]}
     lines = [
         "# GPU check",
         "",
         f"{device}, torch {result['packages'].get('torch')}, size {result['size']}, {result['started']}, "
         f"{result['seconds']:.0f} s. Times are medians. Ratios are to attention without bias, to the plain head, or to "
-        "what a row names: measured in turns, median and quartiles. An error is the largest over the largest value; "
-        "that of gradients is the length of the difference over the length of all.",
+        "what a row names: measured alternately, median and quartiles. An error is the largest over the largest value; "
+        "that of gradients is the norm of the difference over the norm of the gradients.",
+        "",
+        ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None),
         "",
         "| part | status | seconds | limit |",
         "|---|---|---|---|",
@@ -39,7 +42,7 @@ def _table(rows: list[dict[str, str]]) -> list[str]:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, str]:
-    """The row as texts; what is made of several numbers as the columns that a reader wants."""
+    """The row as texts; medians, ratios, errors and memory have their columns."""
     flat: dict[str, str] = {}
     for key, value in row.items():
         if key.endswith("_ms"):

@@ -12,22 +12,22 @@ import numpy as np
 TRUTH_COLOUR, DETECTION_COLOUR = "#009E73", "#D55E00"  # colour-blind safe green and vermilion
 NEAR_M = 0.1
 EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
-# Where a camera stands in the sheet: front row, back row.
-SHEET = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
+# Order of the cameras in the picture: front row, back row.
+CAMERA_GRID = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
 
 
 @dataclass(frozen=True)
-class Boxes:
+class DrawnBoxes:
     """Boxes in the LiDAR frame: [n, 7] gravity centre x, y, z (m), l, w, h (m), yaw (rad, counter-clockwise from x)."""
 
     boxes_n7: np.ndarray
     labels: Sequence[str]
     scores: np.ndarray | None = None
 
-    def above(self, threshold: float) -> Boxes:
+    def above(self, threshold: float) -> DrawnBoxes:
         """Those with at least this score."""
         keep = np.flatnonzero(self.scores >= threshold)
-        return Boxes(self.boxes_n7[keep], [self.labels[i] for i in keep], self.scores[keep])
+        return DrawnBoxes(self.boxes_n7[keep], [self.labels[i] for i in keep], self.scores[keep])
 
 
 def corners(boxes_n7: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def corners(boxes_n7: np.ndarray) -> np.ndarray:
 
 
 def projected_edges(boxes_n7: np.ndarray, lidar2img: np.ndarray) -> list[np.ndarray]:
-    """Edges [2, 2] (u, v) in pixels of all boxes, cut at the near plane; what lies behind the camera is left out."""
+    """Edges [2, 2] (u, v) in pixels of all boxes, cut at the near plane; edges behind the camera are left out."""
     homogeneous = np.concatenate([corners(boxes_n7), np.ones((len(boxes_n7), 8, 1))], -1) @ lidar2img.T
     edges = []
     for box in homogeneous[..., :3]:
@@ -62,11 +62,11 @@ def draw_sample(
     images: Mapping[str, np.ndarray],
     lidar2img: Mapping[str, np.ndarray],
     points: np.ndarray,
-    truth: Boxes | None,
-    detections: Boxes,
+    truth: DrawnBoxes | None,
+    detections: DrawnBoxes,
     title: str,
     range_m: float = 40.0,
-    cameras: Sequence[str] = SHEET,
+    cameras: Sequence[str] = CAMERA_GRID,
 ) -> None:
     """Write a PNG: the views (RGB uint8 [h, w, 3], absent ones grey) and the BEV; truth green, detections vermilion.
 
@@ -74,7 +74,7 @@ def draw_sample(
         lidar2img: 4 x 4 per camera, LiDAR frame in metres to pixels of the given images.
         points: [P, >=3], LiDAR frame; drawn in the BEV.
         detections: with scores; the BEV labels those that are drawn.
-        cameras: of the detector; without any, the BEV stands alone.
+        cameras: of the detector; without any, only the BEV is drawn.
     """
     import matplotlib
 
@@ -85,7 +85,7 @@ def draw_sample(
 
     figure = plt.figure(figsize=(17, 6.0) if cameras else (7.5, 7.5), layout="constrained")
     grid = figure.add_gridspec(2, 4, width_ratios=[1, 1, 1, 1.25]) if cameras else figure.add_gridspec(1, 1)
-    for index, camera in enumerate(SHEET if cameras else ()):
+    for index, camera in enumerate(CAMERA_GRID if cameras else ()):
         axes = figure.add_subplot(grid[index // 3, index % 3])
         axes.set_title(camera, fontsize=9)
         if camera not in images:

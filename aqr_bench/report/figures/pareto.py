@@ -1,4 +1,4 @@
-"""What accuracy costs: NDS against latency and against memory, with the front of those that nobody beats in both."""
+"""NDS against latency and against memory, with the Pareto front of the variants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from aqr_bench.report.collect import Results
 from aqr_bench.report.figures.style import GREY, colours, drop, legend_below
-from aqr_bench.report.statistics import summarise
+from aqr_bench.report.score_statistics import summarise
 from aqr_bench.report.tables.study import by_seed
 from aqr_bench.study.spec import Study
 
@@ -20,17 +20,17 @@ COSTS = (("latency_ms", "latency, ms (median; line to 95th percentile)"), ("peak
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (cost, score) pairs that no other beats, by rising cost.
+    """Indices of the (cost, score) pairs that no other dominates, by rising cost.
 
-    One beats another if it costs no more, scores no less, and is not equal to it.
+    One dominates another if it costs no more, scores no less, and is not equal to it.
     """
-    kept: list[int] = []
+    best_points: list[int] = []
     best = -math.inf
     for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if points[i][1] > best or (kept and points[i] == points[kept[-1]]):
-            kept.append(i)
+        if points[i][1] > best or (best_points and points[i] == points[best_points[-1]]):
+            best_points.append(i)
             best = points[i][1]
-    return kept
+    return best_points
 
 
 def pareto_figure(study: Study, results: Results) -> Figure | None:
@@ -55,18 +55,18 @@ def pareto_figure(study: Study, results: Results) -> Figure | None:
 
 def _panel(axis: Axes, study: Study, results: Results, cost: str, reference: str) -> list[str]:
     """Draw one cost; returns the variants that have both it and a score."""
-    palette, found = colours(study), {}
+    palette, points = colours(study), {}
     for row in results.measures.itertuples():
         scores = list(by_seed(results, row.variant, reference, SCORE).values())
         if row.status == "ok" and math.isfinite(getattr(row, cost)) and scores:
-            found[row.variant] = (getattr(row, cost), summarise(scores).mean, scores, row.latency_p95_ms)
-    names = list(found)
-    best = front([found[name][:2] for name in names])
-    steps = [found[names[i]] for i in best]
+            points[row.variant] = (getattr(row, cost), summarise(scores).mean, scores, row.latency_p95_ms)
+    names = list(points)
+    best = front([points[name][:2] for name in names])
+    steps = [points[names[i]] for i in best]
     if len(steps) > 1:
         x, y = [s[0] for s in steps], [s[1] for s in steps]
         axis.plot(x, y, "--", color=GREY, lw=1.1, drawstyle="steps-post", zorder=1)
-    for i, (name, (x, mean, scores, p95)) in enumerate(found.items()):
+    for i, (name, (x, mean, scores, p95)) in enumerate(points.items()):
         colour = palette[name]
         if cost == "latency_ms" and math.isfinite(p95):
             axis.plot([x, p95], [mean, mean], "-", color=colour, lw=1.2)

@@ -1,76 +1,64 @@
-"""Precision over recall by class, from the matches that evaluations kept, as nuscenes-devkit interpolates it."""
+"""Precision over recall by class, from the matches of evaluations, as nuscenes-devkit interpolates it."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from aqr_bench.errors import ARRAY_READ_ERRORS
-from aqr_bench.metrics.matches import ClassMatches, Matches
+from aqr_bench.metrics.matches import ClassMatches
 from aqr_bench.metrics.nuscenes import RECALL
 from aqr_bench.report.collect import Results
 from aqr_bench.report.figures.style import colours, drop, legend_below, panels
+from aqr_bench.report.scene_bootstrap import load_matches
 from aqr_bench.study.spec import Study
 
 DISTANCE_M = 2.0  # the threshold at which nuScenes takes true-positive errors
 
 
-def precision_over_recall(found: ClassMatches, column: int) -> np.ndarray | None:
+def precision_over_recall(matches: ClassMatches, column: int) -> np.ndarray | None:
     """Precision [101] at the recalls 0, 0.01, ..., 1 of one distance threshold; 0 where that recall is not reached.
 
     None for a class without objects. Source: nuscenes-devkit 1.2.0, eval/detection/algo.py, ``accumulate``.
     """
-    objects = int(found.positives.sum())
+    objects = int(matches.positives.sum())
     if not objects:
         return None
-    hit = found.tp[:, column]
+    hit = matches.tp[:, column]
     if not hit.any():
         return np.zeros(len(RECALL))
     true, false = np.cumsum(hit), np.cumsum(~hit)
     return np.interp(RECALL, true / objects, true / (true + false), right=0)
 
 
-def load_matches(path: Path) -> Matches | None:
-    """Kept matches; None if the file is missing, damaged or knows no such threshold."""
-    try:
-        found = Matches.load(path)
-    except ARRAY_READ_ERRORS:
-        return None
-    return found if DISTANCE_M in found.distances else None
-
-
 def curves_by_class(study: Study, results: Results, condition: str) -> dict[str, dict[str, np.ndarray]]:
-    """Class -> variant -> precision [101], mean over the seeds that kept their matches."""
+    """Class -> variant -> precision [101], mean over the seeds that have matches."""
     curves: dict[str, dict[str, list[np.ndarray]]] = {}
     for variant in study.variants:
         for seed in study.seeds:
-            path = results.match_files.get((variant, seed, condition))
-            matches = None if path is None else load_matches(path)
-            if matches is None:
+            matches = load_matches(results.match_files.get((variant, seed, condition)))
+            if matches is None or DISTANCE_M not in matches.distances:
                 continue
             column = matches.distances.index(DISTANCE_M)
-            for name, found in matches.classes.items():
-                curve = precision_over_recall(found, column)
+            for name, of_class in matches.classes.items():
+                curve = precision_over_recall(of_class, column)
                 if curve is not None:
                     curves.setdefault(name, {}).setdefault(variant, []).append(curve)
-    return {name: {v: np.mean(parts, axis=0) for v, parts in found.items()} for name, found in curves.items()}
+    return {name: {v: np.mean(parts, axis=0) for v, parts in by.items()} for name, by in curves.items()}
 
 
 def recall_figure(study: Study, results: Results) -> Figure | None:
-    """One panel per class in the reference condition, one line per variant; None where no matches were kept."""
+    """One panel per class in the reference condition, one line per variant; None where there are no matches."""
     palette = colours(study)
     curves = curves_by_class(study, results, study.suite.conditions[0].name)
-    figure, axes = panels(max(len(curves), 1), 1.75, width=1.75, most=5)
-    names = [v for v in study.variants if any(v in found for found in curves.values())]
+    figure, axes = panels(max(len(curves), 1), 1.75, width=1.75, max_columns=5)
+    names = [v for v in study.variants if any(v in by_variant for by_variant in curves.values())]
     if not names:
         return drop(figure)
     styles = ("-", "--", ":", "-.")
     across = min(len(curves), 5)
-    for i, (axis, (name, found)) in enumerate(zip(axes, curves.items(), strict=True)):
-        for variant, precision in found.items():
-            # From the last recall that is reached on, the line stops and does not fall to 0.
+    for i, (axis, (name, by_variant)) in enumerate(zip(axes, curves.items(), strict=True)):
+        for variant, precision in by_variant.items():
+            # The line ends at the last recall that is reached and does not fall to 0.
             reached = int(np.flatnonzero(precision).max(initial=0)) + 1
             style = styles[names.index(variant) % len(styles)]
             axis.plot(RECALL[:reached], precision[:reached], style, color=palette[variant], lw=1.4)

@@ -1,4 +1,4 @@
-"""Figures of a suite of corruptions: what is left of the clean score (heat map), and how it falls with severity."""
+"""Figures of a suite of corruptions: resistance (heat map), and score over severity."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 
 from aqr_bench.metrics.robustness import CLEAN
 from aqr_bench.report.figures.style import GREY, legend_below, palette_of, panels, save, theme
-from aqr_bench.report.robustness import METRICS, Sheet
-from aqr_bench.report.statistics import number
+from aqr_bench.report.robustness_scores import METRICS, SuiteScores
+from aqr_bench.report.score_statistics import number
+from aqr_bench.report.section import ReportFigure
 
-SHADE = "cividis"  # made to look alike with and without colour blindness; light is good
+SHADE = "cividis"  # the same for readers with and without colour blindness; light is good
 MEAN = "mean (mRA)"
 CURVE = "NDS"  # the score whose fall is drawn
 MARKERS = "oDsv^P*X"
@@ -29,48 +30,48 @@ CELL, LINE = 0.62, 0.3  # inches: width of a column, height of a row
 STACKED_FROM = 8  # so many variants, and the panels stand above each other
 
 
-def draw_sheet(sheet: Sheet, folder: Path) -> list[tuple[str, Path]]:
-    """Draw the heat map of a sheet and its degradation curves; (caption, PNG) pairs, none where there is no number."""
+def draw_robustness(scores: SuiteScores, folder: Path, footer: str = "") -> list[ReportFigure]:
+    """Draw the heat map of a suite and its degradation curves; nothing where there is no number."""
     drawn = []
     theme("white")
-    figure = resistance_figure(sheet)
+    figure = resistance_figure(scores)
     if figure is not None:
         caption = (
-            f"Resistance RA under {sheet.suite}: share of the clean score that is left, mean over severities and "
+            f"Resistance RA under {scores.suite}: share of the clean score that is left, mean over severities and "
             "seeds; last row: mean over corruptions. 1: nothing lost. A dash: not all severities were evaluated."
         )
-        drawn.append((caption, save(figure, folder, sheet.name)))
+        drawn.append(ReportFigure(caption, save(figure, folder, scores.name, footer)))
     theme("whitegrid")
-    figure = degradation_figure(sheet)
+    figure = degradation_figure(scores)
     if figure is not None:
         caption = (
-            f"{CURVE} over severity under {sheet.suite} (0: clean), for corruptions with more than one: mean over "
+            f"{CURVE} over severity under {scores.suite} (0: clean), for corruptions with more than one: mean over "
             "seeds (line) and range of the seeds (band). All panels have the same scale."
         )
-        drawn.append((caption, save(figure, folder, f"{sheet.name}_severity")))
+        drawn.append(ReportFigure(caption, save(figure, folder, f"{scores.name}_severity", footer)))
     return drawn
 
 
-def degradation_figure(sheet: Sheet) -> Figure | None:
+def degradation_figure(scores: SuiteScores) -> Figure | None:
     """Score over severity, one panel per corruption with at least two; None where there is none."""
-    frame = sheet.by_severity[sheet.by_severity["metric"] == CURVE].dropna(subset=["score"])
-    graded = {name: sorted(s) for name, s in sheet.families.items() if len(s) > 1}
+    frame = scores.by_severity[scores.by_severity["metric"] == CURVE].dropna(subset=["score"])
+    graded = {name: sorted(s) for name, s in scores.families.items() if len(s) > 1}
     graded = {name: s for name, s in graded.items() if (frame["corruption"] == name).any()}
     if not graded:
         return None
-    palette = palette_of(sheet.variants, sheet.baseline)
+    palette = palette_of(scores.variants, scores.baseline)
     across = min(len(graded), 4)
-    figure, axes = panels(len(graded), 2.0, width=2.3, most=across)
-    shown = [v for v in sheet.variants if (frame["variant"] == v).any()]
+    figure, axes = panels(len(graded), 2.0, width=2.3, max_columns=across)
+    drawn = [v for v in scores.variants if (frame["variant"] == v).any()]
     for i, (axis, (name, severities)) in enumerate(zip(axes, graded.items(), strict=True)):
-        for k, variant in enumerate(shown):
-            own = frame[frame["variant"] == variant]
+        for k, variant in enumerate(drawn):
+            rows = frame[frame["variant"] == variant]
+            graded_rows = (rows["corruption"] == name) & rows["severity"].isin(severities)
             # Severity 0 of a graded corruption is the clean input.
-            own = own[((own["corruption"] == name) & own["severity"].isin(severities)) | (own["corruption"] == CLEAN)]
-            own = own.sort_values("severity")
-            axis.fill_between(own["severity"], own["lowest"], own["highest"], color=palette[variant], alpha=0.15, lw=0)
-            marker = MARKERS[k % len(MARKERS)]
-            axis.plot(own["severity"], own["score"], "-", marker=marker, ms=4, lw=1.4, color=palette[variant])
+            line = rows[graded_rows | (rows["corruption"] == CLEAN)].sort_values("severity")
+            colour, marker = palette[variant], MARKERS[k % len(MARKERS)]
+            axis.fill_between(line["severity"], line["lowest"], line["highest"], color=colour, alpha=0.15, lw=0)
+            axis.plot(line["severity"], line["score"], "-", marker=marker, ms=4, lw=1.4, color=colour)
         axis.set_title(textwrap.fill(name.replace("_", " "), 22), fontsize=9)
         axis.set_xticks([0, *severities])
         axis.set_ylim(bottom=0)
@@ -79,29 +80,29 @@ def degradation_figure(sheet: Sheet) -> Figure | None:
             axis.set_xlabel("severity", fontsize=9)
         if i % across == 0:
             axis.set_ylabel(CURVE, fontsize=9)
-    legend_below(figure, palette, shown)
+    legend_below(figure, palette, drawn)
     return figure
 
 
-def resistance(sheet: Sheet, metric: str) -> np.ndarray:
-    """RA [corruptions + 1, variants] in the sheet's order, the mean in the last row; NaN where there is none."""
-    rows = sheet.corruptions[sheet.corruptions["metric"] == metric]
+def resistance(scores: SuiteScores, metric: str) -> np.ndarray:
+    """RA [corruptions + 1, variants] in the order of the suite, the mean in the last row; NaN where there is none."""
+    rows = scores.corruptions[scores.corruptions["metric"] == metric]
     grid = rows.pivot(index="corruption", columns="variant", values="RA")
-    grid = grid.reindex(index=list(sheet.families), columns=list(sheet.variants))
-    means = sheet.summary[sheet.summary["metric"] == metric].set_index("variant")["mRA"]
-    return np.vstack([grid.to_numpy(float), means.reindex(list(sheet.variants)).to_numpy(float)])
+    grid = grid.reindex(index=list(scores.families), columns=list(scores.variants))
+    means = scores.summary[scores.summary["metric"] == metric].set_index("variant")["mRA"]
+    return np.vstack([grid.to_numpy(float), means.reindex(list(scores.variants)).to_numpy(float)])
 
 
-def resistance_figure(sheet: Sheet) -> Figure | None:
+def resistance_figure(scores: SuiteScores) -> Figure | None:
     """Corruptions by variants, both metrics on one scale; None where there is no number at all."""
-    grids = {metric: resistance(sheet, metric) for metric in METRICS}
+    grids = {metric: resistance(scores, metric) for metric in METRICS}
     finite = np.concatenate([grid[np.isfinite(grid)] for grid in grids.values()])
     if not finite.size:
         return None
     # One scale for both panels, in whole tenths, so that a small loss does not look like a total one.
     low = min(math.floor(finite.min() * 10) / 10, 0.9)
     high = max(1.0, math.ceil(finite.max() * 10) / 10)
-    corruptions, variants = [*(name.replace("_", " ") for name in sheet.families), MEAN], list(sheet.variants)
+    corruptions, variants = [*(name.replace("_", " ") for name in scores.families), MEAN], list(scores.variants)
     stacked = len(variants) >= STACKED_FROM
     shape = (len(METRICS), 1) if stacked else (1, len(METRICS))
     width, height = CELL * len(variants), LINE * len(corruptions) + 0.9
@@ -123,13 +124,13 @@ def resistance_figure(sheet: Sheet) -> Figure | None:
 def _panel(
     axis: Axes, grid: np.ndarray, limits: tuple[float, float], corruptions: list[str], variants: list[str]
 ) -> None:
-    gone = np.isnan(grid)
+    empty = np.isnan(grid)
     text = np.array([["" if math.isnan(v) else number(v, 2) for v in row] for row in grid])
     sns.heatmap(
-        np.nan_to_num(grid, nan=limits[0]), mask=gone, ax=axis, cmap=SHADE, vmin=limits[0], vmax=limits[1], annot=text,
+        np.nan_to_num(grid, nan=limits[0]), mask=empty, ax=axis, cmap=SHADE, vmin=limits[0], vmax=limits[1], annot=text,
         fmt="", linewidths=1, cbar=False, xticklabels=variants, yticklabels=corruptions, annot_kws={"size": 9},
     )  # fmt: skip
-    for y, x in np.argwhere(gone):
+    for y, x in np.argwhere(empty):
         axis.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=GREY)
     axis.axhline(len(corruptions) - 1, color="white", lw=6)
     axis.tick_params(axis="y", rotation=0, length=0)

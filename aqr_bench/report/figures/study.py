@@ -30,8 +30,9 @@ from aqr_bench.report.figures.style import (
 )
 from aqr_bench.report.figures.window_grid import grid_figure
 from aqr_bench.report.routers import bev_figure, distribution_figure
-from aqr_bench.report.statistics import interval_half, number, summarise
-from aqr_bench.report.tables.study import by_seed, differences, opponents
+from aqr_bench.report.score_statistics import interval_half, number, summarise
+from aqr_bench.report.section import ReportFigure
+from aqr_bench.report.tables.study import by_seed, comparison_target, differences
 from aqr_bench.study.spec import LOWER_IS_BETTER, Study
 
 
@@ -57,7 +58,7 @@ def metric_figure(study: Study, results: Results) -> Figure | None:
         if baseline is not None:
             axis.axvline(baseline, color=GREY, lw=0.9, ls="--", zorder=0)
         if values:
-            # A narrow range is not blown up to fill the panel: at least 0.02 wide.
+            # At least 0.02 wide: a narrow range does not fill the panel.
             middle, half = (max(values) + min(values)) / 2, max((max(values) - min(values)) * 0.65, 0.01)
             axis.set_xlim(middle - half, middle + half)
         axis.set_title(condition.name)
@@ -71,10 +72,10 @@ def metric_figure(study: Study, results: Results) -> Figure | None:
 def metrics_figure(study: Study, results: Results) -> Figure | None:
     """Every detection metric in the reference condition: seeds (rings), mean (diamond) and its 95 % interval (line).
 
-    The interval is Student's t over seeds; a panel is as wide as its rings, so that a line may leave it.
+    The interval is Student's t over seeds; a panel is as wide as its rings, so a line may leave it.
     """
     palette, names, reference = colours(study), list(study.variants), study.suite.conditions[0].name
-    figure, axes = panels(len(METRICS), 0.9 + 0.3 * len(names), width=2.45, most=4)
+    figure, axes = panels(len(METRICS), 0.9 + 0.3 * len(names), width=2.45, max_columns=4)
     drawn = 0
     for i, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
         values: list[float] = []
@@ -129,13 +130,13 @@ def difference_figure(study: Study, results: Results) -> Figure | None:
                 over_scenes = [delta.scenes.low, delta.scenes.high]
                 reach = max(reach, *map(abs, over_scenes))
                 axis.plot(over_scenes, [y + 0.27] * 2, "|-", color=palette[name], lw=1.1, ms=5)
-            # Full, pale or empty: what outlives the correction, what only holds by itself, what is within the noise.
+            # Full: a finding also after correction; pale: only by itself; empty: within the noise.
             strength = 1.0 if delta.survives else 0.35 if delta.beyond_noise else 0.0
             axis.plot(delta.mean, y, "D", color=palette[name], ms=6, mfc=on_white(palette[name], strength))
         axis.set_xlim(-1.1 * reach, 1.1 * reach)
         axis.set_title(condition.name)
-        alone = all(study.compared_with(name) == study.baseline for name in names)
-        axis.set_xlabel(f"{study.metric} minus {study.baseline}" if alone else f"difference in {study.metric}")
+        same_target = all(study.compared_with(name) == study.baseline for name in names)
+        axis.set_xlabel(f"{study.metric} minus {study.baseline}" if same_target else f"difference in {study.metric}")
         variant_axis(axis, names, i % 3 == 0)
     return figure
 
@@ -193,20 +194,20 @@ def router_figure(study: Study, results: Results) -> Figure | None:
     return figure
 
 
-def classes_figure(study: Study, results: Results, most: int = 3) -> Figure | None:
+def classes_figure(study: Study, results: Results, max_conditions: int = 3) -> Figure | None:
     """AP by class, mean over seeds, for the first conditions of the suite."""
     frame = results.classes.dropna(subset=["AP"])
     if frame.empty:
         return None
     palette, names = colours(study), list(study.variants)
-    conditions = [c.name for c in study.suite.conditions][:most]
-    order = list(dict.fromkeys(frame["class"]))
+    conditions = [c.name for c in study.suite.conditions][:max_conditions]
+    order = list(dict.fromkeys(frame["class_name"]))
     figure, axes = panels(len(conditions), 1.1 + 0.36 * len(order))
     step = min(0.6 / max(len(names) - 1, 1), 0.2)
     for i, (axis, condition) in enumerate(zip(axes, conditions, strict=True)):
-        here = frame[frame["condition"] == condition].groupby(["variant", "class"])["AP"].mean()
+        scores = frame[frame["condition"] == condition].groupby(["variant", "class_name"])["AP"].mean()
         for k, name in enumerate(names):
-            points = [(here[name, c], y) for y, c in enumerate(order) if (name, c) in here.index]
+            points = [(scores[name, c], y) for y, c in enumerate(order) if (name, c) in scores.index]
             if points:
                 x, y = zip(*points, strict=True)
                 shift = (k - (len(names) - 1) / 2) * step
@@ -245,8 +246,8 @@ def curves_figure(study: Study, results: Results, base: Results) -> Figure | Non
     return figure
 
 
-def draw_study(study: Study, results: Results, base: Results, folder: Path) -> list[tuple[str, Path]]:
-    """Draw what there is data for; returns (caption, PNG) pairs."""
+def draw_study(study: Study, results: Results, base: Results, folder: Path, footer: str = "") -> list[ReportFigure]:
+    """Draw every figure that there is data for."""
     theme("whitegrid", palette="colorblind")
     jobs: list[tuple[str, str, Callable[[], Figure | tuple[str, Figure] | None]]] = [
         (
@@ -257,9 +258,9 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path) -> l
         ),
         (
             "difference",
-            f"Difference to {opponents(study)}, paired by seed, with its 95 % interval over seeds (thick line; none "
-            "for a single pair of seeds) and over scenes (thin line below, where there is one). Empty diamond: "
-            "within the noise. Pale: no interval contains 0. Full: that outlives the correction for the number of "
+            f"Difference to {comparison_target(study)}, paired by seed, with its 95 % interval over seeds (thick line; "
+            "none for a single pair of seeds) and over scenes (thin line below, where there is one). Empty diamond: "
+            "within the noise. Pale: no interval contains 0. Full: also after correction for the number of "
             "comparisons (Holm). Each panel has its own scale.",
             lambda: difference_figure(study, results),
         ),
@@ -308,12 +309,12 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path) -> l
         if isinstance(figure, tuple):
             caption, figure = figure
         if figure is not None:
-            drawn.append((caption, save(figure, folder, f"{study.name}_{name}")))
+            drawn.append(ReportFigure(caption, save(figure, folder, f"{study.name}_{name}", footer)))
     return drawn
 
 
-def draw_costs(study: Study, results: Results, folder: Path) -> list[tuple[str, Path]]:
-    """Latency and memory of every variant that was measured, where there is no score to set them against."""
+def draw_costs(study: Study, results: Results, folder: Path, footer: str = "") -> list[ReportFigure]:
+    """Latency and memory of every measured variant, for studies without scores."""
     theme("whitegrid", palette="colorblind")
     rows = results.measures[results.measures["status"] == "ok"]
     if rows.empty:
@@ -326,4 +327,4 @@ def draw_costs(study: Study, results: Results, folder: Path) -> list[tuple[str, 
     axes[0].set_xlabel("latency, ms (median)")
     axes[1].set_xlabel("peak memory, MB")
     caption = "Median latency of an inference, and peak memory of the process, by variant."
-    return [(caption, save(figure, folder, f"{study.name}_costs"))]
+    return [ReportFigure(caption, save(figure, folder, f"{study.name}_costs", footer))]

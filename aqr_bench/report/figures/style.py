@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from aqr_bench.report.collect import BASE
-from aqr_bench.report.foot import foot
 from aqr_bench.study.spec import Study
 
 DPI = 150
@@ -36,18 +35,18 @@ def colours(study: Study) -> dict[str, Colour]:
 def palette_of(variants: Iterable[str], baseline: str | None) -> dict[str, Colour]:
     """Colour-blind safe colours: grey for the baseline and base models, the others in their order.
 
-    More than nine others cannot be told apart by hue: they get the shades of one sequential palette.
+    More than nine others cannot be distinguished by hue: they get the shades of one sequential palette.
     """
     others = [v for v in variants if v != baseline]
     palette = sns.color_palette("colorblind", 10)
-    palette.pop(7)  # the palette's own grey
+    palette.pop(7)  # grey
     if len(others) > len(palette):
         palette = sns.color_palette("viridis", len(others))
     return {**({} if baseline is None else {baseline: GREY}), BASE: GREY, **dict(zip(others, palette, strict=False))}
 
 
 def on_white(colour: Colour, strength: float) -> tuple[float, float, float]:
-    """RGB of a colour thinned on white ground: 1 the colour itself, 0 white."""
+    """RGB of a colour mixed with white: 1 the colour itself, 0 white."""
     return tuple(1 - strength * (1 - channel) for channel in to_rgb(colour))
 
 
@@ -56,15 +55,17 @@ def theme(style: str, **more: object) -> None:
     sns.set_theme(style=style, font_scale=0.95, rc={"pdf.fonttype": PDF_FONTS}, **more)
 
 
-def save(figure: Figure, folder: Path, name: str) -> Path:
-    """Write ``<name>.png`` and ``<name>.pdf``; returns the PNG."""
-    said = foot() or None
-    # Laid out and measured once for both: that takes longer than drawing.
+def save(figure: Figure, folder: Path, name: str, footer: str = "") -> Path:
+    """Write ``<name>.png`` and ``<name>.pdf``, with the footer in their metadata; returns the PNG."""
+    # Layout is done once for both: it takes longer than drawing.
     figure.dpi = DPI
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     box = figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
-    for suffix, metadata in ((".png", {"Description": said}), (".pdf", {"CreationDate": None, "Subject": said})):
+    for suffix, metadata in (
+        (".png", {"Description": footer or None}),
+        (".pdf", {"CreationDate": None, "Subject": footer or None}),
+    ):
         path = folder / f"{name}{suffix}"
         figure.savefig(path, dpi=DPI, bbox_inches=box, facecolor="white", metadata=metadata)
     plt.close(figure)
@@ -72,10 +73,10 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
 
 
 def panels(
-    count: int, height: float, width: float = 3.3, most: int = 3, sharey: bool = True
+    count: int, height: float, width: float = 3.3, max_columns: int = 3, sharey: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` panels, at most ``most`` side by side, each of that size in inches."""
-    columns = min(count, most)
+    """A figure of ``count`` panels, at most ``max_columns`` side by side, each of that size in inches."""
+    columns = min(count, max_columns)
     rows = math.ceil(count / columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(max(width * columns, 4.6), height * rows), sharey=sharey, squeeze=False
@@ -97,7 +98,7 @@ def variant_axis(axis: Axes, names: Sequence[str], first: bool) -> None:
 
 
 def drop(figure: Figure) -> None:
-    """Close a figure that turned out to have nothing in it."""
+    """Close a figure that is empty."""
     plt.close(figure)
 
 
@@ -105,6 +106,6 @@ def legend_below(figure: Figure, palette: Mapping[str, Colour], names: Sequence[
     """One dot and name per variant below all panels."""
     handles = [Line2D([], [], marker="o", ls="", color=palette[n], label=n) for n in names]
     columns = max(1, min(len(names), int(figure.get_figwidth() / (0.09 * max(map(len, names)) + 0.5))))
-    # The panels were given their height without it: more than one row of names would be drawn over them.
+    # The height of the panels leaves no room for more than one row of names.
     figure.set_figheight(figure.get_figheight() + 0.27 * (math.ceil(len(names) / columns) - 1))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from aqr_bench.report.collect import Results
 from aqr_bench.report.figures.style import GREY, drop
-from aqr_bench.report.statistics import number, summarise
+from aqr_bench.report.score_statistics import number, summarise
 from aqr_bench.report.tables.study import by_seed
 from aqr_bench.study.spec import Study, Variant
 
@@ -19,16 +19,16 @@ SETTING, BEV, CAMERA = "model.pts_bbox_head.aqr", "bev_window", "camera_window"
 
 
 def windows(variant: Variant) -> tuple[int, int] | None:
-    """BEV window in cells and camera window in tokens that a variant sets; None where it sets not both."""
+    """BEV window in cells and camera window in tokens that a variant sets; None unless it sets both."""
     settings = _settings(variant)
     return (settings[BEV], settings[CAMERA]) if {BEV, CAMERA} <= set(settings) else None
 
 
 def _settings(variant: Variant) -> dict[str, Any]:
-    """The bias' settings, written as one block or key by key."""
-    found = dict(variant.config.get(SETTING) or {})
+    """The settings of the bias, written as one block or key by key."""
+    block = dict(variant.config.get(SETTING) or {})
     prefix = f"{SETTING}."
-    return found | {k.removeprefix(prefix): v for k, v in variant.config.items() if k.startswith(prefix)}
+    return block | {k.removeprefix(prefix): v for k, v in variant.config.items() if k.startswith(prefix)}
 
 
 def grid_of(study: Study) -> dict[tuple[int, int], str]:
@@ -39,15 +39,15 @@ def grid_of(study: Study) -> dict[tuple[int, int], str]:
     cells: dict[tuple[int, int], str] = {}
     others = []
     for variant in study.variants.values():
-        place = windows(variant)
-        if place is None:
+        sizes = windows(variant)
+        if sizes is None:
             continue
-        if place in cells:
+        if sizes in cells:
             return {}
-        cells[place] = variant.name
+        cells[sizes] = variant.name
         rest = {k: v for k, v in _settings(variant).items() if k not in (BEV, CAMERA)}
         others.append((rest, {k: v for k, v in variant.config.items() if not k.startswith(SETTING)}))
-    crossed = all(len(cells) > len({place[i] for place in cells}) for i in (0, 1))
+    crossed = all(len(cells) > len({sizes[i] for sizes in cells}) for i in (0, 1))
     return cells if crossed and all(other == others[0] for other in others) else {}
 
 
@@ -73,18 +73,18 @@ def grid_figure(study: Study, results: Results) -> Figure | None:
             values[rows.index(bev), columns.index(camera)] = np.nan if mean is None else mean
         baseline = summarise(list(by_seed(results, study.baseline, condition, study.metric).values())).mean
         axis.set_title(f"{condition}\n{study.baseline}: {number(baseline)}")
-        gone = np.isnan(values)
-        if not gone.all():
+        empty = np.isnan(values)
+        if not empty.all():
             drawn = True
             sns.heatmap(
-                np.where(gone, np.nanmin(values), values), mask=gone, ax=axis, linewidths=1, cbar=False, fmt="",
+                np.where(empty, np.nanmin(values), values), mask=empty, ax=axis, linewidths=1, cbar=False, fmt="",
                 cmap="viridis" if study.higher_is_better else "viridis_r",
                 annot=np.array([["" if np.isnan(v) else number(v) for v in row] for row in values]),
                 xticklabels=columns, yticklabels=rows,
             )  # fmt: skip
-        for y, x in np.argwhere(gone):
+        for y, x in np.argwhere(empty):
             axis.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=GREY)
-        axis.set_xlabel("camera window, tokens")  # heatmap takes labels away
+        axis.set_xlabel("camera window, tokens")  # heatmap removes labels
         axis.grid(False)
         axis.tick_params(axis="both", rotation=0, length=0)
     for axis in axes[:, 0]:

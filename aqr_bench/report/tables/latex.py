@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-# What TeX takes for a command, and what pdflatex has no letter for.
+# Commands of TeX, and characters that pdflatex does not have.
 _SAFE = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -44,17 +44,19 @@ def escape(text: object) -> str:
     return "".join(_SAFE.get(c, c if ord(c) < 256 else "?") for c in str(text))
 
 
-def latex_table(shown: pd.DataFrame, numeric: frozenset[str], title: str, note: str, name: str, foot: str = "") -> str:
+def latex_table(
+    cells: pd.DataFrame, numeric: frozenset[str], title: str, note: str, name: str, footer: str = ""
+) -> str:
     """A ``table`` environment: caption, label ``tab:<name>``, the rows with three rules, and the note below.
 
     Args:
-        shown: cells as text.
+        cells: as text.
         numeric: columns that are set flush right.
-        foot: comes as a comment.
+        footer: added as a comment.
     """
-    align = "".join("r" if c in numeric else "l" for c in shown.columns)
-    body = [_row(row) for row in shown.itertuples(index=False)]
-    comments = [_PREAMBLE, *(f"% {line}" for line in foot.splitlines())]
+    align = "".join("r" if c in numeric else "l" for c in cells.columns)
+    body = [_row(row) for row in cells.itertuples(index=False)]
+    comments = [_PREAMBLE, *(f"% {line}" for line in footer.splitlines())]
     lines = [
         r"\begin{table}[htbp]",
         r"\centering",
@@ -62,7 +64,7 @@ def latex_table(shown: pd.DataFrame, numeric: frozenset[str], title: str, note: 
         rf"\label{{tab:{name.replace('_', '-')}}}",
         rf"\begin{{tabular}}{{{align}}}",
         r"\toprule",
-        _row(shown.columns),
+        _row(cells.columns),
         r"\midrule",
         *body,
         r"\bottomrule",

@@ -1,7 +1,7 @@
-"""Measured scores beside published ones: difference, tolerance, and whether it was kept; in a section of its own.
+"""Measured scores beside published ones: difference, tolerance, and whether it is met; in a section of the page.
 
-Published numbers come from ``results/published``; a study says under ``published`` which of them belong to which of its
-variants and conditions. Numbers of another model than ours are shown beside them without a difference.
+Published numbers come from ``results/published``; a study lists under ``published`` which of them belong to which of
+its variants and conditions. Numbers of other models are listed beside them without a difference.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import pandas as pd
 from aqr_bench.errors import UserError, require_file
 from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records
 from aqr_bench.report.collect import Results, collect_runs
-from aqr_bench.report.statistics import number, summarise
-from aqr_bench.report.tables.study import Table, by_seed
+from aqr_bench.report.score_statistics import number, summarise
+from aqr_bench.report.tables.study import by_seed
+from aqr_bench.report.tables.table import ReportTable, Row, make_table
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_suite
 from aqr_bench.study.runs import matrix
@@ -24,9 +25,10 @@ from aqr_bench.study.schema import repository_root
 from aqr_bench.study.spec import Study, Suite, Tier
 
 METRICS = ("mAP", "NDS")  # published in percent
-SPLIT, VERSION = "val", "v1.0-trainval"  # what published numbers are of
+SPLIT, VERSION = "val", "v1.0-trainval"  # of published numbers
 WEIGHTS = {"published": "published", "trained": "trained here"}
 COLUMNS = ["variant", "condition", "metric", "measured", "published", "difference", "tolerance", "within", "weights"]
+COLUMNS += ["source"]
 
 
 def read_published(name: str) -> pd.DataFrame:
@@ -44,7 +46,7 @@ def read_published(name: str) -> pd.DataFrame:
 
 
 def comparable(tier: Tier) -> bool:
-    """Whether the tier measures on what published numbers were measured on."""
+    """Whether the tier has the data set of published numbers."""
     return tier.kind == "nuscenes" and tier.version == VERSION
 
 
@@ -54,9 +56,9 @@ def published_rows(study: Study) -> pd.DataFrame:
     Raises:
         UserError: a variant's published name that is in none of the files.
     """
-    said = study.published
-    tables = pd.concat([read_published(name) for name in said["files"]], ignore_index=True)
-    names = {theirs: ours for ours, theirs in said["conditions"].items()}
+    settings = study.published
+    tables = pd.concat([read_published(name) for name in settings["files"]], ignore_index=True)
+    names = {theirs: ours for ours, theirs in settings["conditions"].items()}
     parts = []
     for variant in study.variants.values():
         if variant.published is None:
@@ -64,80 +66,77 @@ def published_rows(study: Study) -> pd.DataFrame:
         rows = tables[tables["model"] == variant.published]
         if rows.empty:
             where = f"{study.path}: variants.{variant.name}.published"
-            raise UserError(f"{where}: no '{variant.published}' in {', '.join(said['files'])} of results/published")
+            raise UserError(f"{where}: no '{variant.published}' in {', '.join(settings['files'])} of results/published")
         rows = rows[rows["condition"].isin(names)].assign(variant=variant.name)
         parts.append(rows.assign(condition=rows["condition"].map(names)))
-    found = pd.concat(parts) if parts else tables.head(0).assign(variant="")
+    joined = pd.concat(parts) if parts else tables.head(0).assign(variant="")
     # The same number is in two files; the first one counts.
-    found = found.drop_duplicates(["variant", "condition", "metric"])
+    joined = joined.drop_duplicates(["variant", "condition", "metric"])
     order = {c.name: i for i, c in enumerate(study.suite.conditions)}
-    return found.sort_values("condition", key=lambda c: c.map(order), kind="stable").reset_index(drop=True)
+    return joined.sort_values("condition", key=lambda c: c.map(order), kind="stable").reset_index(drop=True)
 
 
 def weights_of(study: Study, tier: Tier, records: Path) -> dict[str, str]:
-    """``published`` or ``trained`` by variant, as the train records that are ok say."""
-    found = {}
+    """``published`` or ``trained`` by variant, from the train records that are ok."""
+    weights = {}
     for run in matrix(tier, [study]):
         path = RunLayout(run.tier, records).train(run)
         train: Record | None = read_records(path)[-1] if path.is_file() else None
         if train is not None and train.ok:
             from_file = (train.extra.get("start") or {}).get("kind") == "published"
-            found[run.variant] = "published" if from_file and train.extra.get("trained") is False else "trained"
-    return found
+            weights[run.variant] = "published" if from_file and train.extra.get("trained") is False else "trained"
+    return weights
 
 
-def comparison_table(study: Study, tier: Tier, results: Results, records: Path) -> Table:
-    """Every published number of the study's own models, with what was measured, in points of percent."""
-    weights, rows = weights_of(study, tier, records), []
-    for row in published_rows(study).itertuples():
-        scores = summarise(list(by_seed(results, row.variant, row.condition, row.metric).values()))
-        source = weights.get(row.variant)
-        measured = None if scores.mean is None else 100 * scores.mean
-        judged = measured is not None and source is not None and comparable(tier)
-        tolerance = study.published["tolerance"][source] if source else None
-        difference = measured - row.value if judged else None
-        if judged:
-            # Scores are published to a tenth or a hundredth of a point: rounding must not decide.
-            within = "yes" if abs(difference) <= tolerance + 1e-9 else "no"
-        else:
-            within = _why_not(results, row.variant, row.condition, measured, tier)
-        rows.append(
-            {
-                "variant": row.variant,
-                "condition": row.condition,
-                "metric": row.metric,
-                "measured": measured,
-                "published": row.value,
-                "difference": difference,
-                "tolerance": tolerance,
-                "within": within,
-                "weights": WEIGHTS.get(source),
-                "source": row.source,
-            }
-        )
-    data = pd.DataFrame(rows, columns=[*COLUMNS, "source"])
-    shown = pd.DataFrame(
-        {
-            "Variant": data["variant"],
-            "Condition": data["condition"],
-            "Metric": data["metric"],
-            "Measured": [number(v, 1) for v in data["measured"].astype(float)],
-            "Published": [f"{v:g}" for v in data["published"]],
-            "Difference": [number(v, 2, sign=True) for v in data["difference"].astype(float)],
-            "Tolerance": [number(v, 1) for v in data["tolerance"].astype(float)],
-            "Within": data["within"],
-            "Weights": data["weights"].fillna("–"),
-            "Source": data["source"],
-        }
-    )
-    tolerance = study.published["tolerance"]
+def comparison_table(study: Study, tier: Tier, results: Results, records: Path) -> ReportTable:
+    """Every published number of the study's models beside the measured one, in percentage points."""
+    weights, tolerance = weights_of(study, tier, records), study.published["tolerance"]
+    rows = [
+        _comparison_row(row, results, tier, weights.get(row.variant), tolerance)
+        for row in published_rows(study).itertuples()
+    ]
     note = (
         f"Percent, nuScenes {SPLIT}. Tolerance: {tolerance['published']:g} points with published weights, "
         f"{tolerance['trained']:g} with weights trained here; chosen by the study, not by the source."
     )
-    marked = frozenset(i for i, within in enumerate(data["within"]) if within != "yes")
-    numeric = frozenset(["Measured", "Published", "Difference", "Tolerance"])
-    return Table(f"{study.name}_published", "Measured and published", data, shown, note, marked, numeric)
+    numeric = ["Measured", "Published", "Difference", "Tolerance"]
+    columns = COLUMNS, [column.capitalize() for column in COLUMNS]
+    return make_table(f"{study.name}_published", "Measured and published", rows, note, numeric, columns)
+
+
+def _comparison_row(row: Any, results: Results, tier: Tier, source: str | None, tolerances: Mapping[str, float]) -> Row:
+    """``row``: one of ``published_rows``; ``source``: of the variant's weights, None where it was not trained."""
+    mean = summarise(list(by_seed(results, row.variant, row.condition, row.metric).values())).mean
+    measured = None if mean is None else 100 * mean
+    tolerance = tolerances[source] if source else None
+    difference = None
+    if measured is not None and source is not None and comparable(tier):
+        difference = measured - row.value
+        # Scores are published to a tenth or a hundredth of a point: rounding must not decide.
+        within = "yes" if abs(difference) <= tolerance + 1e-9 else "no"
+    else:
+        within = _why_not(results, row.variant, row.condition, measured, tier)
+    data = {
+        "variant": row.variant,
+        "condition": row.condition,
+        "metric": row.metric,
+        "measured": measured,
+        "published": row.value,
+        "difference": difference,
+        "tolerance": tolerance,
+        "within": within,
+        "weights": WEIGHTS.get(source),
+        "source": row.source,
+    }
+    numbers = {
+        "Measured": number(measured, 1),
+        "Published": f"{row.value:g}",
+        "Difference": number(difference, 2, sign=True),
+        "Tolerance": number(tolerance, 1),
+        "Weights": WEIGHTS.get(source, "–"),
+    }
+    text = {column.capitalize(): value for column, value in data.items()} | numbers
+    return Row(data, text, within != "yes")
 
 
 def _why_not(results: Results, variant: str, condition: str, measured: float | None, tier: Tier) -> str:
@@ -153,17 +152,17 @@ def _why_not(results: Results, variant: str, condition: str, measured: float | N
     return failed[0] if failed else "not measured"
 
 
-def comparison_sentence(table: Table) -> str:
-    """How many of the published numbers were met."""
+def comparison_sentence(table: ReportTable) -> str:
+    """How many of the published numbers are met."""
     within = list(table.data["within"])
     yes, no = within.count("yes"), within.count("no")
-    open_ = len(within) - yes - no
-    rest = f"; {open_} have no measured one beside them" if open_ else ""
+    unmeasured = len(within) - yes - no
+    rest = f"; {unmeasured} have no measured one beside them" if unmeasured else ""
     return f"Of {len(within)} published numbers, {yes} are met within the tolerance and {no} missed{rest}."
 
 
-def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, Any]) -> Table:
-    """A protocol that others published: their column beside those of the variants, and no difference.
+def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, Any]) -> ReportTable:
+    """A published protocol of another model: its column beside those of the variants, and no difference.
 
     Conditions go by their name in the published file, or by ``name/severity`` where it has several severities.
     """
@@ -176,7 +175,7 @@ def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, 
     measured = collect_runs(records, matrix(tier, [study]), [suite], {})
     full_name = rows["condition"] + ("/" + rows["severity"]).fillna("")
     column = f"{entry['model']} (published)"
-    data, shown = [], []
+    table_rows = []
     for ours, theirs in entry["conditions"].items():
         named = rows[(rows["condition"] == theirs) | (full_name == theirs)]
         if named.empty:
@@ -186,14 +185,13 @@ def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, 
             for variant in study.variants:
                 mean = summarise(list(by_seed(measured, variant, ours, row.metric).values())).mean
                 values[variant] = None if mean is None else 100 * mean
-                gone = measured.not_applicable(variant, ours)
-                texts[variant] = "not applicable" if gone else number(values[variant], 1)
-            key = {"condition": ours, "metric": row.metric}
-            data.append({**key, **values, column: row.value, "source": row.source})
-            both = {"Condition": ours, "Metric": row.metric}
-            shown.append({**both, **texts, column: f"{row.value:g}", "Source": row.source})
+                skipped = measured.not_applicable(variant, ours)
+                texts[variant] = "not applicable" if skipped else number(values[variant], 1)
+            data = {"condition": ours, "metric": row.metric, **values, column: row.value, "source": row.source}
+            text = {"Condition": ours, "Metric": row.metric, **texts, column: f"{row.value:g}", "Source": row.source}
+            table_rows.append(Row(data, text))
     if same := entry.get("variant"):
-        who = f"{entry['model']} is the model of the variant {same}, under corruptions that others made"
+        who = f"{entry['model']} is the model of the variant {same}, under corruptions of other authors"
     else:
         who = f"{entry['model']} is another model, and nothing here is a variant of it"
     note = (
@@ -201,10 +199,9 @@ def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, 
         "for where they differ from the published ones."
     )
     if not comparable(tier):
-        note += f" Measured on {tier.kind} {tier.version}, not on what the published column is of."
+        note += f" Measured on {tier.kind} {tier.version}, not on the data of the published column."
     name, title = f"{study.name}_published_{suite.name}", entry.get("title", f"The protocol of {entry['model']}")
-    numeric = frozenset([*study.variants, column])
-    return Table(name, title, pd.DataFrame(data), pd.DataFrame(shown), note, numeric=numeric)
+    return make_table(name, title, table_rows, note, [*study.variants, column])
 
 
 def _check_names(study: Study, suite: Suite, entry: Mapping[str, Any]) -> None:
@@ -216,8 +213,8 @@ def _check_names(study: Study, suite: Suite, entry: Mapping[str, Any]) -> None:
         raise UserError(f"{study.path}: published.protocols: the study has no variant '{entry['variant']}'")
 
 
-def published_tables(study: Study, tier: Tier, results: Results, records: Path) -> list[Table]:
-    """All tables of a study that is set beside published numbers; none where it is not."""
+def published_tables(study: Study, tier: Tier, results: Results, records: Path) -> list[ReportTable]:
+    """All tables of a study that is compared with published numbers; none where it is not."""
     if not study.published:
         return []
     others = study.published.get("protocols", [])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from aqr_bench.records.record import Record, read_records
-from aqr_bench.report.page import Chapter
-from aqr_bench.report.statistics import number
-from aqr_bench.report.tables.study import Table
+from aqr_bench.report.score_statistics import number
+from aqr_bench.report.section import ReportSection
+from aqr_bench.report.tables.table import ReportTable, Row, make_table
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.schema import repository_root
 from aqr_bench.study.spec import Study, Tier
@@ -19,20 +19,32 @@ from aqr_bench.study.spec import Study, Tier
 FILES = ("cmt_main", "missing_modality_and_clean_baselines")
 HERE, NO_VOXELS = "here", "none: cameras alone"
 TEXT = (
-    "Speed depends on the machine, the batch, the precision and on what is timed: rows of different machines say "
-    "nothing about each other. The tables before this one compare variants, on one machine and in turns."
+    "Speed depends on the machine, the batch, the precision and the timed scope: rows of different machines cannot be "
+    "compared. The tables before this one compare variants, measured alternately on one machine."
 )
 
 
-def speed_chapter(tier: Tier, studies: Sequence[Study], records: Path, figures: Path) -> list[Chapter]:
-    """Published speeds beside those measured here; no chapter where nothing was measured."""
+@dataclass(frozen=True)
+class Speed:
+    """One row of the table; ``batch``: None where the source does not state it."""
+
+    model: str
+    samples_per_s: float
+    machine: str
+    batch: int | None
+    voxelisation: str
+    source: str
+
+
+def speed_section(tier: Tier, studies: Sequence[Study], records: Path) -> list[ReportSection]:
+    """Published speeds beside those measured here; no section where nothing was measured."""
     ours = [row for study in studies for row in measured_rows(tier, study, records)]
     if not ours:
         return []
-    return [Chapter("speed", "Speed, here and published", TEXT, (speed_table([*ours, *published_speeds()]),))]
+    return [ReportSection("speed", "Speed, here and published", TEXT, (speed_table([*ours, *published_speeds()]),))]
 
 
-def measured_rows(tier: Tier, study: Study, records: Path) -> list[dict[str, Any]]:
+def measured_rows(tier: Tier, study: Study, records: Path) -> list[Speed]:
     """With and without voxelisation, of a study's baseline, or of its variants that have published names."""
     named = [v.name for v in study.variants.values() if v.published] or [study.baseline]
     rows = []
@@ -44,54 +56,54 @@ def measured_rows(tier: Tier, study: Study, records: Path) -> list[dict[str, Any
     return rows
 
 
-def published_speeds() -> list[dict[str, Any]]:
+def published_speeds() -> list[Speed]:
     """Published samples per second on nuScenes val whose source names its machine, in the order of the files."""
     folder = repository_root() / "results" / "published"
     machines = pd.read_csv(folder / "speed_machines.csv").set_index("source")
     rows = []
     for name in FILES:
-        found = pd.read_csv(folder / f"{name}.csv", dtype={"severity": str})
-        found = found[(found["metric"] == "FPS") & (found["split"] == "val") & found["source"].isin(machines.index)]
-        for row in found.itertuples():
-            where = machines.loc[row.source]
-            known = {"model": row.model, "samples_per_s": row.value, "source": row.source}
-            voxelisation = NO_VOXELS if row.modality == "C" else where["voxelisation"]
-            rows.append({**known, "machine": where["machine"], "voxelisation": voxelisation, "batch": None})
+        table = pd.read_csv(folder / f"{name}.csv", dtype={"severity": str})
+        table = table[(table["metric"] == "FPS") & (table["split"] == "val") & table["source"].isin(machines.index)]
+        for row in table.itertuples():
+            machine = machines.loc[row.source]
+            voxelisation = NO_VOXELS if row.modality == "C" else machine["voxelisation"]
+            rows.append(Speed(row.model, row.value, machine["machine"], None, voxelisation, row.source))
     return rows
 
 
-def speed_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """All rows as they come: measured ones first, then the published ones."""
-    columns = ["model", "samples_per_s", "machine", "batch", "voxelisation", "source"]
-    data = pd.DataFrame(rows, columns=columns)
-    shown = pd.DataFrame(
-        {
-            "Model": data["model"],
-            "Samples per s": [number(float(v), 1) for v in data["samples_per_s"]],
-            "Machine": data["machine"],
-            "Batch": ["not stated" if pd.isna(v) else str(int(v)) for v in data["batch"]],
-            "Voxelisation": data["voxelisation"],
-            "Source": data["source"],
-        }
-    )
+def speed_table(speeds: Sequence[Speed]) -> ReportTable:
+    """All rows in the order given: measured ones first, then the published ones."""
+    rows = [
+        Row(
+            vars(speed),
+            {
+                "Model": speed.model,
+                "Samples per s": number(speed.samples_per_s, 1),
+                "Machine": speed.machine,
+                "Batch": "not stated" if speed.batch is None else str(speed.batch),
+                "Voxelisation": speed.voxelisation,
+                "Source": speed.source,
+            },
+        )
+        for speed in speeds
+    ]
     note = (
         "Not a ranking. Published speeds: nuScenes val, results/published; rows whose source does not name its machine "
         "are left out. Loading of files is not timed here."
     )
-    return Table("speed", "Samples per second", data, shown, note, numeric=frozenset(["Samples per s"]))
+    return make_table("speed", "Samples per second", rows, note, ["Samples per s"])
 
 
-def _rows_of(model: str, record: Record) -> list[dict[str, Any]]:
+def _rows_of(model: str, record: Record) -> list[Speed]:
+    """With voxelisation and, where that was measured, without."""
     cost, machine = record.cost, record.provenance.get("machine") or {}
-    where = str(machine.get("gpu") or machine.get("cpu") or "unknown")
+    name = str(machine.get("gpu") or machine.get("cpu") or "unknown")
     if not machine.get("gpu") and cost.get("threads"):
-        where += f", {cost['threads']} {'thread' if cost['threads'] == 1 else 'threads'}"
-    batch = cost.get("batch_size")
-    common = {"model": model, "machine": where, "batch": batch, "source": f"{HERE}, tier {record.tier}"}
-    left_out = cost.get("without_voxelisation") or {}
-    timed = NO_VOXELS if left_out.get("status") == "not_applicable" else "timed"
-    rows = [{**common, "samples_per_s": cost.get("throughput_per_s"), "voxelisation": timed}]
-    if "latency_ms" in left_out and batch:
-        speed = 1000 * batch / left_out["latency_ms"]["median"]
-        rows.append({**common, "samples_per_s": speed, "voxelisation": "left out"})
-    return rows
+        name += f", {cost['threads']} {'thread' if cost['threads'] == 1 else 'threads'}"
+    batch, without = cost.get("batch_size"), cost.get("without_voxelisation") or {}
+    timed = NO_VOXELS if without.get("status") == "not_applicable" else "timed"
+    speed = Speed(model, cost["throughput_per_s"], name, batch, timed, f"{HERE}, tier {record.tier}")
+    if "latency_ms" not in without or not batch:
+        return [speed]
+    samples_per_s = 1000 * batch / without["latency_ms"]["median"]
+    return [speed, replace(speed, samples_per_s=samples_per_s, voxelisation="left out")]

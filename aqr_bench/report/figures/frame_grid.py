@@ -1,4 +1,4 @@
-"""Picture sheets of corruptions: six cameras and the bird's-eye view, clean beside every severity."""
+"""Frames as a grid: one row per corruption severity, one column per camera, and the bird's-eye view."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from aqr_bench.corruptions import Frame
 from aqr_bench.corruptions.frame import INTENSITY, merged_xyz
-from aqr_bench.report.figures.detections import SHEET, TRUTH_COLOUR, corners, projected_edges
+from aqr_bench.report.figures.detections import CAMERA_GRID, TRUTH_COLOUR, corners, projected_edges
 
-VIEW_WIDTH = 480  # pixels of an image in a sheet
+VIEW_WIDTH = 480  # pixels of an image in the grid
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of a sheet: a frame, or the reason why there is none; ``project``: draw the boxes on the images."""
+class GridRow:
+    """One row of the grid: a frame, or the reason why there is none; ``project``: draw the boxes on the images."""
 
     label: str
     frame: Frame | None
@@ -25,13 +25,13 @@ class Row:
     project: bool = False
 
 
-def draw_sheet(
-    path: str | Path, rows: Sequence[Row], title: str, cameras: Sequence[str] = SHEET, range_m: float = 40.0
+def draw_frame_grid(
+    path: str | Path, rows: Sequence[GridRow], title: str, cameras: Sequence[str] = CAMERA_GRID, range_m: float = 40.0
 ) -> None:
     """Write a picture (PNG or JPEG by its name): one row per frame, one column per camera, the BEV at the end.
 
     Args:
-        cameras: channels to show, in this order; one that a frame has not is marked as absent.
+        cameras: channels to show, in this order; one that a frame does not have is marked as absent.
         range_m: half side of the BEV, LiDAR frame. Colour of a point: its intensity.
     """
     import matplotlib
@@ -59,10 +59,10 @@ def draw_sheet(
         },
     )
     for number, (row, line) in enumerate(zip(rows, axes, strict=True)):
-        for camera, place in zip(cameras, line[:-1], strict=True):
-            _draw_view(place, row, camera)
+        for camera, axis in zip(cameras, line[:-1], strict=True):
+            _draw_view(axis, row, camera)
             if number == 0:
-                place.set_title(camera.removeprefix("CAM_").replace("_", " ").lower(), fontsize=8)
+                axis.set_title(camera.removeprefix("CAM_").replace("_", " ").lower(), fontsize=8)
         _draw_bev(line[-1], row, range_m)
         line[0].set_ylabel(row.label, fontsize=8, rotation=0, ha="right", va="center")
         if number == 0:
@@ -83,7 +83,7 @@ def draw_sheet(
     plt.close(figure)
 
 
-def _draw_view(axes, row: Row, camera: str) -> None:
+def _draw_view(axes, row: GridRow, camera: str) -> None:
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -105,7 +105,7 @@ def _draw_view(axes, row: Row, camera: str) -> None:
         axes.set(xlim=(0, width), ylim=(height, 0))
 
 
-def _draw_bev(axes, row: Row, range_m: float) -> None:
+def _draw_bev(axes, row: GridRow, range_m: float) -> None:
     axes.set(xlim=(-range_m, range_m), ylim=(-range_m, range_m), aspect="equal", xticks=[], yticks=[])
     if row.frame is None:
         axes.set_axis_off()

@@ -1,4 +1,4 @@
-"""Means, paired differences with their confidence intervals, and what may be said about them."""
+"""Means, paired differences with their confidence intervals, and the verdict on a difference."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from aqr_bench.metrics.bootstrap import SceneInterval
 K = TypeVar("K", bound=Hashable)
 CONFIDENCE = 0.95
 # Half of the last digit that the tables print. Below it nothing is claimed: with two seeds, two equal differences of
-# 0.0001 would have an interval without 0, which says more of the seeds than of the design.
-RESOLUTION = 0.0005
-FEW = 3  # fewer seeds than this are called few
+# 0.0001 would have an interval without 0, by chance of the seeds rather than by design.
+MIN_DIFFERENCE = 0.0005
+FEW_SEEDS = 3  # fewer seeds than this are marked
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean difference to the baseline over the seeds both have, and how sure it is.
+class ScoreDifference:
+    """Mean difference to the baseline over the seeds both have, and its uncertainty.
 
     low, high  95 % interval over seeds (Student t); None for fewer than two seeds
     sd         standard deviation of the differences over seeds; None likewise
-    scenes     interval over scenes (bootstrap); None where it could not be had
+    scenes     interval over scenes (bootstrap); None where there is none
     p_seeds    two-sided p-value of the t-test that the interval belongs to; None for fewer than two seeds
     p_holm     ``p`` corrected for the ``comparisons`` that were made with it (Holm); None without a p-value
     """
@@ -68,17 +68,17 @@ class Difference:
 
     @property
     def survives(self) -> bool:
-        """True if it is beyond the noise and stays so after the correction for the number of comparisons."""
+        """True if it is beyond the noise, also after the correction for the number of comparisons."""
         return self.beyond_noise and self.p_holm is not None and self.p_holm < 1 - CONFIDENCE
 
     @property
     def beyond_noise(self) -> bool:
-        """True if the difference is one that the tables can show, and neither interval contains 0.
+        """True if the difference is not rounded to 0 in the tables, and neither interval contains 0.
 
         Without an interval over seeds nothing is claimed: two trained models differ beyond their scenes, whatever the
         design. An interval over scenes counts where there is one.
         """
-        if self.low is None or self.high is None or abs(self.mean) < RESOLUTION:
+        if self.low is None or self.high is None or abs(self.mean) < MIN_DIFFERENCE:
             return False
         return all(low > 0 for low, _ in self.intervals) or all(high < 0 for _, high in self.intervals)
 
@@ -108,7 +108,7 @@ def interval_half(values: Sequence[float]) -> float | None:
     return float(stats.t.ppf(0.5 + CONFIDENCE / 2, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
 
 
-def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float]) -> ScoreDifference | None:
     """Difference variant - baseline, paired by seed, with a Student t interval of 95 %.
 
     The interval and the p-value are those of the paired t-test over seeds. None if no seed has both.
@@ -119,17 +119,17 @@ def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float
     if summary.mean is None:
         return None
     if summary.sd is None:
-        return Difference(summary.n, summary.mean, None, None)
+        return ScoreDifference(summary.n, summary.mean, None, None)
     if summary.sd == 0:  # all differences equal: the test divides by 0
-        return Difference(
+        return ScoreDifference(
             summary.n, summary.mean, summary.mean, summary.mean, 0.0, p_seeds=0.0 if summary.mean else 1.0
         )
     with warnings.catch_warnings():
-        # Differences that are nearly equal: its p-value is then inexact, and still as good as 0.
+        # Nearly equal differences: the p-value is then inexact, but practically 0.
         warnings.filterwarnings("ignore", "Precision loss occurred")
         test = stats.ttest_1samp(deltas, 0.0)
     interval = test.confidence_interval(CONFIDENCE)
-    return Difference(
+    return ScoreDifference(
         summary.n, summary.mean, float(interval.low), float(interval.high), summary.sd, p_seeds=float(test.pvalue)
     )
 
@@ -159,18 +159,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def correct(found: Mapping[K, Difference | None]) -> dict[K, Difference | None]:
+def correct(deltas: Mapping[K, ScoreDifference | None]) -> dict[K, ScoreDifference | None]:
     """The differences with ``p_holm`` and ``comparisons`` set: one family, those without a p-value left out of it."""
-    tested = [key for key, d in found.items() if d is not None and d.p is not None]
-    corrected = holm([found[key].p for key in tested])
+    tested = [key for key, d in deltas.items() if d is not None and d.p is not None]
+    corrected = holm([deltas[key].p for key in tested])
     new = {
-        key: replace(found[key], p_holm=p, comparisons=len(tested)) for key, p in zip(tested, corrected, strict=True)
+        key: replace(deltas[key], p_holm=p, comparisons=len(tested)) for key, p in zip(tested, corrected, strict=True)
     }
-    return {key: new.get(key, d) for key, d in found.items()}
+    return {key: new.get(key, d) for key, d in deltas.items()}
 
 
-def verdict(difference: Difference | None, higher_is_better: bool) -> str:
-    """What may be said: better, worse, within the noise, no noise estimate (one seed), or not comparable."""
+def verdict(difference: ScoreDifference | None, higher_is_better: bool) -> str:
+    """Verdict: better, worse, within the noise, no noise estimate (one seed), or not comparable."""
     if difference is None:
         return "not comparable"
     if difference.low is None:
@@ -180,21 +180,21 @@ def verdict(difference: Difference | None, higher_is_better: bool) -> str:
     return "better" if (difference.mean > 0) == higher_is_better else "worse"
 
 
-def corrected_verdict(difference: Difference | None, higher_is_better: bool) -> str:
+def corrected_verdict(difference: ScoreDifference | None, higher_is_better: bool) -> str:
     """``verdict`` after the correction for the number of comparisons."""
-    said = verdict(difference, higher_is_better)
-    return "within the noise" if said in ("better", "worse") and not difference.survives else said
+    single = verdict(difference, higher_is_better)
+    return "within the noise" if single in ("better", "worse") and not difference.survives else single
 
 
 def p_text(p: float | None) -> str:
-    """A p-value for people: three digits, ``< 0.001`` below, a dash for nothing."""
+    """A p-value as text: three digits, ``< 0.001`` below, a dash for nothing."""
     if p is None or not math.isfinite(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """A number for people: fixed digits, a true minus sign, a dash for nothing."""
+    """A number as text: fixed digits, a true minus sign, a dash for nothing."""
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
@@ -203,7 +203,12 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def phrase(difference: Difference, metric: str) -> str:
+def seeds_text(seeds: int) -> str:
+    """``3``, or ``2, fewer than three``."""
+    return f"{seeds}, fewer than three" if seeds < FEW_SEEDS else str(seeds)
+
+
+def phrase(difference: ScoreDifference, metric: str) -> str:
     """``+0.012 mAP, 95 % interval −0.003 to +0.027, 3 seeds``; both intervals where there is one over scenes."""
     seeds = "1 seed" if difference.n == 1 else f"{difference.n} seeds"
     text = f"{number(difference.mean, sign=True)} {metric}"

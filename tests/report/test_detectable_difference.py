@@ -17,9 +17,13 @@ from aqr_bench.metrics.bootstrap import SceneInterval
 from aqr_bench.report import page as report_page
 from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import collect_study
+from aqr_bench.report.detectable_difference import (
+    detectable_difference_sentence,
+    detectable_difference_table,
+    detectable_differences,
+)
 from aqr_bench.report.gate import gate, gate_passed, gate_sentence
-from aqr_bench.report.resolution import resolution, resolution_sentence, resolution_table
-from aqr_bench.report.statistics import paired_difference, phrase, verdict
+from aqr_bench.report.score_statistics import paired_difference, phrase, verdict
 from aqr_bench.report.tables.study import by_seed, differences, scores_table
 from aqr_bench.study.load import load_study, load_tier
 
@@ -74,7 +78,7 @@ def test_matches_beside_the_records_give_the_interval_over_scenes(tmp_path):
     table = scores_table(study, results)
     assert list(table.data["scenes"].dropna()) == [12] * 3 and "over scenes" in table.note
     assert "over 3 seeds" in answer(study, results) and "over 12 scenes" in answer(study, results)
-    assert (table.shown["95 %, scenes"] == "–").sum() == 3  # the baseline's rows
+    assert (table.text["95 %, scenes"] == "–").sum() == 3  # the baseline's rows
 
 
 def test_a_missing_damaged_or_other_file_leaves_a_dash_and_the_old_verdict(tmp_path):
@@ -86,10 +90,10 @@ def test_a_missing_damaged_or_other_file_leaves_a_dash_and_the_old_verdict(tmp_p
     results = collect_study(tmp_path / "results", TIER, study)
     assert results.scenes == {}
     table = scores_table(study, results)
-    assert set(table.shown["95 %, scenes"]) == {"–"} and "either contains 0" not in table.note
+    assert set(table.text["95 %, scenes"]) == {"–"} and "either contains 0" not in table.note
     shutil.rmtree(tmp_path / "results" / "smoke" / "work")
-    assert list(scores_table(study, collect_study(tmp_path / "results", TIER, study)).shown["Verdict"]) == list(
-        table.shown["Verdict"]
+    assert list(scores_table(study, collect_study(tmp_path / "results", TIER, study)).text["Verdict"]) == list(
+        table.text["Verdict"]
     )
 
 
@@ -102,7 +106,7 @@ def test_runs_that_failed_do_not_hide_the_pairs_that_are_left(tmp_path):
 @pytest.mark.parametrize("more", [{"metric": "NDS", "scenes": 12}, {"scenes": 5}, {"scenes": 0}])
 def test_no_interval_over_scenes_for_other_metrics_few_scenes_or_old_records(more, tmp_path):
     study, results = collected(tmp_path, **more)
-    assert results.scenes == {} and resolution(study, results)[0].scene_half is None
+    assert results.scenes == {} and detectable_differences(study, results)[0].scene_half is None
 
 
 # ---------------------------------------------------------------- what a study can resolve
@@ -110,7 +114,7 @@ def test_no_interval_over_scenes_for_other_metrics_few_scenes_or_old_records(mor
 
 def test_resolution_by_hand(tmp_path):
     study, results = collected(tmp_path, variants=("none", "a", "b"), scenes=12, effects={"a": 0.1, "b": 0.05})
-    row = resolution(study, results)[0]
+    row = detectable_differences(study, results)[0]
     base = by_seed(results, "none", "clean", "mAP")
     deltas = [[by_seed(results, v, "clean", "mAP")[s] - base[s] for s in range(3)] for v in "ab"]
     variance = np.mean([np.var(d, ddof=1) for d in deltas])
@@ -122,24 +126,24 @@ def test_resolution_by_hand(tmp_path):
     factor = stats.t.ppf(0.975, 4) + stats.t.ppf(0.8, 4)
     assert row.smallest == pytest.approx(factor * math.sqrt(variance / 3 + scene_sd**2))
     assert row.baseline_sd == pytest.approx(np.std(list(base.values()), ddof=1))
-    said = resolution_sentence(study, results)
+    said = detectable_difference_sentence(study, results)
     assert said.startswith(f"Under 'clean', a true difference of {row.smallest:.3f} mAP") and "12 scenes" in said
 
 
 def test_few_seeds_are_said(tmp_path):
     study, results = collected(tmp_path, seeds=(0, 1))
-    assert set(resolution_table(study, results).shown["Seeds"]) == {"2, fewer than three"}
-    assert "2 seeds (fewer than three), the noise over scenes left out" in resolution_sentence(study, results)
+    assert set(detectable_difference_table(study, results).text["Seeds"]) == {"2, fewer than three"}
+    assert "2 seeds (fewer than three), without the noise over scenes" in detectable_difference_sentence(study, results)
     study, results = collected(tmp_path, seeds=(0,))
-    row = resolution(study, results)[0]
+    row = detectable_differences(study, results)[0]
     assert (row.seeds, row.df, row.pooled_sd, row.smallest, row.baseline_sd) == (1, 0, None, None, None)
-    assert "unknown" in resolution_sentence(study, results)
+    assert "unknown" in detectable_difference_sentence(study, results)
 
 
 def test_runs_that_are_missing_leave_dashes(tmp_path):
     study = load_study(make_study(tmp_path, seeds=(0, 1, 2)))
-    table = resolution_table(study, collect_study(tmp_path, TIER, study))
-    assert set(table.shown["Smallest difference"]) == {"–"} and table.marked == {0, 1, 2}
+    table = detectable_difference_table(study, collect_study(tmp_path, TIER, study))
+    assert set(table.text["Smallest difference"]) == {"–"} and table.marked == {0, 1, 2}
 
 
 # ---------------------------------------------------------------- the gate

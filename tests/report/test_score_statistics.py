@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aqr_bench.report.statistics import number, paired_difference, phrase, summarise, verdict
+from aqr_bench.report.score_statistics import number, paired_difference, phrase, summarise, verdict
 
 
 def test_summary_skips_what_is_not_finite():

@@ -1,4 +1,4 @@
-"""A variant ready to be measured: its untrained model, a few real samples, and steps that run the next batch."""
+"""The untrained model of a variant with a few real samples, and steps that run the next batch."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ SCOPE = (
     "preprocessing, voxelisation, backbones, head (router and decoder) and box decoding; loading the files is left out"
 )
 SCOPE_WITHOUT = "the same without voxelisation, which is done beforehand"
-BATCHES = 4  # different ones, of which steps take the next
+BATCHES = 4  # in a cycle
 
 
 @dataclass
 class Samples:
-    """Samples of a data loader, collated as that loader would. ``identity`` tells loaders with the same apart."""
+    """Samples of a data loader with its collate function; loaders with equal samples have one ``identity``."""
 
     items: list[Any]
     collate: Callable[[list[Any]], Any]
     identity: str
 
     def batches(self, size: int) -> list[Any]:
-        """A few batches of ``size`` samples; where there are too few samples, they come again."""
-        turn = cycle(self.items)
-        return [self.collate([copy.deepcopy(next(turn)) for _ in range(size)]) for _ in range(BATCHES)]
+        """A few batches of ``size`` samples; too few samples are repeated."""
+        samples = cycle(self.items)
+        return [self.collate([copy.deepcopy(next(samples)) for _ in range(size)]) for _ in range(BATCHES)]
 
 
 @dataclass
-class Subject:
-    """A model with its config, and what it was given so far. ``like`` in ``load_subject`` shares the samples."""
+class BenchmarkModel:
+    """A model with its config and samples; ``load_benchmark_model(like=...)`` shares the samples."""
 
     model: Any
     config: Any
@@ -47,12 +47,12 @@ class Subject:
         return sum(p.numel() for p in self.model.parameters())
 
     def inference(self, batch_size: int) -> Callable[[], None]:
-        """A function that detects in the next batch each time it is called."""
-        turn = cycle(self._test_samples().batches(batch_size))
-        return lambda: self._detect(next(turn))
+        """A function that runs inference on the next batch per call."""
+        batches = cycle(self._test_samples().batches(batch_size))
+        return lambda: self._detect(next(batches))
 
     def inference_without_voxelisation(self, batch_size: int) -> Callable[[], None] | None:
-        """The same with voxels made beforehand; None for a model without a voxel layer of its own."""
+        """The same with precomputed voxels; None for a model without a voxel layer."""
         import torch
 
         layer = getattr(self.model, "pts_voxel_layer", None)
@@ -60,14 +60,14 @@ class Subject:
             return None
         batches = self._test_samples().batches(batch_size)
         with torch.no_grad():
-            made = [
+            voxels_by_batch = [
                 layer(self.model.data_preprocessor(copy.copy(batch), False)["inputs"]["points"]) for batch in batches
             ]
-        turn = cycle(zip(batches, made, strict=True))
+        inputs = cycle(zip(batches, voxels_by_batch, strict=True))
 
         def step() -> None:
-            batch, voxels = next(turn)
-            self.model.pts_voxel_layer = _made(voxels)
+            batch, voxels = next(inputs)
+            self.model.pts_voxel_layer = _constant_layer(voxels)
             try:
                 self._detect(batch)
             finally:
@@ -76,7 +76,7 @@ class Subject:
         return step
 
     def training_batches(self, batch_size: int) -> list[Any]:
-        """Batches of the train split through its own pipeline; the same ones for equal pipelines."""
+        """Batches of the train split through its pipeline; the same samples for equal pipelines."""
         loader = self.config.train_dataloader
 
         def build() -> Any:
@@ -91,7 +91,7 @@ class Subject:
         import torch
 
         with torch.no_grad():
-            # The preprocessor may write to its input: hand it a copy of the outer structure.
+            # The preprocessor may change its input: a shallow copy protects the batch.
             self.model.test_step(copy.copy(batch))
 
     def _test_samples(self) -> Samples:
@@ -101,18 +101,18 @@ class Subject:
         return self._samples("test", identity, lambda: build_loader(self.config, self.condition, 1), BATCHES)
 
     def _samples(self, split: str, facts: dict, build: Callable[[], Any], count: int) -> Samples:
-        known, identity = self.loaded.get(split), config_hash(facts)
-        if known is None or known.identity != identity:
-            self.loaded[split] = known = _read(build, count, identity)
-        return known
+        samples, identity = self.loaded.get(split), config_hash(facts)
+        if samples is None or samples.identity != identity:
+            self.loaded[split] = samples = _read(build, count, identity)
+        return samples
 
 
-def load_subject(config: Any, condition: Condition, like: Subject | None = None) -> Subject:
+def load_benchmark_model(config: Any, condition: Condition, like: BenchmarkModel | None = None) -> BenchmarkModel:
     """The model of a config on this machine's device, in eval mode, with weights of seed 0.
 
     Args:
-        condition: what the sensors go through in inference.
-        like: another subject; where the samples are the same they are not read again.
+        condition: of the sensors in inference.
+        like: another model; equal samples are shared with it instead of read again.
     """
     import torch
     from mmdet3d.registry import MODELS
@@ -124,7 +124,7 @@ def load_subject(config: Any, condition: Condition, like: Subject | None = None)
     init_default_scope(config.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(config.model).to(get_device()).eval()
-    return Subject(model, config, condition, dict(like.loaded) if like else {})
+    return BenchmarkModel(model, config, condition, dict(like.loaded) if like else {})
 
 
 def _read(build: Callable[[], Any], count: int, identity: str) -> Samples:
@@ -138,12 +138,12 @@ def _read(build: Callable[[], Any], count: int, identity: str) -> Samples:
     return Samples(items, loader.collate_fn, identity)
 
 
-def _made(voxels: Sequence[Any]) -> Any:
-    """A stand-in for the voxel layer that hands out what was made before."""
+def _constant_layer(voxels: Sequence[Any]) -> Any:
+    """A voxel layer that returns ``voxels`` for any points."""
     from torch import nn
 
-    class Made(nn.Module):
+    class Constant(nn.Module):
         def forward(self, points: Any) -> Any:
             return voxels
 
-    return Made()
+    return Constant()

@@ -1,0 +1,99 @@
+"""A table of the report: full precision for programs (CSV), rounded text for Markdown, LaTeX and the page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from aqr_bench.atomic import write_text
+from aqr_bench.report.tables.latex import latex_table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: ``data`` in full precision and ``text`` as displayed, by column; ``marked``: highlighted."""
+
+    data: Mapping[str, Any]
+    text: Mapping[str, str]
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """``data`` holds full precision, ``text`` the same rows as text; ``marked`` are row numbers to highlight.
+
+    ``numeric``: columns of ``text`` that are right-aligned.
+    """
+
+    name: str
+    title: str
+    data: pd.DataFrame
+    text: pd.DataFrame
+    note: str = ""
+    marked: frozenset[int] = frozenset()
+    numeric: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def html(self) -> str:
+        """The text as an HTML table; every cell is escaped."""
+        columns = list(self.text.columns)
+
+        def cell(tag: str, column: str, value: object) -> str:
+            kind = ' class="n"' if column in self.numeric else ""
+            return f"<{tag}{kind}>{html.escape(str(value))}</{tag}>"
+
+        head = "".join(cell("th", c, c) for c in columns)
+        rows = []
+        for i, row in enumerate(self.text.itertuples(index=False)):
+            kind = ' class="gap"' if i in self.marked else ""
+            rows.append(f"<tr{kind}>{''.join(cell('td', c, v) for c, v in zip(columns, row, strict=True))}</tr>")
+        body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        return f'<div class="scroll"><table data-csv="{html.escape(self.name)}">{body}</table></div>'
+
+    def markdown(self, footer: str = "") -> str:
+        """The text as a Markdown table, with title, note and footer."""
+        head = [str(c) for c in self.text.columns]
+        rule = ["---:" if c in self.numeric else "---" for c in head]
+        rows = [[_cell(v) for v in row] for row in self.text.itertuples(index=False)]
+        lines = ["| " + " | ".join(cells) + " |" for cells in [[_cell(c) for c in head], rule, *rows]]
+        below = [line for text in (self.note, footer) if text for line in (text, "")]
+        return "\n".join([f"### {self.title}", "", *lines, "", *below])
+
+    def write(self, folder: Path, footer: str = "") -> None:
+        """Write ``<name>.csv``, ``<name>.md`` and ``<name>.tex``; ``footer``: where the numbers come from."""
+        latex = latex_table(self.text, self.numeric, self.title, self.note, self.name, footer)
+        write_text(folder / f"{self.name}.csv", self.data.to_csv(index=False, lineterminator="\n"))
+        write_text(folder / f"{self.name}.md", self.markdown(footer))
+        write_text(folder / f"{self.name}.tex", latex)
+
+
+def make_table(
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    note: str = "",
+    numeric: Collection[str] = (),
+    columns: tuple[Sequence[str], Sequence[str]] | None = None,
+) -> ReportTable:
+    """A table of ``rows``; ``columns``: those of data and of text where there may be no row."""
+    data_columns, text_columns = columns or (None, None)
+    return ReportTable(
+        name,
+        title,
+        pd.DataFrame([row.data for row in rows], columns=data_columns),
+        pd.DataFrame([row.text for row in rows], columns=text_columns),
+        note,
+        frozenset(i for i, row in enumerate(rows) if row.marked),
+        frozenset(numeric),
+    )
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
