@@ -179,7 +179,7 @@ class Study:
     ``gate``: its variants are fixed biases on the trained base, and the report says whether they move anything.
     ``measure_only``: its variants compute the same thing and differ in cost: nothing is trained or evaluated, there are
     no seeds and no metric, and the first condition of the suite is what is measured on.
-    ``published``: which published numbers it is set beside, see aqr_bench/report/published.py.
+    ``published``: which published numbers it is set beside, see aqr_bench/report/tables/published.py.
     """
 
     name: str

@@ -25,7 +25,7 @@ def test_every_command_runs_as_written(page):
     for name in ("my_tier", "small_centerpoint"):
         load_tier(page.folder / f"{name}.yaml")
     load_study(page.folder / "small_study.yaml")
-    for name, count in (("bare", 4), ("careful", 3)):
+    for name, count in (("checkpoint", 4), ("confident", 3)):
         records = read_records(page.folder / "results" / name / "evaluate.jsonl")
         assert len(records) == count and not any(record.failed for record in records)
     files = (page.folder / "results" / "small_centerpoint").rglob("*.jsonl")
