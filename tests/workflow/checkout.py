@@ -65,6 +65,10 @@ def main(words=None):
     elif step in ("world", "prepare"):
         out.mkdir(parents=True, exist_ok=True)
         (out / {"world": "world.json", "prepare": "data.json"}[step]).write_text("{}")
+        if step == "world":
+            tables = out / tier.version
+            tables.mkdir(exist_ok=True)
+            (tables / "scene.json").write_text("[]")
         for name in ["infos_train.pkl", "infos_val.pkl"] if step == "prepare" else []:
             (out / name).write_text(str(sorted(file.read_text() for file in Path(args.root).glob("v1.0-*/*.json"))))
     elif step == "train":

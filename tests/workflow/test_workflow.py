@@ -17,6 +17,7 @@ from checkout import Checkout, copy_repository
 from aqr_bench.study.load import load_tier
 
 SMOKE = ("--config", "tier=smoke", "studies=smoke")
+TABLE = "results/smoke/world/v1.0-mini/scene.json"
 DIVERGED = '{"cross": ["diverged", "loss is not finite at iteration 3"]}'
 JOBS = {"world": 1, "prepare": 1, "train_base": 1, "train_variant": 2, "evaluate": 3, "measure": 2, "pictures": 1}
 
@@ -147,19 +148,41 @@ def test_changed_conditions_evaluate_again_without_training(copy):
     assert plan["evaluate"] == 3 and "train_base" not in plan and "train_variant" not in plan
 
 
+def test_an_edited_table_makes_info_files_and_all_that_depends_on_them_again(copy):
+    (copy.root / TABLE).write_text('[{"name": "another scene"}]')
+    plan = planned(copy, *SMOKE)
+    assert plan == {**{k: v for k, v in JOBS.items() if k != "world"}, "report": 1}
+    copy.steps()
+    done = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
+    assert done.returncode == 0 and copy.steps()[0].startswith("prepare"), done.stdout + done.stderr
+    assert "another scene" in (copy.root / "results/smoke/infos/infos_train.pkl").read_text()
+    assert planned(copy, *SMOKE) == {}
+
+
+def test_info_files_that_were_replaced_run_again_what_read_them(copy):
+    (copy.root / "results/smoke/infos/infos_val.pkl").write_text("made with other sweeps")
+    assert planned(copy, *SMOKE) == {**{k: v for k, v in JOBS.items() if k not in ("world", "prepare")}, "report": 1}
+
+
+def test_times_alone_change_nothing(copy):
+    for file in (copy.root / TABLE, *(copy.root / "results/smoke/infos").iterdir()):
+        file.touch()
+    assert planned(copy, *SMOKE) == {}
+
+
 @pytest.mark.parametrize(
     ("file", "again", "not_again"),
     [
         ("report/page.py", {"report"}, {"evaluate", "train_base", "measure", "world"}),
-        ("measure.py", {"measure", "report"}, {"evaluate", "train_base", "world"}),
-        ("evaluate.py", {"evaluate", "report"}, {"train_base", "train_variant", "world"}),
+        ("cost/measure.py", {"measure", "report"}, {"evaluate", "train_base", "world"}),
+        ("engine/evaluate.py", {"evaluate", "report"}, {"train_base", "train_variant", "world"}),
         (
             "bias/generator.py",
             {"train_base", "train_variant", "evaluate", "measure", "pictures", "report"},
             {"world", "prepare"},
         ),
-        ("train.py", {"train_base", "train_variant", "evaluate", "report"}, {"world", "prepare"}),
-        ("cli.py", set(), {"report", "evaluate", "train_base", "measure", "world"}),
+        ("engine/train.py", {"train_base", "train_variant", "evaluate", "report"}, {"world", "prepare"}),
+        ("cli/main.py", set(), {"report", "evaluate", "train_base", "measure", "world"}),
     ],
 )
 def test_changed_code_runs_again_what_depends_on_it(file, again, not_again, copy):
@@ -288,23 +311,24 @@ def shell_lines(checkout: Checkout, *arguments: str) -> list[str]:
     """Commands of a dry run that train."""
     done = checkout.snakemake("--dry-run", "--printshellcmds", "--cores", "4", *arguments, *SMOKE)
     assert done.returncode == 0, done.stderr
-    return [line for line in (done.stdout + done.stderr).splitlines() if "-m aqr_bench.engine.train " in line]
+    return [line for line in (done.stdout + done.stderr).splitlines() if "-m aqr_bench train " in line]
 
 
 def test_a_tier_with_several_processes_trains_by_torchrun(copy):
     tier = copy.root / "ablations" / "tiers" / "smoke.yaml"
     one = shell_lines(copy, "--forceall")
-    assert len(one) == 3 and all(" aqr-bench train " in line for line in one)
+    assert len(one) == 3 and all(" python -m aqr_bench train " in line for line in one)
     edit(tier, lambda d: d.update(launcher={"processes": 2}))
     two = shell_lines(copy)  # results of one process are not those of two
     assert len(two) == 3
     # Sorted: in which order Snakemake names jobs that do not depend on each other is not said.
-    started = " torchrun --standalone --nproc-per-node=2 -m aqr_bench.engine.train"
-    wanted = [line.replace(" aqr-bench train", started).replace("slots 1", "slots 2") for line in one]
+    started = " torchrun --standalone --nproc-per-node=2 -m aqr_bench train"
+    wanted = [line.replace(" python -m aqr_bench train", started).replace("slots 1", "slots 2") for line in one]
     assert sorted(wanted) == sorted(two)
-    threads = load_tier(tier).threads
-    assert all(f"OMP_NUM_THREADS={threads} aqr-bench gpu-slots 2 -- torchrun" in line for line in two), two[0]
+    assert all(f"OMP_NUM_THREADS={load_tier(tier).threads} " in line for line in two), two[0]
+    assert all(" python -m aqr_bench gpu-slots 2 -- torchrun" in line for line in two), two[0]
     # Weights that are only taken over need no second process.
     edit(copy.root / "ablations" / "smoke.yaml", lambda d: d.update(iterations=0))
     kept = shell_lines(copy)
-    assert sum(" torchrun " in line for line in kept) == 1 and sum(" aqr-bench train" in line for line in kept) == 2
+    assert sum(" torchrun " in line for line in kept) == 1
+    assert sum(" python -m aqr_bench train" in line for line in kept) == 2

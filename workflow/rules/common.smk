@@ -118,8 +118,11 @@ INFOS = {
 }
 
 
-def data_hash(wildcards, input):
-    """Of the info files as they are once they are made: Snakemake asks again when a job is about to start."""
+def data_hash(wildcards):
+    """Of the info files. Snakemake evaluates functions among params once more when a job's inputs are all made.
+
+    Without ``input``: what derives from that is no reason for Snakemake to run a job again.
+    """
     return infos_digest(LAYOUT.infos)
 
 

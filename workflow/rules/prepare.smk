@@ -22,8 +22,8 @@ rule prepare:
         out=subpath(output[0], parent=True),
         code=code_hash_for("prepare"),
         version=TIER.version,
-        # A function of the input, so that it is asked again once the data set is written.
-        tables=lambda wildcards, input: tables_digest(
+        # A function, so that it is evaluated once more when the data set is written.
+        tables=lambda wildcards: tables_digest(
             table_digests(DATA_ROOT, TIER.version, LAYOUT.infos)
         ),
     message:
