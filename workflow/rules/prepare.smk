@@ -1,4 +1,4 @@
-# Information files for mmdet3d, from a nuScenes data set, real or synthetic.
+# Info files for mmdet3d, from a nuScenes data set, real or synthetic.
 
 
 rule prepare:
@@ -17,7 +17,7 @@ rule prepare:
         code=code_hash_for("prepare"),
         version=TIER.version,
     message:
-        "Information files of tier {wildcards.tier}"
+        "Info files of tier {wildcards.tier}"
     shell:
         "OMP_NUM_THREADS=1 python -m aqr_bench data --tier {params.tier} --root {params.root}"
         " --out {params.out} > {log} 2>&1"
