@@ -70,7 +70,8 @@ class LogHandler(LogHandlerBase):
             return
         try:
             print(RECORD_SEPARATOR + json.dumps({**(facts or {"event": "text"}), "text": text}), flush=True)
-        except BrokenPipeError:  # the reader is gone: start no further jobs
+        except BrokenPipeError:  # the reader is gone: stop as on Ctrl-C
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             os.kill(os.getpid(), signal.SIGINT)
 
 

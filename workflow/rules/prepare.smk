@@ -27,7 +27,7 @@ rule prepare:
             table_digests(DATA_ROOT, TIER.version, LAYOUT.infos)
         ),
     message:
-        "Information files of tier {wildcards.tier}"
+        "Info files of tier {wildcards.tier}"
     shell:
         "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench data --tier {params.tier} --root {params.root}"
         " --out {params.out}"
