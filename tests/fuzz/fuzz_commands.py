@@ -77,7 +77,7 @@ def commands() -> tuple[Command, ...]:
         if info.name in steps or ".configs" in info.name:
             continue
         main = getattr(importlib.import_module(info.name), "main", None)
-        if main is not None and main.__module__ == info.name:
+        if getattr(main, "__module__", None) == info.name:
             found += _expanded((f"-m {info.name}",), _parser(main, []), functools.partial(_as_module, main))
     return tuple(found)
 

@@ -260,11 +260,11 @@ def test_a_picture_that_claims_gigapixels(tmp_path):
 # ---------------------------------------------------------------- all places are known
 
 KNOWN = {
-    "torch.load": {"checkpoint.py", "cmt/published.py", "train.py"},
+    "torch.load": {"cmt/published_weights.py", "engine/checkpoint.py", "engine/weights.py"},
     "np.load": {"metrics/matches.py", "report/routers.py"},
-    "pickle.Unpickler": {"data/plain_pickle.py"},
-    "yaml.load": {"schema.py"},
-    "Config.fromfile": {"cmt/published.py", "doctor.py", "experiment.py", "cost/full_head.py"},
+    "pickle.Unpickler": {"compat.py"},
+    "yaml.load": {"study/schema.py"},
+    "Config.fromfile": {"cli/doctor.py", "cmt/published_weights.py", "cost/full_head.py", "engine/config.py"},
 }
 LOADS = re.compile(
     r"\b(torch\.load|np\.load|pickle\.(?:loads?|Unpickler)|joblib\.\w+|yaml\.(?:load|unsafe_load|full_load)"

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
+from aqr_bench.compat import use_tf32
 from aqr_bench.cost.full_head import make_inputs
 from aqr_bench.cost.gpu_check.head_cost import VARIANTS, TrainingHead, head_step
 from aqr_bench.cost.gpu_check.parity import apart, compared, head_with_bias, outputs_and_gradients
 from aqr_bench.cost.gpu_check.settings import NOTE, Emit, Settings, attempt, model_config
 from aqr_bench.cost.timing import in_turns, ratio, summary, synchronise
-from aqr_bench.engine.runtime import use_tf32
 
 STEPS = 3  # of each of two runs that are to be equal
 FEWEST, SIZES = 3, 12  # objects per sample of the first step with changing queries, and how many such steps
