@@ -12,9 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "cmt"))
-
 from cmt_small import data_sample, ring
 from mmdet3d.registry import DATASETS, MODELS
 from mmengine.config import Config

@@ -18,8 +18,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from fault_damage import DAMAGE
 from fault_disks import DISKS
 from fault_kills import SIGNALS, kill_run, kill_stage

@@ -32,7 +32,7 @@ from aqr_bench.study.load import load_suite, load_tier
 
 def main(words=None):
     parser = argparse.ArgumentParser()
-    for name in ("tier", "root", "infos", "seed", "suite", "study", "variant", "base", "train", "out", "work", "workers"):
+    for name in "tier root infos seed suite study variant base train out work workers".split():
         parser.add_argument("--" + name)
     parser.add_argument("--pretrain")
     parser.add_argument("--evaluation")
@@ -85,7 +85,8 @@ def main(words=None):
             scores = {"mAP": score, "NDS": score, "classes": {"car": {"AP": score}, "bus": {"AP": score / 2}}}
             rows.append(Record(
                 "evaluate", "failed" if reason else "ok", tier.name, train.study, train.variant, train.seed,
-                condition.name, suite.name, reason, {} if reason else scores, provenance={"input_sha256": condition.name}))
+                condition.name, suite.name, reason, {} if reason else scores,
+                provenance={"input_sha256": condition.name}))
         write_records(out, rows)
     elif step == "pictures":
         out.mkdir(parents=True, exist_ok=True)
