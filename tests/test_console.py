@@ -139,7 +139,7 @@ print("1 of 14 steps (7%) done", flush=True)
 FOLLOW = """
 import sys
 from pathlib import Path
-from aqr_bench import launch
+from aqr_bench.cli import run as launch
 from aqr_bench.cli.time_left import TimeLeft
 progress = launch.Progress(time_left=TimeLeft({"train_base": 60.0, "evaluate": 30.0, "report": 15.0}))
 print("first", flush=True)

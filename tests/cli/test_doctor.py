@@ -166,7 +166,7 @@ def test_a_broken_torch_is_told_and_no_tier_works(tmp_path, code, seen):
 
 def test_without_numpy_it_still_speaks(tmp_path):
     environment = broken_module(tmp_path, "numpy", "raise ImportError('numpy is in pieces')")
-    code = "from aqr_bench import doctor; doctor.probe_all = dict; raise SystemExit(doctor.main([]))"
+    code = "from aqr_bench.cli import doctor; doctor.probe_all = dict; raise SystemExit(doctor.main([]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (1, "")
     assert "a package is missing or broken: numpy is in pieces" in done.stdout

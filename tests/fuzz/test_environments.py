@@ -107,7 +107,9 @@ def test_other_locales_read_and_print_the_same(name, odd):
 HASHES = """
 import json
 from aqr_bench.records.provenance import config_hash
-from aqr_bench.study.load import known_studies, known_tiers, load_study, load_tier, matrix, variant_schedule
+from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.study.runs import matrix
+from aqr_bench.study.schedule import variant_schedule
 tier = load_tier("quick")
 rows = [[r.folder, r.study] for r in matrix(tier, [load_study(s) for s in ("bias_site", "router", "windows")])]
 hashes = {}
