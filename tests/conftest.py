@@ -36,6 +36,15 @@ def _one_thread():
     compat.use_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_worlds(tmp_path_factory):
+    """Worlds that several tests read are written once, also where pytest-xdist shares the files out."""
+    import worlds
+
+    folder = tmp_path_factory.getbasetemp()
+    worlds.share_in(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The reference material beside the checkout (golden numbers, one real keyframe)."""

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from fuzz_cases import one_clear_line
-from fuzz_world import linked_copy, small_world
+from worlds import linked_copy, smallest_world
 
 from aqr_bench import compat
 from aqr_bench.cli import main as cli
@@ -137,7 +137,7 @@ def test_a_keyframe_from_elsewhere(bomb, marker, untrained, tmp_path, capsys):
 
 
 def test_info_files_of_an_evaluation_and_of_a_training(bomb, marker, untrained, tmp_path, capsys):
-    place = linked_copy(small_world(), tmp_path / "place")
+    place = linked_copy(smallest_world(), tmp_path / "place")
     for split in ("train", "val"):
         (place / "infos" / f"infos_{split}.pkl").unlink()
         shutil.copy(bomb, place / "infos" / f"infos_{split}.pkl")

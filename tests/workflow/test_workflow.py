@@ -133,7 +133,9 @@ def test_a_further_suite_evaluates_alone(copy):
     suite = {"name": "two", "summary": "x", "conditions": [{"name": "clean"}, {"name": "no_cam_back"}]}
     (copy.root / "ablations" / "conditions" / "two.yaml").write_text(yaml.safe_dump(suite))
     assert planned(copy, *SMOKE, "suites=two") == {"evaluate": 2, "report": 1}
-    done = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--suites", "two")
+    done = copy.run(
+        "aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--suites", "two", STAND_IN_REPORT="1"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(copy.root.rglob("evaluate.two.jsonl"))) == 2
     again = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--suites", "tow")
@@ -151,15 +153,15 @@ def test_changed_conditions_evaluate_again_without_training(copy):
     ("file", "again", "not_again"),
     [
         ("report/page.py", {"report"}, {"evaluate", "train_base", "measure", "world"}),
-        ("measure.py", {"measure", "report"}, {"evaluate", "train_base", "world"}),
-        ("evaluate.py", {"evaluate", "report"}, {"train_base", "train_variant", "world"}),
+        ("cost/measure.py", {"measure", "report"}, {"evaluate", "train_base", "world"}),
+        ("engine/evaluate.py", {"evaluate", "report"}, {"train_base", "train_variant", "world"}),
         (
             "bias/generator.py",
             {"train_base", "train_variant", "evaluate", "measure", "pictures", "report"},
             {"world", "prepare"},
         ),
-        ("train.py", {"train_base", "train_variant", "evaluate", "report"}, {"world", "prepare"}),
-        ("cli.py", set(), {"report", "evaluate", "train_base", "measure", "world"}),
+        ("engine/train.py", {"train_base", "train_variant", "evaluate", "report"}, {"world", "prepare"}),
+        ("cli/main.py", set(), {"report", "evaluate", "train_base", "measure", "world"}),
     ],
 )
 def test_changed_code_runs_again_what_depends_on_it(file, again, not_again, copy):
@@ -204,7 +206,7 @@ def test_one_workflow_per_folder_and_a_clean_interruption(checkout):
     assert second.returncode == 2 and "another run is at work" in second.stderr
     first.send_signal(signal.SIGINT)
     _, stderr = first.communicate(timeout=60)
-    assert first.returncode == 130 and b"the same command goes on" in stderr
+    assert first.returncode == 130 and b"the same command resumes" in stderr
     # What a run that was killed outright would leave behind.
     locks = checkout.root / ".snakemake" / "locks"
     locks.mkdir(exist_ok=True)
@@ -288,23 +290,26 @@ def shell_lines(checkout: Checkout, *arguments: str) -> list[str]:
     """Commands of a dry run that train."""
     done = checkout.snakemake("--dry-run", "--printshellcmds", "--cores", "4", *arguments, *SMOKE)
     assert done.returncode == 0, done.stderr
-    return [line for line in (done.stdout + done.stderr).splitlines() if "-m aqr_bench.engine.train " in line]
+    return [line for line in (done.stdout + done.stderr).splitlines() if "-m aqr_bench train " in line]
 
 
 def test_a_tier_with_several_processes_trains_by_torchrun(copy):
     tier = copy.root / "ablations" / "tiers" / "smoke.yaml"
     one = shell_lines(copy, "--forceall")
-    assert len(one) == 3 and all(" aqr-bench train " in line for line in one)
+    assert len(one) == 3 and all(" -- python -m aqr_bench train " in line for line in one)
     edit(tier, lambda d: d.update(launcher={"processes": 2}))
     two = shell_lines(copy)  # results of one process are not those of two
     assert len(two) == 3
     # Sorted: in which order Snakemake names jobs that do not depend on each other is not said.
-    started = " torchrun --standalone --nproc-per-node=2 -m aqr_bench.engine.train"
-    wanted = [line.replace(" aqr-bench train", started).replace("slots 1", "slots 2") for line in one]
+    started = " torchrun --standalone --nproc-per-node=2 -m aqr_bench train"
+    wanted = [line.replace(" python -m aqr_bench train", started).replace("slots 1", "slots 2") for line in one]
     assert sorted(wanted) == sorted(two)
     threads = load_tier(tier).threads
-    assert all(f"OMP_NUM_THREADS={threads} aqr-bench gpu-slots 2 -- torchrun" in line for line in two), two[0]
+    assert all(f"OMP_NUM_THREADS={threads} python -m aqr_bench gpu-slots 2 -- torchrun" in line for line in two), two[0]
     # Weights that are only taken over need no second process.
     edit(copy.root / "ablations" / "smoke.yaml", lambda d: d.update(iterations=0))
     kept = shell_lines(copy)
-    assert sum(" torchrun " in line for line in kept) == 1 and sum(" aqr-bench train" in line for line in kept) == 2
+    assert (
+        sum(" torchrun " in line for line in kept) == 1
+        and sum(" python -m aqr_bench train" in line for line in kept) == 2
+    )
