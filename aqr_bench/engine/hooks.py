@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS
 
 from aqr_bench.atomic import write_text
 from aqr_bench.console import duration
+from aqr_bench.engine import seeding as seeding  # configs import this module alone: its hooks are registered with these
 
 CURVE_EVERY = 10
 OPEN_POINT = "loss_curve_open_point"
