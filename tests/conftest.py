@@ -22,7 +22,16 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz-cases", type=int, help="so many cases in tests/fuzz, in all (default: 370)")
 
 
+# Where pytest-xdist hands out whole files, one that takes minutes and starts last keeps everyone waiting.
+LONGEST_FIRST = (
+    *("workflow/test_workflow.py", "end_to_end/test_smoke.py", "workflow/test_targets.py", "workflow/test_failures.py"),
+    *("workflow/test_gpus.py", "pretended_gpu/test_models.py", "engine/test_resumed_training.py"),
+)
+
+
 def pytest_collection_modifyitems(config, items):
+    ranks = {ROOT / "tests" / file: rank for rank, file in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: run with --slow")

@@ -18,10 +18,11 @@ from fault_table import NO, YES, Row
 from aqr_bench.records.record import Record, read_run
 
 TIER, RESULTS = "faults", Path("results/faults")
-# What a clock, a machine's load or a folder's name decides, and the variables that Snakemake sets for its jobs and a
-# forked stage has not; and git's state, since someone may commit while the campaign runs. Nothing else.
-UNSTEADY = {"wall_s", "started", "finished", "utc", "time", "date", "path", "log", "cost", "command", "environment",
-            "git_commit", "git_dirty"}  # fmt: skip
+# What a clock, a machine's load or a folder's name decides, and nothing else.
+CLOCK = {"wall_s", "started", "finished", "utc", "time", "date", "path", "log", "cost"}
+# And the variables that Snakemake sets for its jobs and a forked stage has not; and git's state, since someone may
+# commit while the campaign runs.
+UNSTEADY = CLOCK | {"command", "environment", "git_commit", "git_dirty"}
 # In the notes of every table.
 _COMMITS = rb"\w+(?: with changes)?(?:; \w+(?: with changes)?)*"
 _UNSTEADY_NOTES = re.compile(rb"Run between: \S+ and \S+|Git commit of (?:the runs|this page): " + _COMMITS)
@@ -222,17 +223,17 @@ class Trial:
         return Row(fault, self.stage or "aqr-bench run", promise, seen, NO if self.problems else YES, **counts)
 
 
-def without_times(value: Any) -> Any:
-    """Nested values without what a clock or a folder's name decides."""
+def without(value: Any, keys: set[str]) -> Any:
+    """Nested values without some keys."""
     if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in UNSTEADY}
-    return [without_times(item) for item in value] if isinstance(value, list) else value
+        return {key: without(item, keys) for key, item in value.items() if key not in keys}
+    return [without(item, keys) for item in value] if isinstance(value, list) else value
 
 
-def steady_records(file: Path) -> list[dict]:
+def steady_records(file: Path, unsteady: set[str] = UNSTEADY) -> list[dict]:
     """The records of a file without times and costs, but for the number of parameters."""
     records = [record.to_dict() for record in read_run(file)]
-    return [without_times(r) | {"parameters": (r.get("cost") or {}).get("parameters")} for r in records]
+    return [without(r, unsteady) | {"parameters": (r.get("cost") or {}).get("parameters")} for r in records]
 
 
 def content(file: Path) -> Any:

@@ -125,13 +125,18 @@ def main(words=None):
 """
 
 
+def copy_workflow(folder: Path) -> Path:
+    """Copy the workflow and the ablations into a folder: Snakemake runs there with this checkout's package."""
+    for name in ("workflow", "ablations", "config", "results/published"):
+        shutil.copytree(REPOSITORY / name, folder / name)
+    for name in ("Snakefile", "environment.yml", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, folder)
+    return folder
+
+
 def copy_repository(target: Path) -> Path:
     """Copy the workflow, the ablations and the package; put stand-ins where the work is done."""
-    for name in ("workflow", "ablations", "config"):
-        shutil.copytree(REPOSITORY / name, target / name)
-    for name in ("Snakefile", "environment.yml"):
-        shutil.copy(REPOSITORY / name, target)
-    shutil.copytree(REPOSITORY / "results" / "published", target / "results" / "published")
+    copy_workflow(target)
     package = target / "aqr_bench"
     shutil.copytree(REPOSITORY / "aqr_bench", package, ignore=shutil.ignore_patterns("__pycache__"))
     for step, place in STEPS.items():
