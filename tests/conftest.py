@@ -22,7 +22,16 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz-cases", type=int, help="so many cases in tests/fuzz, in all (default: 370)")
 
 
+# Where pytest-xdist hands out whole files, one that takes minutes and starts last keeps everyone waiting.
+LONGEST_FIRST = (
+    *("workflow/test_workflow.py", "end_to_end/test_smoke.py", "workflow/test_targets.py", "workflow/test_failures.py"),
+    *("workflow/test_gpus.py", "pretended_gpu/test_models.py", "engine/test_resumed_training.py"),
+)
+
+
 def pytest_collection_modifyitems(config, items):
+    ranks = {ROOT / "tests" / file: rank for rank, file in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: run with --slow")
@@ -34,6 +43,15 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     compat.use_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_worlds(tmp_path_factory):
+    """Worlds that several tests read are written once, also where pytest-xdist shares the files out."""
+    import worlds
+
+    folder = tmp_path_factory.getbasetemp()
+    worlds.share_in(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
 @pytest.fixture(scope="session")

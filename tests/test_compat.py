@@ -1,4 +1,4 @@
-"""What runtime.prepare sets for every model, and worker processes: a killed one is reported, none is left behind."""
+"""What compat.prepare sets for every model, and worker processes: a killed one is reported, none is left behind."""
 
 from __future__ import annotations
 

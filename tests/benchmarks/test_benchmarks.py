@@ -10,17 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import calibration
+import profile_steps
 import pytest
+import regression
 
 from aqr_bench.corruptions import CORRUPTIONS
 from aqr_bench.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import calibration  # noqa: E402
-import profile_steps  # noqa: E402
-import regression  # noqa: E402
 
 
 def call(*words: str) -> str:

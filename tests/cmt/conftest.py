@@ -1,12 +1,8 @@
-"""Let the tests of this folder import its helper modules (pytest runs in importlib mode), and quiet mmengine."""
+"""mmengine logs warnings alone."""
 
 import logging
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -118,17 +118,21 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("hostile", HOSTILE)
-@pytest.mark.parametrize("corruption", EVERY, ids=str)
+# The severities between the mildest and the strongest differ in numbers alone.
+EXTREMES = [entry for entries in CORRUPTIONS.values() for entry in (*entries[:1], *entries[1:][-1:])]
+
+
+@pytest.mark.parametrize("corruption", EXTREMES, ids=str)
 @pytest.mark.filterwarnings("error")
-def test_hostile_frames_give_a_result_or_a_clear_error(corruption, hostile):
-    frame = HOSTILE[hostile]
-    try:
-        out = corrupt(corruption, frame)
-    except FrameError as error:
-        assert frame.token in str(error)
-        return
-    assert all(np.isfinite(cloud.points).all() for cloud in out.clouds)
+def test_hostile_frames_give_a_result_or_a_clear_error(corruption):
+    for hostile, frame in HOSTILE.items():
+        try:
+            out = corrupt(corruption, frame)
+            assert all(np.isfinite(cloud.points).all() for cloud in out.clouds), hostile
+        except FrameError as error:
+            assert frame.token in str(error), hostile
+        except Exception as error:
+            raise AssertionError(f"{hostile}: {error!r}") from error
 
 
 @pytest.mark.parametrize("corruption", [entries[-1] for entries in CORRUPTIONS.values()], ids=str)

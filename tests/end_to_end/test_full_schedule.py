@@ -110,6 +110,7 @@ def test_objects_are_pasted_into_points_and_images_together(data):
     assert (inside.sum(0) >= 5).all()  # each brought the points along that the filter asks for
 
 
+@pytest.mark.slow  # every day, tests/engine trains the quick model by epochs and checks the hook that stops pasting
 def test_two_epochs_of_the_published_schedule(data, tmp_path):
     """Pasting stops after the first; the weights stay finite and load into the config's model."""
     config = config_of(R50, data)

@@ -12,9 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "cmt"))
-
 from cmt_small import data_sample, ring
 from mmdet3d.registry import DATASETS, MODELS
 from mmengine.config import Config
@@ -156,16 +153,9 @@ def r50():
     return model
 
 
-# The two that the head alone decides are in test_cmt_configs.py too, for all four configs and every day.
-@pytest.mark.parametrize(
-    "case",
-    [
-        "no points",
-        "no cameras",
-        pytest.param("no object", marks=pytest.mark.slow),
-        pytest.param("more objects than queries", marks=pytest.mark.slow),
-    ],
-)
+# Every day, tests/cmt has all of them: of sensors for the quick model, of objects for the heads of all four configs.
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["no points", "no cameras", "no object", "more objects than queries"])
 def test_the_fusion_model_trains_and_infers_on_odd_batches(r50, case):
     """The official code crashes on each. Images are small here; all the rest is of full size."""
     g = torch.Generator().manual_seed(0)

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
+from checkout import copy_workflow
+from fault_processes import kill_all
+from fault_stages import CLOCK, steady_records
 
 from aqr_bench.cli.run import workers_in
-from aqr_bench.records.record import read_run
 
-ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-m", "aqr_bench", "run", "--tier", "smoke", "--study", "smoke", "--cores", "2"]
 KILLS = 10
 SEED = 7
 OUTPUTS = {"world.json", "data.json", "pictures.json", "index.html"}  # and every record
-# What a clock, a machine's load or a folder's name decides, and nothing else.
-UNSTEADY = {"wall_s", "started", "finished", "utc", "time", "date", "path", "log"}
 LIMIT_S = 1200
-
-
-def copy_checkout(folder: Path) -> Path:
-    """The repository's workflow and studies in a folder of their own; the package is the installed one."""
-    folder.mkdir()
-    for name in ("ablations", "workflow", "results/published"):
-        shutil.copytree(ROOT / name, folder / name)
-    for name in ("Snakefile", "environment.yml", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder)
-    return folder
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -52,26 +36,6 @@ def finished_jobs(folder: Path) -> int:
         whole = not place.endswith(".partial")
         count += sum(whole and (name in OUTPUTS or name.endswith(".jsonl")) for name in files)
     return count
-
-
-def kill_family(process: subprocess.Popen, folder: Path) -> None:
-    """SIGKILL for the command, Snakemake and its jobs, also for a job that was born while the others died."""
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    for pid in [process.pid, *(child.pid for child in family)]:
-        _kill(pid)
-    process.wait()
-    while workers := workers_in(folder):
-        for pid, _ in workers:
-            _kill(pid)
-        time.sleep(0.1)
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 def undisturbed(folder: Path) -> tuple[float, list[float]]:
@@ -113,7 +77,8 @@ def disturbed(folder: Path, startup: float, done: list[float]) -> list[str]:
         time.sleep(max(0.0, reached + wait - time.monotonic()))
         jobs = sorted(name for _, name in workers_in(folder))
         assert process.poll() is None, "the run ended before its kill:\n" + (folder / "run.log").read_text()
-        kill_family(process, folder)
+        kill_all(process.pid, folder)
+        process.wait()
         states.append(f"{moment:.1f} s, {finished_jobs(folder)} jobs done, at work: {', '.join(jobs) or 'none'}")
     process = start(folder)
     process.wait(timeout=LIMIT_S)
@@ -121,28 +86,15 @@ def disturbed(folder: Path, startup: float, done: list[float]) -> list[str]:
     return states
 
 
-def steady(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: steady(item) for key, item in value.items() if key not in UNSTEADY}
-    return [steady(item) for item in value] if isinstance(value, list) else value
-
-
 def contents(folder: Path) -> dict[str, list[dict]]:
     """The records of every run by file, without what a clock decides; of a measurement only that it went well."""
     results = folder / "results" / "smoke"
-    found = {}
-    for file in sorted(results.rglob("*.jsonl")):
-        records = [record.to_dict() for record in read_run(file)]
-        for record in records:
-            cost = record.pop("cost", None) or {}
-            record["parameters"] = cost.get("parameters")
-        found[str(file.relative_to(results))] = steady(records)
-    return found
+    return {str(f.relative_to(results)): steady_records(f, CLOCK) for f in sorted(results.rglob("*.jsonl"))}
 
 
 @pytest.mark.slow
 def test_ten_kills_leave_the_same_records(tmp_path):
-    quiet, stormy = (copy_checkout(tmp_path / name) for name in ("quiet", "stormy"))
+    quiet, stormy = (copy_workflow(tmp_path / name) for name in ("quiet", "stormy"))
     startup, done = undisturbed(quiet)
     states = disturbed(stormy, startup, done)
     print("\n".join(states))

@@ -97,7 +97,7 @@ def scored(place, alone) -> list[Record]:
     return evaluated(place, "alone", "alone")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_loader_workers_change_nothing(place, alone, scored, workers):
     record = trained(place, f"workers{workers}", workers=workers)
     found = compare(alone, record)

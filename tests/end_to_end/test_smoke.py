@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from checkout import copy_workflow
+from fault_processes import kill_all
 
 from aqr_bench.records.record import read_run
 
-ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-m", "aqr_bench", "run", "--tier", "smoke", "--study", "smoke", "--cores", "2"]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """An empty folder with the repository's workflow and studies; the package is the installed one."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("ablations", "workflow", "results/published"):
-        shutil.copytree(ROOT / name, folder / name)
-    for name in ("Snakefile", "environment.yml", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder)
-    return folder
+    return copy_workflow(tmp_path_factory.mktemp("checkout"))
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +34,9 @@ def finished(place) -> subprocess.CompletedProcess:
     while not (log.is_file() and log.stat().st_size) and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     assert first.poll() is None, "the run ended before it trained"
-    _kill_family(first.pid)
+    kill_all(first.pid, place)
     first.wait()
     return subprocess.run(RUN, cwd=place, capture_output=True, text=True, timeout=900)
-
-
-def _kill_family(pid: int) -> None:
-    import psutil
-
-    parent = psutil.Process(pid)
-    for process in [*parent.children(recursive=True), parent]:
-        os.kill(process.pid, signal.SIGKILL)
 
 
 def test_ends_with_the_report(finished, place):

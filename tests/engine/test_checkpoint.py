@@ -14,9 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "cmt"))
-
 from cmt_official import CLASSES, fill, generator, golden_inputs
 from mmdet3d.registry import MODELS
 from mmengine.logging import HistoryBuffer

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "cmt"))
-
 from cmt_small import features, metas, small_head, wake_router
 
 from aqr_bench.engine.router_log import RouterLog, summary

@@ -16,28 +16,20 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fault_damage import DAMAGE
-from fault_disks import DISKS
-from fault_kills import SIGNALS, kill_run, kill_stage
-from fault_others import OTHERS
-from fault_processes import REPOSITORY, get_ready
-from fault_stages import STAGES, Place, prepare
+from fault_damage import DAMAGE_CASES
+from fault_disks import DISK_CASES
+from fault_kills import KILL_CASES
+from fault_others import OTHER_CASES
+from fault_processes import REPOSITORY, preload
+from fault_stages import Reference, prepare
 from fault_table import NO, Row, add_row, read_rows, summary, write_tables
 
 from aqr_bench.records.code_dependencies import code_hash
 
-Case = Callable[[Place], Row]
-CASES: dict[str, Case] = {
-    **{f"{kind}_{name}": kill_stage(name, kind) for kind in SIGNALS for name in STAGES},
-    "kill_run": kill_run,
-    **DISKS,
-    **DAMAGE,
-    **OTHERS,
-}
+CASES: dict[str, Callable[[Reference], Row]] = {**KILL_CASES, **DISK_CASES, **DAMAGE_CASES, **OTHER_CASES}
 SHORT = ("SIGKILL_pretrain", "SIGTERM_world", "full_info_files", "cut_checkpoint", "cut_image_evaluate", "nan_loss")
 
 
@@ -55,25 +47,25 @@ def main(argv: list[str] | None = None) -> int:
     def say(text: str) -> None:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", flush=True)
 
-    get_ready()
-    place, known = prepare(folder, say), folder / "rows.jsonl"
-    there = read_rows(known)
+    preload()
+    reference, file = prepare(folder, say), folder / "rows.jsonl"
+    there = read_rows(file)
     wanted = args.only or [case for case in (SHORT if args.short else CASES) if case not in there]
 
     def attempt(case: str) -> None:
         say(case)
         try:
-            row = CASES[case](place)
+            row = CASES[case](replace(reference, case=case))
         except Exception as error:
             traceback.print_exc()
             row = Row(case, "", "", f"the campaign itself failed: {type(error).__name__}: {error}"[:300], NO)
-        add_row(known, case, row, (folder, REPOSITORY))
+        add_row(file, case, row, (folder, REPOSITORY))
         say(f"{case}: {row.kept}: {row.seen}")
 
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(attempt, wanted))
-    found = read_rows(known)
-    rows = [found[case] for case in CASES if case in found]
+    tried = read_rows(file)
+    rows = [tried[case] for case in CASES if case in tried]
     write_tables(rows, args.out, f"aqr_bench {code_hash(['.'])[:12]} (code hash)")
     print(f"{summary(rows)} -> {args.out}")
     if args.folder is None:
@@ -83,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="working folder (default: one of its own, removed in the end)")
+    parser.add_argument("--folder", type=Path, help="working folder (default: a temporary one)")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "results" / "faults", help="folder of the table")
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help="these cases, again if need be")
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time (default: 2)")

@@ -34,30 +34,22 @@ class Row:
         return self.fault, self.stage, str(self.tries), self.promised, seen, self.kept
 
 
-def verdict(problems: Iterable[str | None], fine: str) -> tuple[str, str]:
-    """(seen, kept) of a case: what went wrong, or ``fine``."""
-    wrong = [problem for problem in problems if problem]
-    return ("; ".join(dict.fromkeys(wrong)), NO) if wrong else (fine, YES)
-
-
 def read_rows(file: Path) -> dict[str, Row]:
     """Rows by case, the last of each."""
-    if not file.is_file():
-        return {}
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     return {line.pop("case"): Row(**line) for line in lines}
 
 
-def add_row(file: Path, case: str, row: Row, places: Iterable[Path] = ()) -> None:
-    """Append a row to a JSON-lines file, without the names of ``places``, which only this machine has."""
-    for place in places:
-        row = replace(row, seen=row.seen.replace(f"{place}/", ""))
+def add_row(file: Path, case: str, row: Row, roots: Iterable[Path] = ()) -> None:
+    """Append a row to a JSON-lines file, without the names of ``roots``, which only this machine has."""
+    for root in roots:
+        row = replace(row, seen=row.seen.replace(f"{root}/", ""))
     with file.open("a") as out:
         out.write(json.dumps({"case": case, **asdict(row)}) + "\n")
 
 
 def summary(rows: Iterable[Row]) -> str:
-    """How many tries there were, and how many cases went as promised."""
+    """How many cases went as promised, and how many kills there were."""
     rows = list(rows)
     tried = [row for row in rows if row.kept != SKIPPED]
     kills = sum(row.tries for row in tried if row.fault.startswith("SIG"))
@@ -70,19 +62,16 @@ def write_tables(rows: Iterable[Row], folder: Path, code: str) -> None:
     rows = list(rows)
     folder.mkdir(parents=True, exist_ok=True)
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([HEADER, *(row.cells() for row in rows)])
+    csv.writer(out, lineterminator="\n").writerows([HEADER, *(row.cells() for row in rows)])
     write_text(folder / "table.csv", out.getvalue())
     facts = machine()
     where = f"{facts['cpu']}, {facts['cores_usable']} cores, {facts['memory_gb']:.0f} GB, {facts['system']}"
-    head = [
-        "# Faults: what is promised, and what was seen",
-        "",
+    lines = [
+        "# Faults: what is promised, and what was seen\n",
         "Made by `make faults`; [docs/faults.md](../../docs/faults.md) says how.",
-        f"{summary(rows)}. Machine: {where}. Package: {code}.",
-        "",
+        f"{summary(rows)}. Machine: {where}. Package: {code}.\n",
         f"| {' | '.join(HEADER)} |",
         f"|{'---|' * len(HEADER)}",
+        *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row.cells())} |" for row in rows),
     ]
-    cells = (tuple(cell.replace("|", "\\|") for cell in row.cells()) for row in rows)
-    write_text(folder / "table.md", "\n".join([*head, *(f"| {' | '.join(row)} |" for row in cells)]) + "\n")
+    write_text(folder / "table.md", "\n".join(lines) + "\n")

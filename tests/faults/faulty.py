@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import runpy
 import signal
@@ -13,16 +14,13 @@ def nan_from(step: int) -> None:
     """From the ``step``-th loss on, every loss is NaN."""
     from mmengine.model import BaseModel
 
-    whole, count = BaseModel.parse_losses, 0
+    original, steps = BaseModel.parse_losses, itertools.count(1)
 
     def parse_losses(self, losses):
-        nonlocal count
-        total, logged = whole(self, losses)
-        count += 1
-        if count < step:
+        total, logged = original(self, losses)
+        if next(steps) < step:
             return total, logged
-        total = total * float("nan")
-        return total, {**logged, "loss": total}
+        return total * float("nan"), {**logged, "loss": total * float("nan")}
 
     BaseModel.parse_losses = parse_losses
 
@@ -31,15 +29,13 @@ def kill_worker_at(batch: int) -> None:
     """Before the ``batch``-th batch that comes from worker processes, the first of them is killed; once."""
     from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Batches
 
-    whole, count = Batches._next_data, 0
+    original, batches = Batches._next_data, itertools.count(1)
 
     def next_data(self):
-        nonlocal count
-        count += 1
-        if count == batch:
+        if next(batches) == batch:
             print("fault: a worker process is killed", flush=True)
             os.kill(self._workers[0].pid, signal.SIGKILL)
-        return whole(self)
+        return original(self)
 
     Batches._next_data = next_data
 
@@ -53,10 +49,7 @@ def main() -> None:
     parser.add_argument("module")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     args = parser.parse_args()
-    if args.nan_at:
-        nan_from(args.nan_at)
-    else:
-        kill_worker_at(args.kill_worker_at)
+    nan_from(args.nan_at) if args.nan_at else kill_worker_at(args.kill_worker_at)
     sys.argv = [args.module, *args.arguments]
     runpy.run_module(args.module, run_name="__main__", alter_sys=True)
 

@@ -1,14 +1,9 @@
-"""Let the tests of this folder import their helper modules (pytest runs in importlib mode), and count the cases."""
+"""Counts the cases of the fuzz tests; mmengine and matplotlib log errors alone."""
 
 import logging
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import fuzz_cases
+import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)

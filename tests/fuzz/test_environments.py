@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz_world import small_world
+from worlds import smallest_world
 
 from aqr_bench.cli import main as cli
 
@@ -59,9 +59,9 @@ def test_world_infos_and_check_in_an_odd_place(odd, monkeypatch, capsys):
     assert "2 scenes, 4 samples" in capsys.readouterr().out
     summary = json.loads((infos / "data.json").read_text())
     # The same bytes as in a plain place: nothing of the path gets into the data.
-    plain = json.loads((small_world() / "infos" / "data.json").read_text())
+    plain = json.loads((smallest_world() / "infos" / "data.json").read_text())
     assert summary["data_sha256"] == plain["data_sha256"]
-    assert (infos / "infos_val.pkl").read_bytes() == (small_world() / "infos" / "infos_val.pkl").read_bytes()
+    assert (infos / "infos_val.pkl").read_bytes() == (smallest_world() / "infos" / "infos_val.pkl").read_bytes()
     assert (infos / summary["root"]).resolve() == world.resolve()
 
 
@@ -107,7 +107,7 @@ def test_other_locales_read_and_print_the_same(name, odd):
 HASHES = """
 import json
 from aqr_bench.study.hashes import config_hash
-from aqr_bench.study.load import known_studies, known_tiers, load_study, load_tier
+from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.runs import matrix
 from aqr_bench.study.schedule import variant_schedule
 tier = load_tier("quick")

@@ -3,69 +3,36 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import os
 import pickle
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fuzz_cases import explore, one_clear_line, refuses
+from fuzz_cases import as_json, explore, one_clear_line, refuses, refuses_command
 from fuzz_mutations import spoiled_bytes, spoiled_tree
-from fuzz_world import linked_copy, replace, small_world
 from hypothesis import strategies as st
+from worlds import linked_copy, replace, smallest_world
 
-from aqr_bench.cli import main as cli
 from aqr_bench.data.check.check import check_root
 from aqr_bench.data.dataset import load_data
 from aqr_bench.data.gt_sampling import read_dbinfos
 from aqr_bench.data.raw_frames import BadFrameError, InfoFile, read_cloud, read_image
 from aqr_bench.world.statistics import main as statistics
 
-TABLES = (
-    "scene",
-    "sample",
-    "sample_data",
-    "sample_annotation",
-    "calibrated_sensor",
-    "ego_pose",
-    "instance",
-    "category",
-)
+_SENSORS = ("sample_data", "calibrated_sensor", "ego_pose")
+TABLES = ("scene", "sample", "sample_annotation", "instance", "category", *_SENSORS)
 
 
 def json_or_bytes(content: bytes) -> st.SearchStrategy[bytes]:
     """A JSON file with other values, or with other bytes."""
-    tree = spoiled_tree(json.loads(content)).filter(_is_json)
-    return tree.map(lambda t: json.dumps(t).encode()) | spoiled_bytes(content, b"PK\x03\x04")
-
-
-def _is_json(tree: Any) -> bool:
-    try:
-        return bool(json.dumps(tree)) or True
-    except (TypeError, ValueError):
-        return False
-
-
-def told(*argv: str, paths: tuple[object, ...] = ()) -> bool:
-    """Whether a command refuses: exit code 2 and one clear line."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = cli.main(list(argv)) if argv[0] != "statistics" else statistics(list(argv[1:]))
-    said = err.getvalue()
-    assert "Traceback" not in said, said
-    if code == 2:
-        assert said.startswith("error: ") and said.count("\n") == 1, said
-        one_clear_line(said.rstrip("\n"), paths=paths)
-    return code == 2
+    return as_json(spoiled_tree(json.loads(content))).map(str.encode) | spoiled_bytes(content, b"PK\x03\x04")
 
 
 @pytest.fixture
 def place(tmp_path) -> Path:
-    return linked_copy(small_world(), tmp_path / "place")
+    return linked_copy(smallest_world(), tmp_path / "place")
 
 
 def test_spoiled_tables_are_found_by_the_check_and_refused_by_what_reads_them(place):
@@ -82,10 +49,10 @@ def test_spoiled_tables_are_found_by_the_check_and_refused_by_what_reads_them(pl
                 line.encode()
                 assert line.isprintable() and "Traceback" not in line
             json.dumps(report.as_dict())
-            command = ("data", "--version", "v1.0-mini", "--root", str(root), "--out", str(place / "new"), "--quiet")
-            refused = told(*command, paths=(root,))
+            command = ("data", "--version", "v1.0-mini", "--root", root, "--out", place / "new", "--quiet")
+            refused = refuses_command(*command)
             assert refused == (not (place / "new" / "data.json").exists()), "info files of a data set that was refused"
-            told("statistics", str(root), paths=(root,))
+            refuses_command(root, main=statistics)
         finally:
             replace(folder / f"{name}.json", whole[name])
             for file in (place / "new").glob("*"):
@@ -106,7 +73,7 @@ def test_spoiled_world_descriptions_are_refused(place):
         tier = place / "tier.yaml"
         tier.write_text("data: {kind: synthetic, version: v1.0-mini}\nworld: {train_scenes: 1, val_scenes: 1}\n")
         # Another world than the one that is there: it may only be replaced if it says that it is one of ours.
-        return told("world", "--tier", str(tier), "--out", str(path / "below"), "--quiet", paths=(path, tier))
+        return refuses_command("world", "--tier", tier, "--out", path / "below", "--quiet", paths=(path,))
 
     explore("world.json", 5, json_or_bytes(whole), check)
 
@@ -152,9 +119,9 @@ def test_spoiled_info_files_are_refused_or_drawn(place):
     path, root = place / "infos" / "infos_val.pkl", place / "world"
 
     def use() -> None:
-        told_of = InfoFile(path, root)
-        if told_of.infos:
-            told_of.frame(0)
+        info_file = InfoFile(path, root)
+        if info_file.infos:
+            info_file.frame(0)
 
     def check(content: bytes) -> bool:
         replace(path, content)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fuzz_cases import explore, one_clear_line, refuses
+from fuzz_cases import as_json, explore, refuses, refuses_command
 from fuzz_mutations import spoiled_bytes, spoiled_tree
-from fuzz_world import linked_copy, replace, small_world
 from hypothesis import strategies as st
+from worlds import linked_copy, replace, smallest_world
 
-from aqr_bench.cli import main as cli
 from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.engine.checkpoint import read_checkpoint
 from aqr_bench.engine.weights import load_weights as load_into
@@ -34,18 +30,6 @@ from aqr_bench.study.load import load_study, load_tier
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "quick" / "records"
 
 
-def exit_of(*argv: object) -> int:
-    """Exit code of a command, which may say what it likes but no traceback, and one line where it refuses."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = cli.main(list(map(str, argv)))
-    out.getvalue().encode()
-    assert "Traceback" not in err.getvalue(), err.getvalue()
-    if code == 2:
-        one_clear_line(err.getvalue().rstrip("\n"), paths=argv)
-    return code
-
-
 @pytest.fixture
 def results(tmp_path) -> Path:
     """A results folder with two variants of a study and its base models."""
@@ -59,18 +43,10 @@ def spoiled_lines(content: bytes) -> st.SearchStrategy[bytes]:
     lines = content.decode().splitlines()
 
     def put(number: int) -> st.SearchStrategy[bytes]:
-        tree = spoiled_tree(json.loads(lines[number])).filter(_is_json)
-        return tree.map(lambda t: "\n".join([*lines[:number], json.dumps(t), *lines[number + 1 :]]).encode())
+        spoiled = as_json(spoiled_tree(json.loads(lines[number])))
+        return spoiled.map(lambda line: "\n".join([*lines[:number], line, *lines[number + 1 :]]).encode())
 
     return st.integers(0, len(lines) - 1).flatmap(put) | spoiled_bytes(content, b"\x80\x04N.")
-
-
-def _is_json(tree: Any) -> bool:
-    try:
-        json.dumps(tree)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def spoiled_records(results: Path) -> st.SearchStrategy[tuple[Path, bytes]]:
@@ -93,8 +69,8 @@ def test_spoiled_records_are_compared_counted_and_reported(results, tmp_path, mo
             found = record.read_run(path)
             assert found and all(one.status in record.STATUSES for one in found)
             count_file(path)
-            refused = exit_of("compare", results / "quick", other / "quick", "--force") == 2
-            exit_of("studies", "cost", "bias_site", "--tier", "quick", "--records", results)
+            refused = refuses_command("compare", results / "quick", other / "quick", "--force")
+            refuses_command("studies", "cost", "bias_site", "--tier", "quick", "--records", results)
             if next(rounds) % 8 == 5:
                 page.build_report(tier, [study], results, tmp_path / "report")
         finally:
@@ -117,7 +93,7 @@ def test_a_spoiled_train_record_is_no_model(results, tmp_path):
         except RuntimeError as error:
             assert str(error)
         command = ("evaluate", "--tier", "quick", "--train", path, "--keyframe", folder, "--out", tmp_path / "out")
-        return exit_of(*command) == 2
+        return refuses_command(*command)
 
     explore("train record of an evaluation", 6, spoiled_lines(path.read_bytes()), check)
 
@@ -147,7 +123,7 @@ def test_spoiled_matches_and_router_weights_are_left_out(tmp_path):
 
 
 def test_spoiled_submissions_are_refused_or_scored(tmp_path):
-    nusc = open_nuscenes(small_world() / "world", "v1.0-mini")
+    nusc = open_nuscenes(smallest_world() / "world", "v1.0-mini")
     scene = next(s for s in nusc.scene if s["name"] == "scene-0103")
     tokens = [s["token"] for s in nusc.sample if s["scene_token"] == scene["token"]]
     box = dict(translation=[1.0, 2.0, 3.0], size=[1.0, 2.0, 3.0], rotation=[1.0, 0.0, 0.0, 0.0], velocity=[0.0, 0.0])
@@ -157,7 +133,7 @@ def test_spoiled_submissions_are_refused_or_scored(tmp_path):
     path.write_text(json.dumps(whole))
     assert score_detections(path, nusc, tmp_path)["mAP"] is not None
     content = path.read_bytes()
-    trees = spoiled_tree(whole).filter(_is_json).map(lambda tree: json.dumps(tree).encode())
+    trees = as_json(spoiled_tree(whole)).map(str.encode)
 
     def check(case: bytes) -> bool:
         path.write_bytes(case)

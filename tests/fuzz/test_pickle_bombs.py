@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from fuzz_cases import one_clear_line
-from fuzz_world import linked_copy, small_world
+from worlds import linked_copy, smallest_world
 
 from aqr_bench import compat
 from aqr_bench.cli import main as cli
@@ -137,7 +137,7 @@ def test_a_keyframe_from_elsewhere(bomb, marker, untrained, tmp_path, capsys):
 
 
 def test_info_files_of_an_evaluation_and_of_a_training(bomb, marker, untrained, tmp_path, capsys):
-    place = linked_copy(small_world(), tmp_path / "place")
+    place = linked_copy(smallest_world(), tmp_path / "place")
     for split in ("train", "val"):
         (place / "infos" / f"infos_{split}.pkl").unlink()
         shutil.copy(bomb, place / "infos" / f"infos_{split}.pkl")
@@ -260,11 +260,11 @@ def test_a_picture_that_claims_gigapixels(tmp_path):
 # ---------------------------------------------------------------- all places are known
 
 KNOWN = {
-    "torch.load": {"engine/checkpoint.py", "engine/weights.py", "cmt/published_weights.py"},
+    "torch.load": {"cmt/published_weights.py", "engine/checkpoint.py", "engine/weights.py"},
     "np.load": {"metrics/matches.py", "report/routers.py"},
     "pickle.Unpickler": {"compat.py"},
     "yaml.load": {"study/schema.py"},
-    "Config.fromfile": {"cmt/published_weights.py", "cli/doctor.py", "engine/config.py", "cost/full_head.py"},
+    "Config.fromfile": {"cli/doctor.py", "cmt/published_weights.py", "cost/full_head.py", "engine/config.py"},
 }
 LOADS = re.compile(
     r"\b(torch\.load|np\.load|pickle\.(?:loads?|Unpickler)|joblib\.\w+|yaml\.(?:load|unsafe_load|full_load)"

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pretended_cuda import environment, unavailable  # imports no torch
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE))
-
-from pretended_cuda import environment, unavailable  # noqa: E402  (imports no torch)
 
 PATIENCE_S = 1800  # a process that hangs is ended; no test passes or fails by less
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import copy_workflow
 
 from aqr_bench.records.record import Record, read_run
 
@@ -29,10 +29,7 @@ pytestmark = pytest.mark.slow
 
 def run_tier(place: Path, environment: dict[str, str]) -> Path:
     """Run the tier in an empty folder with the repository's workflow and studies; returns the folder of the results."""
-    for name in ("ablations", "workflow", "results/published"):
-        shutil.copytree(ROOT / name, place / name)
-    for name in ("Snakefile", "environment.yml", "pyproject.toml"):
-        shutil.copy(ROOT / name, place)
+    copy_workflow(place)
     done = subprocess.run(RUN, cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return place / "results" / "smoke"

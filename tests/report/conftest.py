@@ -1,13 +1,8 @@
-"""The folder's helper module can be imported (pytest runs in importlib mode); PDFs are written quickly."""
-
-import sys
-from pathlib import Path
+"""PDFs are written quickly."""
 
 import pytest
 
 from aqr_bench.report.figures import style
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -38,7 +38,7 @@ def checkout(tmp_path) -> Checkout:
 def finished(tmp_path_factory) -> Checkout:
     """A copied repository in which the smoke study was run on four pretended GPUs by ``aqr-bench run``."""
     checkout = Checkout(copy_repository(tmp_path_factory.mktemp("finished") / "checkout"))
-    done = checkout.run(*RUN, "--gpus", "3", "--verbose", AQR_BENCH_GPUS="4", GPU_LOG="gpus.jsonl")
+    done = checkout.run(*RUN, "--gpus", "3", "--verbose", AQR_BENCH_GPUS="4", GPU_LOG="gpus.jsonl", STAND_IN_REPORT="1")
     assert done.returncode == 0, done.stdout + done.stderr
     checkout.said = done.stdout
     return checkout
@@ -65,9 +65,7 @@ def test_the_first_gpus_are_taken_and_snakemake_knows_how_many(finished):
     assert re.search(r"^Provided resources: gpu=.*\b3\b", finished.said, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    ("gpus", "setting"), [("0", None), ("1", None), ("8", None), ("4", "gpus=2"), ("4", "gpus=0"), ("0", "gpus=0")]
-)
+@pytest.mark.parametrize(("gpus", "setting"), [("0", None), ("8", None), ("4", "gpus=2"), ("4", "gpus=0")])
 def test_another_number_of_gpus_runs_nothing_again(finished, gpus, setting):
     done = finished.snakemake("--dry-run", *SMOKE, *([setting] if setting else []), AQR_BENCH_GPUS=gpus)
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr, done.stdout + done.stderr
@@ -109,7 +107,7 @@ def test_a_job_takes_as_many_gpus_as_it_starts_processes(checkout):
     edit(checkout.root / "ablations" / "tiers" / "smoke.yaml", launcher={"processes": 2})
     done = checkout.snakemake("--dry-run", "--printshellcmds", *SMOKE, AQR_BENCH_GPUS="4")
     assert done.returncode == 0, done.stdout + done.stderr
-    commands = re.findall(r"gpu_slots (\d) -- (?:python|torchrun .*) -m aqr_bench\.(\w+) ", done.stdout + done.stderr)
+    commands = re.findall(r"gpu-slots (\d) -- (?:python|torchrun .*) -m aqr_bench (\w+) ", done.stdout + done.stderr)
     taken = {(step, int(count)) for count, step in commands}
     assert taken == {("train", 2), ("evaluate", 1), ("measure", 1), ("pictures", 1)}
     assert len(commands) == sum(WITH_MODEL.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkout import REPOSITORY, Checkout, copy_repository
+from checkout import REPOSITORY, Checkout, copy_repository, copy_workflow
 from one_node_slurm import cluster, jobs, missing
 from packaging.version import Version
 
@@ -93,10 +92,7 @@ def test_job_that_fails_is_tried_again_and_named(slurm, tmp_path):
 
 @pytest.mark.slow
 def test_real_smoke_tier(slurm, tmp_path):
-    for name in ("ablations", "workflow", "results/published"):
-        shutil.copytree(REPOSITORY / name, tmp_path / name)
-    for name in ("Snakefile", "environment.yml", "pyproject.toml"):
-        shutil.copy(REPOSITORY / name, tmp_path)
+    copy_workflow(tmp_path)
     before = {job["JobId"] for job in jobs(slurm)}
     arguments = ["--jobs", "2", "--config", "tier=smoke", "studies=smoke"]
     done = snakemake(tmp_path, slurm, *arguments, own_package=False)

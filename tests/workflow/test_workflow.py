@@ -134,7 +134,9 @@ def test_a_further_suite_evaluates_alone(copy):
     suite = {"name": "two", "summary": "x", "conditions": [{"name": "clean"}, {"name": "no_cam_back"}]}
     (copy.root / "ablations" / "conditions" / "two.yaml").write_text(yaml.safe_dump(suite))
     assert planned(copy, *SMOKE, "suites=two") == {"evaluate": 2, "report": 1}
-    done = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--suites", "two")
+    done = copy.run(
+        "aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--suites", "two", STAND_IN_REPORT="1"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(copy.root.rglob("evaluate.two.jsonl"))) == 2
     again = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", "--suites", "tow")

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = settings_for(_device(args.device), args.size)
     parts = {part.name: part for part in parts_of(settings)}
     if args.worker:
-        return work(parts[args.worker], settings, args.out)
+        return work(_chosen(parts, [args.worker])[0], settings, args.out)
     if args.out is None:
         raise UserError("gpu_check: --out DIR is needed: the folder that the results are written to")
     chosen = _chosen(parts, args.parts)

@@ -1,13 +1,8 @@
-"""Let the tests of this folder import their helper module; the real keyframe's points, numbered."""
-
-import sys
-from pathlib import Path
+"""The real keyframe's points, numbered."""
 
 import numpy as np
 import pytest
 from corruption_frames import real_keyframe
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,19 @@
-"""A copy of the repository whose five work steps are stand-ins that write records within milliseconds.
+"""A copy of the repository whose work steps are stand-ins that write records within milliseconds.
 
-Snakemake, the study and tier files, the records and the report are the real ones; only world, data, train, evaluate
-and measure are replaced, so that the wiring can be tested without training anything.
+Snakemake, the study and tier files, the records and the report are the real ones; world, data, train, evaluate, measure
+and pictures are replaced, so that the wiring can be tested without training anything. Where a test does not look at the
+report, STAND_IN_REPORT=1 saves the seconds that it takes.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -109,18 +113,54 @@ if __name__ == "__main__":
 '''
 
 
+REPORT = """
+import os, sys
+from pathlib import Path
+
+
+def main(words=None):
+    if not os.environ.get("STAND_IN_REPORT"):
+        from aqr_bench.report.real_main import main
+        return main(words)
+    out = Path(words[words.index("--out") + 1])
+    for folder in ("tables", "figures"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    (out / "index.html").write_text("a stand-in")
+    return 0
+"""
+
+
+def copy_workflow(folder: Path) -> Path:
+    """Copy the workflow and the ablations into a folder: Snakemake runs there with this checkout's package."""
+    for name in ("workflow", "ablations", "config", "results/published"):
+        shutil.copytree(REPOSITORY / name, folder / name)
+    for name in ("Snakefile", "environment.yml", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, folder)
+    return folder
+
+
 def copy_repository(target: Path) -> Path:
     """Copy the workflow, the ablations and the package; put stand-ins where the work is done."""
-    for name in ("workflow", "ablations", "config"):
-        shutil.copytree(REPOSITORY / name, target / name)
-    for name in ("Snakefile", "environment.yml"):
-        shutil.copy(REPOSITORY / name, target)
-    shutil.copytree(REPOSITORY / "results" / "published", target / "results" / "published")
+    copy_workflow(target)
     package = target / "aqr_bench"
     shutil.copytree(REPOSITORY / "aqr_bench", package, ignore=shutil.ignore_patterns("__pycache__"))
     for step, place in STEPS.items():
         (package / place).write_text(f"STEP_NAME = {step!r}\n{STEP}")
+    (package / "report/__main__.py").rename(package / "report/real_main.py")
+    (package / "report/__main__.py").write_text(REPORT)
     return target
+
+
+def _as_module(root: str, command: tuple[str, ...], environment: dict[str, str], out: str, err: str) -> None:
+    """What ``python -m`` does with the command in the copy, in this process."""
+    for number, file in ((1, out), (2, err)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(root)
+    sys.path.insert(0, root)
+    sys.argv = list(command)
+    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 
 class Checkout:
@@ -129,15 +169,28 @@ class Checkout:
     def __init__(self, root: Path):
         self.root = root
 
+    def _environment(self, changes: dict[str, str]) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1", **changes}
+
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
         """Run a command in the copy with the copy's package."""
-        env = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+        env = self._environment(environment)
         return subprocess.run(
             [sys.executable, "-m", *command], cwd=self.root, env=env, capture_output=True, text=True, timeout=300
         )
 
     def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        return self.run("snakemake", "--cores", "2", *arguments, **environment)
+        """Run Snakemake in the copy, forked from a process that has imported it already: that is half of a dry run."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["snakemake.cli", "numpy", "yaml", "jsonschema", "psutil"])
+        command, env = ("snakemake", "--cores", "2", *arguments), self._environment(environment)
+        with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+            process = context.Process(target=_as_module, args=(str(self.root), command, env, out.name, err.name))
+            process.start()
+            process.join(300)
+            if process.exitcode is None:
+                process.kill()
+            return subprocess.CompletedProcess(command, process.exitcode, out.read(), err.read())
 
     def steps(self) -> list[str]:
         """Lines 'step study variant out' of what ran since the last call."""

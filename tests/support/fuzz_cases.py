@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from aqr_bench.cli import main as cli
 from aqr_bench.errors import UserError
 
 EVERYDAY = 370  # cases in all where no number is asked for: the sum of the targets' shares
@@ -93,3 +97,30 @@ def refuses(use: Callable[[], Any], *, names: str | None = None, paths: tuple[ob
         one_clear_line(str(error), names=names, paths=paths)
         return True
     return False
+
+
+def refuses_command(*argv: object, main: Callable[[list[str]], int] = cli.main, paths: tuple[object, ...] = ()) -> bool:
+    """Whether a command ends with exit code 2, and then with one clear line; it never shows a traceback."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(list(map(str, argv)))
+    text = err.getvalue()
+    out.getvalue().encode()
+    assert "Traceback" not in text, text
+    if code == 2:
+        assert text.startswith("error: ") and text.count("\n") == 1, text
+        one_clear_line(text.rstrip("\n"), paths=(*argv, *paths))
+    return code == 2
+
+
+def as_json(trees: st.SearchStrategy) -> st.SearchStrategy[str]:
+    """Those of the trees that JSON can hold, written in it."""
+    return trees.filter(_is_json).map(json.dumps)
+
+
+def _is_json(tree: Any) -> bool:
+    try:
+        json.dumps(tree)
+    except (TypeError, ValueError):
+        return False
+    return True

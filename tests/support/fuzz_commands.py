@@ -26,22 +26,21 @@ class Command:
     run: Callable[[list[str]], int]
 
 
-class _Found(BaseException):
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self.parser = parser
+class _Parsing(BaseException):
+    """Raised in place of parsing; its argument is the parser."""
 
 
 def _parser(main: Callable, argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser that an entry builds for itself."""
 
-    def found(parser: argparse.ArgumentParser, *_args: object) -> None:
-        raise _Found(parser)
+    def parse_args(parser: argparse.ArgumentParser, *_args: object) -> None:
+        raise _Parsing(parser)
 
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", found):
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args):
         try:
             main(list(argv))
-        except _Found as caught:
-            return caught.parser
+        except _Parsing as caught:
+            return caught.args[0]
     raise AssertionError(f"{argv} parses no arguments")
 
 
@@ -84,38 +83,13 @@ def commands() -> tuple[Command, ...]:
 
 NEVER = ("-7", "nan", "-inf", "inf", "1e99", "", "x", "²", "0x10", "1.5.2")  # no option with a number takes these
 NUMBERS = (*NEVER, "0", "1", "2", "0.5", "99999999999999999999", "٣", "--", "1 2")
-WORDS = (
-    *("", " ", "smoke", "quick", "bias_site", "missing_sensors", "mAP", "clean", "cross", "quik", "v1.0-mini"),
-    *("folder", "file.txt", "broken.yaml", "broken.jsonl", "folder/no/such", "missing", "missing.yaml", ".", "..", "/"),
-    *(
-        "/dev/null",
-        "/proc/self/mem",
-        "~",
-        "~nobody-at-all/x",
-        "a b",
-        "ü/名前",
-        "a" * 300,
-        "a/" * 3000,
-        "x\ny",
-        "\x1b[31m",
-    ),
-    *(
-        "\udcff\udc80.yaml",
-        "$(touch x)",
-        "; touch x",
-        "%s%n",
-        "{0}",
-        "-",
-        "--",
-        "---",
-        "=",
-        "*",
-        "null",
-        "'",
-        '"',
-        "@file.txt",
-    ),
+_PLAIN = (
+    "smoke quick bias_site missing_sensors mAP clean cross quik v1.0-mini folder file.txt broken.yaml broken.jsonl "
+    "folder/no/such missing missing.yaml . .. / /dev/null /proc/self/mem ~ ~nobody-at-all/x ü/名前 %s%n {0} - -- --- "
+    "= * null ' \" @file.txt"
 )
+_ODD = ("", " ", "a b", "a" * 300, "a/" * 3000, "x\ny", "\x1b[31m", "\udcff\udc80.yaml", "$(touch x)", "; touch x")
+WORDS = (*_PLAIN.split(), *_ODD)
 
 
 SENSIBLE = {

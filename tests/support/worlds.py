@@ -1,0 +1,55 @@
+"""Small worlds with their info files: each is written once for a whole test run and shared between its processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from aqr_bench.data.__main__ import main as write_infos
+from aqr_bench.world.spec import WorldSpec
+from aqr_bench.world.write import write_world
+
+_FOLDERS: list[Path] = []
+
+
+def share_in(folder: Path) -> None:
+    """Set the folder of this test run, which all of its processes see."""
+    _FOLDERS[:] = [folder]
+
+
+def shared_world(**spec: Any) -> Path:
+    """A folder with ``world/`` and ``infos/`` of a world of these settings; it is not to be written to."""
+    spec = {"version": "v1.0-mini", **spec}
+    if not _FOLDERS:
+        share_in(Path(tempfile.mkdtemp(prefix="aqr-bench-worlds-")))
+    folder = _FOLDERS[0] / f"world-{hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]}"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "infos" / "data.json").is_file():
+            write_world(WorldSpec.from_dict(spec), folder / "world", workers=1, quiet=True)
+            paths = ["--root", str(folder / "world"), "--out", str(folder / "infos")]
+            assert write_infos(["--version", spec["version"], *paths, "--quiet"]) == 0
+    return folder
+
+
+def smallest_world() -> Path:
+    """A shared world of two scenes, two keyframes each."""
+    sizes = dict(half_range_m=20, image_size=[48, 32], beams=4, azimuths=64)
+    return shared_world(train_scenes=1, val_scenes=1, frames_per_scene=2, objects_per_frame=3, **sizes)
+
+
+def linked_copy(source: Path, target: Path) -> Path:
+    """A copy made of hard links; a file in it is spoiled by being replaced, never by being written into."""
+    return shutil.copytree(source, target, copy_function=os.link, dirs_exist_ok=True)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put other bytes in a file's place, so that what is linked to it stays as it was."""
+    path.unlink()
+    path.write_bytes(content)
