@@ -85,13 +85,8 @@ READ_ERRORS = (
 
 # And a reader of arrays in a zip file: an entry may be compressed in an unknown way, or claim any size.
 ARRAY_READ_ERRORS = (
-    *READ_ERRORS,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    NotImplementedError,
-    RuntimeError,
+    *(*READ_ERRORS, EOFError, zipfile.BadZipFile, zlib.error),
+    *(struct.error, NotImplementedError, RuntimeError),
 )
 
 

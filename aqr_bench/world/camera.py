@@ -76,29 +76,15 @@ def render(
         depth = np.repeat(view.depth, len(view.dx), 1)
         part, stamp = np.full(depth.shape, rays.MISS, np.int32), np.zeros(depth.shape, np.int32)
         first, count = _columns(view, boxes)
-        rays.cast_fan(
-            view.origin,
-            view.dx,
-            view.dy,
-            view.dz,
-            center,
-            heading,
-            half,
-            owner,
-            first,
-            count,
-            depth,
-            part,
-            stamp,
-            unoccluded,
-        )
+        fan = (view.origin, view.dx, view.dy, view.dz)
+        rays.cast_fan(*fan, center, heading, half, owner, first, count, depth, part, stamp, unoccluded)
         pixels = np.bincount(part.ravel() + 1, minlength=len(owner) + 1)[1:]
         visible += np.bincount(owner, pixels, minlength=actors)[:actors].astype(np.int64)
         noise = rng.standard_normal((image_size[1], image_size[0], 3), dtype=np.float32)
         noise *= np.float32(light.noise)
         image = np.empty(noise.shape, np.uint8)
         rays.shade(
-            view.origin, view.dx, view.dy, view.dz, depth, part, center, heading, half, texture_of, scene.textures,
+            *fan, depth, part, center, heading, half, texture_of, scene.textures,
             faces, haze, _clear(), _sky(view, light), plain, drawing, ground.REACH_M, exposure, noise, image,
         )  # fmt: skip
         images.append(image)

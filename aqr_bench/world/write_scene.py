@@ -52,9 +52,8 @@ def write_scene(spec: WorldSpec, split: int, index: int, name: str, root: Path) 
         for sweep, time_s in enumerate(camera_times[frame]):
             rng = stream(spec, split, index, _CAMERA_STREAM, frame, sweep)
             pose = scene.ego_pose(time_s)
-            images, visible, unoccluded = render(
-                scene, scene.solids(time_s).relative_to(pose), pose, spec.image_size, rng
-            )
+            solids = scene.solids(time_s).relative_to(pose)
+            images, visible, unoccluded = render(scene, solids, pose, spec.image_size, rng)
             for camera, image in zip(CAMERAS, images, strict=True):
                 filename = tables.add_recording(camera.channel, frame, time_s, sweep == spec.camera_sweeps)
                 save(filename, encode_jpeg(image, spec.jpeg_quality))

@@ -69,7 +69,7 @@ def _no_lidar(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]
     return drop_lidar(frame, parameters["form"])
 
 
-def _zero_cameras(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+def _drop_cameras(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     return drop_cameras(frame, parameters["cameras"], parameters["form"])
 
 
@@ -102,27 +102,11 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     _entry("no_cameras", "camera", "every image zero-filled", _all_cameras, _CMT, form=ZERO),
     _entry("no_cameras_absent", "camera", "no image at all", _all_cameras, _HERE, form=ABSENT),
     *(
-        _entry(
-            f"no_{name.lower()}",
-            "camera",
-            f"{name} zero-filled",
-            _zero_cameras,
-            _HERE,
-            cameras=(name,),
-            form=ZERO,
-        )
+        _entry(f"no_{name.lower()}", "camera", f"{name} zero-filled", _drop_cameras, _HERE, cameras=(name,), form=ZERO)
         for name in CAMERAS
     ),
-    _entry(
-        "no_front_cameras",
-        "camera",
-        "the three front images zero",
-        _zero_cameras,
-        _HERE,
-        cameras=FRONT,
-        form=ZERO,
-    ),
-    _entry("no_back_cameras", "camera", "the three back images zero", _zero_cameras, _HERE, cameras=BACK, form=ZERO),
+    _entry("no_front_cameras", "camera", "the three front images zero", _drop_cameras, _HERE, cameras=FRONT, form=ZERO),
+    _entry("no_back_cameras", "camera", "the three back images zero", _drop_cameras, _HERE, cameras=BACK, form=ZERO),
     *(
         _entry(
             "random_cameras",
