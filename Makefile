@@ -5,6 +5,7 @@
 #   make docs                    run the commands of the pages on the three uses and on extending, as written
 #   make faults                  kill, fill, damage and disturb every stage: a table in results/faults
 #   make setup CUDA=cu126                               torch and spconv for a GPU; CUDA=cpu: the small CPU builds
+#   make gpu-wheels FOR=3.12     what gpu-check needs on a Linux machine with torch, its Python's version and no network
 #   make setup TORCH="torch==2.13.0 --index-url URL"    any other torch build
 #   make setup MMCV="mmcv==2.1.0"                       compiled mmcv instead of mmcv-lite
 
@@ -35,7 +36,10 @@ ifneq ($(CUDA),$(MADE_FOR))
 $(STAMP): other-builds
 endif
 
-.PHONY: other-builds report setup test test-slow docs faults lint clean
+WHEELS_FOR = $(foreach linux,2_28 2_27 2_17,--platform manylinux_$(linux)_x86_64) \
+	--platform manylinux2014_x86_64 --platform manylinux1_x86_64
+
+.PHONY: gpu-wheels other-builds report setup test test-slow docs faults lint clean
 .DEFAULT_GOAL := report
 
 report: $(STAMP)
@@ -54,6 +58,12 @@ test-slow: $(STAMP)
 
 docs: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --slow $(SHARED_OUT) tests/docs $(ARGS)
+
+# Without dependencies: mmdet3d declares far more than is imported.
+gpu-wheels: $(STAMP)
+	@rm -rf wheels
+	@$(PIP) download --quiet --no-deps --only-binary=:all: --python-version $(or $(FOR),3.12) $(WHEELS_FOR) \
+		--dest wheels --requirement aqr_bench/cost/gpu_check/requirements.txt
 
 # Half an hour; full disks and read-only folders need root, the clock needs faketime (docs/faults.md).
 faults: $(STAMP)
