@@ -71,8 +71,8 @@ def compare(then: Record, now: Record) -> Comparison:
     unknown = [name for name in hashes if (old.get(name) is None) != (new.get(name) is None) and then.ok and now.ok]
     names = [name for name in dict.fromkeys([*old, *new]) if name not in unknown]
     same = [name for name in names if name in old and name in new and _equal(old[name], new[name])]
-    kept = set(same)
-    different = [Difference(name, old.get(name), new.get(name)) for name in names if name not in kept]
+    equal = set(same)
+    different = [Difference(name, old.get(name), new.get(name)) for name in names if name not in equal]
     return Comparison(tuple(same), tuple(different), tuple(unknown), tuple(causes(then, now)))
 
 
@@ -89,8 +89,8 @@ def results_of(record: Record) -> dict[str, Any]:
             "provenance": {key: record.provenance.get(key) for key in RESULT_HASHES[record.kind]},
         }
     )
-    found = flat(data)
-    return {key: value for key, value in found.items() if value is not None or key.startswith("scores.")}
+    results = flat(data)
+    return {key: value for key, value in results.items() if value is not None or key.startswith("scores.")}
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -101,10 +101,10 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
         items = enumerate(value)
     else:
         return {name: value}
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, item in items:
-        found |= flat(item, f"{name}.{key}" if name else str(key))
-    return found
+        flattened |= flat(item, f"{name}.{key}" if name else str(key))
+    return flattened
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -118,31 +118,31 @@ def _equal(a: Any, b: Any) -> bool:
 def causes(then: Record, now: Record) -> list[str]:
     """What the results were made from, by what and where, as far as it differs; in words."""
     old, new = then.provenance, now.provenance
-    found = []
+    lines = []
     if _differ(old, new, "config_sha256"):
-        found.append(f"config: {_hash(old, 'config_sha256')} then, {_hash(new, 'config_sha256')} now")
+        lines.append(f"config: {_hash(old, 'config_sha256')} then, {_hash(new, 'config_sha256')} now")
     if _differ(old, new, "code_sha256"):
-        found.append(f"code: {_code(old)} then, {_code(new)} now")
+        lines.append(f"code: {_code(old)} then, {_code(new)} now")
     for key, what in (("data_sha256", "data"), ("infos_sha256", "info files")):
         if _differ(old, new, key):
-            found.append(f"{what}: {_hash(old, key)} then, {_hash(new, key)} now")
+            lines.append(f"{what}: {_hash(old, key)} then, {_hash(new, key)} now")
     if then.kind == "evaluate" and _differ(old, new, "checkpoint_sha256"):
-        found.append(f"checkpoint: {_hash(old, 'checkpoint_sha256')} then, {_hash(new, 'checkpoint_sha256')} now")
+        lines.append(f"checkpoint: {_hash(old, 'checkpoint_sha256')} then, {_hash(new, 'checkpoint_sha256')} now")
     if then.extra.get("metric") != now.extra.get("metric") and then.ok and now.ok:
-        found.append(f"metric: computed by {then.extra.get('metric')} then, by {now.extra.get('metric')} now")
+        lines.append(f"metric: computed by {then.extra.get('metric')} then, by {now.extra.get('metric')} now")
     hashes = [{role: file["sha256"] for role, file in (p.get("files") or {}).items()} for p in (old, new)]
-    found += [
+    lines += [
         f"{role}: {_short(hashes[0][role])} then, {_short(hashes[1].get(role) or 'nothing')} now"
         for role in hashes[0]
         if hashes[0][role] != hashes[1].get(role)
     ]
     for part in ("packages", "machine", "environment"):
         if part in old and part in new:
-            found += _changed(part, old[part], new[part])
-    found += [f"{key}: {old[key]} then, {new[key]} now" for key in ("loader_workers", "tf32") if _differ(old, new, key)]
+            lines += _changed(part, old[part], new[part])
+    lines += [f"{key}: {old[key]} then, {new[key]} now" for key in ("loader_workers", "tf32") if _differ(old, new, key)]
     if _differ(then.cost, now.cost, "processes"):
-        found.append(f"processes: {then.cost['processes']} then, {now.cost['processes']} now")
-    return found
+        lines.append(f"processes: {then.cost['processes']} then, {now.cost['processes']} now")
+    return lines
 
 
 def _differ(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
@@ -153,9 +153,9 @@ def _differ(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
 def _changed(part: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     # Memory, host and kernel do not compute.
     names = [n for n in dict.fromkeys([*old, *new]) if n not in ("host", "memory_gb", "release", "cores", "gpu_count")]
-    said = [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+    changes = [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
     prefix = "" if part == "packages" else f"{part}: "
-    return [f"{prefix}{n} {'none' if a is None else a} then, {'none' if b is None else b} now" for n, a, b in said]
+    return [f"{prefix}{n} {'none' if a is None else a} then, {'none' if b is None else b} now" for n, a, b in changes]
 
 
 def _hash(facts: Mapping[str, Any], key: str) -> str:
@@ -176,22 +176,22 @@ def _short(value: Any) -> str:
 # ---------------------------------------------------------------- in words
 
 
-def in_words(found: Comparison, most: int = 5) -> list[str]:
+def in_words(comparison: Comparison, most: int = 5) -> list[str]:
     """What came out, in a few lines. The differences come with the first point of the loss curve, then the largest."""
-    total = len(found.equal) + len(found.different)
-    if found.same:
-        lines = [f"came out the same: {total} values bit for bit ({grouped(found.equal)})"]
-        lines += [f"  although {cause}" for cause in found.causes]
+    total = len(comparison.equal) + len(comparison.different)
+    if comparison.same:
+        lines = [f"came out the same: {total} values bit for bit ({grouped(comparison.equal)})"]
+        lines += [f"  although {cause}" for cause in comparison.causes]
     else:
-        lines = [f"came out different: {len(found.different)} of {total} values"]
-        lines += [f"  {difference}" for difference in ordered(found.different)[:most]]
-        if len(found.different) > most:
-            lines.append(f"  and {len(found.different) - most} more")
-        lines += [f"  perhaps because of {cause}" for cause in found.causes]
-        if not found.causes:
+        lines = [f"came out different: {len(comparison.different)} of {total} values"]
+        lines += [f"  {difference}" for difference in ordered(comparison.different)[:most]]
+        if len(comparison.different) > most:
+            lines.append(f"  and {len(comparison.different) - most} more")
+        lines += [f"  perhaps because of {cause}" for cause in comparison.causes]
+        if not comparison.causes:
             lines.append("  nothing that the records tell explains it: code, data, versions, machine are the same")
-    if found.unknown:
-        lines.append(f"  not compared, one of the records does not hold it: {', '.join(found.unknown)}")
+    if comparison.unknown:
+        lines.append(f"  not compared, one of the records does not hold it: {', '.join(comparison.unknown)}")
     return lines
 
 
@@ -208,12 +208,12 @@ def grouped(names: Sequence[str]) -> str:
     """``30 of the loss curve, 48 scores, checkpoint``: which sorts of values there are."""
     sorts = {"curve.": "of the loss curve", "scores.": "scores", "extra.inputs": "facts of the inputs"}
     sorts |= {"extra.": "other facts", "cost.": "counts"}
-    left, said = list(names), []
+    left, words = list(names), []
     for start, what in sorts.items():
-        own = [name for name in left if name.startswith(start)]
-        left = [name for name in left if name not in own]
-        said += [f"{len(own)} {what}"] if own else []
-    return ", ".join([*(n.removeprefix("provenance.").removesuffix("_sha256") for n in left), *said])
+        names_of_sort = [name for name in left if name.startswith(start)]
+        left = [name for name in left if name not in names_of_sort]
+        words += [f"{len(names_of_sort)} {what}"] if names_of_sort else []
+    return ", ".join([*(n.removeprefix("provenance.").removesuffix("_sha256") for n in left), *words])
 
 
 def cost_ratios(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

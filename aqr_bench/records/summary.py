@@ -47,26 +47,26 @@ def count_file(file: Path) -> Count:
     )
 
 
-def count_files(files: Iterable[Path], kept_in: Path) -> Count:
-    """Count of all ``files``; those that have not changed since are taken from the JSON file ``kept_in``."""
-    known, fresh, total = _read(kept_in), {}, Count()
+def count_files(files: Iterable[Path], counts_file: Path) -> Count:
+    """Count of all ``files``; those that have not changed since are taken from the JSON file ``counts_file``."""
+    cached, fresh, total = _read(counts_file), {}, Count()
     for file in files:
         state = file.stat()
         key, stamp = str(file), [state.st_mtime_ns, state.st_size, state.st_ino]
-        entry = known.get(key)
+        entry = cached.get(key)
         if entry is None or entry["stamp"] != stamp:
             entry = {"stamp": stamp, "count": asdict(count_file(file))}
         fresh[key] = entry
         total += _count(entry["count"])
-    if fresh != known:
-        _write(kept_in, fresh)
+    if fresh != cached:
+        _write(counts_file, fresh)
     return total
 
 
-def print_outcome(results: Path, kept_in: Path, places: Sequence[str], most: int = 10) -> bool:
-    """Print how many records below ``results``/``places`` are ok and which are not; True if all are."""
-    files = sorted(file for place in places for file in (results / place).rglob("*.jsonl"))
-    count = count_files(files, kept_in)
+def print_outcome(results: Path, counts_file: Path, folders: Sequence[str], most: int = 10) -> bool:
+    """Print how many records below ``results``/``folders`` are ok and which are not; True if all are."""
+    files = sorted(file for folder in folders for file in (results / folder).rglob("*.jsonl"))
+    count = count_files(files, counts_file)
     print(ok_of(count.ok, count.counted, count.not_applicable))
     for failure in count.failures[:most]:
         print(f"  {failure}")
@@ -75,22 +75,22 @@ def print_outcome(results: Path, kept_in: Path, places: Sequence[str], most: int
     return not count.failures
 
 
-def _count(kept: dict[str, Any]) -> Count:
-    return Count(**{**kept, "failures": tuple(kept["failures"])})
+def _count(entry: dict[str, Any]) -> Count:
+    return Count(**{**entry, "failures": tuple(entry["failures"])})
 
 
-def _read(kept_in: Path) -> dict[str, Any]:
-    """What was kept; nothing if the file is missing, damaged or of another make: then all is counted anew."""
+def _read(counts_file: Path) -> dict[str, Any]:
+    """The cached counts; nothing if the file is missing, damaged or of another make: then all is counted anew."""
     try:
-        kept = json.loads(kept_in.read_text(encoding="utf-8"))
-        for entry in kept.values():
+        entries = json.loads(counts_file.read_text(encoding="utf-8"))
+        for entry in entries.values():
             _count(entry["count"])
             entry["stamp"]
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return {}
-    return kept
+    return entries
 
 
-def _write(kept_in: Path, entries: dict[str, Any]) -> None:
-    kept_in.parent.mkdir(parents=True, exist_ok=True)
-    write_text(kept_in, json.dumps(entries, default=list))
+def _write(counts_file: Path, entries: dict[str, Any]) -> None:
+    counts_file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(counts_file, json.dumps(entries, default=list))

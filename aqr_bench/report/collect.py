@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from aqr_bench.metrics.bootstrap import SceneInterval
-from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records, refuse_equal_inputs
+from aqr_bench.records.record import NOT_APPLICABLE, Record, fail_unchanged_inputs, read_records
 from aqr_bench.report.scene_bootstrap import kept_file, scene_intervals
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.runs import base_runs, matrix
@@ -143,7 +143,7 @@ def _one(path: Path, kind: str) -> Record:
 def _evaluations(path: Path, suite: Suite) -> list[Record]:
     """One record per condition of the suite, in its order; damaged lines stand in for what they hide."""
     found = read_records(path) if path.is_file() else []
-    found = refuse_equal_inputs(found, suite.conditions[0].name)
+    found = fail_unchanged_inputs(found, suite.conditions[0].name)
     by_condition = {record.condition: record for record in found}
     damaged = next((record for record in found if record.extra.get("damaged")), None)
     rows = []
