@@ -183,7 +183,7 @@ def _without_compiled(model: Any, steps: Sequence[dict]) -> tuple[str, ...]:
     print("mmcv has no compiled operators here: points are voxelised by spconv (SpconvDataPreprocessor)")
     merged = [step for step in steps if step["type"] == CORRECTED_SWEEPS]
     columns = len(merged[-1].get("use_dim", (0, 1, 2, 4))) if merged else POINT_COLUMNS
-    kept = {key: value for key, value in part.items() if key not in ("voxel", "voxel_type", "voxel_layer")}
+    rest = {key: value for key, value in part.items() if key not in ("voxel", "voxel_type", "voxel_layer")}
     layer = {**part["voxel_layer"], "num_point_features": columns}
-    model["data_preprocessor"] = {**kept, "type": "SpconvDataPreprocessor", "voxel_layer": layer}
+    model["data_preprocessor"] = {**rest, "type": "SpconvDataPreprocessor", "voxel_layer": layer}
     return (PREPROCESSOR,)

@@ -25,7 +25,14 @@ from aqr_bench.errors import UserError, raise_if_disk_error
 from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance, utc_now
-from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records, refuse_equal_inputs, status_of, write_records
+from aqr_bench.records.record import (
+    NOT_APPLICABLE,
+    Record,
+    fail_unchanged_inputs,
+    read_records,
+    status_of,
+    write_records,
+)
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study
 from aqr_bench.study.model_files import own_sources
@@ -91,7 +98,7 @@ def other_data(trained: Record, data: DataSet) -> dict[str, str]:
 
 def write_suite_records(records: Sequence[Record], suite: Suite, out: str | Path) -> None:
     """Write the records of a suite, refuse conditions that did nothing, and print a line for each."""
-    records = refuse_equal_inputs(records, suite.conditions[0].name)
+    records = fail_unchanged_inputs(records, suite.conditions[0].name)
     write_records(out, records)
     for record in records:
         numbers = ", ".join(f"{k} {record.scores[k]:.3f}" for k in ("mAP", "NDS") if record.ok)
@@ -272,11 +279,11 @@ class Evaluator:
         name = f"{inputs} {self.checkpoint.name if self.checkpoint else ''} {scores['mAP']!r}"
         if metric_engine() == "devkit" or not cross_check.is_drawn(name, cross_check.SHARE):
             return {}
-        found = cross_check.check_submission(submission, scores, self.tables)
-        if not found.agrees:
-            first = found.mismatches[0] if found.mismatches else "nothing was compared"
-            raise RuntimeError(f"our metric and nuscenes-devkit differ in {len(found.mismatches)} numbers: {first}")
-        return {"devkit": {"compared": found.compared, "largest": found.largest}}
+        check = cross_check.check_submission(submission, scores, self.tables)
+        if not check.agrees:
+            first = check.mismatches[0] if check.mismatches else "nothing was compared"
+            raise RuntimeError(f"our metric and nuscenes-devkit differ in {len(check.mismatches)} numbers: {first}")
+        return {"devkit": {"compared": check.compared, "largest": check.largest}}
 
     def detect(self, condition: Condition) -> tuple[Path, dict[str, list], dict[str, Fingerprint]]:
         """Write the nuScenes submission of the val split; return path, entries, and inputs' fingerprints by token."""
@@ -294,14 +301,14 @@ class Evaluator:
         with torch.no_grad():
             for batch in _batches(loader, condition.name):
                 for sample in self.model.test_step(batch):
-                    token, found = sample.metainfo["token"], to_cpu(sample).pred_instances_3d
+                    token, predictions = sample.metainfo["token"], to_cpu(sample).pred_instances_3d
                     fingerprints[token] = Fingerprint(**sample.metainfo["input_proof"])
-                    boxes = torch.cat([found.bboxes_3d.gravity_center, found.bboxes_3d.tensor[:, 3:]], 1)
+                    boxes = torch.cat([predictions.bboxes_3d.gravity_center, predictions.bboxes_3d.tensor[:, 3:]], 1)
                     results[token] = sample_detections(
                         token,
                         boxes.numpy(),
-                        found.scores_3d.numpy(),
-                        found.labels_3d.numpy(),
+                        predictions.scores_3d.numpy(),
+                        predictions.labels_3d.numpy(),
                         names,
                         infos[token]["lidar_points"]["lidar2ego"],
                         infos[token]["ego2global"],

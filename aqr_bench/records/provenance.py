@@ -94,13 +94,13 @@ def _tf32() -> bool | None:
 
 def packages() -> dict[str, str]:
     """Versions of the packages that a result depends on; those not installed are left out."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def git_state() -> dict[str, Any]:
@@ -190,5 +190,5 @@ def provenance(
 
 def file_facts(path: str | Path) -> dict[str, str | None]:
     """Where a file lies, without this machine in it, and its SHA-256; None for a file that is not there."""
-    place = Path(os.path.normpath(path))
-    return {"path": portable_path(place), "sha256": sha256_file(place) if place.is_file() else None}
+    file = Path(os.path.normpath(path))
+    return {"path": portable_path(file), "sha256": sha256_file(file) if file.is_file() else None}

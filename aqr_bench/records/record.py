@@ -143,7 +143,7 @@ def read_records(path: str | Path) -> list[Record]:
     return records or [_damaged(path, "damaged record: the file is empty")]
 
 
-_PLACE = re.compile(
+_RECORD_PATH = re.compile(
     # The greedy start makes the match as short as possible: folders above the results folder do not count.
     r".*/(?P<tier>[^/]+)/(?:base|(?P<study>[^/]+)/(?P<variant>(?!seed\d+/)[^/]+))(?:/seed(?P<seed>\d+))?"
     r"/(?P<kind>train|measure|evaluate\.(?P<suite>[^/]+))\.jsonl$"
@@ -151,25 +151,25 @@ _PLACE = re.compile(
 
 
 def _damaged(path: Path, reason: str) -> Record:
-    """A failed record for a line that cannot be read; the file's place tells which run it was."""
-    found = _PLACE.search(path.absolute().as_posix())
-    place = found.groupdict() if found else {}
-    kind = (place.get("kind") or "train").partition(".")[0]
+    """A failed record for a line that cannot be read; its path tells which run it was."""
+    match = _RECORD_PATH.search(path.absolute().as_posix())
+    fields = match.groupdict() if match else {}
+    kind = (fields.get("kind") or "train").partition(".")[0]
     return Record(
         kind=kind,
         status="failed",
         reason=f"{portable_path(path)}: {reason}",
-        tier=place.get("tier") or "unknown",
-        study=place.get("study"),
-        variant=place.get("variant"),
-        seed=int(place["seed"]) if place.get("seed") else None,
+        tier=fields.get("tier") or "unknown",
+        study=fields.get("study"),
+        variant=fields.get("variant"),
+        seed=int(fields["seed"]) if fields.get("seed") else None,
         condition="unknown" if kind == "evaluate" else None,
-        suite=place.get("suite") or ("unknown" if kind == "evaluate" else None),
+        suite=fields.get("suite") or ("unknown" if kind == "evaluate" else None),
         extra={"damaged": True},
     )
 
 
-def refuse_equal_inputs(records: Sequence[Record], reference: str) -> list[Record]:
+def fail_unchanged_inputs(records: Sequence[Record], reference: str) -> list[Record]:
     """Turn a corrupted evaluation into a failed one if its inputs equal those of the ``reference`` condition.
 
     A corruption that changes nothing must not count as robustness. Records are matched within one file, that is
@@ -187,10 +187,10 @@ def refuse_equal_inputs(records: Sequence[Record], reference: str) -> list[Recor
 
 
 def read_run(path: str | Path) -> list[Record]:
-    """``read_records``, with ``refuse_equal_inputs`` against the first condition of the file."""
+    """``read_records``, with ``fail_unchanged_inputs`` against the first condition of the file."""
     records = read_records(path)
     reference = next((r.condition for r in records if r.condition is not None), None)
-    return records if reference is None else refuse_equal_inputs(records, reference)
+    return records if reference is None else fail_unchanged_inputs(records, reference)
 
 
 def describe(record: Record) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from aqr_bench.metrics.bootstrap import SceneInterval
-from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records, refuse_equal_inputs
+from aqr_bench.records.record import NOT_APPLICABLE, Record, fail_unchanged_inputs, read_records
 from aqr_bench.report.scene_bootstrap import EvaluatedRun, evaluation_file, scene_intervals
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.runs import base_runs, matrix
@@ -263,7 +263,7 @@ def _last_record(path: Path, kind: str) -> Record:
 
 def _evaluations(path: Path, suite: Suite) -> list[Record]:
     """One record per condition of the suite, in its order; a condition without one is failed if a line is damaged."""
-    records = refuse_equal_inputs(read_records(path) if path.is_file() else [], suite.conditions[0].name)
+    records = fail_unchanged_inputs(read_records(path) if path.is_file() else [], suite.conditions[0].name)
     by_condition = {record.condition: record for record in records}
     damaged = next((record for record in records if record.extra.get("damaged")), None)
     rows = []

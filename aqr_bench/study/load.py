@@ -51,10 +51,10 @@ def _resolve(path_or_name: str | Path, folder: str, what: str) -> Path:
         if is_file(path):
             return path
         raise UserError(f"{what} file not found: {short(text, 200)}")
-    place = repository_root() / "ablations" / folder
-    if is_file(place / f"{text}.yaml"):
-        return place / f"{text}.yaml"
-    known = _names(place)
+    shipped = repository_root() / "ablations" / folder
+    if is_file(shipped / f"{text}.yaml"):
+        return shipped / f"{text}.yaml"
+    known = _names(shipped)
     hint = nearest(text, known)
     others = "" if hint.startswith("; known") else f" (known: {join_names(known)})"
     raise UserError(f"unknown {what} '{short(text)}'{hint}{others}")
@@ -132,9 +132,9 @@ def load_suite(path_or_name: str | Path) -> Suite:
     """Load a condition suite by name (``ablations/conditions/<name>.yaml``) or by file."""
     data, path = _load(path_or_name, "conditions", "suite")
     names = [c["name"] for c in data["conditions"]]
-    twice = next((n for n in names if names.count(n) > 1), None)
-    if twice is not None:
-        raise UserError(f"{path}: conditions: '{twice}' is given twice; every condition needs its own name")
+    repeated = next((n for n in names if names.count(n) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{path}: conditions: '{repeated}' is given twice; every condition needs its own name")
     conditions = []
     for entry in data["conditions"]:
         try:

@@ -65,12 +65,12 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any], whe
         for i, part in enumerate(parts):
             entry = config_entry(node, part)
             if entry is None:
-                known = node if isinstance(node, Mapping) else []
+                candidates = node if isinstance(node, Mapping) else []
                 if isinstance(node, list | tuple):
-                    known = [e["type"] for e in node if isinstance(e, Mapping) and "type" in e]
-                place = ".".join(parts[:i]) or "the config"
-                if known and list(known).count(part) > 1:
-                    raise UserError(f"{where}: config key '{short(key)}': several '{part}' in {place}; give the index")
-                hint = nearest(part, known)
-                raise UserError(f"{where}: config key '{short(key)}': no '{short(part)}' in {place}{hint}")
+                    candidates = [e["type"] for e in node if isinstance(e, Mapping) and "type" in e]
+                parent = ".".join(parts[:i]) or "the config"
+                if candidates and list(candidates).count(part) > 1:
+                    raise UserError(f"{where}: config key '{short(key)}': several '{part}' in {parent}; give the index")
+                hint = nearest(part, candidates)
+                raise UserError(f"{where}: config key '{short(key)}': no '{short(part)}' in {parent}{hint}")
             node = node[entry]

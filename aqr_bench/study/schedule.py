@@ -40,8 +40,8 @@ def tier_schedule(
 
 def model_of(tier: Tier, study: Study | None, variant: str | None) -> str:
     """The model config of a variant, or of the tier's base model where there is no study."""
-    own = None if study is None or variant is None else variant_schedule(tier, study, variant).model
-    return own or tier.model
+    model = None if study is None or variant is None else variant_schedule(tier, study, variant).model
+    return model or tier.model
 
 
 def variant_schedule(tier: Tier, study: Study, variant: str) -> Schedule:
@@ -53,8 +53,8 @@ def variant_schedule(tier: Tier, study: Study, variant: str) -> Schedule:
     """
     if variant not in study.variants:
         raise UserError(f"{study.path}: unknown variant '{variant}'{nearest(variant, study.variants)}")
-    own = study.variants[variant]
-    init, model, who = own.init or tier.variant.init, own.model or tier.model, f"{study.path}: variant '{variant}'"
+    entry = study.variants[variant]
+    init, model, who = entry.init or tier.variant.init, entry.model or tier.model, f"{study.path}: variant '{variant}'"
     files = tier.models.get(model, {})
     if model != tier.model and init in ("base", "features"):
         raise UserError(f"{who} has a model of its own, so init must be 'published' or 'scratch', not '{init}'")
@@ -64,12 +64,12 @@ def variant_schedule(tier: Tier, study: Study, variant: str) -> Schedule:
         raise UserError(f"{who} starts from 'features', but {tier.path} has no 'pretrain'")
     like = tier.variant if init == "base" else tier.base if model == tier.model else Schedule(None)
     length = {"iterations": like.iterations, "epochs": like.epochs}
-    if own.iterations is not None or init == "published":
-        length = {"iterations": own.iterations or 0}
+    if entry.iterations is not None or init == "published":
+        length = {"iterations": entry.iterations or 0}
     elif init != "base" and tier.base.init == "published" and model == tier.model:
         length = {"iterations": None}  # the tier trains no base model, so has no length for one
     if length["iterations"] == 0 and init not in ("base", "published"):
         raise UserError(f"{who} has 0 iterations, so init must be 'base' or 'published', not '{init}'")
-    limit = tier.base.memory_limit_mb if own.memory_limit_mb is None else own.memory_limit_mb
-    config = merge_overrides(like.config, own.config)
+    limit = tier.base.memory_limit_mb if entry.memory_limit_mb is None else entry.memory_limit_mb
+    config = merge_overrides(like.config, entry.config)
     return Schedule(config=config, init=init, model=model, memory_limit_mb=limit, **length, **files)

@@ -32,7 +32,7 @@ def repository_root() -> Path:
 # ---------------------------------------------------------------- reading
 
 # What no file of ours comes near to. An alias counts as often as it is used: a few lines can stand for billions.
-MOST_BYTES, MOST_VALUES, MOST_LEVELS, LARGEST = 1_000_000, 50_000, 40, 2**63
+MAX_BYTES, MAX_VALUES, MAX_LEVELS, MAX_INTEGER = 1_000_000, 50_000, 40, 2**63
 # PyYAML turns numbers and dates into Python's without looking at them first, and goes into lists by recursion.
 _PARSER_ERRORS = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError)
 
@@ -63,7 +63,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping of plain values; UserError names the file, and the line or key where it is known."""
     size = path.stat().st_size
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise UserError(f"{path}: {size / 1e6:.1f} MB are more than any study, tier or suite has")
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -71,7 +71,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UserError as err:
         raise UserError(f"{path}: {err}") from None
     except RecursionError:
-        raise UserError(f"{path}: not valid YAML: nested more than {MOST_LEVELS} levels deep") from None
+        raise UserError(f"{path}: not valid YAML: nested more than {MAX_LEVELS} levels deep") from None
     except _PARSER_ERRORS as err:
         raise UserError(f"{path}: not valid YAML: {short(' '.join(str(err).split()), 300)}") from None
     if not isinstance(data, dict):
@@ -86,8 +86,8 @@ def _require_plain(data: Any) -> None:
         value, path = todo.pop()
         count += 1
         here = ".".join(map(short, path)) or "top level"
-        if count > MOST_VALUES or len(path) > MOST_LEVELS:
-            what = f"nested more than {MOST_LEVELS} levels deep" if len(path) > MOST_LEVELS else "too many values"
+        if count > MAX_VALUES or len(path) > MAX_LEVELS:
+            what = f"nested more than {MAX_LEVELS} levels deep" if len(path) > MAX_LEVELS else "too many values"
             raise UserError(f"{short(here)}: {what} (an alias counts as often as it is used)")
         if isinstance(value, dict):
             todo += [(v, (*path, k)) for k, v in value.items()]
@@ -98,7 +98,7 @@ def _require_plain(data: Any) -> None:
             _require_characters(here, value)
         elif value is not None and not isinstance(value, bool | int | float):
             raise UserError(f"{short(here)}: is read as {type(value).__name__}; put it in quotes")
-        elif isinstance(value, int) and abs(value) > LARGEST:
+        elif isinstance(value, int) and abs(value) > MAX_INTEGER:
             raise UserError(f"{short(here)}: a whole number of {value.bit_length()} bits is too large")
         elif isinstance(value, float) and math.isnan(value):
             raise UserError(f"{short(here)}: is not a number (.nan)")
@@ -114,12 +114,12 @@ def _require_characters(here: str, *texts: str) -> None:
 # ---------------------------------------------------------------- checking
 
 
-def _is_whole(_checker: Any, value: Any) -> bool:
+def _is_integer(_checker: Any, value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)  # JSON Schema takes 2.0 for one, range() does not
 
 
 def _is_number(_checker: Any, value: Any) -> bool:
-    return _is_whole(_checker, value) or (isinstance(value, float) and math.isfinite(value))
+    return _is_integer(_checker, value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _pattern(validator: Any, pattern: str, value: Any, _schema: Any) -> Iterator[jsonschema.ValidationError]:
@@ -132,7 +132,7 @@ _Validator = jsonschema.validators.extend(
     jsonschema.Draft202012Validator,
     {"pattern": _pattern},
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {"integer": _is_whole, "number": _is_number}
+        {"integer": _is_integer, "number": _is_number}
     ),
 )
 
@@ -187,11 +187,11 @@ def _explain(err: jsonschema.ValidationError) -> str:
     here = ".".join(path) or "top level"
     value = quoted(err.instance)
     if err.validator == "additionalProperties":
-        known = err.schema.get("properties", {})
-        extra = next(k for k in err.instance if k not in known)
-        hint = nearest(extra, known)
-        others = "" if hint.startswith("; known") else f" (known: {join_names(sorted(known))})"
-        return f"{'.'.join([*path, short(extra)])}: unknown key{hint}{others}"
+        properties = err.schema.get("properties", {})
+        unknown = next(k for k in err.instance if k not in properties)
+        hint = nearest(unknown, properties)
+        others = "" if hint.startswith("; known") else f" (known: {join_names(sorted(properties))})"
+        return f"{'.'.join([*path, short(unknown)])}: unknown key{hint}{others}"
     if err.validator == "required":
         missing = next(k for k in err.validator_value if k not in err.instance)
         return f"{'.'.join([*path, missing])}: missing key"

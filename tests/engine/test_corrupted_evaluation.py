@@ -17,7 +17,7 @@ from aqr_bench.data import conditions
 from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.config import base_config
-from aqr_bench.engine.evaluate import build_loader
+from aqr_bench.engine.evaluate import build_loader, other_data
 from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_tier, resolve_condition
@@ -166,3 +166,12 @@ def test_a_share_is_scored_by_the_devkit_as_well_and_a_difference_fails(data, un
     assert evaluate([*arguments, "--work", str(tmp_path / "b")]) == 0
     record = read_records(tmp_path / "out.jsonl")[0]
     assert record.status == "failed" and "our metric and nuscenes-devkit differ" in record.reason
+
+
+def test_a_model_that_was_trained_on_other_data_is_noted(data):
+    facts = {"data_sha256": data.sha256, "infos_sha256": data.infos_sha256}
+    trained = Record("train", "ok", "smoke", provenance=facts)
+    assert other_data(trained, data) == {}
+    other = {"infos_sha256": "0" * 64}
+    assert other_data(replace(trained, provenance=facts | other), data) == other
+    assert other_data(replace(trained, provenance={}), data) == {}  # a record of an earlier version

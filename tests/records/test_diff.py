@@ -16,6 +16,7 @@ FACTS = {
     "config_sha256": "a" * 64,
     "code_sha256": "b" * 64,
     "data_sha256": "c" * 64,
+    "infos_sha256": "9" * 64,
     "checkpoint_sha256": "d" * 64,
     "git_commit": "0123456789abcdef",
     "git_dirty": False,
@@ -97,6 +98,7 @@ def test_causes_are_named_with_both_values():
     now = differing(
         EVALUATED,
         code_sha256="9" * 64,
+        infos_sha256="7" * 64,
         git_commit="fedcba9876543210",
         git_dirty=True,
         packages={"torch": "2.14.0"},
@@ -105,6 +107,7 @@ def test_causes_are_named_with_both_values():
     )
     assert compare(EVALUATED, now).causes == (
         "code: bbbbbbbbbbbb (commit 012345678) then, 999999999999 (commit fedcba987, with changes) now",
+        "info files: 999999999999 then, 777777777777 now",
         "checkpoint: dddddddddddd then, 888888888888 now",
         "torch 2.13.0 then, 2.14.0 now",
         "machine: torch_threads 1 then, 2 now",

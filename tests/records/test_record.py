@@ -18,7 +18,7 @@ from aqr_bench.records import provenance as origin
 from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance
-from aqr_bench.records.record import Record, read_records, refuse_equal_inputs, status_of, write_records
+from aqr_bench.records.record import Record, fail_unchanged_inputs, read_records, status_of, write_records
 from aqr_bench.study.hashes import config_hash, sha256_file
 
 
@@ -113,7 +113,7 @@ def test_an_empty_file_is_a_failure_and_a_missing_one_an_error(tmp_path):
 
 
 def test_a_corruption_that_changes_nothing_is_refused():
-    checked = refuse_equal_inputs([evaluation(), evaluation("no_lidar", "a"), evaluation("fog", "b")], "clean")
+    checked = fail_unchanged_inputs([evaluation(), evaluation("no_lidar", "a"), evaluation("fog", "b")], "clean")
     assert [r.status for r in checked] == ["ok", "failed", "ok"]
     assert "left the inputs equal" in checked[1].reason and checked[1].scores == {}
 

@@ -28,7 +28,8 @@ SHIPPED = repository_root() / "results" / "reference" / "quick" / "records"
 def make_set(folder: Path, seeds=(0, 1, 2), shift=lambda variant, condition, seed: 0.0, **change) -> Path:
     """Records of the variants a and b of a study, as ``results/<tier>`` has them; ``change``: of the evaluations."""
     tier, conditions = change.pop("tier", "quick"), change.pop("conditions", CONDITIONS)
-    proof = {"data_sha256": "d" * 64, "code_sha256": "c" * 64, "git_commit": "1" * 40, "packages": {"torch": "2.13.0"}}
+    proof = {"data_sha256": "d" * 64, "infos_sha256": "f" * 64}
+    proof |= {"code_sha256": "c" * 64, "git_commit": "1" * 40, "packages": {"torch": "2.13.0"}}
     for variant in ("a", "b"):
         for seed in seeds:
             run = dict(tier=tier, study="made_up", variant=variant, seed=seed)
@@ -162,6 +163,7 @@ def test_different_tiers_data_and_conditions_are_refused(tmp_path, capsys):
     for name, change, words in (
         ("tier", {"tier": "mini"}, "different tiers: 'quick' and 'mini'"),
         ("data", {"facts": {"data_sha256": "e" * 64}}, "different data (data_sha256 dddddddddddd and eeeeeeeeeeee)"),
+        ("infos", {"facts": {"infos_sha256": "e" * 64}}, "different data (infos_sha256 ffffffffffff and eeeeeeeeeeee)"),
         ("suite", {"conditions": ("clean", "no_cameras")}, "only in A: no_lidar; only in B: no_cameras"),
         ("inputs", {"inputs": {"clean": "1", "no_lidar": "2"}}, "under no condition were the inputs the same"),
     ):
