@@ -57,12 +57,12 @@ def timed(benchmark):
                 function()
             return function()
 
-        found = benchmark.pedantic(several, setup=lambda: kernels.append(seconds()), rounds=rounds)
+        result = benchmark.pedantic(several, setup=lambda: kernels.append(seconds()), rounds=rounds)
         if benchmark.enabled:
             ratios = [a / b for a, b in zip(benchmark.stats.stats.data, kernels, strict=True)]
             benchmark.extra_info.update(
                 calls=calls, calibration_s=statistics.median(kernels), multiple=statistics.median(ratios) / calls
             )
-        return found
+        return result
 
     return call

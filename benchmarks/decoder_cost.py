@@ -3,7 +3,7 @@
     python benchmarks/decoder_cost.py --out benchmarks/results/decoder_NAME.json
     python benchmarks/decoder_cost.py --config cmt_voxel0075_vov_1600x640_cbgs --rounds 5 --modes inference
 
-The head of an official config runs on made-up features, so neither backbone counts. Every variant runs once a round, in
+The head of an official config runs on random features, without the backbones. Every variant runs once a round, in
 an order drawn anew, with the plain head right before or after it; ratios are taken pair by pair. Memory is that of a
 fresh process each.
 """
@@ -36,7 +36,7 @@ from aqr_bench.records.provenance import machine, packages
 BACKENDS = ("auto", "window", "masked", "literal")
 PLAIN, GOAL = "none", 0.10
 PEAKS = 3  # the resident set of equal processes differs
-# What gives the weights: the router over the whole memory, one that sees MoME's windows of it, or no router at all.
+# Source of the weights: the router over the whole memory, one that sees MoME's windows of it, or no router at all.
 ROUTERS: dict[str, dict[str, Any]] = {
     "router": {"router": "learned"},
     "local router": {"router": "learned", "router_bev_window": 5, "router_camera_window": 15},
@@ -125,7 +125,7 @@ def learn(head: Any, inputs: HeadInputs) -> None:
 def times(config: Any, variants: list[str], mode: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Times and ratios by variant; the plain head runs right beside each of them, before or after it by turns.
 
-    ``head_ratio``: of the whole pass. ``decoder_ratio`` (inference): router, geometry, bias and decoder, over the plain
+    ``head_ratio``: of the full pass. ``decoder_ratio`` (inference): router, geometry, bias and decoder, over the plain
     decoder; embeddings and output layers, which AQR leaves alone, are in neither.
     """
     clock = CLOCKS[args.clock]
@@ -157,11 +157,11 @@ def row(pairs: list[tuple[dict[str, float], dict[str, float]]], mode: str) -> di
     """Medians of the stages in ms, and ratios with their quartiles; those of the plain head to itself are the noise."""
     mine = [a for a, _ in pairs]
     names = [name for name in ("router", "decoder", "head", "other", "whole") if any(name in run for run in mine)]
-    found: dict[str, Any] = {"ms": {n: round(statistics.median(run[n] for run in mine), 1) for n in names}}
-    found["head_ratio"] = spread([a["whole"] / b["whole"] for a, b in pairs])
+    row: dict[str, Any] = {"ms": {n: round(statistics.median(run[n] for run in mine), 1) for n in names}}
+    row["head_ratio"] = spread([a["whole"] / b["whole"] for a, b in pairs])
     if mode == "inference":
-        found["decoder_ratio"] = spread([(a.get("router", 0.0) + a["decoder"]) / b["decoder"] for a, b in pairs])
-    return found
+        row["decoder_ratio"] = spread([(a.get("router", 0.0) + a["decoder"]) / b["decoder"] for a, b in pairs])
+    return row
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -174,14 +174,14 @@ def fresh_peak(name: str, mode: str, args: argparse.Namespace) -> dict[str, Any]
     command = [sys.executable, __file__, "--peak-of", name, "--modes", mode, "--config", args.config]
     command += ["--batch", str(args.batch), "--windows", args.windows, "--device", args.device]
     command += ["--threads", str(args.threads)] if args.threads else []
-    found = []
+    peaks = []
     for _ in range(PEAKS):
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr}")
-        found.append(json.loads(run.stdout.splitlines()[-1]))
-    found.sort(key=lambda one: one["peak_over_inputs_mb"])
-    return {**found[PEAKS // 2], "all_peaks_mb": [one["peak_over_inputs_mb"] for one in found]}
+        peaks.append(json.loads(run.stdout.splitlines()[-1]))
+    peaks.sort(key=lambda facts: facts["peak_over_inputs_mb"])
+    return {**peaks[PEAKS // 2], "all_peaks_mb": [facts["peak_over_inputs_mb"] for facts in peaks]}
 
 
 def peak(config: Any, args: argparse.Namespace) -> dict[str, Any]:
@@ -192,9 +192,9 @@ def peak(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     with PeakMemory() as memory:
         run()
         run()
-    found = memory.facts
-    over = found["torch_allocated_mb"] - loaded if on_gpu else found["rss_peak_mb"] - found["rss_before_mb"]
-    return {"peak_over_inputs_mb": round(over, 1), **{k: v for k, v in found.items() if k != "gpu"}}
+    facts = memory.facts
+    over = facts["torch_allocated_mb"] - loaded if on_gpu else facts["rss_peak_mb"] - facts["rss_before_mb"]
+    return {"peak_over_inputs_mb": round(over, 1), **{k: v for k, v in facts.items() if k != "gpu"}}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -208,13 +208,13 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|---:|---:|---:|---|---|---:|---:|",
     ]
     for mode, rows in result["modes"].items():
-        for name, found in rows.items():
-            ms = found["ms"]
+        for name, row in rows.items():
+            ms = row["ms"]
             cells = [mode, name, *(f"{ms[key]:.0f}" if key in ms else "" for key in ("whole", "router", "decoder"))]
             for key in ("decoder_ratio", "head_ratio"):
-                one = found.get(key)
-                cells.append(f"{one['median']:.3f} ({one['low']:.3f} to {one['high']:.3f})" if one else "")
-            cells += [f"{found['memory']['peak_over_inputs_mb']:.0f}", f"{found.get('memory_ratio', 1):.2f}"]
+                part = row.get(key)
+                cells.append(f"{part['median']:.3f} ({part['low']:.3f} to {part['high']:.3f})" if part else "")
+            cells += [f"{row['memory']['peak_over_inputs_mb']:.0f}", f"{row.get('memory_ratio', 1):.2f}"]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -90,13 +90,13 @@ def make_tables(samples: int, rng: np.random.Generator) -> Tables:
             stamp = 1_500_000_000_000_000 + int(k) * 10**9 + 500_000 * step
             record = {"token": token, "scene_token": f"scene{k}", "timestamp": stamp, "anns": annotations}
             tables["sample"].append({**record, "data": {"LIDAR_TOP": token}})
-            for i, own in enumerate(annotations):
+            for i, token in enumerate(annotations):
                 name = DETECTION_NAMES.index(next((n for n, c in CATEGORIES.items() if c[0] == kinds[kind[i]]), "car"))
                 fitting = detection_name_to_rel_attributes(DETECTION_NAMES[name])
                 chosen = [f"attribute{attributes.index(fitting[i % len(fitting)])}"] if fitting and i % 17 else []
                 tables["sample_annotation"].append(
                     {
-                        "token": own,
+                        "token": token,
                         "sample_token": token,
                         "category_name": kinds[kind[i]],
                         "translation": [*(start[i, :2] + 0.5 * step * speed[i]).tolist(), 1.0],
@@ -221,11 +221,11 @@ def child(engine: str, data: Path, out: Path) -> None:
     peak = _peak_mb()
     if engine == "fast":
         steps["entries"] = time_entries(tables, data / "sub.json")
-    kept = {k: v for k, v in summary.items() if k not in ("eval_time", "cfg", "tp_scores")}
+    metrics = {k: v for k, v in summary.items() if k not in ("eval_time", "cfg", "tp_scores")}
     plain = {f"{name}:{d}": data.serialize() for (name, d), data in getattr(curves, "md", curves).items()}
     times = {f"{key}_s": {step: both[k] for step, both in steps.items()} for k, key in enumerate(("wall", "cpu"))}
     result = {**times, "peak_mb": peak, "tables_mb": before}
-    out.write_text(json.dumps({**result, "summary": kept, "curves": plain}))
+    out.write_text(json.dumps({**result, "summary": metrics, "curves": plain}))
 
 
 def _peak_mb() -> float:
@@ -296,8 +296,10 @@ def conclude(runs: dict[str, list[dict]], args: argparse.Namespace, submission_b
     def middle(clock: str) -> dict[str, float]:
         """Medians from the file."""
         return {
-            engine: statistics.median(sum(s for step, s in run[clock].items() if step != "entries") for run in found)
-            for engine, found in runs.items()
+            engine: statistics.median(
+                sum(s for step, s in run[clock].items() if step != "entries") for run in engine_runs
+            )
+            for engine, engine_runs in runs.items()
         }
 
     return {
@@ -307,7 +309,7 @@ def conclude(runs: dict[str, list[dict]], args: argparse.Namespace, submission_b
         "rounds": len(pairs),
         "median_cpu_s": middle("cpu_s"),
         "median_wall_s": middle("wall_s"),
-        "peak_mb": {e: max(r["peak_mb"] for r in found) for e, found in runs.items()},
+        "peak_mb": {e: max(r["peak_mb"] for r in engine_runs) for e, engine_runs in runs.items()},
         "times_faster": {
             clock: {
                 "from_file": faster(clock, without=("entries",)),
@@ -322,7 +324,7 @@ def conclude(runs: dict[str, list[dict]], args: argparse.Namespace, submission_b
         "mAP": runs["fast"][0]["summary"]["mean_ap"],
         "NDS": runs["fast"][0]["summary"]["nd_score"],
         "machine": machine(),
-        "runs": {e: [{k: r[k] for k in RESULT} for r in found] for e, found in runs.items()},
+        "runs": {e: [{k: r[k] for k in RESULT} for r in engine_runs] for e, engine_runs in runs.items()},
     }
 
 

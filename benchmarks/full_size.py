@@ -104,11 +104,11 @@ def predict(model: Any, batch: dict) -> dict:
     """Detections of the sample."""
     model.eval()
     with torch.no_grad():
-        found = model.test_step(batch)[0].pred_instances_3d
+        detections = model.test_step(batch)[0].pred_instances_3d
     return {
-        "boxes": len(found.bboxes_3d),
-        "best_score": float(found.scores_3d.max()),
-        "finite": bool(torch.isfinite(found.bboxes_3d.tensor).all()),
+        "boxes": len(detections.bboxes_3d),
+        "best_score": float(detections.scores_3d.max()),
+        "finite": bool(torch.isfinite(detections.bboxes_3d.tensor).all()),
     }
 
 

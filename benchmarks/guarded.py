@@ -57,12 +57,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def oracle(head: Any, scale: float) -> Any:
-    """A bias with the windows and the profile of the model's own, and weights from the true sensor state."""
+    """A bias with the windows and the profile of the model, and weights from the true sensor state."""
     from aqr_bench.bias import AttentionBias
 
-    own = head.aqr
+    aqr = head.aqr
     return AttentionBias(
-        head.hidden_dim, own.site, own.bev_size, own.camera_size, own.profile, "oracle", scale=scale, layers=own.layers
+        head.hidden_dim, aqr.site, aqr.bev_size, aqr.camera_size, aqr.profile, "oracle", scale=scale, layers=aqr.layers
     ).eval()
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-Places = Mapping[str, Sequence[tuple[str, str]]]  # what people call it: functions by the end of their file and by name
+Places = Mapping[str, Sequence[tuple[str, str]]]  # label -> functions by the end of their file and by name
 STEP = "base_model.py"
 BOTH: Places = {
     "loading frames": [("dataloader.py", "__next__")],
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(step: Sequence[str], tree: Path, folder: Path, profile: bool) -> tuple[pstats.Stats | None, float]:
-    """One step in a process of its own and an empty work folder: its profile and CPU seconds. Exits if it fails."""
+    """One step in a new process and an empty work folder: its profile and CPU seconds. Exits if it fails."""
     file, out = folder / f"{step[0]}.prof", folder / f"{step[0]}.jsonl"
     out.unlink(missing_ok=True)
     shutil.rmtree(folder / "work", ignore_errors=True)
@@ -105,9 +105,9 @@ def run(step: Sequence[str], tree: Path, folder: Path, profile: bool) -> tuple[p
 
 def parts(stats: pstats.Stats, places: Places) -> dict[str, float]:
     """Seconds by part; imports apart, and what is left over. A part within another one's time is not taken off it."""
-    found = {what: sum(_seconds(stats, *place) for place in where) for what, where in places.items()}
-    found["imports"] = _seconds(stats, *IMPORTS)
-    return {**found, "the rest": stats.total_tt - sum(found.values())}
+    seconds_by_label = {what: sum(_seconds(stats, *place) for place in where) for what, where in places.items()}
+    seconds_by_label["imports"] = _seconds(stats, *IMPORTS)
+    return {**seconds_by_label, "the rest": stats.total_tt - sum(seconds_by_label.values())}
 
 
 def _seconds(stats: pstats.Stats, file: str, name: str) -> float:
@@ -117,13 +117,13 @@ def _seconds(stats: pstats.Stats, file: str, name: str) -> float:
     )
 
 
-def table(title: str, found: Mapping[str, float]) -> str:
+def table(title: str, seconds_by_label: Mapping[str, float]) -> str:
     """Parts by size, with their share; a rest below 0 is time that was counted in two parts."""
-    whole = sum(found.values())
-    rows = sorted(found.items(), key=lambda item: -item[1])
+    total = sum(seconds_by_label.values())
+    rows = sorted(seconds_by_label.items(), key=lambda item: -item[1])
     return "\n".join(
         [f"### {title}", "", "| part | s | share |", "|---|---|---|"]
-        + [f"| {what} | {seconds:.2f} | {seconds / whole:.0%} |" for what, seconds in rows if abs(seconds) >= 0.005]
+        + [f"| {what} | {seconds:.2f} | {seconds / total:.0%} |" for what, seconds in rows if abs(seconds) >= 0.005]
     )
 
 

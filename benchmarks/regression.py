@@ -4,7 +4,7 @@
     python benchmarks/regression.py compare benchmarks/baselines/epyc2.json NEW.json     # exit 1: something is slower
 
 Compared are medians as multiples of a calibration kernel that runs right before every round, in CPU time of one thread,
-so neither the load of the machine nor its clock counts for much; absolute times are kept for people. A regression is a
+so neither the load of the machine nor its clock counts for much; absolute times are recorded, too. A regression is a
 multiple that has grown by more than a quarter.
 """
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.action == "run":
         return measure(args.out, args.k)
-    rows, missing = compared(read(args.before), read(args.after))
+    rows, missing = compare_multiples(read(args.before), read(args.after))
     slower = [row for row in rows if row[3] > 1 + args.limit]
     print(text(rows, args.limit))
     for name in missing:
@@ -62,21 +62,21 @@ def measure(out: Path, expression: str = "") -> int:
         code = subprocess.run(command, cwd=HERE.parent, env=environment).returncode
         if code:
             return code
-        found = json.loads(raw.read_text(encoding="utf-8"))["benchmarks"]
+        rows = json.loads(raw.read_text(encoding="utf-8"))["benchmarks"]
     result = {
         "machine": machine(),
         **git_state(),
         "finished": utc_now(),
-        "benchmarks": {row["name"]: kept(row) for row in found},
+        "benchmarks": {row["name"]: compact(row) for row in rows},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, json.dumps(result, indent=1) + "\n")
-    print(f"{len(found)} hot paths -> {out}")
+    print(f"{len(rows)} hot paths -> {out}")
     return 0
 
 
-def kept(row: dict[str, Any]) -> dict[str, float]:
-    """What is kept of one of pytest-benchmark's rows: seconds, and the multiple that is compared."""
+def compact(row: dict[str, Any]) -> dict[str, float]:
+    """The recorded keys of a row of pytest-benchmark: seconds, and the multiple that is compared."""
     stats, info = row["stats"], row["extra_info"]
     return {
         "median_s": stats["median"] / info["calls"],
@@ -97,7 +97,7 @@ def read(path: Path) -> dict[str, float]:
         raise UserError(f"{path}: not a result of regression.py run ({type(error).__name__}: {error})") from None
 
 
-def compared(before: dict[str, float], after: dict[str, float]) -> tuple[list[tuple], list[str]]:
+def compare_multiples(before: dict[str, float], after: dict[str, float]) -> tuple[list[tuple], list[str]]:
     """Rows (name, multiple before, after, growth), most grown first; and the names that only one of the two has."""
     both = before.keys() & after.keys()
     rows = [(name, before[name], after[name], after[name] / before[name]) for name in both]

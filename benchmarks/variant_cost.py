@@ -75,8 +75,8 @@ def measure_all(tier: Tier, studies: list[Study], infos: str, parts: list[str], 
             names = {"study": study.name, "variant": variant, "baseline": study.baseline}
             identity, start = identity_of(tier, study, variant), time.perf_counter()
             if identity in measured:
-                twin = measured[identity]
-                row = {**twin, **names, "same_as": f"{twin['study']}/{twin['variant']}"}
+                equal = measured[identity]
+                row = {**equal, **names, "same_as": f"{equal['study']}/{equal['variant']}"}
             else:
                 row = {"identity": identity, **names, **measured_in_fresh_process(tier, study, variant, infos, parts)}
                 row["took_s"] = round(time.perf_counter() - start, 1)
@@ -137,11 +137,11 @@ def comparison(first: dict[str, Any], second: dict[str, Any]) -> str:
         raise UserError("the two runs have no variant in common")
     head = [f"Tier {first['tier']}, {first['machine']['cpu']}, torch {first['packages']['torch']}, "
             f"{len(pairs)} variants in two runs.", ""]  # fmt: skip
-    own = [(a, b) for a, b in pairs if "same_as" not in a and a["status"] == b["status"] == "ok"]
+    measured_pairs = [(a, b) for a, b in pairs if "same_as" not in a and a["status"] == b["status"] == "ok"]
     lines = ["| ratio to the baseline | measured | largest difference | median | beyond 10 % |"]
     lines += ["|---|---:|---:|---:|---:|"]
     for name in NUMBERS:
-        differences = [abs(b[name] / a[name] - 1) for a, b in own if name in a and name in b]
+        differences = [abs(b[name] / a[name] - 1) for a, b in measured_pairs if name in a and name in b]
         if differences:
             beyond = sum(d > AGREE for d in differences)
             figures = f"{100 * max(differences):.1f} % | {100 * statistics.median(differences):.1f} %"

@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the JSON to this file")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="aqr_bench_workflow_") as folder:
-        found = measure(Checkout(copy_repository(Path(folder) / "checkout")), args)
-    text = json.dumps(found, indent=1) + "\n"
+        result = measure(Checkout(copy_repository(Path(folder) / "checkout")), args)
+    text = json.dumps(result, indent=1) + "\n"
     if args.out:
         write_text(args.out, text)
     print(text, end="")
@@ -72,17 +72,17 @@ def measure(checkout: Checkout, args: argparse.Namespace) -> dict:
     note("filling the matrix")
     fill(checkout, chosen)
     note("marking it as done")
-    # Snakemake touches ten files a second unless it is told to look for finished ones more often.
+    # Snakemake touches ten files a second unless it is configured to check more often.
     quick = ["--touch", "--quiet", "all", "--max-status-checks-per-second", "1000"]
     succeed(checkout, ["snakemake", "--cores", "1000", *quick, "--config", *chosen])
     note("timing a run with nothing to do")
-    said, noticing = timed(checkout, ["snakemake", "--cores", "2", "--dry-run", "--config", *chosen], args.repeat)
-    if "Nothing to be done" not in said:
-        raise RuntimeError(f"the filled matrix is not taken as done:\n{said[-2000:]}")
+    output, noticing = timed(checkout, ["snakemake", "--cores", "2", "--dry-run", "--config", *chosen], args.repeat)
+    if "Nothing to be done" not in output:
+        raise RuntimeError(f"the filled matrix is not taken as done:\n{output[-2000:]}")
     run = ["aqr_bench.cli.main", "run", "--tier", "quick", "--seeds", str(args.seeds)]
-    said, running = timed(checkout, [*run, "--study", *names, "--suites", *suites], args.repeat)
-    if "nothing to do" not in said:
-        raise RuntimeError(f"aqr-bench run has something to do:\n{said[-2000:]}")
+    output, running = timed(checkout, [*run, "--study", *names, "--suites", *suites], args.repeat)
+    if "nothing to do" not in output:
+        raise RuntimeError(f"aqr-bench run has something to do:\n{output[-2000:]}")
     files = list((checkout.root / "results").rglob("*.jsonl"))
     return {
         "studies": len(names),
@@ -109,9 +109,9 @@ def enlarge(root: Path, args: argparse.Namespace) -> tuple[list[str], list[str]]
     router = yaml.safe_load((ablations / "router.yaml").read_text())
     for number in range(args.studies - len(names)):
         names.append(f"router_{number}")
-        # Settings of its own: no twin of the shipped one.
-        own = {f"default_hooks.copy_{number}": 0}
-        variants = {k: {**v, "config": {**v["config"], **own}} for k, v in router["variants"].items()}
+        # Other settings than the shipped study, so nothing is reused.
+        hook = {f"default_hooks.copy_{number}": 0}
+        variants = {k: {**v, "config": {**v["config"], **hook}} for k, v in router["variants"].items()}
         write(ablations / f"{names[-1]}.yaml", {**router, "name": names[-1], "variants": variants})
     for name in names:
         study = yaml.safe_load((ablations / f"{name}.yaml").read_text())
@@ -174,10 +174,10 @@ def timed(checkout: Checkout, command: list[str], repeat: int) -> tuple[str, dic
     wall, cpu = [], []
     for _ in range(repeat):
         start, before = time.perf_counter(), cpu_of_children()
-        said = succeed(checkout, command)
+        output = succeed(checkout, command)
         wall.append(round(time.perf_counter() - start, 2))
         cpu.append(round(cpu_of_children() - before, 2))
-    return said, {"wall_s": wall, "cpu_s": cpu}
+    return output, {"wall_s": wall, "cpu_s": cpu}
 
 
 def cpu_of_children() -> float:

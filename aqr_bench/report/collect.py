@@ -132,8 +132,8 @@ class Results:
     def not_applicable(self, variant: str, condition: str) -> bool:
         """Whether the condition cannot concern the variant's model, so that no score is wanted."""
         rows = self.evaluations
-        here = rows[(rows["variant"] == variant) & (rows["condition"] == condition)]
-        return bool(len(here)) and bool((here["status"] == NOT_APPLICABLE).all())
+        statuses = rows[(rows["variant"] == variant) & (rows["condition"] == condition)]["status"]
+        return bool(len(statuses)) and bool((statuses == NOT_APPLICABLE).all())
 
     @property
     def problems(self) -> pd.DataFrame:

@@ -193,7 +193,7 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
     facts = [r.provenance for r in records if r.provenance]
     machines = [p.get("machine") or {} for p in facts]
     names = " ".join(_as_typed(study.path, study.name) for study in studies)
-    here = git_state()
+    page_state = git_state()
     commits = sorted(
         {f"{p['git_commit']}{' with changes' if p.get('git_dirty') else ''}" for p in facts if p.get("git_commit")}
     )
@@ -205,7 +205,10 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
         ("Schedule", _schedule(tier)),
         ("Seeds", ", ".join(map(str, seeds)) or "none: nothing is trained"),
         ("Git commit of the runs", _joined(commits)),
-        ("Git commit of this page", f"{here['git_commit'] or 'unknown'}{' with changes' if here['git_dirty'] else ''}"),
+        (
+            "Git commit of this page",
+            f"{page_state['git_commit'] or 'unknown'}{' with changes' if page_state['git_dirty'] else ''}",
+        ),
         ("Package", f"aqr-bench {__version__}"),
         ("Versions", _joined(_versions(facts))),
         ("Machine", _joined(sorted({_machine(m) for m in machines if m}))),

@@ -103,14 +103,14 @@ def incompatible(a: ResultSet, b: ResultSet) -> list[str]:
 
 def other_inputs(a: ResultSet, b: ResultSet) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
     """(suite, condition) under which a run got other inputs in B than in A, and those under which none did."""
-    changed, seen = set(), set()
-    mine, theirs = a.of("evaluate"), b.of("evaluate")
-    for key in mine.keys() & theirs.keys():
-        hashes = {s[key].provenance.get("input_sha256") for s in (mine, theirs)}
-        seen.add(key[4:])
+    changed, compared = set(), set()
+    records_a, records_b = a.of("evaluate"), b.of("evaluate")
+    for key in records_a.keys() & records_b.keys():
+        hashes = {s[key].provenance.get("input_sha256") for s in (records_a, records_b)}
+        compared.add(key[4:])
         if None not in hashes and len(hashes) > 1:
             changed.add(key[4:])
-    return changed, seen - changed
+    return changed, compared - changed
 
 
 def _conditions(results: ResultSet) -> dict[str, set[str]]:
@@ -187,8 +187,8 @@ def changes(a: ResultSet, b: ResultSet) -> Iterator[str]:
     inputs = sorted({f"{suite}/{condition}" for suite, condition in other_inputs(a, b)[0]})
     if inputs:
         yield f"inputs under {_some(inputs)}: left out of the comparison"
-    for name, mine, theirs in (("A", a, b), ("B", b, a)):
-        only = [k for k in mine.records if k not in theirs.records]
+    for name, results, other in (("A", a, b), ("B", b, a)):
+        only = [k for k in results.records if k not in other.records]
         if only:
             runs = sorted({f"{k[1]}/{k[2]}" for k in only})
             yield f"only in {name}: {len(only)} record{'s' * (len(only) != 1)} of {_some(runs)}"
@@ -199,13 +199,13 @@ def outcomes(a: ResultSet, b: ResultSet) -> list[str]:
     """Runs that are ok in one set and recorded as failed, or damaged, in the other."""
     texts = []
     for key in (k for k in a.records if k in b.records):
-        mine, theirs = a.records[key], b.records[key]
-        if mine.ok != theirs.ok:
-            bad = theirs if mine.ok else mine
-            texts.append(f"{mine.status} -> {theirs.status}: {describe(mine)}: {bad.reason}")
-    for name, mine, theirs in (("A", a, b), ("B", b, a)):
-        lost = [r for k, r in mine.records.items() if k not in theirs.records and r.extra.get("damaged")]
-        texts += [f"damaged in {name}: {record.reason}" for record in lost]
+        record_a, record_b = a.records[key], b.records[key]
+        if record_a.ok != record_b.ok:
+            failed = record_b if record_a.ok else record_a
+            texts.append(f"{record_a.status} -> {record_b.status}: {describe(record_a)}: {failed.reason}")
+    for name, results, other in (("A", a, b), ("B", b, a)):
+        damaged = [r for k, r in results.records.items() if k not in other.records and r.extra.get("damaged")]
+        texts += [f"damaged in {name}: {record.reason}" for record in damaged]
     return texts
 
 

@@ -53,7 +53,7 @@ def tier_rows(settings: Settings, name: str, emit: Emit) -> None:
 def stages(tier: Tier, study: Study) -> Iterator[list[Command]]:
     """The workflow's jobs of one study; a stage depends on earlier stages only."""
     root = f"results/{tier.name}"
-    here = ("--tier", str(tier.path), "--infos", f"{root}/infos")
+    inputs = ("--tier", str(tier.path), "--infos", f"{root}/infos")
     work = ("--work", f"{root}/work")
     of_study = ("--study", str(study.path))
     arguments = ("--tier", str(tier.path), "--out", f"{root}/world", "--quiet")
@@ -63,14 +63,14 @@ def stages(tier: Tier, study: Study) -> Iterator[list[Command]]:
 
     def train(run: Run, *options: str) -> Command:
         out = f"results/{run.folder}/train.jsonl"
-        arguments = (*here, *work, "--seed", str(run.seed), "--out", out, *options)
+        arguments = (*inputs, *work, "--seed", str(run.seed), "--out", out, *options)
         return Command("train", run.folder, arguments, out)
 
     def evaluate(run: Run) -> Command:
         out = f"results/{run.folder}/evaluate.{study.suite.name}.jsonl"
         options = of_study if run.study else ()
         trained = ("--train", f"results/{run.folder}/train.jsonl", "--suite", str(study.suite.path))
-        return Command("evaluate", run.folder, (*here, *work, *trained, *options, "--out", out), out)
+        return Command("evaluate", run.folder, (*inputs, *work, *trained, *options, "--out", out), out)
 
     branches = pretrain_runs(tier)
     if branches:
@@ -83,16 +83,16 @@ def stages(tier: Tier, study: Study) -> Iterator[list[Command]]:
     yield [evaluate(variant) for variant in variants]
     base_scores = f"results/{base.folder}/evaluate.{study.suite.name}.jsonl"
     drawn = ("--suite", str(study.suite.path), "--train", base_record, "--evaluation", base_scores)
-    arguments = (*here, *work, *drawn, "--out", f"{root}/pictures")
+    arguments = (*inputs, *work, *drawn, "--out", f"{root}/pictures")
     pictures = Command("pictures", base.folder, arguments, f"{root}/pictures/pictures.json")
-    yield [pictures, *(_measure(tier, study, here, variant) for variant in study.variants)]
+    yield [pictures, *(_measure(tier, study, inputs, variant) for variant in study.variants)]
     arguments = ("--tier", str(tier.path), *of_study, "--records", "results", "--seeds", "1", "--out", f"{root}/report")
     yield [Command("report", "", arguments, f"{root}/report/index.html")]
 
 
-def _measure(tier: Tier, study: Study, here: tuple[str, ...], variant: str) -> Command:
+def _measure(tier: Tier, study: Study, inputs: tuple[str, ...], variant: str) -> Command:
     out = f"results/{tier.name}/{study.name}/{variant}/measure.jsonl"
-    arguments = (*here, "--study", str(study.path), "--variant", variant, "--out", out)
+    arguments = (*inputs, "--study", str(study.path), "--variant", variant, "--out", out)
     return Command("measure", f"{study.name}/{variant}", arguments, out)
 
 
