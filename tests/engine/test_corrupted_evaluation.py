@@ -61,10 +61,14 @@ def inputs(data, name, workers=0, batch_size=1, order=None, after=None):
 
 
 # One that draws for the whole sample, one per pixel, one per sweep, one that needs earlier frames.
+EVERYDAY = ("random_cameras@2", "multicorrupt.snow_scatter@3", "nuscenes_c.motion_compensation@5",
+            "multicorrupt.temporalmisalignment@3")  # fmt: skip
 SAMPLED = [str(entries[-1]) for entries in CORRUPTIONS.values() if entries[0].modality != "none"][::5]
 
 
-@pytest.mark.parametrize("name", ["random_cameras@2", *SAMPLED])
+@pytest.mark.parametrize(
+    "name", [*EVERYDAY, *(pytest.param(n, marks=pytest.mark.slow) for n in SAMPLED if n not in EVERYDAY)]
+)
 def test_workers_order_and_batch_size_change_nothing(data, name):
     reference = {token: sha256 for token, (sha256, _, _) in inputs(data, name).items()}
     assert len(reference) == 6 and len(set(reference.values())) == 6
