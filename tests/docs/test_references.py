@@ -72,12 +72,12 @@ def test_paths_and_modules_exist(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_are_those_of_the_help(page):
-    known = {"run", *main.STEPS}
+    known = {"run", *main.COMMANDS}
     text = text_of(page)
     called = re.findall(r"(?:aqr-bench|python -m aqr_bench) ([a-z][a-z-]*)", "\n".join(code_of(text)))
     assert not set(called) - known
     # A step has one command; what is no step goes by its module.
-    modules = {module for module, _ in main.STEPS.values()}
+    modules = {module for module, _ in main.COMMANDS.values()}
     assert not modules & {name for name in re.findall(r"python -m (aqr_bench\.[\w.]+)", text) if page != HISTORY}
 
 
