@@ -62,7 +62,7 @@ def test_norms_stay_in_eval_mode_and_frozen_stages_do_not_learn():
     assert not VoVNet("V-19-eSE", norm_eval=False).eval().stem[1].training
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_reported():
     with pytest.raises(UserError, match="spec_name 'V-99-ese' is unknown; did you mean 'V-99-eSE'"):
         VoVNet("V-99-ese")
     with pytest.raises(UserError, match="out_features 'stage6' is unknown"):
