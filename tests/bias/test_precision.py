@@ -18,8 +18,8 @@ def worst_errors(backend, gap, level, seeds=4):
     for seed in range(seeds):
         inputs = peaked_inputs(seed, gap, level)
         exact = with_gradients(inputs.to(torch.float64), None)
-        found = relative_errors(with_gradients(inputs, backend), exact)
-        worst = [max(pair) for pair in zip(worst, found, strict=True)]
+        actual = relative_errors(with_gradients(inputs, backend), exact)
+        worst = [max(pair) for pair in zip(worst, actual, strict=True)]
     return worst
 
 
@@ -56,6 +56,6 @@ def test_guarded_rows_are_counted(gap, level, share):
 def test_some_rows_guarded_and_some_not():
     inputs = peaked_inputs(0, 50, "random")
     with count_guarded() as count:
-        found = with_gradients(inputs, "window")
+        actual = with_gradients(inputs, "window")
     assert 0.05 < count.share < 0.95
-    assert max(relative_errors(found, with_gradients(inputs.to(torch.float64), None))) < 2e-5
+    assert max(relative_errors(actual, with_gradients(inputs.to(torch.float64), None))) < 2e-5

@@ -41,11 +41,13 @@ def nothing(bias: WindowBias) -> WindowBias:
 
 def assert_same(local: WindowBias, heads: int, seed: int, backend: str = "literal") -> None:
     module, tokens = module_and_tokens(local, heads, seed)
-    found, wanted = module(*tokens, local), over_the_memory(module, *tokens, local, backend)
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-10)
-    weight = torch.randn_like(found)
-    held = [*tokens, *module.parameters()]
-    for mine, theirs in zip(*(torch.autograd.grad((out * weight).sum(), held) for out in (found, wanted)), strict=True):
+    actual, wanted = module(*tokens, local), over_the_memory(module, *tokens, local, backend)
+    torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-10)
+    weight = torch.randn_like(actual)
+    leaves = [*tokens, *module.parameters()]
+    for mine, theirs in zip(
+        *(torch.autograd.grad((out * weight).sum(), leaves) for out in (actual, wanted)), strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
 
 

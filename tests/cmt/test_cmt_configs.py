@@ -78,7 +78,7 @@ def test_what_the_four_have_in_common(name):
         (CAMERA, 0.075, 1440, 1e-4, 2, 8.0, 1, (640, 1600), (0.94, 1.25)),
     ],
 )
-def test_what_is_each_ones_own(name, voxel, cells, lr, batch, peak, kernel, image, resize):
+def test_what_differs_between_the_configs(name, voxel, cells, lr, batch, peak, kernel, image, resize):
     config = load(name)
     model = config.model
     assert model.train_cfg.pts.grid_size == model.test_cfg.pts.grid_size == [cells, cells, 40]
@@ -156,7 +156,7 @@ def test_state_dict_equals_the_official_manifest(shared, name):
     with torch.device("meta"):
         model = MODELS.build(load(name).model)
     parameters = dict(model.named_parameters())
-    found = {
+    actual = {
         key: (
             "x".join(map(str, value.shape)) or "scalar",
             str(value.dtype).removeprefix("torch."),
@@ -164,7 +164,7 @@ def test_state_dict_equals_the_official_manifest(shared, name):
         )
         for key, value in model.state_dict().items()
     }
-    assert found == expected and list(found) == list(expected)
+    assert actual == expected and list(actual) == list(expected)
 
 
 def test_aqr_sits_on_top():
@@ -220,8 +220,8 @@ def test_one_cycle_of_rate_and_momentum_for_every_group(name, peak):
         rate = cosine(1.0, peak, part) if first else cosine(peak, 1e-4, part)
         momentum = cosine(1.0, 0.8947368421052632, part) if first else cosine(0.8947368421052632, 1.0, part)
         for group in optimizer.param_groups:
-            own = base[group_of[id(group["params"][0])]] * config.optim_wrapper.optimizer.lr
-            assert group["lr"] == pytest.approx(rate * own, rel=2e-2, abs=1e-3 * own), i
+            group_lr = base[group_of[id(group["params"][0])]] * config.optim_wrapper.optimizer.lr
+            assert group["lr"] == pytest.approx(rate * group_lr, rel=2e-2, abs=1e-3 * group_lr), i
             assert group["betas"][0] == pytest.approx(0.9 * momentum, rel=1e-3), i
         for scheduler in schedulers:
             scheduler.step()
@@ -256,8 +256,8 @@ def test_batches_that_the_official_heads_crash_on(name, objects, queries):
     assert len(losses) == 24 and all(torch.isfinite(value) for value in losses.values())
     assert all(torch.isfinite(p.grad).all() for p in head.parameters() if p.grad is not None)
     with torch.no_grad():
-        found = head.eval().get_bboxes(head([x], [x_img], metas), metas)
-    assert all(0 < len(scores) <= min(300, queries * 10) for _, scores, _ in found)
+        detections = head.eval().get_bboxes(head([x], [x_img], metas), metas)
+    assert all(0 < len(scores) <= min(300, queries * 10) for _, scores, _ in detections)
 
 
 def test_the_lidar_head_mixes_neighbouring_queries_and_the_others_do_not():

@@ -71,9 +71,9 @@ def test_quick_model_trains_and_predicts(aqr):
     assert all(torch.isfinite(v) for v in losses.values())
     assert_finite_gradients(model)
     assert (model.pts_bbox_head.aqr is None) == (not aqr)
-    for found in predictions_of(model, batch()):
-        assert found.bboxes_3d.tensor.shape == (len(found.scores_3d), 9) and len(found.labels_3d) > 0
-        assert torch.isfinite(found.bboxes_3d.tensor).all() and found.labels_3d.max() < 10
+    for detections in predictions_of(model, batch()):
+        assert detections.bboxes_3d.tensor.shape == (len(detections.scores_3d), 9) and len(detections.labels_3d) > 0
+        assert torch.isfinite(detections.bboxes_3d.tensor).all() and detections.labels_3d.max() < 10
 
 
 def test_quick_model_is_small_and_its_biases_are_extra_parameters_alone():
@@ -130,9 +130,9 @@ def test_a_sample_is_seen_alike_in_any_batch():
         alone = dict(
             inputs={k: v[b : b + 1] for k, v in data["inputs"].items()}, data_samples=data["data_samples"][b : b + 1]
         )
-        (found,) = predictions_of(model, alone)
-        torch.testing.assert_close(found.scores_3d, together[b].scores_3d, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found.bboxes_3d.tensor, together[b].bboxes_3d.tensor, atol=1e-3, rtol=1e-3)
+        (detections,) = predictions_of(model, alone)
+        torch.testing.assert_close(detections.scores_3d, together[b].scores_3d, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(detections.bboxes_3d.tensor, together[b].bboxes_3d.tensor, atol=1e-3, rtol=1e-3)
 
 
 def test_other_image_sizes_and_camera_counts_need_no_other_config():
@@ -199,7 +199,7 @@ def test_a_fusion_model_goes_without_a_sensor(lacking, aqr):
     gone = "pts_backbone" if lacking == "points" else "img_backbone"
     learnt = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert gone not in learnt and "pts_bbox_head" in learnt
-    assert all(len(found.scores_3d) > 0 for found in predictions_of(model, data))
+    assert all(len(detections.scores_3d) > 0 for detections in predictions_of(model, data))
 
 
 def test_a_rig_of_zero_cameras_is_no_camera():
@@ -207,7 +207,7 @@ def test_a_rig_of_zero_cameras_is_no_camera():
     assert images == [None] and bev[0].shape == (1, 96, 40, 40)
 
 
-def test_missing_inputs_and_parts_are_told():
+def test_missing_inputs_and_parts_are_reported():
     with pytest.raises(UserError, match="CmtHead needs points or images"):
         quick_model().extract_feat({})
     config = Config.fromfile(QUICK).model
@@ -256,5 +256,5 @@ def test_image_points_alone_learn_in_float32_under_autocast():
     images = torch.randn(12, head.hidden_dim, 6, 10)
     exact = head.image_points.loss_of_features(images, samples)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = head.image_points.loss_of_features(images, samples)
-    assert exact > 0 and torch.equal(found, exact)
+        actual = head.image_points.loss_of_features(images, samples)
+    assert exact > 0 and torch.equal(actual, exact)

@@ -153,11 +153,11 @@ def test_decoding_gives_the_official_boxes(shared, case, threshold):
     head = MODELS.build(config)
     outputs = [[{name: torch.tensor(golden[f"in.{name}"]) for name in OUTPUTS}]]
     decoded = head.bbox_coder.decode(outputs)
-    found = head.get_bboxes(outputs, [{}, {}])
+    detections = head.get_bboxes(outputs, [{}, {}])
     for i in range(2):
         for name, value in decoded[i].items():
             np.testing.assert_allclose(value, golden[f"{case}{i}.decode.{name}"], atol=ATOL, rtol=1e-5)
-        boxes, scores, labels = found[i]
+        boxes, scores, labels = detections[i]
         np.testing.assert_allclose(boxes.tensor, golden[f"{case}{i}.get_bboxes.tensor"], atol=1e-4, rtol=1e-5)
         np.testing.assert_allclose(boxes.gravity_center, golden[f"{case}{i}.get_bboxes.gravity_center"], atol=1e-4)
         np.testing.assert_allclose(boxes.corners, golden[f"{case}{i}.get_bboxes.corners"], atol=1e-3, rtol=1e-4)

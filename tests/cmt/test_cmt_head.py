@@ -54,12 +54,12 @@ def test_a_batch_of_unlike_samples_equals_each_alone(options):
 def test_padding_counts_for_keys_and_image_size_for_visibility():
     head = small_head()
     x, x_img = features(1)
-    whole, narrow = metas(1), metas(1)
+    full_size, narrow = metas(1), metas(1)
     narrow[0]["pad_shape"] = [(48, 20, 3)] * 3
     narrow[0]["batch_input_shape"] = (48, 80)
     from aqr_bench.cmt.geometry import CameraGeometry
 
-    a, b = (CameraGeometry.from_metas(m, torch.device("cpu")) for m in (whole, narrow))
+    a, b = (CameraGeometry.from_metas(m, torch.device("cpu")) for m in (full_size, narrow))
     with torch.no_grad():
         torch.testing.assert_close(head.embeddings.image_keys(a, 6, 10), head.embeddings.image_keys(b, 6, 10))
         reference = head.reference_points.weight[None]
@@ -67,7 +67,7 @@ def test_padding_counts_for_keys_and_image_size_for_visibility():
     # mmdet3d's preprocessor writes one (h, w) for all views.
     single = metas(1)
     single[0]["pad_shape"] = (48, 80)
-    assert_equal_outputs(run(head, x, x_img, whole), run(head, x, x_img, single))
+    assert_equal_outputs(run(head, x, x_img, full_size), run(head, x, x_img, single))
 
 
 @pytest.mark.parametrize("bev", [(6, 14), (14, 6)])
@@ -108,8 +108,8 @@ def test_odd_batches_train_and_infer(counts, num_query, options):
     if sum(counts) == 0:
         assert losses["loss_bbox"] == 0 and losses["dn_loss_cls"] == 0 and losses["loss_cls"] > 0
     # max_num (30) can be more than queries: 7 queries x 10 classes would do, but not with one class.
-    found = head.get_bboxes(head.eval()([x], [x_img], metadata), metadata)
-    assert len(found) == 2 and all(len(b) == len(s) == len(l) for b, s, l in found)
+    detections = head.get_bboxes(head.eval()([x], [x_img], metadata), metadata)
+    assert len(detections) == 2 and all(len(b) == len(s) == len(l) for b, s, l in detections)
 
 
 def test_fewer_candidates_than_max_num_decode_to_what_there_is():
@@ -117,11 +117,11 @@ def test_fewer_candidates_than_max_num_decode_to_what_there_is():
     config["bbox_coder"].update(num_classes=1, max_num=300, post_center_range=None)
     head = MODELS.build(config)
     x, x_img = features(1)
-    (found,) = head.get_bboxes(head.eval()([x], [x_img], metas(1)), metas(1))
-    assert len(found[0]) == 4 and (found[2] == 0).all() and (found[1].diff() <= 0).all()
+    (detections,) = head.get_bboxes(head.eval()([x], [x_img], metas(1)), metas(1))
+    assert len(detections[0]) == 4 and (detections[2] == 0).all() and (detections[1].diff() <= 0).all()
 
 
-def test_boxes_without_size_or_with_unknown_speed_do_not_spoil_the_loss():
+def test_boxes_without_size_or_with_unknown_speed_give_a_finite_loss():
     head = small_head()
     metadata = with_truth(metas(1), [3])
     metadata[0]["gt_bboxes_3d"].tensor[0, 7:] = float("nan")
@@ -157,12 +157,12 @@ def test_several_tasks_share_the_queries():
     with torch.no_grad():  # make query 7 the surest, as a bus: its box has to come from the second task
         outputs[1][0]["cls_logits"][-1, 0, 7, 0] = 50.0
         outputs[1][0]["center"][-1, 0, 7] = torch.tensor([3.0, -4.0])
-    ((found, scores, labels),) = head.get_bboxes(outputs, metadata)
+    ((detections, scores, labels),) = head.get_bboxes(outputs, metadata)
     assert labels[0] == 2 and scores[0] == 1
-    torch.testing.assert_close(found.tensor[0, :2], torch.tensor([3.0, -4.0]))
+    torch.testing.assert_close(detections.tensor[0, :2], torch.tensor([3.0, -4.0]))
 
 
-def test_matching_finds_its_own_boxes():
+def test_matching_assigns_the_right_boxes():
     """Losses fall to almost nothing if the outputs already are the truth, wherever they stand in the query order."""
     from aqr_bench.cmt.coder import normalize_bbox
     from aqr_bench.cmt.geometry import gravity_boxes
@@ -182,7 +182,7 @@ def test_matching_finds_its_own_boxes():
     assert head.loss([truth], [labels], ([wrong],))["loss_cls"] > 1
 
 
-def test_biases_are_off_by_default_and_live_under_their_own_prefix():
+def test_biases_are_off_by_default_and_have_separate_prefixes():
     plain, biased = small_head(), small_head(aqr=AQR, locality=LOCALITY)
     names, more = set(plain.state_dict()), set(biased.state_dict())
     assert plain.aqr is None and plain.locality is None and names < more
@@ -243,7 +243,7 @@ def test_bias_of_zero_scale_changes_nothing_and_of_any_other_does(site):
         assert torch.allclose(a["cls_logits"], b["cls_logits"], atol=1e-5) is same
 
 
-def test_bias_can_be_kept_to_the_last_layer():
+def test_bias_can_be_limited_to_the_last_layer():
     x, x_img = features(1)
     plain = small_head()
     last = small_head(aqr=dict(AQR, router="constant", layers="last", scale=3.0))
@@ -314,11 +314,11 @@ def test_mmdet3d_style_loss_and_predict_equal_the_official_calls():
         torch.testing.assert_close(ours[name], value)
     head.eval()
     with torch.no_grad():
-        (found,) = head.predict([x], [x_img], [sample])
+        (detections,) = head.predict([x], [x_img], [sample])
         ((expected, scores, labels),) = head.get_bboxes(head([x], [x_img], [meta]), [meta])
-    torch.testing.assert_close(found.bboxes_3d.tensor, expected.tensor)
-    torch.testing.assert_close(found.scores_3d, scores)
-    assert torch.equal(found.labels_3d, labels)
+    torch.testing.assert_close(detections.bboxes_3d.tensor, expected.tensor)
+    torch.testing.assert_close(detections.scores_3d, scores)
+    assert torch.equal(detections.labels_3d, labels)
 
 
 def test_references_start_as_asked():
@@ -346,7 +346,7 @@ def test_references_start_as_asked():
         (dict(transformer=None), "transformer"),
     ],
 )
-def test_config_mistakes_are_told(changes, message):
+def test_config_mistakes_are_reported(changes, message):
     with pytest.raises(UserError, match=message):
         MODELS.build(small_head_config(**changes))
 
@@ -361,7 +361,7 @@ def test_config_mistakes_are_told(changes, message):
         (("transformer", "decoder", "num_layers"), 0, "num_layers"),
     ],
 )
-def test_nested_config_mistakes_are_told(path, value, message):
+def test_nested_config_mistakes_are_reported(path, value, message):
     config = small_head_config()
     inner = config
     for key in path[:-1]:
@@ -371,7 +371,7 @@ def test_nested_config_mistakes_are_told(path, value, message):
         MODELS.build(config)
 
 
-def test_wrong_batches_are_told():
+def test_wrong_batches_are_reported():
     head = small_head()
     x, x_img = features(2)
     with pytest.raises(KeyError, match="gt_bboxes_3d"):

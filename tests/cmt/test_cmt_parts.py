@@ -143,7 +143,7 @@ def test_matching_is_the_best_of_all_permutations():
     assert [len(indices) for indices in assigner.match(codes, logits, truth[:0], labels[:0])] == [0, 0]
 
 
-def test_denoising_groups_are_shut_off_from_each_other_and_from_matching_queries():
+def test_denoising_groups_are_masked_from_each_other_and_from_matching_queries():
     mask = denoising_mask(groups=3, group_size=2, num_query=4)
     allowed = ~mask
     for i, j in itertools.product(range(10), range(10)):
@@ -194,7 +194,7 @@ def test_group_norm_is_layer_norm_of_each_group_and_position():
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_task_head_gives_every_layer_its_own_weights_and_reaches_as_far_as_its_kernel():
+def test_task_head_has_separate_weights_for_every_layer_and_the_reach_of_its_kernel():
     for kernel, reach in ((1, {10}), (3, {8, 9, 10, 11, 12})):
         torch.manual_seed(0)
         head = SeparateTaskHead(6, dict(dim=(3, 2)), groups=2, head_conv=4, final_kernel=kernel)
@@ -224,11 +224,11 @@ def test_attention_equals_torch_multihead_attention(role):
     mask.fill_diagonal_(False)
     if role == "self":
         expected = x + theirs(x + pos, x + pos, x, attn_mask=mask)[0]
-        found = ours(x, pos, mask=mask)
+        actual = ours(x, pos, mask=mask)
     else:
         expected = x + theirs(x + pos, memory + memory_pos, memory, attn_mask=mask)[0]
-        found = ours(x, pos, memory, memory_pos, mask=mask)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        actual = ours(x, pos, memory, memory_pos, mask=mask)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_dropout_is_where_the_official_code_has_it():
@@ -239,8 +239,8 @@ def test_dropout_is_where_the_official_code_has_it():
             dict(type="PETRMultiheadFlashAttention", embed_dims=16, num_heads=4, dropout=0.1),
         ]
     )
-    own, cross = layer.attentions
-    assert (own.role, own.attn_drop, own.out_drop.p) == ("self", 0.1, 0.1)
+    self_attention, cross = layer.attentions
+    assert (self_attention.role, self_attention.attn_drop, self_attention.out_drop.p) == ("self", 0.1, 0.1)
     assert (cross.role, cross.attn_drop, cross.out_drop.p) == ("cross", 0.0, 0.1)
     with pytest.raises(UserError, match="MultiheadAttention"):
         DecoderAttention.from_config("self", dict(type="MultiHeadAttention", embed_dims=16, num_heads=4))
@@ -321,14 +321,14 @@ def test_pillars_are_those_of_mmdet3d_without_the_padding():
     theirs.load_state_dict(ours.state_dict())
     cloud = torch.cat([encoding.to_metres(torch.rand(400, 3), RANGE), torch.rand(400, 2)], 1)
     voxels, counts, coors = voxelizer().eval()([cloud])
-    found = ours(voxels, counts, coors)
+    actual = ours(voxels, counts, coors)
     full = counts == 3  # no padding: the same numbers
     assert 3 < full.sum() < len(counts)
-    torch.testing.assert_close(found[full], theirs(voxels, counts, coors)[full], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(actual[full], theirs(voxels, counts, coors)[full], atol=1e-5, rtol=1e-4)
     for i in (~full).nonzero().flatten().tolist():  # with padding: the parent on the real points alone
         n = int(counts[i])
         alone = theirs(voxels[i : i + 1, :n].clone(), counts[i : i + 1], coors[i : i + 1])
-        torch.testing.assert_close(found[i], alone.flatten(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(actual[i], alone.flatten(), atol=1e-5, rtol=1e-4)
     ours.train()(voxels, counts, coors).square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in ours.parameters())
     with pytest.raises(UserError, match="PillarFeatureNet for the rest"):

@@ -32,10 +32,10 @@ def inputs():
 def test_one_layer_of_the_task_head_is_that_layer_of_all():
     head = quick_head().task_heads[0]
     x = torch.randn(2, 3, 7, 64)
-    whole = head(x)
+    all_layers = head(x)
     for layer in range(2):
         for name, value in head.one_layer(x[layer], layer, ("center", "dim")).items():
-            torch.testing.assert_close(value, whole[name][layer])
+            torch.testing.assert_close(value, all_layers[name][layer])
 
 
 def test_offsets_of_a_layer_start_at_the_centre_that_the_layer_before_predicted():

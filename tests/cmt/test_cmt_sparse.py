@@ -97,9 +97,9 @@ def test_the_sparse_encoder_computes_what_dense_convolutions_say():
     model = encoder()
     features, coors = voxels()
     with torch.no_grad():
-        found, expected = model(features, coors, 2), Dense(features, coors).run(model)
-    assert found.shape == expected.shape and expected.abs().max() > 0.1
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        actual, expected = model(features, coors, 2), Dense(features, coors).run(model)
+    assert actual.shape == expected.shape and expected.abs().max() > 0.1
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layout", ["spconv2", "mmcv"])
@@ -136,7 +136,7 @@ def test_a_kernel_that_fits_neither_layout_is_an_error():
         encoder().load_state_dict(state)
 
 
-def test_layouts_are_told_apart_by_shape_and_inverse_to_each_other():
+def test_layouts_are_distinguished_by_shape_and_inverse_to_each_other():
     kernel = torch.randn(16, 3, 3, 3, 5)
     assert torch.equal(spconv2_from_mmcv(mmcv_from_spconv2(kernel)), kernel)
     assert in_layout_of(kernel, (16, 3, 3, 3, 5)) is kernel

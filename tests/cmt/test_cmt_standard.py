@@ -24,9 +24,9 @@ def test_nothing_of_the_quick_range_is_left():
     config = Config.fromfile(CONFIGS / "cmt_aqr_standard.py")
     parts = {k: config[k].to_dict() for k in ("model", "train_dataloader", "test_dataloader")}
     quick = ([-32.0, -32.0, -5.0, 32.0, 32.0, 3.0], [160, 160], [160, 160, 1], [96, 176])
-    found = list(numbers(parts))
-    assert not [path for path, value in found if value in quick]
-    assert [path for path, value in found if value == [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]]
+    entries = list(numbers(parts))
+    assert not [path for path, value in entries if value in quick]
+    assert [path for path, value in entries if value == [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]]
     assert config.train_dataloader.batch_size == 4
 
 

@@ -65,12 +65,12 @@ def test_points_lie_on_the_ray_through_the_middle_of_their_token():
     points = ImagePoints(8)
     torch.nn.init.zeros_(points.out.weight)
     cameras = cameras_of(meta(torch.zeros(0, 9)))
-    found = points(torch.randn(1, 1, 8, *MAP), cameras)
-    assert found.shape == (1, 32, 3)
+    predicted = points(torch.randn(1, 1, 8, *MAP), cameras)
+    assert predicted.shape == (1, 32, 3)
     camera = torch.tensor([0, 0, 1.5])
-    assert torch.allclose((found[0] - camera).norm(dim=-1), torch.tensor(TYPICAL_M), atol=1e-3)
+    assert torch.allclose((predicted[0] - camera).norm(dim=-1), torch.tensor(TYPICAL_M), atol=1e-3)
     matrix = torch.tensor(looking_along_y(), dtype=torch.float32)
-    projected = torch.cat([found[0], torch.ones(32, 1)], 1) @ matrix.T
+    projected = torch.cat([predicted[0], torch.ones(32, 1)], 1) @ matrix.T
     pixel = (projected[:, :2] / projected[:, 2:3]).view(*MAP, 2)
     assert torch.allclose(pixel[1, 3], torch.tensor([3.5 * 16, 1.5 * 16]), atol=1e-3)
 
@@ -89,8 +89,8 @@ def test_they_learn_where_an_object_is_and_a_missing_camera_teaches_nothing():
         optimizer.step()
     assert first > 0.1 and loss.item() < 0.05
     index, _ = visible_objects(boxes, cameras, 0, MAP)
-    found = points(feature, cameras)[0]
-    assert (found[index == 0] - boxes[0, :3]).norm(dim=-1).max() < 1.0
+    predicted = points(feature, cameras)[0]
+    assert (predicted[index == 0] - boxes[0, :3]).norm(dim=-1).max() < 1.0
     for nothing in ([meta(boxes, state=2)], [meta(torch.zeros(0, 9))]):
         loss = points.loss(points(feature, cameras), cameras, nothing, MAP)
         loss.backward()

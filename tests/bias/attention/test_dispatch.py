@@ -109,9 +109,9 @@ def test_a_row_without_keys_gives_zeros_and_no_nan(backend):
     inputs = random_inputs(0, masked=True)
     inputs.mask[2] = True
     for hard in (False, True):
-        found = with_gradients(replace(inputs, bias=replace(inputs.bias, hard=hard)), backend)
-        assert torch.equal(found[0][:, :, 2], torch.zeros_like(found[0][:, :, 2]))
-        assert all(torch.isfinite(x).all() for x in found)
+        actual = with_gradients(replace(inputs, bias=replace(inputs.bias, hard=hard)), backend)
+        assert torch.equal(actual[0][:, :, 2], torch.zeros_like(actual[0][:, :, 2]))
+        assert all(torch.isfinite(x).all() for x in actual)
 
 
 @pytest.mark.parametrize("backend", TRAINABLE)
@@ -119,8 +119,8 @@ def test_hard_windows_without_any_cell_give_zeros(backend):
     inputs = grid_inputs(0, sizes=(0, 0), hard=True)
     assert attend(inputs, backend).abs().max() == 0
     nowhere = replace(random_inputs(0, hard=True).bias, valid_BQW=torch.zeros(2, 5, 3, dtype=torch.bool))
-    found = with_gradients(replace(random_inputs(0), bias=nowhere), backend)
-    assert found[0].abs().max() == 0 and all(torch.isfinite(x).all() for x in found)
+    actual = with_gradients(replace(random_inputs(0), bias=nowhere), backend)
+    assert actual[0].abs().max() == 0 and all(torch.isfinite(x).all() for x in actual)
 
 
 @pytest.mark.parametrize("backend", [*TRAINABLE, "flex"])
@@ -134,8 +134,8 @@ def test_an_empty_batch_of_queries(backend):
 def test_half_precision(backend, dtype):
     inputs = grid_inputs(3).to(dtype)
     exact = with_gradients(inputs.to(torch.float64), None)
-    found = with_gradients(inputs, backend)
-    for mine, theirs in zip(found, exact, strict=True):
+    actual = with_gradients(inputs, backend)
+    for mine, theirs in zip(actual, exact, strict=True):
         assert mine.dtype == dtype
         torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=0.03 * theirs.abs().max().item())
 
@@ -159,23 +159,23 @@ def test_gradients_of_some_inputs_only(backend, wanted):
     leaves = [inputs.q.clone(), inputs.k.clone(), inputs.v.clone(), inputs.bias.value_BQW.clone()]
     for i in wanted:
         leaves[i].requires_grad_()
-    own = replace(inputs, q=leaves[0], k=leaves[1], v=leaves[2], bias=replace(inputs.bias, value_BQW=leaves[3]))
-    found = torch.autograd.grad(attend(own, backend).sum(), [leaves[i] for i in wanted])
-    expected = torch.autograd.grad(formula(own).sum(), [leaves[i] for i in wanted])
-    torch.testing.assert_close(found, expected)
+    trainable = replace(inputs, q=leaves[0], k=leaves[1], v=leaves[2], bias=replace(inputs.bias, value_BQW=leaves[3]))
+    actual = torch.autograd.grad(attend(trainable, backend).sum(), [leaves[i] for i in wanted])
+    expected = torch.autograd.grad(formula(trainable).sum(), [leaves[i] for i in wanted])
+    torch.testing.assert_close(actual, expected)
 
 
 def test_a_dense_bias_and_a_float_mask_with_gradients():
     inputs = random_inputs(4)
     dense, mask = torch.randn(2, 5, 7).double().requires_grad_(), torch.randn(5, 7).double().requires_grad_()
     for bias in (dense, inputs.bias):
-        whole = (bias if bias is dense else bias.dense()) + mask
-        expected = (inputs.q @ inputs.k.mT / 2 + whole[:, None]).softmax(-1) @ inputs.v
+        combined = (bias if bias is dense else bias.dense()) + mask
+        expected = (inputs.q @ inputs.k.mT / 2 + combined[:, None]).softmax(-1) @ inputs.v
         for backend in TRAINABLE:
             out = biased_attention(inputs.q, inputs.k, inputs.v, mask=mask, bias=bias, backend=backend)
             torch.testing.assert_close(out, expected)
-            found = torch.autograd.grad(out.sum(), mask, retain_graph=True)
-            torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), mask, retain_graph=True))
+            actual = torch.autograd.grad(out.sum(), mask, retain_graph=True)
+            torch.testing.assert_close(actual, torch.autograd.grad(expected.sum(), mask, retain_graph=True))
 
 
 @pytest.mark.parametrize("backend", TRAINABLE)

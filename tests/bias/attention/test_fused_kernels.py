@@ -46,8 +46,8 @@ class Kernels:
         grad, heads = grad.double(), heads.double()
         p = (self.scores(q, k, bias, scale) - lse[..., : q.shape[2], None].double()).exp()
         ds = p * (grad @ v.double().mT - (grad * heads).sum(-1, keepdim=True)) * scale
-        found = ds @ k.double(), ds.mT @ q.double(), p.mT @ grad
-        return *(x.transpose(1, 2).contiguous().to(q.dtype) for x in found), None
+        gradients = ds @ k.double(), ds.mT @ q.double(), p.mT @ grad
+        return *(x.transpose(1, 2).contiguous().to(q.dtype) for x in gradients), None
 
     @staticmethod
     def scores(q, k, bias, scale):
@@ -67,10 +67,10 @@ class Kernels:
 
 @pytest.fixture
 def kernels(monkeypatch):
-    found = Kernels()
+    recorder = Kernels()
     monkeypatch.setattr(fused_kernels, "on_cpu", lambda x: False)
-    monkeypatch.setattr(fused_kernels, "aten", found)
-    return found
+    monkeypatch.setattr(fused_kernels, "aten", recorder)
+    return recorder
 
 
 def wide(inputs, d):
@@ -86,8 +86,8 @@ def wide(inputs, d):
 def test_a_mask_of_any_number_of_keys_is_aligned(kernels, backend, masked, keys):
     """Self-attention with denoising queries has as many keys as there happen to be objects."""
     inputs = wide(random_inputs(keys, Q=keys, K=keys, masked=masked), 8)
-    exact, found = with_gradients(inputs, None), with_gradients(inputs.to(torch.float32), backend)
-    assert max(relative_errors(found, exact)) < 1e-5
+    exact, actual = with_gradients(inputs, None), with_gradients(inputs.to(torch.float32), backend)
+    assert max(relative_errors(actual, exact)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -95,17 +95,17 @@ def test_a_mask_of_any_number_of_keys_is_aligned(kernels, backend, masked, keys)
 def test_gradients_in_half_precision_and_heads_of_any_width(kernels, dtype, d):
     """44: heads of 32 with the twelve dimensions of the locality prior."""
     inputs = wide(grid_inputs(3), d).to(dtype)
-    exact, found = with_gradients(inputs.to(torch.float64), None), with_gradients(inputs, "masked")
-    assert max(relative_errors(found, exact)) < (0.004 if dtype == torch.float16 else 0.03)
+    exact, actual = with_gradients(inputs.to(torch.float64), None), with_gradients(inputs, "masked")
+    assert max(relative_errors(actual, exact)) < (0.004 if dtype == torch.float16 else 0.03)
     assert set(kernels.widths) == {16 if d == 16 else 48}
-    assert [x.shape for x in found] == [x.shape for x in exact]
+    assert [x.shape for x in actual] == [x.shape for x in exact]
 
 
 @pytest.mark.parametrize("backend", ["masked", "window"])
 def test_heads_that_are_aligned_stay_as_they_are(kernels, backend):
     inputs = wide(grid_inputs(3), 44)
-    exact, found = with_gradients(inputs, None), with_gradients(inputs.to(torch.float32), backend)
-    assert max(relative_errors(found, exact)) < 1e-5 and set(kernels.widths) == {44}
+    exact, actual = with_gradients(inputs, None), with_gradients(inputs.to(torch.float32), backend)
+    assert max(relative_errors(actual, exact)) < 1e-5 and set(kernels.widths) == {44}
 
 
 def test_a_mask_that_is_aligned_is_not_copied():
@@ -113,9 +113,9 @@ def test_a_mask_that_is_aligned_is_not_copied():
     aligned, others = torch.randn(1, 1, 5, 8), torch.randn(2, 1, 5, 9)
     assert fused_kernels._aligned_mask(aligned, q).data_ptr() == aligned.data_ptr()
     for added in (others, others[..., 1:], others.mT.contiguous().mT, others[:1].expand(2, -1, -1, -1)):
-        found = fused_kernels._aligned_mask(added, q)
-        assert torch.equal(found, added.expand(2, 3, -1, -1)) and found.stride(2) % 4 == 0 and found.stride(1) == 0
-        assert found.untyped_storage().nbytes() <= 2 * 5 * 12 * 4  # neither heads nor equal samples were copied
+        actual = fused_kernels._aligned_mask(added, q)
+        assert torch.equal(actual, added.expand(2, 3, -1, -1)) and actual.stride(2) % 4 == 0 and actual.stride(1) == 0
+        assert actual.untyped_storage().nbytes() <= 2 * 5 * 12 * 4  # neither heads nor equal samples were copied
 
 
 def test_what_auto_stands_for_on_a_gpu():
