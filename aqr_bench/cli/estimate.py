@@ -77,27 +77,15 @@ def job_groups(tier: Tier, studies: Sequence[Study], suites: Iterable[Suite] = (
     measured = sum(len(study.variants) for study in studies)
     branches = tuple(p.iterations for p in tier.pretrain.values()) if needs_branches else ()
     world = (1,) if tier.kind == "synthetic" else ()
+    trained, evaluated = tuple(trainings.values()), (*evaluations.values(), *base_counts)
     base_iterations = (tier.base.iterations,) * len(bases)
     processes = tier.launcher.processes
     return [
         JobGroup("world", "world", "world_s", world, len(world), exclusive=True),
         JobGroup("pretrainings", "pretrain", "pretrain_s", branches, len(branches), processes=processes),
         JobGroup("base trainings", "train_base", "base_s", base_iterations, len(bases), processes=processes),
-        JobGroup(
-            "variant trainings",
-            "train_variant",
-            "variant_s",
-            tuple(trainings.values()),
-            training_jobs,
-            processes=processes,
-        ),
-        JobGroup(
-            "evaluations",
-            "evaluate",
-            "evaluate_s",
-            (*evaluations.values(), *base_counts),
-            evaluation_jobs + len(base_counts),
-        ),
+        JobGroup("variant trainings", "train_variant", "variant_s", trained, training_jobs, processes=processes),
+        JobGroup("evaluations", "evaluate", "evaluate_s", evaluated, evaluation_jobs + len(base_counts)),
         JobGroup("measurements", "measure", "measure_s", (1,) * measured, measured, exclusive=True),
     ]
 

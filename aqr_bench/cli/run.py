@@ -100,17 +100,8 @@ def clear_stale_lock(folder: Path) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """From world to report: 0 if all jobs ran (with --strict: and all records are ok), else 1."""
     args = _arguments(argv)
-    return run_workflow(
-        args.tier,
-        args.study,
-        args.cores,
-        args.dry_run,
-        args.strict,
-        args.verbose,
-        args.seeds,
-        args.suites,
-        gpus=args.gpus,
-    )
+    switches = (args.dry_run, args.strict, args.verbose)
+    return run_workflow(args.tier, args.study, args.cores, *switches, args.seeds, args.suites, gpus=args.gpus)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
