@@ -108,7 +108,7 @@ def test_table_and_answer_show_both_verdicts(tmp_path):
         if row.variant == "cross":
             assert row.p_holm >= max(row.p_seeds, row.p_scenes)
             assert shown["p, Holm"] == p_text(row.p_holm) and row.verdict_holm in (row.verdict, "within the noise")
-    assert "3 comparisons are made" in table.note and "Corrected: what is left of a finding" in table.note
+    assert "3 comparisons are made" in table.note and "Corrected: findings that remain" in table.note
     assert "after correction for 3 comparisons (Holm)" in answer(study, results)
 
 
