@@ -179,9 +179,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from aqr_bench import runtime
+from aqr_bench import compat
 
-runtime.prepare()
+compat.prepare()
 torch.set_num_threads(1)
 import mmdet.models  # noqa: F401
 from mmdet.registry import MODELS
