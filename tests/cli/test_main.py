@@ -129,7 +129,7 @@ def reported(monkeypatch, tmp_path):
         command = [sys.executable, "-m", run.SNAKEMAKE, "--cores", "1", *arguments]
         monkeypatch.setenv("PYTHONPATH", str(Path(run.__file__).parents[2]))
         progress, lines = Progress(**settings), []
-        monkeypatch.setattr(run.LiveLine, "say", lambda _, line: lines.append(line))
+        monkeypatch.setattr(run.LiveLine, "print_line", lambda _, line: lines.append(line))
         return run.run_snakemake(command, tmp_path, progress), progress, lines
 
     return run_snakefile
