@@ -145,7 +145,9 @@ def test_every_figure_is_written_twice(tmp_path):
     study, results = results_of(tmp_path, path, scenes=12)
     base = collect_base(tmp_path / "results", load_tier("smoke"), [study])
     drawn = draw_study(study, results, base, tmp_path)
-    assert {f.path.stem for f in drawn} >= {f"made_up_{n}" for n in ("metrics", "pareto", "recall", "curves", "heatmap")}
+    assert {f.path.stem for f in drawn} >= {
+        f"made_up_{n}" for n in ("metrics", "pareto", "recall", "curves", "heatmap")
+    }
     captions = (Path(__file__).parents[2] / "workflow" / "report" / "figure.rst").read_text()
     assert all(f'"{f.path.stem.removeprefix("made_up_")}": "' in captions for f in drawn), "for snakemake --report"
     assert all(f.caption and f.path.is_file() and f.path.with_suffix(".pdf").is_file() for f in drawn)
