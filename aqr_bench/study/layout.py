@@ -8,7 +8,6 @@ from pathlib import Path
 from aqr_bench.study.spec import Run
 
 RESULTS = Path("results")
-INFO_SUMMARY = "data.json"
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,6 @@ class RunLayout:
     @property
     def infos(self) -> Path:
         return self.root / "infos"
-
-    @property
-    def info_summary(self) -> Path:
-        """Is there once the info files are complete."""
-        return self.infos / INFO_SUMMARY
 
     @property
     def database(self) -> Path:
