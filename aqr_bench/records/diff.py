@@ -115,9 +115,9 @@ def causes(then: Record, now: Record) -> list[str]:
     A fact that only one of the records has explains nothing, except for packages, machine and environment.
     """
     old, new = then.provenance, now.provenance
-    hashed = ("config", "code", "data", *(["checkpoint"] if then.kind == "evaluate" else []))
-    facts = {f"{name}:": (old.get(f"{name}_sha256"), new.get(f"{name}_sha256")) for name in hashed}
-    facts["info files:"] = (old.get("infos_sha256"), new.get("infos_sha256"))
+    names = {"config": "config", "code": "code", "data": "data", "info files": "infos"}
+    names |= {"checkpoint": "checkpoint"} if then.kind == "evaluate" else {}
+    facts = {f"{label}:": (old.get(f"{key}_sha256"), new.get(f"{key}_sha256")) for label, key in names.items()}
     if then.ok and now.ok:
         facts["metric:"] = (then.extra.get("metric"), now.extra.get("metric"))
     files = new.get("files") or {}
