@@ -25,8 +25,8 @@ def describe(checkpoint: Checkpoint, match: Match) -> list[str]:
     progress = [f"{k} {meta[k]}" for k in ("epoch", "iter") if k in meta]
     rows = (
         ("file", f"{checkpoint.path}, {checkpoint.path.stat().st_size / 1e6:.1f} MB, {checkpoint.format} format"),
-        ("written by", ", ".join([*versions, *progress]) or "not said"),
-        ("classes", ", ".join(meta.get("classes", ())) or "not said"),
+        ("written by", ", ".join([*versions, *progress]) or "not stated"),
+        ("classes", ", ".join(meta.get("classes", ())) or "not stated"),
         ("weights", f"{len(state)} tensors, {numbers / 1e6:.2f} M numbers, {', '.join(dtypes)}"),
         ("sparse kernels", match.layout),
         ("optimiser state", f"{checkpoint.optimiser_bytes / 1e6:.1f} MB" if checkpoint.optimiser_bytes else "none"),

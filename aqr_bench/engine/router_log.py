@@ -1,4 +1,4 @@
-"""What the router does at evaluation: every query's weights, kept in a file and summed up in the record."""
+"""What the router does at evaluation: every query's weights, written to a file and summed up in the record."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ class RouterLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
-        found: dict[str, Any] = {"file": path.name, **summary(arrays["weight"], arrays["score"])}
+        facts: dict[str, Any] = {"file": path.name, **summary(arrays["weight"], arrays["score"])}
         if self.guard.rows:
-            found["guarded_share"] = self.guard.share
-        return found
+            facts["guarded_share"] = self.guard.share
+        return facts
 
 
 def summary(weight_FQ2: np.ndarray, score_FQ: np.ndarray) -> dict[str, Any]:
