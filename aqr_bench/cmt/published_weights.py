@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aqr_bench.atomic import atomic_write
 from aqr_bench.cmt.sparse_kernels import in_layout_of
 from aqr_bench.errors import UserError, nearest
 
@@ -144,15 +143,6 @@ def to_layout(state: Mapping[str, Tensor], config: str) -> dict[str, Tensor]:
         name: in_layout_of(state[name], wanted.shape).to(wanted.dtype, copy=True, memory_format=torch.contiguous_format)
         for name, wanted in _expected(config).items()
     }
-
-
-def write(out: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any], config: str) -> None:
-    """Write a fitting state in the config's layout as ``{"state_dict", "meta"}``, renamed to ``out`` once it loads."""
-    with atomic_write(out) as temporary:
-        with open(temporary, "wb") as file:
-            torch.save({"state_dict": to_layout(state, config), "meta": dict(meta)}, file)
-        written = torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-        model_on_meta(config).load_state_dict(written, strict=True, assign=True)
 
 
 def warnings_for(meta: Mapping[str, Any], config: str) -> list[str]:

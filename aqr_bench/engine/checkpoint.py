@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from aqr_bench.atomic import atomic_write
 from aqr_bench.errors import UserError, require_disk, require_file
 from aqr_bench.study.hashes import sha256_file
 
@@ -269,10 +270,12 @@ def _write(checkpoint: Checkpoint, out: Path, config: str | None) -> Match:
         **({"classes": list(meta["classes"])} if "classes" in meta else {}),
     }
     try:
-        published_weights.write(out, state, facts, match.config)
+        with atomic_write(out) as temporary:
+            with open(temporary, "wb") as file:
+                torch.save({"state_dict": published_weights.to_layout(state, match.config), "meta": facts}, file)
+            # Renamed to ``out`` only if it loads.
+            written = torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+            published_weights.model_on_meta(match.config).load_state_dict(written, strict=True, assign=True)
     except OSError as error:
         raise UserError(f"--out: {out} cannot be written: {error.strerror or error}") from error
     return match
-
-
-# ---------------------------------------------------------------- command

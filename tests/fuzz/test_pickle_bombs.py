@@ -260,7 +260,7 @@ def test_a_picture_that_claims_gigapixels(tmp_path):
 # ---------------------------------------------------------------- all places are known
 
 KNOWN = {
-    "torch.load": {"cmt/published_weights.py", "engine/checkpoint.py", "engine/weights.py"},
+    "torch.load": {"engine/checkpoint.py", "engine/weights.py"},
     "np.load": {"metrics/matches.py", "report/routers.py"},
     "pickle.Unpickler": {"compat.py"},
     "yaml.load": {"study/schema.py"},

@@ -1,8 +1,8 @@
 """CMT, LiDAR and cameras, ResNet-50 at 800x320, voxels of 0.1 m: 67.9 mAP and 70.8 NDS published for nuScenes val.
 
 As published, the sparse grid has 1024 cells where the range of 108 m holds 1080: nothing beyond 48.4 m in x and y is
-seen, and the positions of the BEV keys are stretched by 5.5 %. ``model.consistent_grid = True`` corrects both. Published
-weights load into either.
+seen, and the positions of the BEV keys are stretched by 5.5 %. ``model.consistent_grid = True`` corrects both.
+Published weights load into either.
 """
 
 _base_ = ["./_base_/fusion.py"]
