@@ -15,6 +15,7 @@ import yaml
 from fault_processes import REPOSITORY, Done, Meanwhile, run
 from fault_table import NO, YES, Row
 
+from aqr_bench.data import digests
 from aqr_bench.records.record import Record, read_run
 
 TIER, RESULTS = "faults", Path("results/faults")
@@ -250,8 +251,8 @@ def outputs(folder: Path, stage: Stage) -> dict[str, Any]:
     """Content of everything that a stage has made, by path."""
     results = folder / RESULTS
     files: Iterable[Path] = [results / stage.done, *(f for glob in stage.compared for f in sorted(results.glob(glob)))]
-    # A table of costs has the seconds that trainings took.
-    files = [file for file in files if file.is_file() and "_cost." not in file.name]
+    # A table of costs has the seconds that trainings took, digests are noted with the times of the files.
+    files = [file for file in files if file.is_file() and "_cost." not in file.name and file.name != digests.NOTES]
     return {file.relative_to(results).as_posix(): content(file) for file in files}
 
 
