@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+EXIT_FAILED_RECORDS = 3  # all jobs ran, and a record tells of a failure
 MAX_MESSAGE_CHARS = 2000
 MAX_LIST_CHARS = 300  # of a list of names in a message
 
