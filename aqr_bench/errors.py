@@ -165,6 +165,16 @@ def raise_if_disk_error(error: BaseException, below: str | os.PathLike | None = 
         raise disk from error
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """What a failed import goes back to: mmengine wraps it twice, and the wrappers say nothing about the cause.
+
+    Errors of other kinds are returned as they are: their wrappers are deliberate.
+    """
+    while isinstance(error, ImportError) and isinstance(cause := error.__cause__ or error.__context__, ImportError):
+        error = cause
+    return error
+
+
 def user_message(error: BaseException, below: str | os.PathLike | None = None) -> str | None:
     """One line about an error that the user can fix: a mistake, an unusable file, a full disk; None for any other."""
     if isinstance(error, UserError):
