@@ -200,6 +200,26 @@ def test_nothing_is_started_after_a_failed_training(short, tmp_path, monkeypatch
     assert [record.condition for record in records] == NAMES and records[0].provenance["config_sha256"] is None
 
 
+def test_a_checkpoint_of_a_config_resumes_as_well_and_a_failure_is_exit_code_3(short, data, untrained, monkeypatch):
+    words = ["--config", load_tier("smoke").model, "--checkpoint", str(untrained.parent / "final.pth")]
+    words += [*short.words[2:6], *short.words[8:]]
+    detect, seen, broken = Evaluator.detect, [], [KeyboardInterrupt(), RuntimeError("a passing fault")]
+
+    def sometimes(self, condition):
+        seen.append(condition.name)
+        if condition.name == "no_back" and broken:
+            raise broken.pop(0)
+        return detect(self, condition)
+
+    monkeypatch.setattr(Evaluator, "detect", sometimes)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(words)
+    assert evaluate(words) == 3
+    assert [record.status for record in read_records(short.out)] == ["ok", "failed", "ok"]
+    assert evaluate(words) == 0 and seen == ["clean", "no_back", "no_back", "absent_cameras", "no_back"]
+    assert all(record.ok for record in read_records(short.out))
+
+
 JOB = Job("evaluate", {"model": {"a": 1}}, "tables", "infos", {"batch_size": 1}, ("checkpoint",))
 
 
