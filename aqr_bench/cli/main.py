@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        resumes = "; the same command resumes from here" if argv[0] in RESUMABLE else ""
+        resumes = "; the same command resumes from here" if argv[:1] and argv[0] in RESUMABLE else ""
         print(f"interrupted{resumes}", file=sys.stderr)
         return 130
     except Exception as error:

@@ -69,6 +69,9 @@ def test_interruption_is_130(monkeypatch, capsys):
     monkeypatch.setattr(run, "run_workflow", interrupted)
     assert cli.main(["run"]) == 130
     assert "resumes from here" in capsys.readouterr().err
+    monkeypatch.setattr("aqr_bench.cost.measure.main", interrupted)  # which starts from the beginning
+    assert cli.main(["measure"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_too_little_disk_is_said_up_front(monkeypatch):
