@@ -122,12 +122,12 @@ def spawn_pool(
 
 
 def _start_worker(initializer: Callable[[], None] | None) -> None:
-    _end_with_parent()
+    end_with_parent()
     if initializer is not None:
         initializer()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Make a worker process end when its parent does: otherwise it would wait for work forever."""
 
     def watch() -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+EXIT_FAILED_RECORDS = 3  # all jobs ran, and a record tells of a failure
 MAX_MESSAGE_CHARS = 2000
 MAX_LIST_CHARS = 300  # of a list of names in a message
 
@@ -162,6 +163,16 @@ def raise_if_disk_error(error: BaseException, below: str | os.PathLike | None = 
     """Raise UserError where the disk is the cause: that is no failure of the model and gives no record."""
     if (disk := disk_error(error, below)) is not None:
         raise disk from error
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """What a failed import goes back to: mmengine wraps it twice, and the wrappers say nothing about the cause.
+
+    Errors of other kinds are returned as they are: their wrappers are deliberate.
+    """
+    while isinstance(error, ImportError) and isinstance(cause := error.__cause__ or error.__context__, ImportError):
+        error = cause
+    return error
 
 
 def user_message(error: BaseException, below: str | os.PathLike | None = None) -> str | None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import argparse
 
+from aqr_bench.cli.gpu_devices import visible_gpus
 from aqr_bench.console import positive_int
 from aqr_bench.data.dataset import load_data
-from aqr_bench.engine.evaluate import evaluate_suite, write_suite_records
+from aqr_bench.engine.evaluate_suite import Workers, evaluate_suite
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import read_records
 from aqr_bench.study.load import load_study, load_suite, load_tier
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write one record per condition of the suite; 0 also where an evaluation failed: its record has the reason."""
+    """Write one record per condition of the suite. 0 also where an evaluation failed, since its record has the reason.
+
+    With --config: 3 where one failed; the workflow, for which a record of a failure is a result, has no such job.
+    """
     args = _arguments(argv)
     if args.config:
         from aqr_bench.engine.evaluate_checkpoint import evaluate_config
 
-        return evaluate_config(args)
+        return evaluate_config(args, _workers(args.workers))
     if not (args.tier and args.train):
         raise UserError("evaluate needs --tier and --train (or --config and --checkpoint)")
     if args.keyframe:
@@ -32,8 +36,13 @@ def main(argv: list[str] | None = None) -> int:
     tier, suite, data = load_tier(args.tier), load_suite(args.suite), load_data(args.infos)
     trained = read_records(args.train)[0]
     study = load_study(args.study or trained.study) if trained.study else None
-    write_suite_records(evaluate_suite(tier, suite, data, study, args.train, args.work), suite, args.out)
+    evaluate_suite(tier, suite, data, study, args.train, args.work, args.out, _workers(args.workers))
     return 0
+
+
+def _workers(count: int) -> Workers:
+    """So many processes, on all visible GPUs; one process leaves to torch on which GPU it works."""
+    return Workers(count, tuple(gpu.entry for gpu in visible_gpus()) if count > 1 else ())
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -46,6 +55,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", help="instead of --tier and --train: an mmdet3d config (file or mmdet3d::...)")
     parser.add_argument("--checkpoint", help="with --config: weights of the model (.pth)")
     parser.add_argument("--batch-size", type=positive_int, default=1, help="with --config: samples at a time")
+    parser.add_argument(
+        "--workers", type=positive_int, default=1, metavar="N", help="spread conditions over N processes and all GPUs"
+    )
     parser.add_argument("--study", help="study file, if it is not one of ablations/")
     parser.add_argument("--out", required=True, help="record file (.jsonl), one line per condition; or picture folder")
     parser.add_argument("--work", help="folder for detections")

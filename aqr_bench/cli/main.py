@@ -41,6 +41,8 @@ COMMANDS = {
     "gpu-slots": ("aqr_bench.cli.gpu_slots", "run a command on GPUs that no other job uses"),
 }
 
+RESUMABLE = ("run", "world", "train", "evaluate")  # commands that keep what they had finished when interrupted
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Parser of ``aqr-bench`` itself: the commands with their summaries, --help and --version."""
@@ -56,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. 0: done, 1: something failed, 2: a mistake of the user, 130: interrupted."""
+    """Run a command. 0: done, 1: something failed, 2: a mistake of the user, 3: records failed, 130: interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if not argv or argv[0] not in COMMANDS:  # --help, --version, a mistake
@@ -69,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from here", file=sys.stderr)
+        resumes = "; the same command resumes from here" if argv[:1] and argv[0] in RESUMABLE else ""
+        print(f"interrupted{resumes}", file=sys.stderr)
         return 130
     except Exception as error:
         return report_error(error)

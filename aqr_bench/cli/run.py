@@ -17,11 +17,12 @@ from pathlib import Path
 from aqr_bench.cli.gpu_devices import limited, visible_gpus
 from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
 from aqr_bench.console import LiveLine, is_terminal, positive_int
-from aqr_bench.errors import UserError, require_disk
-from aqr_bench.records.summary import print_summary
+from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, join_names, require_disk
+from aqr_bench.records.summary import print_summary, set_aside_failed
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.plan import select
 from aqr_bench.study.requirements import disk_needed, require_gpus, training_processes
+from aqr_bench.study.runs import pretrain_runs
 from aqr_bench.study.schema import repository_root
 from aqr_bench.world.spec import read_tier
 
@@ -98,10 +99,11 @@ def clear_stale_lock(folder: Path) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """From world to report: 0 if all jobs ran (with --strict: and all records are ok), else 1."""
+    """From world to report. 0: all jobs ran, all records are ok; 1: a job failed; 3: records failed (--strict: 1)."""
     args = _arguments(argv)
     switches = (args.dry_run, args.strict, args.verbose)
-    return run_workflow(args.tier, args.study, args.cores, *switches, args.seeds, args.suites, gpus=args.gpus)
+    options = dict(gpus=args.gpus, retry_failed=args.retry_failed)
+    return run_workflow(args.tier, args.study, args.cores, *switches, args.seeds, args.suites, **options)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -117,7 +119,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     gpus.add_argument("--gpus", type=positive_int, metavar="N", help="the first N of the visible GPUs (default: all)")
     gpus.add_argument("--cpu", action="store_const", const=0, dest="gpus", help="no GPU: everything on CPUs")
     parser.add_argument("--dry-run", action="store_true", help="report what would be done, and do nothing")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if any run is recorded as failed")
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="run again what is recorded as failed; of a suite, those conditions"
+    )
+    parser.add_argument("--strict", action="store_true", help="exit with 1, not 3, if any run is recorded as failed")
     parser.add_argument("--verbose", action="store_true", help="show all of Snakemake's output")
     return parser.parse_args(argv)
 
@@ -132,8 +137,11 @@ def run_workflow(
     seeds: int | None = None,
     suites: Sequence[str] = (),
     gpus: int | None = None,
+    retry_failed: bool = False,
 ) -> int:
-    """From world to report. Returns 0 if all jobs ran (with ``strict``: and all records are ok), else 1.
+    """From world to report. Returns 0 if all jobs ran and all records are ok, 1 if a job failed, 3 if records failed.
+
+    ``strict``: 1 if records failed. ``retry_failed``: records of failures are set aside, and their jobs run again.
 
     ``gpus``: so many of the visible ones, 0 for none; None: all. Raises UserError for what can be known to fail before
     anything runs: an unknown name, a missing data set, too few GPUs, too little disk space, another workflow in the
@@ -163,14 +171,19 @@ def run_workflow(
     times, live = {}, is_terminal(sys.stdout)
     if live and not dry_run:  # else nobody sees the time left, for which all records are read
         times = expected_seconds(tier, studies, selection.suites, layout.results)
+    records = [folder / path for path in (*map(RunLayout(tier.name).train, pretrain_runs(tier)), *selection.records)]
     progress = Progress(tier.threads, len(usable), dry_run, not live, verbose, TimeLeft(times))
     if dry_run:
+        if retry_failed and (failed := set_aside_failed(records, dry_run=True)):
+            print(f"to be run again, and what depends on them: {join_names(f.relative_to(folder) for f in failed)}")
         code = run_snakemake(command, folder, progress)
         print(f"{progress.total} jobs to do" if progress.total else "nothing to do")
         return 1 if code else 0
     with only_workflow_in(folder) as lock:
         if clear_stale_lock(folder):
             print("removed the lock that a killed run left behind", file=sys.stderr)
+        if retry_failed:
+            print(f"{len(set_aside_failed(records))} record files with failures set aside, their jobs are run again")
         if live:
             print(f"results: {layout.root}, logs: {folder / 'logs' / tier.name}", flush=True)
         code = run_snakemake(command, folder, progress, inherited=[lock])
@@ -181,7 +194,9 @@ def run_workflow(
     folders = ["base", *(study.name for study in studies)]
     all_ok = print_summary(layout.root, folder / ".snakemake" / "aqr-bench-outcome.json", folders)
     print(f"report: {layout.page.resolve()}")
-    return 1 if strict and not all_ok else 0
+    if all_ok:
+        return 0
+    return 1 if strict else EXIT_FAILED_RECORDS
 
 
 def run_snakemake(command: list[str], folder: Path, progress: Progress, inherited: Iterable[int] = ()) -> int:

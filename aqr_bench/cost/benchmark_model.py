@@ -43,6 +43,16 @@ class BenchmarkModel:
     condition: Condition
     loaded: dict[str, Samples] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._trained = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
+
+    def restore(self) -> None:
+        """Eval mode, no gradients, parameters frozen or trained as loaded, whatever a part that failed has left."""
+        self.model.eval()
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self._trained.get(name, parameter.requires_grad))
+            parameter.grad = None
+
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 

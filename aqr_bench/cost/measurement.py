@@ -93,7 +93,7 @@ class _Measurement:
         self.variant = self._load(variant)
         self._baseline: BenchmarkModel | None = None
         self.batch_size, self.smaller_batch_reason = tier.measure.batch_size, None
-        self._inference_memory = _or_reason(self._first_inferences)
+        self._inference_memory = self._or_reason(self._first_inferences)
 
     @property
     def smaller_batch(self) -> dict[str, Any]:
@@ -120,6 +120,20 @@ class _Measurement:
     def _load(self, variant: str, like: BenchmarkModel | None = None) -> BenchmarkModel:
         config = build_config(self.tier, self.data, 0, "", self.study, variant)
         return load_benchmark_model(config, self.study.suite.conditions[0], like)
+
+    def _or_reason(self, facts: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """``facts()``, or status and reason of its error; the models are left as they were, for the other parts."""
+        try:
+            free_memory()
+            return facts()
+        except Exception as error:
+            raise_if_disk_error(error)
+            traceback.print_exc()
+            return {"status": status_of(error), "reason": one_line(error)}
+        finally:
+            for model in (self.variant, self._baseline):
+                if model is not None:
+                    model.restore()
 
     def memory(self) -> dict[str, Any]:
         """Peak of inferences, and of training steps, with no other model in the process."""
@@ -150,13 +164,13 @@ class _Measurement:
             memory, size, reason = with_smaller_batches(self._train_batch_size(), peak)
             return {**memory, "batch_size": size, **({"reason": reason} if reason else {})}
 
-        return _or_reason(facts)
+        return self._or_reason(facts)
 
     def flops(self) -> dict[str, Any]:
         """FLOPs of one sample's inference, and of one sample's training step."""
         from aqr_bench.cost.flops import count_flops
 
-        inference = _or_reason(lambda: count_flops(self.variant.inference(1)))
+        inference = self._or_reason(lambda: count_flops(self.variant.inference(1)))
         return {"flops": {"inference": inference, "training": self._training_flops()}}
 
     def _training_flops(self) -> dict[str, Any] | None:
@@ -172,7 +186,7 @@ class _Measurement:
             finally:
                 step.close()
 
-        return _or_reason(facts)
+        return self._or_reason(facts)
 
     def stages(self) -> dict[str, Any]:
         """Time of each stage of an inference."""
@@ -186,7 +200,7 @@ class _Measurement:
                     stages.time(step)
             return {**stages.facts(), "batch_size": self.batch_size}
 
-        return {"stages": _or_reason(facts)}
+        return {"stages": self._or_reason(facts)}
 
     def throughput(self) -> dict[str, Any]:
         """Samples per second over the tier's batch sizes."""
@@ -213,7 +227,7 @@ class _Measurement:
             latency["without_voxelisation"] = _without(times)
             return latency
 
-        latency = _or_reason(facts)
+        latency = self._or_reason(facts)
         return latency if "latency_ms" in latency else {"latency": latency}
 
     def training(self) -> dict[str, Any]:
@@ -241,7 +255,7 @@ class _Measurement:
             batch = {"batch_size": size, **smaller, "samples_per_s": 1000 * size / times["latency_ms"]["median"]}
             return {"status": "ok", **times, **batch, "timed_scope": TRAINING_SCOPE}
 
-        return {"training": _or_reason(facts)}
+        return {"training": self._or_reason(facts)}
 
     def _train_batch_size(self) -> int:
         """Samples that one process trains with at a time."""
@@ -270,17 +284,6 @@ def check_parts(parts: Collection[str]) -> tuple[str, ...]:
 def _run(step: Callable[[], None], times: int) -> None:
     for _ in range(times):
         step()
-
-
-def _or_reason(facts: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """``facts()``, or status and reason of its error, so that the other parts are still measured."""
-    try:
-        free_memory()
-        return facts()
-    except Exception as error:
-        raise_if_disk_error(error)
-        traceback.print_exc()
-        return {"status": status_of(error), "reason": one_line(error)}
 
 
 def failed_parts(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import adapt
 from aqr_bench.engine.adapt_config import inner_dataset as inner_dataset
-from aqr_bench.errors import UserError, nearest
+from aqr_bench.errors import UserError, nearest, root_cause
 from aqr_bench.study.model_files import CONFIGS as CONFIGS
 from aqr_bench.study.model_files import make_importable, model_file
 from aqr_bench.study.overrides import check_overrides, config_entry
@@ -46,13 +49,27 @@ def open_config(model: str) -> Any:
 
     path = model_file(model)
     make_importable(model)
-    config = Config.fromfile(path)
+    try:
+        config = Config.fromfile(path)
+    except ImportError as error:
+        raise UserError(
+            f"{path}: {_import_failure(error)}", "Correct the import, or custom_imports of the config."
+        ) from error
     # The Runner writes its config out four times, and laying that text out nicely took longer than the whole of a smoke
     # training. mmengine 0.10.7 has an option against it, format_python_code, which fromfile passes over.
     object.__setattr__(config, "_format_python_code", False)
     adapt(config, model)
     import_modules_from_strings(**config.custom_imports)  # what was added; the file's own are imported with it
     return config
+
+
+def _import_failure(error: ImportError) -> str:
+    """The cause of a failed import, and the file and line where it is, as far as Python code of the user has one."""
+    cause = root_cause(error)
+    libraries = ("<frozen", str(Path(importlib.__file__).parent), str(Path(sys.modules["mmengine"].__file__).parent))
+    frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if not frame.filename.startswith(libraries)]
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(cause).__name__}: {cause}{where}"
 
 
 def fill_dataset(dataset: Any, data: DataSet) -> None:

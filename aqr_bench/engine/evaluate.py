@@ -1,4 +1,4 @@
-"""Evaluate a trained model under every condition of a suite.
+"""Evaluate a model under one condition of the sensors.
 
 One record per condition. The submission holds what mmdet3d's NuScenesMetric would write; nuscenes-devkit scores it.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,75 +17,20 @@ from aqr_bench.console import steps
 from aqr_bench.corruptions.fingerprint import Fingerprint, evaluation_fingerprint
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import inner_dataset
-from aqr_bench.engine.config import build_config, hashable
+from aqr_bench.engine.config import build_config
 from aqr_bench.engine.job import cost_since, one_line
 from aqr_bench.engine.weights import load_weights, verified_checkpoint
 from aqr_bench.errors import UserError, raise_if_disk_error
-from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance, utc_now
 from aqr_bench.records.record import (
     NOT_APPLICABLE,
     Record,
-    fail_unchanged_inputs,
-    read_records,
     status_of,
-    write_records,
 )
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study
-from aqr_bench.study.model_files import own_sources
-from aqr_bench.study.plan import evaluation_settings
-from aqr_bench.study.schedule import model_of
-from aqr_bench.study.spec import Condition, Study, Suite, Tier
-
-
-def evaluate_suite(
-    tier: Tier, suite: Suite, data: DataSet, study: Study | None, train_record: str | Path, work_root: str | Path
-) -> list[Record]:
-    """The record of a trained model under every condition of a suite, also where an evaluation failed.
-
-    Args:
-        study: that of the trained variant; None for a base model.
-        train_record: record file of the training.
-        work_root: work folder of the tier; detections go below it.
-    """
-    trained = read_records(train_record)[0]
-    if other_data(trained, data):
-        print(f"warning: the model of {train_record} was trained on other data than {data.infos}: see the records")
-    work = Path(work_root) / trained.run.subfolder
-    config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
-    job = Job(
-        "evaluate",
-        hashable(config),
-        data.sha256,
-        data.infos_sha256,
-        settings=evaluation_settings(tier, suite),
-        inputs=(str(trained.provenance.get("checkpoint_sha256")),),
-        sources=tuple(own_sources(model_of(tier, study, trained.variant))),
-    )
-    name = f"evaluate.{suite.name}"
-    try:
-        if not trained.ok:
-            raise RuntimeError(f"training failed: {trained.reason}")
-        checkpoint = verified_checkpoint(trained, train_record)
-        cached = find_cached(Path(work_root), work, name, job.identity)
-        evaluator = Evaluator(config, tier, data, checkpoint, work / "detections", job) if cached is None else None
-    except Exception as error:
-        raise_if_disk_error(error, work)
-        if trained.ok:
-            traceback.print_exc()
-        return [_failure(c, suite, trained, tier, error, job) for c in suite.conditions]
-    if cached is None:
-        conditions = steps(suite.conditions, f"suite {suite.name}", lambda condition: condition.name)
-        records = [evaluate_one(evaluator, condition, suite, trained) for condition in conditions]
-    else:
-        records = _reused_records(*cached, work, trained)
-    if not any(record.failed for record in records):
-        run = trained.run.subfolder if cached is None else cached[1]["run"]
-        content = {"run": run, "records": [record.to_dict() for record in records]}
-        save_cache_entry(work, name, job.identity, content, _files_of(records))
-    return records
+from aqr_bench.study.spec import Condition, Suite, Tier
 
 
 def other_data(trained: Record, data: DataSet) -> dict[str, str]:
@@ -94,34 +38,6 @@ def other_data(trained: Record, data: DataSet) -> dict[str, str]:
     now = {"data_sha256": data.sha256, "infos_sha256": data.infos_sha256}
     then = {name: trained.provenance.get(name) for name in now}
     return {name: then[name] for name in now if None not in (then[name], now[name]) and then[name] != now[name]}
-
-
-def write_suite_records(records: Sequence[Record], suite: Suite, out: str | Path) -> None:
-    """Write the records of a suite, refuse conditions that did nothing, and print a line for each."""
-    records = fail_unchanged_inputs(records, suite.conditions[0].name)
-    write_records(out, records)
-    for record in records:
-        numbers = ", ".join(f"{k} {record.scores[k]:.3f}" for k in ("mAP", "NDS") if record.ok)
-        print(f"{record.condition}: {numbers or record.reason}")
-
-
-def _reused_records(folder: Path, entry: dict, work: Path, trained: Record) -> list[Record]:
-    """The records of a cached evaluation as those of this run, with the files that they name."""
-    records = [Record.from_dict(data) for data in entry["records"]]
-    for file in _files_of(records):
-        reuse_file(folder / file, work / file)
-    run = dict(study=trained.study, variant=trained.variant, seed=trained.seed)
-    return [replace(record, **run, extra={**record.extra, "same_as": entry["run"]}) for record in records]
-
-
-def _files_of(records: Sequence[Record]) -> list[Path]:
-    """The files that evaluations name in their records, relative to the work folder of the run."""
-    return [
-        Path("detections") / str(record.condition) / part["file"]
-        for record in records
-        for part in record.extra.values()
-        if isinstance(part, dict) and "file" in part
-    ]
 
 
 def _run_fields(suite: Suite, trained: Record, tier: Tier, condition: Condition) -> dict[str, Any]:
@@ -136,13 +52,20 @@ def _run_fields(suite: Suite, trained: Record, tier: Tier, condition: Condition)
     )
 
 
-def _failure(
-    condition: Condition, suite: Suite, trained: Record, tier: Tier, error: Exception, job: Job | None
+def failed_evaluation(
+    condition: Condition,
+    suite: Suite,
+    trained: Record,
+    tier: Tier,
+    error: Exception,
+    job: Job | None,
+    reason: str | None = None,
 ) -> Record:
+    """The record of an evaluation that failed. ``reason``: instead of the error's own text."""
     return Record(
         **_run_fields(suite, trained, tier, condition),
         status=status_of(error),
-        reason=one_line(error),
+        reason=reason or one_line(error),
         provenance=provenance(job, seed=trained.seed),
     )
 
@@ -171,7 +94,7 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
         trained_on = other_data(trained, evaluator.data)
     except Exception as error:
         raise_if_disk_error(error, evaluator.work)
-        failure = functools.partial(_failure, condition, suite, trained, evaluator.tier, error, evaluator.job)
+        failure = functools.partial(failed_evaluation, condition, suite, trained, evaluator.tier, error, evaluator.job)
         try:
             traceback.print_exc()
             return failure()

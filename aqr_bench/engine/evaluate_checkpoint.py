@@ -10,10 +10,13 @@ import re
 from pathlib import Path
 
 from aqr_bench.data.dataset import DataSet, load_data
+from aqr_bench.engine.condition_cache import ConditionCache
 from aqr_bench.engine.config import base_config, hashable
-from aqr_bench.engine.evaluate import Evaluator, evaluate_one, write_suite_records
+from aqr_bench.engine.evaluate import Evaluator
+from aqr_bench.engine.evaluate_suite import IN_THIS_PROCESS, Workers, evaluate_conditions, write_suite_records
+from aqr_bench.engine.evaluate_workers import ModelEvaluation
 from aqr_bench.engine.weights import write_weights
-from aqr_bench.errors import UserError, require_file
+from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, require_file
 from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record
 from aqr_bench.study.hashes import sha256_file
@@ -23,8 +26,8 @@ from aqr_bench.study.plan import evaluation_settings
 from aqr_bench.study.spec import MeasureSettings, Schedule, Tier
 
 
-def evaluate_config(args: argparse.Namespace) -> int:
-    """One record per condition of the suite, as for a model of a tier; 0 also where one failed, its record says so."""
+def evaluate_config(args: argparse.Namespace, workers: Workers = IN_THIS_PROCESS) -> int:
+    """One record per condition of the suite, as for a model of a tier. 0 if all are ok, 3 if one failed."""
     missing = [n for n in ("checkpoint", "infos", "suite", "work") if not getattr(args, n)]
     unrelated = [n for n in ("tier", "train", "study", "keyframe") if getattr(args, n)]
     if missing or unrelated:
@@ -48,14 +51,17 @@ def evaluate_config(args: argparse.Namespace) -> int:
         sources=tuple(own_sources(tier.model)),
     )
     weights = strip_to_state_dict(checkpoint, work / "weights.pth")
-    try:
-        evaluator = Evaluator(config, tier, data, weights, work / "detections", job)
+    try:  # also where other processes evaluate: what does not fit is a mistake, and no failure of every condition
+        evaluator: Evaluator | None = Evaluator(config, tier, data, weights, work / "detections", job)
     except RuntimeError as error:  # names of parameters that are missing or left over
         raise UserError(f"{args.checkpoint} does not fit {args.config}: {error}") from error
-    write_suite_records(
-        [evaluate_one(evaluator, condition, suite, model) for condition in suite.conditions], suite, args.out
-    )
-    return 0
+    if workers.count > 1:
+        evaluator = None  # frees the memory: each process loads one
+    evaluation = ModelEvaluation(config, tier, data, weights, work, job, suite.path, model)
+    cache = ConditionCache(work, suite, job)
+    records = evaluate_conditions(evaluation, suite, cache, workers, evaluator)
+    records = write_suite_records(records, suite, args.out, cache)
+    return EXIT_FAILED_RECORDS if any(record.failed for record in records) else 0
 
 
 def adhoc_tier(model: str, data: DataSet, batch_size: int = 1, threads: int = 1) -> Tier:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from aqr_bench.atomic import write_text
+from aqr_bench.errors import root_cause
 from aqr_bench.records.record import status_of
 
 
@@ -39,6 +40,7 @@ def empty_unless_same(work: Path, identity: list) -> None:
 
 def one_line(error: BaseException) -> str:
     """What went wrong, in at most 300 characters on one line, and the notes that were added to the error."""
+    error = root_cause(error)
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return " ".join([text, *getattr(error, "__notes__", [])])
 

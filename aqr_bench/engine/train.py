@@ -32,6 +32,7 @@ from aqr_bench.engine.weights import (
     inner_model,
     load_weights,
     merged_weights,
+    start_failure,
     trained_checkpoint,
     write_weights,
 )
@@ -39,7 +40,7 @@ from aqr_bench.errors import UserError, raise_if_disk_error, run_main
 from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance, utc_now
-from aqr_bench.records.record import Record, write_records
+from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.model_files import own_sources
@@ -54,7 +55,12 @@ MODEL_WRAPPER = dict(
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """One training as it is asked for. ``start_records``: those of the trainings whose weights it starts from."""
+    """One training as it is asked for.
+
+    Args:
+        start_records: those of the trainings whose weights it starts from.
+        config: see ``with_config``; None where the training is not started.
+    """
 
     run: Run
     tier: Tier
@@ -62,8 +68,8 @@ class TrainingPlan:
     data: DataSet
     schedule: Schedule
     start_records: tuple[str, ...]
-    config: Any
     work_root: Path
+    config: Any = None
 
     @property
     def work(self) -> Path:
@@ -99,10 +105,17 @@ class Trained:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train and write the record. 0 also when the training failed: the record says so."""
+    """Train and write the record. 0 also when the training failed, or one that it starts from: the record says so."""
     args = _arguments(argv)
     plan = plan_training(args)
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
+    failures = [failure for path in plan.start_records if (failure := start_failure(read_records(path)[0]))]
+    if failures:  # before anything that imports mmdet3d
+        if os.environ.get("RANK", "0") == "0":
+            start = Start(job_of(plan, world_size()), files_of(plan.tier, plan.study))
+            write_record(args.out, plan, started, start, "failed", failures[0], cost_since(clock))
+        return 0
+    plan = with_config(plan)
     group = ProcessGroup()
     loader = plan.config.train_dataloader
     loader.batch_size = split_batch(plan.tier.launcher.total_batch(loader.batch_size), group.size, str(plan.tier.path))
@@ -142,19 +155,27 @@ def plan_training(args: argparse.Namespace) -> TrainingPlan:
         raise UserError("--pretrain trains a branch from scratch: it goes without --study, --base and --features")
     data, work_root = load_data(args.infos), Path(args.work)
     run = Run(tier.name, study and study.name, args.variant, args.seed, args.pretrain)
-    config = build_config(tier, data, args.seed, work_root / run.subfolder, study, args.variant, args.pretrain)
     schedule = schedule_for(tier, study, args.variant, args.pretrain)
     records = {"base": [args.base] if args.base else [], "features": args.features}
     if records.get(schedule.init) == []:
         what = "the base model" if schedule.init == "base" else "the pretrained branches"
         raise UserError(f"this training starts from {what} (tier '{tier.name}'): give --{schedule.init} TRAIN_RECORD")
-    return TrainingPlan(run, tier, study, data, schedule, tuple(records.get(schedule.init, ())), config, work_root)
+    return TrainingPlan(run, tier, study, data, schedule, tuple(records.get(schedule.init, ())), work_root)
+
+
+def with_config(plan: TrainingPlan) -> TrainingPlan:
+    """The plan with its mmengine config, which imports mmdet3d."""
+    run = plan.run
+    config = build_config(plan.tier, plan.data, run.seed, plan.work, plan.study, run.variant, run.pretrain)
+    return replace(plan, config=config)
 
 
 def job_of(plan: TrainingPlan, processes: int) -> Job:
     """What the result of the training depends on, but for the files that it starts from."""
-    config = {**hashable(plan.config), **({"processes": processes} if processes > 1 else {})}
-    databases = [path for path in database_files(plan.config) if path.is_file()]
+    config, databases = None, []
+    if plan.config is not None:
+        config = {**hashable(plan.config), **({"processes": processes} if processes > 1 else {})}
+        databases = [path for path in database_files(plan.config) if path.is_file()]
     return Job(
         "train",
         config,
@@ -256,7 +277,7 @@ def write_record(
         seed=plan.run.seed,
         started=started,
         files=start.files,
-        loader_workers=plan.config.train_dataloader.num_workers,
+        loader_workers=None if plan.config is None else plan.config.train_dataloader.num_workers,
         checkpoint=checkpoint,
         checkpoint_sha256=checkpoint_sha256,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from aqr_bench.atomic import atomic_write
 from aqr_bench.errors import short
-from aqr_bench.records.record import Record, read_records
+from aqr_bench.records.record import Record, not_started_reason, read_records
 from aqr_bench.study.hashes import sha256_file
 
 NEW_PARAMETERS = ("pts_bbox_head.aqr.",)  # what a variant may have that its base has not
@@ -17,10 +17,15 @@ NEW_PARAMETERS = ("pts_bbox_head.aqr.",)  # what a variant may have that its bas
 def trained_checkpoint(record_path: str | Path) -> Path:
     """Checkpoint that a train record names; RuntimeError if that training failed or its checkpoint changed."""
     record = read_records(record_path)[0]
-    if not record.ok:
-        name = record.extra.get("pretrain")
-        raise RuntimeError(f"{f'pretraining {name}' if name else 'base training'} failed: {record.reason}")
+    if reason := start_failure(record):
+        raise RuntimeError(reason)
     return verified_checkpoint(record, record_path)
+
+
+def start_failure(record: Record) -> str | None:
+    """Why a training cannot start from the training of this record: it failed. None if it is ok."""
+    name = record.extra.get("pretrain")
+    return not_started_reason(f"pretraining {name}" if name else "base training", record)
 
 
 def verified_checkpoint(record: Record, record_path: str | Path) -> Path:

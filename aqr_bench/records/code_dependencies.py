@@ -31,8 +31,11 @@ CODE_DEPENDENCIES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         *_DETECTOR,
         *_ENGINE,
+        "engine/condition_cache.py",
         "engine/evaluate.py",
         "engine/evaluate_checkpoint.py",
+        "engine/evaluate_suite.py",
+        "engine/evaluate_workers.py",
         "engine/hooks.py",  # named in configs
         "engine/router_log.py",
         "engine/seeding.py",

@@ -18,7 +18,7 @@ class Job:
 
     Args:
         step: of ``CODE_DEPENDENCIES``.
-        config: the mmengine config as ``engine.config.hashable`` has it.
+        config: the mmengine config as ``engine.config.hashable`` has it; None: of a job that was not started.
         settings: what the config does not say, such as the conditions of a suite.
         data_sha256, infos_sha256: of the tables and of the info files, see ``data.dataset.DataSet``.
         inputs: SHA-256 of the files that it starts from, such as checkpoints.
@@ -26,7 +26,7 @@ class Job:
     """
 
     step: str
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] | None
     data_sha256: str
     infos_sha256: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -34,8 +34,8 @@ class Job:
     sources: tuple[Path, ...] = ()
 
     @cached_property
-    def config_sha256(self) -> str:
-        return config_hash(self.config)
+    def config_sha256(self) -> str | None:
+        return None if self.config is None else config_hash(self.config)
 
     @cached_property
     def code_sha256(self) -> str:

@@ -20,6 +20,7 @@ from aqr_bench.study.spec import Run
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "failed", "oom", "timeout", "diverged", "not_applicable")
 NOT_APPLICABLE = "not_applicable"
+NOT_STARTED = "not started: "  # begins the reason of a job that needs the result of a failed one
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,17 @@ def describe(record: Record) -> str:
     words = [record.kind, record.tier, record.study or "base", record.variant]
     words += [None if record.seed is None else f"seed {record.seed}", record.condition]
     return " ".join(str(w) for w in words if w is not None)
+
+
+def not_started_reason(what: str, record: Record) -> str | None:
+    """Reason of a job that needs the result of ``record`` (``what``: "base training"); None if that is ok.
+
+    In a chain of jobs the first failure is named, once.
+    """
+    if record.ok:
+        return None
+    reason = str(record.reason)
+    return reason if reason.startswith(NOT_STARTED) else f"{NOT_STARTED}{what} failed: {reason}"
 
 
 def ok_of(ok: int, counted: int, not_applicable: int = 0) -> str:

@@ -69,6 +69,9 @@ def test_interruption_is_130(monkeypatch, capsys):
     monkeypatch.setattr(run, "run_workflow", interrupted)
     assert cli.main(["run"]) == 130
     assert "resumes from here" in capsys.readouterr().err
+    monkeypatch.setattr("aqr_bench.cost.measure.main", interrupted)  # which starts from the beginning
+    assert cli.main(["measure"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_too_little_disk_is_said_up_front(monkeypatch):
@@ -170,7 +173,7 @@ rule bad:
 @pytest.mark.parametrize(("options", "gpus"), [([], None), (["--gpus", "2"], 2), (["--cpu"], 0)])
 def test_gpus_on_the_command_line(monkeypatch, options, gpus):
     seen = []
-    monkeypatch.setattr(run, "run_workflow", lambda *_, gpus: seen.append(gpus) or 0)
+    monkeypatch.setattr(run, "run_workflow", lambda *_, gpus, **__: seen.append(gpus) or 0)
     assert cli.main(["run", *options]) == 0 and seen == [gpus]
 
 

@@ -106,6 +106,39 @@ def test_a_part_that_cannot_be_measured_says_why_and_the_rest_stays(data, monkey
     assert found["memory"]["inference"]["rss_peak_mb"] > 100
 
 
+def with_learning_rate(study, variant, rate):
+    """The study with another learning rate of one variant."""
+    config = {**study.variants[variant].config, "optim_wrapper.optimizer.lr": rate}
+    variants = {**study.variants, variant: replace(study.variants[variant], config=config)}
+    return replace(study, variants=variants)
+
+
+def test_a_bad_learning_rate_costs_the_training_parts_alone(data):
+    study = with_learning_rate(load_study("smoke"), "cross", -0.001)
+    found = measure(load_tier("smoke"), study, "cross", data, ["memory", "stages", "throughput", "latency", "training"])
+    assert set(found["failed_parts"]) == {"memory.training", "training"}
+    assert all("Invalid learning rate: -0.001" in part["reason"] for part in found["failed_parts"].values())
+    assert status_of_measurement(found) == ("ok", None) and found["throughput"][0]["samples_per_s"] > 0
+
+
+def test_a_part_that_fails_leaves_no_state_for_the_next(data, monkeypatch):
+    def spoil(self, batch_size):
+        """What an optimiser with frozen layers may do before it fails."""
+        self.model.train()
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        raise RuntimeError("in the middle of a training step")
+
+    models = []
+    load = measurement.load_benchmark_model
+    monkeypatch.setattr(measurement, "load_benchmark_model", lambda *args: models.append(load(*args)) or models[-1])
+    monkeypatch.setattr(BenchmarkModel, "training_batches", spoil)
+    found = measure(load_tier("smoke"), load_study("smoke"), "cross", data, ["memory", "flops", "latency"])
+    assert set(found["failed_parts"]) == {"memory.training", "flops.training"}, found["failed_parts"]
+    assert len(models) == 2 and not any(module.training for model in models for module in model.model.modules())
+    assert all(parameter.requires_grad for parameter in models[0].model.parameters())
+
+
 PLACES = {
     "memory.inference": ("memory", "inference"),
     "flops.inference": ("flops", "inference"),

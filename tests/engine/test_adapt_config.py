@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 from mmengine.config import Config, ConfigDict
@@ -10,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from aqr_bench import compat
 from aqr_bench.engine.adapt_config import adapt, with_condition
 from aqr_bench.engine.config import open_config
+from aqr_bench.engine.job import one_line
 from aqr_bench.errors import UserError
 from aqr_bench.study.model_files import CONFIGS, shipped_models
 
@@ -101,3 +103,20 @@ def test_other_data_sets_and_boxes_are_refused():
     config.test_dataloader.dataset.load_type = "mv_image_based"
     with pytest.raises(UserError, match="y: one sample has to be all sensors of a frame"):
         adapt(config, "y")
+
+
+def test_a_failed_import_is_reported_by_its_cause(tmp_path, monkeypatch):
+    """mmengine wraps it twice, and its last words are on PYTHONPATH."""
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "detector_parts.py").write_text("\nfrom json import no_such_name\n")
+    config = tmp_path / "careful.py"
+    config.write_text("custom_imports = dict(imports=['detector_parts'])\n")
+    with pytest.raises(UserError) as caught:
+        open_config(str(config))
+    text = str(caught.value)
+    assert f"{config}: ImportError: cannot import name 'no_such_name' from 'json'" in text and "PYTHONPATH" not in text
+    assert f"({tmp_path / 'detector_parts.py'}, line 2)" in text
+    assert one_line(caught.value.__cause__).startswith("ImportError: cannot import name 'no_such_name'")
+    config.write_text("custom_imports = dict(imports=['detector_part'])\n")
+    with pytest.raises(UserError, match=r"ModuleNotFoundError: No module named 'detector_part'\. Correct"):
+        open_config(str(config))

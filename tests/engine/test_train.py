@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from aqr_bench.engine.job import empty_unless_same
 from aqr_bench.engine.train import main, run_training
 from aqr_bench.engine.weights import load_weights, trained_checkpoint
 from aqr_bench.errors import UserError
-from aqr_bench.records.record import read_records
+from aqr_bench.records.record import Record, not_started_reason, read_records, write_records
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
@@ -204,6 +206,22 @@ def test_a_diverging_run_leaves_a_record(place, capsys):
     assert record.status == "diverged" and "loss is nan" in record.reason
     with pytest.raises(RuntimeError, match="base training failed"):
         trained_checkpoint(place / "hot" / "train.jsonl")
+
+
+def test_a_training_after_a_failed_one_is_not_started(place, tmp_path):
+    """Nor anything loaded that it would need; the evaluation after it names the first failure, once."""
+    failed = Record("train", "diverged", "tiny", seed=0, reason="DivergedError: loss is nan", provenance={})
+    write_records(tmp_path / "base.jsonl", [failed])
+    words = ["train", "--tier", str(place / "tiny.yaml"), "--infos", str(place), "--seed", "0", "--study", "smoke"]
+    words += ["--variant", "cross", "--base", str(tmp_path / "base.jsonl"), "--out", str(tmp_path / "train.jsonl")]
+    words += ["--work", str(tmp_path / "work")]
+    code = f"import sys; from aqr_bench.cli.main import main; print(main({words}), 'mmdet3d' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "0 False", done.stdout + done.stderr
+    (record,) = read_records(tmp_path / "train.jsonl")
+    assert (record.status, record.study, record.variant) == ("failed", "smoke", "cross")
+    assert record.reason == "not started: base training failed: DivergedError: loss is nan"
+    assert not_started_reason("training", record) == record.reason and not (tmp_path / "work").exists()
 
 
 def test_the_record_says_where_it_came_from(base):

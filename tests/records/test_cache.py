@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aqr_bench.engine.evaluate import _reused_records
+from aqr_bench.engine.evaluate_suite import _reused_records
 from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
 from aqr_bench.records.record import Record
 

@@ -19,7 +19,7 @@ ENTRIES = {
     "world": ("aqr_bench.world.__main__",),
     "prepare": ("aqr_bench.data.__main__",),
     "train": ("aqr_bench.engine.train", *CONFIGURED),
-    "evaluate": ("aqr_bench.engine.evaluate", "aqr_bench.engine.evaluate_checkpoint", *CONFIGURED),
+    "evaluate": ("aqr_bench.engine.evaluate_suite", "aqr_bench.engine.evaluate_checkpoint", *CONFIGURED),
     "measure": ("aqr_bench.cost.measure", *CONFIGURED),
     "pictures": ("aqr_bench.cli.pictures", *CONFIGURED),
     "report": ("aqr_bench.report.__main__",),

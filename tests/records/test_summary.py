@@ -14,8 +14,8 @@ RUN = {"tier": "smoke", "study": "smoke", "variant": "cross", "seed": 0}
 
 
 def record(status="ok", **more) -> Record:
-    reason = None if status == "ok" else "loss is nan"
-    return Record(kind="train", status=status, reason=reason, **{**RUN, **more}, provenance={"tool": "aqr-bench"})
+    more = {"reason": None if status == "ok" else "loss is nan", **more}
+    return Record(kind="train", status=status, **{**RUN, **more}, provenance={"tool": "aqr-bench"})
 
 
 @pytest.fixture
@@ -81,4 +81,30 @@ def test_damaged_and_not_applicable_records(results):
         file.write('{"half": ')
     count = count_files(files(results), results / "kept.json")
     assert (count.ok, count.counted, count.not_applicable) == (1, 3, 1)
-    assert any("damaged record, line 2" in failure for failure in count.failures)
+    assert any("damaged record, line 2" in failure.reason for failure in count.failures)
+
+
+def test_failures_are_grouped_by_cause(results, capsys):
+    """A chain of jobs has one cause: that of the first one."""
+    for seed, reason in enumerate(["ValueError: no", "not started: base training failed: ValueError: no"]):
+        write_records(
+            results / f"smoke/smoke/cross/seed{seed}/train.jsonl", [record("failed", seed=seed, reason=reason)]
+        )
+    reason = "RuntimeError: training failed: ValueError: no"
+    evaluation = dict(kind="evaluate", suite="s", provenance={}, **RUN, reason=reason)
+    rows = [Record(status="failed", condition=name, **evaluation) for name in ("clean", "snow")]
+    write_records(results / "smoke/smoke/cross/seed0/evaluate.s.jsonl", rows)
+    write_records(results / "smoke/smoke/none/seed0/train.jsonl", [record("oom", variant="none", reason="MemoryError")])
+    assert not print_summary(results, results / "kept.json", ["smoke/smoke"])
+    assert capsys.readouterr().out.splitlines() == [
+        "0 of 5 records ok",
+        "  4 records failed: ValueError: no (smoke/cross seed 0 and 3 more)",
+        "  oom: train smoke smoke none seed 0: MemoryError",
+    ]
+
+
+def test_files_with_failures_are_set_aside(results):
+    (ok, failed), missing = files(results), results / "missing.jsonl"
+    assert outcome.set_aside_failed([ok, failed, missing], dry_run=True) == [failed] and failed.is_file()
+    assert outcome.set_aside_failed([ok, failed, missing]) == [failed]
+    assert ok.is_file() and not failed.exists() and failed.with_name("train.jsonl.failed").is_file()

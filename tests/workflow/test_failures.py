@@ -82,8 +82,14 @@ def test_the_report_comes_all_the_same(tmp_path):
     trouble = {"FAILURES": json.dumps(FAILURES), "WITHOUT_CHECKPOINT": "gone"}
     run = ("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "trouble")
     done = checkout.run(*run, **trouble)
-    assert done.returncode == 0 and "report:" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 3 and "report:" in done.stdout, done.stdout + done.stderr
     assert "18 of 29 records ok" in done.stdout
+    causes = [line.strip() for line in done.stdout.splitlines() if " records failed: " in line]
+    assert causes == [
+        "4 records failed: oom: MemoryError (memory limit 400 MB) (trouble/fat seed 0 and 3 more)",
+        "4 records failed: diverged: DivergedError: loss is nan at iteration 3 (trouble/hot seed 0 and 3 more)",
+        "3 records failed: RuntimeError: checkpoint is missing: final.pth (trouble/gone seed 0 and 2 more)",
+    ]
     assert checkout.run(*run, "--strict").returncode == 1
     assert_marked_and_explained(checkout.root, checkout.snakemake)
     # Another memory limit is another attempt of that training alone.
@@ -91,10 +97,23 @@ def test_the_report_comes_all_the_same(tmp_path):
     (checkout.root / "ablations" / "trouble.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     checkout.steps()
     again = checkout.run(*run, STAND_IN_REPORT="1")
-    assert again.returncode == 0 and "22 of 29 records ok" in again.stdout, again.stdout + again.stderr
+    assert again.returncode == 3 and "22 of 29 records ok" in again.stdout, again.stdout + again.stderr
     assert sorted(line.split()[0] + line.split()[-1].split("/")[3] for line in checkout.steps()) == [
         "evaluatefat", "trainfat",
     ]  # fmt: skip
+    # The same call has nothing to do and reports the failures; what failed is run again on demand, and nothing else.
+    checkout.steps()
+    idle = checkout.run(*run, STAND_IN_REPORT="1")
+    assert idle.returncode == 3 and "nothing to do" in idle.stdout and checkout.steps() == []
+    plan = checkout.run(*run, "--dry-run", "--retry-failed")
+    assert "hot/seed0/train.jsonl" in plan.stdout and "gone/seed0/evaluate" in plan.stdout and checkout.steps() == []
+    retried = checkout.run(*run, "--retry-failed", STAND_IN_REPORT="1")
+    assert retried.returncode == 0 and "29 of 29 records ok" in retried.stdout, retried.stdout + retried.stderr
+    assert "3 record files with failures set aside" in retried.stdout
+    assert sorted(line.split()[0] + line.split()[-1].split("/")[3] for line in checkout.steps()) == [
+        "evaluategone", "evaluatehot", "trainhot",
+    ]  # fmt: skip
+    assert (checkout.root / "results/smoke/trouble/hot/seed0/train.jsonl.failed").is_file()
 
 
 @pytest.mark.slow

@@ -206,7 +206,8 @@ def test_failures_are_named_and_the_next_run_goes_on(checkout):
     done = checkout.run(*run, "--strict")
     assert {line.split()[0] for line in checkout.steps()} == {"evaluate", "pictures"}
     assert done.returncode == 1 and "10 of 14 records ok" in done.stdout, done.stdout + done.stderr
-    assert "diverged: train smoke smoke cross seed 0: loss is not finite" in done.stdout
+    cause = "loss is not finite at iteration 3 (smoke/cross seed 0 and 3 more)"
+    assert f"4 records failed: diverged: {cause}" in done.stdout
     page = (checkout.root / "results" / "smoke" / "report" / "index.html").read_text()
     assert "training failed: loss is not finite at iteration 3" in page
     checked = checkout.snakemake("--quiet", "rules", *SMOKE, "--", "check")

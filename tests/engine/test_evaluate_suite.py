@@ -1,0 +1,261 @@
+"""Evaluation of a suite: finished conditions are kept, several processes give the same records, failures are named."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from aqr_bench.cli.evaluate import main as evaluate
+from aqr_bench.data.__main__ import main as make_infos
+from aqr_bench.data.dataset import DataSet, load_data
+from aqr_bench.engine import evaluate_suite as suites
+from aqr_bench.engine import evaluate_workers
+from aqr_bench.engine.condition_cache import ConditionCache, files_of
+from aqr_bench.engine.config import base_config
+from aqr_bench.engine.evaluate import Evaluator
+from aqr_bench.records.diff import results_of
+from aqr_bench.records.job import Job
+from aqr_bench.records.record import Record, read_records, write_records
+from aqr_bench.study.hashes import sha256_file
+from aqr_bench.study.load import load_suite, load_tier
+from aqr_bench.study.plan import evaluation_settings
+from aqr_bench.world.spec import WorldSpec
+from aqr_bench.world.write import write_world
+
+SPEC = dict(version="v1.0-mini", seed=4, train_scenes=1, val_scenes=1, frames_per_scene=2)
+SUITE = """\
+name: short
+summary: A suite of missing sensors.
+conditions:
+  - {name: clean}
+  - {name: no_back, corruption: no_back_cameras}
+  - {name: absent_cameras, corruption: no_cameras_absent}
+"""
+NAMES = ["clean", "no_back", "absent_cameras"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> DataSet:
+    folder = tmp_path_factory.mktemp("data")
+    write_world(WorldSpec.from_dict(SPEC), folder / "world", workers=1, quiet=True)
+    make_infos(["--version", "v1.0-mini", "--root", str(folder / "world"), "--out", str(folder / "infos"), "--quiet"])
+    return load_data(folder / "infos")
+
+
+@pytest.fixture(scope="module")
+def untrained(data, tmp_path_factory) -> Path:
+    """Train record of a model that has learnt nothing."""
+    from mmdet3d.registry import MODELS
+
+    folder = tmp_path_factory.mktemp("model")
+    config = base_config(load_tier("smoke"), data).model
+    torch.manual_seed(0)
+    torch.save({"state_dict": MODELS.build(config).state_dict()}, folder / "final.pth")
+    source = dict(checkpoint="final.pth", checkpoint_sha256=sha256_file(folder / "final.pth"))
+    return write_records(folder / "train.jsonl", [Record("train", "ok", "smoke", seed=0, provenance=source)])
+
+
+class Evaluation:
+    """The command on a short suite, in a folder."""
+
+    def __init__(self, folder: Path, data: DataSet, train: Path) -> None:
+        self.folder, self.out = folder, folder / "evaluate.short.jsonl"
+        (folder / "short.yaml").write_text(SUITE)
+        self.words = ["--tier", "smoke", "--infos", str(data.infos), "--suite", str(folder / "short.yaml")]
+        self.words += ["--train", str(train), "--work", str(folder / "work"), "--out", str(self.out)]
+
+    def run(self, *options: str) -> list[Record]:
+        assert evaluate([*self.words, *options]) == 0
+        return read_records(self.out)
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "work/base/seed0/evaluate.short.conditions.jsonl"
+
+
+@pytest.fixture
+def short(tmp_path, data, untrained) -> Evaluation:
+    return Evaluation(tmp_path, data, untrained)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, data, untrained) -> list[Record]:
+    """Records of an evaluation that nothing disturbs."""
+    return Evaluation(tmp_path_factory.mktemp("reference"), data, untrained).run()
+
+
+def results(records: list[Record]) -> list[dict]:
+    """What has to be equal, bit for bit."""
+    return [results_of(record) for record in records]
+
+
+def test_a_killed_suite_resumes_with_the_next_condition(short, reference, monkeypatch, capsys):
+    detect, seen = Evaluator.detect, []
+
+    def interrupted(self, condition):
+        seen.append(condition.name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return detect(self, condition)
+
+    monkeypatch.setattr(Evaluator, "detect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        short.run()
+    assert not short.out.exists() and len(short.cache.read_text().splitlines()) == 1
+    with short.cache.open("a") as file:  # as a kill in the middle of a write leaves it
+        file.write('{"identity": "half')
+    printed = capsys.readouterr().out
+    assert "clean: mAP 0." in printed and " s (1 of 3)" in printed and "no_back:" not in printed
+    records = short.run()
+    assert seen == ["clean", "no_back", "no_back", "absent_cameras"]
+    printed = capsys.readouterr().out
+    assert "resuming: 1 of 3 conditions are finished, next: no_back" in printed and "(3 of 3)" in printed
+    assert [record.condition for record in records] == NAMES and results(records) == results(reference)
+    assert not short.cache.exists()
+
+
+def test_after_a_failure_the_failed_condition_alone_is_evaluated_again(short, reference, monkeypatch):
+    detect, seen, broken = Evaluator.detect, [], ["no_back"]
+
+    def sometimes(self, condition):
+        seen.append(condition.name)
+        if condition.name in broken:
+            raise RuntimeError("a passing fault")
+        return detect(self, condition)
+
+    monkeypatch.setattr(Evaluator, "detect", sometimes)
+    assert [record.status for record in short.run()] == ["ok", "failed", "ok"]
+    broken.clear()
+    records = short.run()
+    assert seen == [*NAMES, "no_back"] and results(records) == results(reference) and not short.cache.exists()
+
+
+def test_several_processes_give_the_same_records_and_a_killed_one_is_named(short, reference, monkeypatch, capfd):
+    records = short.run("--workers", "2")
+    assert [record.condition for record in records] == NAMES and results(records) == results(reference)
+    assert all("spawn_main" not in record.provenance["command"] for record in records)
+    printed = capfd.readouterr().out
+    assert all(f"{name}: mAP 0." in printed for name in NAMES) and "(3 of 3)" in printed
+
+    monkeypatch.setattr(evaluate_workers, "_serve", die_at_no_back)
+    records = short.run("--workers", "2")
+    assert [record.status for record in records] == ["ok", "failed", "ok"]
+    assert "the process that evaluated it was killed (signal 9)" in records[1].reason
+    assert results([records[0], records[2]]) == results([reference[0], reference[2]])
+
+
+def die_at_no_back(channel, model, gpu):
+    """A worker process that the system kills at one condition."""
+    detect = Evaluator.detect
+
+    def killed(self, condition):
+        if condition.name == "no_back":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return detect(self, condition)
+
+    Evaluator.detect = killed
+    serve(channel, model, gpu)
+
+
+serve = evaluate_workers._serve
+
+
+def test_each_process_gets_a_gpu_of_its_own(short, monkeypatch):
+    gpus = []
+
+    class Worker:
+        process = type("Alive", (), {"is_alive": lambda self: True})()
+
+        def __init__(self, model, gpu):
+            gpus.append(gpu)
+            self.gpu, self.channel, self.name = gpu, object(), None
+
+        def send(self, name):
+            self.name = name
+
+        def receive(self):
+            return Record("evaluate", "ok", "smoke", condition=self.name)
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr(evaluate_workers, "_Worker", Worker)
+    monkeypatch.setattr(evaluate_workers, "wait", lambda channels, _: channels)
+    suite, model = load_suite(short.folder / "short.yaml"), type("Model", (), {"tier": load_tier("smoke")})()
+    records = evaluate_workers.evaluate_in_processes(model, suite, suite.conditions, 8, ("0", "GPU-b"))
+    assert {record.condition for record in records} == set(NAMES) and gpus == ["0", "GPU-b", "0"]
+
+
+def test_nothing_is_started_after_a_failed_training(short, tmp_path, monkeypatch):
+    failed = Record("train", "diverged", "smoke", seed=0, reason="DivergedError: loss is nan", provenance={})
+    monkeypatch.setattr(suites, "build_config", lambda *_: pytest.fail("this imports mmdet3d"))
+    short.words[short.words.index("--train") + 1] = str(write_records(tmp_path / "failed.jsonl", [failed]))
+    records = short.run()
+    assert {record.reason for record in records} == {"not started: training failed: DivergedError: loss is nan"}
+    assert [record.condition for record in records] == NAMES and records[0].provenance["config_sha256"] is None
+
+
+def test_a_checkpoint_of_a_config_resumes_as_well_and_a_failure_is_exit_code_3(short, data, untrained, monkeypatch):
+    words = ["--config", load_tier("smoke").model, "--checkpoint", str(untrained.parent / "final.pth")]
+    words += [*short.words[2:6], *short.words[8:]]
+    detect, seen, broken = Evaluator.detect, [], [KeyboardInterrupt(), RuntimeError("a passing fault")]
+
+    def sometimes(self, condition):
+        seen.append(condition.name)
+        if condition.name == "no_back" and broken:
+            raise broken.pop(0)
+        return detect(self, condition)
+
+    monkeypatch.setattr(Evaluator, "detect", sometimes)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(words)
+    assert evaluate(words) == 3
+    assert [record.status for record in read_records(short.out)] == ["ok", "failed", "ok"]
+    assert evaluate(words) == 0 and seen == ["clean", "no_back", "no_back", "absent_cameras", "no_back"]
+    assert all(record.ok for record in read_records(short.out))
+
+
+JOB = Job("evaluate", {"model": {"a": 1}}, "tables", "infos", {"batch_size": 1}, ("checkpoint",))
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A cache with one finished condition, and what it needs to be opened again."""
+    (tmp_path / "short.yaml").write_text(SUITE)
+    suite = load_suite(tmp_path / "short.yaml")
+    job = replace(JOB, settings=evaluation_settings(load_tier("smoke"), suite))
+    file = tmp_path / "detections/clean/matches.npz"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"matches")
+    extra = {"matches": {"file": "matches.npz"}}
+    record = Record("evaluate", "ok", "smoke", condition="clean", suite="short", provenance={}, extra=extra)
+    ConditionCache(tmp_path, suite, job).add(record, files_of([record]))
+    return tmp_path, suite, job, record
+
+
+def test_a_finished_condition_counts_whatever_else_is_in_the_suite(kept):
+    work, suite, job, record = kept
+    assert ConditionCache(work, suite, job).load() == {"clean": record}
+    shorter = replace(suite, conditions=suite.conditions[:2])
+    assert list(ConditionCache(work, shorter, replace(job, settings=evaluation_settings(load_tier("smoke"), shorter))).load()) == ["clean"]  # fmt: skip # noqa: E501
+
+
+@pytest.mark.parametrize(
+    "changes", [{"inputs": ("other",)}, {"config": {"model": {"a": 2}}}, {"infos_sha256": "x"}, {"data_sha256": "x"}]
+)
+def test_another_job_does_not_take_it(kept, changes):
+    work, suite, job, _ = kept
+    cache = ConditionCache(work, suite, replace(job, **changes))
+    assert cache.load() == {} and cache.path.read_text() == ""
+
+
+@pytest.mark.parametrize("spoil", [lambda f: f.unlink(), lambda f: f.write_bytes(b"of another model")])
+def test_a_condition_whose_files_are_gone_is_evaluated_again(kept, spoil):
+    work, suite, job, _ = kept
+    spoil(work / "detections/clean/matches.npz")
+    assert ConditionCache(work, suite, job).load() == {}
