@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from aqr_bench.console import LiveLine, is_terminal, positive_int
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.records.summary import print_summary
 from aqr_bench.study.layout import RESULTS, RunLayout
+from aqr_bench.study.load import is_path
 from aqr_bench.study.plan import select
 from aqr_bench.study.requirements import disk_needed, require_gpus, training_processes
 from aqr_bench.study.schema import repository_root
@@ -101,7 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     """From world to report: 0 if all jobs ran (with --strict: and all records are ok), else 1."""
     args = _arguments(argv)
     switches = (args.dry_run, args.strict, args.verbose)
-    return run_workflow(args.tier, args.study, args.cores, *switches, args.seeds, args.suites, gpus=args.gpus)
+    chosen = {"seeds": args.seeds, "suites": args.suites, "variants": args.variants}
+    return run_workflow(args.tier, args.study, args.cores, *switches, gpus=args.gpus, **chosen)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -112,6 +115,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--study", nargs="+", default=[], metavar="STUDY", help="names or files (default: the tier's)")
     parser.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
     parser.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
+    parser.add_argument(
+        "--variants", nargs="+", default=[], metavar="VARIANT", help="these, and the studies' baselines"
+    )
     parser.add_argument("--cores", type=positive_int, help="cores to use (default: what the profile says)")
     gpus = parser.add_mutually_exclusive_group()
     gpus.add_argument("--gpus", type=positive_int, metavar="N", help="the first N of the visible GPUs (default: all)")
@@ -132,6 +138,7 @@ def run_workflow(
     seeds: int | None = None,
     suites: Sequence[str] = (),
     gpus: int | None = None,
+    variants: Sequence[str] = (),
 ) -> int:
     """From world to report. Returns 0 if all jobs ran (with ``strict``: and all records are ok), else 1.
 
@@ -141,7 +148,7 @@ def run_workflow(
     """
     root = repository_root()
     folder = root if Path.cwd().is_relative_to(root) else Path.cwd()
-    selection = select(tier_name, study_names or None, suites or None, seeds)
+    selection = select(tier_name, study_names or None, suites or None, seeds, variants or None)
     tier, studies, layout = selection.tier, selection.studies, RunLayout(selection.tier.name, folder / RESULTS)
     usable = limited(visible_gpus(), gpus, "--gpus")
     require_gpus(tier, training_processes(tier, studies), len(usable))
@@ -155,11 +162,12 @@ def run_workflow(
     command += ["--resources", f"gpu={len(usable)}"] if usable else []
     command += ["--dry-run"] if dry_run else []
     command += ["--logger-aqr-bench-text"] if verbose else []
-    command += ["--config", f"tier={tier_name}"]
-    command += [f"studies={','.join(study_names)}"] if study_names else []
-    command += [f"seeds={seeds}"] if seeds else []
-    command += [f"suites={','.join(suites)}"] if suites else []
-    command += [f"gpus={gpus}"] if gpus is not None else []
+    files = {"studies": [seen_from(folder, name) for name in study_names]}
+    files |= {"tier": seen_from(folder, tier_name), "suites": [seen_from(folder, name) for name in suites]}
+    settings = {**files, "variants": list(variants), "seeds": seeds, "gpus": gpus}
+    # As JSON: in plain text, Snakemake would guess types, and names could hold no comma. It strips quotes at both ends,
+    # which the spaces keep.
+    command += ["--config", *(f"{key}= {json.dumps(v)} " for key, v in settings.items() if v or v == 0)]
     times, live = {}, is_terminal(sys.stdout)
     if live and not dry_run:  # else nobody sees the time left, for which all records are read
         times = expected_seconds(tier, studies, selection.suites, layout.results)
@@ -184,19 +192,26 @@ def run_workflow(
     return 1 if strict and not all_ok else 0
 
 
+def seen_from(folder: Path, name: str) -> str:
+    """A tier, study or suite given by file, as the workflow names it, which runs in ``folder``; names as they are."""
+    if folder == Path.cwd() or not is_path(name) or Path(name).is_absolute():
+        return name
+    return Path(os.path.relpath(name, folder)).as_posix()
+
+
 def run_snakemake(command: list[str], folder: Path, progress: Progress, inherited: Iterable[int] = ()) -> int:
     """Run Snakemake, show its progress, and return its exit code. Interrupted, it stops Snakemake and its jobs.
 
     ``inherited``: file descriptors that Snakemake keeps open.
     """
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     process = subprocess.Popen(
         command,
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         pass_fds=tuple(inherited),
         # In its own group, Snakemake and all of its jobs can be stopped together, whoever asks for it.

@@ -18,7 +18,16 @@ from pathlib import Path
 from aqr_bench.cli.estimate import JobGroup, job_groups, job_seconds, known_times, wall_seconds, workflow_jobs
 from aqr_bench.console import duration, positive_int
 from aqr_bench.errors import UserError, is_file, join_names, nearest, run_main, short
-from aqr_bench.study.load import known_studies, known_suites, known_tiers, load_study, load_suite, load_tier
+from aqr_bench.study.load import (
+    is_path,
+    known_studies,
+    known_suites,
+    known_tiers,
+    load_study,
+    load_suite,
+    load_tier,
+    loadable,
+)
 from aqr_bench.study.requirements import disk_needed
 from aqr_bench.study.runs import limit_seeds
 from aqr_bench.study.schedule import variant_schedule
@@ -43,8 +52,14 @@ def main(argv: list[str] | None = None) -> int:
         describe = check_line if args.action == "check" else detail_lines
         lines = [line for entry in entries for line in describe(entry)]
     else:
-        everything = [[load(name) for name in names()] for load, names in KINDS.values()]
-        lines = check_lines(*everything) if args.action == "check" else list_lines(*everything)
+        everything = [loadable(load, names()) for load, names in KINDS.values()]
+        entries, broken = [loaded for loaded, _ in everything], [error for _, errors in everything for error in errors]
+        if args.action == "check":
+            if broken:
+                raise broken[0]
+            lines = check_lines(*entries)
+        else:
+            lines = [*list_lines(*entries), *(f"broken: {error}" for error in broken)]
     print("\n".join(lines))
     return 0
 
@@ -76,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def resolve(name: str) -> list[Study | Tier | Suite]:
     """What a name or a file stands for: a name can be a study's and a tier's at once. UserError: no such thing."""
-    if "/" in name or name.endswith((".yaml", ".yml")):
+    if is_path(name):
         path = Path(name)
         if not is_file(path):
             raise UserError(f"study, tier or suite file not found: {short(path, 200)}")
@@ -164,7 +179,7 @@ def detail_lines(entry: Study | Tier | Suite) -> list[str]:
         ]
         return [f"tier {entry.name}: {entry.summary}", *_indented(rows)]
     rows = [
-        ("tiers", tiers_of(entry, [load_tier(name) for name in known_tiers()])),
+        ("tiers", tiers_of(entry, loadable(load_tier, known_tiers())[0])),
         ("seeds", join_names(map(str, entry.seeds)) or "none: cost only"),
         ("suite", entry.suite.name),
         ("baseline", entry.baseline),
@@ -190,7 +205,7 @@ def cost_lines(
     if names:
         studies = [limit_seeds(load_study(name), tier, seeds) for name in names]
     else:
-        every = [study for study in map(load_study, known_studies()) if runnable(tier, study)]
+        every = [study for study in loadable(load_study, known_studies())[0] if runnable(tier, study)]
         # Not every study has as many seeds as --seeds asks for; one that is named here must.
         studies = [limit_seeds(s, tier, min(seeds, len(s.seeds)) if seeds else None) for s in every]
     groups = job_groups(tier, studies, [load_suite(name) for name in suites])

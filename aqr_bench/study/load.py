@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aqr_bench.errors import UserError, is_file, join_names, nearest, short
 from aqr_bench.study.model_files import named_beside
 from aqr_bench.study.overrides import merge_overrides
 from aqr_bench.study.schedule import tier_schedule
-from aqr_bench.study.schema import read_yaml, repository_root, schema_error
+from aqr_bench.study.schema import name_problem, read_yaml, repository_root, schema_error
 from aqr_bench.study.spec import (
     RESERVED,
     Condition,
@@ -22,6 +22,8 @@ from aqr_bench.study.spec import (
     Tier,
     Variant,
 )
+
+T = TypeVar("T")
 
 
 def known_tiers() -> list[str]:
@@ -39,14 +41,30 @@ def known_studies() -> list[str]:
     return _names(repository_root() / "ablations")
 
 
+def loadable(load: Callable[[str], T], names: Iterable[str]) -> tuple[list[T], list[UserError]]:
+    """Those that can be loaded, and what is wrong with the others: a draft stops nobody who did not ask for it."""
+    loaded, broken = [], []
+    for name in names:
+        try:
+            loaded.append(load(name))
+        except UserError as error:
+            broken.append(error)
+    return loaded, broken
+
+
 def _names(folder: Path, pattern: str = "*.yaml") -> list[str]:
     return sorted(p.stem for p in folder.glob(pattern) if not p.stem.startswith("_"))
+
+
+def is_path(text: str) -> bool:
+    """Whether a tier, study or suite is given by its file, and not by a name that ships."""
+    return "/" in text or text.endswith((".yaml", ".yml"))
 
 
 def _resolve(path_or_name: str | Path, folder: str, what: str) -> Path:
     """A path is taken as it is; a bare name is looked up in ``ablations/<folder>``."""
     text = str(path_or_name)
-    if isinstance(path_or_name, Path) or "/" in text or text.endswith((".yaml", ".yml")):
+    if isinstance(path_or_name, Path) or is_path(text):
         path = Path(text)
         if is_file(path):
             return path
@@ -68,6 +86,11 @@ def _load(path_or_name: str | Path, folder: str, what: str) -> tuple[dict[str, A
         raise UserError(f"{path}: {problem}")
     if data["name"] != path.stem:
         raise UserError(f"{path}: name: '{data['name']}' differs from the file's name '{path.stem}'")
+    if meaning := name_problem(data["name"]):
+        raise UserError(
+            f"{path}: name: a command line takes '{data['name']}' for {meaning}",
+            f"Put a word in front, such as '{what}-{data['name']}', and rename the file.",
+        )
     return data, path
 
 

@@ -114,6 +114,27 @@ def _require_characters(here: str, *texts: str) -> None:
 # ---------------------------------------------------------------- checking
 
 
+def name_problem(name: str) -> str | None:
+    """What a command line or YAML would take a name for instead of text; None if it stays text.
+
+    Snakemake's ``--config`` guesses types as Python and YAML do: ``1_2`` would be 12, ``1e5`` a number, ``no`` false.
+    """
+    for convert in (int, float):
+        try:
+            return f"the number {convert(name)}"
+        except ValueError:
+            continue
+    try:
+        value = yaml.load(name, Loader=_Loader)
+    except _PARSER_ERRORS:  # such as 2024-13-40, which has the form of a date
+        return "something else than text"
+    if isinstance(value, str):
+        return None
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return f"the number {value}" if isinstance(value, int | float) else "a date"
+
+
 def _is_integer(_checker: Any, value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)  # JSON Schema takes 2.0 for one, range() does not
 
