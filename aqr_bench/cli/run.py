@@ -18,6 +18,7 @@ from pathlib import Path
 from aqr_bench.cli.gpu_devices import limited, visible_gpus
 from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
 from aqr_bench.console import LiveLine, is_terminal, positive_int
+from aqr_bench.engine.check_configs import check_configs_once
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.records.summary import print_summary
 from aqr_bench.study.layout import RESULTS, RunLayout
@@ -103,8 +104,8 @@ def main(argv: list[str] | None = None) -> int:
     """From world to report: 0 if all jobs ran (with --strict: and all records are ok), else 1."""
     args = _arguments(argv)
     switches = (args.dry_run, args.strict, args.verbose)
-    chosen = {"seeds": args.seeds, "suites": args.suites, "variants": args.variants}
-    return run_workflow(args.tier, args.study, args.cores, *switches, gpus=args.gpus, **chosen)
+    chosen = (args.seeds, args.suites, args.variants)
+    return run_workflow(args.tier, args.study, args.cores, *switches, *chosen, gpus=args.gpus)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -137,8 +138,8 @@ def run_workflow(
     verbose: bool,
     seeds: int | None = None,
     suites: Sequence[str] = (),
-    gpus: int | None = None,
     variants: Sequence[str] = (),
+    gpus: int | None = None,
 ) -> int:
     """From world to report. Returns 0 if all jobs ran (with ``strict``: and all records are ok), else 1.
 
@@ -154,6 +155,7 @@ def run_workflow(
     require_gpus(tier, training_processes(tier, studies), len(usable))
     if tier.kind == "synthetic":
         read_tier(tier.path)  # raises for a mistake in the world's numbers now, not in the first job
+    check_configs_once(tier, studies, folder / ".snakemake" / "aqr-bench-checked")
     require_disk(layout.results, disk_needed(tier, studies), f"tier {tier.name}")
     command = [sys.executable, "-m", SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
     command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
