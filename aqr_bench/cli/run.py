@@ -10,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from aqr_bench.console import LiveLine, is_terminal, positive_int
 from aqr_bench.engine.check_configs import check_configs_once
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.records.summary import print_summary
+from aqr_bench.study.derived import parse_settings, write_derived_study
 from aqr_bench.study.layout import RESULTS, RunLayout
-from aqr_bench.study.load import is_path
+from aqr_bench.study.load import is_path, load_tier
 from aqr_bench.study.plan import select
 from aqr_bench.study.requirements import disk_needed, require_gpus, training_processes
 from aqr_bench.study.schema import repository_root
@@ -105,7 +107,22 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     switches = (args.dry_run, args.strict, args.verbose)
     chosen = (args.seeds, args.suites, args.variants)
-    return run_workflow(args.tier, args.study, args.cores, *switches, *chosen, gpus=args.gpus)
+    with ExitStack() as stack:
+        studies = args.study
+        if args.settings:
+            tier, settings = load_tier(args.tier), parse_settings(args.settings)
+            folder = RunLayout(tier.name, working_folder() / RESULTS).work / "studies"
+            if args.dry_run:  # which leaves nothing behind
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            studies = [str(write_derived_study(name, settings, folder)) for name in studies or tier.studies]
+            print(f"with --set: {', '.join(Path(study).stem for study in studies)}")
+        return run_workflow(args.tier, studies, args.cores, *switches, *chosen, gpus=args.gpus)
+
+
+def working_folder() -> Path:
+    """Where the workflow runs: the repository that this folder is in, else this folder."""
+    root = repository_root()
+    return root if Path.cwd().is_relative_to(root) else Path.cwd()
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -118,6 +135,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
     parser.add_argument(
         "--variants", nargs="+", default=[], metavar="VARIANT", help="these, and the studies' baselines"
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="config values of every variant"
     )
     parser.add_argument("--cores", type=positive_int, help="cores to use (default: what the profile says)")
     gpus = parser.add_mutually_exclusive_group()
@@ -148,7 +168,7 @@ def run_workflow(
     same folder.
     """
     root = repository_root()
-    folder = root if Path.cwd().is_relative_to(root) else Path.cwd()
+    folder = working_folder()
     selection = select(tier_name, study_names or None, suites or None, seeds, variants or None)
     tier, studies, layout = selection.tier, selection.studies, RunLayout(selection.tier.name, folder / RESULTS)
     usable = limited(visible_gpus(), gpus, "--gpus")

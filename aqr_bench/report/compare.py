@@ -5,9 +5,9 @@ aqr-bench compare results/quick ../before/results/quick --out differences.csv
 As with diff, the exit code is 0 if nothing differs beyond the noise, 1 if something does, 2 for a mistake or for sets
 that must not be compared. Something differs if a difference is outside the noise after the correction for the number of
 comparisons (Holm, per study and metric), if a run is ok in one set and failed in the other, or if one set alone has a
-variant, a condition, or a score of a run that is in both (NaN and null are no scores). Seeds that one set alone has, and
-costs, make no difference by themselves. With --force, sets that must not be compared are shown side by side and count
-as different. More than two sets: each is compared with the first.
+variant, a condition, or a score of a run that is in both (NaN and null are no scores). Seeds that one set alone has,
+and costs, make no difference by themselves. With --force, sets that must not be compared are shown side by side and
+count as different. More than two sets: each is compared with the first.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aqr_bench.errors import UserError, is_file, join_names, nearest, short
+from aqr_bench.study.grid import grid_variants
 from aqr_bench.study.model_files import named_beside
 from aqr_bench.study.overrides import merge_overrides
 from aqr_bench.study.schedule import tier_schedule
@@ -181,9 +182,35 @@ def resolve_condition(
     return Condition(name, get_corruption(key, severity, options), settings)
 
 
+def read_study(path_or_name: str | Path) -> tuple[dict[str, Any], Path]:
+    """What a study file says, with the variants of its matrix spelt out, and which file it is."""
+    data, path = _load(path_or_name, "", "study")
+    return (_with_grid(data, path) if "matrix" in data else data), path
+
+
+def suite_beside(data: Mapping[str, Any], path: Path) -> Path | None:
+    """The suite that a study names, where it is a file beside that of the study; as its model config."""
+    beside = path.parent / data["conditions"]
+    return beside if is_file(beside) else None
+
+
+def _with_grid(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The study with the variants of its ``matrix`` behind those that it names."""
+    variants = grid_variants(data["matrix"], path)
+    twice = next((name for name in variants if name in data["variants"]), None)
+    if twice is not None:
+        raise UserError(f"{path}: matrix.name: gives '{short(twice)}', which is also under variants")
+    data = {key: value for key, value in data.items() if key != "matrix"}
+    data["variants"] = data["variants"] | variants
+    problem = schema_error(data, "study")  # of names that the matrix gives
+    if problem:
+        raise UserError(f"{path}: matrix: {problem}")
+    return data
+
+
 def load_study(path_or_name: str | Path) -> Study:
     """Load a study by name (``ablations/<name>.yaml``) or by file, with its suite and every variant checked."""
-    data, path = _load(path_or_name, "", "study")
+    data, path = read_study(path_or_name)
     if data["name"] in RESERVED or "base" in data["variants"]:
         name = data["name"] if data["name"] in RESERVED else "base"
         raise UserError(f"{path}: '{name}' is reserved for a folder or target; choose another name")
@@ -214,8 +241,7 @@ def load_study(path_or_name: str | Path) -> Study:
         hint = nearest(data["baseline"], variants)
         raise UserError(f"{path}: baseline: unknown variant '{short(data['baseline'])}'{hint}")
     try:
-        beside = path.parent / data["conditions"]  # of a study of one's own, as its model config
-        suite = load_suite(beside if is_file(beside) else data["conditions"])
+        suite = load_suite(suite_beside(data, path) or data["conditions"])
         for variant in variants.values():
             merge_overrides(variant.config)
     except UserError as err:
