@@ -12,6 +12,7 @@ import os
 import sys
 
 from aqr_bench import __version__
+from aqr_bench.console import write_utf8
 from aqr_bench.errors import report_error
 
 # Each command parses its arguments; its module is imported only when it is called, since some cost seconds.
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command. 0: done, 1: something failed, 2: a mistake of the user, 130: interrupted."""
+    write_utf8()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if not argv or argv[0] not in COMMANDS:  # --help, --version, a mistake

@@ -176,7 +176,7 @@ def run_workflow(
     if tier.kind == "synthetic":
         read_tier(tier.path)  # raises for a mistake in the world's numbers now, not in the first job
     check_configs_once(tier, studies, folder / ".snakemake" / "aqr-bench-checked")
-    require_disk(layout.results, disk_needed(tier, studies), f"tier {tier.name}")
+    require_disk(layout.results, disk_needed(tier, studies, layout), f"tier {tier.name}")
     command = [sys.executable, "-m", SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
     command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
     command += ["--cores", str(cores)] if cores else []
@@ -195,7 +195,9 @@ def run_workflow(
         times = expected_seconds(tier, studies, selection.suites, layout.results)
     progress = Progress(tier.threads, len(usable), dry_run, not live, verbose, TimeLeft(times))
     if dry_run:
-        code = run_snakemake(command, folder, progress)
+        with writable_copy(folder) as place:
+            command[command.index("--directory") + 1] = str(place)
+            code = run_snakemake(command, place, progress)
         print(f"{progress.total} jobs to do" if progress.total else "nothing to do")
         return 1 if code else 0
     with only_workflow_in(folder) as lock:
@@ -212,6 +214,25 @@ def run_workflow(
     all_ok = print_summary(layout.root, folder / ".snakemake" / "aqr-bench-outcome.json", folders)
     print(f"report: {layout.page.resolve()}")
     return 1 if strict and not all_ok else 0
+
+
+@contextmanager
+def writable_copy(folder: Path) -> Iterator[Path]:
+    """The folder, or where it cannot be written to a temporary one of links to what is in it.
+
+    Snakemake writes to ``.snakemake`` even for a dry run; without that of the folder it judges by the records alone.
+    """
+    try:
+        (folder / ".snakemake").mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=folder / ".snakemake").close()
+    except OSError:
+        with tempfile.TemporaryDirectory() as temporary:
+            for entry in folder.iterdir():
+                if entry.name != ".snakemake":
+                    (Path(temporary) / entry.name).symlink_to(entry.resolve())
+            yield Path(temporary)
+    else:
+        yield folder
 
 
 def seen_from(folder: Path, name: str) -> str:
