@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import subprocess
 import sys
@@ -150,3 +152,45 @@ def test_files_have_a_readable_size_and_a_purpose_line():
         text = file.read_text()
         assert len(text.splitlines()) <= 400, file
         assert text.startswith('"""'), file
+
+
+def locale_dependent(call: ast.Call) -> bool:
+    """Whether a call reads or writes text in the encoding of the locale."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    if "encoding" in given or (isinstance(owner, ast.Name) and owner.id in ("os", "Image")):
+        return False
+    if name == "open":
+        modes = [*call.args[0 if owner is not None else 1 :], given.get("mode")]
+        return not any(isinstance(mode, ast.Constant) and "b" in str(mode.value) for mode in modes)
+    if name in ("run", "Popen", "check_output"):
+        return "text" in given or "universal_newlines" in given
+    return name == "read_text" or (name == "write_text" and owner is not None)
+
+
+def test_text_is_utf8_whatever_the_locale():
+    in_locale = []
+    for file in (ROOT / "aqr_bench").rglob("*.py"):
+        calls = (node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+        in_locale += [f"{file}:{call.lineno}: {ast.unparse(call)[:80]}" for call in calls if locale_dependent(call)]
+    for file in [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]:
+        lines = enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        opens = re.compile(r"\b(open|read_text|write_text)\(")
+        in_locale += [f"{file}:{n}: {line}" for n, line in lines if opens.search(line) and "encoding=" not in line]
+    assert not in_locale, "\n".join(in_locale)
+
+
+@pytest.mark.parametrize(
+    "locale", [{"PYTHONIOENCODING": "iso-8859-1"}, {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}]
+)
+def test_commands_print_utf8_whatever_the_locale(locale, tmp_path):
+    study = (ROOT / "ablations" / "smoke.yaml").read_text(encoding="utf-8")
+    text = re.sub("^question: .*$", "question: Is −1 ≤ α – or not?", study, flags=re.MULTILINE)
+    (tmp_path / "smoke.yaml").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "aqr_bench", "studies", "show", str(tmp_path / "smoke.yaml")],
+        env={**os.environ, **locale}, capture_output=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Is −1 ≤ α – or not?" in done.stdout.decode("utf-8")

@@ -49,7 +49,7 @@ def find_driver() -> Driver | None:
     if (command := shutil.which("nvidia-smi")) is not None:
         query = [command, "--query-gpu=driver_version,compute_cap", "--format=csv,noheader"]
         try:
-            done = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=60)
+            done = subprocess.run(query, capture_output=True, encoding="utf-8", errors="replace", timeout=60)
         except (OSError, subprocess.TimeoutExpired):
             done = None
         rows = re.findall(r"^([\d.]+), *([\d.]+)?", done.stdout, re.MULTILINE) if done and not done.returncode else []

@@ -273,7 +273,13 @@ def judge_tiers(
 
         verdicts = []
         for name in dict.fromkeys([*known_tiers(), *names]):
-            tier = load_tier(name)
+            try:
+                tier = load_tier(name)
+            except UserError as error:
+                if name in names:
+                    raise
+                verdicts.append(Verdict(name, False, (Reason(error.message, error.remedy),)))  # a draft
+                continue
             studies = [limit_seeds(load_study(study), tier) for study in tier.studies]
             verdicts.append(judge_tier(tier, studies, checks, imports, Path.cwd(), driver))
         return verdicts

@@ -118,7 +118,8 @@ def _driver_listing() -> str:
     if command is None:
         return _proc_listing(PROC)
     try:
-        done = subprocess.run([command, "-L"], capture_output=True, text=True, errors="replace", timeout=PATIENCE_S)
+        listing = [command, "-L"]
+        done = subprocess.run(listing, capture_output=True, encoding="utf-8", errors="replace", timeout=PATIENCE_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         problem = str(error)
     else:

@@ -67,12 +67,12 @@ class ImportResult:
 def check_import(script: str, timeout_s: float = TIMEOUT_S) -> ImportResult:
     """Run a script in a fresh interpreter; whatever it does, a crash or a hang included, comes back as a value."""
     # PyTorch and OpenCV start a thread per core otherwise, for nothing.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONUTF8": "1"}
     try:
         done = subprocess.run(
             [sys.executable, "-c", script],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=timeout_s,
             env=environment,

@@ -12,6 +12,7 @@ import os
 import sys
 
 from aqr_bench import __version__
+from aqr_bench.console import write_utf8
 from aqr_bench.errors import report_error
 
 # Each command parses its arguments; its module is imported only when it is called, since some cost seconds.
@@ -36,6 +37,7 @@ COMMANDS = {
         "look into a published CMT checkpoint, or convert it for these configs",
     ),
     "studies": ("aqr_bench.cli.studies", "list, check or cost the studies, tiers and condition suites"),
+    "config": ("aqr_bench.cli.config", "show the config of a training, or what tier and study change in it"),
     "doctor": ("aqr_bench.cli.doctor", "which tiers work on this machine, and what the others need"),
     "records": ("aqr_bench.cli.records", "list the failed runs among records"),
     "gpu-slots": ("aqr_bench.cli.gpu_slots", "run a command on GPUs that no other job uses"),
@@ -59,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command. 0: done, 1: something failed, 2: a mistake of the user, 3: records failed, 130: interrupted."""
+    write_utf8()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if not argv or argv[0] not in COMMANDS:  # --help, --version, a mistake

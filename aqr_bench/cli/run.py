@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 from aqr_bench.cli.gpu_devices import limited, visible_gpus
 from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
 from aqr_bench.console import LiveLine, is_terminal, positive_int
+from aqr_bench.engine.check_configs import check_configs_once
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, join_names, require_disk
 from aqr_bench.records.summary import print_summary, set_aside_failed
+from aqr_bench.study.derived import parse_settings, write_derived_study
 from aqr_bench.study.layout import RESULTS, RunLayout
+from aqr_bench.study.load import is_path, load_tier
 from aqr_bench.study.plan import select
 from aqr_bench.study.requirements import disk_needed, require_gpus, training_processes
 from aqr_bench.study.runs import pretrain_runs
@@ -102,8 +107,24 @@ def main(argv: list[str] | None = None) -> int:
     """From world to report. 0: all jobs ran, all records are ok; 1: a job failed; 3: records failed (--strict: 1)."""
     args = _arguments(argv)
     switches = (args.dry_run, args.strict, args.verbose)
+    chosen = (args.seeds, args.suites, args.variants)
     options = dict(gpus=args.gpus, retry_failed=args.retry_failed)
-    return run_workflow(args.tier, args.study, args.cores, *switches, args.seeds, args.suites, **options)
+    with ExitStack() as stack:
+        studies = args.study
+        if args.settings:
+            tier, settings = load_tier(args.tier), parse_settings(args.settings)
+            folder = RunLayout(tier.name, working_folder() / RESULTS).work / "studies"
+            if args.dry_run:  # which leaves nothing behind
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            studies = [str(write_derived_study(name, settings, folder)) for name in studies or tier.studies]
+            print(f"with --set: {', '.join(Path(study).stem for study in studies)}")
+        return run_workflow(args.tier, studies, args.cores, *switches, *chosen, **options)
+
+
+def working_folder() -> Path:
+    """Where the workflow runs: the repository that this folder is in, else this folder."""
+    root = repository_root()
+    return root if Path.cwd().is_relative_to(root) else Path.cwd()
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -114,6 +135,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--study", nargs="+", default=[], metavar="STUDY", help="names or files (default: the tier's)")
     parser.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
     parser.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
+    parser.add_argument(
+        "--variants", nargs="+", default=[], metavar="VARIANT", help="these, and the studies' baselines"
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="config values of every variant"
+    )
     parser.add_argument("--cores", type=positive_int, help="cores to use (default: what the profile says)")
     gpus = parser.add_mutually_exclusive_group()
     gpus.add_argument("--gpus", type=positive_int, metavar="N", help="the first N of the visible GPUs (default: all)")
@@ -136,6 +163,7 @@ def run_workflow(
     verbose: bool,
     seeds: int | None = None,
     suites: Sequence[str] = (),
+    variants: Sequence[str] = (),
     gpus: int | None = None,
     retry_failed: bool = False,
 ) -> int:
@@ -148,14 +176,15 @@ def run_workflow(
     same folder.
     """
     root = repository_root()
-    folder = root if Path.cwd().is_relative_to(root) else Path.cwd()
-    selection = select(tier_name, study_names or None, suites or None, seeds)
+    folder = working_folder()
+    selection = select(tier_name, study_names or None, suites or None, seeds, variants or None)
     tier, studies, layout = selection.tier, selection.studies, RunLayout(selection.tier.name, folder / RESULTS)
     usable = limited(visible_gpus(), gpus, "--gpus")
     require_gpus(tier, training_processes(tier, studies), len(usable))
     if tier.kind == "synthetic":
         read_tier(tier.path)  # raises for a mistake in the world's numbers now, not in the first job
-    require_disk(layout.results, disk_needed(tier, studies), f"tier {tier.name}")
+    check_configs_once(tier, studies, folder / ".snakemake" / "aqr-bench-checked")
+    require_disk(layout.results, disk_needed(tier, studies, layout), f"tier {tier.name}")
     command = [sys.executable, "-m", SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
     command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
     command += ["--cores", str(cores)] if cores else []
@@ -163,11 +192,12 @@ def run_workflow(
     command += ["--resources", f"gpu={len(usable)}"] if usable else []
     command += ["--dry-run"] if dry_run else []
     command += ["--logger-aqr-bench-text"] if verbose else []
-    command += ["--config", f"tier={tier_name}"]
-    command += [f"studies={','.join(study_names)}"] if study_names else []
-    command += [f"seeds={seeds}"] if seeds else []
-    command += [f"suites={','.join(suites)}"] if suites else []
-    command += [f"gpus={gpus}"] if gpus is not None else []
+    files = {"studies": [seen_from(folder, name) for name in study_names]}
+    files |= {"tier": seen_from(folder, tier_name), "suites": [seen_from(folder, name) for name in suites]}
+    settings = {**files, "variants": list(variants), "seeds": seeds, "gpus": gpus}
+    # As JSON: in plain text, Snakemake would guess types, and names could hold no comma. It strips quotes at both ends,
+    # which the spaces keep.
+    command += ["--config", *(f"{key}= {json.dumps(v)} " for key, v in settings.items() if v or v == 0)]
     times, live = {}, is_terminal(sys.stdout)
     if live and not dry_run:  # else nobody sees the time left, for which all records are read
         times = expected_seconds(tier, studies, selection.suites, layout.results)
@@ -176,7 +206,9 @@ def run_workflow(
     if dry_run:
         if retry_failed and (failed := set_aside_failed(records, dry_run=True)):
             print(f"to be run again, and what depends on them: {join_names(f.relative_to(folder) for f in failed)}")
-        code = run_snakemake(command, folder, progress)
+        with writable_copy(folder) as place:
+            command[command.index("--directory") + 1] = str(place)
+            code = run_snakemake(command, place, progress)
         print(f"{progress.total} jobs to do" if progress.total else "nothing to do")
         return 1 if code else 0
     with only_workflow_in(folder) as lock:
@@ -199,19 +231,45 @@ def run_workflow(
     return 1 if strict else EXIT_FAILED_RECORDS
 
 
+@contextmanager
+def writable_copy(folder: Path) -> Iterator[Path]:
+    """The folder, or where it cannot be written to a temporary one of links to what is in it.
+
+    Snakemake writes to ``.snakemake`` even for a dry run; without that of the folder it judges by the records alone.
+    """
+    try:
+        (folder / ".snakemake").mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=folder / ".snakemake").close()
+    except OSError:
+        with tempfile.TemporaryDirectory() as temporary:
+            for entry in folder.iterdir():
+                if entry.name != ".snakemake":
+                    (Path(temporary) / entry.name).symlink_to(entry.resolve())
+            yield Path(temporary)
+    else:
+        yield folder
+
+
+def seen_from(folder: Path, name: str) -> str:
+    """A tier, study or suite given by file, as the workflow names it, which runs in ``folder``; names as they are."""
+    if folder == Path.cwd() or not is_path(name) or Path(name).is_absolute():
+        return name
+    return Path(os.path.relpath(name, folder)).as_posix()
+
+
 def run_snakemake(command: list[str], folder: Path, progress: Progress, inherited: Iterable[int] = ()) -> int:
     """Run Snakemake, show its progress, and return its exit code. Interrupted, it stops Snakemake and its jobs.
 
     ``inherited``: file descriptors that Snakemake keeps open.
     """
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     process = subprocess.Popen(
         command,
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         pass_fds=tuple(inherited),
         # In its own group, Snakemake and all of its jobs can be stopped together, whoever asks for it.

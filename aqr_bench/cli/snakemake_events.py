@@ -77,6 +77,9 @@ class LogHandler(LogHandlerBase):
 
 def run() -> None:
     """Run Snakemake as its own main does, with this plugin."""
+    from aqr_bench.console import write_utf8
+
+    write_utf8()
     from snakemake import cli
     from snakemake.exceptions import print_exception
 

@@ -2,7 +2,7 @@
 
 aqr-bench studies list [NAME ...]                 what there is, as tables; NAME: details, as with show
 aqr-bench studies show NAME ...                   variants of a study, settings of a tier, conditions of a suite
-aqr-bench studies check [NAME ...]                load them, and report the first mistake
+aqr-bench studies check [NAME ...] [--tier T]     load them, build every variant's config, report the first mistake
 aqr-bench studies cost [STUDY ...] [--tier T]     jobs of a run, about how long it takes, and how much disk
 """
 
@@ -18,7 +18,16 @@ from pathlib import Path
 from aqr_bench.cli.estimate import JobGroup, job_groups, job_seconds, known_times, wall_seconds, workflow_jobs
 from aqr_bench.console import duration, positive_int
 from aqr_bench.errors import UserError, is_file, join_names, nearest, run_main, short
-from aqr_bench.study.load import known_studies, known_suites, known_tiers, load_study, load_suite, load_tier
+from aqr_bench.study.load import (
+    is_path,
+    known_studies,
+    known_suites,
+    known_tiers,
+    load_study,
+    load_suite,
+    load_tier,
+    loadable,
+)
 from aqr_bench.study.requirements import disk_needed
 from aqr_bench.study.runs import limit_seeds
 from aqr_bench.study.schedule import variant_schedule
@@ -42,9 +51,18 @@ def main(argv: list[str] | None = None) -> int:
         entries = [entry for name in args.names for entry in resolve(name)]
         describe = check_line if args.action == "check" else detail_lines
         lines = [line for entry in entries for line in describe(entry)]
+        if args.action == "check":
+            chosen = [[entry for entry in entries if isinstance(entry, kind)] for kind in (Study, Tier)]
+            lines += configs_line(*chosen, args.tier, named=True)
     else:
-        everything = [[load(name) for name in names()] for load, names in KINDS.values()]
-        lines = check_lines(*everything) if args.action == "check" else list_lines(*everything)
+        everything = [loadable(load, names()) for load, names in KINDS.values()]
+        entries, broken = [loaded for loaded, _ in everything], [error for _, errors in everything for error in errors]
+        if args.action == "check":
+            if broken:
+                raise broken[0]
+            lines = [*check_lines(*entries), *configs_line(*entries[:2], args.tier)]
+        else:
+            lines = [*list_lines(*entries), *(f"broken: {error}" for error in broken)]
     print("\n".join(lines))
     return 0
 
@@ -57,9 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     for action, number, summary in (
         ("list", "*", "tables of all studies, tiers and suites, or details of those named"),
         ("show", "+", "details of a study, tier or suite"),
-        ("check", "*", "load all studies, tiers and suites, or those named; report the first mistake"),
+        ("check", "*", "load all or those named, build every variant's config; report the first mistake"),
     ):
         part = actions.add_parser(action, help=summary, description=summary)
+        if action == "check":
+            part.add_argument("--tier", help="build the configs for this tier (default: one that can run the study)")
         part.add_argument("names", nargs=number, metavar="NAME", help="name or file of a study, tier or suite")
     cost = actions.add_parser("cost", help="jobs of a run, about how long it takes, and how much disk")
     cost.add_argument("study", nargs="*", help="names or files (default: all studies that the tier can run)")
@@ -76,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def resolve(name: str) -> list[Study | Tier | Suite]:
     """What a name or a file stands for: a name can be a study's and a tier's at once. UserError: no such thing."""
-    if "/" in name or name.endswith((".yaml", ".yml")):
+    if is_path(name):
         path = Path(name)
         if not is_file(path):
             raise UserError(f"study, tier or suite file not found: {short(path, 200)}")
@@ -107,6 +127,32 @@ def check_lines(studies: Sequence[Study], tiers: Sequence[Tier], suites: Sequenc
 def check_line(entry: Study | Tier | Suite) -> list[str]:
     """One line: which kind of thing it is."""
     return [f"{kind_of(entry)} {entry.name}: well formed ({entry.path})"]
+
+
+def configs_line(
+    studies: Sequence[Study], tiers: Sequence[Tier], tier_name: str | None, named: bool = False
+) -> list[str]:
+    """Build the config of every variant for the tier of that name, or the first that can run it; those of tiers too.
+
+    UserError: the first mistake; or a study that is named with a tier that cannot run it.
+    """
+    if tier_name is None:
+        candidates = sorted(loadable(load_tier, known_tiers())[0], key=lambda tier: tier.name != "quick")
+    else:
+        candidates = [load_tier(tier_name)]
+    by_tier: dict[str, tuple[Tier, list[Study]]] = {
+        t.name: (t, []) for t in (tiers if named or not tier_name else candidates)
+    }
+    for study in studies:
+        fitting = [tier for tier in candidates if runnable(tier, study)] or (candidates if tier_name and named else [])
+        for tier in fitting[:1]:
+            by_tier.setdefault(tier.name, (tier, []))[1].append(study)
+    if not by_tier:
+        return []
+    from aqr_bench.engine.check_configs import check_configs  # mmengine and torch
+
+    number = sum(check_configs(tier, of_tier) for tier, of_tier in by_tier.values())
+    return [f"{counted(number, 'config')} built, of {', '.join(f'tier {name}' for name in by_tier)}"]
 
 
 def list_lines(studies: Sequence[Study], tiers: Sequence[Tier], suites: Sequence[Suite]) -> list[str]:
@@ -164,7 +210,7 @@ def detail_lines(entry: Study | Tier | Suite) -> list[str]:
         ]
         return [f"tier {entry.name}: {entry.summary}", *_indented(rows)]
     rows = [
-        ("tiers", tiers_of(entry, [load_tier(name) for name in known_tiers()])),
+        ("tiers", tiers_of(entry, loadable(load_tier, known_tiers())[0])),
         ("seeds", join_names(map(str, entry.seeds)) or "none: cost only"),
         ("suite", entry.suite.name),
         ("baseline", entry.baseline),
@@ -190,7 +236,7 @@ def cost_lines(
     if names:
         studies = [limit_seeds(load_study(name), tier, seeds) for name in names]
     else:
-        every = [study for study in map(load_study, known_studies()) if runnable(tier, study)]
+        every = [study for study in loadable(load_study, known_studies())[0] if runnable(tier, study)]
         # Not every study has as many seeds as --seeds asks for; one that is named here must.
         studies = [limit_seeds(s, tier, min(seeds, len(s.seeds)) if seeds else None) for s in every]
     groups = job_groups(tier, studies, [load_suite(name) for name in suites])

@@ -38,11 +38,3 @@ def build_task_util(cfg: dict, registry: Registry = TASK_UTILS) -> Any:
     if isinstance(name, str) and registry.get(name) is None:
         raise UserError(f"model config: type '{name}' is unknown{nearest(name, registry.module_dict)}")
     return registry.build(dict(cfg))
-
-
-def from_kwargs(part: type, key: str, cfg: dict, **options: Any) -> Any:
-    """``part(**options, **cfg)``; a mistake in ``cfg``, the config of ``pts_bbox_head.<key>``, is a UserError."""
-    try:
-        return part(**options, **cfg)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"pts_bbox_head.{key}: {error}") from error

@@ -14,9 +14,10 @@ from mmengine.model import BaseModule, ModuleList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from aqr_bench.bias import AttentionBias, LocalityPrior, MemoryLayout
+from aqr_bench.bias import LocalityPrior, MemoryLayout
+from aqr_bench.bias.arguments import attention_bias, from_kwargs
 from aqr_bench.cmt.attention import set_backend
-from aqr_bench.cmt.build import build_model, build_task_util, from_kwargs
+from aqr_bench.cmt.build import build_model, build_task_util
 from aqr_bench.cmt.coder import OFFSET_UNIT_M, add_logit_offsets, add_metre_offsets
 from aqr_bench.cmt.denoising import DenoisingQueries, make_denoising_queries
 from aqr_bench.cmt.embedding import PositionEmbeddings, grid_references, mlp
@@ -178,12 +179,7 @@ class CmtHead(BaseModule):
         if image_points and self.uses_cameras:
             self.image_points = from_kwargs(ImagePoints, "image_points", image_points, channels=hidden_dim)
         if aqr:  # an empty dict is what overrides of single keys are merged into
-            self.aqr = from_kwargs(AttentionBias, "aqr", aqr, embed_dims=hidden_dim)
-            if (self.aqr.site, self.aqr.layers) == ("self", "first"):
-                raise UserError(
-                    "pts_bbox_head.aqr: site 'self' with layers 'first' changes nothing: queries start at zero, so the "
-                    "values of the first self-attention are all equal; use layers 'all' or 'last'"
-                )
+            self.aqr = attention_bias(aqr, hidden_dim)
         set_backend(self.transformer, attention_backend)
         self._init_references()
 

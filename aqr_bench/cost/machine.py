@@ -20,7 +20,7 @@ def clocks() -> dict[str, Any]:
 
     frequency = psutil.cpu_freq()
     return {
-        "cpu_governor": GOVERNOR.read_text().strip() if GOVERNOR.is_file() else None,
+        "cpu_governor": GOVERNOR.read_text(encoding="utf-8").strip() if GOVERNOR.is_file() else None,
         "cpu_mhz": round(frequency.current, 1) if frequency else None,
         "load_1min": round(os.getloadavg()[0], 2),
         "gpu": gpu_state(),

@@ -48,7 +48,7 @@ class PeakMemory:
 def _reset_peak() -> bool:
     """Set the peak resident set to the present one (Linux); False where that is not allowed."""
     try:
-        RESET.write_text("5")
+        RESET.write_text("5", encoding="utf-8")
     except OSError:
         return False
     return True
@@ -62,7 +62,7 @@ def _status_mb(field: str) -> float | None:
     """A field of /proc/self/status in MB; None where there is no such file."""
     if not STATUS.is_file():
         return None
-    for line in STATUS.read_text().splitlines():
+    for line in STATUS.read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
     return None

@@ -16,6 +16,7 @@ from mmcv.transforms import BaseTransform  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 from aqr_bench.corruptions import Cloud, Corruption, Frame, corrupt, get_corruption, sample_fingerprint  # noqa: E402
+from aqr_bench.data.camera_matrices import renewed_matrices  # noqa: E402
 from aqr_bench.data.raw_frames import (  # noqa: E402
     SWEEP_CLOUDS,
     SceneHistory,
@@ -36,7 +37,8 @@ class SensorCondition(BaseTransform):
 
     Required keys: token, and per sensor that the pipeline loads: points, lidar_points, lidar_sweeps, timestamp; img,
     images, cam2img, lidar2cam. Added keys: sensor_state, sweep_clouds (:class:`SweepClouds`, for
-    ``LoadPoseCorrectedSweeps``), cameras. Modified keys: points, img, images, cam2img, lidar2cam, num_views.
+    ``LoadPoseCorrectedSweeps``), cameras. Modified keys: points, img, images, cam2img, lidar2cam, num_views, and what
+    loaders derived from the calibration, see ``data.camera_matrices``.
 
     Args:
         name, severity, options: as in a suite of conditions. ``seed``: benchmark seed of its randomness.
@@ -159,6 +161,7 @@ def apply_condition(
         results["cam2img"] = [view.cam2img.tolist() for view in out.views]  # as info files have it
         results["lidar2cam"] = [view.lidar2cam for view in out.views]
         cameras = {view.camera for view in out.views}
+        results.update(renewed_matrices(results, frame.views, out.views))
         results["images"] = {camera: info for camera, info in results["images"].items() if camera in cameras}
         results["num_views"] = len(out.views)
         results["cameras"] = list(results["images"])

@@ -21,14 +21,14 @@ from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Schedule, Study, Tier
 
 
-def base_config(tier: Tier, data: DataSet, model: str | None = None) -> Any:
+def base_config(tier: Tier, data: DataSet, model: str | None = None, opened: Any = None) -> Any:
     """The tier's model config (or the one called ``model``) with its data set filled in, before any override.
 
     A config of mmdet3d is made one of ours, see :func:`aqr_bench.engine.adapt_config.adapt`. The config file leaves
     ``data_root``, ``infos`` and ``dataset_version`` open; here they get their values in every data set, transform and
-    evaluator that names them.
+    evaluator that names them. ``opened``: that config, where it is open already; it is changed.
     """
-    config = open_config(model or tier.model)
+    config = open_config(model or tier.model) if opened is None else opened
     if tier.tf32:  # only then: a result that does not depend on it keeps its hash
         config.tf32 = True
     for loader in (config.train_dataloader, config.test_dataloader):
@@ -39,8 +39,11 @@ def base_config(tier: Tier, data: DataSet, model: str | None = None) -> Any:
     return config
 
 
-def open_config(model: str) -> Any:
-    """The mmengine config of a model, by name or by file; UserError where there is none, or it cannot be evaluated."""
+def open_config(model: str, import_modules: bool = True) -> Any:
+    """The mmengine config of a model, by name or by file; UserError where there is none, or it cannot be evaluated.
+
+    ``import_modules``: also those of ``custom_imports``, which a model needs and a look at its config does not.
+    """
     from aqr_bench import compat
 
     compat.prepare()
@@ -50,7 +53,7 @@ def open_config(model: str) -> Any:
     path = model_file(model)
     make_importable(model)
     try:
-        config = Config.fromfile(path)
+        config = Config.fromfile(path, import_custom_modules=import_modules)
     except ImportError as error:
         raise UserError(
             f"{path}: {_import_failure(error)}", "Correct the import, or custom_imports of the config."
@@ -59,7 +62,8 @@ def open_config(model: str) -> Any:
     # training. mmengine 0.10.7 has an option against it, format_python_code, which fromfile passes over.
     object.__setattr__(config, "_format_python_code", False)
     adapt(config, model)
-    import_modules_from_strings(**config.custom_imports)  # what was added; the file's own are imported with it
+    if import_modules:
+        import_modules_from_strings(**config.custom_imports)  # what was added; the file's own are imported with it
     return config
 
 
@@ -91,20 +95,22 @@ def build_config(
     study: Study | None,
     variant: str | None,
     pretrain: str | None = None,
+    opened: Any = None,
 ) -> Any:
     """The full mmengine config of one training.
 
     Args:
         study, variant: both None for the base model of the tier.
         pretrain: name of a branch of the tier that is trained alone; without study and variant.
+        opened: the model's config, where it is open already; it is changed.
     Raises:
-        UserError: an override that names a key which the config does not have; iterations for a config that trains by
-            epochs, or the other way round.
+        UserError: an override that names a key which the config does not have, or has another type; iterations for a
+            config that trains by epochs, or the other way round.
     """
     schedule, where = schedule_for(tier, study, variant, pretrain), (study or tier).path
     overrides = schedule.config
-    config = base_config(tier, data, schedule.model)
-    check_overrides(config.to_dict(), overrides, where)
+    config = base_config(tier, data, schedule.model, opened)
+    check_overrides(config.to_dict(), overrides, where if study is None else f"{where}: variants.{variant}")
     _merge(config, overrides)
     _set_length(config, schedule, where)
     config.work_dir = str(work_dir)

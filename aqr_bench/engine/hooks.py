@@ -44,7 +44,7 @@ class LossCurve(Hook):
         if not runner.iter:
             return
         if self._path(runner).is_file():
-            self.points = [p for p in json.loads(self._path(runner).read_text()) if p[0] <= runner.iter]
+            self.points = [p for p in json.loads(self._path(runner).read_text(encoding="utf-8")) if p[0] <= runner.iter]
         # Of the point that was open when the checkpoint was written; the message hub is part of it.
         self._sum, self._count = runner.message_hub.get_info(OPEN_POINT, (0.0, 0))
 

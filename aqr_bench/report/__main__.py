@@ -11,6 +11,7 @@ from pathlib import Path
 from aqr_bench.console import positive_int
 from aqr_bench.errors import UserError, raise_if_disk_error, run_main
 from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.study.plan import unique, with_variants
 from aqr_bench.study.runs import limit_seeds
 
 
@@ -22,9 +23,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--records", required=True, type=Path, help="results folder, with a folder per tier in it")
     parser.add_argument("--out", required=True, type=Path, help="folder to write index.html, tables and figures to")
     parser.add_argument("--seeds", type=positive_int, help="number of seeds of every study (default: that of the tier)")
+    parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="these, and each baseline")
     args = parser.parse_args(argv)
     tier = load_tier(args.tier)
-    studies = [limit_seeds(load_study(name), tier, args.seeds) for name in args.study]
+    studies = unique("study", [limit_seeds(load_study(name), tier, args.seeds) for name in args.study])
+    studies = with_variants(studies, args.variants) if args.variants else studies
     if not args.records.is_dir():
         raise UserError(f"--records: no folder '{args.records}'. Run a study first, or name its results folder.")
     # Drawing libraries take seconds to import: only once the arguments are known to be good.

@@ -4,8 +4,10 @@ aqr-bench compare results/quick ../before/results/quick --out differences.csv
 
 As with diff, the exit code is 0 if nothing differs beyond the noise, 1 if something does, 2 for a mistake or for sets
 that must not be compared. Something differs if a difference is outside the noise after the correction for the number of
-comparisons (Holm, per study and metric), or if a run is ok in one set and failed in the other. With --force, sets that
-must not be compared are shown side by side and count as different.
+comparisons (Holm, per study and metric), if a run is ok in one set and failed in the other, or if one set alone has a
+variant, a condition, or a score of a run that is in both (NaN and null are no scores). Seeds that one set alone has,
+and costs, make no difference by themselves. With --force, sets that must not be compared are shown side by side and
+count as different. More than two sets: each is compared with the first.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from aqr_bench.report.collect import METRICS
 from aqr_bench.report.result_sets import (
     ResultSet,
     changes,
+    cost_lines,
     incompatible,
+    one_sided_values,
     other_inputs,
     outcomes,
     read_set,
@@ -86,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print the comparison. Raises UserError for missing folders, and for sets that must not be compared."""
     parser = argparse.ArgumentParser(prog="aqr-bench compare", description=__doc__.split("\n")[0])
     parser.add_argument("a", type=Path, help="results folder (results/quick), or a folder of records")
-    parser.add_argument("b", type=Path, help="the other one; differences are B - A")
+    parser.add_argument("b", type=Path, nargs="+", help="the other one, or several: each is compared with A, as B - A")
     parser.add_argument("--tier", help="which tier, where a folder holds several")
     parser.add_argument("--metric", nargs="+", default=list(DEFAULT_METRICS), choices=METRICS, metavar="METRIC")
     parser.add_argument("--out", type=Path, help="also write all differences (.csv) or the full comparison (.md)")
@@ -94,30 +98,51 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.out is not None and args.out.suffix not in (".csv", ".md"):
         raise UserError(f"--out: '{args.out}' ends neither in .csv nor in .md")
-    a, b = read_set(args.a, args.tier), read_set(args.b, args.tier)
+    a = read_set(args.a, args.tier)
+    pairs = [compare_sets(a, read_set(folder, args.tier), args.metric, args.force) for folder in args.b]
+    print("\n\n".join(pair.text for pair in pairs))
+    if args.out is not None:
+        frames = [pair.table.data for pair in pairs]
+        if len(pairs) > 1:
+            frames = [frame.assign(b=str(folder)) for frame, folder in zip(frames, args.b, strict=True)]
+        csv = pd.concat(frames).to_csv(index=False, lineterminator="\n")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(args.out, "\n".join(pair.markdown for pair in pairs) if args.out.suffix == ".md" else csv)
+    return int(any(pair.different for pair in pairs))
+
+
+@dataclass(frozen=True)
+class SetComparison:
+    """Two sets compared: for the terminal, as Markdown, and every score as a row of ``table``."""
+
+    text: str
+    markdown: str
+    table: ReportTable
+    different: bool
+
+
+def compare_sets(a: ResultSet, b: ResultSet, metrics: Sequence[str], force: bool = False) -> SetComparison:
+    """Everything on A and B. UserError: they must not be compared (unless ``force``), or have nothing in common."""
     reasons = incompatible(a, b)
-    if reasons and not args.force:
+    if reasons and not force:
         raise UserError(
             f"{a.label} and {b.label} must not be compared: {'; '.join(reasons)}. "
             "--force shows them side by side, without differences."
         )
-    rows = compare_scores(a, b, args.metric, judge=not reasons)
-    if not reasons and all(row.delta is None for row in rows):
+    rows, costs = compare_scores(a, b, metrics, judge=not reasons), cost_lines(a, b)
+    if not reasons and all(row.delta is None for row in rows) and not costs:
         raise UserError(f"nothing to compare: no score is in both of {a.label} and {b.label}")
-    table, failures = differences_table(rows), outcomes(a, b)
+    table, failures, one_sided = differences_table(rows), outcomes(a, b), one_sided_values(a, b, metrics)
     notes = [f"not compared: {reason}" for reason in reasons] + [f"changed: {text}" for text in changes(a, b)]
-    ending = conclusion(rows, failures, reasons)
-    different = table.text[[row.test != "identical" for row in rows]]
-    print(*facts_lines(a, b), *([""] if notes else []), *notes, sep="\n")
-    if len(different):
-        print("", different.to_string(index=False), "", table.note, sep="\n")
-    print("", ending, sep="\n")
-    if args.out is not None:
-        parts = [facts_table(a, b).markdown(), *(f"- {note}" for note in notes), "", table.markdown(), ending, ""]
-        text = "\n".join(parts) if args.out.suffix == ".md" else table.data.to_csv(index=False, lineterminator="\n")
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(args.out, text)
-    return 1 if reasons or differs(rows, failures) else 0
+    notes += [f"changed: {text}" for text in one_sided] + [f"cost: {text}" for text in costs]
+    ending = conclusion(rows, failures, reasons, one_sided)
+    shown = table.text[[row.test != "identical" for row in rows]]
+    lines = [*facts_lines(a, b), *([""] if notes else []), *notes]
+    if len(shown):
+        lines += ["", shown.to_string(index=False), "", table.note]
+    parts = [facts_table(a, b).markdown(), *(f"- {note}" for note in notes), "", table.markdown(), ending, ""]
+    different = bool(reasons or one_sided) or differs(rows, failures)
+    return SetComparison("\n".join([*lines, "", ending]), "\n".join(parts), table, different)
 
 
 # ---------------------------------------------------------------- the differences
@@ -200,8 +225,9 @@ def _judged(
 
 
 def differs(rows: Sequence[ScoreComparison], failures: Sequence[str]) -> bool:
-    """True if anything is outside the noise after correction, or if a run is ok in one set only."""
-    return bool(failures) or any(row.corrected in ("better", "worse") for row in rows)
+    """True if anything is outside the noise after correction or in one set only, or if a run is ok in one set only."""
+    judged = any(row.corrected in ("better", "worse") for row in rows)
+    return bool(failures) or judged or any(row.test.startswith("only in") for row in rows)
 
 
 # ---------------------------------------------------------------- as text
@@ -271,7 +297,9 @@ def _difference_row(row: ScoreComparison) -> Row:
     return Row(data, text)
 
 
-def conclusion(rows: Sequence[ScoreComparison], failures: Sequence[str], reasons: Sequence[str]) -> str:
+def conclusion(
+    rows: Sequence[ScoreComparison], failures: Sequence[str], reasons: Sequence[str], one_sided: Sequence[str] = ()
+) -> str:
     """What is outside the noise, in one sentence or two."""
     if reasons:
         return "Nothing was compared."
@@ -292,6 +320,9 @@ def conclusion(rows: Sequence[ScoreComparison], failures: Sequence[str], reasons
     text += f" Outside the noise: {'; '.join(names)}." if names else " Nothing is outside the noise after correction."
     if failures:
         text += f" {len(failures)} run{'s are' if len(failures) != 1 else ' is'} ok in one set only."
+    alone = sum(r.test.startswith("only in") for r in rows)
+    if alone or one_sided:
+        text += f" In one set only: {alone} scores of all seeds, {len(one_sided)} variants or scores of single runs."
     return text
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from aqr_bench.errors import UserError, nearest
+from aqr_bench.records.diff import cost_ratios
 from aqr_bench.records.record import Record, describe, read_run
 
 NOT_RECORDS = frozenset(["work", "world", "infos", "report", "pictures", ".snakemake"])
@@ -207,6 +209,36 @@ def outcomes(a: ResultSet, b: ResultSet) -> list[str]:
         damaged = [r for k, r in results.records.items() if k not in other.records and r.extra.get("damaged")]
         texts += [f"damaged in {name}: {record.reason}" for record in damaged]
     return texts
+
+
+def one_sided_values(a: ResultSet, b: ResultSet, metrics: Iterable[str]) -> list[str]:
+    """Variants that one set alone has, and scores that one alone of two records of a run has: NaN is no score."""
+    texts = []
+    variants = [{f"{key[1]}/{key[2]}" for key in results.records} for results in (a, b)]
+    for name, only in (("A", variants[0] - variants[1]), ("B", variants[1] - variants[0])):
+        texts += [f"only in {name}: variant {variant}" for variant in sorted(only)]
+    evaluations = a.of("evaluate"), b.of("evaluate")
+    for key in (k for k in evaluations[0] if k in evaluations[1]):
+        for metric in metrics:
+            has = [_is_score(records[key].scores.get(metric)) for records in evaluations]
+            if has[0] != has[1]:
+                texts.append(f"only in {'A' if has[0] else 'B'}: {metric} of {describe(evaluations[0][key])}")
+    return texts
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def cost_lines(a: ResultSet, b: ResultSet) -> list[str]:
+    """Latency, training step and peak memory of the variants that both sets measured."""
+    measured = a.of("measure"), b.of("measure")
+    return [
+        f"{key[1]}/{key[2]}: {text}"
+        for key in measured[0]
+        if key in measured[1]
+        for text in cost_ratios(measured[0][key].cost, measured[1][key].cost)
+    ]
 
 
 def _other(a: ResultSet, b: ResultSet, key: Key, name: str) -> bool:

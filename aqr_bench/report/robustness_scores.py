@@ -15,7 +15,7 @@ from aqr_bench.records.record import Record
 from aqr_bench.report.collect import collect_runs
 from aqr_bench.report.score_statistics import paired_difference, summarise
 from aqr_bench.study.layout import RunLayout
-from aqr_bench.study.load import known_suites, load_suite
+from aqr_bench.study.load import known_suites, load_suite, loadable
 from aqr_bench.study.spec import Run, Study, Suite, Tier
 
 METRICS = ("mAP", "NDS")
@@ -239,7 +239,7 @@ def _missing_rows(evaluations: pd.DataFrame, suite: str) -> pd.DataFrame:
 def all_suite_scores(records: Path, tier: Tier, study: Study) -> list[SuiteScores]:
     """Scores of a study under its own suite, if that corrupts, and under every known one that it has records of."""
     names = [name for name in known_suites() if name != study.suite.name]
-    suites = [suite for suite in (study.suite, *map(load_suite, names)) if corrupts(suite)]
+    suites = [suite for suite in (study.suite, *loadable(load_suite, names)[0]) if corrupts(suite)]
     single = load_suite(SINGLE_SENSOR_SUITE) if SINGLE_SENSOR_SUITE in known_suites() else None
     variants = list(study.variants)
     all_scores = (

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aqr_bench.errors import UserError, is_file, join_names, nearest, short
+from aqr_bench.study.grid import grid_variants
 from aqr_bench.study.model_files import named_beside
 from aqr_bench.study.overrides import merge_overrides
 from aqr_bench.study.schedule import tier_schedule
-from aqr_bench.study.schema import read_yaml, repository_root, schema_error
+from aqr_bench.study.schema import name_problem, read_yaml, repository_root, schema_error
 from aqr_bench.study.spec import (
     RESERVED,
     Condition,
@@ -22,6 +23,8 @@ from aqr_bench.study.spec import (
     Tier,
     Variant,
 )
+
+T = TypeVar("T")
 
 
 def known_tiers() -> list[str]:
@@ -39,14 +42,30 @@ def known_studies() -> list[str]:
     return _names(repository_root() / "ablations")
 
 
+def loadable(load: Callable[[str], T], names: Iterable[str]) -> tuple[list[T], list[UserError]]:
+    """Those that can be loaded, and what is wrong with the others: a draft stops nobody who did not ask for it."""
+    loaded, broken = [], []
+    for name in names:
+        try:
+            loaded.append(load(name))
+        except UserError as error:
+            broken.append(error)
+    return loaded, broken
+
+
 def _names(folder: Path, pattern: str = "*.yaml") -> list[str]:
     return sorted(p.stem for p in folder.glob(pattern) if not p.stem.startswith("_"))
+
+
+def is_path(text: str) -> bool:
+    """Whether a tier, study or suite is given by its file, and not by a name that ships."""
+    return "/" in text or text.endswith((".yaml", ".yml"))
 
 
 def _resolve(path_or_name: str | Path, folder: str, what: str) -> Path:
     """A path is taken as it is; a bare name is looked up in ``ablations/<folder>``."""
     text = str(path_or_name)
-    if isinstance(path_or_name, Path) or "/" in text or text.endswith((".yaml", ".yml")):
+    if isinstance(path_or_name, Path) or is_path(text):
         path = Path(text)
         if is_file(path):
             return path
@@ -68,6 +87,11 @@ def _load(path_or_name: str | Path, folder: str, what: str) -> tuple[dict[str, A
         raise UserError(f"{path}: {problem}")
     if data["name"] != path.stem:
         raise UserError(f"{path}: name: '{data['name']}' differs from the file's name '{path.stem}'")
+    if meaning := name_problem(data["name"]):
+        raise UserError(
+            f"{path}: name: a command line takes '{data['name']}' for {meaning}",
+            f"Put a word in front, such as '{what}-{data['name']}', and rename the file.",
+        )
     return data, path
 
 
@@ -158,9 +182,35 @@ def resolve_condition(
     return Condition(name, get_corruption(key, severity, options), settings)
 
 
+def read_study(path_or_name: str | Path) -> tuple[dict[str, Any], Path]:
+    """What a study file says, with the variants of its matrix spelt out, and which file it is."""
+    data, path = _load(path_or_name, "", "study")
+    return (_with_grid(data, path) if "matrix" in data else data), path
+
+
+def suite_beside(data: Mapping[str, Any], path: Path) -> Path | None:
+    """The suite that a study names, where it is a file beside that of the study; as its model config."""
+    beside = path.parent / data["conditions"]
+    return beside if is_file(beside) else None
+
+
+def _with_grid(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The study with the variants of its ``matrix`` behind those that it names."""
+    variants = grid_variants(data["matrix"], path)
+    twice = next((name for name in variants if name in data["variants"]), None)
+    if twice is not None:
+        raise UserError(f"{path}: matrix.name: gives '{short(twice)}', which is also under variants")
+    data = {key: value for key, value in data.items() if key != "matrix"}
+    data["variants"] = data["variants"] | variants
+    problem = schema_error(data, "study")  # of names that the matrix gives
+    if problem:
+        raise UserError(f"{path}: matrix: {problem}")
+    return data
+
+
 def load_study(path_or_name: str | Path) -> Study:
     """Load a study by name (``ablations/<name>.yaml``) or by file, with its suite and every variant checked."""
-    data, path = _load(path_or_name, "", "study")
+    data, path = read_study(path_or_name)
     if data["name"] in RESERVED or "base" in data["variants"]:
         name = data["name"] if data["name"] in RESERVED else "base"
         raise UserError(f"{path}: '{name}' is reserved for a folder or target; choose another name")
@@ -191,8 +241,7 @@ def load_study(path_or_name: str | Path) -> Study:
         hint = nearest(data["baseline"], variants)
         raise UserError(f"{path}: baseline: unknown variant '{short(data['baseline'])}'{hint}")
     try:
-        beside = path.parent / data["conditions"]  # of a study of one's own, as its model config
-        suite = load_suite(beside if is_file(beside) else data["conditions"])
+        suite = load_suite(suite_beside(data, path) or data["conditions"])
         for variant in variants.values():
             merge_overrides(variant.config)
     except UserError as err:

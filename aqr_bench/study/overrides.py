@@ -58,8 +58,11 @@ def config_entry(node: Any, part: str) -> str | int | None:
 
 
 def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any], where: str | Path) -> None:
-    """Raise UserError unless every dotted key exists in ``config`` (lists: see :func:`config_entry`)."""
-    for key in overrides:
+    """Raise UserError unless every dotted key exists in ``config``, with a value that the new one may replace.
+
+    Lists: see :func:`config_entry`; types: see :func:`type_conflict`.
+    """
+    for key, value in overrides.items():
         node: Any = config
         parts = key.split(".")
         for i, part in enumerate(parts):
@@ -74,3 +77,38 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any], whe
                 hint = nearest(part, candidates)
                 raise UserError(f"{where}: config key '{short(key)}': no '{short(part)}' in {parent}{hint}")
             node = node[entry]
+        if conflict := type_conflict(node, value):
+            raise UserError(f"{where}: config key '{short(key)}': {conflict}")
+
+
+def type_conflict(old: Any, new: Any) -> str | None:
+    """Why a value cannot replace another one: numbers and mappings stand for themselves alone.
+
+    Null and lists go with everything, false with text: settings are off with them, and take one number or several.
+    """
+    kinds = _kind(old), _kind(new)
+    if None not in kinds and kinds[0] != kinds[1] and set(kinds) != {"true or false", "text"}:
+        hint = ""
+        if kinds == ("a number", "text") and _is_number(new):
+            hint = "; without quotes it is a number"
+        elif kinds == ("a number", "true or false"):
+            hint = "; YAML reads on, off, yes and no so"
+        return f"{quoted(new)} is {kinds[1]}, the value that it replaces ({quoted(old)}) is {kinds[0]}{hint}"
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("type") == new.get("type", old.get("type")):
+        for key in old.keys() & new.keys():
+            if conflict := type_conflict(old[key], new[key]):
+                return f"{short(key)}: {conflict}"
+    return None
+
+
+def _kind(value: Any) -> str | None:
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text"}
+    return "a mapping" if isinstance(value, Mapping) else kinds.get(type(value))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

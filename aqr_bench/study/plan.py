@@ -7,14 +7,14 @@ depends on in tier and study, and nothing else, so that a change runs again what
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from aqr_bench.errors import UserError
+from aqr_bench.errors import UserError, nearest, short
 from aqr_bench.study.hashes import config_hash, source_files_hash
 from aqr_bench.study.layout import RunLayout
-from aqr_bench.study.load import known_studies, known_suites, load_study, load_suite, load_tier
+from aqr_bench.study.load import known_studies, known_suites, load_study, load_suite, load_tier, loadable
 from aqr_bench.study.model_files import own_sources
 from aqr_bench.study.requirements import require_inputs
 from aqr_bench.study.runs import base_runs, limit_seeds, matrix
@@ -23,6 +23,7 @@ from aqr_bench.study.schema import repository_root
 from aqr_bench.study.spec import Launcher, Run, Schedule, Study, Suite, Tier
 
 ONE_PROCESS = Launcher()
+N = TypeVar("N", Study, Suite)
 
 # ---------------------------------------------------------------- what is selected
 
@@ -36,6 +37,7 @@ class Selection:
         studies_by_name: all that the tier can run, the chosen ones included: each of them is a target.
         suites: further ones, under which the variants of the chosen studies are evaluated too.
         seeds: how many of every study's were asked for; None: as the tier says.
+        variants: those that were asked for; none: all.
     """
 
     tier: Tier
@@ -43,6 +45,7 @@ class Selection:
     studies_by_name: Mapping[str, Study]
     suites: tuple[Suite, ...] = ()
     seeds: int | None = None
+    variants: tuple[str, ...] = ()
 
     @property
     def layout(self) -> RunLayout:
@@ -56,9 +59,14 @@ class Selection:
     @property
     def suites_by_name(self) -> dict[str, Suite]:
         """By name, all that ship, those of the known studies, and the further ones."""
-        shipped = {name: load_suite(name) for name in known_suites()}
+        shipped = {suite.name: suite for suite in loadable(load_suite, known_suites())[0]}
         named = {study.suite.name: study.suite for study in self.studies_by_name.values()}
-        return {**shipped, **named, **{suite.name: suite for suite in self.suites}}
+        return {**shipped, **named, **{suite.name: suite for suite in self.chosen_suites}}
+
+    @property
+    def chosen_suites(self) -> list[Suite]:
+        """Those of the chosen studies, and the further ones."""
+        return list(unique("suite", [*(study.suite for study in self.studies), *self.suites]))
 
     @property
     def runs(self) -> list[Run]:
@@ -106,11 +114,13 @@ def select(
     studies: Sequence[str] | None = None,
     suites: Sequence[str] | None = None,
     seeds: int | None = None,
+    variants: Sequence[str] | None = None,
 ) -> Selection:
     """Load and check what is to be run, given by names or files.
 
     Args:
         studies: None: those that the tier names, with its further suites unless ``suites`` names others.
+        variants: those of the studies that are run, besides each study's baseline; None: all.
     Raises:
         UserError: an unknown name, a mistake in a file, a study that the tier cannot run, inputs that are not there.
     """
@@ -118,11 +128,53 @@ def select(
     if suites is None:
         suites = () if studies else loaded.suites
     chosen = [limit_seeds(load_study(name), loaded, seeds) for name in studies or loaded.studies]
-    further = tuple(map(load_suite, suites))
+    chosen = unique("study", chosen)
+    if variants:
+        chosen = with_variants(chosen, variants)
+    further = unique("suite", map(load_suite, suites))
+    own_suites = {s.name: s for s in unique("suite", [*(study.suite for study in chosen), *further])}
     base_runs(loaded, chosen)  # raises where the tier cannot run one of them
     require_inputs(loaded, chosen)
-    known = {study.name: study for study in map(load_study, known_studies()) if can_run(loaded, study)}
-    return Selection(loaded, tuple(chosen), {**known, **{s.name: s for s in chosen}}, further, seeds)
+    # A shipped study under a suite of which another file's namesake is chosen is no target of this call.
+    known = {
+        study.name: study
+        for study in loadable(load_study, known_studies())[0]
+        if can_run(loaded, study) and is_same_file(own_suites.get(study.suite.name, study.suite), study.suite)
+    }
+    return Selection(loaded, chosen, {**known, **{s.name: s for s in chosen}}, further, seeds, tuple(variants or ()))
+
+
+def with_variants(studies: Sequence[Study], variants: Sequence[str]) -> tuple[Study, ...]:
+    """The studies with these variants alone, and what they are compared with. UserError: no study has one of them."""
+    known = {name for study in studies for name in study.variants}
+    for name in variants:
+        if name not in known:
+            chosen = ", ".join(study.name for study in studies)
+            raise UserError(f"--variants: no variant '{short(name)}' in {chosen}{nearest(name, known)}")
+    limited = []
+    for study in studies:
+        named = [name for name in study.variants if name in variants]
+        keep = {study.baseline, *named, *map(study.compared_with, named)}
+        limited.append(replace(study, variants={name: v for name, v in study.variants.items() if name in keep}))
+    return tuple(limited)
+
+
+def is_same_file(a: Study | Suite, b: Study | Suite) -> bool:
+    """Whether two of one kind come from one file, however it was named."""
+    return a.path.resolve() == b.path.resolve()
+
+
+def unique(what: str, entries: Iterable[N]) -> tuple[N, ...]:
+    """The entries, each file once. UserError: two files of one name, whose results would lie in one folder."""
+    by_name: dict[str, N] = {}
+    for entry in entries:
+        other = by_name.setdefault(entry.name, entry)
+        if not is_same_file(other, entry):
+            raise UserError(
+                f"{what} '{entry.name}' is named by two files: {other.path} and {entry.path}",
+                "Their results would lie in one folder. Rename one of them.",
+            )
+    return tuple(by_name.values())
 
 
 def can_run(tier: Tier, study: Study) -> bool:

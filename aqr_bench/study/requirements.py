@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from aqr_bench.errors import UserError
+from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.model_files import model_file
 from aqr_bench.study.runs import base_runs, matrix
 from aqr_bench.study.schedule import variant_schedule
@@ -70,10 +71,15 @@ def missing_inputs(tier: Tier, studies: Iterable[Study] = ()) -> Iterator[UserEr
         )
 
 
-def disk_needed(tier: Tier, studies: Sequence[Study]) -> int:
-    """Rough upper bound in bytes: half a megabyte per synthetic frame, 60 MB of checkpoints per training."""
-    world = tier.world
+def disk_needed(tier: Tier, studies: Sequence[Study], layout: RunLayout | None = None) -> int:
+    """Rough upper bound in bytes: half a megabyte per synthetic frame, 60 MB of checkpoints per training.
+
+    ``layout``: where results lie: the world and the trainings that are there need no more space.
+    """
+    world = {} if layout is not None and layout.world_marker.exists() else tier.world
     scenes = sum(int(world.get(key, 0)) for key in ("train_scenes", "val_scenes"))
     frames = scenes * int(world.get("frames_per_scene", 0))
-    trainings = len(matrix(tier, studies)) + len(base_runs(tier, studies))
-    return 500_000 * frames + 60_000_000 * trainings + 200_000_000
+    runs = [*matrix(tier, studies), *base_runs(tier, studies)]
+    trainings = sum(layout is None or not layout.train(run).exists() for run in runs)
+    rest = 200_000_000 if layout is None or frames or trainings else 20_000_000  # info files, records, the report
+    return 500_000 * frames + 60_000_000 * trainings + rest

@@ -38,22 +38,35 @@ _PARSER_ERRORS = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeErro
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice and reads 1e-4 as a number."""
+    """Safe YAML that refuses a key given twice and reads 1e-4 as a number. Merge keys (``<<``) work."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Replace merge keys by what they stand for; before that, the keys are checked as they are written."""
+        checked = self.__dict__.setdefault("checked", set())
+        if id(node) in checked:  # merged into another mapping before: its keys may now be there twice
+            return
+        checked.add(id(node))
+        seen: set = set()
+        for key_node, _ in node.value:
+            if key_node.tag == MERGE_KEY:
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise UserError(f"line {line}: key {quoted(key)} is read as {type(key).__name__}; put it in quotes")
+            if key in seen:
+                raise UserError(f"line {line}: key '{short(key)}' is given twice")
+            seen.add(key)
+        super().flatten_mapping(node)
+        self.keys = self.__dict__.get("keys", 0) + len(node.value)
+        if self.keys > 2 * MAX_VALUES:  # a few merge keys can stand for billions
+            raise UserError(f"line {node.start_mark.line + 1}: too many keys")
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
-    seen: set = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if not isinstance(key, str):
-            raise UserError(f"line {line}: key {quoted(key)} is read as {type(key).__name__}; put it in quotes")
-        if key in seen:
-            raise UserError(f"line {line}: key '{short(key)}' is given twice")
-        seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
+    return loader.construct_mapping(node)
 
 
+MERGE_KEY = "tag:yaml.org,2002:merge"
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
@@ -77,6 +90,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping of keys to values, found {type(data).__name__}")
     return data
+
+
+def parse_value(text: str, where: str) -> Any:
+    """A value of a command line, read as in a file; UserError says ``where``."""
+    try:
+        value = yaml.load(text, Loader=_Loader)
+        _require_plain(value)
+    except UserError as err:
+        raise UserError(f"{where}: {err}") from None
+    except _PARSER_ERRORS as err:
+        raise UserError(f"{where}: not valid YAML: {short(' '.join(str(err).split()), 300)}") from None
+    return value
 
 
 def _require_plain(data: Any) -> None:
@@ -112,6 +137,27 @@ def _require_characters(here: str, *texts: str) -> None:
 
 
 # ---------------------------------------------------------------- checking
+
+
+def name_problem(name: str) -> str | None:
+    """What a command line or YAML would take a name for instead of text; None if it stays text.
+
+    Snakemake's ``--config`` guesses types as Python and YAML do: ``1_2`` would be 12, ``1e5`` a number, ``no`` false.
+    """
+    for convert in (int, float):
+        try:
+            return f"the number {convert(name)}"
+        except ValueError:
+            continue
+    try:
+        value = yaml.load(name, Loader=_Loader)
+    except _PARSER_ERRORS:  # such as 2024-13-40, which has the form of a date
+        return "something else than text"
+    if isinstance(value, str):
+        return None
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return f"the number {value}" if isinstance(value, int | float) else "a date"
 
 
 def _is_integer(_checker: Any, value: Any) -> bool:

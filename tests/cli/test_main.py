@@ -15,8 +15,10 @@ from aqr_bench.cli import run
 from aqr_bench.cli.progress import Progress
 from aqr_bench.cli.snakemake_events import RECORD_SEPARATOR
 from aqr_bench.errors import UserError
+from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.requirements import disk_needed
+from aqr_bench.study.runs import base_runs, matrix
 
 
 def test_help_is_quick_and_names_every_command():
@@ -84,6 +86,30 @@ def test_too_little_disk_is_said_up_front(monkeypatch):
 def test_disk_grows_with_world_and_runs():
     smoke, quick = load_tier("smoke"), load_tier("quick")
     assert disk_needed(smoke, [load_study("smoke")]) < disk_needed(quick, [load_study("bias_site")])
+
+
+def test_disk_is_counted_for_what_is_still_to_do(tmp_path):
+    tier, studies = load_tier("smoke"), [load_study("smoke")]
+    layout = RunLayout("smoke", tmp_path)
+    assert disk_needed(tier, studies, layout) == disk_needed(tier, studies)
+    runs = [*matrix(tier, studies), *base_runs(tier, studies)]
+    for file in (layout.world_marker, *map(layout.train, runs)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert disk_needed(tier, studies, layout) < 30_000_000
+    layout.train(runs[0]).unlink()
+    assert disk_needed(tier, studies, layout) > 60_000_000
+
+
+def test_a_dry_run_works_beside_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / ".snakemake").touch()  # as good as read-only, also for root
+    with run.writable_copy(tmp_path) as place:
+        assert place != tmp_path and [entry.name for entry in place.iterdir()] == ["results"]
+        assert (place / "results").resolve() == tmp_path / "results"
+    (tmp_path / ".snakemake").unlink()
+    with run.writable_copy(tmp_path) as place:
+        assert place == tmp_path
 
 
 def events(*items: dict | str) -> list[str]:

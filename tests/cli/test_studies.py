@@ -65,8 +65,9 @@ def test_details_of_a_study_a_tier_and_a_suite(capsys):
 def test_check_tells_a_study_a_tier_and_a_suite_apart(capsys, tmp_path):
     assert printed(capsys, "check")[0].endswith("all well formed")
     suite = str(load_suite("mome").path)
-    lines = printed(capsys, "check", "bias_site", "quick", suite, str(load_tier("mini").path))
+    *lines, built = printed(capsys, "check", "bias_site", "quick", suite, str(load_tier("mini").path))
     assert [line.split(":")[0] for line in lines] == ["study bias_site", "tier quick", "suite mome", "tier mini"]
+    assert built == "8 configs built, of tier quick, tier mini"
     for name, close in (("bias_sit", "bias_site"), ("quik", "quick"), ("mom", "mome")):
         with pytest.raises(UserError, match=f"unknown study, tier or suite '{name}'; did you mean '{close}'"):
             studies.main(["check", name])

@@ -111,6 +111,45 @@ def test_absent_sensors_leave_the_sample(tmp_path):
     assert len(out["img"]) == 1 and out["lidar2img"].shape == (1, 4, 4) and list(out["images"]) == ["CAM_FRONT"]
 
 
+def bevfusion_sample(folder):
+    """As the loader of mmdet3d's BEVFusion (BEVLoadMultiViewImageFromFiles) leaves it: float32 stacks, inverses too."""
+    results = sample(folder)
+    intrinsics = [np.eye(4) for _ in CAMERAS]
+    for matrix, cam2img in zip(intrinsics, results["cam2img"], strict=True):
+        matrix[:3, :3] = cam2img
+    lidar2cam = np.stack(results["lidar2cam"]).astype(np.float32)
+    results["cam2img"] = np.stack(intrinsics).astype(np.float32)
+    results["lidar2cam"], results["cam2lidar"] = lidar2cam, np.linalg.inv(lidar2cam)
+    results["lidar2img"] = results["cam2img"] @ lidar2cam
+    results["ori_cam2img"] = results["cam2img"].copy()
+    return results
+
+
+@pytest.mark.parametrize("condition", ["nuscenes_c.spatial_misalignment", "nuscenes_r.extrinsic_noise"])
+def test_matrices_that_a_loader_derived_follow_the_calibration(condition, tmp_path):
+    clean = SensorCondition("clean", sweeps_num=1)(bevfusion_sample(tmp_path))
+    for key in ("cam2lidar", "lidar2img"):
+        np.testing.assert_array_equal(clean[key], bevfusion_sample(tmp_path)[key])
+    out = SensorCondition(condition, severity=2, sweeps_num=1)(bevfusion_sample(tmp_path))
+    lidar2cam = np.stack(out["lidar2cam"])
+    assert np.abs(lidar2cam - np.stack(clean["lidar2cam"])).max() > 1e-3
+    assert out["cam2lidar"].dtype == np.float32 and out["cam2lidar"].shape == (2, 4, 4)
+    np.testing.assert_allclose(lidar2cam @ out["cam2lidar"], np.stack([np.eye(4)] * 2), atol=1e-5)
+    np.testing.assert_allclose(out["lidar2img"], AddProjections()(dict(out))["lidar2img"], rtol=1e-5, atol=1e-4)
+
+
+def test_derived_matrices_of_a_camera_that_is_gone(tmp_path):
+    out = SensorCondition("no_cam_back", sweeps_num=1, options={"form": "absent"})(bevfusion_sample(tmp_path))
+    assert out["cam2lidar"].shape == out["ori_cam2img"].shape == (1, 4, 4)
+
+
+def test_an_unknown_matrix_per_camera_is_refused_where_the_calibration_changes(tmp_path):
+    results = bevfusion_sample(tmp_path) | {"camera2ego": [np.eye(4)] * 2}
+    assert SensorCondition("no_lidar", sweeps_num=1)(dict(results))["camera2ego"] is results["camera2ego"]
+    with pytest.raises(UserError, match="the pipeline leaves 'camera2ego', a matrix per camera, before the condition"):
+        SensorCondition("nuscenes_r.extrinsic_noise", severity=2, sweeps_num=1)(results)
+
+
 def test_a_pipeline_of_one_sensor(tmp_path):
     results = {k: v for k, v in sample(tmp_path).items() if k not in ("img", "cam2img", "lidar2cam")}
     out = SensorCondition("no_cameras", sweeps_num=1)(results)

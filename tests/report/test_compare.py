@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -133,10 +134,43 @@ def test_a_single_seed_has_no_noise(tmp_path, capsys):
 def test_what_is_in_one_set_only_is_reported(tmp_path, capsys):
     a, b = make_set(tmp_path / "a"), make_set(tmp_path / "b", config="y")
     shutil.rmtree(b / "made_up" / "a")
-    assert main([str(a), str(b)]) == 0
+    assert main([str(a), str(b)]) == 1
     output = capsys.readouterr().out
     assert "changed: config of made_up/b" in output and "changed: only in A: 9 records of made_up/a" in output
     assert {row.test for key, row in by_variant(a, b).items() if key[0] == "a"} == {"only in A"}
+    assert "changed: only in A: variant made_up/a" in output and "In one set only: 4 scores of all seeds" in output
+
+
+@pytest.mark.parametrize("value", ["NaN", "null", "Infinity"])
+def test_a_score_that_is_no_number_in_one_set_is_a_difference(value, tmp_path, capsys):
+    a, b = make_set(tmp_path / "a"), make_set(tmp_path / "b")
+    file = b / "made_up" / "b" / "seed1" / "evaluate.missing_sensors.jsonl"
+    file.write_text(re.sub('"mAP": [0-9.]+', f'"mAP": {value}', file.read_text(), count=1))
+    assert main([str(a), str(b)]) == 1 and main([str(b), str(b)]) == 0
+    assert "changed: only in A: mAP of evaluate quick made_up b seed 1 clean" in capsys.readouterr().out
+
+
+def test_a_seed_that_one_set_alone_has_is_none(tmp_path):
+    a, b = make_set(tmp_path / "a"), make_set(tmp_path / "b", seeds=(0, 1))
+    assert main([str(a), str(b)]) == 0
+
+
+def test_several_sets_are_compared_with_the_first(tmp_path, capsys):
+    worse = lambda v, c, s: -0.1 + 0.001 * s  # noqa: E731
+    sets = [make_set(tmp_path / "a"), make_set(tmp_path / "b"), make_set(tmp_path / "c", shift=worse)]
+    assert main([*map(str, sets), "--out", str(tmp_path / "d.csv")]) == 1
+    assert capsys.readouterr().out.count("scores: ") == 2
+    rows = pd.read_csv(tmp_path / "d.csv")
+    assert len(rows) == 16 and set(rows[rows.verdict_holm == "worse"].b) == {str(sets[2])}
+
+
+def test_costs_are_set_side_by_side(tmp_path, capsys):
+    for name, latency in (("a", 20.0), ("b", 25.0)):
+        run = {"tier": "quick", "study": "costs", "variant": "x"}
+        cost = {"latency_ms": {"median": latency}}
+        write_records(tmp_path / name / "costs/x/measure.jsonl", [Record("measure", "ok", **run, cost=cost)])
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "cost: costs/x: latency: 20.0 ms then, 25.0 ms now, ratio 1.250" in capsys.readouterr().out
 
 
 def test_a_run_that_fails_now_is_a_difference(tmp_path, capsys):
@@ -246,6 +280,7 @@ def test_the_command_on_the_shipped_records(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # most scores are in one set only
     assert "24 identical" in done.stdout and "only in A" in done.stdout and "tier" in done.stdout
+    assert cli.main(["compare", str(folder), str(folder)]) == 0
     assert cli.main(["compare", str(folder), str(tmp_path / "nowhere")]) == 2

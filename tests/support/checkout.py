@@ -30,8 +30,9 @@ STEP = '''
 """Stand-in for a work step: writes what the real step would write, with made-up numbers."""
 import argparse, hashlib, json, os, sys, time
 from pathlib import Path
+from aqr_bench.records.provenance import file_facts
 from aqr_bench.records.record import Record, read_records, write_records
-from aqr_bench.study.load import load_suite, load_tier
+from aqr_bench.study.load import load_study, load_suite, load_tier
 
 
 def main(words=None):
@@ -44,6 +45,9 @@ def main(words=None):
     parser.add_argument("--database-only", action="store_true")
     args = parser.parse_args(words)
     step, tier, out = STEP_NAME, load_tier(args.tier), Path(args.out)
+    study = load_study(args.study) if args.study else None
+    files = {"tier": file_facts(tier.path)} | ({"study": file_facts(study.path)} if study else {})
+    name = study.name if study else None
     with open("steps.txt", "a") as file:
         file.write(" ".join([step, args.study or "", args.variant or "", str(out)]) + "\\n")
     if os.environ.get("GPU_LOG") and step not in ("world", "prepare"):
@@ -79,7 +83,7 @@ def main(words=None):
         # Trainings that end badly: {variant: [status, reason]}.
         status, reason = json.loads(os.environ.get("FAILURES", "{}")).get(args.variant, ["ok", None])
         write_records(out, [Record(
-            "train", status, tier.name, args.study, args.variant, int(args.seed), reason=reason,
+            "train", status, tier.name, name, args.variant, int(args.seed), reason=reason, provenance={"files": files},
             cost={"wall_s": 61.0, "parameters": 590000}, curve=[[1, 9.0], [2, 7.5], [3, 7.0]])])
     elif step == "evaluate":
         train = read_records(args.train)[0]
@@ -102,7 +106,7 @@ def main(words=None):
         (out / "pictures.json").write_text(json.dumps({"pictures": [], "reason": None}))
     elif step == "measure":
         write_records(out, [Record(
-            "measure", "ok", tier.name, args.study, args.variant,
+            "measure", "ok", tier.name, name, args.variant, provenance={"files": files},
             cost={"latency_ms": {"median": 20.0, "p95": 25.0, "values": [20.0]}, "latency_ratio": 1.0,
                   "throughput_per_s": 50.0, "parameters": 590000, "peak_rss_mb": 900.0})])
     return 0

@@ -16,9 +16,11 @@ from aqr_bench.data.digests import (
     table_digests,
     tables_digest,
 )
-from aqr_bench.errors import UserError
+from aqr_bench.errors import UserError, is_file
 from aqr_bench.records.code_dependencies import code_hash_for
+from aqr_bench.records.source_files import raise_if_other_file
 from aqr_bench.study import plan
+from aqr_bench.study.layout import RESULTS
 from aqr_bench.study.plan import ONE_PROCESS, launcher_of, name_or_path
 from aqr_bench.study.requirements import require_gpus
 from aqr_bench.study.runs import pretrain_runs
@@ -27,18 +29,32 @@ from aqr_bench.study.schema import schema_error
 
 min_version("9.27")
 
+
+def escaped(text):
+    """Text in which Snakemake looks for no wildcard."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def constant(value):
+    """A param that any characters may be in: what a function returns, Snakemake takes as it is."""
+    return lambda wildcards: value
+
+
 # Jobs use the interpreter that runs Snakemake, also where its environment is not activated.
 # `logged FILE COMMAND`: all output goes to the file; of a failed command the last lines are shown.
+# Text is UTF-8, whatever the locale.
+os.environ["PYTHONUTF8"] = "1"
 shell.prefix(
-    f"set -euo pipefail; PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+    f"set -euo pipefail; PATH={escaped(shlex.quote(str(Path(sys.executable).parent)))}:$PATH; "
     'logged() {{ local log="$1"; shift; "$@" > "$log" 2>&1 || {{ tail -n 3 "$log" >&2; exit 1; }}; }}; '
 )
 
 
 def names(value):
-    """A list from the configuration, which may be written as one string with commas."""
+    """A list from the configuration, which may be written as one string with commas; or one file with commas in it."""
     if isinstance(value, str):
-        return [name.strip() for name in value.split(",")]
+        file = value.endswith((".yaml", ".yml")) and is_file(Path(value))
+        return [value] if file else [name.strip() for name in value.split(",")]
     return value
 
 
@@ -48,12 +64,15 @@ def load_selection(settings):
         problem = schema_error(settings, "config")
         if problem:
             raise UserError(f"--config {problem}")
-        return plan.select(
+        selection = plan.select(
             settings.get("tier", "quick"),
             names(settings.get("studies")),
             names(settings.get("suites")),
             settings.get("seeds"),
+            names(settings.get("variants")),
         )
+        raise_if_other_file(selection, RESULTS)
+        return selection
     except UserError as err:
         raise WorkflowError(f"error: {err}")
 
@@ -132,7 +151,7 @@ def schedule_of(wildcards):
 
 def study_option(study):
     """The study of a job by name or file; none for a base model."""
-    return f"--study {name_or_path(STUDIES[study].path)}" if study in STUDIES else ""
+    return ["--study", name_or_path(STUDIES[study].path)] if study in STUDIES else []
 
 
 def start_records(wildcards, init):

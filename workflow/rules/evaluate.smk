@@ -17,7 +17,7 @@ rule evaluate:
     resources:
         gpu=lambda wildcards: gpus_of(ONE_PROCESS),
     params:
-        tier=TIER_NAME,
+        tier=constant(TIER_NAME),
         suite=lambda wildcards: name_or_path(SUITES[wildcards.suite].path),
         study=lambda wildcards: study_option(wildcards.run.partition("/")[0]),
         infos=subpath(input.infos, parent=True),
@@ -28,8 +28,8 @@ rule evaluate:
         "Evaluating {wildcards.run}, tier {wildcards.tier}, seed {wildcards.seed}, suite {wildcards.suite}"
     shell:
         "OMP_NUM_THREADS={threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " python -m aqr_bench evaluate --tier {params.tier} --infos {params.infos}"
-        " --suite {params.suite} --train {input.train} {params.study} --out {output}"
+        " python -m aqr_bench evaluate --tier {params.tier:q} --infos {params.infos}"
+        " --suite {params.suite:q} --train {input.train} {params.study:q} --out {output}"
         " --work results/{wildcards.tier}/work"
 
 
@@ -52,9 +52,9 @@ if SELECTION.trained:
         resources:
             gpu=lambda wildcards: gpus_of(ONE_PROCESS),
         params:
-            tier=TIER_NAME,
-            suite=name_or_path(PICTURED_SUITE.path),
-            study=study_option(PICTURED.study),
+            tier=constant(TIER_NAME),
+            suite=constant(name_or_path(PICTURED_SUITE.path)),
+            study=constant(study_option(PICTURED.study)),
             infos=subpath(input.infos, parent=True),
             out=subpath(output[0], parent=True),
             code=code_hash_for("pictures"),
@@ -63,6 +63,6 @@ if SELECTION.trained:
             "Pictures of detections, tier {wildcards.tier}"
         shell:
             "OMP_NUM_THREADS={threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-            " python -m aqr_bench pictures --tier {params.tier} --infos {params.infos}"
-            " --suite {params.suite} --train {input.train} --evaluation {input.evaluation}"
-            " {params.study} --work results/{wildcards.tier}/work --out {params.out}"
+            " python -m aqr_bench pictures --tier {params.tier:q} --infos {params.infos}"
+            " --suite {params.suite:q} --train {input.train} --evaluation {input.evaluation}"
+            " {params.study:q} --work results/{wildcards.tier}/work --out {params.out}"

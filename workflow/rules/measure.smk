@@ -15,7 +15,7 @@ rule measure:
     resources:
         gpu=lambda wildcards: gpus_of(ONE_PROCESS),
     params:
-        tier=TIER_NAME,
+        tier=constant(TIER_NAME),
         study=lambda wildcards: study_option(wildcards.study),
         infos=subpath(input.infos, parent=True),
         own_threads=TIER.threads,
@@ -28,5 +28,5 @@ rule measure:
         "Measuring {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}"
     shell:
         "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " python -m aqr_bench measure --tier {params.tier} --infos {params.infos}"
-        " {params.study} --variant {wildcards.variant} --out {output}"
+        " python -m aqr_bench measure --tier {params.tier:q} --infos {params.infos}"
+        " {params.study:q} --variant {wildcards.variant} --out {output}"

@@ -3,12 +3,9 @@
 
 rule prepare:
     input:
-        # Is there once the data set is.
-        dataset=(
-            LAYOUT.world_marker
-            if TIER.kind == "synthetic"
-            else DATA_ROOT / TIER.version / "scene.json"
-        ),
+        # Is there once the world is complete. No file of a real data set: Snakemake would take braces in its path for
+        # wildcards, and whether its tables changed is decided by their digest.
+        dataset=LAYOUT.world_marker if TIER.kind == "synthetic" else [],
     output:
         "results/{tier}/infos/data.json",
         expand("results/{{tier}}/infos/{name}", name=INFO_FILES),
@@ -17,8 +14,8 @@ rule prepare:
     conda:
         "../../environment.yml"
     params:
-        tier=TIER_NAME,
-        root=lambda wildcards: str(DATA_ROOT),
+        tier=constant(TIER_NAME),
+        root=constant(str(DATA_ROOT)),
         out=subpath(output[0], parent=True),
         code=code_hash_for("prepare"),
         version=TIER.version,
@@ -29,7 +26,7 @@ rule prepare:
     message:
         "Info files of tier {wildcards.tier}"
     shell:
-        "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench data --tier {params.tier} --root {params.root}"
+        "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench data --tier {params.tier:q} --root {params.root:q}"
         " --out {params.out}"
 
 
@@ -46,13 +43,13 @@ if TIER.database:
             "../../environment.yml"
         threads: workflow.cores or 1
         params:
-            tier=TIER_NAME,
-            root=lambda wildcards: str(DATA_ROOT),
+            tier=constant(TIER_NAME),
+            root=constant(str(DATA_ROOT)),
             out=subpath(output[0], parent=True),
             code=code_hash_for("prepare"),
             data=data_hash,
         message:
             "Objects for GT sampling, tier {wildcards.tier}"
         shell:
-            "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench data --tier {params.tier} --root {params.root}"
+            "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench data --tier {params.tier:q} --root {params.root:q}"
             " --out {params.out} --database-only --workers {threads} --quiet"

@@ -35,16 +35,18 @@ rule report:
     conda:
         "../../environment.yml"
     params:
-        tier=TIER_NAME,
-        studies=[name_or_path(study.path) for study in SELECTION.studies],
+        tier=constant(TIER_NAME),
+        studies=constant([name_or_path(s.path) for s in SELECTION.studies]),
         seeds=f"--seeds {SELECTION.seeds}" if SELECTION.seeds else "",
+        variants=["--variants", *SELECTION.variants] if SELECTION.variants else [],
         out=subpath(output.page, parent=True),
         code=code_hash_for("report"),
         settings=plan.report_hash(SELECTION.studies),
     message:
         "Report"
     shell:
-        "logged {log} python -m aqr_bench report --tier {params.tier} --study {params.studies} {params.seeds}"
+        "logged {log} python -m aqr_bench report --tier {params.tier:q} --study {params.studies:q} {params.seeds}"
+        " {params.variants:q}"
         " --records results --out {params.out}"
 
 

@@ -15,7 +15,7 @@ rule pretrain:
     resources:
         gpu=lambda wildcards: gpus_of(TIER.launcher),
     params:
-        tier=TIER_NAME,
+        tier=constant(TIER_NAME),
         infos=subpath(input.infos, parent=True),
         launcher=TIER.launcher.command,
         own_threads=TIER.threads,
@@ -26,7 +26,7 @@ rule pretrain:
         "Pretraining of the {wildcards.branch} branch, tier {wildcards.tier}"
     shell:
         "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench train --tier {params.tier} --infos {params.infos}"
+        " {params.launcher} -m aqr_bench train --tier {params.tier:q} --infos {params.infos}"
         " --seed 0 --pretrain {wildcards.branch} --out {output} --work results/{wildcards.tier}/work"
 
 
@@ -45,7 +45,7 @@ rule train_base:
     resources:
         gpu=lambda wildcards: gpus_of(launcher_of(TIER, TIER.base)),
     params:
-        tier=TIER_NAME,
+        tier=constant(TIER_NAME),
         infos=subpath(input.infos, parent=True),
         start=lambda wildcards, input: start_option(TIER.base.init, input.start),
         launcher=launcher_of(TIER, TIER.base).command,
@@ -57,7 +57,7 @@ rule train_base:
         "Base training, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
         "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench train --tier {params.tier} --infos {params.infos}"
+        " {params.launcher} -m aqr_bench train --tier {params.tier:q} --infos {params.infos}"
         " --seed {wildcards.seed} {params.start} --out {output} --work results/{wildcards.tier}/work"
 
 
@@ -76,7 +76,7 @@ rule train_variant:
     resources:
         gpu=lambda wildcards: gpus_of(launcher_of(TIER, schedule_of(wildcards))),
     params:
-        tier=TIER_NAME,
+        tier=constant(TIER_NAME),
         study=lambda wildcards: study_option(wildcards.study),
         infos=subpath(input.infos, parent=True),
         start=lambda wildcards, input: start_option(
@@ -93,6 +93,6 @@ rule train_variant:
         "Training {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
         "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench train --tier {params.tier} --infos {params.infos}"
-        " --seed {wildcards.seed} {params.study} --variant {wildcards.variant} {params.start}"
+        " {params.launcher} -m aqr_bench train --tier {params.tier:q} --infos {params.infos}"
+        " --seed {wildcards.seed} {params.study:q} --variant {wildcards.variant} {params.start}"
         " --out {output} --work results/{wildcards.tier}/work"

@@ -11,12 +11,12 @@ if TIER.kind == "synthetic":
             "../../environment.yml"
         threads: workflow.cores or 1
         params:
-            tier=TIER_NAME,
+            tier=constant(TIER_NAME),
             out=subpath(output[0], parent=True),
             code=code_hash_for("world"),
             settings=plan.world_hash(TIER),
         message:
             "World of tier {wildcards.tier}"
         shell:
-            "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench world --tier {params.tier} --out {params.out}"
+            "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench world --tier {params.tier:q} --out {params.out}"
             " --workers {threads} --quiet"

@@ -138,7 +138,7 @@ def _worker(name: str, settings: Settings, rows: Path, log: Path, limit_s: float
     """Exit code of the process that runs a part; None if it was stopped at its time limit."""
     command = [sys.executable, "-m", "aqr_bench", "gpu-check", "--worker", name, "--out", str(rows)]
     command += ["--device", settings.device, "--size", settings.size]
-    with log.open("a") as out:
+    with log.open("a", encoding="utf-8") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
         try:
             return process.wait(limit_s)

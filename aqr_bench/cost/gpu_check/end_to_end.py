@@ -100,7 +100,8 @@ def _run(command: Command, folder: Path, environment: dict[str, str], device: st
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "aqr_bench", command.step, *command.arguments],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        encoding="utf-8", errors="replace",
     )  # fmt: skip
     row = {"step": command.step, "run": command.run, "seconds": round(time.monotonic() - start, 1)}
     print(f"--- {command.step} {command.run}\n{done.stdout[-LOG:]}", flush=True)

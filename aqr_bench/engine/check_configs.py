@@ -1,0 +1,104 @@
+"""Builds the config of every training before anything runs: a mistake in a variant is found in seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.data.dataset import DataSet
+from aqr_bench.engine.config import base_config, build_config, open_config, schedule_for
+from aqr_bench.errors import UserError
+from aqr_bench.records.code_dependencies import code_hash_for
+from aqr_bench.study.hashes import config_hash
+from aqr_bench.study.layout import RunLayout
+from aqr_bench.study.overrides import type_conflict
+from aqr_bench.study.plan import base_hash, pretrain_hash, variant_hash
+from aqr_bench.study.runs import base_runs
+from aqr_bench.study.spec import Study, Tier
+
+
+def check_configs(tier: Tier, studies: Iterable[Study]) -> int:
+    """Build the config of every pretraining, base model and variant; returns how many.
+
+    Raises:
+        UserError: the first mistake, with file and variant: a key that the model's config does not have, a value of
+            another type than the one it replaces, an argument that the attention bias does not take.
+    """
+    opened: dict[str, Any] = {}  # configs of models; opening one takes longer than all the rest
+    count = 0
+    for study, variant, pretrain in _trainings(tier, list(studies)):
+        model = _model(tier, study, variant, pretrain)
+        if model not in opened:
+            opened[model] = open_config(model, import_modules=False)
+        config = variant_config(tier, study, variant, pretrain, opened=deepcopy(opened[model]))
+        where = tier.path if study is None else f"{study.path}: variants.{variant}"
+        _check_attention_bias(config.model.get("pts_bbox_head") or {}, where)
+        count += 1
+    return count
+
+
+def variant_config(
+    tier: Tier, study: Study | None, variant: str | None, pretrain: str | None = None, opened: Any = None
+) -> Any:
+    """The config of a training of seed 0 with its files where the workflow has them, there or not."""
+    opened = opened or open_config(_model(tier, study, variant, pretrain), import_modules=False)
+    return build_config(tier, _data(tier), 0, RunLayout(tier.name).work, study, variant, pretrain, opened)
+
+
+def model_config(tier: Tier, study: Study | None, variant: str | None) -> Any:
+    """The config of the same training before tier and study change it; the data set's files are filled in."""
+    opened = open_config(_model(tier, study, variant), import_modules=False)
+    return base_config(tier, _data(tier), opened=opened)
+
+
+def _data(tier: Tier) -> DataSet:
+    layout = RunLayout(tier.name)
+    return DataSet(tier.data_root or layout.world, layout.infos, tier.version, "")
+
+
+def _model(tier: Tier, study: Study | None, variant: str | None, pretrain: str | None = None) -> str:
+    return schedule_for(tier, study, variant, pretrain).model or tier.model
+
+
+def _trainings(tier: Tier, studies: list[Study]) -> Iterator[tuple[Study | None, str | None, str | None]]:
+    yield from ((None, None, branch) for branch in tier.pretrain)
+    if not studies or base_runs(tier, studies):
+        yield None, None, None
+    yield from ((study, variant, None) for study in studies for variant in study.variants)
+
+
+def check_configs_once(tier: Tier, studies: Iterable[Study], folder: Path) -> None:
+    """``check_configs``, unless tier, studies and code are as they were at an earlier success, noted in ``folder``."""
+    studies = list(studies)
+    hashes = [base_hash(tier), *(pretrain_hash(tier, branch) for branch in tier.pretrain)]
+    hashes += [variant_hash(tier, study, variant) for study in studies for variant in study.variants]
+    marker = folder / config_hash({"settings": hashes, "code": code_hash_for("train")})
+    if marker.exists():
+        return
+    check_configs(tier, studies)
+    if folder.parent.is_dir():  # not there before the first run
+        with contextlib.suppress(OSError):  # a folder that is only to be looked at
+            folder.mkdir(exist_ok=True)
+            marker.touch()
+
+
+def _check_attention_bias(head: Any, where: str | Path) -> None:
+    """UserError for arguments of ``aqr`` that AttentionBias does not take."""
+    if not head.get("aqr"):
+        return
+    from aqr_bench.bias.arguments import attention_bias  # torch
+    from aqr_bench.bias.generator import AttentionBias
+
+    parameters = inspect.signature(AttentionBias).parameters
+    for name, value in head["aqr"].items():
+        default = parameters[name].default if name in parameters else None
+        if conflict := type_conflict(default, value):
+            raise UserError(f"{where}: pts_bbox_head.aqr.{name}: {conflict}")
+    try:
+        attention_bias(head["aqr"], head.get("hidden_dim", 128))
+    except UserError as error:
+        raise UserError(f"{where}: {error.message}", error.remedy) from None

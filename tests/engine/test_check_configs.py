@@ -1,0 +1,79 @@
+"""Every variant's config is built before anything runs: keys, types, arguments of the bias; shown by `config show`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aqr_bench.cli import config as config_command
+from aqr_bench.engine.check_configs import check_configs, check_configs_once
+from aqr_bench.errors import UserError
+from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.study.overrides import type_conflict
+
+AQR, LR = "model.pts_bbox_head.aqr", "optim_wrapper.optimizer.lr"
+
+
+def study_with(folder: Path, config: dict) -> Path:
+    data = yaml.safe_load(Path("ablations/smoke.yaml").read_text(encoding="utf-8"))
+    data["name"], data["variants"]["mine"] = "mine", {"summary": "mine", "config": config}
+    path = folder / "mine.yaml"
+    path.write_text(json.dumps(data), encoding="utf-8")  # YAML with all text in quotes
+    return path
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"model.pts_bbox_hed.aqr": None}, "no 'pts_bbox_hed' in model; did you mean 'pts_bbox_head'"),
+        ({AQR: {"sit": "cross"}}, "pts_bbox_head.aqr: unknown argument 'sit'; did you mean 'site'"),
+        ({AQR: {"site": "crosss"}}, "aqr.site 'crosss' is not known; choose one of none, cross, self, both"),
+        ({AQR: {"bev_window": 4}}, "aqr.bev_window must be 0 or odd, not 4"),
+        ({AQR: {"bev_window": "5"}}, "aqr.bev_window: '5' is text, the value that it replaces .5. is a number"),
+        ({AQR: {"site": "self", "layers": "first"}}, "changes nothing"),
+        ({LR: False}, "False is true or false, .* is a number; YAML reads on, off, yes and no so"),
+        ({LR: "1e-4"}, "'1e-4' is text, .* is a number; without quotes it is a number"),
+        ({"optim_wrapper.optimizer": {"type": "AdamW", "lr": "fast"}}, "lr: 'fast' is text"),
+        ({"optim_wrapper": 3}, "3 is a number, .* is a mapping"),
+    ],
+)
+def test_mistakes_are_named_with_file_and_variant(config, message, tmp_path):
+    path = study_with(tmp_path, config)
+    with pytest.raises(UserError, match=message) as raised:
+        check_configs(load_tier("smoke"), [load_study(path)])
+    assert str(raised.value).startswith(f"{path}: variants.mine: ")
+
+
+def test_values_that_may_replace_each_other():
+    for old, new in [(1, 0.5), (5, [5, 3]), (None, 3), ({"a": 1}, None), ("points", False), ([1], (2, 3))]:
+        assert type_conflict(old, new) is None, (old, new)
+    assert type_conflict({"type": "Adam", "lr": 1.0}, {"type": "SGD", "lr": "x"}) is None  # another part altogether
+
+
+def test_a_success_is_noted_and_a_change_is_checked_again(tmp_path, monkeypatch):
+    marks = tmp_path / "snakemake" / "checked"
+    tier, good = load_tier("smoke"), load_study("smoke")
+    check_configs_once(tier, [good], marks)
+    assert not marks.parent.exists()  # a folder that nothing has run in stays as it is
+    marks.parent.mkdir()
+    check_configs_once(tier, [good], marks)
+    monkeypatch.setattr("aqr_bench.engine.check_configs.check_configs", lambda *_: pytest.fail("checked again"))
+    check_configs_once(tier, [good], marks)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="unknown argument 'sit'"):
+        check_configs_once(tier, [load_study(study_with(tmp_path, {AQR: {"sit": "cross"}}))], marks)
+
+
+def test_a_config_is_shown_whole_or_by_its_changes(capsys):
+    variant = ["show", "--tier", "smoke", "--study", "smoke", "--variant", "cross"]
+    assert config_command.main([*variant, "--diff"]) == 0
+    assert "model.pts_bbox_head.aqr.site: added 'cross'" in capsys.readouterr().out
+    assert config_command.main(variant) == 0
+    shown: dict = {}
+    exec(capsys.readouterr().out, shown)  # it is Python, as mmdet3d's print_config has it
+    assert shown["model"]["pts_bbox_head"]["aqr"]["site"] == "cross"
+    with pytest.raises(UserError, match="--study and --variant go together"):
+        config_command.main(variant[:-2])
