@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from aqr_bench import __version__
 from aqr_bench.atomic import write_text
 from aqr_bench.records.provenance import git_state, portable_path
 from aqr_bench.records.record import Record
-from aqr_bench.report.alarms import alarms_sentence, alarms_table, base_alarms, study_alarms
+from aqr_bench.report.alarms import Alarm, alarms_sentence, alarms_table, base_alarms, study_alarms
 from aqr_bench.report.answer import answer, cost_answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
 from aqr_bench.report.detectable_difference import detectable_difference_sentence, detectable_difference_table
@@ -23,7 +24,7 @@ from aqr_bench.report.embed import Budget, collect_pictures, embed_figures
 from aqr_bench.report.figures.study import draw_costs, draw_study
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
 from aqr_bench.report.routers import sensing_table
-from aqr_bench.report.section import Output, ReportFigure, SectionBuilder
+from aqr_bench.report.section import Output, ReportFigure, ReportSection, SectionBuilder
 from aqr_bench.report.tables.cost import cost_tables
 from aqr_bench.report.tables.published import comparison_sentence, published_tables
 from aqr_bench.report.tables.robustness import RobustnessPart, robustness_parts
@@ -38,6 +39,8 @@ from aqr_bench.report.tables.study import (
 )
 from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.spec import Study, Tier
+
+KINDS = {"tables": (".csv", ".md", ".tex"), "figures": (".png", ".pdf")}
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ def build_report(
 ) -> Path:
     """Write tables, figures and ``index.html`` below ``out`` from the records below ``records/<tier>``.
 
+    The same once more for each study alone, in a folder of its name.
+
     Failed and missing runs are listed as such; a page without any record has a warning. Sections of the ``builders``
     follow the studies. Returns the page's path.
     """
-    tables_dir, figures_dir = _fresh(out / "tables", (".csv", ".md", ".tex")), _fresh(out / "figures", (".png", ".pdf"))
+    tables_dir, figures_dir = (_fresh(out / kind, suffixes) for kind, suffixes in KINDS.items())
     base = collect_base(records, tier, studies)
     collected = [(study, collect_study(records, tier, study)) for study in studies]
     own_records = [*base.records, *(r for _, results in collected for r in results.records)]
@@ -76,21 +81,40 @@ def build_report(
     sections = [_study_section(study, results, base, records, tier, output) for study, results in collected]
     base_tables = _base_tables(studies, base)
     further = [section for build in builders for section in build(tier, studies, records)]
-    alarms = base_alarms(records, tier, [study.suite for study in studies], base.records)
-    for section in sections:
-        alarms += study_alarms(records, tier, section.study, section.records)
-    alarm_rows = alarms_table("sanity", alarms)
-    for table in (*base_tables, *(table for section in further for table in section.tables), alarm_rows):
+    of_base = base_alarms(records, tier, [study.suite for study in studies], base.records)
+    of_studies = [study_alarms(records, tier, section.study, section.records) for section in sections]
+    alarms = [*of_base, *(alarm for of_study in of_studies for alarm in of_study)]
+    for table in (*base_tables, *(table for section in further for table in section.tables)):
         table.write(tables_dir, footer)
+    alarms_table("sanity", alarms).write(tables_dir, footer)
+    pictures = records / tier.name / "pictures"
+    for section, of_study in zip(sections, of_studies, strict=True):
+        page = _page(tier, [section], [], base_tables, base.records, [*of_base, *of_study], None)
+        _write_study(out, section.study.name, [study.name for study in studies], page)
+    page = _page(tier, sections, further, base_tables, base.records, alarms, pictures)
+    return write_text(out / "index.html", page)
+
+
+def _page(
+    tier: Tier,
+    sections: Sequence[StudySection],
+    further: Sequence[ReportSection],
+    base_tables: Sequence[ReportTable],
+    base_records: Sequence[Record],
+    alarms: Sequence[Alarm],
+    pictures_folder: Path | None,
+) -> str:
+    """The page of some studies, as HTML."""
     budget = Budget()
     # Where the page would grow too large, the last ones are left out.
     figures = [figure for section in sections for figure in section.figures]
     figures += [figure for section in sections for figure in section.robustness_figures]
     figures += [figure for section in further for figure in section.figures]
     embedded = embed_figures(figures, budget)
-    everything = [*base.records, *(r for section in sections for r in section.records)]
-    pictures, left_out, picture_note = collect_pictures(records / tier.name / "pictures", budget)
-    page = _template().render(
+    everything = [*base_records, *(r for section in sections for r in section.records)]
+    none = ([], [], None)
+    pictures, left_out, note = none if pictures_folder is None else collect_pictures(pictures_folder, budget)
+    return _template().render(
         tier=tier,
         sections=sections,
         further=further,
@@ -98,17 +122,31 @@ def build_report(
         embedded=embedded,
         pictures=pictures,
         pictures_left_out=left_out,
-        picture_note=picture_note,
+        picture_note=note,
         warnings=mixtures(everything),
-        alarms=alarm_rows,
+        alarms=alarms_table("sanity", alarms),
         alarms_sentence=alarms_sentence(alarms),
         comparison_sentence=comparison_sentence,
-        provenance=provenance_rows(tier, studies, everything),
+        provenance=provenance_rows(tier, [section.study for section in sections], everything),
         counts={"ok": sum(r.ok for r in everything), "all": sum(r.ok or r.failed for r in everything)},
         checked=cross_checked(everything),
         built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    return write_text(out / "index.html", page)
+
+
+def _write_study(out: Path, study: str, studies: Sequence[str], page: str) -> None:
+    """A folder of the study alone below ``out``: its page and copies of its tables and figures.
+
+    It stays when a later report of the tier is on other studies.
+    """
+    for kind, suffixes in KINDS.items():
+        folder = _fresh(out / study / kind, suffixes)
+        for file in sorted((out / kind).iterdir()):
+            # ``a_b_scores.csv`` is of the study a_b and not of a.
+            owner = max((name for name in studies if file.name.startswith(f"{name}_")), key=len, default=None)
+            if owner == study:
+                shutil.copyfile(file, folder / file.name)
+    write_text(out / study / "index.html", page)
 
 
 def cross_checked(records: Sequence[Record]) -> str:

@@ -223,6 +223,20 @@ def test_too_many_pictures_are_left_out_by_name(tmp_path, monkeypatch):
     assert "p3.png (the page would grow too large)" in built and "Detections: p0" in built
 
 
+def test_each_study_has_a_page_that_stays_when_others_are_reported(tmp_path):
+    tier, studies, out = load_tier("smoke"), [load_study("smoke"), load_study("attention_backend")], tmp_path / "out"
+    (tmp_path / "results").mkdir()
+    build_report(tier, studies, tmp_path / "results", out)
+    page = (out / "smoke" / "index.html").read_text(encoding="utf-8")
+    assert studies[0].question in page and studies[1].question not in page
+    tables = {file.name for file in (out / "smoke" / "tables").iterdir()}
+    assert "smoke_scores.csv" in tables and all(name.startswith("smoke_") for name in tables)
+    before = {file: file.read_bytes() for file in (out / "smoke").rglob("*") if file.is_file()}
+    build_report(tier, studies[1:], tmp_path / "results", out)
+    assert not (out / "tables" / "smoke_scores.csv").exists()  # the tier's page is of what was asked for last
+    assert before == {file: file.read_bytes() for file in (out / "smoke").rglob("*") if file.is_file()}
+
+
 def test_the_command_that_repeats_it_names_files_by_their_path():
     root = Path(__file__).resolve().parents[2]
     assert _as_typed(root / "ablations" / "tiers" / "quick.yaml", "quick") == "quick"

@@ -129,7 +129,10 @@ def main(words=None):
     out = Path(words[words.index("--out") + 1])
     for folder in ("tables", "figures"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    (out / "index.html").write_text("a stand-in")
+    studies = words[words.index("--study") + 1 : words.index("--records")]
+    for page in (out, *(out / Path(study).stem for study in studies)):
+        page.mkdir(exist_ok=True)
+        (page / "index.html").write_text("a stand-in")
     return 0
 """
 

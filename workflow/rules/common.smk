@@ -43,9 +43,8 @@ def constant(value):
 # Jobs use the interpreter that runs Snakemake, also where its environment is not activated.
 # `logged FILE COMMAND`: all output goes to the file; of a failed command the last lines are shown.
 # Text is UTF-8, whatever the locale.
-os.environ["PYTHONUTF8"] = "1"
 shell.prefix(
-    f"set -euo pipefail; PATH={escaped(shlex.quote(str(Path(sys.executable).parent)))}:$PATH; "
+    f"set -euo pipefail; export PYTHONUTF8=1; PATH={escaped(shlex.quote(str(Path(sys.executable).parent)))}:$PATH; "
     'logged() {{ local log="$1"; shift; "$@" > "$log" 2>&1 || {{ tail -n 3 "$log" >&2; exit 1; }}; }}; '
 )
 

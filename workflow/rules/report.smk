@@ -13,6 +13,15 @@ rule report:
             category="Report",
             labels={"page": "All studies on one page"},
         ),
+        # Those of other studies, from earlier calls, stay.
+        studies=report(
+            [
+                f"results/{TIER.name}/report/{s.name}/index.html"
+                for s in SELECTION.studies
+            ],
+            caption="../report/page.rst",
+            category="Report",
+        ),
         tables=report(
             directory(f"results/{TIER.name}/report/tables"),
             patterns=["{table}.csv"],
