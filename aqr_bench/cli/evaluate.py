@@ -9,6 +9,7 @@ from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.evaluate import evaluate_suite, write_suite_records
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import read_records
+from aqr_bench.records.request import evaluation_requests, with_requests
 from aqr_bench.study.load import load_study, load_suite, load_tier
 
 
@@ -32,7 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     tier, suite, data = load_tier(args.tier), load_suite(args.suite), load_data(args.infos)
     trained = read_records(args.train)[0]
     study = load_study(args.study or trained.study) if trained.study else None
-    write_suite_records(evaluate_suite(tier, suite, data, study, args.train, args.work), suite, args.out)
+    records = evaluate_suite(tier, suite, data, study, args.train, args.work)
+    checkpoint = trained.provenance.get("checkpoint_sha256")
+    requests = evaluation_requests(tier, suite, study, trained.variant, data.infos_sha256, checkpoint)
+    write_suite_records(with_requests(records, requests), suite, args.out)
     return 0
 
 

@@ -62,7 +62,7 @@ class Schedule:
 
 
 # Rule names and result folders: a study of that name would collide with them.
-_FOLDERS = ["base", "infos", "pictures", "pretrain", "report", "work", "world"]
+_FOLDERS = ["base", "infos", "pictures", "pretrain", "report", "store", "work", "world"]
 
 
 RESERVED = frozenset(["all", "check", "evaluate", "measure", "prepare", "train", *_FOLDERS])

@@ -4,11 +4,12 @@
 rule prepare:
     input:
         # Is there once the data set is.
-        dataset=(
-            LAYOUT.world_marker
+        dataset=by_content(
+            LAYOUT.world_marker.as_posix()
             if TIER.kind == "synthetic"
-            else DATA_ROOT / TIER.version / "scene.json"
+            else (DATA_ROOT / TIER.version / "scene.json").as_posix()
         ),
+        stale=make_again,
     output:
         "results/{tier}/infos/data.json",
         expand("results/{{tier}}/infos/{name}", name=INFO_FILES),
@@ -20,17 +21,12 @@ rule prepare:
         tier=TIER_NAME,
         root=lambda wildcards: str(DATA_ROOT),
         out=subpath(output[0], parent=True),
-        code=code_hash_for("prepare"),
-        version=TIER.version,
-        # A function, so that it is evaluated once more when the data set is written.
-        tables=lambda wildcards: tables_digest(
-            table_digests(DATA_ROOT, TIER.version, LAYOUT.infos)
-        ),
+        code=prepare_code(),
     message:
         "Info files of tier {wildcards.tier}"
     shell:
         "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench data --tier {params.tier} --root {params.root}"
-        " --out {params.out}"
+        " --out {params.out} --code {params.code}"
 
 
 if TIER.database:
@@ -49,8 +45,6 @@ if TIER.database:
             tier=TIER_NAME,
             root=lambda wildcards: str(DATA_ROOT),
             out=subpath(output[0], parent=True),
-            code=code_hash_for("prepare"),
-            data=data_hash,
         message:
             "Objects for GT sampling, tier {wildcards.tier}"
         shell:

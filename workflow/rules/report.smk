@@ -3,9 +3,10 @@
 
 rule report:
     input:
-        RECORDS,
+        by_content(*RECORDS),
         # Of models that are trained; a study of cost alone has none.
-        [LAYOUT.pictures] if SELECTION.trained else [],
+        by_content(*[LAYOUT.pictures.as_posix()] if SELECTION.trained else []),
+        make_again,
     output:
         page=report(
             f"results/{TIER.name}/report/index.html",
@@ -39,8 +40,6 @@ rule report:
         studies=[name_or_path(study.path) for study in SELECTION.studies],
         seeds=f"--seeds {SELECTION.seeds}" if SELECTION.seeds else "",
         out=subpath(output.page, parent=True),
-        code=code_hash_for("report"),
-        settings=plan.report_hash(SELECTION.studies),
     message:
         "Report"
     shell:
