@@ -67,8 +67,14 @@ class Current:
 
     @property
     def reasons(self) -> list[str]:
-        """Why there is anything to do, for people: a line for each cause."""
+        """Why there is anything to do, human-readable: a line for each cause, with the jobs that it concerns."""
         return [*(f"{why}: {path.name}" for path, why in self.others.items()), *grouped_reasons(self.verdicts)]
+
+    @property
+    def reasons_by_job(self) -> list[str]:
+        """A line for each job to do."""
+        jobs = [f"{v.asked.label}: {'; '.join(v.reasons)}" for v in self.verdicts if v.state != FRESH]
+        return [*jobs, *(f"{path.name}: {why}" for path, why in self.others.items())]
 
 
 def current_state(selection: Selection, results: Path = RESULTS, every_target: bool = False) -> Current:

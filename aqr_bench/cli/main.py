@@ -38,6 +38,7 @@ COMMANDS = {
     "studies": ("aqr_bench.cli.studies", "list, check or cost the studies, tiers and condition suites"),
     "doctor": ("aqr_bench.cli.doctor", "which tiers work on this machine, and what the others need"),
     "records": ("aqr_bench.cli.records", "list the failed runs among records"),
+    "gc": ("aqr_bench.cli.gc", "list or delete stored results that are not asked for now"),
     "gpu-slots": ("aqr_bench.cli.gpu_slots", "run a command on GPUs that no other job uses"),
 }
 

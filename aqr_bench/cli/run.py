@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+from aqr_bench.cli.current import accept_code, current_state
 from aqr_bench.cli.gpu_devices import limited, visible_gpus
 from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
 from aqr_bench.console import LiveLine, is_terminal, positive_int
@@ -100,8 +101,9 @@ def clear_stale_lock(folder: Path) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """From world to report: 0 if all jobs ran (with --strict: and all records are ok), else 1."""
     args = _arguments(argv)
-    switches = (args.dry_run, args.strict, args.verbose)
-    return run_workflow(args.tier, args.study, args.cores, *switches, args.seeds, args.suites, gpus=args.gpus)
+    switches = (args.dry_run or args.why, args.strict, args.verbose)
+    how = {"gpus": args.gpus, "why": args.why, "accept": args.accept}
+    return run_workflow(args.tier, args.study, args.cores, *switches, args.seeds, args.suites, **how)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -117,6 +119,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     gpus.add_argument("--gpus", type=positive_int, metavar="N", help="the first N of the visible GPUs (default: all)")
     gpus.add_argument("--cpu", action="store_const", const=0, dest="gpus", help="no GPU: everything on CPUs")
     parser.add_argument("--dry-run", action="store_true", help="report what would be done, and do nothing")
+    parser.add_argument("--why", action="store_true", help="as --dry-run, with the reason of every job")
+    parser.add_argument(
+        "--accept",
+        action="store_true",
+        help="let records count as those of the code as it is, where code alone has changed; each of them notes it",
+    )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if any run is recorded as failed")
     parser.add_argument("--verbose", action="store_true", help="show all of Snakemake's output")
     return parser.parse_args(argv)
@@ -132,12 +140,16 @@ def run_workflow(
     seeds: int | None = None,
     suites: Sequence[str] = (),
     gpus: int | None = None,
+    why: bool = False,
+    accept: bool = False,
 ) -> int:
     """From world to report. Returns 0 if all jobs ran (with ``strict``: and all records are ok), else 1.
 
-    ``gpus``: so many of the visible ones, 0 for none; None: all. Raises UserError for what can be known to fail before
-    anything runs: an unknown name, a missing data set, too few GPUs, too little disk space, another workflow in the
-    same folder.
+    ``gpus``: so many of the visible ones, 0 for none; None: all. ``why``: with ``dry_run``, a reason for every job.
+    ``accept``: records of other code count as current from now on (with ``dry_run``: they are only counted).
+
+    Raises UserError for what can be known to fail before anything runs: an unknown name, a missing data set, too few
+    GPUs, too little disk space, another workflow in the same folder.
     """
     root = repository_root()
     folder = root if Path.cwd().is_relative_to(root) else Path.cwd()
@@ -165,12 +177,20 @@ def run_workflow(
         times = expected_seconds(tier, studies, selection.suites, layout.results)
     progress = Progress(tier.threads, len(usable), dry_run, not live, verbose, TimeLeft(times))
     if dry_run:
+        current = current_state(selection, layout.results)
+        if accept:
+            count = sum(verdict.code_alone for verdict in current.verdicts)
+            print(f"--accept: {count} record files or more differ in code alone; nothing is accepted in a dry run")
         code = run_snakemake(command, folder, progress)
+        for line in current.reasons_by_job if why else current.reasons:
+            print(f"  {line}")
         print(f"{progress.total} jobs to do" if progress.total else "nothing to do")
         return 1 if code else 0
     with only_workflow_in(folder) as lock:
         if clear_stale_lock(folder):
             print("removed the lock that a killed run left behind", file=sys.stderr)
+        if accept:
+            print(f"accepted {len(accept_code(selection, layout.results))} record files of other code")
         if live:
             print(f"results: {layout.root}, logs: {folder / 'logs' / tier.name}", flush=True)
         code = run_snakemake(command, folder, progress, inherited=[lock])
