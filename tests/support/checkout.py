@@ -34,6 +34,7 @@ from aqr_bench.data.digests import infos_digest, table_digests, tables_digest
 from aqr_bench.records.freshness import pictures_identity
 from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.records.request import evaluation_requests, measurement_request, training_request
+from aqr_bench.records.store import separate_work
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study, load_suite, load_tier
 from aqr_bench.study.schedule import variant_schedule
@@ -99,7 +100,7 @@ def main(words=None):
             starts = [sha256_file(initial) if initial.is_file() else None]
         request = training_request(tier, study, args.variant, args.pretrain, infos, starts)
         checkpoint = Path(args.work) / out.parent.relative_to(Path(args.work).parent) / "final.pth"
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        separate_work(Path(args.work), checkpoint.parent, [request.identity, args.seed])
         # Equal trainings give equal weights; those that are only taken over are the base model's.
         still = study and variant_schedule(tier, study, args.variant).iterations == 0
         checkpoint.write_text("".join(map(str, starts)) if still else request.identity + args.seed)

@@ -102,7 +102,9 @@ def test_changed_code_can_be_accepted(copy):
     assert "train base seed 0: code changed: engine/train.py" in why.stdout
     before = json.loads((copy.root / CROSS).read_text())["provenance"]["request"]["code"]["engine/train.py"]
     done, steps = run(copy, "--accept")
-    assert done.returncode == 0 and steps == [] and "accepted 3 record files" in done.stdout, done.stdout + done.stderr
+    # Pictures and page take seconds, and are drawn by the code as it is; measurements depend on the engine as well.
+    assert done.returncode == 0 and steps == ["pictures"], done.stdout + done.stderr
+    assert "accepted 5 record files of other code" in done.stdout
     provenance = json.loads((copy.root / CROSS).read_text())["provenance"]
     assert provenance["accepted"][0]["code"] == {"engine/train.py": before} and provenance["accepted"][0]["date"]
     set_window(copy, 3)
