@@ -170,7 +170,7 @@ rule bad:
 @pytest.mark.parametrize(("options", "gpus"), [([], None), (["--gpus", "2"], 2), (["--cpu"], 0)])
 def test_gpus_on_the_command_line(monkeypatch, options, gpus):
     seen = []
-    monkeypatch.setattr(run, "run_workflow", lambda *_, gpus: seen.append(gpus) or 0)
+    monkeypatch.setattr(run, "run_workflow", lambda *_, gpus, **_more: seen.append(gpus) or 0)
     assert cli.main(["run", *options]) == 0 and seen == [gpus]
 
 
