@@ -20,6 +20,7 @@ from aqr_bench.data.raw_frames import read_image
 from aqr_bench.engine.evaluate import Evaluator, build_loader, load_evaluator
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.metrics.sample_f1 import SampleObjects, best_and_worst, count_detections
+from aqr_bench.records.freshness import pictures_identity
 from aqr_bench.records.record import Record, read_records
 from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, draw_sample
 from aqr_bench.study.load import load_suite, load_tier, resolve_condition
@@ -64,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
                 caption = f"{condition.name}, {why}; detections with a score of at least {args.threshold:g}"
                 pictures.append({"file": path.name, "condition": condition.name, "sample": index, "caption": caption})
     index_file = out / "pictures.json"
-    write_text(index_file, json.dumps({"pictures": pictures, "reason": trained.reason}))
+    identity = pictures_identity(Path(args.train), Path(args.evaluation)) if args.evaluation else None
+    write_text(index_file, json.dumps({"pictures": pictures, "reason": trained.reason, "identity": identity}))
     print(f"{len(pictures)} pictures -> {out}")
     return 0
 

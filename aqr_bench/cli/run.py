@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+from aqr_bench.cli.current import accept_code, current_state
 from aqr_bench.cli.gpu_devices import limited, visible_gpus
 from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
 from aqr_bench.console import LiveLine, is_terminal, positive_int
@@ -106,15 +107,15 @@ def clear_stale_lock(folder: Path) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """From world to report. 0: all jobs ran, all records are ok; 1: a job failed; 3: records failed (--strict: 1)."""
     args = _arguments(argv)
-    switches = (args.dry_run, args.strict, args.verbose)
+    switches = (args.dry_run or args.why, args.strict, args.verbose)
     chosen = (args.seeds, args.suites, args.variants)
-    options = dict(gpus=args.gpus, retry_failed=args.retry_failed)
+    options = dict(gpus=args.gpus, retry_failed=args.retry_failed, why=args.why, accept=args.accept)
     with ExitStack() as stack:
         studies = args.study
         if args.settings:
             tier, settings = load_tier(args.tier), parse_settings(args.settings)
             folder = RunLayout(tier.name, working_folder() / RESULTS).work / "studies"
-            if args.dry_run:  # which leaves nothing behind
+            if args.dry_run or args.why:  # which leaves nothing behind
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             studies = [str(write_derived_study(name, settings, folder)) for name in studies or tier.studies]
             print(f"with --set: {', '.join(Path(study).stem for study in studies)}")
@@ -146,6 +147,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     gpus.add_argument("--gpus", type=positive_int, metavar="N", help="the first N of the visible GPUs (default: all)")
     gpus.add_argument("--cpu", action="store_const", const=0, dest="gpus", help="no GPU: everything on CPUs")
     parser.add_argument("--dry-run", action="store_true", help="report what would be done, and do nothing")
+    parser.add_argument("--why", action="store_true", help="as --dry-run, with the reason of every job")
+    parser.add_argument(
+        "--accept",
+        action="store_true",
+        help="let records count as those of the code as it is, where code alone has changed; each of them notes it",
+    )
     parser.add_argument(
         "--retry-failed", action="store_true", help="run again what is recorded as failed; of a suite, those conditions"
     )
@@ -166,14 +173,18 @@ def run_workflow(
     variants: Sequence[str] = (),
     gpus: int | None = None,
     retry_failed: bool = False,
+    why: bool = False,
+    accept: bool = False,
 ) -> int:
     """From world to report. Returns 0 if all jobs ran and all records are ok, 1 if a job failed, 3 if records failed.
 
     ``strict``: 1 if records failed. ``retry_failed``: records of failures are set aside, and their jobs run again.
 
-    ``gpus``: so many of the visible ones, 0 for none; None: all. Raises UserError for what can be known to fail before
-    anything runs: an unknown name, a missing data set, too few GPUs, too little disk space, another workflow in the
-    same folder.
+    ``gpus``: so many of the visible ones, 0 for none; None: all. ``why``: with ``dry_run``, a reason for every job.
+    ``accept``: records of other code count as current from now on (with ``dry_run``: they are only counted).
+
+    Raises UserError for what can be known to fail before anything runs: an unknown name, a missing data set, too few
+    GPUs, too little disk space, another workflow in the same folder.
     """
     root = repository_root()
     folder = working_folder()
@@ -206,9 +217,15 @@ def run_workflow(
     if dry_run:
         if retry_failed and (failed := set_aside_failed(records, dry_run=True)):
             print(f"to be run again, and what depends on them: {join_names(f.relative_to(folder) for f in failed)}")
+        current = current_state(selection, layout.results)
+        if accept:
+            count = sum(verdict.code_alone for verdict in current.verdicts)
+            print(f"--accept: {count} record files or more differ in code alone; nothing is accepted in a dry run")
         with writable_copy(folder) as place:
             command[command.index("--directory") + 1] = str(place)
             code = run_snakemake(command, place, progress)
+        for line in current.reasons_by_job if why else current.reasons:
+            print(f"  {line}")
         print(f"{progress.total} jobs to do" if progress.total else "nothing to do")
         return 1 if code else 0
     with only_workflow_in(folder) as lock:
@@ -216,6 +233,8 @@ def run_workflow(
             print("removed the lock that a killed run left behind", file=sys.stderr)
         if retry_failed:
             print(f"{len(set_aside_failed(records))} record files with failures set aside, their jobs are run again")
+        if accept:
+            print(f"accepted {len(accept_code(selection, layout.results))} record files of other code")
         if live:
             print(f"results: {layout.root}, logs: {folder / 'logs' / tier.name}", flush=True)
         code = run_snakemake(command, folder, progress, inherited=[lock])

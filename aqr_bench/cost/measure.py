@@ -19,6 +19,7 @@ from aqr_bench.errors import raise_if_disk_error, run_main
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance, utc_now
 from aqr_bench.records.record import Record, status_of, write_records
+from aqr_bench.records.request import measurement_request
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.model_files import own_sources
@@ -61,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         cost={**cost_since(clock), **facts},
         provenance=provenance(
             Job("measure", hashable(config), data.sha256, data.infos_sha256, sources=sources),
+            request=measurement_request(tier, study, args.variant, data.infos_sha256),
             started=started,
             files=files_of(tier, study),
         ),

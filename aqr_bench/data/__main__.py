@@ -42,12 +42,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--database", action="store_true", help="also crop the objects for ground-truth sampling")
     parser.add_argument("--database-only", action="store_true", help="only that, from existing info files")
     parser.add_argument("--workers", type=positive_int, default=1, help="processes of --database (default: 1)")
+    parser.add_argument("--code", help="hash to be noted in data.json, by which a workflow knows who made it")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
     if args.database_only:
         remedy = "Run the same command without --database-only first."
         require_file(Path(args.out) / "data.json", "info summary", remedy)
-        print(f"ground-truth database: {sum(_database(args).values())} objects -> {args.out}")
+        objects, path = _database(args), Path(args.out) / "data.json"
+        summary = json.loads(path.read_text(encoding="utf-8")) | {"database": {"objects": objects}}
+        write_text(path, json.dumps(summary, indent=1))
+        print(f"ground-truth database: {sum(objects.values())} objects -> {args.out}")
         return 0
     version = args.version or load_tier(args.tier).version
     infos = build_infos(open_nuscenes(args.root, version), args.max_sweeps, args.quiet)
@@ -57,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         "root": os.path.relpath(args.root, args.out),
         "version": version,
         "data_sha256": tables_digest(tables),
+        **({"code": args.code} if args.code else {}),
         "splits": {split: _counts(entries) for split, entries in infos.items()},
         "files": {split: path.name for split, path in paths.items()},
         "sha256": {"infos": file_digests(paths.values(), args.out), "tables": tables},

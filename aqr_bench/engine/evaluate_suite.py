@@ -18,6 +18,7 @@ from aqr_bench.errors import raise_if_disk_error
 from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
 from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record, fail_unchanged_inputs, not_started_reason, read_records, write_records
+from aqr_bench.records.request import evaluation_requests, with_requests
 from aqr_bench.study.model_files import own_sources
 from aqr_bench.study.plan import evaluation_settings
 from aqr_bench.study.schedule import model_of
@@ -57,21 +58,27 @@ def evaluate_suite(
     sources = tuple(own_sources(model_of(tier, study, trained.variant)))
     settings = evaluation_settings(tier, suite)
     hashes = data.sha256, data.infos_sha256
+    checkpoint_sha256 = trained.provenance.get("checkpoint_sha256")
+    requests = evaluation_requests(tier, suite, study, trained.variant, data.infos_sha256, checkpoint_sha256)
+
+    def write(records: Sequence[Record], cache: ConditionCache | None = None) -> list[Record]:
+        return write_suite_records(with_requests(records, requests), suite, out, cache)
+
     if reason := not_started_reason("training", trained):  # before the config, which imports mmdet3d
         job = Job("evaluate", None, *hashes, settings=settings, sources=sources)
-        return write_suite_records(_failures(RuntimeError(reason), suite, trained, tier, job, reason), suite, out)
+        return write(_failures(RuntimeError(reason), suite, trained, tier, job, reason))
     if other_data(trained, data):
         print(f"warning: the model of {train_record} was trained on other data than {data.infos}: see the records")
     work = Path(work_root) / trained.run.subfolder
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
-    inputs = (str(trained.provenance.get("checkpoint_sha256")),)
+    inputs = (str(checkpoint_sha256),)
     job = Job("evaluate", hashable(config), *hashes, settings=settings, inputs=inputs, sources=sources)
     try:
         checkpoint = verified_checkpoint(trained, train_record)
     except RuntimeError as error:
         raise_if_disk_error(error, work)
         traceback.print_exc()
-        return write_suite_records(_failures(error, suite, trained, tier, job), suite, out)
+        return write(_failures(error, suite, trained, tier, job))
     name = f"evaluate.{suite.name}"
     cached = find_cached(Path(work_root), work, name, job.identity)
     cache = ConditionCache(work, suite, job)
@@ -86,7 +93,7 @@ def evaluate_suite(
     if not any(record.failed for record in records):
         content = {"run": run, "records": [record.to_dict() for record in records]}
         save_cache_entry(work, name, job.identity, content, files_of(records))
-    return write_suite_records(records, suite, out, cache)
+    return write(records, cache)
 
 
 def evaluate_conditions(

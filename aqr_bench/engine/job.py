@@ -1,14 +1,10 @@
-"""What every job does around its work: its folder, its costs, the reason of a failure."""
+"""What every job does around its work: its costs, the reason of a failure."""
 
 from __future__ import annotations
 
-import json
 import resource
-import shutil
 import time
-from pathlib import Path
 
-from aqr_bench.atomic import write_text
 from aqr_bench.errors import root_cause
 from aqr_bench.records.record import status_of
 
@@ -19,23 +15,6 @@ def failure_status(error: Exception, limit: int | None) -> tuple[str, str]:
     if status == "oom" and limit:
         reason = f"{reason.rstrip(': ')} (memory limit {limit} MB)"
     return status, reason
-
-
-def empty_unless_same(work: Path, identity: list) -> None:
-    """Empty a work folder whose checkpoints come from another config, code, data set or base model.
-
-    Resuming from them would mix two experiments into one record.
-    """
-    marker = work / "identity.json"
-    try:
-        if json.loads(marker.read_text(encoding="utf-8")) == identity:
-            return
-    except (FileNotFoundError, ValueError):
-        pass  # a new folder, or a marker that is damaged: whatever is in there, nothing says whose it is
-    if work.exists():
-        shutil.rmtree(work)
-    work.mkdir(parents=True)
-    write_text(marker, json.dumps(identity))
 
 
 def one_line(error: BaseException) -> str:

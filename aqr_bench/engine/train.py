@@ -24,7 +24,7 @@ from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import build_config, database_files, files_of, hashable, schedule_for
 from aqr_bench.engine.distributed import ProcessGroup, RankFailure, exit_now, split_batch, world_size
 from aqr_bench.engine.initial_weights import initial_checkpoint, load_initial_weights
-from aqr_bench.engine.job import cost_since, empty_unless_same, failure_status, summed_costs
+from aqr_bench.engine.job import cost_since, failure_status, summed_costs
 from aqr_bench.engine.memory_limit import memory_limit
 from aqr_bench.engine.resume import latest_valid_checkpoint, name_resumed_checkpoint
 from aqr_bench.engine.weights import (
@@ -41,9 +41,12 @@ from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance, utc_now
 from aqr_bench.records.record import Record, read_records, write_records
+from aqr_bench.records.request import Request, training_request
+from aqr_bench.records.store import separate_work
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.model_files import own_sources
+from aqr_bench.study.settings import initial_file
 from aqr_bench.study.spec import Run, Schedule, Study, Tier
 
 # Not every process sees every sensor in every batch; runtime.prepare makes activation checkpointing compatible with
@@ -186,6 +189,16 @@ def job_of(plan: TrainingPlan, processes: int) -> Job:
     )
 
 
+def request_of(plan: TrainingPlan) -> Request:
+    """What the record is asked to be, as the workflow computes it before anything runs."""
+    starts = [read_records(path)[0].provenance.get("checkpoint_sha256") for path in plan.start_records]
+    file = initial_file(plan.schedule)
+    if file is not None:
+        starts = [sha256_file(file) if file.is_file() else None]
+    run = plan.run
+    return training_request(plan.tier, plan.study, run.variant, run.pretrain, plan.data.infos_sha256, starts)
+
+
 def resolve_start(plan: TrainingPlan, start: Start) -> Start:
     """Find and check the checkpoints to start from, and make the work folder ready for this very job.
 
@@ -197,7 +210,7 @@ def resolve_start(plan: TrainingPlan, start: Start) -> Start:
     inputs = [*checkpoints, file] if file else checkpoints
     job = replace(start.job, inputs=(*start.job.inputs, *map(sha256_file, inputs)))
     files = {**start.files, **{f"start {n}": path for n, path in enumerate(inputs, 1)}}
-    empty_unless_same(plan.work, job.identity)
+    separate_work(plan.work_root, plan.work, job.identity)
     if file is None:
         return Start(job, files, tuple(checkpoints))
     converted, facts = load_initial_weights(file, plan.schedule, plan.model, plan.work)
@@ -274,6 +287,7 @@ def write_record(
     checkpoint = None if result is None else os.path.relpath(result.checkpoint, Path(out).parent)
     facts = provenance(
         start.job,
+        request=request_of(plan),
         seed=plan.run.seed,
         started=started,
         files=start.files,

@@ -35,7 +35,8 @@ def find_cached(root: Path, work: Path, name: str, identity: Sequence[str]) -> t
     A note that cannot be read is passed over, and so is one whose files are gone or changed: the work is then simply
     done again.
     """
-    for path in sorted(root.glob(f"*/*/seed*/{name}.done.json")):
+    folders = (f"*/*/seed*/{name}.done.json", f".aside/*/*/seed*/*/{name}.done.json")  # see records.store
+    for path in sorted(path for pattern in folders for path in root.glob(pattern)):
         if path.parent == work:
             continue
         try:

@@ -20,6 +20,7 @@ from aqr_bench.study.schema import repository_root
 
 if TYPE_CHECKING:
     from aqr_bench.records.job import Job
+    from aqr_bench.records.request import Request
 
 PACKAGES = (
     "aqr-bench",
@@ -152,6 +153,7 @@ def command_line() -> str:
 def provenance(
     job: Job | None = None,
     *,
+    request: Request | None = None,
     seed: int | None = None,
     started: str | None = None,
     input_sha256: str | None = None,
@@ -164,6 +166,7 @@ def provenance(
 ) -> dict[str, Any]:
     """The ``provenance`` part of a record; call it at the end of the job, in the process that did the work.
 
+    ``request``: what the record was asked to be, by which it is known as current later.
     ``started`` is ``utc_now()`` taken at the start. A checkpoint given without its hash is hashed here. What is not
     known stays None. ``files``: by role, what else the result came from: tier, study, suite, checkpoints to start from.
     """
@@ -171,6 +174,7 @@ def provenance(
         checkpoint_sha256 = sha256_file(checkpoint)
     return {
         **{name: getattr(job, name, None) for name in JOB_HASHES},
+        **({} if request is None else {"request": request.to_dict()}),
         "input_sha256": input_sha256,
         "checkpoint": None if checkpoint is None else portable_path(checkpoint),
         "checkpoint_sha256": checkpoint_sha256,

@@ -6,10 +6,14 @@ aqr-bench report --tier quick --study bias_site --records results --out results/
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
+from aqr_bench.atomic import write_text
 from aqr_bench.console import positive_int
 from aqr_bench.errors import UserError, raise_if_disk_error, run_main
+from aqr_bench.records.freshness import page_identity
+from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.plan import unique, with_variants
 from aqr_bench.study.runs import limit_seeds
@@ -39,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         raise_if_disk_error(error, args.out)
         raise
+    layout = RunLayout(tier.name, args.records)
+    write_text(args.out / layout.page_note.name, json.dumps({"identity": page_identity(layout.root, studies)}))
     print(f"report: {page.resolve()}")
     return 0
 

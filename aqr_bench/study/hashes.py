@@ -26,7 +26,7 @@ def canonical_json(value: Any) -> str:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of the canonical JSON of a config; the order of keys does not matter."""
-    return hashlib.sha256(canonical_json(config).encode()).hexdigest()
+    return sha256_text(canonical_json(config))
 
 
 def source_files_hash(files: Iterable[tuple[str, Path]]) -> str:
@@ -41,3 +41,8 @@ def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()

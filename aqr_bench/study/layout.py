@@ -52,6 +52,11 @@ class RunLayout:
         return self.root / "report"
 
     @property
+    def page_note(self) -> Path:
+        """What the page was made from."""
+        return self.report / "made_from.json"
+
+    @property
     def page(self) -> Path:
         return self.report / "index.html"
 

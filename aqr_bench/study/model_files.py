@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from aqr_bench.errors import UserError, nearest
@@ -63,10 +65,55 @@ def _package_file(package: str, name: str) -> Path:
 
 
 def own_sources(model: str) -> list[Path]:
-    """The Python files that belong to a config of one's own: those in its folder. None for what packages bring."""
+    """The Python files that belong to a custom config; none for what packages bring.
+
+    Those in its folder and the folders below, and the chain of its ``_base_`` wherever that lies.
+    """
     if PACKAGE in model or not is_file_name(model):
         return []
-    return sorted(model_file(model).parent.glob("*.py"))
+    config = model_file(model)
+    return sorted({*_python_files(config.parent), *_base_chain(config)})
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    """Python files of a folder and its sub-packages; hidden folders and virtual environments are left out."""
+    yield from folder.glob("*.py")
+    for child in folder.iterdir():
+        hidden = child.name.startswith((".", "__")) or child.name in ("site-packages", "node_modules")
+        if child.is_dir() and not child.is_symlink() and not hidden and not (child / "pyvenv.cfg").exists():
+            yield from _python_files(child)
+
+
+def _base_chain(config: Path) -> set[Path]:
+    """The files that a config inherits from, by ``_base_`` or by imports under ``read_base()``, and theirs in turn."""
+    chain: set[Path] = set()
+    waiting = [config]
+    while waiting:
+        file = waiting.pop()
+        for name in _base_names(file):
+            base = Path(os.path.normpath(file.parent / name))
+            if base.is_file() and base not in chain:
+                chain.add(base)
+                waiting.append(base)
+    return chain
+
+
+def _base_names(file: Path) -> Iterator[str]:
+    """Relative paths of the configs that one inherits from; those of packages, ``mmdet3d::...``, are left out."""
+    try:
+        module = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return  # the step that builds the model reports it
+    for node in module.body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "_base_" for t in node.targets):
+            texts = [part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant)]
+            yield from (text for text in texts if isinstance(text, str) and PACKAGE not in text)
+        elif isinstance(node, ast.With):
+            for line in node.body:
+                if isinstance(line, ast.ImportFrom) and line.level:
+                    up = "../" * (line.level - 1)
+                    modules = [line.module] if line.module else [alias.name for alias in line.names]
+                    yield from (f"{up}{name.replace('.', '/')}.py" for name in modules)
 
 
 def make_importable(model: str) -> None:

@@ -1,7 +1,7 @@
-"""What is to be run, which records come of it, and hashes of the settings that each of them depends on.
+"""What is to be run, and which records come of it.
 
-The workflow's rules and `aqr-bench run` build one ``Selection`` from the same names. Every hash covers what a result
-depends on in tier and study, and nothing else, so that a change runs again what it concerns.
+The workflow's rules and `aqr-bench run` build one ``Selection`` from the same names. What each record depends on in
+tier and study is in ``study.settings``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aqr_bench.errors import UserError, nearest, short
-from aqr_bench.study.hashes import config_hash, source_files_hash
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import known_studies, known_suites, load_study, load_suite, load_tier, loadable
-from aqr_bench.study.model_files import own_sources
 from aqr_bench.study.requirements import require_inputs
 from aqr_bench.study.runs import base_runs, limit_seeds, matrix
-from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.schema import repository_root
 from aqr_bench.study.spec import Launcher, Run, Schedule, Study, Suite, Tier
 
@@ -197,89 +194,7 @@ def launcher_of(tier: Tier, schedule: Schedule) -> Launcher:
     return ONE_PROCESS if schedule.iterations == 0 else tier.launcher
 
 
-# ---------------------------------------------------------------- hashes of settings
-
-
-def world_hash(tier: Tier) -> str:
-    """Of a synthetic world."""
-    return config_hash({"version": tier.version, "world": tier.world})
-
-
-def pretrain_hash(tier: Tier, branch: str) -> str:
-    """Of the training of one branch alone."""
-    return config_hash(
-        {**_model_settings(tier, tier.model), **vars(tier.pretrain[branch]), **_launcher_settings(tier.launcher)}
-    )
-
-
-def base_hash(tier: Tier) -> str:
-    """Of the training of a base model."""
-    settings = {**_model_settings(tier, tier.model), "config": tier.base.config}
-    return config_hash({**settings, **_schedule_settings(tier, tier.base)})
-
-
-def variant_hash(tier: Tier, study: Study, variant: str) -> str:
-    """Of the training of a variant."""
-    schedule = variant_schedule(tier, study, variant)
-    return config_hash({**_variant_settings(tier, schedule), **_schedule_settings(tier, schedule)})
-
-
-def measure_hash(tier: Tier, study: Study, variant: str) -> str:
-    """Of a variant's measurement. It is interleaved with the baseline's, hence the baseline's config."""
-    baseline = variant_schedule(tier, study, study.baseline).config
-    settings = _variant_settings(tier, variant_schedule(tier, study, variant))
-    return config_hash({**settings, "baseline": baseline, "measure": vars(tier.measure)})
-
-
-def suite_hash(tier: Tier, suite: Suite) -> str:
-    """Of an evaluation, whatever model is evaluated."""
-    return config_hash({**evaluation_settings(tier, suite), **({"tf32": True} if tier.tf32 else {})})
-
-
 def evaluation_settings(tier: Tier, suite: Suite) -> dict[str, Any]:
     """What an evaluation depends on besides the model and its config."""
     conditions = [condition.settings for condition in suite.conditions]
     return {"conditions": conditions, "batch_size": tier.evaluate_batch_size}
-
-
-def report_hash(studies: Iterable[Study]) -> str:
-    """Of the report: all that the study files say, the questions and names included."""
-    return config_hash({study.name: study.path.read_text(encoding="utf-8") for study in studies})
-
-
-def _model_settings(tier: Tier, model: str) -> dict[str, Any]:
-    """A model by name; for a custom config also what is in its files, which no hash of the package covers."""
-    sources = own_sources(model)
-    hashed = {"sources": source_files_hash((file.name, file) for file in sorted(sources))} if sources else {}
-    return {"model": model, **hashed, **({"tf32": True} if tier.tf32 else {})}
-
-
-def _variant_settings(tier: Tier, schedule: Schedule) -> dict[str, Any]:
-    return {
-        **_model_settings(tier, schedule.model or tier.model),
-        "model": schedule.model,
-        "config": schedule.config,
-    }
-
-
-def _schedule_settings(tier: Tier, schedule: Schedule) -> dict[str, Any]:
-    """How long a training takes and what it starts from; a published file that comes or changes is another start.
-
-    A training that ran out of a memory limit is to run again with another limit.
-    """
-    file = {"published": schedule.checkpoint, "scratch": schedule.backbone}.get(schedule.init)
-    facts = file.stat() if file is not None and file.is_file() else None
-    limit = schedule.memory_limit_mb
-    return {
-        "iterations": schedule.iterations,
-        "init": schedule.init,
-        **_launcher_settings(launcher_of(tier, schedule)),
-        **({"epochs": schedule.epochs} if schedule.epochs else {}),
-        **({"file": [file, facts and [facts.st_size, facts.st_mtime_ns]]} if file else {}),
-        **({} if limit is None else {"memory_limit_mb": limit}),
-    }
-
-
-def _launcher_settings(launcher: Launcher) -> dict[str, Any]:
-    """Processes split the batch, and what is normalised per batch with it: another number, another training."""
-    return {} if launcher.processes == 1 else {"launcher": vars(launcher)}

@@ -62,7 +62,7 @@ class Schedule:
 
 
 # Rule names and result folders: a study of that name would collide with them.
-_FOLDERS = ["base", "figures", "infos", "pictures", "pretrain", "report", "tables", "work", "world"]
+_FOLDERS = ["base", "figures", "infos", "pictures", "pretrain", "report", "store", "tables", "work", "world"]
 
 
 RESERVED = frozenset(["all", "check", "evaluate", "measure", "prepare", "train", *_FOLDERS])

@@ -16,11 +16,11 @@ from mmengine.registry import HOOKS
 from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import build_config
-from aqr_bench.engine.job import empty_unless_same
 from aqr_bench.engine.train import main, run_training
 from aqr_bench.engine.weights import load_weights, trained_checkpoint
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, not_started_reason, read_records, write_records
+from aqr_bench.records.store import separate_work
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
@@ -181,12 +181,12 @@ def test_a_damaged_checkpoint_is_not_resumed_from(place, base, capsys):
 
 
 def test_a_damaged_identity_starts_afresh(tmp_path):
-    empty_unless_same(tmp_path / "work", ["a"])
+    separate_work(tmp_path, tmp_path / "work", ["a"])
     (tmp_path / "work" / "iter_2.pth").touch()
-    empty_unless_same(tmp_path / "work", ["a"])
+    separate_work(tmp_path, tmp_path / "work", ["a"])
     assert (tmp_path / "work" / "iter_2.pth").is_file()
     (tmp_path / "work" / "identity.json").write_text('["a')
-    empty_unless_same(tmp_path / "work", ["a"])
+    separate_work(tmp_path, tmp_path / "work", ["a"])
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["identity.json"]
 
 
@@ -251,12 +251,14 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 def test_checkpoints_of_another_experiment_are_not_gone_on_from(tmp_path):
     work = tmp_path / "work"
-    empty_unless_same(work, ["a", "b"])
+    separate_work(tmp_path, work, ["a", "b"])
     (work / "iter_2.pth").write_text("half-trained")
-    empty_unless_same(work, ["a", "b"])
+    separate_work(tmp_path, work, ["a", "b"])
     assert (work / "iter_2.pth").exists()
-    empty_unless_same(work, ["a", "c"])
+    separate_work(tmp_path, work, ["a", "c"])
     assert not (work / "iter_2.pth").exists()
+    separate_work(tmp_path, work, ["a", "b"])
+    assert (work / "iter_2.pth").read_text() == "half-trained"
 
 
 def test_a_misspelled_override_names_the_nearest_key(place):

@@ -80,6 +80,28 @@ def test_the_files_beside_a_config_are_part_of_its_code(tmp_path):
     assert code_hash(["bias"], own_sources(str(config))) != before
 
 
+def test_the_base_chain_and_sub_packages_are_part_of_a_custom_config(tmp_path):
+    folder, bases = tmp_path / "detectors", tmp_path / "base"
+    for name in ("parts/deep", ".venv/lib", "env/lib", "parts/__pycache__"):
+        (folder / name).mkdir(parents=True)
+    bases.mkdir()
+    (folder / "env" / "pyvenv.cfg").touch()
+    for name in (".venv/lib/a.py", "env/lib/b.py", "parts/__pycache__/c.py"):
+        (folder / name).touch()
+    config, head, deep = folder / "mine.py", folder / "parts" / "head.py", folder / "parts" / "deep" / "loss.py"
+    config.write_text('_base_ = ["../base/pillar.py", "mmdet3d::pointpillars/x.py"]\n')
+    (bases / "pillar.py").write_text(
+        "from mmengine.config import read_base\nwith read_base():\n    from .data import *\n"
+    )
+    (bases / "data.py").write_text('_base_ = "./pillar.py"\n')  # a circle, which mmengine refuses later
+    (bases / "other.py").touch()
+    for file in (head, deep):
+        file.touch()
+    assert own_sources(str(config)) == sorted([config, head, deep, bases / "data.py", bases / "pillar.py"])
+    config.write_text("model = dict(\n")
+    assert own_sources(str(config)) == sorted([config, head, deep])
+
+
 def test_modules_beside_a_config_can_be_imported(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "mine.py").write_text("model = dict()\n")

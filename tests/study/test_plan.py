@@ -1,4 +1,4 @@
-"""A selection is the same from wherever it is built, and every hash covers what a result depends on, no more."""
+"""A selection is the same from wherever it is built, and settings cover what a result depends on, no more."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from aqr_bench.study import plan
 from aqr_bench.study.hashes import canonical_json, source_files_hash
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_suite, load_tier
+from aqr_bench.study.settings import condition_settings, measure_settings, training_settings
 from aqr_bench.study.spec import Launcher, Run
 
 SMOKE, STUDY = load_tier("smoke"), load_study("smoke")
@@ -95,7 +96,7 @@ def test_files_of_the_repository_go_by_name(tmp_path):
     assert plan.name_or_path(tmp_path / "mine.yaml") == (tmp_path / "mine.yaml").as_posix()
 
 
-# ---------------------------------------------------------------- hashes of settings
+# ---------------------------------------------------------------- settings that results depend on
 
 
 def with_variant(**changes):
@@ -104,28 +105,30 @@ def with_variant(**changes):
 
 
 def test_a_variant_depends_on_itself_and_its_schedule():
-    cross = plan.variant_hash(SMOKE, STUDY, "cross")
+    cross = training_settings(SMOKE, STUDY, "cross")
     other = with_variant(config={"model.pts_bbox_head.aqr": None}, iterations=7)
-    assert plan.variant_hash(SMOKE, other, "cross") != cross
-    assert plan.variant_hash(SMOKE, other, "none") == plan.variant_hash(SMOKE, STUDY, "none") != cross
-    assert plan.variant_hash(SMOKE, with_variant(summary="other words"), "cross") == cross
-    assert plan.variant_hash(SMOKE, with_variant(memory_limit_mb=9000), "cross") != cross
-    assert plan.variant_hash(replace(SMOKE, launcher=Launcher(2)), STUDY, "cross") != cross
-    assert plan.variant_hash(replace(SMOKE, summary="other words", threads=7), STUDY, "cross") == cross
-    assert plan.variant_hash(replace(SMOKE, tf32=True), STUDY, "cross") != cross
+    assert training_settings(SMOKE, other, "cross") != cross
+    assert training_settings(SMOKE, other, "none") == training_settings(SMOKE, STUDY, "none") != cross
+    assert training_settings(SMOKE, with_variant(summary="other words"), "cross") == cross
+    assert training_settings(SMOKE, with_variant(memory_limit_mb=9000), "cross") != cross
+    assert training_settings(replace(SMOKE, launcher=Launcher(2)), STUDY, "cross") != cross
+    assert training_settings(replace(SMOKE, summary="other words", threads=7), STUDY, "cross") == cross
+    assert training_settings(replace(SMOKE, tf32=True), STUDY, "cross") != cross
 
 
 def test_a_base_model_depends_on_its_schedule_and_not_on_that_of_variants():
-    base = plan.base_hash(SMOKE)
-    assert plan.base_hash(replace(SMOKE, variant=replace(SMOKE.variant, iterations=99))) == base
-    assert plan.base_hash(replace(SMOKE, base=replace(SMOKE.base, iterations=99))) != base
-    assert plan.base_hash(replace(SMOKE, base=replace(SMOKE.base, config={"optim_wrapper.optimizer.lr": 1.0}))) != base
+    base = training_settings(SMOKE)
+    assert training_settings(replace(SMOKE, variant=replace(SMOKE.variant, iterations=99))) == base
+    assert training_settings(replace(SMOKE, base=replace(SMOKE.base, iterations=99))) != base
+    assert (
+        training_settings(replace(SMOKE, base=replace(SMOKE.base, config={"optim_wrapper.optimizer.lr": 1.0}))) != base
+    )
 
 
 def test_weights_that_are_only_taken_need_one_process():
     two = replace(SMOKE, launcher=Launcher(2))
     still = with_variant(iterations=0)
-    assert plan.variant_hash(two, still, "cross") == plan.variant_hash(SMOKE, still, "cross")
+    assert training_settings(two, still, "cross") == training_settings(SMOKE, still, "cross")
     assert plan.launcher_of(two, two.base) == Launcher(2)
     assert plan.launcher_of(two, replace(two.base, iterations=0)) == plan.ONE_PROCESS
 
@@ -133,46 +136,52 @@ def test_weights_that_are_only_taken_need_one_process():
 def test_a_published_file_that_comes_is_another_start(tmp_path):
     file = tmp_path / "weights.pth"
     tier = replace(SMOKE, base=replace(SMOKE.base, init="published", iterations=0, checkpoint=file))
-    without = plan.base_hash(tier)
+    without = training_settings(tier)
     file.write_bytes(b"weights")
-    assert plan.base_hash(tier) != without
+    assert training_settings(tier) != without
+    named = training_settings(tier)
+    file.touch()  # times do not count; what is in the file is compared by its hash, see records.request
+    assert training_settings(tier) == named
 
 
 def test_a_measurement_depends_on_the_baseline_and_on_how_it_is_measured():
-    hashes = {name: plan.measure_hash(SMOKE, STUDY, name) for name in STUDY.variants}
+    hashes = {name: measure_settings(SMOKE, STUDY, name) for name in STUDY.variants}
     none = replace(STUDY.variants["none"], config={"model.pts_bbox_head.aqr": None, "train_dataloader.batch_size": 1})
     changed = replace(STUDY, variants={**STUDY.variants, "none": none})
-    assert all(plan.measure_hash(SMOKE, changed, name) != value for name, value in hashes.items())
+    assert all(measure_settings(SMOKE, changed, name) != value for name, value in hashes.items())
     more = replace(SMOKE, measure=replace(SMOKE.measure, rounds=99))
-    assert all(plan.measure_hash(more, STUDY, name) != value for name, value in hashes.items())
+    assert all(measure_settings(more, STUDY, name) != value for name, value in hashes.items())
 
 
-def test_an_evaluation_depends_on_the_conditions_and_the_batch_size():
-    suite = load_suite("missing_sensors")
-    hashed = plan.suite_hash(SMOKE, suite)
-    assert plan.suite_hash(SMOKE, replace(suite, summary="other words")) == hashed
-    assert plan.suite_hash(SMOKE, replace(suite, conditions=suite.conditions[:-1])) != hashed
-    assert plan.suite_hash(replace(SMOKE, evaluate_batch_size=99), suite) != hashed
-    assert plan.suite_hash(replace(SMOKE, tf32=True), suite) != hashed
+def test_an_evaluation_depends_on_its_condition_the_config_and_the_batch_size():
+    clean, other = load_suite("missing_sensors").conditions[:2]
+    settings = condition_settings(SMOKE, clean)
+    assert condition_settings(replace(SMOKE, summary="other words", threads=7), clean) == settings
+    assert condition_settings(SMOKE, other) != settings
+    assert condition_settings(replace(SMOKE, evaluate_batch_size=99), clean) != settings
+    assert condition_settings(replace(SMOKE, tf32=True), clean) != settings
+    # A variant may differ at test time alone.
+    changed = with_variant(config={"model.pts_bbox_head.aqr": None})
+    assert condition_settings(SMOKE, clean, changed, "cross") != condition_settings(SMOKE, clean, STUDY, "cross")
 
 
-def test_branches_and_worlds_depend_on_their_part_of_the_tier():
+def test_branches_depend_on_their_part_of_the_tier():
     quick = load_tier("quick")
     branch = next(iter(quick.pretrain))
     longer = replace(quick, pretrain={branch: replace(quick.pretrain[branch], iterations=9)})
-    assert plan.pretrain_hash(longer, branch) != plan.pretrain_hash(quick, branch)
-    assert plan.world_hash(longer) == plan.world_hash(quick) != plan.world_hash(SMOKE)
+    assert training_settings(longer, pretrain=branch) != training_settings(quick, pretrain=branch)
+    assert training_settings(longer) == training_settings(quick) != training_settings(quick, pretrain=branch)
 
 
 def test_a_model_file_counts_by_its_contents(tmp_path):
     model = tmp_path / "detector.py"
     model.write_text("x = 1\n")
     tier = replace(SMOKE, model=str(model))
-    before = plan.base_hash(tier)
+    before = training_settings(tier)
     model.write_bytes(b"x = 1\r\n")
-    assert plan.base_hash(tier) == before
+    assert training_settings(tier) == before
     (tmp_path / "part.py").write_text("y = 1\n")
-    assert plan.base_hash(tier) != before
+    assert training_settings(tier) != before
 
 
 def test_names_and_contents_of_source_files_count(tmp_path):

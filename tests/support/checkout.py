@@ -30,14 +30,22 @@ STEP = '''
 """Stand-in for a work step: writes what the real step would write, with made-up numbers."""
 import argparse, hashlib, json, os, sys, time
 from pathlib import Path
+from aqr_bench.data.digests import infos_digest, table_digests, tables_digest
+from aqr_bench.records.freshness import pictures_identity
 from aqr_bench.records.provenance import file_facts
 from aqr_bench.records.record import Record, read_records, write_records
+from aqr_bench.records.request import evaluation_requests, measurement_request, training_request
+from aqr_bench.records.store import separate_work
+from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study, load_suite, load_tier
+from aqr_bench.study.schedule import variant_schedule
+from aqr_bench.study.settings import initial_file
+from aqr_bench.world.spec import read_tier
 
 
 def main(words=None):
     parser = argparse.ArgumentParser()
-    names = "tier root infos seed suite study variant base train out work workers pretrain evaluation"
+    names = "tier root infos seed suite study variant base train out work workers pretrain evaluation code"
     for name in names.split():
         parser.add_argument("--" + name)
     parser.add_argument("--features", nargs="+")
@@ -48,6 +56,7 @@ def main(words=None):
     study = load_study(args.study) if args.study else None
     files = {"tier": file_facts(tier.path)} | ({"study": file_facts(study.path)} if study else {})
     name = study.name if study else None
+    infos = infos_digest(args.infos) if args.infos else None
     with open("steps.txt", "a") as file:
         file.write(" ".join([step, args.study or "", args.variant or "", str(out)]) + "\\n")
     if os.environ.get("GPU_LOG") and step not in ("world", "prepare"):
@@ -70,20 +79,39 @@ def main(words=None):
         sys.exit("error: the disk is on fire")
     if args.database_only:
         (out / "dbinfos_train.pkl").touch()
+        data = json.loads((out / "data.json").read_text())
+        (out / "data.json").write_text(json.dumps({**data, "database": {}}))
     elif step in ("world", "prepare"):
         out.mkdir(parents=True, exist_ok=True)
-        (out / {"world": "world.json", "prepare": "data.json"}[step]).write_text("{}")
         if step == "world":
+            (out / "world.json").write_text(json.dumps({"sha256": read_tier(tier.path).sha256}))
             tables = out / tier.version
             tables.mkdir(exist_ok=True)
             (tables / "scene.json").write_text("[]")
         for name in ["infos_train.pkl", "infos_val.pkl"] if step == "prepare" else []:
             (out / name).write_text(str(sorted(file.read_text() for file in Path(args.root).glob("v1.0-*/*.json"))))
+        if step == "prepare":
+            digest = tables_digest(table_digests(args.root, tier.version, out))
+            (out / "data.json").write_text(json.dumps({"data_sha256": digest, "code": args.code}))
     elif step == "train":
         # Trainings that end badly: {variant: [status, reason]}.
         status, reason = json.loads(os.environ.get("FAILURES", "{}")).get(args.variant, ["ok", None])
+        start_records = [args.base] if args.base else args.features or []
+        starts = [read_records(path)[0].provenance["checkpoint_sha256"] for path in start_records]
+        initial = initial_file(variant_schedule(tier, study, args.variant) if study else tier.base)
+        if initial and not args.pretrain:
+            starts = [sha256_file(initial) if initial.is_file() else None]
+        request = training_request(tier, study, args.variant, args.pretrain, infos, starts)
+        checkpoint = Path(args.work) / out.parent.relative_to(Path(args.work).parent) / "final.pth"
+        separate_work(Path(args.work), checkpoint.parent, [request.identity, args.seed])
+        # Equal trainings give equal weights; those that are only taken over are the base model's.
+        still = study and variant_schedule(tier, study, args.variant).iterations == 0
+        checkpoint.write_text("".join(map(str, starts)) if still else request.identity + args.seed)
+        weights = {"checkpoint": os.path.relpath(checkpoint, out.parent), "checkpoint_sha256": sha256_file(checkpoint)}
         write_records(out, [Record(
-            "train", status, tier.name, name, args.variant, int(args.seed), reason=reason, provenance={"files": files},
+            "train", status, tier.name, name, args.variant, int(args.seed), reason=reason,
+            provenance={"files": files, "request": request.to_dict(),
+                        **({"checkpoint_sha256": None} if reason else weights)},
             cost={"wall_s": 61.0, "parameters": 590000}, curve=[[1, 9.0], [2, 7.5], [3, 7.0]])])
     elif step == "evaluate":
         train = read_records(args.train)[0]
@@ -92,6 +120,8 @@ def main(words=None):
         if train.variant and train.variant == os.environ.get("WITHOUT_CHECKPOINT"):
             reason = "RuntimeError: checkpoint is missing: final.pth"
         rows = []
+        requests = evaluation_requests(
+            tier, suite, study, args.variant or train.variant, infos, train.provenance["checkpoint_sha256"])
         for condition in suite.conditions:
             key = f"{train.study}{train.variant}{train.seed}{condition.name}"
             score = int(hashlib.sha256(key.encode()).hexdigest(), 16) % 1000 / 2000
@@ -99,14 +129,16 @@ def main(words=None):
             rows.append(Record(
                 "evaluate", "failed" if reason else "ok", tier.name, train.study, train.variant, train.seed,
                 condition.name, suite.name, reason, {} if reason else scores,
-                provenance={"input_sha256": condition.name}))
+                provenance={"input_sha256": condition.name, "request": requests[condition.name].to_dict()}))
         write_records(out, rows)
     elif step == "pictures":
         out.mkdir(parents=True, exist_ok=True)
-        (out / "pictures.json").write_text(json.dumps({"pictures": [], "reason": None}))
+        identity = pictures_identity(Path(args.train), Path(args.evaluation))
+        (out / "pictures.json").write_text(json.dumps({"pictures": [], "reason": None, "identity": identity}))
     elif step == "measure":
         write_records(out, [Record(
-            "measure", "ok", tier.name, name, args.variant, provenance={"files": files},
+            "measure", "ok", tier.name, name, args.variant,
+            provenance={"files": files, "request": measurement_request(tier, study, args.variant, infos).to_dict()},
             cost={"latency_ms": {"median": 20.0, "p95": 25.0, "values": [20.0]}, "latency_ratio": 1.0,
                   "throughput_per_s": 50.0, "parameters": 590000, "peak_rss_mb": 900.0})])
     return 0
@@ -133,6 +165,19 @@ def main(words=None):
     for page in (out, *(out / Path(study).stem for study in studies)):
         page.mkdir(exist_ok=True)
         (page / "index.html").write_text("a stand-in")
+    import argparse, json
+    from aqr_bench.records.freshness import page_identity
+    from aqr_bench.study.load import load_study, load_tier
+    from aqr_bench.study.runs import limit_seeds
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tier")
+    parser.add_argument("--study", nargs="+")
+    parser.add_argument("--seeds", type=int)
+    args, _ = parser.parse_known_args(words)
+    tier = load_tier(args.tier)
+    studies = [limit_seeds(load_study(name), tier, args.seeds) for name in args.study]
+    identity = page_identity(Path("results") / tier.name, studies)
+    (out / "made_from.json").write_text(json.dumps({"identity": identity}))
     return 0
 """
 

@@ -49,7 +49,7 @@ def test_profile_knows_the_rules_and_the_traps():
     rules = "".join(file.read_text() for file in (REPOSITORY / "workflow" / "rules").glob("*.smk"))
     for name in {*profile["set-resources"], *profile["set-threads"]}:
         assert f"rule {name}:" in rules, name
-    assert profile["rerun-triggers"] == ["mtime", "params", "input"] and profile["latency-wait"] >= 60
+    assert profile["rerun-triggers"] == ["mtime"] and profile["latency-wait"] >= 60
     assert profile["default-resources"]["tasks"] == 0
 
 

@@ -10,14 +10,9 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from aqr_bench.cli.gpu_devices import hand_on_listing, limited, show_only, visible_gpus
-from aqr_bench.data.digests import (
-    INFO_FILES,
-    infos_digest,
-    table_digests,
-    tables_digest,
-)
+from aqr_bench.cli.current import current_state, prepare_code, put_back, store_stale
+from aqr_bench.data.digests import INFO_FILES
 from aqr_bench.errors import UserError, is_file
-from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.records.source_files import raise_if_other_file
 from aqr_bench.study import plan
 from aqr_bench.study.layout import RESULTS
@@ -118,8 +113,42 @@ def refuse_missing_gpus():
         raise WorkflowError(f"error: {err}")
 
 
+def make_again(wildcards):
+    """No input: an input function that has Snakemake make again what is there and not current.
+
+    What is current is judged by what is in the records, see aqr_bench/cli/current.py, and never by times of files or by
+    what Snakemake noted about earlier runs. This is called while Snakemake plans, whatever its target is.
+    """
+    if workflow.is_main_process:
+        workflow.dag.forcefiles.update(STALE)
+    return []
+
+
+def by_content(*patterns):
+    """Input files whose times do not count, only whether they are there; what is made again makes again what reads it."""
+
+    def files(wildcards):
+        names = [pattern.format(**wildcards) for pattern in patterns]
+        marked = [name if name in STALE else ancient(name) for name in names]
+        return marked[0] if len(marked) == 1 else marked
+
+    return files
+
+
+def store_what_is_made_again():
+    """Snakemake deletes a job's outputs when the job starts: records go into the store before."""
+    outputs = [Path(file) for job in workflow.dag.needrun_jobs() for file in job.output]
+    store_stale(CURRENT, outputs)
+
+
+def another_run_is_at_work():
+    locks = Path(".snakemake/locks")
+    return locks.is_dir() and any(locks.iterdir())
+
+
 onstart:
     refuse_missing_gpus()
+    store_what_is_made_again()
 
 
 SELECTION = load_selection(config)
@@ -129,19 +158,18 @@ RECORDS = SELECTION.records
 GPUS = limit_gpus(config.get("gpus"))
 TIER_NAME = name_or_path(TIER.path)
 DATA_ROOT = TIER.data_root or LAYOUT.world
-# Ancient: whether they changed is decided by a digest of their contents, not by their times.
+# Jobs of this workflow parse it anew, and leave the files as they are.
+CURRENT, STALE = None, frozenset()
+if workflow.is_main_process:
+    if not another_run_is_at_work():
+        put_back(SELECTION, every_target=True)
+    CURRENT = current_state(SELECTION, every_target=True)
+    STALE = frozenset(path.as_posix() for path in CURRENT.stale)
 INFOS = {
-    "infos": "results/{tier}/infos/data.json",
+    "infos": by_content("results/{tier}/infos/data.json"),
     "info_files": ancient([f"results/{{tier}}/infos/{name}" for name in INFO_FILES]),
+    "stale": make_again,
 }
-
-
-def data_hash(wildcards):
-    """Of the info files. Snakemake evaluates functions among params once more when a job's inputs are all made.
-
-    Without ``input``: what derives from that is no reason for Snakemake to run a job again.
-    """
-    return infos_digest(LAYOUT.infos)
 
 
 def schedule_of(wildcards):
@@ -153,12 +181,16 @@ def study_option(study):
     return ["--study", name_or_path(STUDIES[study].path)] if study in STUDIES else []
 
 
+BASE_RECORD = "results/{tier}/base/seed{seed}/train.jsonl"
+
+
 def start_records(wildcards, init):
     """Trainings that a training starts from: of the base model, of the pretrained branches, or none."""
     if init == "base":
-        return f"results/{wildcards.tier}/base/seed{wildcards.seed}/train.jsonl"
+        return by_content(BASE_RECORD)(wildcards)
     if init == "features":
-        return [LAYOUT.train(run) for run in pretrain_runs(TIER)]
+        records = [LAYOUT.train(run).as_posix() for run in pretrain_runs(TIER)]
+        return by_content(*records)(wildcards)
     return []
 
 
@@ -170,7 +202,9 @@ def start_option(init, records):
 
 def database_of(schedule):
     """The objects for GT sampling, where the tier's trainings need them and this is one."""
-    return LAYOUT.database if TIER.database and schedule.iterations != 0 else []
+    if not TIER.database or schedule.iterations == 0:
+        return []
+    return by_content(LAYOUT.database.as_posix())({})
 
 
 wildcard_constraints:

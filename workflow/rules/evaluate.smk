@@ -4,7 +4,7 @@
 rule evaluate:
     input:
         **INFOS,
-        train="results/{tier}/{run}/seed{seed}/train.jsonl",
+        train=by_content("results/{tier}/{run}/seed{seed}/train.jsonl"),
     output:
         "results/{tier}/{run}/seed{seed}/evaluate.{suite}.jsonl",
     log:
@@ -21,9 +21,6 @@ rule evaluate:
         suite=lambda wildcards: name_or_path(SUITES[wildcards.suite].path),
         study=lambda wildcards: study_option(wildcards.run.partition("/")[0]),
         infos=subpath(input.infos, parent=True),
-        code=code_hash_for("evaluate"),
-        data=data_hash,
-        settings=lambda wildcards: plan.suite_hash(TIER, SUITES[wildcards.suite]),
     message:
         "Evaluating {wildcards.run}, tier {wildcards.tier}, seed {wildcards.seed}, suite {wildcards.suite}"
     shell:
@@ -40,8 +37,10 @@ if SELECTION.trained:
     rule pictures:
         input:
             **INFOS,
-            train=LAYOUT.train(PICTURED),
-            evaluation=LAYOUT.evaluate(PICTURED, PICTURED_SUITE.name),
+            train=by_content(LAYOUT.train(PICTURED).as_posix()),
+            evaluation=by_content(
+                LAYOUT.evaluate(PICTURED, PICTURED_SUITE.name).as_posix()
+            ),
         output:
             "results/{tier}/pictures/pictures.json",
         log:
@@ -57,8 +56,6 @@ if SELECTION.trained:
             study=constant(study_option(PICTURED.study)),
             infos=subpath(input.infos, parent=True),
             out=subpath(output[0], parent=True),
-            code=code_hash_for("pictures"),
-            data=data_hash,
         message:
             "Pictures of detections, tier {wildcards.tier}"
         shell:

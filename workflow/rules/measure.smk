@@ -19,11 +19,6 @@ rule measure:
         study=lambda wildcards: study_option(wildcards.study),
         infos=subpath(input.infos, parent=True),
         own_threads=TIER.threads,
-        code=code_hash_for("measure"),
-        data=data_hash,
-        settings=lambda wildcards: plan.measure_hash(
-            TIER, STUDIES[wildcards.study], wildcards.variant
-        ),
     message:
         "Measuring {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}"
     shell:

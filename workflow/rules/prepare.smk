@@ -5,7 +5,12 @@ rule prepare:
     input:
         # Is there once the world is complete. No file of a real data set: Snakemake would take braces in its path for
         # wildcards, and whether its tables changed is decided by their digest.
-        dataset=LAYOUT.world_marker if TIER.kind == "synthetic" else [],
+        dataset=(
+            by_content(LAYOUT.world_marker.as_posix())
+            if TIER.kind == "synthetic"
+            else []
+        ),
+        stale=make_again,
     output:
         "results/{tier}/infos/data.json",
         expand("results/{{tier}}/infos/{name}", name=INFO_FILES),
@@ -17,17 +22,12 @@ rule prepare:
         tier=constant(TIER_NAME),
         root=constant(str(DATA_ROOT)),
         out=subpath(output[0], parent=True),
-        code=code_hash_for("prepare"),
-        version=TIER.version,
-        # A function, so that it is evaluated once more when the data set is written.
-        tables=lambda wildcards: tables_digest(
-            table_digests(DATA_ROOT, TIER.version, LAYOUT.infos)
-        ),
+        code=prepare_code(),
     message:
         "Info files of tier {wildcards.tier}"
     shell:
         "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench data --tier {params.tier:q} --root {params.root:q}"
-        " --out {params.out}"
+        " --out {params.out} --code {params.code}"
 
 
 if TIER.database:
@@ -46,8 +46,6 @@ if TIER.database:
             tier=constant(TIER_NAME),
             root=constant(str(DATA_ROOT)),
             out=subpath(output[0], parent=True),
-            code=code_hash_for("prepare"),
-            data=data_hash,
         message:
             "Objects for GT sampling, tier {wildcards.tier}"
         shell:

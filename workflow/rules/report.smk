@@ -3,9 +3,10 @@
 
 rule report:
     input:
-        RECORDS,
+        by_content(*RECORDS),
         # Of models that are trained; a study of cost alone has none.
-        [LAYOUT.pictures] if SELECTION.trained else [],
+        by_content(*[LAYOUT.pictures.as_posix()] if SELECTION.trained else []),
+        make_again,
     output:
         page=report(
             f"results/{TIER.name}/report/index.html",
@@ -49,8 +50,6 @@ rule report:
         seeds=f"--seeds {SELECTION.seeds}" if SELECTION.seeds else "",
         variants=["--variants", *SELECTION.variants] if SELECTION.variants else [],
         out=subpath(output.page, parent=True),
-        code=code_hash_for("report"),
-        settings=plan.report_hash(SELECTION.studies),
     message:
         "Report"
     shell:

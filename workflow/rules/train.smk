@@ -19,9 +19,6 @@ rule pretrain:
         infos=subpath(input.infos, parent=True),
         launcher=TIER.launcher.command,
         own_threads=TIER.threads,
-        code=code_hash_for("train"),
-        data=data_hash,
-        settings=lambda wildcards: plan.pretrain_hash(TIER, wildcards.branch),
     message:
         "Pretraining of the {wildcards.branch} branch, tier {wildcards.tier}"
     shell:
@@ -50,9 +47,6 @@ rule train_base:
         start=lambda wildcards, input: start_option(TIER.base.init, input.start),
         launcher=launcher_of(TIER, TIER.base).command,
         own_threads=TIER.threads,
-        code=code_hash_for("train"),
-        data=data_hash,
-        settings=plan.base_hash(TIER),
     message:
         "Base training, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
@@ -84,11 +78,6 @@ rule train_variant:
         ),
         launcher=lambda wildcards: launcher_of(TIER, schedule_of(wildcards)).command,
         own_threads=TIER.threads,
-        code=code_hash_for("train"),
-        data=data_hash,
-        settings=lambda wildcards: plan.variant_hash(
-            TIER, STUDIES[wildcards.study], wildcards.variant
-        ),
     message:
         "Training {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:

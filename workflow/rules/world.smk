@@ -3,6 +3,8 @@
 if TIER.kind == "synthetic":
 
     rule world:
+        input:
+            make_again,
         output:
             "results/{tier}/world/world.json",
         log:
@@ -13,8 +15,6 @@ if TIER.kind == "synthetic":
         params:
             tier=constant(TIER_NAME),
             out=subpath(output[0], parent=True),
-            code=code_hash_for("world"),
-            settings=plan.world_hash(TIER),
         message:
             "World of tier {wildcards.tier}"
         shell:

@@ -1,0 +1,225 @@
+"""What of a tier's results is current, and what is to be done: for the workflow, ``aqr-bench run`` and ``gc``.
+
+Everything is judged by its contents. Files that are not current are made again, after their records are put into the
+store; stored records that are asked for again are put back.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.atomic import write_text
+from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
+from aqr_bench.records.freshness import (
+    FRESH,
+    MISSING,
+    STALE,
+    DataState,
+    Verdict,
+    asked_files,
+    grouped_reasons,
+    judge,
+    page_identity,
+    pictures_identity,
+)
+from aqr_bench.records.provenance import utc_now
+from aqr_bench.records.request import CODE_CHANGED, code_parts
+from aqr_bench.records.store import archive, restore
+from aqr_bench.study.hashes import config_hash
+from aqr_bench.study.layout import RESULTS, RunLayout
+from aqr_bench.study.plan import Selection
+from aqr_bench.world.spec import read_tier
+from aqr_bench.world.write import WORLD_JSON
+
+
+@dataclass(frozen=True)
+class Current:
+    """Of one selection in one results folder.
+
+    Args:
+        verdicts: on record files, trainings first.
+        others: why world, info files, database, pictures or page are to be made again, by file.
+    """
+
+    selection: Selection
+    results: Path
+    verdicts: tuple[Verdict, ...]
+    others: Mapping[Path, str] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> RunLayout:
+        return RunLayout(self.selection.tier.name, self.results)
+
+    @property
+    def stale(self) -> list[Path]:
+        """Files that are there and to be made again."""
+        records = [verdict.path for verdict in self.verdicts if verdict.state == STALE]
+        return [*records, *(path for path in self.others if path.exists())]
+
+    @property
+    def stale_records(self) -> list[Verdict]:
+        return [verdict for verdict in self.verdicts if verdict.state == STALE]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why there is anything to do, human-readable: a line for each cause, with the jobs that it concerns."""
+        return [*(f"{why}: {path.name}" for path, why in self.others.items()), *grouped_reasons(self.verdicts)]
+
+    @property
+    def reasons_by_job(self) -> list[str]:
+        """A line for each job to do."""
+        jobs = [f"{v.asked.label}: {'; '.join(v.reasons)}" for v in self.verdicts if v.state != FRESH]
+        return [*jobs, *(f"{path.name}: {why}" for path, why in self.others.items())]
+
+
+def current_state(selection: Selection, results: Path = RESULTS, every_target: bool = False) -> Current:
+    """Hold what is in the results folder against what is asked for.
+
+    Args:
+        every_target: judge all studies and suites that the workflow has as targets, as far as there are records.
+    """
+    layout = RunLayout(selection.tier.name, results)
+    others = _data_reasons(selection, layout)
+    rebuilt = next((f"info files rebuilt ({why})" for path, why in others.items() if path != layout.database), None)
+    digest = functools.partial(_noted_digest, infos=layout.infos)
+    files = asked_files(selection, results, every_target)
+    verdicts = judge(files, selection, DataState(infos_digest(layout.infos), rebuilt, digest))
+    others |= _summary_reasons(selection, layout, verdicts)
+    chosen = [v for v in verdicts.values() if not every_target or v.state != MISSING]
+    return Current(selection, results, tuple(chosen), others)
+
+
+def _noted_digest(file: Path, infos: Path) -> str:
+    return file_digests([file], infos)[file.name]
+
+
+def _data_reasons(selection: Selection, layout: RunLayout) -> dict[Path, str]:
+    """Why world, info files or the database of objects are to be made again; nothing where they are missing."""
+    tier, reasons = selection.tier, {}
+    if tier.kind == "synthetic":
+        world = _read_json(layout.world / WORLD_JSON)
+        if world is not None and world.get("sha256") != read_tier(tier.path).sha256:
+            reasons[layout.world_marker] = "world changed"
+    summary = _read_json(layout.info_summary)
+    if summary is None:
+        return reasons
+    root = tier.data_root or layout.world
+    tables = table_digests(root, tier.version, layout.infos)
+    if reasons:
+        reasons[layout.info_summary] = "world changed"
+    elif tables and summary.get("data_sha256") != tables_digest(tables):
+        reasons[layout.info_summary] = "tables of the data set changed"
+    elif summary.get("code", prepare_code()) != prepare_code():
+        reasons[layout.info_summary] = f"{CODE_CHANGED}data"
+    # Info files of earlier versions do not say whether the database was made from them.
+    if layout.database.is_file() and (reasons or ("code" in summary and "database" not in summary)):
+        reasons[layout.database] = "info files rebuilt"
+    return reasons
+
+
+def prepare_code() -> str:
+    """Hash of the code that makes info files."""
+    return config_hash(code_parts("prepare"))
+
+
+def _summary_reasons(selection: Selection, layout: RunLayout, verdicts: Mapping[Path, Verdict]) -> dict[Path, str]:
+    """Why pictures and page are to be made again."""
+    reasons = {}
+    if selection.trained and (pictures := _read_json(layout.pictures)) is not None:
+        run, suite = selection.pictured_run(), selection.trained[0].suite
+        shown = layout.train(run), layout.evaluate(run, suite.name)
+        states = [verdicts[path].state for path in shown if path in verdicts]
+        if set(states) != {FRESH} or pictures.get("identity") != pictures_identity(*shown):
+            reasons[layout.pictures] = "records of the pictured model changed"
+    if layout.page.is_file():
+        note = _read_json(layout.page_note) or {}
+        asked = {Path(path) for path in selection.records}
+        states = {v.state for v in verdicts.values() if v.path.relative_to(layout.results.parent) in asked}
+        if reasons or states - {FRESH} or note.get("identity") != page_identity(layout.root, selection.studies):
+            reasons[layout.page] = "records, studies or the code of the report changed"
+    return reasons
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Content of a JSON file; ``{}`` if damaged, None if there is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+# ---------------------------------------------------------------- the store
+
+
+def put_back(selection: Selection, results: Path = RESULTS, every_target: bool = False) -> int:
+    """Put stored records that are asked for back in place; returns how many files. Nothing is lost by it."""
+    root, count = RunLayout(selection.tier.name, results).root, 0
+    if not (root / "store").is_dir():
+        return 0
+    while True:  # what starts from a training can be asked for by identity once that training is back
+        files = asked_files(selection, results, every_target)
+        state = _judge_again(selection, results, files)
+        back = [v for v in state.values() if v.state != FRESH and v.identity and restore(root, v.path, v.identity)]
+        if not back:
+            return count
+        count += len(back)
+
+
+def _judge_again(selection: Selection, results: Path, files: list) -> dict[Path, Verdict]:
+    layout = RunLayout(selection.tier.name, results)
+    rebuilt = "info files rebuilt" if layout.info_summary in _data_reasons(selection, layout) else None
+    digest = functools.partial(_noted_digest, infos=layout.infos)
+    return judge(files, selection, DataState(infos_digest(layout.infos), rebuilt, digest))
+
+
+def store_stale(current: Current, paths: Iterable[Path]) -> None:
+    """Put those record files into the store that are about to be made again."""
+    stale = {verdict.path for verdict in current.stale_records}
+    for path in stale & set(paths):
+        archive(current.layout.root, path)
+
+
+# ---------------------------------------------------------------- accepting code
+
+
+def accept_code(selection: Selection, results: Path = RESULTS) -> list[Path]:
+    """Let records count as those of the code as it is, where code alone has changed; each of them notes it.
+
+    Returns the record files. Never a change of config, data or starting weights.
+    """
+    layout, accepted = RunLayout(selection.tier.name, results), []
+    summary = _read_json(layout.info_summary) or {}
+    if _data_reasons(selection, layout).get(layout.info_summary, "").startswith(CODE_CHANGED):
+        note = {"date": utc_now(), "code": summary["code"]}
+        summary |= {"code": prepare_code(), "accepted": [*summary.get("accepted", ()), note]}
+        write_text(layout.info_summary, json.dumps(summary, indent=1))
+    while True:  # what starts from an accepted training is judged by its own code then
+        files = asked_files(selection, results)
+        paths = [v.path for v in _judge_again(selection, results, files).values() if v.code_alone]
+        if not paths:
+            return accepted
+        for path in paths:
+            _accept(path)
+        accepted += paths
+
+
+def _accept(path: Path) -> None:
+    step = path.name.partition(".")[0]
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        provenance = record["provenance"]
+        then, now = provenance["request"]["code"], code_parts(step)
+        note = {"date": utc_now(), "code": {part: v for part, v in then.items() if now.get(part) != v}}
+        provenance["accepted"] = [*provenance.get("accepted", ()), note]
+        provenance["request"]["code"] = now
+        rows.append(json.dumps(record, ensure_ascii=False))
+    write_text(path, "\n".join(rows) + "\n")

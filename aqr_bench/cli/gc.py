@@ -1,0 +1,50 @@
+"""What is stored and not asked for now: aqr-bench gc [--tier T ...] [--delete]."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from aqr_bench.records.store import ASIDE, STORE
+from aqr_bench.study.layout import RESULTS
+
+
+def main(argv: list[str] | None = None) -> int:
+    """List stored records and checkpoints, or delete them. What is in place stays as it is."""
+    parser = argparse.ArgumentParser(
+        prog="aqr-bench gc",
+        description="List records and checkpoints of earlier configs and code, which come back when asked for.",
+    )
+    parser.add_argument("--tier", nargs="+", help="names of tiers (default: all that have results)")
+    parser.add_argument("--delete", action="store_true", help="delete them: what is asked for again is made again")
+    args = parser.parse_args(argv)
+    tiers = args.tier or sorted(path.name for path in RESULTS.glob("*") if path.is_dir())
+    total = 0
+    for tier in tiers:
+        for folder in (RESULTS / tier / STORE, RESULTS / tier / "work" / ASIDE):
+            for entry in stored_entries(folder):
+                size = freed_bytes(entry)
+                total += size
+                print(f"{size / 1e6:10.1f} MB  {entry}")
+            if args.delete and folder.is_dir():
+                shutil.rmtree(folder)
+    print(f"{total / 1e6:10.1f} MB {'deleted' if args.delete else 'in all; --delete removes them'}")
+    return 0
+
+
+def stored_entries(folder: Path) -> list[Path]:
+    """Folders that hold one stored record file or one work folder."""
+    entries: list[Path] = []
+    for path, folders, files in os.walk(folder):
+        if files:
+            entries.append(Path(path))
+            folders.clear()
+    return sorted(entries)
+
+
+def freed_bytes(entry: Path) -> int:
+    """Bytes that deleting a folder frees: files that are linked elsewhere count nothing."""
+    states = [file.stat() for file in entry.rglob("*") if file.is_file()]
+    return sum(state.st_size for state in states if state.st_nlink == 1)

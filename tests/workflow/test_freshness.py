@@ -1,0 +1,149 @@
+"""Results know what they were made from: what is done again, and what comes back, whatever happened to the files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from checkout import Checkout, copy_repository
+
+RUN = ("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
+CROSS = "results/smoke/smoke/cross/seed0/train.jsonl"
+AQR = "model.pts_bbox_head.aqr"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Checkout:
+    checkout = Checkout(copy_repository(tmp_path_factory.mktemp("finished") / "checkout"))
+    done = checkout.run(*RUN, STAND_IN_REPORT="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return checkout
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Checkout:
+    subprocess.run(["cp", "-a", str(finished.root), str(tmp_path / "copy")], check=True)
+    checkout = Checkout(tmp_path / "copy")
+    checkout.steps()
+    return checkout
+
+
+def set_window(checkout: Checkout, cells: int) -> None:
+    file = checkout.root / "ablations" / "smoke.yaml"
+    study = yaml.safe_load(file.read_text())
+    study["variants"]["cross"]["config"][AQR]["bev_window"] = cells
+    file.write_text(yaml.safe_dump(study, sort_keys=False))
+
+
+def window_of(checkout: Checkout) -> int:
+    study = yaml.safe_load((checkout.root / "ablations" / "smoke.yaml").read_text())
+    return study["variants"]["cross"]["config"][AQR]["bev_window"]
+
+
+def run(checkout: Checkout, *arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """A run, and the steps that it took."""
+    done = checkout.run(*RUN, *arguments, STAND_IN_REPORT="1", **environment)
+    return done, [line.split()[0] for line in checkout.steps()]
+
+
+def test_a_changed_config_is_noticed_without_snakemakes_notes(copy):
+    shutil.rmtree(copy.root / ".snakemake")
+    done, steps = run(copy)
+    assert "nothing to do" in done.stdout and steps == []
+    old, before = window_of(copy), (copy.root / CROSS).read_text()
+    set_window(copy, 3)
+    shutil.rmtree(copy.root / ".snakemake")
+    why, steps = run(copy, "--why")
+    assert f"train smoke/cross seed 0: aqr.bev_window {old} -> 3" in why.stdout and steps == []
+    assert (copy.root / CROSS).read_text() == before
+    done, steps = run(copy)
+    assert done.returncode == 0 and sorted(steps) == ["evaluate", "measure", "train"], done.stdout + done.stderr
+    assert (copy.root / CROSS).read_text() != before
+    # Putting it back is done at once.
+    set_window(copy, old)
+    done, steps = run(copy)
+    assert done.returncode == 0 and steps == [] and (copy.root / CROSS).read_text() == before
+    checkpoint = copy.root / "results/smoke/work/smoke/cross/seed0/final.pth"
+    assert checkpoint.is_file()
+
+
+def test_a_failed_job_under_a_changed_config_costs_nothing(copy):
+    old = window_of(copy)
+    set_window(copy, 3)
+    broken, steps = run(copy, BREAK_STEP="train")
+    assert broken.returncode == 1 and not (copy.root / CROSS).exists()
+    set_window(copy, old)
+    done, steps = run(copy)
+    assert done.returncode == 0 and steps == [] and (copy.root / CROSS).is_file(), done.stdout + done.stderr
+
+
+def test_results_of_another_machine_are_taken(copy, tmp_path):
+    other = Checkout(tmp_path / "other")
+    subprocess.run(["cp", "-a", str(copy.root), str(other.root)], check=True)
+    for checkout, seeds in ((copy, [0]), (other, [0, 7])):
+        file = checkout.root / "ablations" / "smoke.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"seeds": seeds}, sort_keys=False))
+    done, steps = run(other)
+    assert done.returncode == 0 and steps.count("train") == 3
+    shutil.copy(other.root / "ablations" / "smoke.yaml", copy.root / "ablations" / "smoke.yaml")
+    # Without times, and into a folder that has results of its own.
+    subprocess.run(["cp", "-r", f"{other.root}/results/smoke/.", f"{copy.root}/results/smoke/"], check=True)
+    done, steps = run(copy)
+    assert done.returncode == 0 and steps == [], done.stdout + done.stderr
+
+
+def test_changed_code_can_be_accepted(copy):
+    with (copy.root / "aqr_bench/engine/train.py").open("a") as source:
+        source.write("\nCHANGED = True\n")
+    why, _ = run(copy, "--why")
+    assert "train base seed 0: code changed: engine/train.py" in why.stdout
+    before = json.loads((copy.root / CROSS).read_text())["provenance"]["request"]["code"]["engine/train.py"]
+    done, steps = run(copy, "--accept")
+    # Pictures and page take seconds, and are drawn by the code as it is; measurements depend on the engine as well.
+    assert done.returncode == 0 and steps == ["pictures"], done.stdout + done.stderr
+    assert "accepted 5 record files of other code" in done.stdout
+    provenance = json.loads((copy.root / CROSS).read_text())["provenance"]
+    assert provenance["accepted"][0]["code"] == {"engine/train.py": before} and provenance["accepted"][0]["date"]
+    set_window(copy, 3)
+    done, steps = run(copy, "--accept")
+    assert sorted(steps) == ["evaluate", "measure", "train"] and "accepted 0 record files" in done.stdout
+
+
+def test_records_of_earlier_versions_are_made_again_and_not_lost(copy):
+    record = json.loads((copy.root / CROSS).read_text())
+    del record["provenance"]["request"]
+    (copy.root / CROSS).write_text(json.dumps(record) + "\n")
+    why, _ = run(copy, "--why")
+    assert "train smoke/cross seed 0: record of an earlier version" in why.stdout
+    done, steps = run(copy)
+    assert done.returncode == 0 and sorted(steps) == ["evaluate", "train"]
+    stored = [file.read_text() for file in (copy.root / "results/smoke/store").rglob("records.stored")]
+    assert json.dumps(record) + "\n" in stored
+    listed = copy.run("aqr_bench.cli.main", "gc")
+    assert listed.returncode == 0 and "smoke/cross/seed0/train" in listed.stdout
+    assert copy.run("aqr_bench.cli.main", "gc", "--delete").returncode == 0
+    assert not (copy.root / "results/smoke/store").exists() and (copy.root / CROSS).is_file()
+
+
+def test_bases_and_sub_packages_of_a_custom_config_count(copy):
+    mine = copy.root / "mine"
+    for folder in ("detectors/parts", "base"):
+        (mine / folder).mkdir(parents=True)
+    (mine / "detectors/careful.py").write_text('_base_ = ["../base/pillar.py"]\n')
+    (mine / "detectors/parts/head.py").write_text("WIDTH = 1\n")
+    (mine / "base/pillar.py").write_text("lr = 1\n")
+    tier = yaml.safe_load((copy.root / "ablations/tiers/smoke.yaml").read_text())
+    tier |= {"name": "mine", "model": "detectors/careful.py"}
+    (mine / "mine.yaml").write_text(yaml.safe_dump(tier))
+    base, config = "results/mine/base/seed0/train.jsonl", ("--config", "tier=mine/mine.yaml", "studies=smoke")
+    for file in (None, mine / "base/pillar.py", mine / "detectors/parts/head.py"):
+        if file:
+            file.write_text(file.read_text() + "# another\n")
+        copy.steps()
+        done = copy.snakemake(base, *config)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert [line.split()[0] for line in copy.steps()][-1] == "train"
+    assert "Nothing to be done" in (done := copy.snakemake(base, *config)).stdout + done.stderr and not copy.steps()
