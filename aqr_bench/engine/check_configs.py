@@ -16,8 +16,8 @@ from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.study.hashes import config_hash
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.overrides import type_conflict
-from aqr_bench.study.plan import base_hash, pretrain_hash, variant_hash
 from aqr_bench.study.runs import base_runs
+from aqr_bench.study.settings import training_settings
 from aqr_bench.study.spec import Study, Tier
 
 
@@ -74,9 +74,9 @@ def _trainings(tier: Tier, studies: list[Study]) -> Iterator[tuple[Study | None,
 def check_configs_once(tier: Tier, studies: Iterable[Study], folder: Path) -> None:
     """``check_configs``, unless tier, studies and code are as they were at an earlier success, noted in ``folder``."""
     studies = list(studies)
-    hashes = [base_hash(tier), *(pretrain_hash(tier, branch) for branch in tier.pretrain)]
-    hashes += [variant_hash(tier, study, variant) for study in studies for variant in study.variants]
-    marker = folder / config_hash({"settings": hashes, "code": code_hash_for("train")})
+    settings = [training_settings(tier), *(training_settings(tier, pretrain=branch) for branch in tier.pretrain)]
+    settings += [training_settings(tier, study, variant) for study in studies for variant in study.variants]
+    marker = folder / config_hash({"settings": settings, "code": code_hash_for("train")})
     if marker.exists():
         return
     check_configs(tier, studies)

@@ -35,6 +35,11 @@ class RunLayout:
         return self.root / "infos"
 
     @property
+    def info_summary(self) -> Path:
+        """Is there once the info files are complete."""
+        return self.infos / "data.json"
+
+    @property
     def database(self) -> Path:
         """The objects for GT sampling."""
         return self.infos / "dbinfos_train.pkl"

@@ -11,8 +11,8 @@ from aqr_bench.errors import UserError
 from aqr_bench.study.derived import parse_settings, write_derived_study
 from aqr_bench.study.grid import grid_variants
 from aqr_bench.study.load import load_study, load_tier
-from aqr_bench.study.plan import variant_hash
 from aqr_bench.study.schema import name_problem, read_yaml
+from aqr_bench.study.settings import training_settings
 
 MATRIX = {
     "name": "w$w-$kind",
@@ -101,7 +101,7 @@ def test_settings_of_a_command_line_make_a_study(tmp_path):
     assert study.name.startswith("smoke-") and study.summary.endswith("num_query=10.") and study.seeds == shipped.seeds
     for name, variant in study.variants.items():
         assert variant.config == {**shipped.variants[name].config, **settings}
-        assert variant_hash(tier, study, name) != variant_hash(tier, shipped, name)
+        assert training_settings(tier, study, name) != training_settings(tier, shipped, name)
     for text, message in (("lr", "--set: 'lr' is not KEY=VALUE"), ("a=[", "--set a: not valid YAML")):
         with pytest.raises(UserError, match=message):
             parse_settings([text])
