@@ -41,6 +41,19 @@ from aqr_bench.study.schedule import model_of
 from aqr_bench.study.spec import Condition, Study, Suite, Tier
 
 
+def evaluation_job(config: Any, tier: Tier, data: DataSet, suite: Suite, model: str, checkpoint_sha256: str) -> Job:
+    """What the records of an evaluation depend on. ``model``: name or file of the config that ``config`` comes from."""
+    return Job(
+        "evaluate",
+        hashable(config),
+        data.sha256,
+        data.infos_sha256,
+        settings=evaluation_settings(tier, suite),
+        inputs=(checkpoint_sha256,),
+        sources=tuple(own_sources(model)),
+    )
+
+
 def evaluate_suite(
     tier: Tier, suite: Suite, data: DataSet, study: Study | None, train_record: str | Path, work_root: str | Path
 ) -> list[Record]:
@@ -56,15 +69,8 @@ def evaluate_suite(
         print(f"warning: the model of {train_record} was trained on other data than {data.infos}: see the records")
     work = Path(work_root) / trained.run.subfolder
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
-    job = Job(
-        "evaluate",
-        hashable(config),
-        data.sha256,
-        data.infos_sha256,
-        settings=evaluation_settings(tier, suite),
-        inputs=(str(trained.provenance.get("checkpoint_sha256")),),
-        sources=tuple(own_sources(model_of(tier, study, trained.variant))),
-    )
+    checkpoint_sha256 = str(trained.provenance.get("checkpoint_sha256"))
+    job = evaluation_job(config, tier, data, suite, model_of(tier, study, trained.variant), checkpoint_sha256)
     name = f"evaluate.{suite.name}"
     try:
         if not trained.ok:

@@ -10,16 +10,14 @@ import re
 from pathlib import Path
 
 from aqr_bench.data.dataset import DataSet, load_data
-from aqr_bench.engine.config import base_config, hashable
-from aqr_bench.engine.evaluate import Evaluator, evaluate_one, write_suite_records
+from aqr_bench.engine.config import base_config
+from aqr_bench.engine.evaluate import Evaluator, evaluate_one, evaluation_job, write_suite_records
 from aqr_bench.engine.weights import write_weights
 from aqr_bench.errors import UserError, require_file
-from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_suite
-from aqr_bench.study.model_files import model_file, named_beside, own_sources
-from aqr_bench.study.plan import evaluation_settings
+from aqr_bench.study.model_files import model_file, named_beside
 from aqr_bench.study.spec import MeasureSettings, Schedule, Tier
 
 
@@ -38,15 +36,7 @@ def evaluate_config(args: argparse.Namespace) -> int:
     work.mkdir(parents=True, exist_ok=True)
     source = dict(checkpoint=checkpoint.name, checkpoint_sha256=sha256_file(checkpoint))
     model = Record("train", "ok", tier.name, provenance=source)
-    job = Job(
-        "evaluate",
-        hashable(config),
-        data.sha256,
-        data.infos_sha256,
-        settings=evaluation_settings(tier, suite),
-        inputs=(source["checkpoint_sha256"],),
-        sources=tuple(own_sources(tier.model)),
-    )
+    job = evaluation_job(config, tier, data, suite, tier.model, source["checkpoint_sha256"])
     weights = strip_to_state_dict(checkpoint, work / "weights.pth")
     try:
         evaluator = Evaluator(config, tier, data, weights, work / "detections", job)
