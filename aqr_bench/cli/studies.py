@@ -28,9 +28,9 @@ from aqr_bench.study.load import (
     load_tier,
     loadable,
 )
+from aqr_bench.study.plan import can_run
 from aqr_bench.study.requirements import disk_needed
 from aqr_bench.study.runs import limit_seeds
-from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.schema import read_yaml, schema_for
 from aqr_bench.study.spec import Study, Suite, Tier
 
@@ -272,14 +272,7 @@ def cost_lines(
 
 def runnable(tier: Tier, study: Study) -> bool:
     """Whether the tier has all that the study's variants start from; published numbers are of nuScenes alone."""
-    if study.published and tier.kind != "nuscenes":
-        return False
-    try:
-        for variant in study.variants:
-            variant_schedule(tier, study, variant)
-    except UserError:
-        return False
-    return True
+    return (tier.kind == "nuscenes" or not study.published) and can_run(tier, study)
 
 
 def counted(number: int, noun: str) -> str:

@@ -17,7 +17,7 @@ from aqr_bench.console import steps
 from aqr_bench.corruptions.fingerprint import Fingerprint, evaluation_fingerprint
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import inner_dataset
-from aqr_bench.engine.config import build_config
+from aqr_bench.engine.config import build_config, hashable
 from aqr_bench.engine.job import cost_since, one_line
 from aqr_bench.engine.weights import load_weights, verified_checkpoint
 from aqr_bench.errors import UserError, raise_if_disk_error
@@ -30,7 +30,29 @@ from aqr_bench.records.record import (
 )
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study
+from aqr_bench.study.model_files import own_sources
+from aqr_bench.study.plan import evaluation_settings
 from aqr_bench.study.spec import Condition, Suite, Tier
+
+
+def evaluation_job(
+    config: Any, tier: Tier, data: DataSet, suite: Suite, model: str, checkpoint_sha256: str | None
+) -> Job:
+    """What the records of an evaluation depend on.
+
+    Args:
+        config: the built config; None where nothing could be trained, as is ``checkpoint_sha256``.
+        model: name or file of the config that ``config`` comes from.
+    """
+    return Job(
+        "evaluate",
+        None if config is None else hashable(config),
+        data.sha256,
+        data.infos_sha256,
+        settings=evaluation_settings(tier, suite),
+        inputs=() if checkpoint_sha256 is None else (checkpoint_sha256,),
+        sources=tuple(own_sources(model)),
+    )
 
 
 def other_data(trained: Record, data: DataSet) -> dict[str, str]:

@@ -11,18 +11,16 @@ from pathlib import Path
 
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.condition_cache import ConditionCache
-from aqr_bench.engine.config import base_config, hashable
-from aqr_bench.engine.evaluate import Evaluator
+from aqr_bench.engine.config import base_config
+from aqr_bench.engine.evaluate import Evaluator, evaluation_job
 from aqr_bench.engine.evaluate_suite import IN_THIS_PROCESS, Workers, evaluate_conditions, write_suite_records
 from aqr_bench.engine.evaluate_workers import ModelEvaluation
 from aqr_bench.engine.weights import write_weights
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, require_file
-from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_suite
-from aqr_bench.study.model_files import model_file, named_beside, own_sources
-from aqr_bench.study.plan import evaluation_settings
+from aqr_bench.study.model_files import model_file, named_beside
 from aqr_bench.study.spec import MeasureSettings, Schedule, Tier
 
 
@@ -41,15 +39,7 @@ def evaluate_config(args: argparse.Namespace, workers: Workers = IN_THIS_PROCESS
     work.mkdir(parents=True, exist_ok=True)
     source = dict(checkpoint=checkpoint.name, checkpoint_sha256=sha256_file(checkpoint))
     model = Record("train", "ok", tier.name, provenance=source)
-    job = Job(
-        "evaluate",
-        hashable(config),
-        data.sha256,
-        data.infos_sha256,
-        settings=evaluation_settings(tier, suite),
-        inputs=(source["checkpoint_sha256"],),
-        sources=tuple(own_sources(tier.model)),
-    )
+    job = evaluation_job(config, tier, data, suite, tier.model, source["checkpoint_sha256"])
     weights = strip_to_state_dict(checkpoint, work / "weights.pth")
     try:  # also where other processes evaluate: what does not fit is a mistake, and no failure of every condition
         evaluator: Evaluator | None = Evaluator(config, tier, data, weights, work / "detections", job)

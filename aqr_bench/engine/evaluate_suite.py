@@ -10,8 +10,8 @@ from pathlib import Path
 from aqr_bench.console import print_line
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.condition_cache import ConditionCache, condition_line, conditions_left, files_of
-from aqr_bench.engine.config import build_config, hashable
-from aqr_bench.engine.evaluate import Evaluator, failed_evaluation, other_data
+from aqr_bench.engine.config import build_config
+from aqr_bench.engine.evaluate import Evaluator, evaluation_job, failed_evaluation, other_data
 from aqr_bench.engine.evaluate_workers import ModelEvaluation, evaluate_in_processes, evaluate_in_turn
 from aqr_bench.engine.weights import verified_checkpoint
 from aqr_bench.errors import raise_if_disk_error
@@ -19,8 +19,6 @@ from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
 from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record, fail_unchanged_inputs, not_started_reason, read_records, write_records
 from aqr_bench.records.request import evaluation_requests, with_requests
-from aqr_bench.study.model_files import own_sources
-from aqr_bench.study.plan import evaluation_settings
 from aqr_bench.study.schedule import model_of
 from aqr_bench.study.spec import Study, Suite, Tier
 
@@ -55,9 +53,7 @@ def evaluate_suite(
         out: record file to write.
     """
     trained = read_records(train_record)[0]
-    sources = tuple(own_sources(model_of(tier, study, trained.variant)))
-    settings = evaluation_settings(tier, suite)
-    hashes = data.sha256, data.infos_sha256
+    model_name = model_of(tier, study, trained.variant)
     checkpoint_sha256 = trained.provenance.get("checkpoint_sha256")
     requests = evaluation_requests(tier, suite, study, trained.variant, data.infos_sha256, checkpoint_sha256)
 
@@ -65,14 +61,13 @@ def evaluate_suite(
         return write_suite_records(with_requests(records, requests), suite, out, cache)
 
     if reason := not_started_reason("training", trained):  # before the config, which imports mmdet3d
-        job = Job("evaluate", None, *hashes, settings=settings, sources=sources)
+        job = evaluation_job(None, tier, data, suite, model_name, None)
         return write(_failures(RuntimeError(reason), suite, trained, tier, job, reason))
     if other_data(trained, data):
         print(f"warning: the model of {train_record} was trained on other data than {data.infos}: see the records")
     work = Path(work_root) / trained.run.subfolder
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
-    inputs = (str(checkpoint_sha256),)
-    job = Job("evaluate", hashable(config), *hashes, settings=settings, inputs=inputs, sources=sources)
+    job = evaluation_job(config, tier, data, suite, model_name, str(checkpoint_sha256))
     try:
         checkpoint = verified_checkpoint(trained, train_record)
     except RuntimeError as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from aqr_bench.cost.gpu_check.settings import Emit, Settings
 from aqr_bench.records.record import read_run
+from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.runs import base_runs, limit_seeds, matrix, pretrain_runs
 from aqr_bench.study.spec import Run, Study, Tier
@@ -52,7 +53,8 @@ def tier_rows(settings: Settings, name: str, emit: Emit) -> None:
 
 def stages(tier: Tier, study: Study) -> Iterator[list[Command]]:
     """The workflow's jobs of one study; a stage depends on earlier stages only."""
-    root = f"results/{tier.name}"
+    layout = RunLayout(tier.name)
+    root = layout.root.as_posix()
     inputs = ("--tier", str(tier.path), "--infos", f"{root}/infos")
     work = ("--work", f"{root}/work")
     of_study = ("--study", str(study.path))
@@ -62,26 +64,26 @@ def stages(tier: Tier, study: Study) -> Iterator[list[Command]]:
     yield [Command("data", "", arguments, f"{root}/infos/data.json")]
 
     def train(run: Run, *options: str) -> Command:
-        out = f"results/{run.folder}/train.jsonl"
+        out = layout.train(run).as_posix()
         arguments = (*inputs, *work, "--seed", str(run.seed), "--out", out, *options)
         return Command("train", run.folder, arguments, out)
 
     def evaluate(run: Run) -> Command:
-        out = f"results/{run.folder}/evaluate.{study.suite.name}.jsonl"
+        out = layout.evaluate(run, study.suite.name).as_posix()
         options = of_study if run.study else ()
-        trained = ("--train", f"results/{run.folder}/train.jsonl", "--suite", str(study.suite.path))
+        trained = ("--train", layout.train(run).as_posix(), "--suite", str(study.suite.path))
         return Command("evaluate", run.folder, (*inputs, *work, *trained, *options, "--out", out), out)
 
     branches = pretrain_runs(tier)
     if branches:
         yield [train(run, "--pretrain", run.pretrain) for run in branches]
-    features = [f"results/{run.folder}/train.jsonl" for run in branches]
+    features = [layout.train(run).as_posix() for run in branches]
     (base,) = base_runs(tier, [study])
     yield [train(base, *(["--features", *features] if features else []))]
-    base_record, variants = f"results/{base.folder}/train.jsonl", matrix(tier, [study])
+    base_record, variants = layout.train(base).as_posix(), matrix(tier, [study])
     yield [evaluate(base), *(train(v, *of_study, "--variant", v.variant, "--base", base_record) for v in variants)]
     yield [evaluate(variant) for variant in variants]
-    base_scores = f"results/{base.folder}/evaluate.{study.suite.name}.jsonl"
+    base_scores = layout.evaluate(base, study.suite.name).as_posix()
     drawn = ("--suite", str(study.suite.path), "--train", base_record, "--evaluation", base_scores)
     arguments = (*inputs, *work, *drawn, "--out", f"{root}/pictures")
     pictures = Command("pictures", base.folder, arguments, f"{root}/pictures/pictures.json")
@@ -91,7 +93,7 @@ def stages(tier: Tier, study: Study) -> Iterator[list[Command]]:
 
 
 def _measure(tier: Tier, study: Study, inputs: tuple[str, ...], variant: str) -> Command:
-    out = f"results/{tier.name}/{study.name}/{variant}/measure.jsonl"
+    out = RunLayout(tier.name).measure(study.name, variant).as_posix()
     arguments = (*inputs, "--study", str(study.path), "--variant", variant, "--out", out)
     return Command("measure", f"{study.name}/{variant}", arguments, out)
 
