@@ -67,10 +67,10 @@ def test_every_piece_runs():
 @pytest.mark.slow
 def test_the_workflow_is_planned_and_found_to_be_done():
     small = ("--studies", "2", "--seeds", "1", "--suites", "1", "--conditions", "3", "--repeat", "1")
-    found = json.loads(call("benchmarks/workflow.py", *small))
+    results = json.loads(call("benchmarks/workflow.py", *small))
     # Two studies (one of cost alone), one seed: 4 trainings and a base, each under its suites, the base under one.
-    assert found["jobs"]["train_variant"] == "4" and found["jobs"]["evaluate"] == "9"
-    assert found["records"] == 2 + 1 + 4 + 5 * 3 + 4 * 3 + 10
+    assert results["jobs"]["train_variant"] == "4" and results["jobs"]["evaluate"] == "9"
+    assert results["records"] == 2 + 1 + 4 + 5 * 3 + 4 * 3 + 10
 
 
 def test_every_hot_path_runs():
@@ -115,9 +115,9 @@ def test_the_calibration_kernel_takes_its_time():
 
 
 def test_the_baseline_has_every_hot_path():
-    found = set(regression.read(ROOT / "benchmarks" / "baselines" / "epyc2.json"))
+    results = set(regression.read(ROOT / "benchmarks" / "baselines" / "epyc2.json"))
     text = call("-m", "pytest", "benchmarks/test_hot_paths.py", "--collect-only")
-    assert found == {line.split("::")[1] for line in text.splitlines() if "::" in line}
+    assert results == {line.split("::")[1] for line in text.splitlines() if "::" in line}
 
 
 def test_the_parts_of_a_profile_make_up_the_whole():
@@ -125,10 +125,10 @@ def test_the_parts_of_a_profile_make_up_the_whole():
         json.loads("[" + "1," * 20000 + "1]")
         sum(range(200000))
     stats = pstats.Stats(profile)
-    found = profile_steps.parts(
+    results = profile_steps.parts(
         stats, {"reading": [("json/decoder.py", "decode")], "never": [("nowhere.py", "decode")]}
     )
-    assert sum(found.values()) == pytest.approx(stats.total_tt)
-    assert 0 < found["reading"] < stats.total_tt and found["never"] == 0 and found["the rest"] > 0
+    assert sum(results.values()) == pytest.approx(stats.total_tt)
+    assert 0 < results["reading"] < stats.total_tt and results["never"] == 0 and results["the rest"] > 0
     text = profile_steps.table("t", {"reading": 3.0, "never": 0.0, "the rest": 1.0})
     assert text.splitlines()[4:] == ["| reading | 3.00 | 75% |", "| the rest | 1.00 | 25% |"]

@@ -78,7 +78,7 @@ def test_the_decoder_of_a_small_config(tmp_path):
     result = json.loads(out.read_text())
     assert (result["keys"], result["layers"]) == (3184, 2)
     for mode in ("inference", "training"):
-        found = result["modes"][mode]["local router, masked"]
-        assert found["head_ratio"]["median"] > 0 and found["memory"]["peak_over_inputs_mb"] > 0
+        results = result["modes"][mode]["local router, masked"]
+        assert results["head_ratio"]["median"] > 0 and results["memory"]["peak_over_inputs_mb"] > 0
         assert f"| {mode} | local router, masked |" in done.stdout
     assert result["modes"]["inference"]["local router, masked"]["decoder_ratio"]["median"] > 0

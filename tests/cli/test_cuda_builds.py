@@ -68,9 +68,9 @@ def test_cuda_installs_torch_and_spconv_for_it_and_stays_with_them(place):
     (place / "complaints").write_text("aqr-bench 0.1.0 requires spconv, which is not installed.\n")
     done = make(place, "setup", "CUDA=cu126")
     assert done.returncode == 0, done.stderr
-    told = calls(place)
-    assert "install --quiet torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126" in told
-    assert "install --quiet --no-deps -r .venv/requirements.lock" in told
+    message = calls(place)
+    assert "install --quiet torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126" in message
+    assert "install --quiet --no-deps -r .venv/requirements.lock" in message
     assert pins(place) == ["cumm-cu126==0.7.11", "spconv-cu126==2.3.8"]
     assert len((place / ".venv/requirements.lock").read_text().splitlines()) == len(
         (place / "requirements.lock").read_text().splitlines()
@@ -88,8 +88,8 @@ def test_another_build_is_exchanged_for_the_one_that_is_there(place):
     (place / "installed").write_text("cumm==0.7.11\nnumpy==1.26.4\nspconv==2.3.8\ntorch==2.13.0\ntorchvision==0.1\n")
     done = make(place, "setup", "CUDA=cu130")
     assert done.returncode == 0, done.stderr
-    told = calls(place)
-    assert told.index("uninstall --quiet --yes cumm spconv torch") < told.index(
+    message = calls(place)
+    assert message.index("uninstall --quiet --yes cumm spconv torch") < message.index(
         "install --quiet torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
     )
     assert pins(place) == ["cumm-cu126==0.7.11", "spconv-cu126==2.3.8"]  # the newest that there is
@@ -100,9 +100,9 @@ def test_another_build_is_exchanged_for_the_one_that_is_there(place):
 
 def test_without_cuda_the_default_builds_are_installed_and_every_complaint_of_pip_counts(place):
     assert make(place, "setup").returncode == 0
-    told = calls(place)
-    assert "install --quiet torch==2.13.0" in [line.strip() for line in told]
-    assert not any("uninstall" in line or "index" in line for line in told)
+    message = calls(place)
+    assert "install --quiet torch==2.13.0" in [line.strip() for line in message]
+    assert not any("uninstall" in line or "index" in line for line in message)
     assert pins(place) == ["cumm==0.7.11", "spconv==2.3.8"]
     (place / ".venv" / ".ready").unlink()
     (place / "complaints").write_text("aqr-bench 0.1.0 requires spconv, which is not installed.\n")
@@ -147,8 +147,8 @@ def test_set_up_with_a_driver_says_how_to_get_the_cuda_builds(place):
 def test_the_build_fits_driver_and_card(version, capabilities, command, note):
     advice = advise(Driver(version, capabilities))
     assert advice.command == command and note in advice.note
-    said = hint(Driver(version, capabilities), "")
-    assert (command or note) in said and hint(Driver(version, capabilities), "cu126") is None
+    output = hint(Driver(version, capabilities), "")
+    assert (command or note) in output and hint(Driver(version, capabilities), "cu126") is None
     assert hint(None, "") is None
 
 

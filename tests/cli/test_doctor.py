@@ -182,10 +182,10 @@ def test_a_broken_torch_is_told_and_no_tier_works(tmp_path, code, seen):
     command = [sys.executable, "-m", "aqr_bench", "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
-    said = json.loads(done.stdout)
-    torch = next(check for check in said["machine"] if check["name"] == "torch")
+    output = json.loads(done.stdout)
+    torch = next(check for check in output["machine"] if check["name"] == "torch")
     assert torch["state"] == "broken" and seen in torch["seen"] and "pip install torch==" in torch["remedy"]
-    assert not said["ok"] and not any(tier["works"] for tier in said["tiers"])
+    assert not output["ok"] and not any(tier["works"] for tier in output["tiers"])
 
 
 def test_without_numpy_it_still_speaks(tmp_path):
@@ -224,10 +224,10 @@ def test_the_table_is_readable_and_a_tier_file_decides_the_exit_code(tmp_path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     assert doctor.main([]) == 0
-    said = capsys.readouterr().out
-    assert said.endswith("tier quick works here\n") and re.search(r"^  quick +works$", said, re.MULTILINE)
+    output = capsys.readouterr().out
+    assert output.endswith("tier quick works here\n") and re.search(r"^  quick +works$", output, re.MULTILINE)
     commands = ("/", "data/", "->")  # words that are longer than the width are not cut
-    assert all(len(line) <= 80 or any(word in line for word in commands) for line in said.splitlines())
+    assert all(len(line) <= 80 or any(word in line for word in commands) for line in output.splitlines())
     own = (ROOT / "ablations" / "tiers" / "mini.yaml").read_text().replace("name: mini", "name: own")
     (tmp_path / "own.yaml").write_text(own)
     assert doctor.main(["--tier", "own.yaml"]) == 1

@@ -92,8 +92,8 @@ def test_a_setting_that_cuda_would_pass_over_in_silence_is_refused(smi, setting,
 
 def test_every_instance_of_a_divided_gpu_is_a_gpu_of_its_own(smi):
     smi(DIVIDED)
-    whole = "GPU-cccc2222-0000-0000-0000-000000000000"
-    assert entries(None) == [*MIGS, whole]
+    full = "GPU-cccc2222-0000-0000-0000-000000000000"
+    assert entries(None) == [*MIGS, full]
     assert entries(f"{MIGS[1]},MIG-1111") == [MIGS[1], "MIG-1111"]
     # A number of a divided GPU is its first instance.
     assert visible_gpus({gpu_devices.VISIBLE: "0"}) == (Gpu("0", MIGS[0]),)
@@ -107,7 +107,7 @@ def test_no_driver_is_no_gpu_whatever_is_set(smi, monkeypatch, tmp_path):
 
 def test_a_driver_that_does_not_answer_is_reported(smi, capsys):
     smi("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", code=9)
-    assert entries(None) == [] and "no GPU is used" in (said := capsys.readouterr().err) and "couldn't" in said
+    assert entries(None) == [] and "no GPU is used" in (output := capsys.readouterr().err) and "couldn't" in output
 
 
 def test_without_nvidia_smi_the_kernel_is_asked(smi, monkeypatch, tmp_path):

@@ -185,8 +185,8 @@ def test_without_a_gpu_the_command_runs_as_it_is_and_nothing_is_locked(place):
 )
 def test_what_cannot_run_is_one_line_and_exit_2(place, count, command, message):
     done = start(place, count, command, stderr=subprocess.PIPE)
-    said = done.communicate(timeout=60)[1]
-    assert done.returncode == 2 and said.startswith(message) and said.count("\n") == 1
+    output = done.communicate(timeout=60)[1]
+    assert done.returncode == 2 and output.startswith(message) and output.count("\n") == 1
     assert free(place) == {"0", "1", "2", "3"}
 
 

@@ -57,8 +57,8 @@ def test_every_command_speaks_under_the_name_that_was_typed(name, capsys):
 
 def test_mistakes_are_one_line_and_exit_2(capsys):
     assert cli.main(["run", "--tier", "quik"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: unknown tier 'quik'; did you mean 'quick'?") and said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: unknown tier 'quik'; did you mean 'quick'?") and output.count("\n") == 1
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", "--cores", "0"])
     assert stop.value.code == 2
@@ -243,6 +243,6 @@ def test_a_misspelled_world_key_is_said_before_anything_runs(tmp_path, capsys):
     tier = tmp_path / "smoke.yaml"
     tier.write_text(text)
     assert cli.main(["run", "--tier", str(tier)]) == 2
-    said = capsys.readouterr().err
-    assert "unknown key 'world.frames_per_scenes'; did you mean 'frames_per_scene'" in said
-    assert said.count("\n") == 1 and str(tier) in said
+    output = capsys.readouterr().err
+    assert "unknown key 'world.frames_per_scenes'; did you mean 'frames_per_scene'" in output
+    assert output.count("\n") == 1 and str(tier) in output

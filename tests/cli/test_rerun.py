@@ -135,21 +135,21 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def test_a_training_comes_out_the_same_and_nothing_is_touched(here, checkout, capsys):
     before = contents(checkout)
     assert cli.main(["rerun", str(here / "train.jsonl")]) == 0
-    said = capsys.readouterr().out
-    assert "identical: 6 values bit for bit (status, checkpoint, 2 of the loss curve, 2 counts)" in said
+    output = capsys.readouterr().out
+    assert "identical: 6 values bit for bit (status, checkpoint, 2 of the loss curve, 2 counts)" in output
     assert contents(checkout) == before
 
 
 def test_an_evaluation_comes_out_the_same_all_of_it_or_one_condition(here, capsys, tmp_path):
-    file, kept = here / "evaluate.two.jsonl", tmp_path / "kept"
+    file, remaining = here / "evaluate.two.jsonl", tmp_path / "kept"
     assert len(read_records(file)[0].provenance["predictions_sha256"]) == 64
-    assert main([str(file), "--condition", "no_lidar", "--keep", str(kept)]) == 0
-    said = capsys.readouterr().out
-    assert "no_lidar: identical: " in said and "clean" not in said and "although" not in said
-    again = read_records(kept / "evaluate.two.jsonl")
-    assert [record.condition for record in again] == ["no_lidar"] and (kept / "work").is_dir()
+    assert main([str(file), "--condition", "no_lidar", "--keep", str(remaining)]) == 0
+    output = capsys.readouterr().out
+    assert "no_lidar: identical: " in output and "clean" not in output and "although" not in output
+    again = read_records(remaining / "evaluate.two.jsonl")
+    assert [record.condition for record in again] == ["no_lidar"] and (remaining / "work").is_dir()
     with pytest.raises(UserError, match="not empty"):
-        main([str(file), "--keep", str(kept)])
+        main([str(file), "--keep", str(remaining)])
 
 
 def test_what_came_out_different_and_why_is_said(here, capsys, tmp_path):
@@ -160,9 +160,9 @@ def test_what_came_out_different_and_why_is_said(here, capsys, tmp_path):
     moved_to = write_records(tmp_path / "kept" / "base" / "seed0" / "evaluate.two.jsonl", [other])
     shutil.copy(here / "train.jsonl", moved_to.parent)  # its checkpoint is where the command had it
     assert main([str(moved_to)]) == 1
-    said = capsys.readouterr().out
-    assert "clean: different: 1 of " in said and "scores.mAP: 0.75 then, " in said
-    assert "perhaps because of torch 1.0 then" in said
+    output = capsys.readouterr().out
+    assert "clean: different: 1 of " in output and "scores.mAP: 0.75 then, " in output
+    assert "perhaps because of torch 1.0 then" in output
 
 
 def test_another_checkpoint_is_told_by_its_weights(here, tmp_path):
@@ -171,8 +171,8 @@ def test_another_checkpoint_is_told_by_its_weights(here, tmp_path):
     weights["state_dict"]["pts_bbox_head.reference_points.weight"][3, 1] += 0.5
     torch.save(weights, tmp_path / "final.pth")
     now = replace(then, provenance={**then.provenance, "checkpoint": "final.pth", "checkpoint_sha256": "0" * 64})
-    said = rerun.further_lines(then, now, here / "train.jsonl", tmp_path / "train.jsonl", compare(then, now))
-    assert len(said) == 1 and "the most in pts_bbox_head.reference_points.weight: by 0.5" in said[0]
+    output = rerun.further_lines(then, now, here / "train.jsonl", tmp_path / "train.jsonl", compare(then, now))
+    assert len(output) == 1 and "the most in pts_bbox_head.reference_points.weight: by 0.5" in output[0]
     assert rerun.further_lines(then, now, tmp_path / "gone.jsonl", tmp_path / "train.jsonl", compare(then, now)) == []
 
 
@@ -195,8 +195,8 @@ def test_what_is_missing_is_named_with_the_way_out(here, checkout, capsys, tmp_p
         # The train record lies beside the evaluation, its checkpoint does not.
         given = ["--infos", infos, "--tier", tier, "--suite", str(checkout / "two.yaml")]
         assert cli.main(["rerun", str(copy / "evaluate.two.jsonl"), *given]) == 2
-        said = capsys.readouterr().err
-        assert "names does not exist: " in said and "with --train" in said
+        output = capsys.readouterr().err
+        assert "names does not exist: " in output and "with --train" in output
         assert cli.main(["rerun", str(copy / "train.jsonl"), "--suite", "missing_sensors"]) == 2
         assert "--suite: a training has no such option" in capsys.readouterr().err
 

@@ -131,18 +131,21 @@ def test_times_are_medians_of_the_records_and_the_source_is_said(tmp_path, capsy
     own = {kind: times.seconds[kind] for kind in ("base_s", "variant_s", "evaluate_s", "measure_s")}
     assert own == {"base_s": 2.0, "variant_s": 3.0, "evaluate_s": 5.0, "measure_s": 7.0}
     assert f"6 records in {tmp_path / 'smoke'}" in times.source
-    said = cost(capsys, "smoke", "--tier", "smoke", "--records", str(tmp_path))
-    assert "base trainings: 1, 4 iterations; 8 s of one core" in said
-    assert "measurements: 2; 14 s, alone on the machine" in said and times.source in said
+    output = cost(capsys, "smoke", "--tier", "smoke", "--records", str(tmp_path))
+    assert "base trainings: 1, 4 iterations; 8 s of one core" in output
+    assert "measurements: 2; 14 s, alone on the machine" in output and times.source in output
 
 
 def test_without_records_the_tiers_own_numbers_or_none(tmp_path, capsys):
-    said = cost(capsys, "bias_site", "--records", str(tmp_path), "--cores", "2")
-    assert "from defaults of tier quick (AMD EPYC" in said and "disk: at most" in said
+    output = cost(capsys, "bias_site", "--records", str(tmp_path), "--cores", "2")
+    assert "from defaults of tier quick (AMD EPYC" in output and "disk: at most" in output
     tier = yaml.safe_load(load_tier("smoke").path.read_text())
     tier.pop("costs", None)
-    said = cost(capsys, "smoke", "--tier", str(write(tmp_path, tier)), "--records", str(tmp_path))
-    assert "time: unknown; tier smoke has no records" in said and "variant trainings: 2, 4 iterations; time unk" in said
+    output = cost(capsys, "smoke", "--tier", str(write(tmp_path, tier)), "--records", str(tmp_path))
+    assert (
+        "time: unknown; tier smoke has no records" in output
+        and "variant trainings: 2, 4 iterations; time unk" in output
+    )
 
 
 def test_a_study_that_the_tier_cannot_run_is_refused_and_left_out_of_all(capsys):
@@ -168,14 +171,14 @@ def test_wall_time_goes_side_by_side_and_measurements_alone():
     assert [estimate.wall_seconds(pairs, times, cores)[0] for cores in (1, 2, 4)] == [40, 40, 20]
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (100, "2 min"), (5000, "83 min"), (12600, "3.5 h")])
-def test_durations_for_people(seconds, said):
-    assert duration(seconds) == said
+@pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (100, "2 min"), (5000, "83 min"), (12600, "3.5 h")])
+def test_durations_for_people(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_what_the_quick_tier_assumes_is_what_its_reference_records_say():
-    found = estimate.known_times(load_tier("quick"), Path(__file__).parents[2] / "results" / "reference")
+    result = estimate.known_times(load_tier("quick"), Path(__file__).parents[2] / "results" / "reference")
     assumed = load_tier("quick").costs
     # Not measure_s: those records are of a shorter measurement than today's.
     for kind in ("pretrain_s", "base_s", "variant_s", "evaluate_s"):
-        assert assumed[kind] == pytest.approx(found.seconds[kind], rel=0.15), json.dumps(found.seconds)
+        assert assumed[kind] == pytest.approx(result.seconds[kind], rel=0.15), json.dumps(result.seconds)

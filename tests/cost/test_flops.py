@@ -12,11 +12,11 @@ from aqr_bench.cost.flops import count_flops
 def test_a_linear_layer_and_what_is_not_counted():
     layer, x = nn.Linear(16, 32), torch.randn(8, 16)
     with torch.no_grad():
-        found = count_flops(lambda: layer(x).relu().relu().exp())
-    assert found["total"] == 2 * 8 * 16 * 32 and found["by_operator"] == {"aten.addmm": found["total"]}
-    assert found["uncounted"]["aten.relu"] == 2 and found["uncounted"]["aten.exp"] == 1
-    assert "aten.addmm" not in found["uncounted"]
-    assert list(found["uncounted"].values()) == sorted(found["uncounted"].values(), reverse=True)
+        result = count_flops(lambda: layer(x).relu().relu().exp())
+    assert result["total"] == 2 * 8 * 16 * 32 and result["by_operator"] == {"aten.addmm": result["total"]}
+    assert result["uncounted"]["aten.relu"] == 2 and result["uncounted"]["aten.exp"] == 1
+    assert "aten.addmm" not in result["uncounted"]
+    assert list(result["uncounted"].values()) == sorted(result["uncounted"].values(), reverse=True)
 
 
 def test_a_convolution():
@@ -43,10 +43,10 @@ def test_flex_attention_counts_as_attention_over_all_keys(compiler):
     q, k, v = (torch.randn(2, 4, n, 16) for n in (10, 30, 30))
     attend = flex_attention if compiler is None else torch.compile(flex_attention, backend=compiler, fullgraph=True)
     with torch.no_grad():
-        found = count_flops(lambda: attend(q, k, v, score_mod=near) @ torch.ones(16, 3))
+        result = count_flops(lambda: attend(q, k, v, score_mod=near) @ torch.ones(16, 3))
     product = 2 * (2 * 4) * 10 * 30 * 16
-    assert found["by_operator"]["flex_attention"] == 2 * product and "flex_attention" not in found["uncounted"]
-    assert found["total"] == 2 * product + 2 * (2 * 4 * 10) * 16 * 3
+    assert result["by_operator"]["flex_attention"] == 2 * product and "flex_attention" not in result["uncounted"]
+    assert result["total"] == 2 * product + 2 * (2 * 4 * 10) * 16 * 3
 
 
 def test_the_kernels_of_a_gpu_have_heads_and_tokens_the_other_way_round():
@@ -68,5 +68,5 @@ def test_the_kernels_of_a_gpu_have_heads_and_tokens_the_other_way_round():
         aten._scaled_dot_product_efficient_attention(*heads, None, True)
 
     for function, products in ((forward, 2), (head_major, 2), (backward, 5)):
-        found = count_flops(function)
-        assert found["total"] == products * product and not any("attention" in name for name in found["uncounted"])
+        result = count_flops(function)
+        assert result["total"] == products * product and not any("attention" in name for name in result["uncounted"])

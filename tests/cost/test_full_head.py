@@ -39,9 +39,9 @@ def test_bias_of_a_fresh_router_is_zero_so_both_heads_agree():
     plain, biased = (build_head(config, {"aqr": aqr}) for aqr in ({}, AQR))
     assert biased.aqr is not None and plain.aqr is None
     with torch.no_grad():
-        found = [head(inputs.points, inputs.images, inputs.metas)[0][0]["center"] for head in (plain, biased)]
-    assert found[0].shape == (2, 2, 144, 2)
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+        result = [head(inputs.points, inputs.images, inputs.metas)[0][0]["center"] for head in (plain, biased)]
+    assert result[0].shape == (2, 2, 144, 2)
+    torch.testing.assert_close(*result, rtol=1e-4, atol=1e-4)
 
 
 def test_the_head_learns_from_made_up_objects():

@@ -100,10 +100,10 @@ def test_a_part_that_cannot_be_measured_says_why_and_the_rest_stays(data, monkey
         raise UserError("the sparse encoder cannot learn on a CPU")
 
     monkeypatch.setattr(measurement, "TrainingStep", broken)
-    found = measure(load_tier("smoke"), load_study("smoke"), "none", data, ["memory", "training"])
+    result = measure(load_tier("smoke"), load_study("smoke"), "none", data, ["memory", "training"])
     reason = "UserError: the sparse encoder cannot learn on a CPU"
-    assert found["training"] == found["memory"]["training"] == {"status": "failed", "reason": reason}
-    assert found["memory"]["inference"]["rss_peak_mb"] > 100
+    assert result["training"] == result["memory"]["training"] == {"status": "failed", "reason": reason}
+    assert result["memory"]["inference"]["rss_peak_mb"] > 100
 
 
 def with_learning_rate(study, variant, rate):
@@ -115,10 +115,12 @@ def with_learning_rate(study, variant, rate):
 
 def test_a_bad_learning_rate_costs_the_training_parts_alone(data):
     study = with_learning_rate(load_study("smoke"), "cross", -0.001)
-    found = measure(load_tier("smoke"), study, "cross", data, ["memory", "stages", "throughput", "latency", "training"])
-    assert set(found["failed_parts"]) == {"memory.training", "training"}
-    assert all("Invalid learning rate: -0.001" in part["reason"] for part in found["failed_parts"].values())
-    assert status_of_measurement(found) == ("ok", None) and found["throughput"][0]["samples_per_s"] > 0
+    result = measure(
+        load_tier("smoke"), study, "cross", data, ["memory", "stages", "throughput", "latency", "training"]
+    )
+    assert set(result["failed_parts"]) == {"memory.training", "training"}
+    assert all("Invalid learning rate: -0.001" in part["reason"] for part in result["failed_parts"].values())
+    assert status_of_measurement(result) == ("ok", None) and result["throughput"][0]["samples_per_s"] > 0
 
 
 def test_a_part_that_fails_leaves_no_state_for_the_next(data, monkeypatch):
@@ -133,8 +135,8 @@ def test_a_part_that_fails_leaves_no_state_for_the_next(data, monkeypatch):
     load = measurement.load_benchmark_model
     monkeypatch.setattr(measurement, "load_benchmark_model", lambda *args: models.append(load(*args)) or models[-1])
     monkeypatch.setattr(BenchmarkModel, "training_batches", spoil)
-    found = measure(load_tier("smoke"), load_study("smoke"), "cross", data, ["memory", "flops", "latency"])
-    assert set(found["failed_parts"]) == {"memory.training", "flops.training"}, found["failed_parts"]
+    result = measure(load_tier("smoke"), load_study("smoke"), "cross", data, ["memory", "flops", "latency"])
+    assert set(result["failed_parts"]) == {"memory.training", "flops.training"}, result["failed_parts"]
     assert len(models) == 2 and not any(module.training for model in models for module in model.model.modules())
     assert all(parameter.requires_grad for parameter in models[0].model.parameters())
 
@@ -156,18 +158,18 @@ def test_a_model_that_cannot_run_fails_in_every_part_and_the_record_names_them(d
 
     monkeypatch.setattr(BenchmarkModel, "_detect", broken)
     monkeypatch.setattr(measurement, "TrainingStep", broken)
-    found = measure(load_tier("smoke"), load_study("smoke"), "none", data)
+    result = measure(load_tier("smoke"), load_study("smoke"), "none", data)
     why = {"status": "failed", "reason": "RuntimeError: no kernel for this"}
-    assert found["failed_parts"] == {part: why for part in (*PLACES, "throughput")}
+    assert result["failed_parts"] == {part: why for part in (*PLACES, "throughput")}
     for path in PLACES.values():
-        place = found
+        place = result
         for key in path:
             place = place[key]
         assert place == why
-    assert found["throughput"] == [{"asked": 1, "batch_size": None, "samples_per_s": None, **why}]
-    assert found["parameters"] > 1000 and set(found["method"]["took_s"]) == set(measurement.PARTS)
-    assert status_of_measurement(found) == ("failed", "memory.inference: RuntimeError: no kernel for this")
-    text = table(Record("measure", "failed", "smoke", reason="memory.inference: ...", cost={"wall_s": 1.0, **found}))
+    assert result["throughput"] == [{"asked": 1, "batch_size": None, "samples_per_s": None, **why}]
+    assert result["parameters"] > 1000 and set(result["method"]["took_s"]) == set(measurement.PARTS)
+    assert status_of_measurement(result) == ("failed", "memory.inference: RuntimeError: no kernel for this")
+    text = table(Record("measure", "failed", "smoke", reason="memory.inference: ...", cost={"wall_s": 1.0, **result}))
     assert text.count("RuntimeError: no kernel for this") == len(PLACES) + 1 and "parameters" in text
 
 
@@ -179,9 +181,9 @@ def test_what_is_not_essential_leaves_the_record_ok(data, monkeypatch):
 
     monkeypatch.setattr(flops, "count_flops", broken)
     monkeypatch.setattr(measurement, "Stages", broken)
-    found = measure(load_tier("smoke"), load_study("smoke"), "none", data, ["flops", "stages", "latency"])
-    assert set(found["failed_parts"]) == {"flops.inference", "flops.training", "stages"}
-    assert found["latency_ms"]["median"] > 0 and status_of_measurement(found) == ("ok", None)
+    result = measure(load_tier("smoke"), load_study("smoke"), "none", data, ["flops", "stages", "latency"])
+    assert set(result["failed_parts"]) == {"flops.inference", "flops.training", "stages"}
+    assert result["latency_ms"]["median"] > 0 and status_of_measurement(result) == ("ok", None)
 
 
 def test_a_full_disk_is_no_failure_of_a_part(data, monkeypatch):
@@ -204,11 +206,11 @@ def test_too_large_a_batch_shrinks_and_the_record_says_so(data, monkeypatch):
     monkeypatch.setattr(BenchmarkModel, "inference", limited)
     tier = load_tier("smoke")
     tier = replace(tier, measure=replace(tier.measure, batch_size=4))
-    found = measure(tier, load_study("smoke"), "none", data, ["throughput", "latency"])
-    assert found["batch_size"] == 1 and found["batch_size_asked"] == 4
-    assert found["batch_size_reason"] == "out of memory with 2 samples"
-    assert [(r["asked"], r["batch_size"], r["status"]) for r in found["throughput"]] == [(1, 1, "ok"), (2, 1, "oom")]
-    assert found["throughput_per_s"] == pytest.approx(1000 / found["latency_ms"]["median"])
+    result = measure(tier, load_study("smoke"), "none", data, ["throughput", "latency"])
+    assert result["batch_size"] == 1 and result["batch_size_asked"] == 4
+    assert result["batch_size_reason"] == "out of memory with 2 samples"
+    assert [(r["asked"], r["batch_size"], r["status"]) for r in result["throughput"]] == [(1, 1, "ok"), (2, 1, "oom")]
+    assert result["throughput_per_s"] == pytest.approx(1000 / result["latency_ms"]["median"])
 
 
 def test_voxels_made_beforehand_give_the_same_detections(data):
@@ -216,14 +218,14 @@ def test_voxels_made_beforehand_give_the_same_detections(data):
 
     tier, study = load_tier("smoke"), load_study("smoke")
     subject = load_benchmark_model(build_config(tier, data, 0, "", study, "cross"), study.suite.conditions[0])
-    layer, found = subject.model.pts_voxel_layer, []
-    subject.model.register_forward_hook(lambda module, inputs, output: found.append(output[0].pred_instances_3d))
+    layer, result = subject.model.pts_voxel_layer, []
+    subject.model.register_forward_hook(lambda module, inputs, output: result.append(output[0].pred_instances_3d))
     with_voxels, without = subject.inference(1), subject.inference_without_voxelisation(1)
     with_voxels()
     without()
     assert subject.model.pts_voxel_layer is layer
-    torch.testing.assert_close(found[0].bboxes_3d.tensor, found[1].bboxes_3d.tensor, rtol=0, atol=0)
-    torch.testing.assert_close(found[0].scores_3d, found[1].scores_3d, rtol=0, atol=0)
+    torch.testing.assert_close(result[0].bboxes_3d.tensor, result[1].bboxes_3d.tensor, rtol=0, atol=0)
+    torch.testing.assert_close(result[0].scores_3d, result[1].scores_3d, rtol=0, atol=0)
     # A variant and its baseline see the same samples, which are read once.
     twin = load_benchmark_model(build_config(tier, data, 0, "", study, "none"), study.suite.conditions[0], subject)
     twin.inference(1)

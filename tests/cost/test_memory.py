@@ -33,14 +33,14 @@ def test_a_block_knows_its_own_peak_and_forgets_the_one_before():
 
 def test_where_peaks_cannot_be_forgotten_the_record_says_so(monkeypatch):
     monkeypatch.setattr(memory, "RESET", Path("/nowhere/clear_refs"))
-    with PeakMemory() as found:
+    with PeakMemory() as result:
         pass
-    assert found.facts["rss_peak_is"] == OF_THE_PROCESS and found.facts["rss_peak_mb"] > 0
+    assert result.facts["rss_peak_is"] == OF_THE_PROCESS and result.facts["rss_peak_mb"] > 0
 
 
 def test_clocks_say_what_this_system_knows():
-    found = clocks()
-    assert set(found) == {"cpu_governor", "cpu_mhz", "load_1min", "gpu"} and found["load_1min"] >= 0
+    result = clocks()
+    assert set(result) == {"cpu_governor", "cpu_mhz", "load_1min", "gpu"} and result["load_1min"] >= 0
 
 
 @pytest.fixture
@@ -70,10 +70,10 @@ def test_what_nvml_says(gpu, monkeypatch):
         nvmlDeviceGetTemperature=lambda device, which: 40,
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    found = gpu_state()
-    assert asked == ["GPU-1234"] and found["nvml"] == "ok"
-    assert (found["sm_mhz"], found["memory_mhz"], found["power_w"]) == (1000, 2000, 250.0)
-    assert (found["used_mb"], found["process_mb"]) == (5.0, 3.0)
+    result = gpu_state()
+    assert asked == ["GPU-1234"] and result["nvml"] == "ok"
+    assert (result["sm_mhz"], result["memory_mhz"], result["power_w"]) == (1000, 2000, 250.0)
+    assert (result["used_mb"], result["process_mb"]) == (5.0, 3.0)
 
 
 def test_an_error_of_nvml_is_named_and_does_no_harm(gpu, monkeypatch):

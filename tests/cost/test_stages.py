@@ -55,10 +55,10 @@ def run(detector):
 
 
 def test_own_times_and_the_rest(detector):
-    with Stages(detector) as found:
+    with Stages(detector) as result:
         for _ in range(3):
-            found.time(lambda: run(detector))
-    facts = found.facts()
+            result.time(lambda: run(detector))
+    facts = result.facts()
     assert facts["median_ms"] == pytest.approx(
         {
             "voxelise": 1,
@@ -75,10 +75,10 @@ def test_own_times_and_the_rest(detector):
 
 
 def test_nothing_is_left_behind(detector):
-    with Stages(detector) as found:
-        found.time(lambda: run(detector))
+    with Stages(detector) as result:
+        result.time(lambda: run(detector))
     run(detector)
-    assert len(found.runs) == 1 and "get_bboxes" not in vars(detector.pts_bbox_head)
+    assert len(result.runs) == 1 and "get_bboxes" not in vars(detector.pts_bbox_head)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in detector.modules())
 
 
@@ -86,8 +86,8 @@ def test_a_stage_that_fails_takes_nothing_with_it(detector, clock):
     def broken():
         raise RuntimeError("no memory")
 
-    with Stages(detector) as found:
+    with Stages(detector) as result:
         with pytest.raises(RuntimeError, match="no memory"):
-            found.time(broken)
-        found.time(lambda: run(detector))
-    assert len(found.runs) == 1
+            result.time(broken)
+        result.time(lambda: run(detector))
+    assert len(result.runs) == 1

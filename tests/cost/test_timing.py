@@ -15,19 +15,19 @@ def test_every_function_runs_once_a_round_and_in_changing_order():
 
 
 def test_the_95th_percentile_is_one_of_the_values():
-    found = summary([float(v) for v in range(100, 0, -1)])
-    assert found["median"] == 50.5 and found["p95"] == 95.0 and found["values"][0] == 100.0
+    result = summary([float(v) for v in range(100, 0, -1)])
+    assert result["median"] == 50.5 and result["p95"] == 95.0 and result["values"][0] == 100.0
 
 
 def test_ratios_are_taken_round_by_round():
     # The machine was twice as slow in the second half: the ratio of the medians would not be 1.2.
     theirs = [10.0, 10.0, 10.0, 20.0, 20.0, 20.0]
-    found = ratio([12.0, 12.0, 12.0, 24.0, 24.0, 24.0], theirs)
-    assert found == pytest.approx({"median": 1.2, "low": 1.2, "high": 1.2})
+    result = ratio([12.0, 12.0, 12.0, 24.0, 24.0, 24.0], theirs)
+    assert result == pytest.approx({"median": 1.2, "low": 1.2, "high": 1.2})
     assert ratio([3.0], [2.0]) == {"median": 1.5, "low": 1.5, "high": 1.5}
 
 
 def test_wall_and_processor_time_have_ratios_of_their_own():
-    found = timing_facts(Timings([20.0, 30.0], [10.0, 10.0]), Timings([10.0, 10.0], [5.0, 10.0]))
-    assert found["latency_ratio"] == 2.5 and found["latency_cpu_ratio"] == 1.5
-    assert found["latency_ratio_quartiles"] == [2.25, 2.75] and found["latency_ms"]["median"] == 25.0
+    result = timing_facts(Timings([20.0, 30.0], [10.0, 10.0]), Timings([10.0, 10.0], [5.0, 10.0]))
+    assert result["latency_ratio"] == 2.5 and result["latency_cpu_ratio"] == 1.5
+    assert result["latency_ratio_quartiles"] == [2.25, 2.75] and result["latency_ms"]["median"] == 25.0

@@ -174,8 +174,8 @@ def test_the_fusion_model_trains_and_infers_on_odd_batches(r50, case):
     assert all(torch.isfinite(p.grad).all() for p in r50.parameters() if p.grad is not None)
     r50.zero_grad()
     with torch.no_grad():
-        found = r50.eval().test_step(copy.deepcopy(data))[0].pred_instances_3d
-    assert 0 < len(found.scores_3d) <= 300 and torch.isfinite(found.bboxes_3d.tensor).all()
+        result = r50.eval().test_step(copy.deepcopy(data))[0].pred_instances_3d
+    assert 0 < len(result.scores_3d) <= 300 and torch.isfinite(result.bboxes_3d.tensor).all()
 
 
 def run_full_size(name: str, mode: str, keyframe: Path) -> dict:

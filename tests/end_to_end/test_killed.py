@@ -33,8 +33,8 @@ def finished_jobs(folder: Path) -> int:
     count = 0
     for place, folders, files in os.walk(folder / "results" / "smoke"):
         folders[:] = [name for name in folders if name not in ("work", "tables", "v1.0-mini", "samples", "sweeps")]
-        whole = not place.endswith(".partial")
-        count += sum(whole and (name in OUTPUTS or name.endswith(".jsonl")) for name in files)
+        full = not place.endswith(".partial")
+        count += sum(full and (name in OUTPUTS or name.endswith(".jsonl")) for name in files)
     return count
 
 
@@ -99,10 +99,10 @@ def test_ten_kills_leave_the_same_records(tmp_path):
     states = disturbed(stormy, startup, done)
     print("\n".join(states))
     assert len(set(states)) == KILLS
-    expected, found = contents(quiet), contents(stormy)
-    assert len(expected) == 8 and sorted(found) == sorted(expected)
+    expected, result = contents(quiet), contents(stormy)
+    assert len(expected) == 8 and sorted(result) == sorted(expected)
     trained = expected["base/seed0/train.jsonl"][0]
     assert trained["curve"] and len(trained["provenance"]["checkpoint_sha256"]) == 64, "nothing would be compared"
     for file, records in expected.items():
         assert all(record["status"] == "ok" for record in records), file
-        assert found[file] == records, file
+        assert result[file] == records, file

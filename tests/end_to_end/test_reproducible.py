@@ -100,8 +100,8 @@ def scored(place, alone) -> list[Record]:
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_loader_workers_change_nothing(place, alone, scored, workers):
     record = trained(place, f"workers{workers}", workers=workers)
-    found = compare(alone, record)
-    assert found.same and {"curve.1", "curve.2", "curve.3", "provenance.checkpoint_sha256"} <= set(found.equal)
+    result = compare(alone, record)
+    assert result.same and {"curve.1", "curve.2", "curve.3", "provenance.checkpoint_sha256"} <= set(result.equal)
     assert record.provenance["config_sha256"] == alone.provenance["config_sha256"]
     assert (alone.provenance["loader_workers"], record.provenance["loader_workers"]) == (0, workers)
     theirs = evaluated(place, f"workers{workers}", f"workers{workers}")
@@ -111,8 +111,8 @@ def test_loader_workers_change_nothing(place, alone, scored, workers):
 
 def test_another_seed_is_another_training(place, alone):
     """Without this, the other tests could not fail."""
-    found = compare(alone, trained(place, "other", seed=1))
-    assert {"curve.1", "provenance.checkpoint_sha256"} <= {difference.name for difference in found.different}
+    result = compare(alone, trained(place, "other", seed=1))
+    assert {"curve.1", "provenance.checkpoint_sha256"} <= {difference.name for difference in result.different}
 
 
 def test_a_process_of_its_own_with_another_hash_seed_gives_the_same(place, alone):
@@ -163,5 +163,5 @@ def test_the_quick_tier_gives_the_same_with_workers_and_other_hash_seeds(tmp_pat
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(workers)}
         subprocess.run([sys.executable, "-m", "aqr_bench", "train", *words], env=environment, check=True)
         records += read_records(own / "train.jsonl")
-    found = compare(*records)
-    assert found.same and {"curve.60", "provenance.checkpoint_sha256"} <= set(found.equal)
+    result = compare(*records)
+    assert result.same and {"curve.60", "provenance.checkpoint_sha256"} <= set(result.equal)

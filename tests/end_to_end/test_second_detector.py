@@ -70,18 +70,18 @@ def test_it_is_evaluated_under_conditions(place, trained):
         evaluate([*arguments, "--suite", str(place / "three.yaml"), "--work", str(place / "work"), "--out", str(out)])
         == 0
     )
-    found = {record.condition: record for record in read_records(out)}
-    assert {name: record.status for name, record in found.items()} == {
+    result = {record.condition: record for record in read_records(out)}
+    assert {name: record.status for name, record in result.items()} == {
         "clean": "ok",
         "no_lidar_absent": "ok",
         "beams": "ok",
         "no_cameras": "not_applicable",
     }
-    assert "does not use cameras" in found["no_cameras"].reason
-    assert len({record.provenance["code_sha256"] for record in found.values()}) == 1
-    seen = {name: record.extra["inputs"] for name, record in found.items() if record.ok}
+    assert "does not use cameras" in result["no_cameras"].reason
+    assert len({record.provenance["code_sha256"] for record in result.values()}) == 1
+    seen = {name: record.extra["inputs"] for name, record in result.items() if record.ok}
     assert seen["no_lidar_absent"]["points"] == 0 < seen["beams"]["points"] < seen["clean"]["points"]
-    assert "router" not in found["clean"].extra
+    assert "router" not in result["clean"].extra
 
     drawn = place / "pictures"
     more = ["--evaluation", str(out), "--work", str(place / "work"), "--out", str(drawn)]
@@ -118,8 +118,8 @@ def test_without_a_tier_a_config_and_a_checkpoint_do(place, trained, capsys):
 
     checkpoint = trained.parent / read_records(trained)[0].provenance["checkpoint"]
     # As mmengine writes it: with the state of the training beside the weights.
-    whole = torch.load(checkpoint, weights_only=True) | {"optimizer": {"state": {}}, "message_hub": {}}
-    torch.save(whole, place / "epoch_1.pth")
+    full = torch.load(checkpoint, weights_only=True) | {"optimizer": {"state": {}}, "message_hub": {}}
+    torch.save(full, place / "epoch_1.pth")
     arguments = ["evaluate", "--config", str(EXAMPLE / "centerpoint_pillar.py"), "--infos", str(place / "infos")]
     arguments += [
         "--suite",
@@ -183,7 +183,7 @@ def test_a_class_of_ones_own_lies_beside_its_config(place, trained):
     detections = (folder / "work" / "detections" / "clean" / "results_nusc.json").read_text()
     import json
 
-    scores = [d["detection_score"] for found in json.loads(detections)["results"].values() for d in found]
+    scores = [d["detection_score"] for result in json.loads(detections)["results"].values() for d in result]
     assert scores and max(scores) <= 0.5
 
 
@@ -216,9 +216,9 @@ def test_a_config_of_mmdet3d_as_it_ships_is_evaluated(place):
         str(place / "stock.jsonl"),
     ]
     assert aqr_bench(arguments) == 0
-    found = {record.condition: record for record in read_records(place / "stock.jsonl")}
-    assert not any(record.failed for record in found.values()), [record.reason for record in found.values()]
-    assert found["no_cameras"].status == "not_applicable" and found["clean"].extra["inputs"]["points"] > 1000
+    result = {record.condition: record for record in read_records(place / "stock.jsonl")}
+    assert not any(record.failed for record in result.values()), [record.reason for record in result.values()]
+    assert result["no_cameras"].status == "not_applicable" and result["clean"].extra["inputs"]["points"] > 1000
 
 
 def test_the_example_is_sound():

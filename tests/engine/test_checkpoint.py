@@ -92,12 +92,12 @@ def test_inspect_names_the_config_of_an_official_file(shared, config, vanished, 
     assert cli.main(["checkpoint", "inspect", str(path)]) == 0
     assert allowed <= set(torch.serialization.get_safe_globals())
     assert "placeholder" not in str(torch.serialization.get_safe_globals())
-    said, warned = capsys.readouterr()
-    assert said.endswith(f"config {config}: fits\n") and warned == ""
-    assert f"sparse kernels: {'none' if config == CAMERA else 'mmcv'}\n" in said
-    assert f"weights: {len(entries)} tensors" in said and "optimiser state: 0.0 MB" in said
-    assert "mmcv 1.6.0, mmdet 2.24.0, mmdet3d 1.0.0rc5, epoch 20, iter 70340" in said
-    replaced = said.partition("placeholders: ")[2].partition("\n")[0].split(", ")
+    output, warned = capsys.readouterr()
+    assert output.endswith(f"config {config}: fits\n") and warned == ""
+    assert f"sparse kernels: {'none' if config == CAMERA else 'mmcv'}\n" in output
+    assert f"weights: {len(entries)} tensors" in output and "optimiser state: 0.0 MB" in output
+    assert "mmcv 1.6.0, mmdet 2.24.0, mmdet3d 1.0.0rc5, epoch 20, iter 70340" in output
+    replaced = output.partition("placeholders: ")[2].partition("\n")[0].split(", ")
     assert {"vanished.Note", "vanished.Options", "vanished.Steps", "collections.deque", "numpy.dtype"} <= set(replaced)
 
 
@@ -216,11 +216,13 @@ def test_a_renamed_key_and_a_wrong_shape_are_named(tmp_path, capsys):
     torch.save(dict(state_dict=state), path)
     for command in ("inspect", "convert"):
         assert cli.main(["checkpoint", command, str(path)]) == 2
-        said, wrong = capsys.readouterr()
+        output, wrong = capsys.readouterr()
         assert wrong.startswith(f"error: {path} fits no published config, closest {LIDAR}: 1 names missing, 1 unexp")
         assert "missing: pts_neck.deblocks.0.0.weight; unexpected: pts_neck.renamed; shape: " in wrong
         assert "pts_bbox_head.reference_points.weight 300x3 instead of 900x3" in wrong and wrong.count("\n") == 1
-        assert (said.count("\nconfig ") == 4 and f"\nconfig {R50}: " in said) if command == "inspect" else said == ""
+        assert (
+            (output.count("\nconfig ") == 4 and f"\nconfig {R50}: " in output) if command == "inspect" else output == ""
+        )
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -280,12 +282,12 @@ def test_a_file_that_would_run_something_is_refused(legacy, function, tmp_path, 
 
 
 def test_unreadable_files_are_said_to_be(tmp_path, capsys):
-    whole, old = tmp_path / "whole.pth", tmp_path / "old.pth"
+    full, old = tmp_path / "whole.pth", tmp_path / "old.pth"
     state = {"a": torch.zeros(1000)}
-    torch.save(state, whole)
+    torch.save(state, full)
     torch.save(state, old, _use_new_zipfile_serialization=False)
     files = {
-        "cut.pth": whole.read_bytes()[:2000],
+        "cut.pth": full.read_bytes()[:2000],
         "old_cut.pth": old.read_bytes()[:-2000],
         "empty.pth": b"",
         "text.pth": b"<!DOCTYPE html>\n<html>404</html>\n",

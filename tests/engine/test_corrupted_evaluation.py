@@ -51,13 +51,13 @@ def inputs(data, name, workers=0, batch_size=1, order=None, after=None):
         batches = loader
     else:
         batches = (loader.collate_fn([loader.dataset[index]]) for index in order(len(loader.dataset)))
-    found = {}
+    result = {}
     for batch in batches:
         for number, sample in enumerate(batch["data_samples"]):
             points = batch["inputs"]["points"][number] if "points" in batch["inputs"] else None
             images = batch["inputs"]["img"][number] if "img" in batch["inputs"] else None
-            found[sample.token] = (sample.input_proof["sha256"], points, images)
-    return found
+            result[sample.token] = (sample.input_proof["sha256"], points, images)
+    return result
 
 
 # One that draws for the whole sample, one per pixel, one per sweep, one that needs earlier frames.

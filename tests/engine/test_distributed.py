@@ -109,8 +109,8 @@ def launch(place: Path, tier: Path, name: str, processes: int) -> tuple[int, str
 
 def losses(place: Path, tier: Path, name: str, processes: int) -> np.ndarray:
     """Loss of every iteration; the record is checked on the way."""
-    code, said, out = launch(place, tier, name, processes)
-    assert code == 0, said
+    code, text, out = launch(place, tier, name, processes)
+    assert code == 0, text
     (record,) = read_records(out)
     assert record.ok, record.reason
     assert record.cost.get("processes", 1) == processes
@@ -137,8 +137,8 @@ def ended(place: Path, how: str) -> tuple[int, str, Path]:
 
 @pytest.mark.slow
 def test_a_failure_of_one_process_ends_all_and_leaves_one_record(place):
-    code, said, out = ended(place, "fail")
-    assert code == 0, said
+    code, text, out = ended(place, "fail")
+    assert code == 0, text
     (record,) = read_records(out)
     assert record.status == "failed" and record.reason == "rank 1: ValueError: the second process has had enough"
 
@@ -146,8 +146,8 @@ def test_a_failure_of_one_process_ends_all_and_leaves_one_record(place):
 @pytest.mark.slow
 def test_a_killed_process_ends_all_without_a_record(place):
     """As a killed training in one process does: the next call goes on from the last checkpoint."""
-    code, said, out = ended(place, "kill")
-    assert code != 0 and not out.exists(), said
+    code, text, out = ended(place, "kill")
+    assert code != 0 and not out.exists(), text
 
 
 def test_the_batch_of_a_tier_does_not_depend_on_the_processes(tmp_path):
@@ -200,9 +200,9 @@ class Detector(nn.Module):
         self.lidar = nn.Linear(4, 1)
 
     def forward(self, images, points):
-        found = [self.lidar(points).square().mean()] if points is not None else []
-        found += [self.image(images)[0].square().mean()] if images is not None else []
-        return sum(found)
+        parts = [self.lidar(points).square().mean()] if points is not None else []
+        parts += [self.image(images)[0].square().mean()] if images is not None else []
+        return sum(parts)
 
 
 def step(model, images, points):
@@ -220,14 +220,14 @@ def main(folder, rank, size):
     seen = [(images, points), (images if rank == 0 and size > 1 else None, points), (images, points)]
     for number, (image, point) in enumerate(seen):
         own = step(plain, image, point)
-        for found, mine in zip(step(wrapped, image, point), own, strict=True):
-            if found is None:  # no process has used it
+        for averaged, mine in zip(step(wrapped, image, point), own, strict=True):
+            if averaged is None:  # no process has used it
                 assert mine is None
                 continue
-            mean = torch.zeros_like(found) if mine is None else mine
+            mean = torch.zeros_like(averaged) if mine is None else mine
             if size > 1:
                 dist.all_reduce(mean)
-            torch.testing.assert_close(found, mean / size)
+            torch.testing.assert_close(averaged, mean / size)
         print(f"step {number} of rank {rank}: equal", flush=True)
     dist.barrier()
     os._exit(0)  # gloo may wait for ever for the threads of the other process

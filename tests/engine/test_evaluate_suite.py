@@ -224,7 +224,7 @@ JOB = Job("evaluate", {"model": {"a": 1}}, "tables", "infos", {"batch_size": 1},
 
 
 @pytest.fixture
-def kept(tmp_path):
+def finished(tmp_path):
     """A cache with one finished condition, and what it needs to be opened again."""
     (tmp_path / "short.yaml").write_text(SUITE)
     suite = load_suite(tmp_path / "short.yaml")
@@ -238,8 +238,8 @@ def kept(tmp_path):
     return tmp_path, suite, job, record
 
 
-def test_a_finished_condition_counts_whatever_else_is_in_the_suite(kept):
-    work, suite, job, record = kept
+def test_a_finished_condition_counts_whatever_else_is_in_the_suite(finished):
+    work, suite, job, record = finished
     assert ConditionCache(work, suite, job).load() == {"clean": record}
     shorter = replace(suite, conditions=suite.conditions[:2])
     assert list(ConditionCache(work, shorter, replace(job, settings=evaluation_settings(load_tier("smoke"), shorter))).load()) == ["clean"]  # fmt: skip # noqa: E501
@@ -248,14 +248,14 @@ def test_a_finished_condition_counts_whatever_else_is_in_the_suite(kept):
 @pytest.mark.parametrize(
     "changes", [{"inputs": ("other",)}, {"config": {"model": {"a": 2}}}, {"infos_sha256": "x"}, {"data_sha256": "x"}]
 )
-def test_another_job_does_not_take_it(kept, changes):
-    work, suite, job, _ = kept
+def test_another_job_does_not_take_it(finished, changes):
+    work, suite, job, _ = finished
     cache = ConditionCache(work, suite, replace(job, **changes))
     assert cache.load() == {} and cache.path.read_text() == ""
 
 
 @pytest.mark.parametrize("spoil", [lambda f: f.unlink(), lambda f: f.write_bytes(b"of another model")])
-def test_a_condition_whose_files_are_gone_is_evaluated_again(kept, spoil):
-    work, suite, job, _ = kept
+def test_a_condition_whose_files_are_gone_is_evaluated_again(finished, spoil):
+    work, suite, job, _ = finished
     spoil(work / "detections/clean/matches.npz")
     assert ConditionCache(work, suite, job).load() == {}

@@ -128,8 +128,8 @@ def test_batches_go_on_from_epoch_to_epoch_without_those_of_before():
     """Seeds count on, as in an unbroken training."""
     batches = torch.utils.data.BatchSampler(EpochSampler(range(4)), 2, False)
     numbered = SeededBatchSampler(batches, (7,), skip=1, endless=True)
-    found = [batch for batch, _ in zip(numbered, range(4), strict=False)]
-    assert found == [((7, 1, 0), [2, 3]), ((7, 2, 0), [1, 2]), ((7, 3, 0), [3, 0]), ((7, 4, 0), [2, 3])]
+    result = [batch for batch, _ in zip(numbered, range(4), strict=False)]
+    assert result == [((7, 1, 0), [2, 3]), ((7, 2, 0), [1, 2]), ((7, 3, 0), [3, 0]), ((7, 4, 0), [2, 3])]
     assert [indices for _, indices in SeededBatchSampler(batches, (7,), endless=False)] == [[2, 3], [0, 1]]
     assert list(SeededBatchSampler(torch.utils.data.BatchSampler(range(1), 2, True), (7,), endless=True)) == []
 

@@ -174,8 +174,8 @@ def test_only_the_image_backbone_is_taken_from_a_backbone_file(tmp_path):
     with pytest.raises(RuntimeError, match=rf"paper_train.yaml: models.{CAMERA}.backbone: no file {path}"):
         initial_checkpoint(tier, schedule)
     torch.save({"state_dict": {"img_backbone.stem.weight": weight, "bbox_head.weight": torch.zeros(1)}}, path)
-    found, facts = load_initial_weights(initial_checkpoint(tier, schedule), schedule, CAMERA, tmp_path)
-    state = torch.load(found, weights_only=True)["state_dict"]
+    result, facts = load_initial_weights(initial_checkpoint(tier, schedule), schedule, CAMERA, tmp_path)
+    state = torch.load(result, weights_only=True)["state_dict"]
     assert list(state) == ["img_backbone.stem.weight"] and torch.equal(state["img_backbone.stem.weight"], weight)
     assert facts["kind"] == "backbone" and facts["sha256"] == sha256_file(path)
     torch.save({"state_dict": {"backbone.weight": weight}}, path)
@@ -209,7 +209,7 @@ def test_the_paper_evaluates_or_trains_the_four_models():
     study = load_study("paper_cmt")
     for name, init in (("paper", "published"), ("paper_train", "scratch")):
         tier = load_tier(name)
-        found = [variant_schedule(tier, study, v) for v in study.variants]
-        assert tier.studies == ("paper_cmt",) and [s.init for s in found] == [init] * 4
-        assert len({s.model for s in found}) == 4 and base_runs(tier, [study]) == []
-        assert all((s.iterations, s.epochs, s.config) == (0 if init == "published" else None, None, {}) for s in found)
+        result = [variant_schedule(tier, study, v) for v in study.variants]
+        assert tier.studies == ("paper_cmt",) and [s.init for s in result] == [init] * 4
+        assert len({s.model for s in result}) == 4 and base_runs(tier, [study]) == []
+        assert all((s.iterations, s.epochs, s.config) == (0 if init == "published" else None, None, {}) for s in result)

@@ -45,8 +45,8 @@ def test_the_keyframe_is_detected_on_and_drawn(keyframe, untrained, tmp_path, ca
     assert picture.shape[1] > 1200 and picture.std() > 20
     green = (np.abs(picture[..., ::-1].astype(int) - [0x00, 0x9E, 0x73]) < 12).all(-1)
     assert green.sum() > 2000  # the annotated boxes
-    found = json.loads((tmp_path / "detections.json").read_text())["ca9a282c9e77460f8360f564131a8af5"]
-    assert len(found["scores"]) == len(found["boxes_lidar"]) > 0
+    result = json.loads((tmp_path / "detections.json").read_text())["ca9a282c9e77460f8360f564131a8af5"]
+    assert len(result["scores"]) == len(result["boxes_lidar"]) > 0
     assert str(tmp_path / "keyframe.0.png") in capsys.readouterr().out
 
 

@@ -42,12 +42,16 @@ def test_the_newest_by_number(work):
 @pytest.mark.parametrize("damage", [cut, flip, lambda path: path.write_bytes(b"")])
 def test_a_damaged_one_is_passed_over(work, damage):
     damage(work / "iter_12.pth")
-    found, said = latest_valid_checkpoint(work)
-    assert found == work / "iter_4.pth"
-    assert len(said) == 1 and "iter_12.pth is damaged (" in said[0] and said[0].endswith("; going on from iter_4.pth")
+    result, output = latest_valid_checkpoint(work)
+    assert result == work / "iter_4.pth"
+    assert (
+        len(output) == 1
+        and "iter_12.pth is damaged (" in output[0]
+        and output[0].endswith("; going on from iter_4.pth")
+    )
     damage(work / "iter_4.pth")
-    found, said = latest_valid_checkpoint(work)
-    assert found is None and len(said) == 2 and all("starts afresh" in line for line in said)
+    result, output = latest_valid_checkpoint(work)
+    assert result is None and len(output) == 2 and all("starts afresh" in line for line in output)
 
 
 def test_every_flipped_bit_of_the_weights_is_noticed(work):
@@ -63,8 +67,8 @@ def test_every_flipped_bit_of_the_weights_is_noticed(work):
 @pytest.mark.parametrize("content", ["", "[[4, 1.5], [12, 1.2", "[[4], [12]]", "[[4, 1.5], 7]"])
 def test_without_its_loss_curve_a_training_starts_afresh(work, content):
     (work / "curve.json").write_text(content)
-    found, said = latest_valid_checkpoint(work)
-    assert found is None and len(said) == 1 and "curve.json is damaged (" in said[0]
+    result, output = latest_valid_checkpoint(work)
+    assert result is None and len(output) == 1 and "curve.json is damaged (" in output[0]
 
 
 def test_an_empty_folder_has_nothing_to_say(tmp_path):

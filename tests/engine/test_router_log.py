@@ -25,16 +25,20 @@ def test_weights_scores_and_centres_of_every_query_are_recorded(tmp_path):
     with RouterLog(head) as log:
         outputs = [run(head), run(head, batch=1)]
     run(head)  # outside: not recorded
-    found = log.save(tmp_path / "deep" / "router.npz")
-    kept = np.load(tmp_path / "deep" / "router.npz", allow_pickle=False)
-    assert kept["token"].tolist() == ["frame0", "frame1", "frame0"]
-    assert kept["weight"].shape == (3, 20, 2) and kept["score"].shape == (3, 20) and kept["centre"].shape == (3, 20, 2)
+    result = log.save(tmp_path / "deep" / "router.npz")
+    remaining = np.load(tmp_path / "deep" / "router.npz", allow_pickle=False)
+    assert remaining["token"].tolist() == ["frame0", "frame1", "frame0"]
+    assert (
+        remaining["weight"].shape == (3, 20, 2)
+        and remaining["score"].shape == (3, 20)
+        and remaining["centre"].shape == (3, 20, 2)
+    )
     weights = [out["aqr"][0].weights for out in outputs]
     lidar, camera = (torch.cat(parts) for parts in zip(*weights, strict=True))
-    torch.testing.assert_close(torch.from_numpy(kept["weight"]), torch.stack([lidar, camera], -1).half())
-    assert found["all"]["queries"] == 60
-    assert found["all"]["lidar"]["mean"] == pytest.approx(lidar.mean().item(), abs=2e-3)
-    assert found["guarded_share"] == log.guard.share and log.guard.rows == 60 * 2  # two decoder layers
+    torch.testing.assert_close(torch.from_numpy(remaining["weight"]), torch.stack([lidar, camera], -1).half())
+    assert result["all"]["queries"] == 60
+    assert result["all"]["lidar"]["mean"] == pytest.approx(lidar.mean().item(), abs=2e-3)
+    assert result["guarded_share"] == log.guard.share and log.guard.rows == 60 * 2  # two decoder layers
 
 
 def test_a_head_without_a_router_leaves_nothing(tmp_path):
@@ -55,8 +59,8 @@ def test_the_hook_is_gone_after_an_error():
 
 def test_summary_of_all_and_of_confident_queries():
     weight = np.array([[[1.0, -1.0], [0.5, 0.0], [0.0, 1.0]]])
-    found = summary(weight, np.array([[0.9, 0.3, 0.1]]))
-    assert found["all"]["queries"] == 3 and found["confident"]["queries"] == 2
-    assert found["all"]["lidar"]["mean"] == 0.5 and found["confident"]["camera"]["mean"] == -0.5
-    assert found["all"]["camera"] == {"mean": 0.0, "sd": 0.8165, "p5": -0.9, "p50": 0.0, "p95": 0.9}
+    result = summary(weight, np.array([[0.9, 0.3, 0.1]]))
+    assert result["all"]["queries"] == 3 and result["confident"]["queries"] == 2
+    assert result["all"]["lidar"]["mean"] == 0.5 and result["confident"]["camera"]["mean"] == -0.5
+    assert result["all"]["camera"] == {"mean": 0.0, "sd": 0.8165, "p5": -0.9, "p50": 0.0, "p95": 0.9}
     assert summary(weight, np.zeros((1, 3)))["confident"] == {"queries": 0}

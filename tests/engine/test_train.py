@@ -132,14 +132,14 @@ def test_a_base_starts_from_pretrained_branches(place):
     tier["base"]["config"] = tier["variant"]["config"]  # a learning rate of 0
     (place / "branches.yaml").write_text(yaml.safe_dump(tier))
     records = [train(place, f"pre_{name}", "--pretrain", name, tier="branches.yaml") for name in parts]
-    kept = {}
+    remaining = {}
     for record, part in zip(records, parts.values(), strict=True):
-        found = weights(record)
-        assert found and all(name.startswith(tuple(part)) for name in found)
-        kept |= found
+        results = weights(record)
+        assert results and all(name.startswith(tuple(part)) for name in results)
+        remaining |= results
     assert read_records(records[0])[0].extra == {"pretrain": "lidar"}
     after = weights(train(place, "on_top", "--features", *map(str, records), tier="branches.yaml"))
-    for name, value in kept.items():
+    for name, value in remaining.items():
         if "running_" not in name and "num_batches" not in name:
             assert torch.equal(after[name], value), name
     with pytest.raises(UserError, match=r"starts from the pretrained branches .* give --features"):
@@ -175,9 +175,9 @@ def test_a_damaged_checkpoint_is_not_resumed_from(place, base, capsys):
     last = work / "iter_2.pth"
     last.write_bytes(last.read_bytes()[:100_000])
     path = run_training(build_config(tier, data, 0, work, None, None), tier, None).checkpoint
-    assert "iter_2.pth is damaged" in (said := capsys.readouterr().out) and "going on from iter_1.pth" in said
-    found, unbroken = torch.load(path, weights_only=True)["state_dict"], weights(base)
-    assert all(torch.equal(found[name], value) for name, value in unbroken.items())
+    assert "iter_2.pth is damaged" in (output := capsys.readouterr().out) and "going on from iter_1.pth" in output
+    results, unbroken = torch.load(path, weights_only=True)["state_dict"], weights(base)
+    assert all(torch.equal(results[name], value) for name, value in unbroken.items())
 
 
 def test_a_damaged_identity_starts_afresh(tmp_path):

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
             row = Row(case, "", "", f"the campaign itself failed: {type(error).__name__}: {error}"[:300], NO)
         add_row(file, case, row, (folder, REPOSITORY))
-        say(f"{case}: {row.kept}: {row.seen}")
+        say(f"{case}: {row.held}: {row.seen}")
 
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(attempt, wanted))
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{summary(rows)} -> {args.out}")
     if args.folder is None:
         shutil.rmtree(folder)
-    return int(any(row.kept == NO for row in rows))
+    return int(any(row.held == NO for row in rows))
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

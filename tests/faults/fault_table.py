@@ -24,14 +24,14 @@ class Row:
     stage: str
     promised: str
     seen: str
-    kept: str  # yes | no | not tried
+    held: str  # yes | no | not tried
     tries: int = 1
     ended: int = 0
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
         seen = self.seen + (f"; {self.ended} more had ended before" if self.ended else "")
-        return self.fault, self.stage, str(self.tries), self.promised, seen, self.kept
+        return self.fault, self.stage, str(self.tries), self.promised, seen, self.held
 
 
 def read_rows(file: Path) -> dict[str, Row]:
@@ -51,9 +51,9 @@ def add_row(file: Path, case: str, row: Row, roots: Iterable[Path] = ()) -> None
 def summary(rows: Iterable[Row]) -> str:
     """How many cases went as promised, and how many kills there were."""
     rows = list(rows)
-    tried = [row for row in rows if row.kept != SKIPPED]
+    tried = [row for row in rows if row.held != SKIPPED]
     kills = sum(row.tries for row in tried if row.fault.startswith("SIG"))
-    text = f"{sum(row.kept == YES for row in tried)} of {len(tried)} cases as promised; {kills} kills in all"
+    text = f"{sum(row.held == YES for row in tried)} of {len(tried)} cases as promised; {kills} kills in all"
     return text + (f"; {len(rows) - len(tried)} not tried" if len(tried) < len(rows) else "")
 
 

@@ -95,7 +95,7 @@ def test_a_small_disk_fills(tmp_path):
                 (disk / "file").write_bytes(b"x" * 10_000)
         return Row("full disk", "", "", "", YES)
 
-    if case(Reference(tmp_path)).kept == SKIPPED:
+    if case(Reference(tmp_path)).held == SKIPPED:
         pytest.skip("mounting a disk needs root")
     assert list((tmp_path / "disk").iterdir()) == []
 
@@ -155,5 +155,5 @@ def test_a_fault_is_built_in(tmp_path):
 def test_a_short_campaign_goes_as_promised(tmp_path):
     assert main(["--short", "--folder", str(tmp_path / "work"), "--out", str(tmp_path / "out")]) == 0
     rows = read_rows(tmp_path / "work" / "rows.jsonl")
-    assert set(rows) == set(SHORT) and all(row.kept in (YES, SKIPPED) for row in rows.values())
+    assert set(rows) == set(SHORT) and all(row.held in (YES, SKIPPED) for row in rows.values())
     assert rows["SIGKILL_pretrain"].tries == 3

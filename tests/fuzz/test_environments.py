@@ -128,13 +128,13 @@ print(json.dumps([rows, hashes]))
 def test_hash_seed_and_threads_change_no_hash_and_no_order(tmp_path):
     script = tmp_path / "hashes.py"
     script.write_text(HASHES)
-    said = set()
+    output = set()
     for seed, threads in (("0", "1"), ("1", "2"), ("random", "1")):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": threads}
         done = subprocess.run([sys.executable, script], cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        said.add(done.stdout)
-    assert len(said) == 1
+        output.add(done.stdout)
+    assert len(output) == 1
 
 
 @pytest.mark.slow
@@ -150,8 +150,8 @@ def test_a_results_folder_that_cannot_be_written_to_is_one_line(odd, capsys):
     command = ["compare", str(REFERENCE / "bias_site"), str(REFERENCE / "bias_site"), "--out"]
     for out in (odd / "file" / "a.csv", "/proc/nothing/a.csv"):
         assert cli.main([*command, str(out)]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("error: ") and said.count("\n") == 1
+        output = capsys.readouterr().err
+        assert output.startswith("error: ") and output.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -105,5 +105,5 @@ def test_all_commands_and_options_are_known():
 def test_help_is_help(words, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([*words, "--help"])
-    said = capsys.readouterr()
-    assert stop.value.code == 0 and said.out.startswith("usage: ") and not said.err
+    output = capsys.readouterr()
+    assert stop.value.code == 0 and output.out.startswith("usage: ") and not output.err

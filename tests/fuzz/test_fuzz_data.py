@@ -37,8 +37,8 @@ def place(tmp_path) -> Path:
 
 def test_spoiled_tables_are_found_by_the_check_and_refused_by_what_reads_them(place):
     folder, root = place / "world" / "v1.0-mini", place / "world"
-    whole = {name: (folder / f"{name}.json").read_bytes() for name in TABLES}
-    cases = st.sampled_from(TABLES).flatmap(lambda name: st.tuples(st.just(name), json_or_bytes(whole[name])))
+    full = {name: (folder / f"{name}.json").read_bytes() for name in TABLES}
+    cases = st.sampled_from(TABLES).flatmap(lambda name: st.tuples(st.just(name), json_or_bytes(full[name])))
 
     def check(case: tuple[str, bytes]) -> bool:
         name, content = case
@@ -54,7 +54,7 @@ def test_spoiled_tables_are_found_by_the_check_and_refused_by_what_reads_them(pl
             assert refused == (not (place / "new" / "data.json").exists()), "info files of a data set that was refused"
             refuses_command(root, main=statistics)
         finally:
-            replace(folder / f"{name}.json", whole[name])
+            replace(folder / f"{name}.json", full[name])
             for file in (place / "new").glob("*"):
                 file.unlink()
         return refused
@@ -64,7 +64,7 @@ def test_spoiled_tables_are_found_by_the_check_and_refused_by_what_reads_them(pl
 
 def test_spoiled_world_descriptions_are_refused(place):
     path = place / "world" / "world.json"
-    whole = path.read_bytes()
+    full = path.read_bytes()
 
     def check(content: bytes) -> bool:
         replace(path, content)
@@ -75,13 +75,13 @@ def test_spoiled_world_descriptions_are_refused(place):
         # Another world than the one that is there: it may only be replaced if it says that it is one of ours.
         return refuses_command("world", "--tier", tier, "--out", path / "below", "--quiet", paths=(path,))
 
-    explore("world.json", 5, json_or_bytes(whole), check)
+    explore("world.json", 5, json_or_bytes(full), check)
 
 
 @pytest.mark.parametrize("kind", ["LIDAR_TOP", "CAM_FRONT"])
 def test_spoiled_recordings_are_named_or_used(kind, place):
     path = next((place / "world" / "samples" / kind).iterdir())
-    whole, read = path.read_bytes(), read_cloud if kind == "LIDAR_TOP" else read_image
+    full, read = path.read_bytes(), read_cloud if kind == "LIDAR_TOP" else read_image
 
     def check(content: bytes) -> bool:
         replace(path, content)
@@ -93,7 +93,7 @@ def test_spoiled_recordings_are_named_or_used(kind, place):
             return True
         return False
 
-    explore(f"recordings of {kind}", 5, spoiled_bytes(whole, b"\xff\xd8\xff\xe0"), check)
+    explore(f"recordings of {kind}", 5, spoiled_bytes(full, b"\xff\xd8\xff\xe0"), check)
 
 
 def test_spoiled_info_summaries_are_refused(place):
@@ -145,10 +145,10 @@ def test_spoiled_object_databases_are_refused(tmp_path):
 
     path = tmp_path / "dbinfos_train.pkl"
     entry = dict(name="car", path="a.bin", image_path="", box3d_lidar=np.zeros(9), num_points_in_gt=3, difficulty=0)
-    whole = pickle.dumps({"car": [{**entry, "image_idx": "t", "gt_idx": 0, "image_crop_key": ""}]})
+    full = pickle.dumps({"car": [{**entry, "image_idx": "t", "gt_idx": 0, "image_crop_key": ""}]})
 
     def check(content: bytes) -> bool:
         path.write_bytes(content)
         return refuses(lambda: read_dbinfos(path), names=path.name, paths=(path,))
 
-    explore("object databases", 10, spoiled_pickle(whole), check)
+    explore("object databases", 10, spoiled_pickle(full), check)

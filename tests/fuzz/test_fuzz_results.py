@@ -63,19 +63,19 @@ def test_spoiled_records_are_compared_counted_and_reported(results, tmp_path, mo
 
     def check(case: tuple[Path, bytes]) -> bool:
         path, content = case
-        whole = path.read_bytes()
+        full = path.read_bytes()
         replace(path, content)
         try:
-            found = record.read_run(path)
-            assert found and all(one.status in record.STATUSES for one in found)
+            result = record.read_run(path)
+            assert result and all(one.status in record.STATUSES for one in result)
             count_file(path)
             refused = refuses_command("compare", results / "quick", other / "quick", "--force")
             refuses_command("studies", "cost", "bias_site", "--tier", "quick", "--records", results)
             if next(rounds) % 8 == 5:
                 page.build_report(tier, [study], results, tmp_path / "report")
         finally:
-            replace(path, whole)
-        return refused or any(one.extra.get("damaged") for one in found)
+            replace(path, full)
+        return refused or any(one.extra.get("damaged") for one in result)
 
     explore("records", 12, spoiled_records(results), check)
 
@@ -107,10 +107,8 @@ def test_spoiled_matches_and_router_weights_are_left_out(tmp_path):
     router = tmp_path / "router.npz"
     np.savez_compressed(router, weight=np.ones((2, 3, 2)), token=["a", "b"], score=ones, centre=np.ones((2, 3, 2)))
     assert load_weights(router) is not None and queries_of(router) is not None
-    whole = {matches: matches.read_bytes(), router: router.read_bytes()}
-    cases = st.sampled_from(sorted(whole)).flatmap(
-        lambda p: st.tuples(st.just(p), spoiled_bytes(whole[p], whole[router]))
-    )
+    full = {matches: matches.read_bytes(), router: router.read_bytes()}
+    cases = st.sampled_from(sorted(full)).flatmap(lambda p: st.tuples(st.just(p), spoiled_bytes(full[p], full[router])))
 
     def check(case: tuple[Path, bytes]) -> bool:
         path, content = case
@@ -128,12 +126,12 @@ def test_spoiled_submissions_are_refused_or_scored(tmp_path):
     tokens = [s["token"] for s in nusc.sample if s["scene_token"] == scene["token"]]
     box = dict(translation=[1.0, 2.0, 3.0], size=[1.0, 2.0, 3.0], rotation=[1.0, 0.0, 0.0, 0.0], velocity=[0.0, 0.0])
     box |= dict(detection_name="car", detection_score=0.5, attribute_name="vehicle.parked")
-    whole = {"meta": {}, "results": {token: [{"sample_token": token, **box}] for token in tokens}}
+    full = {"meta": {}, "results": {token: [{"sample_token": token, **box}] for token in tokens}}
     path = tmp_path / "results_nusc.json"
-    path.write_text(json.dumps(whole))
+    path.write_text(json.dumps(full))
     assert score_detections(path, nusc, tmp_path)["mAP"] is not None
     content = path.read_bytes()
-    trees = as_json(spoiled_tree(whole)).map(str.encode)
+    trees = as_json(spoiled_tree(full)).map(str.encode)
 
     def check(case: bytes) -> bool:
         path.write_bytes(case)
@@ -148,7 +146,7 @@ def test_spoiled_checkpoints_are_refused_or_read(legacy, tmp_path):
     layer = torch.nn.Linear(2, 2)
     content = {"state_dict": layer.state_dict(), "meta": {"epoch": 3, "CLASSES": ("car",)}, "optimizer": {"a": 1}}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    whole = path.read_bytes()
+    full = path.read_bytes()
 
     def check(case: bytes) -> bool:
         path.write_bytes(case)
@@ -158,7 +156,7 @@ def test_spoiled_checkpoints_are_refused_or_read(legacy, tmp_path):
             assert str(error)
         return refuses(lambda: read_checkpoint(path), names=path.name, paths=(path,))
 
-    explore(f"checkpoints ({'legacy' if legacy else 'zip'})", 12, spoiled_bytes(whole, b"\x80\x02N."), check)
+    explore(f"checkpoints ({'legacy' if legacy else 'zip'})", 12, spoiled_bytes(full, b"\x80\x02N."), check)
 
 
 def test_a_keyframe_with_spoiled_files_is_refused(tmp_path):

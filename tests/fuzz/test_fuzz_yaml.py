@@ -100,8 +100,8 @@ def test_spoiled_worlds_are_used_or_refused_in_one_line(tmp_path):
     path = tmp_path / "tier.yaml"
 
     def spoiled(source: Path) -> st.SearchStrategy:
-        whole = yaml.safe_load(source.read_text())
-        return spoiled_tree(whole["world"]).map(lambda world: {**whole, "world": world})
+        full = yaml.safe_load(source.read_text())
+        return spoiled_tree(full["world"]).map(lambda world: {**full, "world": world})
 
     def check(tier: dict) -> bool:
         path.write_text(yaml.safe_dump(tier))

@@ -120,10 +120,10 @@ def refused(capsys, *argv: object) -> str:
     """The one line of a command that refuses."""
     capsys.readouterr()
     assert cli.main(list(map(str, argv))) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: ")
-    one_clear_line(said, paths=argv)
-    return said
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert output.startswith("error: ")
+    one_clear_line(output, paths=argv)
+    return output
 
 
 def test_a_keyframe_from_elsewhere(bomb, marker, untrained, tmp_path, capsys):
@@ -142,16 +142,16 @@ def test_info_files_of_an_evaluation_and_of_a_training(bomb, marker, untrained, 
         (place / "infos" / f"infos_{split}.pkl").unlink()
         shutil.copy(bomb, place / "infos" / f"infos_{split}.pkl")
     summary = place / "infos" / "data.json"  # holds hashes of the files
-    said = json.loads(summary.read_text()) | {"sha256": {"infos": {}, "tables": {}}}
+    output = json.loads(summary.read_text()) | {"sha256": {"infos": {}, "tables": {}}}
     summary.unlink()
-    summary.write_text(json.dumps(said))
+    summary.write_text(json.dumps(output))
     out = tmp_path / "r.jsonl"
     command = ("--tier", "smoke", "--infos", place / "infos", "--work", tmp_path / "work", "--out", out)
     assert cli.main([*map(str, ("evaluate", "--suite", "missing_sensors", "--train", untrained, *command))]) == 0
     reasons = {json.loads(line)["reason"] for line in out.read_text().splitlines()}
     assert len(reasons) == 1 and "infos_val.pkl asks for" in next(iter(reasons))
-    said = refused(capsys, "train", "--seed", 0, *command)
-    assert "infos_train.pkl" in said and "asks for" in said
+    output = refused(capsys, "train", "--seed", 0, *command)
+    assert "infos_train.pkl" in output and "asks for" in output
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -278,11 +278,11 @@ def code_of(path: Path) -> str:
 
 
 def test_every_place_that_may_run_a_file_is_in_this_file():
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for name in LOADS.findall(code_of(path)):
-            found.setdefault(name, set()).add(path.relative_to(PACKAGE).as_posix())
-    assert found == KNOWN, "a new place that loads files: give it a bomb"
+            result.setdefault(name, set()).add(path.relative_to(PACKAGE).as_posix())
+    assert result == KNOWN, "a new place that loads files: give it a bomb"
 
 
 def test_every_torch_load_is_weights_only_and_every_np_load_without_pickles():

@@ -25,30 +25,30 @@ def load_baseline() -> dict[str, Any]:
     return json.loads(BASELINE.read_text(encoding="utf-8"))
 
 
-def compared(name: str, found: dict[str, Any], baseline: dict[str, Any]) -> str | None:
+def compared(name: str, counts: dict[str, Any], baseline: dict[str, Any]) -> str | None:
     """None where the sums are those of the baseline, else what differs and what to do.
 
     Args:
         name: of the model.
-        found: as the baseline has it for a model, with ``lines``: the places that wait, the most frequent first.
+        counts: as the baseline has it for a model, with ``lines``: the places that wait, the most frequent first.
     """
     if name not in baseline:
         return f"{BASELINE.name} has no model '{name}'; renew it: {RENEW}"
     messages = []
     for step, kinds in baseline[name].items():
         for kind, places in kinds.items():
-            before, now = sum(places.values()), sum(found[step][kind].values())
+            before, now = sum(places.values()), sum(counts[step][kind].values())
             if before == now:
                 continue
             changes = [
-                f"  {places.get(place, 0)} -> {found[step][kind].get(place, 0)}  {place}"
-                for place in sorted({*places, *found[step][kind]})
-                if places.get(place, 0) != found[step][kind].get(place, 0)
+                f"  {places.get(place, 0)} -> {counts[step][kind].get(place, 0)}  {place}"
+                for place in sorted({*places, *counts[step][kind]})
+                if places.get(place, 0) != counts[step][kind].get(place, 0)
             ]
             todo = "fewer than the baseline has" if now < before else "more: do without them"
             messages += [f"{name}, {step}: {now} {kind}, {before} in {BASELINE.name} ({todo})", *changes]
             if kind == "waits":
-                messages += ["lines that wait:", *(f"  {line}" for line in found[step]["lines"][:LINES])]
+                messages += ["lines that wait:", *(f"  {line}" for line in counts[step]["lines"][:LINES])]
     return "\n".join([*messages, f"If that is meant, renew the baseline: {RENEW}"]) if messages else None
 
 

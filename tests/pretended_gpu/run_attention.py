@@ -37,8 +37,8 @@ def attention_case(case: AttentionCase) -> dict[str, Any]:
         expected = formula(*exact[:3], replace(bias, value_BQW=exact[3]), mask)
         expected.backward(direction(out.shape))
     names = ("output", "query", "key", "value", "bias")
-    found = [out, *(x.grad for x in on_gpu)], [expected, *(x.grad for x in exact)]
-    errors = {name: error(own, true) for name, own, true in zip(names, *found, strict=True)}
+    result = [out, *(x.grad for x in on_gpu)], [expected, *(x.grad for x in exact)]
+    errors = {name: error(own, true) for name, own, true in zip(names, *result, strict=True)}
     over = {name: value for name, value in errors.items() if not value <= LIMITS[case.dtype]}
     assert not over, f"errors {over} against float64, the limit in {case.dtype} is {LIMITS[case.dtype]}"
     return errors

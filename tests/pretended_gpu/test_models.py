@@ -25,8 +25,8 @@ def test_a_detector(case, results):
 @pytest.mark.parametrize("case", [case.name for case in WAITS])
 def test_host_waits(case, results):
     """As many as in the baseline, exactly: more is slower on a GPU, fewer is a new baseline."""
-    found = results.facts(case)
-    assert (message := compared(case, found, load_baseline())) is None, message
+    result = results.facts(case)
+    assert (message := compared(case, result, load_baseline())) is None, message
 
 
 def test_the_baseline_has_no_other_models():

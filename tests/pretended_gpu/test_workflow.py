@@ -128,10 +128,10 @@ def test_losses_are_those_of_the_cpu(on_gpu, on_cpu):
 
 def flat(scores: dict[str, Any], name: str = "") -> dict[str, float]:
     """Numbers of nested scores by their path."""
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for part, value in scores.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{name}{part}/")
+            result |= flat(value, f"{name}{part}/")
         elif isinstance(value, int | float):
-            found[f"{name}{part}"] = value
-    return found
+            result[f"{name}{part}"] = value
+    return result

@@ -43,16 +43,16 @@ def test_files_are_put_in_place_also_over_older_ones(tmp_path):
 
 def test_a_twin_evaluation_gets_its_own_name_and_files(tmp_path):
     folder, work = tmp_path / "a" / "none" / "seed1", tmp_path / "b" / "plain" / "seed1"
-    kept = folder / "detections" / "clean" / "matches.npz"
-    kept.parent.mkdir(parents=True)
-    kept.write_bytes(b"matches")
+    remaining = folder / "detections" / "clean" / "matches.npz"
+    remaining.parent.mkdir(parents=True)
+    remaining.write_bytes(b"matches")
     record = Record(
         "evaluate", "ok", "quick", "a", "none", 1, "clean", "s", scores={"mAP": 0.5},
         extra={"matches": {"file": "matches.npz"}},
     )  # fmt: skip
     trained = Record("train", "ok", "quick", "b", "plain", 1)
-    found = {"run": "a/none/seed1", "records": [record.to_dict()]}
-    taken = _reused_records(Path(folder), found, work, trained)[0]
+    result = {"run": "a/none/seed1", "records": [record.to_dict()]}
+    taken = _reused_records(Path(folder), result, work, trained)[0]
     assert (taken.study, taken.variant, taken.seed, taken.scores["mAP"]) == ("b", "plain", 1, 0.5)
     assert taken.extra["same_as"] == "a/none/seed1"
     assert (work / "detections" / "clean" / "matches.npz").read_bytes() == b"matches"

@@ -51,12 +51,12 @@ def differing(record: Record, **provenance) -> Record:
 
 def test_time_memory_and_place_are_no_results():
     again = differing(TRAINED, started="later", machine=MACHINE | {"host": "there", "memory_gb": 16.0, "release": "7"})
-    found = compare(TRAINED, replace(again, cost=TRAINED.cost | {"wall_s": 99.0}))
-    assert found.same and not found.causes and not found.unknown
-    assert set(found.equal) == {
+    result = compare(TRAINED, replace(again, cost=TRAINED.cost | {"wall_s": 99.0}))
+    assert result.same and not result.causes and not result.unknown
+    assert set(result.equal) == {
         "status", "curve.10", "curve.20", "cost.parameters", "cost.iterations", "provenance.checkpoint_sha256",
     }  # fmt: skip
-    assert summary_lines(found) == [
+    assert summary_lines(result) == [
         "identical: 6 values bit for bit (status, checkpoint, 2 of the loss curve, 2 counts)"
     ]
 
@@ -77,21 +77,21 @@ def test_time_memory_and_place_are_no_results():
     ],
 )
 def test_the_last_bit_of_every_result_counts(now, name):
-    found = compare(TRAINED if now.kind == "train" else EVALUATED, now)
-    assert [difference.name for difference in found.different] == [name]
+    result = compare(TRAINED if now.kind == "train" else EVALUATED, now)
+    assert [difference.name for difference in result.different] == [name]
 
 
 def test_a_failure_differs_from_a_success():
     failed = replace(TRAINED, status="diverged", reason="loss is nan", curve=[], cost={})
-    found = compare(TRAINED, replace(failed, provenance=FACTS | {"checkpoint_sha256": None}))
-    assert summary_lines(found)[1:3] == ["  status: ok then, diverged now", "  reason: nothing then, loss is nan now"]
+    result = compare(TRAINED, replace(failed, provenance=FACTS | {"checkpoint_sha256": None}))
+    assert summary_lines(result)[1:3] == ["  status: ok then, diverged now", "  reason: nothing then, loss is nan now"]
     assert compare(failed, failed).same
 
 
 def test_what_records_did_not_hold_yet_is_named_and_not_compared():
-    found = compare(differing(EVALUATED, predictions_sha256=None), EVALUATED)
-    assert found.same and found.unknown == ("provenance.predictions_sha256",)
-    assert "not compared" in summary_lines(found)[-1] and "predictions_sha256" in summary_lines(found)[-1]
+    result = compare(differing(EVALUATED, predictions_sha256=None), EVALUATED)
+    assert result.same and result.unknown == ("provenance.predictions_sha256",)
+    assert "not compared" in summary_lines(result)[-1] and "predictions_sha256" in summary_lines(result)[-1]
 
 
 def test_causes_are_named_with_both_values():

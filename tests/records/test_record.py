@@ -137,8 +137,8 @@ def test_check_counts_and_names_what_failed(tmp_path, capsys):
     bad = write_records(tmp_path / "b.jsonl", [evaluation(), evaluation("no_lidar", "a")])
     assert main(["check", str(good)]) == 0
     assert main(["check", str(good), str(bad)]) == 1
-    said = capsys.readouterr()
-    assert "2 of 3 records ok" in said.out and "failed: evaluate smoke s v seed 0 no_lidar: condition" in said.err
+    output = capsys.readouterr()
+    assert "2 of 3 records ok" in output.out and "failed: evaluate smoke s v seed 0 no_lidar: condition" in output.err
 
 
 # ---------------------------------------------------------------- provenance

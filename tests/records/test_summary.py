@@ -38,14 +38,14 @@ def test_counts_and_names_failures(results, capsys):
 
 
 def test_only_changed_files_are_read_again(results, monkeypatch):
-    kept, read = results / "kept.json", []
-    whole = read_run
-    monkeypatch.setattr(outcome, "read_run", lambda file: read.append(file.parent.name) or whole(file))
-    first = count_files(files(results), kept)
+    remaining, read = results / "kept.json", []
+    full = read_run
+    monkeypatch.setattr(outcome, "read_run", lambda file: read.append(file.parent.name) or full(file))
+    first = count_files(files(results), remaining)
     assert read == ["seed0", "seed1"]
-    assert count_files(files(results), kept) == first and len(read) == 2
+    assert count_files(files(results), remaining) == first and len(read) == 2
     write_records(results / "smoke/smoke/cross/seed1/train.jsonl", [record(seed=1)])
-    mended = count_files(files(results), kept)
+    mended = count_files(files(results), remaining)
     assert read[2:] == ["seed1"] and (mended.ok, mended.counted, mended.failures) == (2, 2, ())
 
 

@@ -90,8 +90,8 @@ def test_headings_that_say_nothing(study):
     clean = {"kind": "evaluate", "variant": "cross", "condition": "clean"}
     wrong = changed(healthy(study), scored(mAOE=1.57), **clean)
     assert raised(study, wrong) == [("headings", ALARM)] * 2
-    found = study_alarms(Path("x"), TIER, study, wrong)
-    assert "mixed-up box axes" in found[0].sentence and found[0].where == "made_up cross seed 0 clean (mAOE 1.57)"
+    result = study_alarms(Path("x"), TIER, study, wrong)
+    assert "mixed-up box axes" in result[0].sentence and result[0].where == "made_up cross seed 0 clean (mAOE 1.57)"
     # Velocities are lost as well: a short training rather than mixed-up axes.
     assert raised(study, changed(healthy(study), scored(mAOE=1.43, mAVE=2.7), **clean)) == [("headings", NOTICE)] * 2
     assert raised(study, changed(healthy(study), scored(mAOE=1.57, mAP=0.1), **clean)) == []
@@ -142,9 +142,9 @@ def test_recall_far_above_precision(study, tmp_path):
     matches.save(work / "seed0" / "detections" / "clean" / "matches.npz")
     fivefold.save(work / "seed1" / "detections" / "clean" / "matches.npz")
     fivefold.save(work / "seed0" / "detections" / "no_lidar" / "matches.npz")  # a blind model may well guess
-    found = study_alarms(tmp_path, TIER, study, records)
-    assert [(a.check, a.severity) for a in found] == [("recall far above precision", ALARM)]
-    assert found[0].where == "made_up cross seed 1 clean (recall 1.00, precision 0.20)"
+    result = study_alarms(tmp_path, TIER, study, records)
+    assert [(a.check, a.severity) for a in result] == [("recall far above precision", ALARM)]
+    assert result[0].where == "made_up cross seed 1 clean (recall 1.00, precision 0.20)"
     recall, precision = recall_and_precision(work / "seed0" / "detections" / "clean" / "matches.npz")
     assert 0.5 < recall <= 1 and precision > 0.5
     (work / "seed1" / "detections" / "clean" / "matches.npz").write_bytes(b"PK no file")
@@ -170,8 +170,8 @@ def test_a_variant_equal_to_the_baseline(study):
     assert raised(study, as_baseline(healthy(study), seed=0)) == [("equal to the baseline", ALARM)]
     partly = as_baseline(healthy(study), seed=0, condition="no_lidar")
     assert raised(study, partly) == [("equal to the baseline", NOTICE)]
-    found = study_alarms(Path("x"), TIER, study, partly)[0]
-    assert found.where == "made_up cross seed 0 no_lidar" and "some conditions only" in found.sentence
+    result = study_alarms(Path("x"), TIER, study, partly)[0]
+    assert result.where == "made_up cross seed 0 no_lidar" and "some conditions only" in result.sentence
 
 
 def test_equal_for_a_reason(study):
@@ -211,11 +211,11 @@ def test_equal_for_a_reason(study):
 def test_inputs_that_cannot_be(condition, change, words, study):
     where = {"kind": "evaluate", "variant": "cross", "seed": 0, "condition": condition}
     inputs = lambda r: replace(r, extra={"inputs": {**INPUTS[condition], **change}})  # noqa: E731
-    found = study_alarms(Path("x"), TIER, study, changed(healthy(study), inputs, **where))
-    hits = [a for a in found if words in a.sentence]
+    result = study_alarms(Path("x"), TIER, study, changed(healthy(study), inputs, **where))
+    hits = [a for a in result if words in a.sentence]
     assert [(a.check, a.severity, a.where) for a in hits] == [("inputs", ALARM, f"made_up cross seed 0 {condition}")]
     # A wrong reference is a difference to it, too; nothing else is raised.
-    assert condition == "clean" or len(found) == 1
+    assert condition == "clean" or len(result) == 1
 
 
 def test_a_model_of_one_sensor_is_a_notice(study):
@@ -264,8 +264,8 @@ def test_a_loss_that_does_not_fall(study, tmp_path):
 
 def test_base_models_are_looked_at_too(study):
     flat = Record("train", "ok", "smoke", seed=0, curve=[[i, 7.0 + 0.1 * (-1) ** i] for i in range(12)])
-    found = base_alarms(Path("x"), TIER, [study.suite], [flat])
-    assert [(a.check, a.where) for a in found] == [("training loss", "base seed 0")]
+    result = base_alarms(Path("x"), TIER, [study.suite], [flat])
+    assert [(a.check, a.where) for a in result] == [("training loss", "base seed 0")]
 
 
 # ---------------------------------------------------------------- the shipped records, and the page
@@ -278,12 +278,12 @@ def test_the_shipped_records_raise_no_false_alarm(tmp_path):
     for name in ("bias_site", "fixed_bias", "learning_speed", "locality_prior", "sensor_dropout", "windows"):
         study = limit_seeds(load_study(name), tier, 2 if name == "locality_prior" else 3)
         records = collect_study(tmp_path, tier, study).records
-        found = study_alarms(tmp_path, tier, study, records)
+        result = study_alarms(tmp_path, tier, study, records)
         base = collect_base(tmp_path, tier, [study]).records
-        found += base_alarms(tmp_path, tier, [study.suite], base)
-        kinds.update((a.check, a.severity) for a in found)
+        result += base_alarms(tmp_path, tier, [study.suite], base)
+        kinds.update((a.check, a.severity) for a in result)
         count += len(records)
-        for alarm in found:
+        for alarm in result:
             assert alarm.check == "headings" or "locality_prior no-prior" in alarm.where, alarm
     assert count > 250 and set(kinds) == {("headings", NOTICE), ("nothing found", NOTICE)}
     assert kinds["nothing found", NOTICE] == 4

@@ -49,8 +49,8 @@ def test_holm_keeps_the_chance_of_a_single_false_finding():
 
 def test_p_over_seeds_is_scipys_paired_test():
     a, b = [0.45, 0.47, 0.44], [0.40, 0.41, 0.42]
-    found = paired_difference(dict(enumerate(a)), dict(enumerate(b)))
-    assert found.p == found.p_seeds == pytest.approx(stats.ttest_rel(a, b).pvalue)
+    result = paired_difference(dict(enumerate(a)), dict(enumerate(b)))
+    assert result.p == result.p_seeds == pytest.approx(stats.ttest_rel(a, b).pvalue)
     assert paired_difference({0: 0.5}, {0: 0.4}).p is None
     assert paired_difference({0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.25}).p == 0.0
     assert paired_difference({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5}).p == 1.0
@@ -122,13 +122,13 @@ def test_answer_names_what_is_left_of_its_findings(tmp_path):
     flat = frame["variant"] == "flat"
     frame.loc[flat, "mAP"] = [w for w, here in zip(weak, flat, strict=True) if here]
     frame.loc[frame["variant"] == "none", "mAP"] = 0.4
-    said = answer(study, results)
+    output = answer(study, results)
     # Three clear differences of 'cross' are tested first; what is left of 6 comparisons for 'flat' is 3 x 0.018.
-    assert "still so after correction for 6 comparisons (Holm): 'cross' under 'clean', 'cross' under" in said
-    assert said.endswith("'cross' under 'no_cameras' only.")
+    assert "still so after correction for 6 comparisons (Holm): 'cross' under 'clean', 'cross' under" in output
+    assert output.endswith("'cross' under 'no_cameras' only.")
     frame["mAP"] = weak
-    said = answer(study, results)
-    assert "'flat' is better than 'none'" in said and "within the noise after correction for 6 comparisons" in said
+    output = answer(study, results)
+    assert "'flat' is better than 'none'" in output and "within the noise after correction for 6 comparisons" in output
     assert set(scores_table(study, results).data["verdict_holm"]) == {"baseline", "within the noise"}
 
 
@@ -148,8 +148,8 @@ def test_the_noise_floor_is_the_baseline_against_itself(tmp_path):
     apart = [abs(a - b) for i, a in enumerate(scores) for b in scores[i + 1 :]]
     row = detectable_differences(study, results)[0]
     assert (row.floor, row.floor_most) == pytest.approx((np.mean(apart), max(apart))) and row.baseline_runs == 3
-    said = detectable_difference_sentence(study, results)
-    assert f"are {row.floor:.3f} mAP apart on average, at most {row.floor_most:.3f} (3 pairs)" in said
+    output = detectable_difference_sentence(study, results)
+    assert f"are {row.floor:.3f} mAP apart on average, at most {row.floor_most:.3f} (3 pairs)" in output
     study, results = collected(tmp_path, seeds=(0, 1))
     assert "(one pair of seeds, fewer than three seeds)" in detectable_difference_sentence(study, results)
     study, results = collected(tmp_path, seeds=(0,))

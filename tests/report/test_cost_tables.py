@@ -72,10 +72,10 @@ def results_of(place):
 def test_older_records_still_give_the_table_they_gave(tmp_path):
     study = load_study(make_study(tmp_path))
     fill(tmp_path / "results", study.path)
-    found = cost_tables(study, collect_study(tmp_path / "results", load_tier("smoke"), study))
-    assert list(found) == ["cost"]
-    assert "GFLOP" not in found["cost"].text and "gflops" not in found["cost"].data
-    assert {"Ratio", "Peak memory, MB"} <= set(found["cost"].text)
+    result = cost_tables(study, collect_study(tmp_path / "results", load_tier("smoke"), study))
+    assert list(result) == ["cost"]
+    assert "GFLOP" not in result["cost"].text and "gflops" not in result["cost"].data
+    assert {"Ratio", "Peak memory, MB"} <= set(result["cost"].text)
 
 
 def test_what_newer_records_know_has_columns(place):

@@ -63,8 +63,8 @@ def test_a_finding_needs_both_intervals():
 
 def test_a_phrase_names_both_intervals():
     sure = paired_difference({0: 0.45, 1: 0.451, 2: 0.449}, {0: 0.4, 1: 0.4, 2: 0.4})
-    said = phrase(replace(sure, scenes=SCENES), "mAP")
-    assert said == "+0.050 mAP, 95 % interval +0.048 to +0.052 over 3 seeds, +0.030 to +0.070 over 64 scenes"
+    output = phrase(replace(sure, scenes=SCENES), "mAP")
+    assert output == "+0.050 mAP, 95 % interval +0.048 to +0.052 over 3 seeds, +0.030 to +0.070 over 64 scenes"
     single = replace(paired_difference({0: 0.45}, {0: 0.4}), scenes=SCENES)
     assert phrase(single, "mAP") == "+0.050 mAP, 1 seed, 95 % interval +0.030 to +0.070 over 64 scenes"
 
@@ -126,8 +126,8 @@ def test_resolution_by_hand(tmp_path):
     factor = stats.t.ppf(0.975, 4) + stats.t.ppf(0.8, 4)
     assert row.smallest == pytest.approx(factor * math.sqrt(variance / 3 + scene_sd**2))
     assert row.baseline_sd == pytest.approx(np.std(list(base.values()), ddof=1))
-    said = detectable_difference_sentence(study, results)
-    assert said.startswith(f"Under 'clean', a true difference of {row.smallest:.3f} mAP") and "12 scenes" in said
+    output = detectable_difference_sentence(study, results)
+    assert output.startswith(f"Under 'clean', a true difference of {row.smallest:.3f} mAP") and "12 scenes" in output
 
 
 def test_few_seeds_are_said(tmp_path):
@@ -162,8 +162,8 @@ def test_the_gate_looks_at_missing_sensors_only(tmp_path):
     assert (first.variant, first.best, first.seeds, first.passed) == ("b", "a", 3, True)
     assert (first.move, first.gain, first.bar) == pytest.approx((-0.03, 0.025, 0.02))
     assert (second.variant, second.best, second.gain, second.passed) == ("b", None, None, False)
-    said = gate_sentence(rows, study)
-    assert gate_passed(rows) and said.startswith("Passed: 'b' moves mAP by −0.030 under 'no_lidar' (worse)")
+    output = gate_sentence(rows, study)
+    assert gate_passed(rows) and output.startswith("Passed: 'b' moves mAP by −0.030 under 'no_lidar' (worse)")
     assert gate_passed(rows[1:]) is False and gate_sentence(rows[1:], study).startswith("Not passed: no fixed bias")
 
 

@@ -96,12 +96,12 @@ def test_a_diagonal_or_a_second_difference_is_no_grid(tmp_path):
 
 def test_precision_over_recall_by_hand():
     # Detections in order: hit, miss, hit; four objects.
-    found = ClassMatches(np.array([0.9, 0.8, 0.7]), np.zeros(3, int), np.array([[1], [0], [1]], bool), np.array([4]))
-    curve = precision_over_recall(found, 0)
+    result = ClassMatches(np.array([0.9, 0.8, 0.7]), np.zeros(3, int), np.array([[1], [0], [1]], bool), np.array([4]))
+    curve = precision_over_recall(result, 0)
     assert curve[[25, 50]] == pytest.approx([0.5, 2 / 3]) and curve[10] == 1 and (curve[51:] == 0).all()
     nothing = ClassMatches(np.zeros(0), np.zeros(0, int), np.zeros((0, 1), bool), np.array([4]))
     assert (precision_over_recall(nothing, 0) == np.zeros(101)).all()
-    assert precision_over_recall(replace(found, positives=np.array([0])), 0) is None
+    assert precision_over_recall(replace(result, positives=np.array([0])), 0) is None
 
 
 def test_the_area_under_the_curve_is_the_devkits_ap(tmp_path):

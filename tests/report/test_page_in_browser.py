@@ -32,11 +32,11 @@ def page(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_is_whole_at_any_width(page, width, tmp_path):
-    found = inspect(page, width, tmp_path)
-    assert found["width"] == width and found["height"] > 3000 and found["images"] >= 9
-    assert found["scroll_width"] <= width, "the page itself scrolls sideways"
-    assert not found["broken"] and not found["fetched"] and not found["console"]
-    assert not found["overlaps"] and not found["cut"]
+    result = inspect(page, width, tmp_path)
+    assert result["width"] == width and result["height"] > 3000 and result["images"] >= 9
+    assert result["scroll_width"] <= width, "the page itself scrolls sideways"
+    assert not result["broken"] and not result["fetched"] and not result["console"]
+    assert not result["overlaps"] and not result["cut"]
     from PIL import Image
 
     with Image.open(screenshot(page, width, 1500, tmp_path / "page.png")) as image:
@@ -51,6 +51,6 @@ def test_what_is_wrong_is_found(tmp_path):
         "<p style='position:absolute;top:12px'>another text here</p><img src='gone.png' alt='gone'>"
         "<div style='width:900px;white-space:nowrap'>wide</div><script>console.error('loud')</script>"
     )
-    found = inspect(bad, 390, tmp_path)
-    assert found["overlaps"] and found["broken"] == ["gone"] and found["fetched"] and found["scroll_width"] > 390
-    assert any("loud" in line for line in found["console"])
+    result = inspect(bad, 390, tmp_path)
+    assert result["overlaps"] and result["broken"] == ["gone"] and result["fetched"] and result["scroll_width"] > 390
+    assert any("loud" in line for line in result["console"])

@@ -110,19 +110,19 @@ def check_table(name: str, rows: list[list[str]], csv: pd.DataFrame) -> int:
         for column in head:
             if column in keys:
                 continue
-            found = numbers(cells[column])
+            result = numbers(cells[column])
             exact = SAME.get(name, {}).get(column) or [c for c in [lower.get(column.lower())] if c]
-            if name in MAIN and found:
-                assert len(mine) == 1 and len(exact) == len(found), (name, column, cells[column])
-                pairs = zip((float(mine.iloc[0][c]) for c in exact), found, strict=True)
+            if name in MAIN and result:
+                assert len(mine) == 1 and len(exact) == len(result), (name, column, cells[column])
+                pairs = zip((float(mine.iloc[0][c]) for c in exact), result, strict=True)
                 assert all(shown_as(value, text) for value, text in pairs), (name, column, row)
             elif name in MAIN and column not in ("Verdict", "Corrected", "Status", "Measured"):
                 assert mine[exact].isna().all(axis=None), (name, column, row)  # nothing shown: nothing there
             else:
                 pool = [v for c in mine.columns for v in floats(mine[c])]
                 pool += [value for part in mine.select_dtypes("number").columns for value in [mine[part].mean()]]
-                assert all(any(shown_as(v, t) for v in pool) for t in found), (name, column, cells[column])
-            compared += len(found)
+                assert all(any(shown_as(v, t) for v in pool) for t in result), (name, column, cells[column])
+            compared += len(result)
     return compared
 
 
@@ -152,9 +152,9 @@ def test_every_number_of_the_page_is_the_csvs(report):
 
 def test_the_numbers_of_the_answer_are_the_csvs(report):
     page = (report / "index.html").read_text(encoding="utf-8")
-    said = re.search(r'class="answer"><b>Answer</b>(.*?)</p>', page)[1].replace("−", "-")
+    output = re.search(r'class="answer"><b>Answer</b>(.*?)</p>', page)[1].replace("−", "-")
     csv = pd.read_csv(report / "tables" / "made_up_scores.csv")
-    decimals = [n for n in NUMBER.findall(said) if "." in n]
+    decimals = [n for n in NUMBER.findall(output) if "." in n]
     assert len(decimals) >= 5
     assert all(any(shown_as(v, n) for v in floats(csv.select_dtypes("number").to_numpy().ravel())) for n in decimals)
     assert "; 10 % more latency)" in page

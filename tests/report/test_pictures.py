@@ -34,10 +34,10 @@ def test_what_is_behind_is_left_out_and_what_passes_the_camera_is_cut():
 
 @pytest.mark.parametrize("yaw", [0.0, 0.3, -2.0])
 def test_corners_are_as_far_apart_as_the_box_is_large(yaw):
-    found = corners(np.array([[1.0, 2.0, 3.0, 4.0, 2.0, 1.5, yaw]]))[0]
-    sides = [np.linalg.norm(found[i] - found[j]) for i, j in ((0, 3), (0, 1), (0, 4))]
+    result = corners(np.array([[1.0, 2.0, 3.0, 4.0, 2.0, 1.5, yaw]]))[0]
+    sides = [np.linalg.norm(result[i] - result[j]) for i, j in ((0, 3), (0, 1), (0, 4))]
     assert sides == pytest.approx([4.0, 2.0, 1.5])
-    assert found.mean(0) == pytest.approx([1.0, 2.0, 3.0])
+    assert result.mean(0) == pytest.approx([1.0, 2.0, 3.0])
 
 
 def test_without_cameras_the_birds_eye_view_stands_alone(tmp_path):

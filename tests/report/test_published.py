@@ -28,10 +28,10 @@ CLEAN = {
 
 
 def evaluated(variant: str, suite: str, condition: str, scores=None, status="ok", reason=None) -> Record:
-    found = {} if scores is None else dict(zip(("mAP", "NDS"), scores, strict=True))
+    result = {} if scores is None else dict(zip(("mAP", "NDS"), scores, strict=True))
     proof = {"input_sha256": f"{variant} {condition}"} if status == "ok" else {}
     where = dict(study=STUDY.name, variant=variant, seed=0, condition=condition, suite=suite)
-    return Record("evaluate", status, PAPER.name, **where, reason=reason, scores=found, provenance=proof)
+    return Record("evaluate", status, PAPER.name, **where, reason=reason, scores=result, provenance=proof)
 
 
 @pytest.fixture
@@ -158,8 +158,8 @@ def test_a_wrong_name_in_a_protocol_is_named(tmp_path, change, message):
 
 
 def test_the_published_names_of_the_shipped_study_are_known_and_a_wrong_one_is_named():
-    found = published_rows(STUDY)
-    clean = found[found["condition"] == "clean"].pivot(index="variant", columns="metric", values="value")
+    result = published_rows(STUDY)
+    clean = result[result["condition"] == "clean"].pivot(index="variant", columns="metric", values="value")
     assert clean["mAP"].to_dict() == dict(
         camera_vov=40.6, lidar_voxel0075=62.14, voxel0100_r50=67.9, voxel0075_vov=70.3
     )

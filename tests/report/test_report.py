@@ -143,8 +143,8 @@ def test_answer_says_what_the_evidence_carries(seeds, spread, words, tmp_path):
 def test_answer_tells_noise_from_ignorance(tmp_path):
     study = load_study(make_study(tmp_path, variants=("none", "cross", "flat")))
     fill(tmp_path / "results", study.path, fail={("flat", 1)}, spread=0.1)
-    said = answer(study, collect_study(tmp_path / "results", load_tier("smoke"), study))
-    assert "beyond the noise (every 95 % interval contains 0); 3 differences rest on a single pair of seeds" in said
+    output = answer(study, collect_study(tmp_path / "results", load_tier("smoke"), study))
+    assert "beyond the noise (every 95 % interval contains 0); 3 differences rest on a single pair of seeds" in output
 
 
 def test_lower_is_better_for_error_metrics(tmp_path):

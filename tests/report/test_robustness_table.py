@@ -46,11 +46,11 @@ def put(
     rows = []
     for name, score in scores.items():
         bad = isinstance(score, str)
-        found = {} if bad else {"mAP": score, "NDS": None if score is None else score + 0.1}
+        result = {} if bad else {"mAP": score, "NDS": None if score is None else score + 0.1}
         rows.append(
             Record(
                 "evaluate", "failed" if bad else "ok", tier, study, variant, seed, name, suite,
-                reason=score if bad else None, scores=found, provenance={"input_sha256": name},
+                reason=score if bad else None, scores=result, provenance={"input_sha256": name},
             )
         )  # fmt: skip
     write_records(results / tier / study / variant / f"seed{seed}" / f"evaluate.{suite}.jsonl", rows)

@@ -21,10 +21,10 @@ def test_summary_skips_what_is_not_finite():
 def test_paired_interval_is_scipys():
     rng = np.random.default_rng(0)
     a, b = rng.normal(0.4, 0.1, 6), rng.normal(0.3, 0.1, 6)
-    found = paired_difference(dict(enumerate(a)), dict(enumerate(b)))
+    result = paired_difference(dict(enumerate(a)), dict(enumerate(b)))
     expected = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert found.n == 6 and found.mean == pytest.approx((a - b).mean())
+    assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
+    assert result.n == 6 and result.mean == pytest.approx((a - b).mean())
 
 
 def test_pairing_removes_what_seeds_share():
@@ -36,18 +36,18 @@ def test_pairing_removes_what_seeds_share():
 
 
 def test_only_common_finite_seeds_are_paired():
-    found = paired_difference({0: 0.5, 1: 0.6, 2: math.nan}, {1: 0.5, 2: 0.4, 3: 0.1})
-    assert (found.n, found.low) == (1, None) and found.mean == pytest.approx(0.1)
-    assert verdict(found, True) == "one seed, noise unknown"
+    result = paired_difference({0: 0.5, 1: 0.6, 2: math.nan}, {1: 0.5, 2: 0.4, 3: 0.1})
+    assert (result.n, result.low) == (1, None) and result.mean == pytest.approx(0.1)
+    assert verdict(result, True) == "one seed, noise unknown"
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
     assert verdict(None, True) == "not comparable"
 
 
 def test_an_interval_with_zero_is_within_the_noise():
-    found = paired_difference({0: 0.5, 1: 0.5}, {0: 0.4, 1: 0.49})
-    assert found.low < 0 < found.high
-    assert verdict(found, True) == "within the noise"
-    assert "95 % interval −" in phrase(found, "mAP") and "2 seeds" in phrase(found, "mAP")
+    result = paired_difference({0: 0.5, 1: 0.5}, {0: 0.4, 1: 0.49})
+    assert result.low < 0 < result.high
+    assert verdict(result, True) == "within the noise"
+    assert "95 % interval −" in phrase(result, "mAP") and "2 seeds" in phrase(result, "mAP")
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,10 @@ def test_study_and_variant_may_change_the_schedule(tmp_path):
         data["variants"]["both"] |= {"iterations": 5, "init": "scratch"}
 
     tier, study = studies.load_tier("quick"), studies.load_study(changed(STUDY, tmp_path, change))
-    kept = variant_schedule(tier, study, "cross")
-    assert (kept.iterations, kept.init) == (0, "base") and kept.config["optim_wrapper.optimizer.lr"] == 4e-4
+    remaining = variant_schedule(tier, study, "cross")
+    assert (remaining.iterations, remaining.init) == (0, "base") and remaining.config[
+        "optim_wrapper.optimizer.lr"
+    ] == 4e-4
     fresh = variant_schedule(tier, study, "self")
     assert (fresh.iterations, fresh.init) == (7, "features")
     assert fresh.config["optim_wrapper.optimizer.lr"] == tier.base.config["optim_wrapper.optimizer.lr"]

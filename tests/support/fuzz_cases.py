@@ -58,16 +58,16 @@ def explore(target: str, share: int, strategy: st.SearchStrategy, check: Callabl
             failures.setdefault(_kind(error), f"{traceback.format_exc()[-1500:]}\nwith {case!r:.1500}")
 
     run()
-    told = "\n\n".join(failures.values())
-    assert not failures, f"{target}: {len(failures)} kinds of failure in {executed[target]} cases\n{told}"
+    message = "\n\n".join(failures.values())
+    assert not failures, f"{target}: {len(failures)} kinds of failure in {executed[target]} cases\n{message}"
 
 
 def _kind(error: Exception) -> tuple[str, ...]:
     """What tells failures apart: the type, and the line of the project that it went through last."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "aqr_bench" in f.filename or "/fuzz/" in f.filename]
-    said = str(error)[:60] if isinstance(error, AssertionError) else ""
-    return type(error).__name__, said, *(f"{f.filename}:{f.lineno}" for f in own[-1:])
+    output = str(error)[:60] if isinstance(error, AssertionError) else ""
+    return type(error).__name__, output, *(f"{f.filename}:{f.lineno}" for f in own[-1:])
 
 
 def table() -> list[str]:

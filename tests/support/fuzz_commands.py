@@ -65,20 +65,20 @@ def _as_module(main: Callable, argv: list[str]) -> int:
 @functools.cache
 def commands() -> tuple[Command, ...]:
     """Every command, and every other module that can be called with ``python -m``."""
-    found = []
+    result = []
     for name, (module, _) in cli.COMMANDS.items():
         main = importlib.import_module(module).main
-        found += _expanded((name,), _parser(main, []), cli.main)
+        result += _expanded((name,), _parser(main, []), cli.main)
     check = importlib.import_module("aqr_bench.data.check.check")
-    found += _expanded(("data", "check"), _parser(check.main, []), cli.main)
+    result += _expanded(("data", "check"), _parser(check.main, []), cli.main)
     steps = {module for module, _ in cli.COMMANDS.values()} | {"aqr_bench.cli.main", check.__name__}
     for info in pkgutil.walk_packages(aqr_bench.__path__, "aqr_bench."):
         if info.name in steps or ".configs" in info.name:
             continue
         main = getattr(importlib.import_module(info.name), "main", None)
         if getattr(main, "__module__", None) == info.name:
-            found += _expanded((f"-m {info.name}",), _parser(main, []), functools.partial(_as_module, main))
-    return tuple(found)
+            result += _expanded((f"-m {info.name}",), _parser(main, []), functools.partial(_as_module, main))
+    return tuple(result)
 
 
 NEVER = ("-7", "nan", "-inf", "inf", "1e99", "", "x", "²", "0x10", "1.5.2")  # no option with a number takes these

@@ -55,12 +55,12 @@ def assert_marked_and_explained(place: Path, snakemake: Callable[..., subprocess
     report = place / "results" / "smoke" / "report"
     with (report / "tables" / "trouble_problems.csv").open() as file:
         problems = list(csv.DictReader(file))
-    said = {(row["kind"], row["variant"]): (row["status"], row["reason"]) for row in problems}
-    assert set(said) == {("train", "hot"), ("train", "fat")} | {("evaluate", v) for v in ("hot", "fat", "gone")}
-    assert said["train", "hot"][0] == "diverged" and "loss is" in said["train", "hot"][1]
-    assert said["train", "fat"][0] == "oom" and "(memory limit 400 MB)" in said["train", "fat"][1]
-    assert said["evaluate", "hot"][1].endswith(said["train", "hot"][1])
-    assert said["evaluate", "gone"][0] == "failed" and "checkpoint is missing" in said["evaluate", "gone"][1]
+    output = {(row["kind"], row["variant"]): (row["status"], row["reason"]) for row in problems}
+    assert set(output) == {("train", "hot"), ("train", "fat")} | {("evaluate", v) for v in ("hot", "fat", "gone")}
+    assert output["train", "hot"][0] == "diverged" and "loss is" in output["train", "hot"][1]
+    assert output["train", "fat"][0] == "oom" and "(memory limit 400 MB)" in output["train", "fat"][1]
+    assert output["evaluate", "hot"][1].endswith(output["train", "hot"][1])
+    assert output["evaluate", "gone"][0] == "failed" and "checkpoint is missing" in output["evaluate", "gone"][1]
     with (report / "tables" / "trouble_scores.csv").open() as file:
         runs = {(row["variant"], row["ok"], row["wanted"], row["mAP_mean"] != "") for row in csv.DictReader(file)}
     fine = {(name, "1", "1", True) for name in ("none", "cross")}

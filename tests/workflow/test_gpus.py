@@ -40,7 +40,7 @@ def finished(tmp_path_factory) -> Checkout:
     checkout = Checkout(copy_repository(tmp_path_factory.mktemp("finished") / "checkout"))
     done = checkout.run(*RUN, "--gpus", "3", "--verbose", AQR_BENCH_GPUS="4", GPU_LOG="gpus.jsonl", STAND_IN_REPORT="1")
     assert done.returncode == 0, done.stdout + done.stderr
-    checkout.said = done.stdout
+    checkout.output = done.stdout
     return checkout
 
 
@@ -62,7 +62,7 @@ def test_the_first_gpus_are_taken_and_snakemake_knows_how_many(finished):
     log = gpu_log(finished)
     assert len(log) == sum(WITH_MODEL.values()) and not any(line["shared"] for line in log)
     assert {gpu for line in log for gpu in line["gpus"]} <= {"0", "1", "2"}
-    assert re.search(r"^Provided resources: gpu=.*\b3\b", finished.said, re.MULTILINE)
+    assert re.search(r"^Provided resources: gpu=.*\b3\b", finished.output, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("gpus", "setting"), [("0", None), ("8", None), ("4", "gpus=2"), ("4", "gpus=0")])

@@ -45,11 +45,11 @@ def test_a_changed_file_beside_the_config_trains_anew(checkout):
 
 
 def test_jobs_name_tier_and_study_by_their_files(checkout):
-    said = planned(checkout)
-    assert "train --tier mine/tier_of_mine.yaml" in said
-    pictures = next(line for line in said.splitlines() if "aqr_bench pictures" in line)
+    output = planned(checkout)
+    assert "train --tier mine/tier_of_mine.yaml" in output
+    pictures = next(line for line in output.splitlines() if "aqr_bench pictures" in line)
     assert "--study mine/study_of_mine.yaml" in pictures
-    evaluations = [line for line in said.splitlines() if "aqr_bench evaluate" in line]
+    evaluations = [line for line in output.splitlines() if "aqr_bench evaluate" in line]
     assert len(evaluations) == 2 and all("--study mine/study_of_mine.yaml" in line for line in evaluations)
 
 

@@ -47,7 +47,7 @@ def finished(tmp_path_factory) -> Checkout:
     checkout = Checkout(copy_repository(tmp_path_factory.mktemp("finished") / "checkout"))
     done = checkout.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
     assert done.returncode == 0, done.stdout + done.stderr
-    checkout.said = done.stdout
+    checkout.output = done.stdout
     return checkout
 
 
@@ -90,8 +90,8 @@ def test_a_study_is_a_target(checkout):
 
 def test_from_world_to_report(finished):
     page = finished.root / "results" / "smoke" / "report" / "index.html"
-    assert f"report: {page}" in finished.said and finished.said.startswith("[0/13] World")
-    assert "14 of 14 records ok" in finished.said and page.stat().st_size > 10_000
+    assert f"report: {page}" in finished.output and finished.output.startswith("[0/13] World")
+    assert "14 of 14 records ok" in finished.output and page.stat().st_size > 10_000
     steps = [line.split()[0] for line in (finished.root / "steps.txt").read_text().splitlines()]
     assert steps[:2] == ["world", "prepare"] and {s: steps.count(s) for s in set(steps)} == {
         "world": 1, "prepare": 1, "train": 3, "evaluate": 3, "measure": 2, "pictures": 1,
@@ -332,6 +332,6 @@ def test_a_tier_with_several_processes_trains_by_torchrun(copy):
     assert all(" python -m aqr_bench gpu-slots 2 -- torchrun" in line for line in two), two[0]
     # Weights that are only taken over need no second process.
     edit(copy.root / "ablations" / "smoke.yaml", lambda d: d.update(iterations=0))
-    kept = shell_lines(copy)
-    assert sum(" torchrun " in line for line in kept) == 1
-    assert sum(" python -m aqr_bench train" in line for line in kept) == 2
+    remaining = shell_lines(copy)
+    assert sum(" torchrun " in line for line in remaining) == 1
+    assert sum(" python -m aqr_bench train" in line for line in remaining) == 2

@@ -240,10 +240,10 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and the scores: probabilities from ``lse``, sum(grad * out) from ``out``, as the kernels."""
     p = (_scores(q, k, bias, scale) - lse[..., : q.shape[2], None]).exp()
-    kept, grad = _kept(p.shape, dropout_p), grad.float()
+    remaining, grad = _kept(p.shape, dropout_p), grad.float()
     delta = (grad * out.float()).sum(-1, keepdim=True)
-    dv = (p * kept).transpose(-1, -2) @ grad
-    ds = p * ((grad @ v.float().transpose(-1, -2)) * kept - delta)
+    dv = (p * remaining).transpose(-1, -2) @ grad
+    ds = p * ((grad @ v.float().transpose(-1, -2)) * remaining - delta)
     factor = _factor(q, scale)
     dq, dk = ds @ k.float() * factor, ds.transpose(-1, -2) @ q.float() * factor
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), ds

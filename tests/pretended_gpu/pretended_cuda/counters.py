@@ -62,10 +62,10 @@ class Counters:
 
     def by_function(self, name: str) -> dict[str, int]:
         """``waits`` or ``uploads`` by "file function: what", which an edit elsewhere in the file does not change."""
-        found: Counter = Counter()
+        result: Counter = Counter()
         for (what, place), count in getattr(self, name).items():
-            found[f"{f'{place.file} {place.function}'.strip()}: {what}"] += count
-        return dict(sorted(found.items()))
+            result[f"{f'{place.file} {place.function}'.strip()}: {what}"] += count
+        return dict(sorted(result.items()))
 
 
 current = Counters()
@@ -131,9 +131,9 @@ def _product() -> str:
 
 def write_events(folder: str) -> None:
     """Leave this process' mismatches and faults in ``folder``, if there are any."""
-    found = {
+    result = {
         name: [f"{event[0]} at {event[1]}" for event in getattr(current, name)] for name in ("mismatches", "faults")
     }
-    if any(found.values()):
-        found["command"] = sys.argv
-        (Path(folder) / f"{os.getpid()}.json").write_text(json.dumps(found))
+    if any(result.values()):
+        result["command"] = sys.argv
+        (Path(folder) / f"{os.getpid()}.json").write_text(json.dumps(result))
