@@ -63,10 +63,10 @@ def main(words=None):
         # A GPU that another step is using has its file locked: the lock goes with that process, however it ends.
         import fcntl
         gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",") if gpu]
-        files, shared = [open("busy-" + gpu, "w") for gpu in gpus], []
-        for gpu, file in zip(gpus, files):
+        locks, shared = [open("busy-" + gpu, "w") for gpu in gpus], []
+        for gpu, lock in zip(gpus, locks):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 shared.append(gpu)
         with open(os.environ["GPU_LOG"], "a") as file:
