@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.corruptions.frame import Frame, require
+from aqr_bench.corruptions.frame import Frame, require, require_result
 from aqr_bench.errors import UserError, nearest, short
 
 MODALITIES = ("none", "lidar", "camera", "both", "calibration")
@@ -95,14 +95,17 @@ def corrupt(corruption: Corruption, frame: Frame, seed: int = 0) -> Frame:
     """The frame under a corruption; the arrays of the frame given are not written to.
 
     Raises:
-        FrameError: a frame without what the corruption needs, or with values that no sensor gives.
+        FrameError: a frame without what the corruption needs, or with values that no sensor gives, before or after.
     """
     require(frame, corruption.needs, str(corruption))
     stream = RandomStream(seed, corruption.key, corruption.severity)
     if corruption.parameters.get("sweeps") == "key":
         key_only = corruption.apply(replace(frame, clouds=frame.clouds[:1]), stream, corruption.parameters)
-        return replace(key_only, clouds=key_only.clouds + frame.clouds[1:])
-    return corruption.apply(frame, stream, corruption.parameters)
+        result = replace(key_only, clouds=key_only.clouds + frame.clouds[1:])
+    else:
+        result = corruption.apply(frame, stream, corruption.parameters)
+    require_result(result, str(corruption))
+    return result
 
 
 class Registry(Mapping[str, tuple[Corruption, ...]]):
