@@ -83,6 +83,22 @@ class Corruption:
     def __str__(self) -> str:
         return f"{self.key}@{self.severity}" if self.severity else self.key
 
+    @property
+    def changed_sensors(self) -> frozenset[str]:
+        """What it changes of ``lidar`` and ``camera``; a wrong calibration changes neither."""
+        return {
+            "both": frozenset(["lidar", "camera"]),
+            "lidar": frozenset(["lidar"]),
+            "camera": frozenset(["camera"]),
+        }.get(self.modality, frozenset())
+
+    @property
+    def removed_sensors(self) -> frozenset[str]:
+        """What it removes altogether; any other sensor that gives nothing under it was emptied by mistake."""
+        if "form" not in self.parameters:  # of a missing sensor, in missing_sensors and nuscenes_r
+            return frozenset()
+        return self.changed_sensors - {"camera"} if "cameras" in self.parameters else self.changed_sensors
+
     def with_options(self, options: Mapping[str, Any]) -> Corruption:
         """The same corruption with some parameters changed; UserError for one that it does not have."""
         for key in options:
