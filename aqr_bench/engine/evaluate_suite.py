@@ -86,7 +86,7 @@ def evaluate_suite(
         records, run = _reused_records(*cached, work, trained), cached[1]["run"]
         print(f"reused: the same evaluation of {run}")
         _print_lines(records)
-    if not any(record.failed for record in records):
+    if not any(record.failed for record in fail_unchanged_inputs(records, suite.conditions[0].name)):
         content = {"run": run, "records": [record.to_dict() for record in records]}
         save_cache_entry(work, name, job.identity, content, files_of(records))
     return write(records, cache)
@@ -138,6 +138,8 @@ def write_suite_records(
         print_line(f"warning: {line}")
     if cache is not None and not any(record.failed for record in checked):
         cache.remove()
+    elif cache is not None:  # those that failed as they ran are not in it
+        cache.discard(str(after.condition) for before, after in zip(records, checked, strict=True) if before != after)
     return checked
 
 
