@@ -175,10 +175,23 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
+def error_text(error: BaseException) -> tuple[str, str]:
+    """Name and message of an error, also of one that torch brings from a worker of a data loader.
+
+    There the message is a traceback in words, whose last lines are the error: cut short, it would not name the file.
+    """
+    name, text = type(error).__name__, str(error)
+    if not (text.startswith("Caught ") and "Original Traceback" in text):
+        return name, text
+    original = text.split()[1]
+    message = text.rpartition("Traceback (most recent call last)")[2].partition(f"{original}: ")[2]
+    return (original, message.strip()) if message else (name, text)
+
+
 def user_message(error: BaseException, below: str | os.PathLike | None = None) -> str | None:
     """One line about an error that the user can fix: a mistake, an unusable file, a full disk; None for any other."""
     if isinstance(error, UserError):
-        return str(error)
+        return error_text(error)[1]
     disk = disk_error(error, below)
     if disk is not None:
         return str(disk)

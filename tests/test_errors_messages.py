@@ -5,9 +5,12 @@ from __future__ import annotations
 import pickle
 
 import pytest
+import torch
 
 from aqr_bench import errors
 from aqr_bench.cli import main as cli
+from aqr_bench.data.raw_frames import BadFrameError
+from aqr_bench.engine.job import one_line
 from aqr_bench.errors import (
     MAX_LIST_CHARS,
     MAX_MESSAGE_CHARS,
@@ -30,6 +33,31 @@ def test_a_message_is_one_printable_line():
     error = UserError("a is wrong", "Correct it.")
     assert str(error) == "a is wrong. Correct it." and str(pickle.loads(pickle.dumps(error))) == str(error)
     assert pickle.loads(pickle.dumps(error)).remedy == "Correct it."
+
+
+class Broken(torch.utils.data.Dataset):
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        try:
+            raise self.error("an inner one")
+        except Exception as error:
+            raise self.error("LiDAR file is missing: /data/a.bin") from error
+
+
+@pytest.mark.parametrize("kind", [BadFrameError, UserError])
+def test_an_error_in_a_loaders_worker_is_reported_by_its_own_words(kind):
+    """torch hands it over as a traceback, of which a record would have the first 300 characters."""
+    with pytest.raises(kind) as caught:
+        list(torch.utils.data.DataLoader(Broken(kind), num_workers=1))
+    assert str(caught.value).startswith("Caught ")
+    assert one_line(caught.value) == f"{kind.__name__}: LiDAR file is missing: /data/a.bin"
+    assert user_message(caught.value) == (None if kind is BadFrameError else "LiDAR file is missing: /data/a.bin")
+    assert one_line(RuntimeError("Caught in the rain")) == "RuntimeError: Caught in the rain"
 
 
 def test_values_are_quoted_short():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aqr_bench.engine.checkpoint import Checkpoint, _readable, _shown, _write, read_checkpoint
+from aqr_bench.engine.checkpoint import Checkpoint, _readable, _shown, _write, read_checkpoint, usable_weights
 from aqr_bench.errors import UserError, require_file
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def _inspect(checkpoint: Checkpoint) -> int:
     if not best.fits:
         complaint = _shown(best.complaint(), 1500)
         raise UserError(f"{checkpoint.path} fits no published config, closest {best.config}: {complaint}")
+    usable_weights(checkpoint)
     print("".join(f"warning: {text}\n" for text in warnings_for(checkpoint.meta, best.config)), end="", file=sys.stderr)
     return 0
 

@@ -172,7 +172,7 @@ def draw_detections(
     network_images = inputs["img"].numpy().copy() if "img" in inputs else ()
     projections = np.asarray(sample.metainfo.get("lidar2img", ()))
     truth = truth_boxes(sample.eval_ann_info, dataset.metainfo["classes"])
-    detections = detected_boxes(evaluator.predict(pseudo_collate([packed])), dataset.metainfo["classes"])
+    detections = detected_boxes(evaluator.predict(pseudo_collate([packed]))[0], dataset.metainfo["classes"])
     cameras = sample.metainfo.get("cameras", ())  # none for a detector without cameras
     if condition.corruption.key == "clean" and len(projections):
         images, lidar2img = original_views(info)

@@ -247,6 +247,9 @@ def run_workflow(
     print(f"report: {layout.page.resolve()}")
     if all_ok:
         return 0
+    print(
+        "this command leaves failed records as they are; with --retry-failed it tries them again (a file is restored)"
+    )
     return 1 if strict else EXIT_FAILED_RECORDS
 
 

@@ -174,10 +174,7 @@ def require(frame: Frame, needs: Sequence[str], corruption: str) -> None:
         needs: of ``intensity``, ``ring``, ``boxes``, ``history``.
     """
     where = f"sample {frame.token}, corruption '{corruption}'"
-    for cloud in frame.clouds:
-        _check_cloud(cloud, needs, f"{where}, LiDAR {cloud.token or 'cloud'}")
-    for view in frame.views:
-        _check_view(view, f"{where}, {view.camera}")
+    _check_sensors(frame, needs, where)
     if "boxes" in needs and frame.boxes is None:
         raise FrameError(f"{where}: needs ground-truth boxes, and this sample comes without annotations")
     if "boxes" in needs and not np.isfinite(frame.boxes).all():
@@ -189,13 +186,25 @@ def require(frame: Frame, needs: Sequence[str], corruption: str) -> None:
         )
 
 
+def require_result(frame: Frame, corruption: str) -> None:
+    """Raise FrameError unless what a corruption has made of a frame is sound: it must not leave NaN to the detector."""
+    _check_sensors(frame, (), f"sample {frame.token}, result of corruption '{corruption}'")
+
+
+def _check_sensors(frame: Frame, needs: Sequence[str], where: str) -> None:
+    for cloud in frame.clouds:
+        _check_cloud(cloud, needs, f"{where}, LiDAR {cloud.token or 'cloud'}")
+    for view in frame.views:
+        _check_view(view, f"{where}, {view.camera}")
+
+
 def _check_cloud(cloud: Cloud, needs: Sequence[str], where: str) -> None:
     points = cloud.points
     if points.ndim != 2 or points.shape[1] < 3:
         raise FrameError(f"{where}: points have shape {points.shape}, expected [P, 5]: x, y, z, intensity, ring")
-    bad = int((~np.isfinite(points[:, :3])).any(1).sum())
+    bad = int((~np.isfinite(points)).any(1).sum())
     if bad:
-        raise FrameError(f"{where}: {bad} of {len(points)} points have a coordinate that is not finite")
+        raise FrameError(f"{where}: {bad} of {len(points)} points have a value that is not finite")
     if not np.isfinite(cloud.to_key).all():
         raise FrameError(f"{where}: its pose is not finite")
     if "intensity" in needs and points.shape[1] <= INTENSITY:

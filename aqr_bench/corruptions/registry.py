@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.corruptions.frame import Frame, require
+from aqr_bench.corruptions.frame import Frame, require, require_result
 from aqr_bench.errors import UserError, nearest, short
 
 MODALITIES = ("none", "lidar", "camera", "both", "calibration")
@@ -83,6 +83,22 @@ class Corruption:
     def __str__(self) -> str:
         return f"{self.key}@{self.severity}" if self.severity else self.key
 
+    @property
+    def changed_sensors(self) -> frozenset[str]:
+        """What it changes of ``lidar`` and ``camera``; a wrong calibration changes neither."""
+        return {
+            "both": frozenset(["lidar", "camera"]),
+            "lidar": frozenset(["lidar"]),
+            "camera": frozenset(["camera"]),
+        }.get(self.modality, frozenset())
+
+    @property
+    def removed_sensors(self) -> frozenset[str]:
+        """What it removes altogether; any other sensor that gives nothing under it was emptied by mistake."""
+        if "form" not in self.parameters:  # of a missing sensor, in missing_sensors and nuscenes_r
+            return frozenset()
+        return self.changed_sensors - {"camera"} if "cameras" in self.parameters else self.changed_sensors
+
     def with_options(self, options: Mapping[str, Any]) -> Corruption:
         """The same corruption with some parameters changed; UserError for one that it does not have."""
         for key in options:
@@ -95,14 +111,17 @@ def corrupt(corruption: Corruption, frame: Frame, seed: int = 0) -> Frame:
     """The frame under a corruption; the arrays of the frame given are not written to.
 
     Raises:
-        FrameError: a frame without what the corruption needs, or with values that no sensor gives.
+        FrameError: a frame without what the corruption needs, or with values that no sensor gives, before or after.
     """
     require(frame, corruption.needs, str(corruption))
     stream = RandomStream(seed, corruption.key, corruption.severity)
     if corruption.parameters.get("sweeps") == "key":
         key_only = corruption.apply(replace(frame, clouds=frame.clouds[:1]), stream, corruption.parameters)
-        return replace(key_only, clouds=key_only.clouds + frame.clouds[1:])
-    return corruption.apply(frame, stream, corruption.parameters)
+        result = replace(key_only, clouds=key_only.clouds + frame.clouds[1:])
+    else:
+        result = corruption.apply(frame, stream, corruption.parameters)
+    require_result(result, str(corruption))
+    return result
 
 
 class Registry(Mapping[str, tuple[Corruption, ...]]):

@@ -19,6 +19,7 @@ from aqr_bench.corruptions import Cloud, Corruption, Frame, corrupt, get_corrupt
 from aqr_bench.data.camera_matrices import renewed_matrices  # noqa: E402
 from aqr_bench.data.raw_frames import (  # noqa: E402
     SWEEP_CLOUDS,
+    BadFrameError,
     SceneHistory,
     SweepClouds,
     open_infos,
@@ -131,11 +132,18 @@ class InputFingerprint(BaseTransform):
     """Add a fingerprint of what the detector is about to see: ``input_proof``, a dict. It goes right before packing.
 
     A sensor that a condition removed altogether is deleted from the sample here, since packing cannot hold it.
+
+    Raises:
+        BadFrameError: something in it is not finite, which would leave the sample without detections.
     """
 
     def transform(self, results: dict) -> dict:
         points = results["points"].tensor.numpy() if "points" in results else np.zeros((0, 5), np.float32)
-        fingerprint = sample_fingerprint(points, results.get("img", ()), results.get("lidar2img", ()))
+        images, projections = results.get("img", ()), results.get("lidar2img", ())
+        for name, arrays in (("points", [points]), ("img", images), ("lidar2img", projections)):
+            if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in map(np.asarray, arrays)):
+                raise BadFrameError(f"sample {results['token']}: '{name}' is not finite behind the pipeline")
+        fingerprint = sample_fingerprint(points, images, projections)
         results["input_proof"] = asdict(fingerprint)
         if "img" in results and not len(results["img"]):
             del results["img"]

@@ -21,7 +21,7 @@ from mmdet3d.structures.points import BasePoints  # noqa: E402
 
 from aqr_bench.compat import load_safe_pickle  # noqa: E402
 from aqr_bench.data.gt_database import REMEDY, project_boxes  # noqa: E402
-from aqr_bench.data.raw_frames import BadFrameError, read_image  # noqa: E402
+from aqr_bench.data.raw_frames import BadFrameError, raise_if_not_finite, read_image  # noqa: E402
 from aqr_bench.errors import UserError, nearest, short  # noqa: E402
 
 FILTERS = ("filter_by_difficulty", "filter_by_min_points")
@@ -158,6 +158,7 @@ class UnifiedDataBaseSampler(DataBaseSampler):
             points = self.points_loader({"lidar_points": {"lidar_path": path}})["points"]
         except (OSError, ValueError) as error:
             raise UserError(f"points of {self.info_path} cannot be read: {path} ({error})", REMEDY) from error
+        raise_if_not_finite(points.tensor.numpy(), path)
         points.translate(np.asarray(entry["box3d_lidar"][:3], dtype=np.float32))
         return points
 

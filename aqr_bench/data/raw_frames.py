@@ -19,7 +19,8 @@ from aqr_bench.errors import UserError, reading
 REMEDY = "Make it again: aqr-bench data"
 # None of these can occur inside the coded picture of a JPEG file: a 0xff there is followed by 0x00 or a restart marker.
 START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-POINT_COLUMNS = 5  # x, y, z, intensity, ring: a nuScenes point on disk
+COLUMN_NAMES = ("x", "y", "z", "intensity", "ring")  # of a nuScenes point on disk
+POINT_COLUMNS = len(COLUMN_NAMES)
 
 
 SWEEP_CLOUDS = "sweep_clouds"  # key of a sample in the pipeline, between SensorCondition and LoadPoseCorrectedSweeps
@@ -42,15 +43,42 @@ class SweepClouds:
     clouds: tuple[Cloud, ...]
 
 
-def read_cloud(path: str | Path, load_dim: int = POINT_COLUMNS) -> np.ndarray:
-    """Points [P, load_dim] float32 of a LiDAR file; BadFrameError names a file that is missing or cut short."""
+def read_cloud(path: str | Path, load_dim: int = POINT_COLUMNS, finite: bool = True) -> np.ndarray:
+    """Points [P, load_dim] float32 of a LiDAR file.
+
+    Args:
+        finite: refuse points that are not finite, see :func:`raise_if_not_finite`.
+    Raises:
+        BadFrameError: the file is missing, cut short or has such points; the message names it.
+    """
     try:
-        flat = np.fromfile(path, dtype=np.float32)
+        content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
-        raise BadFrameError(f"LiDAR sweep cannot be read: {path} ({error})") from error
-    if flat.size % load_dim:
-        raise BadFrameError(f"LiDAR sweep is cut short: {path} has {flat.size} floats, no multiple of {load_dim}")
-    return flat.reshape(-1, load_dim)
+        raise BadFrameError(f"LiDAR file cannot be read: {path} ({error})") from error
+    if content.size % (4 * load_dim):
+        raise BadFrameError(f"LiDAR file is cut short: {path} has {content.size} bytes, no multiple of {4 * load_dim}")
+    points = content.view(np.float32).reshape(-1, load_dim)
+    if finite:
+        raise_if_not_finite(points, path)
+    return points
+
+
+def raise_if_not_finite(points: np.ndarray, path: str | Path) -> None:
+    """BadFrameError for points [P, F] of a LiDAR file with a value that is NaN or infinite.
+
+    They are not dropped: a single one makes every feature of its frame NaN, and a coordinate that is lost in training
+    but not in evaluation, or the other way round, would be a difference between the two that nobody asked for.
+    """
+    finite = np.isfinite(points)
+    if finite.all():
+        return
+    bad = np.flatnonzero(~finite.all(1))
+    column = int(np.argmin(finite[bad[0]]))
+    name = COLUMN_NAMES[column] if column < POINT_COLUMNS else f"column {column}"
+    raise BadFrameError(
+        f"LiDAR file has points that are not finite: {path}, {len(bad)} of {len(points)} (the first is point {bad[0]}, "
+        f"its {name} is {points[bad[0], column]}); write it without them"
+    )
 
 
 def read_image(path: str | Path) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aqr_bench import compat
 
@@ -23,6 +24,7 @@ from aqr_bench.data.raw_frames import (  # noqa: E402
     BadFrameError,
     SweepClouds,
     check_jpeg,
+    read_cloud,
     sweep_clouds,
 )
 from aqr_bench.errors import UserError  # noqa: E402
@@ -77,11 +79,15 @@ class LoadPoseCorrectedSweeps(LoadPointsFromMultiSweeps):
 
 @TRANSFORMS.register_module()
 class CheckFrame(BaseTransform):
-    """Refuse a keyframe whose files are missing or cut short, before anything decodes them; names the file.
+    """Refuse a keyframe with files that are missing or cut short, or with values that are not finite.
+
+    Training and evaluation begin with it, before anything is decoded, so that both treat the same frame alike.
 
     Args:
         load_dim: columns of a point on disk.
         lidar, cameras: which sensors the pipeline loads.
+    Raises:
+        BadFrameError: names the file, or the sample and the matrix or box.
     """
 
     def __init__(self, load_dim: int = 5, lidar: bool = True, cameras: bool = True) -> None:
@@ -92,16 +98,27 @@ class CheckFrame(BaseTransform):
             path = Path(results["lidar_points"]["lidar_path"])
             if not path.is_file():
                 raise BadFrameError(f"LiDAR file is missing: {path} (sample {results['token']})")
-            size = path.stat().st_size
-            if size % (4 * self.load_dim):
-                raise BadFrameError(
-                    f"LiDAR file is cut short: {path} has {size} bytes, no multiple of {4 * self.load_dim}"
-                )
+            read_cloud(path, self.load_dim)
         for camera, info in results.get("images", {}).items() if self.cameras else ():
             if not Path(info["img_path"]).is_file():
                 raise BadFrameError(f"image of {camera} is missing: {info['img_path']} (sample {results['token']})")
             check_jpeg(info["img_path"])
+        for name, values in self._numbers(results):
+            if not np.isfinite(np.asarray(values, dtype=np.float64)).all():
+                raise BadFrameError(f"sample {results['token']}: {name} in the info file is not finite")
         return results
+
+    def _numbers(self, results: dict) -> Iterator[tuple[str, ArrayLike]]:
+        """Matrices of the sensors that are loaded, and boxes but for their velocities, which may be unknown."""
+        for number, sweep in enumerate(results.get("lidar_sweeps", []) if self.lidar else [], 1):
+            yield f"lidar2sensor of LiDAR sweep {number}", sweep["lidar_points"].get("lidar2sensor", 0)
+        for camera, info in results.get("images", {}).items() if self.cameras else ():
+            for key in ("cam2img", "lidar2cam"):
+                yield f"{key} of {camera}", info.get(key, 0)
+        annotations = results.get("ann_info") or results.get("eval_ann_info") or {}
+        if "gt_bboxes_3d" in annotations:
+            for number, box in enumerate(annotations["gt_bboxes_3d"].tensor[:, :7].numpy()):
+                yield f"box {number} of the ground truth", box
 
 
 @TRANSFORMS.register_module()

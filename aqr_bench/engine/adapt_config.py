@@ -17,6 +17,7 @@ POINT_COLUMNS = 5  # x, y, z, intensity, ring: conditions need the ring
 def adapt(config: Any, where: str) -> None:
     """Change a config in place so that it can be trained, evaluated and measured here; ours are left as they are.
 
+    - Both pipelines begin with CheckFrame, which names a damaged file, and a value that is not finite.
     - Test pipeline: SensorCondition behind the loaders, InputFingerprint before packing; the samples say who they are.
     - Sweeps are merged by LoadPoseCorrectedSweeps, in training too: conditions work on separate sweeps, and mmdet3d's
       motion of a sweep is not exact. Frames with too few sweeps are not padded.
@@ -35,7 +36,7 @@ def adapt(config: Any, where: str) -> None:
     ours = any(step["type"] == "SensorCondition" for step in test["pipeline"])
     if ours:
         return
-    train["pipeline"] = [_exact(step) for step in train["pipeline"]]
+    train["pipeline"] = _checked([_exact(step) for step in train["pipeline"]])
     test["pipeline"] = with_condition(test["pipeline"], where)
     train["ann_file"], test["ann_file"] = "infos_train.pkl", "infos_val.pkl"
     if config.get("test_evaluator"):
@@ -72,7 +73,7 @@ def _dataset(config: Any, loader: str, where: str) -> Any:
 
 
 def with_condition(steps: Sequence[dict], where: str) -> list[dict]:
-    """A test pipeline of mmdet3d with SensorCondition and InputFingerprint where they have to stand.
+    """A test pipeline of mmdet3d with CheckFrame, SensorCondition and InputFingerprint where they have to stand.
 
     Raises:
         UserError: something changes points or images before a condition could, or there is test-time augmentation.
@@ -95,7 +96,7 @@ def with_condition(steps: Sequence[dict], where: str) -> list[dict]:
         raise UserError(f"{where}: the test pipeline needs exactly one Pack3DDetInputs, it has {len(packing)}")
     at = packing[0]
     return [
-        *head,
+        *_checked(head),
         condition,
         *sweeps,
         *({"type": name} for name in projections),
@@ -124,12 +125,23 @@ def _exact(step: dict, test: bool = False) -> dict:
     return {**changed, "test_mode": True} if test else changed
 
 
+def _checked(steps: Sequence[dict]) -> list[dict]:
+    """The steps behind CheckFrame for the sensors that they load; as they are where they have one."""
+    if any(step["type"] == "CheckFrame" for step in steps):
+        return list(steps)
+    points = [step for step in steps if step["type"] == "LoadPointsFromFile"]
+    check = {"type": "CheckFrame", "lidar": bool(points), "cameras": _has_images(steps)}
+    if points:
+        check["load_dim"] = points[0].get("load_dim", 6)  # mmdet3d's default
+    return [check, *steps]
+
+
 def _is_loader(step: dict) -> bool:
     return step["type"] == "LoadPointsFromFile" or ("Load" in step["type"] and "Image" in step["type"])
 
 
 def _has_images(steps: Sequence[dict]) -> bool:
-    return any("Image" in step["type"] for step in steps)
+    return any("Load" in step["type"] and "Image" in step["type"] for step in steps)
 
 
 def _check_raw(step: dict, where: str) -> None:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from aqr_bench.atomic import atomic_write
+from aqr_bench.engine.weights import weights_fault
 from aqr_bench.errors import UserError, require_disk, require_file
 from aqr_bench.study.hashes import sha256_file
 
@@ -225,6 +226,13 @@ def _shown(text: str, length: int = 100) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:length]) + ("..." if len(text) > length else "")
 
 
+def usable_weights(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """The weights of a file; UserError names those that are not finite."""
+    if fault := weights_fault(checkpoint.state):
+        raise UserError(f"{checkpoint.path} cannot be used: {_shown(fault, 500)}", "Get the file again, or train anew.")
+    return checkpoint.state
+
+
 # ---------------------------------------------------------------- converting
 
 
@@ -235,7 +243,8 @@ def convert(path: str | Path, out: str | Path, config: str | None = None, force:
     plain types, and has been loaded strictly into the config's model before it got its name.
 
     Raises:
-        UserError: see :func:`read_checkpoint`; nothing fits; ``out`` exists and ``force`` is off, or is ``path``.
+        UserError: see :func:`read_checkpoint`; nothing fits; weights are not finite;
+            ``out`` exists and ``force`` is off, or is ``path``.
     """
     return _write(_readable(path, out, force), Path(out), config)
 
@@ -261,6 +270,7 @@ def _write(checkpoint: Checkpoint, out: Path, config: str | None) -> Match:
         how = "does not fit" if config else "fits no published config, closest"
         raise UserError(f"{checkpoint.path} {how} {match.config}: {_shown(match.complaint(), 1500)}")
     require_disk(out.parent, 4 * sum(t.numel() for t in state.values()), "the converted checkpoint")
+    usable_weights(checkpoint)  # only now: a file may claim any number of values
     facts = {
         "config": match.config,
         "source": checkpoint.path.name,

@@ -57,6 +57,13 @@ class ConditionCache:
             file.flush()
             os.fsync(file.fileno())
 
+    def discard(self, conditions: Iterable[str]) -> None:
+        """Forget finished conditions, so that another call evaluates them again."""
+        if (gone := set(conditions)) and self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            remaining = [line for line in lines if json.loads(line)["record"]["condition"] not in gone]
+            write_text(self.path, "".join(f"{line}\n" for line in remaining))
+
     def remove(self) -> None:
         """Remove the file, once the records of the suite are written."""
         self.path.unlink(missing_ok=True)

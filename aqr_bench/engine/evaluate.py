@@ -20,7 +20,7 @@ from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import build_config, hashable
 from aqr_bench.engine.job import cost_since, one_line
 from aqr_bench.engine.weights import load_weights, verified_checkpoint
-from aqr_bench.errors import UserError, raise_if_disk_error
+from aqr_bench.errors import UserError, join_names, raise_if_disk_error
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance, utc_now
 from aqr_bench.records.record import (
@@ -171,6 +171,8 @@ class Evaluator:
         init_default_scope(config.default_scope)
         from mmdet3d.registry import MODELS
 
+        from aqr_bench.engine.finite_outputs import check_heads
+
         self.config, self.tier, self.data, self.checkpoint, self.work = config, tier, data, checkpoint, work
         self.predictions: str | None = None  # SHA-256 of the last submission
         self.dataset: Any = None  # of the last condition: the next one reads the same frames through another pipeline
@@ -178,6 +180,7 @@ class Evaluator:
         if checkpoint is not None:
             load_weights(self.model, checkpoint)
         self.model.to(get_device()).eval()
+        check_heads(self.model)
 
     @functools.cached_property
     def tables(self) -> Any:
@@ -186,12 +189,26 @@ class Evaluator:
 
         return open_nuscenes(self.data.root, self.data.version)
 
-    def predict(self, batch: dict) -> Any:
-        """Detections of a collated batch of one sample."""
+    def predict(self, batch: dict) -> list:
+        """Detections of a collated batch, a data sample each, on the CPU.
+
+        Raises:
+            NotFiniteError: an output is not finite; it names the samples of the batch.
+        """
         import torch
 
-        with torch.no_grad():
-            return to_cpu(self.model.test_step(batch)[0])
+        from aqr_bench.engine.finite_outputs import NotFiniteError, check_detections
+
+        try:
+            with torch.no_grad():
+                samples = [to_cpu(sample) for sample in self.model.test_step(batch)]
+            for sample in samples:
+                detections = sample.pred_instances_3d
+                check_detections(detections.bboxes_3d.tensor, detections.scores_3d)
+        except NotFiniteError as error:
+            tokens = join_names(str(sample.metainfo.get("token")) for sample in batch["data_samples"])
+            raise NotFiniteError(f"{error} (sample {tokens})") from error
+        return samples
 
     def run(self, condition: Condition) -> tuple[dict, dict, dict]:
         """Detect and score under one condition: scores, fingerprint of all inputs, and the record's extra."""
@@ -243,22 +260,21 @@ class Evaluator:
         names, ranges = loader.dataset.metainfo["classes"], config_factory("detection_cvpr_2019").class_range
         fingerprints: dict[str, Fingerprint] = {}
         results: dict[str, list] = {}
-        with torch.no_grad():
-            for batch in _batches(loader, condition.name):
-                for sample in self.model.test_step(batch):
-                    token, predictions = sample.metainfo["token"], to_cpu(sample).pred_instances_3d
-                    fingerprints[token] = Fingerprint(**sample.metainfo["input_proof"])
-                    boxes = torch.cat([predictions.bboxes_3d.gravity_center, predictions.bboxes_3d.tensor[:, 3:]], 1)
-                    results[token] = sample_detections(
-                        token,
-                        boxes.numpy(),
-                        predictions.scores_3d.numpy(),
-                        predictions.labels_3d.numpy(),
-                        names,
-                        infos[token]["lidar_points"]["lidar2ego"],
-                        infos[token]["ego2global"],
-                        ranges,
-                    )
+        for batch in _batches(loader, condition.name):
+            for sample in self.predict(batch):
+                token, predictions = sample.metainfo["token"], sample.pred_instances_3d
+                fingerprints[token] = Fingerprint(**sample.metainfo["input_proof"])
+                boxes = torch.cat([predictions.bboxes_3d.gravity_center, predictions.bboxes_3d.tensor[:, 3:]], 1)
+                results[token] = sample_detections(
+                    token,
+                    boxes.numpy(),
+                    predictions.scores_3d.numpy(),
+                    predictions.labels_3d.numpy(),
+                    names,
+                    infos[token]["lidar_points"]["lidar2ego"],
+                    infos[token]["ego2global"],
+                    ranges,
+                )
         if len(fingerprints) != len(infos):
             raise RuntimeError(f"{len(fingerprints)} of {len(infos)} samples were evaluated")
         return write_submission(self.work / condition.name / "results_nusc.json", results), results, fingerprints

@@ -81,6 +81,7 @@ def strip_to_state_dict(checkpoint: Path, out: Path) -> Path:
     from aqr_bench import compat
 
     compat.prepare()
-    from aqr_bench.engine.checkpoint import read_checkpoint
+    from aqr_bench.engine.checkpoint import read_checkpoint, usable_weights
 
-    return write_weights(out, {name: tensor.clone() for name, tensor in read_checkpoint(checkpoint).state.items()})
+    weights = usable_weights(read_checkpoint(checkpoint))
+    return write_weights(out, {name: tensor.clone() for name, tensor in weights.items()})

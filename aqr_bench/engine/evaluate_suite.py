@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aqr_bench.console import print_line
+from aqr_bench.corruptions.fingerprint import emptied_sensors
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.condition_cache import ConditionCache, condition_line, conditions_left, files_of
 from aqr_bench.engine.config import build_config
@@ -85,7 +86,7 @@ def evaluate_suite(
         records, run = _reused_records(*cached, work, trained), cached[1]["run"]
         print(f"reused: the same evaluation of {run}")
         _print_lines(records)
-    if not any(record.failed for record in records):
+    if not any(record.failed for record in fail_unchanged_inputs(records, suite.conditions[0].name)):
         content = {"run": run, "records": [record.to_dict() for record in records]}
         save_cache_entry(work, name, job.identity, content, files_of(records))
     return write(records, cache)
@@ -133,9 +134,25 @@ def write_suite_records(
     for before, after in zip(records, checked, strict=True):
         if before.ok and not after.ok:
             print_line(f"{after.condition}: {after.reason}")
+    for line in emptied_lines(checked, suite):
+        print_line(f"warning: {line}")
     if cache is not None and not any(record.failed for record in checked):
         cache.remove()
+    elif cache is not None:  # those that failed as they ran are not in it
+        cache.discard(str(after.condition) for before, after in zip(records, checked, strict=True) if before != after)
     return checked
+
+
+def emptied_lines(records: Sequence[Record], suite: Suite) -> Iterator[str]:
+    """A line for each sensor that a condition emptied and should only have changed; the report has an alarm."""
+    inputs = {str(r.condition): r.extra["inputs"] for r in records if r.ok and "inputs" in r.extra}
+    reference = inputs.get(suite.conditions[0].name)
+    for condition in suite.conditions:
+        facts = inputs.get(condition.name)
+        for sensor, count in (
+            emptied_sensors(facts, reference, condition.corruption.removed_sensors).items() if facts else ()
+        ):
+            yield f"{condition.name}: {sensor} gives nothing in {count} of {facts['samples']} samples"
 
 
 def _failures(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.dist import all_reduce
@@ -13,6 +14,7 @@ from mmengine.registry import HOOKS
 from aqr_bench.atomic import write_text
 from aqr_bench.console import duration
 from aqr_bench.engine import seeding as seeding  # configs import this module alone: its hooks are registered with these
+from aqr_bench.errors import join_names
 
 CURVE_EVERY = 10
 OPEN_POINT = "loss_curve_open_point"
@@ -53,7 +55,10 @@ class LossCurve(Hook):
         all_reduce(mean, op="mean")  # in place; nothing to do for one process
         loss = float(mean)
         if not np.isfinite(loss):
-            raise DivergedError(f"loss is {loss} at iteration {runner.iter + 1}")
+            # Of several processes only those whose own loss it is name their samples.
+            own = np.isfinite(float(outputs["loss"]))
+            samples = "" if own else _sample_tokens(data_batch)
+            raise DivergedError(f"loss is {loss} at iteration {runner.iter + 1}{samples}")
         self._sum, self._count = self._sum + loss, self._count + 1
         if (runner.iter + 1) % self.every == 0 or runner.iter + 1 == runner.max_iters:
             self.points.append([runner.iter + 1, self._sum / self._count])
@@ -61,6 +66,13 @@ class LossCurve(Hook):
             if runner.rank == 0:
                 write_text(self._path(runner), json.dumps(self.points))
         runner.message_hub.update_info(OPEN_POINT, [self._sum, self._count])
+
+
+def _sample_tokens(batch: Any) -> str:
+    """`` (samples a, b)`` of a collated batch; '' where its samples do not have their tokens."""
+    samples = batch.get("data_samples", ()) if isinstance(batch, dict) else ()
+    tokens = [token for sample in samples if (token := sample.metainfo.get("token"))]
+    return f" (samples {join_names(tokens)})" if tokens else ""
 
 
 @HOOKS.register_module()

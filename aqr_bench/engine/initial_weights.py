@@ -65,9 +65,9 @@ def _convert(path: Path, model: str, out: Path) -> list[str]:
 
 
 def _state(path: Path) -> dict[str, Any]:
-    from aqr_bench.engine.checkpoint import read_checkpoint
+    from aqr_bench.engine.checkpoint import read_checkpoint, usable_weights
 
-    return dict(read_checkpoint(path).state)
+    return dict(usable_weights(read_checkpoint(path)))
 
 
 def _write(state: dict[str, Any], out: Path, source: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 
-from aqr_bench.errors import root_cause
+from aqr_bench.errors import error_text, root_cause
 from aqr_bench.records.record import status_of
 
 
@@ -20,7 +20,7 @@ def failure_status(error: Exception, limit: int | None) -> tuple[str, str]:
 def one_line(error: BaseException) -> str:
     """What went wrong, in at most 300 characters on one line, and the notes that were added to the error."""
     error = root_cause(error)
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    text = " ".join(": ".join(error_text(error)).split())[:300]
     return " ".join([text, *getattr(error, "__notes__", [])])
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from aqr_bench.errors import UserError
 from aqr_bench.records.record import status_of
 
 _NAME = re.compile(r"(?:iter|epoch)_(\d+)\.pth$")
@@ -36,7 +37,11 @@ def latest_valid_checkpoint(work: Path) -> tuple[Path | None, list[str]]:
 
 
 def checkpoint_damage(path: Path) -> str | None:
-    """What is wrong with a file of torch.save, or None; reads all of it."""
+    """What is wrong with a checkpoint, or None; reads all of it.
+
+    Weights that are not finite are damage: a training that diverged after it was written would diverge again for ever,
+    also where what made it diverge is gone.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
@@ -45,7 +50,15 @@ def checkpoint_damage(path: Path) -> str | None:
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError, RuntimeError) as error:
         # RuntimeError and NotImplementedError: a flipped bit that says encrypted, or packed by an unknown method.
         return " ".join(str(error).split()) or type(error).__name__
-    return None if bad is None else f"the check sum of {bad} is wrong"
+    if bad is not None:
+        return f"the check sum of {bad} is wrong"
+    from aqr_bench.engine.checkpoint import read_checkpoint, usable_weights
+
+    try:
+        usable_weights(read_checkpoint(path))
+    except UserError as error:
+        return error.message
+    return None
 
 
 def curve_damage(path: Path) -> str | None:

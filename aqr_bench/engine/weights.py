@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.atomic import atomic_write
-from aqr_bench.errors import short
+from aqr_bench.errors import join_names, short
 from aqr_bench.records.record import Record, not_started_reason, read_records
 from aqr_bench.study.hashes import sha256_file
 
+MAX_WEIGHT = 1e19  # the square of a larger one is infinite in float32, and so is what it is multiplied into
 NEW_PARAMETERS = ("pts_bbox_head.aqr.",)  # what a variant may have that its base has not
 
 
@@ -50,23 +51,54 @@ def merged_weights(checkpoints: Sequence[Path], out: Path) -> Path:
 
 
 def weights_of(checkpoint: Path) -> dict[str, Any]:
-    """The weights in a checkpoint of ours; RuntimeError names the file if it holds none, or more than data."""
+    """The weights in a checkpoint of ours.
+
+    Raises:
+        RuntimeError: the file holds none, more than data, or weights that are not finite; it and they are named.
+    """
     import torch
 
     try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # a damaged file makes torch raise nearly anything
         reason = str(error).rpartition("Trying to load")[2].partition(".\n")[0].strip() or type(error).__name__
         raise RuntimeError(f"{checkpoint} cannot be read as a checkpoint ({short(reason, 160)})") from error
+    if fault := weights_fault(weights):
+        raise RuntimeError(f"{checkpoint} cannot be used: {fault}")
+    return weights
+
+
+def weights_fault(weights: Mapping[str, Any]) -> str | None:
+    """Which weights cannot be used: not finite, or above ``MAX_WEIGHT``. A detector with one detects nothing."""
+    import torch
+
+    bad = []
+    for name, value in weights.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
+            low, high = (float(limit) for limit in torch.aminmax(value))  # NaN where there is one
+            if not max(-low, high) <= MAX_WEIGHT:
+                bad.append(f"{name} (from {low:.3g} to {high:.3g})")
+    if not bad:
+        return None
+    return f"{len(bad)} of {len(weights)} weights are not finite or above {MAX_WEIGHT:g}: {join_names(bad)}"
 
 
 def final_weights(runner: Any) -> dict:
-    """The averaged weights if the run kept an exponential moving average, else the model's own."""
+    """The averaged weights if the run kept an exponential moving average, else the model's own.
+
+    Raises:
+        DivergedError: they are not finite, which no loss shows: the last one is of the weights before the last step.
+    """
     from mmengine.hooks import EMAHook
+
+    from aqr_bench.engine.hooks import DivergedError
 
     averaged = [h for h in runner.hooks if isinstance(h, EMAHook)]
     model = averaged[0].ema_model.module if averaged else inner_model(runner)
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    if fault := weights_fault(weights):
+        raise DivergedError(f"after the last iteration, {runner.iter}, {fault}")
+    return weights
 
 
 def inner_model(runner: Any) -> Any:

@@ -36,6 +36,7 @@ CODE_DEPENDENCIES: dict[str, tuple[str, ...]] = {
         "engine/evaluate_checkpoint.py",
         "engine/evaluate_suite.py",
         "engine/evaluate_workers.py",
+        "engine/finite_outputs.py",
         "engine/hooks.py",  # named in configs
         "engine/router_log.py",
         "engine/seeding.py",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from aqr_bench.corruptions.fingerprint import SENSOR_MEANS, emptied_sensors
+from aqr_bench.corruptions.registry import Corruption
 from aqr_bench.records.record import Record
-from aqr_bench.study.spec import Condition, Suite
+from aqr_bench.study.spec import Suite
 
 Suspect = tuple[str, Record]  # a sentence, and the record that it is about
-SENSORS = (("lidar", "the LiDAR", ("points", "range_m")), ("camera", "the cameras", ("views", "brightness")))
+SENSORS = (("lidar", "the LiDAR", SENSOR_MEANS["lidar"]), ("camera", "the cameras", SENSOR_MEANS["camera"]))
 # Means over all samples that no recorded data has. Brightness is that of 8-bit images.
 PLAUSIBLE = {"points": (10, 1e7), "range_m": (0.5, 300), "views": (1, 100), "brightness": (2, 253)}
 
@@ -25,12 +26,12 @@ def implausible_inputs(suite: Suite, evaluations: Sequence[Record]) -> Iterator[
     for record in evaluations:
         if not _has_inputs(record) or record.condition not in conditions:
             continue
-        inputs, effect = record.extra["inputs"], sensor_effect(conditions[record.condition])
+        inputs, corruption = record.extra["inputs"], conditions[record.condition].corruption
         clean = references.get((record.variant, record.seed))
         sensors = [s for s in SENSORS if clean is None or not _absent(clean, s)]
-        yield from ((text, record) for text in _implausible(inputs, record.condition, effect, sensors))
+        yield from ((text, record) for text in _implausible(inputs, clean, record.condition, corruption, sensors))
         if clean is not None and record.condition != suite.conditions[0].name:
-            yield from ((text, record) for text in _unlike_clean(inputs, clean, record.condition, effect))
+            yield from ((text, record) for text in _unlike_clean(inputs, clean, record.condition, corruption))
 
 
 def single_sensor(suite: Suite, evaluations: Sequence[Record]) -> Iterator[Suspect]:
@@ -45,25 +46,6 @@ def single_sensor(suite: Suite, evaluations: Sequence[Record]) -> Iterator[Suspe
 def _absent(inputs: Mapping, sensor: tuple) -> bool:
     """Not even an empty cloud or a black image; no model can load a sensor so by mistake without failing."""
     return inputs[sensor[2][0]] == 0
-
-
-@dataclass(frozen=True)
-class SensorEffect:
-    """Sensors (``lidar``, ``camera``) that a condition may change, and those that it blanks completely."""
-
-    changed: frozenset[str]
-    blanked: frozenset[str]
-
-
-def sensor_effect(condition: Condition) -> SensorEffect:
-    """Effect of the corruption of a condition, by its entry in the registry."""
-    both, none = frozenset(["lidar", "camera"]), frozenset[str]()
-    corruption = condition.corruption
-    changed = {"lidar": both - {"camera"}, "camera": both - {"lidar"}, "both": both}.get(corruption.modality, none)
-    blanked = none
-    if "form" in corruption.parameters:  # of a missing sensor, in missing_sensors and nuscenes_r
-        blanked = changed - {"camera"} if "cameras" in corruption.parameters else changed
-    return SensorEffect(changed, blanked)
 
 
 def unequal_inputs(evaluations: Sequence[Record]) -> Iterator[Suspect]:
@@ -88,13 +70,19 @@ def _has_inputs(record: Record) -> bool:
     return isinstance(inputs, Mapping) and all(isinstance(inputs.get(k), int | float) for k in PLAUSIBLE)
 
 
-def _implausible(inputs: Mapping, condition: str, effect: SensorEffect, sensors: Sequence) -> Iterator[str]:
+def _implausible(
+    inputs: Mapping, clean: Mapping | None, condition: str, corruption: Corruption, sensors: Sequence
+) -> Iterator[str]:
     """Sensors that are blank under another condition, or not blank under one that blanks them; impossible numbers."""
+    emptied = emptied_sensors(inputs, clean, corruption.removed_sensors)
     for sensor, name, measures in sensors:
         blank = any(inputs[measure] == 0 for measure in measures)
-        if blank and sensor not in effect.blanked:
+        if blank and sensor not in corruption.removed_sensors:
             yield f"Under '{condition}' {name} gave nothing, which the condition does not cause."
-        if not blank and sensor in effect.blanked:
+        elif sensor in emptied:
+            share = f"{emptied[sensor]} of {inputs['samples']} samples"
+            yield f"Under '{condition}' {name} gave nothing in {share}, which the condition does not cause."
+        if not blank and sensor in corruption.removed_sensors:
             yield f"Under '{condition}' {name} should give nothing, but did."
         for measure in () if blank else measures:
             low, high = PLAUSIBLE[measure]
@@ -103,10 +91,10 @@ def _implausible(inputs: Mapping, condition: str, effect: SensorEffect, sensors:
                 yield f"Under '{condition}' the mean of '{measure}' is {number}."
 
 
-def _unlike_clean(inputs: Mapping, clean: Mapping, condition: str, effect: SensorEffect) -> Iterator[str]:
+def _unlike_clean(inputs: Mapping, clean: Mapping, condition: str, corruption: Corruption) -> Iterator[str]:
     """Other samples, or a changed sensor that the condition does not concern."""
     if inputs.get("samples") != clean.get("samples"):
         yield f"Under '{condition}' other samples were evaluated than without corruption."
     for sensor, name, measures in SENSORS:
-        if sensor not in effect.changed and any(inputs[m] != clean[m] for m in measures):
+        if sensor not in corruption.changed_sensors and any(inputs[m] != clean[m] for m in measures):
             yield f"Condition '{condition}' changes {name}, which it should not."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aqr_bench.corruptions.fingerprint import evaluation_fingerprint, sample_fingerprint
+from aqr_bench.corruptions.fingerprint import emptied_sensors, evaluation_fingerprint, sample_fingerprint
 
 POINTS = np.array([[3, 4, 0, 9, 1], [0, 0, 1, 9, 2]], np.float32)
 IMAGES = [np.full((2, 3, 3), 10, np.uint8), np.full((4, 4, 3), 30, np.uint8)]
@@ -45,3 +45,28 @@ def test_the_order_of_samples_is_no_part_of_an_evaluation():
     assert both["sha256"] != evaluation_fingerprint({"a": second, "b": first})["sha256"]
     assert (both["samples"], both["points"], both["range_m"]) == (2, 1.5, 4.0)
     assert evaluation_fingerprint({})["samples"] == 0
+
+
+NONE = frozenset()
+
+
+def test_samples_without_points_or_images_are_counted():
+    full, blank = sample_fingerprint(POINTS, IMAGES), sample_fingerprint(POINTS * 0, [image * 0 for image in IMAGES])
+    bare = sample_fingerprint(POINTS[:0], [])
+    assert blank.empty_sensors == bare.empty_sensors == {"lidar", "camera"} and not full.empty_sensors
+    clean = evaluation_fingerprint({"a": full, "b": full, "c": full})
+    some = evaluation_fingerprint({"a": full, "b": blank, "c": bare})
+    assert some["without_points"] == some["without_images"] == 2 and not {"without_points", "without_images"} & set(
+        clean
+    )
+    every = evaluation_fingerprint({"a": bare, "b": bare, "c": blank})
+    assert emptied_sensors(some, clean, NONE) == {"lidar": 2, "camera": 2}
+    assert emptied_sensors(every, clean, frozenset(["camera"])) == {"lidar": 3}
+    # What is empty without the condition as well is none of its doing, but is a mistake itself.
+    assert emptied_sensors(some, some.copy(), NONE) == {} and emptied_sensors(some, some, NONE) == {
+        "lidar": 2,
+        "camera": 2,
+    }
+    assert emptied_sensors(clean, None, NONE) == {}
+    lidar_alone = evaluation_fingerprint({"a": sample_fingerprint(POINTS, []), "b": sample_fingerprint(POINTS, [])})
+    assert emptied_sensors(lidar_alone, lidar_alone, NONE) == {}

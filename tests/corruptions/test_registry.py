@@ -79,6 +79,7 @@ def cloud_with(column, value):
     [
         (cloud_with(0, np.nan), (), "sample token0, .* key.bin: 1 of 200 points"),
         (cloud_with(2, -np.inf), (), "not finite"),
+        (cloud_with(3, np.nan), (), "key.bin: 1 of 200 points have a value that is not finite"),
         (cloud_with(4, 0.05), ("ring",), "before sweeps are merged"),
         (cloud_with(4, -1), ("ring",), "ring index in column 4"),
         (replace(make_frame(), boxes=None), ("boxes",), "needs ground-truth boxes"),
@@ -95,6 +96,14 @@ def cloud_with(column, value):
 def test_a_frame_that_cannot_be_worked_on_is_named(frame, needs, message):
     with pytest.raises(FrameError, match=message):
         corrupt(replace(entry("alone"), needs=needs), frame)
+
+
+def test_a_corruption_that_leaves_nan_is_named():
+    def spoil(frame, _stream, _parameters):
+        return frame.with_points(lambda cloud: cloud.points / np.float32([1, 1, 1, np.nan, 1]))
+
+    with pytest.raises(FrameError, match=r"sample token0, result of corruption 'test.alone', LiDAR .*200 of 200"):
+        corrupt(replace(entry("alone"), apply=spoil), make_frame())
 
 
 def test_every_corruption_is_described():

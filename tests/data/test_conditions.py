@@ -12,7 +12,7 @@ from mmdet3d.registry import TRANSFORMS
 from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 
 from aqr_bench.data.conditions import InputFingerprint, RandomCondition, SensorCondition, SensorDropout, frame_of
-from aqr_bench.data.raw_frames import InfoFile, SceneHistory
+from aqr_bench.data.raw_frames import BadFrameError, InfoFile, SceneHistory
 from aqr_bench.data.transforms import AddProjections, LoadPoseCorrectedSweeps
 from aqr_bench.errors import UserError
 
@@ -96,6 +96,17 @@ def test_conditions_leave_a_state_and_a_fingerprint(tmp_path):
     )
     assert fingerprints["no_cameras"]["brightness"] == 0 and fingerprints["clean"]["views"] == 2
     assert run(sample(tmp_path), "clean")["input_proof"] == fingerprints["clean"]
+
+
+@pytest.mark.parametrize("name", ["points", "img", "lidar2img"])
+def test_input_that_is_not_finite_is_refused_before_the_detector_sees_it(tmp_path, name):
+    results = run(sample(tmp_path), "clean")
+    if name == "points":
+        results["points"].tensor[3, 3] = torch.nan
+    else:
+        results[name] = [np.full((4, 4), np.inf), *results[name][1:]]
+    with pytest.raises(BadFrameError, match=f"sample token0: '{name}' is not finite"):
+        InputFingerprint()(results)
 
 
 def test_published_configs_may_name_input_proof():

@@ -113,6 +113,51 @@ def test_damaged_frames_are_named(tmp_path):
         CheckFrame()(results)
 
 
+def cloud_file(path, column=None, value=np.nan):
+    points = np.ones((30, 5), np.float32)
+    if column is not None:
+        points[7, column] = value
+    points.tofile(path)
+    return {"lidar_path": str(path)}
+
+
+@pytest.mark.parametrize(("column", "name"), enumerate(("x", "y", "z", "intensity", "ring")))
+def test_a_point_that_is_not_finite_is_refused_in_keyframe_and_sweep(tmp_path, column, name):
+    """In training, which begins with CheckFrame, as in evaluation; filters of the range would drop it or not."""
+    message = rf"not finite: .*bad\.bin, 1 of 30 \(the first is point 7, its {name} is (nan|-inf)\)"
+    bad = cloud_file(tmp_path / "bad.bin", column, np.nan if column else -np.inf)
+    with pytest.raises(BadFrameError, match=message):
+        CheckFrame(cameras=False)({"token": "abc", "lidar_points": bad})
+    key = {"token": "abc", "lidar_points": cloud_file(tmp_path / "key.bin"), "timestamp": 1.0}
+    key["lidar_sweeps"] = [{"timestamp": 0.5, "lidar_points": bad | {"lidar2sensor": np.eye(4)}}]
+    key["points"] = LiDARPoints(torch.ones(3, 5), points_dim=5)
+    with pytest.raises(BadFrameError, match=message):
+        LoadPoseCorrectedSweeps(sweeps_num=1)(CheckFrame(cameras=False)(key))
+
+
+@pytest.mark.parametrize("place", ["lidar2sensor of LiDAR sweep 1", "cam2img of A", "lidar2cam of A", "box 1 of"])
+def test_a_matrix_or_box_that_is_not_finite_is_named(tmp_path, place):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    pose, images = np.eye(4), {"A": {"img_path": str(tmp_path / "a.png"), "cam2img": np.eye(3), "lidar2cam": np.eye(4)}}
+    boxes = torch.ones(2, 9)
+    boxes[0, 7:] = torch.nan  # an unknown velocity
+    results = {
+        "token": "abc",
+        "lidar_points": cloud_file(tmp_path / "key.bin"),
+        "lidar_sweeps": [{"lidar_points": {"lidar2sensor": pose}}],
+        "images": images,
+        "ann_info": {"gt_bboxes_3d": LiDARInstance3DBoxes(boxes, box_dim=9)},
+    }
+    assert CheckFrame()(results) is results
+    key = place.split()[0]
+    if key == "box":
+        results["ann_info"]["gt_bboxes_3d"].tensor[1, 4] = torch.inf
+    else:
+        (pose if key == "lidar2sensor" else images["A"][key])[0, 2] = np.nan
+    with pytest.raises(BadFrameError, match=f"sample abc: {place}.* is not finite"):
+        CheckFrame()(results)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

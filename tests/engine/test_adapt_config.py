@@ -38,6 +38,7 @@ def test_our_own_configs_stay_as_they_are(name):
 def test_conditions_stand_behind_the_loaders_and_before_the_sweeps():
     steps = with_condition([POINTS, SWEEPS, IMAGES, RANGE, PACK], "x")
     assert types(steps) == [
+        "CheckFrame",
         "LoadPointsFromFile",
         "LoadMultiViewImageFromFiles",
         "SensorCondition",
@@ -47,7 +48,8 @@ def test_conditions_stand_behind_the_loaders_and_before_the_sweeps():
         "InputFingerprint",
         "Pack3DDetInputs",
     ]
-    assert steps[2]["sweeps_num"] == 3 and steps[3]["test_mode"] is True
+    assert steps[0] == {"type": "CheckFrame", "lidar": True, "cameras": True, "load_dim": 5}
+    assert steps[3]["sweeps_num"] == 3 and steps[4]["test_mode"] is True
     assert {"token", "input_proof", "box_type_3d", "pcd_rotation"} <= set(steps[-1]["meta_keys"])
     assert SWEEPS["type"] == "LoadPointsFromMultiSweeps" and "meta_keys" not in PACK, "the config's own are copied"
 
@@ -56,7 +58,7 @@ def test_augmentation_that_does_nothing_is_opened():
     inner = [dict(type="GlobalRotScaleTrans", rot_range=[0, 0]), dict(type="RandomFlip3D"), RANGE]
     wrapped = dict(type="MultiScaleFlipAug3D", img_scale=(1333, 800), pts_scale_ratio=1, flip=False, transforms=inner)
     steps = with_condition([POINTS, wrapped, PACK], "x")
-    assert types(steps)[2:5] == ["GlobalRotScaleTrans", "PointsRangeFilter", "InputFingerprint"]
+    assert types(steps)[3:6] == ["GlobalRotScaleTrans", "PointsRangeFilter", "InputFingerprint"]
     with pytest.raises(UserError, match=r"x: test-time augmentation .* is not supported; set flip=False"):
         with_condition([POINTS, {**wrapped, "flip": True}, PACK], "x")
 
@@ -79,12 +81,14 @@ def test_what_cannot_be_corrupted_is_refused(steps, message):
 def test_a_config_of_mmdet3d_as_it_is(monkeypatch, capsys):
     monkeypatch.setattr(compat, "has_compiled_mmcv", lambda: False)
     config = open_config(STOCK)
-    assert types(config.test_dataloader.dataset.pipeline)[:3] == [
+    assert types(config.test_dataloader.dataset.pipeline)[:4] == [
+        "CheckFrame",
         "LoadPointsFromFile",
         "SensorCondition",
         "LoadPoseCorrectedSweeps",
     ]
     train = config.train_dataloader.dataset.dataset  # inside CBGSDataset
+    assert train.pipeline[0] == {"type": "CheckFrame", "lidar": True, "cameras": False, "load_dim": 5}
     assert train.ann_file == "infos_train.pkl" and "LoadPoseCorrectedSweeps" in types(train.pipeline)
     assert types(config.custom_hooks) == ["SeedEpochs", "LossCurve", "Progress"]
     assert config.val_dataloader is None

@@ -18,9 +18,11 @@ from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import build_loader, other_data
+from aqr_bench.engine.evaluate_suite import emptied_lines
 from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_tier, resolve_condition
+from aqr_bench.study.spec import Suite
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
@@ -136,6 +138,21 @@ def test_a_condition_that_did_nothing_is_refused(data, untrained, tmp_path, monk
     assert seen["absent_lidar"]["points"] == 0 and seen["absent_cameras"]["views"] == 0
     assert seen["clean"]["brightness"] > 10 and seen["clean"]["range_m"] > 3
     assert "no_back: condition" in capsys.readouterr().out
+
+
+def test_a_condition_that_empties_a_sensor_is_named():
+    """A beam filter on clouds with one ring leaves nothing: no result of that filter, though a score there is."""
+    suite = Suite("x", "", tuple(resolve_condition(n, n) for n in ("clean", "no_lidar", "key_frame_only")), Path("x"))
+    means = {"samples": 6, "points": 90.0, "range_m": 9.0, "views": 6.0, "brightness": 90.0}
+    given = ({}, {"range_m": 0.0}, {"without_points": 2})
+    fields = dict(kind="evaluate", status="ok", tier="smoke", suite="x", scores={"mAP": 0.1})
+    records = [
+        Record(**fields, condition=c.name, extra={"inputs": means | change})
+        for c, change in zip(suite.conditions, given, strict=True)
+    ]
+    assert list(emptied_lines(records, suite)) == ["key_frame_only: lidar gives nothing in 2 of 6 samples"]
+    records = [replace(r, extra={"inputs": means | {"points": 0.0}}) if r.condition != "clean" else r for r in records]
+    assert list(emptied_lines(records, suite)) == ["key_frame_only: lidar gives nothing in 6 of 6 samples"]
 
 
 def test_a_frame_that_a_condition_cannot_use_is_named(data, monkeypatch):

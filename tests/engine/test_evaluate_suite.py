@@ -245,6 +245,20 @@ def test_a_finished_condition_counts_whatever_else_is_in_the_suite(finished):
     assert list(ConditionCache(work, shorter, replace(job, settings=evaluation_settings(load_tier("smoke"), shorter))).load()) == ["clean"]  # fmt: skip # noqa: E501
 
 
+def test_a_condition_that_changed_nothing_is_evaluated_again(finished):
+    """Its cause may be in the data, so a second attempt has to look at them."""
+    work, suite, job, _ = finished
+    cache = ConditionCache(work, suite, job)
+    fields = dict(kind="evaluate", status="ok", tier="smoke", suite="short", scores={"mAP": 0.5})
+    records = [Record(**fields, condition=name, provenance={"input_sha256": "same"}) for name in NAMES[:2]]
+    cache.remove()
+    for record in records:
+        cache.add(record, [])
+    suites.write_suite_records(records, suite, work / "out.jsonl", cache)
+    assert [record.status for record in read_records(work / "out.jsonl")] == ["ok", "failed"]
+    assert list(ConditionCache(work, suite, job).load()) == ["clean"]
+
+
 @pytest.mark.parametrize(
     "changes", [{"inputs": ("other",)}, {"config": {"model": {"a": 2}}}, {"infos_sha256": "x"}, {"data_sha256": "x"}]
 )

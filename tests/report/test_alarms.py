@@ -25,7 +25,6 @@ from aqr_bench.report.alarms import (
     study_alarms,
 )
 from aqr_bench.report.collect import collect_base, collect_study
-from aqr_bench.report.input_alarms import sensor_effect
 from aqr_bench.report.page import build_report
 from aqr_bench.study.load import load_study, load_tier, resolve_condition
 from aqr_bench.study.runs import limit_seeds
@@ -201,6 +200,12 @@ def test_equal_for_a_reason(study):
     [
         ("clean", {"brightness": 0.0}, "the cameras gave nothing, which the condition does not cause"),
         ("clean", {"range_m": 0.0}, "the LiDAR gave nothing"),
+        (
+            "clean",
+            {"without_points": 2},
+            "the LiDAR gave nothing in 2 of 8 samples, which the condition does not cause",
+        ),
+        ("no_lidar", {"without_images": 1}, "the cameras gave nothing in 1 of 8 samples"),
         ("clean", {"points": 3.0}, "the mean of 'points' is 3"),
         ("clean", {"brightness": 255.0}, "the mean of 'brightness' is 255: not from 2 to 253"),
         ("no_lidar", {"range_m": 15.0}, "the LiDAR should give nothing, but did"),
@@ -234,11 +239,11 @@ def test_models_that_were_given_different_inputs(study):
 
 
 def test_what_conditions_may_do_to_sensors():
-    assert sensor_effect(resolve_condition("clean")).changed == frozenset()
-    lost = {c.key for c in CORRUPTIONS.every() if sensor_effect(resolve_condition("x", str(c))).blanked}
+    assert resolve_condition("clean").corruption.changed_sensors == frozenset()
+    lost = {c.key for c in CORRUPTIONS.every() if c.removed_sensors}
     assert {"no_lidar", "no_cameras", "no_lidar_random_cameras", "no_lidar_absent"} <= lost
     assert not lost & {"clean", "no_cam_front", "random_cameras", "key_frame_only"}
-    assert sensor_effect(resolve_condition("x", "no_lidar_random_cameras", 2)).blanked == {"lidar"}
+    assert resolve_condition("x", "no_lidar_random_cameras", 2).corruption.removed_sensors == {"lidar"}
 
 
 # ---------------------------------------------------------------- training

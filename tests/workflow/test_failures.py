@@ -105,6 +105,7 @@ def test_the_report_comes_all_the_same(tmp_path):
     checkout.steps()
     idle = checkout.run(*run, STAND_IN_REPORT="1")
     assert idle.returncode == 3 and "nothing to do" in idle.stdout and checkout.steps() == []
+    assert "leaves failed records as they are; with --retry-failed it tries them again" in idle.stdout
     plan = checkout.run(*run, "--dry-run", "--retry-failed")
     assert "hot/seed0/train.jsonl" in plan.stdout and "gone/seed0/evaluate" in plan.stdout and checkout.steps() == []
     retried = checkout.run(*run, "--retry-failed", STAND_IN_REPORT="1")

@@ -163,7 +163,7 @@ def cloud_fault(path: Path) -> tuple[str, bool]:
     try:
         if path.stat().st_size % POINT_BYTES:
             return CUT_SHORT, False
-        points = read_cloud(path)
+        points = read_cloud(path, finite=False)
     except (OSError, BadFrameError):
         return "cannot be read", False
     if not len(points):
