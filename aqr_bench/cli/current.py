@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.atomic import write_text
-from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
+from aqr_bench.data.digests import file_digests, known_infos_digest, table_digests, tables_digest
 from aqr_bench.records.freshness import (
     FRESH,
     MISSING,
@@ -88,7 +88,7 @@ def current_state(selection: Selection, results: Path = RESULTS, every_target: b
     rebuilt = next((f"info files rebuilt ({why})" for path, why in others.items() if path != layout.database), None)
     digest = functools.partial(_noted_digest, infos=layout.infos)
     files = asked_files(selection, results, every_target)
-    verdicts = judge(files, selection, DataState(infos_digest(layout.infos), rebuilt, digest))
+    verdicts = judge(files, selection, DataState(known_infos_digest(layout.infos), rebuilt, digest))
     others |= _summary_reasons(selection, layout, verdicts)
     chosen = [v for v in verdicts.values() if not every_target or v.state != MISSING]
     return Current(selection, results, tuple(chosen), others)
@@ -177,7 +177,7 @@ def _judge_again(selection: Selection, results: Path, files: list) -> dict[Path,
     layout = RunLayout(selection.tier.name, results)
     rebuilt = "info files rebuilt" if layout.info_summary in _data_reasons(selection, layout) else None
     digest = functools.partial(_noted_digest, infos=layout.infos)
-    return judge(files, selection, DataState(infos_digest(layout.infos), rebuilt, digest))
+    return judge(files, selection, DataState(known_infos_digest(layout.infos), rebuilt, digest))
 
 
 def store_stale(current: Current, paths: Iterable[Path]) -> None:
