@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.atomic import write_text
-from aqr_bench.data.digests import file_digests, known_infos_digest, table_digests, tables_digest
+from aqr_bench.data.digests import known_infos_digest, noted_digest, table_digests, tables_digest
 from aqr_bench.records.freshness import (
     FRESH,
     MISSING,
@@ -86,16 +86,12 @@ def current_state(selection: Selection, results: Path = RESULTS, every_target: b
     layout = RunLayout(selection.tier.name, results)
     others = _data_reasons(selection, layout)
     rebuilt = next((f"info files rebuilt ({why})" for path, why in others.items() if path != layout.database), None)
-    digest = functools.partial(_noted_digest, infos=layout.infos)
+    digest = functools.partial(noted_digest, infos=layout.infos)
     files = asked_files(selection, results, every_target)
-    verdicts = judge(files, selection, DataState(known_infos_digest(layout.infos), rebuilt, digest))
+    verdicts = judge(files, selection.tier, DataState(known_infos_digest(layout.infos), rebuilt, digest))
     others |= _summary_reasons(selection, layout, verdicts)
     chosen = [v for v in verdicts.values() if not every_target or v.state != MISSING]
     return Current(selection, results, tuple(chosen), others)
-
-
-def _noted_digest(file: Path, infos: Path) -> str:
-    return file_digests([file], infos)[file.name]
 
 
 def _data_reasons(selection: Selection, layout: RunLayout) -> dict[Path, str]:
@@ -176,8 +172,8 @@ def put_back(selection: Selection, results: Path = RESULTS, every_target: bool =
 def _judge_again(selection: Selection, results: Path, files: list) -> dict[Path, Verdict]:
     layout = RunLayout(selection.tier.name, results)
     rebuilt = "info files rebuilt" if layout.info_summary in _data_reasons(selection, layout) else None
-    digest = functools.partial(_noted_digest, infos=layout.infos)
-    return judge(files, selection, DataState(known_infos_digest(layout.infos), rebuilt, digest))
+    digest = functools.partial(noted_digest, infos=layout.infos)
+    return judge(files, selection.tier, DataState(known_infos_digest(layout.infos), rebuilt, digest))
 
 
 def store_stale(current: Current, paths: Iterable[Path]) -> None:

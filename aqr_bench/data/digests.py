@@ -45,6 +45,11 @@ def known_infos_digest(infos: str | Path) -> str | None:
     return infos_digest(infos) if any((Path(infos) / name).is_file() for name in INFO_FILES) else None
 
 
+def noted_digest(file: Path, infos: str | Path) -> str:
+    """SHA-256 of one file, noted in the folder ``infos``."""
+    return file_digests([file], infos)[file.name]
+
+
 def file_digests(files: Iterable[Path], infos: str | Path | None) -> dict[str, str]:
     """SHA-256 of each file by name, noted in the folder ``infos``."""
     notes = None if infos is None else Path(infos) / NOTES

@@ -27,7 +27,7 @@ from aqr_bench.study.plan import Selection
 from aqr_bench.study.runs import base_runs, matrix, pretrain_runs
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.settings import initial_file, report_hash
-from aqr_bench.study.spec import Run, Schedule, Study, Suite
+from aqr_bench.study.spec import Run, Study, Suite, Tier
 
 FRESH, STALE, MISSING = "fresh", "stale", "missing"
 NO_REQUEST = "record of an earlier version, which does not say what it was made from"
@@ -110,7 +110,7 @@ class Verdict:
 
 def judge(
     asked: Sequence[AskedFile],
-    selection: Selection,
+    tier: Tier,
     data: DataState,
     read: Callable[[Path], Rows | None] | None = None,
     complete: bool = True,
@@ -125,9 +125,7 @@ def judge(
     verdicts: dict[Path, Verdict] = {}
     for file in asked:
         rows = (read or read_provenance)(file.path)
-        verdicts[file.path] = _verdict(
-            file, selection, data, rows, [verdicts[path] for path in file.upstream], complete
-        )
+        verdicts[file.path] = _verdict(file, tier, data, rows, [verdicts[path] for path in file.upstream], complete)
     return verdicts
 
 
@@ -144,9 +142,9 @@ def asked_files(selection: Selection, results: Path, every_target: bool = False)
     branches = pretrain_runs(tier)
     uses_branches = bases and tier.base.init == "features"
     uses_branches = uses_branches or any(variant_schedule(tier, s, r.variant).init == "features" for s, r in runs)
-    files = [AskedFile(layout.train(run), "train", run) for run in branches if uses_branches]
-    files += [_training(layout, run, None, tier.base, branches) for run in bases]
-    files += [_training(layout, run, s, variant_schedule(tier, s, run.variant), branches) for s, run in runs]
+    files = [trained_file(layout, tier, run) for run in branches if uses_branches]
+    files += [trained_file(layout, tier, run) for run in bases]
+    files += [trained_file(layout, tier, run, study) for study, run in runs]
     suites = {s.suite.name: s.suite for s in studies if not s.measure_only}
     if every_target:
         suites |= {suite.name: suite for suite in further}
@@ -156,25 +154,31 @@ def asked_files(selection: Selection, results: Path, every_target: bool = False)
     for study, run in runs:
         own = {suite.name: suite for suite in [study.suite, *further]}
         evaluated += [(study, run, suite) for suite in own.values()]
-    files += [
-        AskedFile(layout.evaluate(run, suite.name), "evaluate", run, study, suite, (layout.train(run),), "checkpoint")
-        for study, run, suite in evaluated
-    ]
-    return files + [
-        AskedFile(layout.measure(study.name, variant), "measure", Run(tier.name, study.name, variant, 0), study)
-        for study in studies
-        for variant in study.variants
-    ]
+    files += [evaluated_file(layout, run, study, suite) for study, run, suite in evaluated]
+    return files + [measured_file(layout, study, variant) for study in studies for variant in study.variants]
 
 
-def _training(
-    layout: RunLayout, run: Run, study: Study | None, schedule: Schedule, branches: Sequence[Run]
-) -> AskedFile:
+def evaluated_file(layout: RunLayout, run: Run, study: Study | None, suite: Suite) -> AskedFile:
+    """Of a base model's or variant's evaluation under a suite."""
+    path = layout.evaluate(run, suite.name)
+    return AskedFile(path, "evaluate", run, study, suite, (layout.train(run),), "checkpoint")
+
+
+def measured_file(layout: RunLayout, study: Study, variant: str) -> AskedFile:
+    """Of a variant's measurement."""
+    return AskedFile(layout.measure(study.name, variant), "measure", Run(layout.tier, study.name, variant, 0), study)
+
+
+def trained_file(layout: RunLayout, tier: Tier, run: Run, study: Study | None = None) -> AskedFile:
+    """Of the training of a branch, of a base model or, with its study, of a variant."""
+    if run.pretrain is not None:
+        return AskedFile(layout.train(run), "train", run)
+    schedule = variant_schedule(tier, study, run.variant) if study else tier.base
     upstream, start = (), "starting weights"
     if schedule.init == "base":
         upstream, start = (layout.train(Run(run.tier, None, None, run.seed)),), "base model"
     elif schedule.init == "features":
-        upstream, start = tuple(layout.train(branch) for branch in branches), "pretrained branches"
+        upstream, start = tuple(layout.train(branch) for branch in pretrain_runs(tier)), "pretrained branches"
     initial = initial_file(schedule)
     return AskedFile(
         layout.train(run), "train", run, study, None, upstream, "published file" if initial else start, initial
@@ -183,7 +187,7 @@ def _training(
 
 def _verdict(
     file: AskedFile,
-    selection: Selection,
+    tier: Tier,
     data: DataState,
     rows: Rows | None,
     upstream: Sequence[Verdict],
@@ -198,7 +202,7 @@ def _verdict(
     starts = tuple(verdict.checkpoint_sha256 for verdict in upstream)
     if file.initial is not None:
         starts = (data.digest(file.initial) if file.initial.is_file() else None,)
-    requests = _requests(file, selection, data.infos_sha256 or "", starts)
+    requests = _requests(file, tier, data.infos_sha256 or "", starts)
     asked = None if redone or missing or data.infos_sha256 is None else requests
     if rows is None:
         return Verdict(file, MISSING, ("no record yet",), asked)
@@ -213,9 +217,9 @@ def _verdict(
 
 
 def _requests(
-    file: AskedFile, selection: Selection, infos_sha256: str, starts: tuple[str | None, ...]
+    file: AskedFile, tier: Tier, infos_sha256: str, starts: tuple[str | None, ...]
 ) -> dict[str | None, Request]:
-    tier, run = selection.tier, file.run
+    run = file.run
     if file.kind == "measure":
         return {None: measurement_request(tier, file.study, run.variant, infos_sha256)}
     if file.kind == "train":
@@ -280,14 +284,18 @@ def file_identity(path: Path) -> str | None:
     return requests_identity(requests)
 
 
-def page_identity(root: Path, studies: Sequence[Study]) -> str:
-    """Of the page on some studies: what they say, their seeds, and all records in the tier's folder ``root``."""
+def page_identity(root: Path, studies: Sequence[Study], stale: Sequence[str] = ()) -> str:
+    """Of the page on some studies: what they say, their seeds, and all records in the tier's folder ``root``.
+
+    ``stale``: what the page says of records that are not of what was asked for.
+    """
     folders = [root / name for name in ("base", *sorted(study.name for study in studies))]
     files = sorted(file for folder in folders for file in folder.rglob("*.jsonl"))
     records = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
     seeds = {study.name: [study.seeds, list(study.variants)] for study in studies}
     return config_hash(
         {"studies": report_hash(studies), "seeds": seeds, "code": code_parts("report"), "records": records}
+        | ({"stale": list(stale)} if stale else {})
     )
 
 

@@ -101,7 +101,7 @@ def test_a_damaged_and_an_old_record_and_other_conditions(results):
     assert found["measure smoke/cross"][0].startswith("record of an earlier version")
     evaluation = found["evaluate smoke/none seed 0 missing_sensors"]
     assert evaluation == ("no record of condition clean", "condition fog is not asked for")
-    verdict = judge(asked_files(selected(), results), selected(), DataState(INFOS))[path]
+    verdict = judge(asked_files(selected(), results), selected().tier, DataState(INFOS))[path]
     assert verdict.reasons_of("no_lidar") == () and verdict.reasons_of("fog") == ("condition fog is not asked for",)
     assert verdict.reasons_of() == evaluation
 
@@ -128,8 +128,8 @@ def test_records_that_lie_elsewhere_make_nothing_stale(results):
     selection, files = selected(), asked_files(selected(), results)
     evaluation = results / "smoke/smoke/cross/seed0/evaluate.missing_sensors.jsonl"
     (results / "smoke/smoke/cross/seed0/train.jsonl").unlink()
-    assert judge(files, selection, DataState(INFOS))[evaluation].state == "stale"
-    assert judge(files, selection, DataState(INFOS), complete=False)[evaluation].state == "fresh"
+    assert judge(files, selection.tier, DataState(INFOS))[evaluation].state == "stale"
+    assert judge(files, selection.tier, DataState(INFOS), complete=False)[evaluation].state == "fresh"
 
 
 def test_code_alone_may_be_accepted(results):
@@ -138,11 +138,11 @@ def test_code_alone_may_be_accepted(results):
         path = results / "smoke/smoke/cross/measure.jsonl"
         request = json.loads(path.read_text())["provenance"]["request"]
         edit(path, provenance={"request": {**request, **facts}})
-        assert judge(files, selected(), DataState(INFOS))[path].code_alone == alone
+        assert judge(files, selected().tier, DataState(INFOS))[path].code_alone == alone
 
 
 def test_the_identity_of_a_file_is_that_of_its_requests(results):
-    verdicts = judge(asked_files(selected(), results), selected(), DataState(INFOS))
+    verdicts = judge(asked_files(selected(), results), selected().tier, DataState(INFOS))
     assert all(file_identity(path) == requests_identity(v.requests) for path, v in verdicts.items())
     path = results / "smoke/base/seed0/train.jsonl"
     before = file_identity(path)
@@ -152,7 +152,7 @@ def test_the_identity_of_a_file_is_that_of_its_requests(results):
 
 def test_reasons_are_grouped(results):
     changed = selected(with_base(load_tier("smoke"), iterations=5))
-    verdicts = list(judge(asked_files(changed, results), changed, DataState(INFOS)).values())
+    verdicts = list(judge(asked_files(changed, results), changed.tier, DataState(INFOS)).values())
     lines = grouped_reasons(verdicts, max_jobs=1)
     assert lines[0] == "iterations 4 -> 5: train base seed 0"
     assert lines[1] == "train base seed 0 is done again: train smoke/none seed 0 and 2 more"

@@ -35,7 +35,7 @@ def with_base(tier: Tier, **changes) -> Tier:
 
 def states(selection: Selection, results: Path, infos: str | None = INFOS) -> dict[str, tuple[str, tuple[str, ...]]]:
     """State and reasons of each record file that is asked for, by ``train base seed 0`` and the like."""
-    verdicts = judge(asked_files(selection, results), selection, DataState(infos)).values()
+    verdicts = judge(asked_files(selection, results), selection.tier, DataState(infos)).values()
     return {verdict.asked.label: (verdict.state, verdict.reasons) for verdict in verdicts}
 
 
@@ -43,7 +43,7 @@ def write_asked(results: Path, selection: Selection, status: Callable[[Verdict],
     """The records of all that is asked for; a training that is ok has a checkpoint, below ``work``."""
     files = asked_files(selection, results)
     for file in files:
-        verdict = judge(files, selection, DataState(INFOS))[file.path]
+        verdict = judge(files, selection.tier, DataState(INFOS))[file.path]
         run, outcome = file.run, status(verdict)
         rows = []
         for condition, request in verdict.requests.items():
