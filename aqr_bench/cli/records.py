@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aqr_bench.data.digests import known_infos_digest
+from aqr_bench.records.freshness import causes
 from aqr_bench.records.loose import record_path, stale_reasons
 from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, ok_of, read_run
 from aqr_bench.study.layout import RunLayout
@@ -42,7 +43,7 @@ def stale_lines(by_file: Mapping[Path, Sequence[Record]]) -> list[str]:
     for root, records in roots.items():
         reasons = stale_reasons(records, known_infos_digest(RunLayout(root.name, root.parent).infos))
         for (path, _), why in reasons.items():
-            groups.setdefault("; ".join(why), {})[path.as_posix()] = None
+            groups.setdefault("; ".join(causes(why)), {})[path.as_posix()] = None
     return [f"{why}: {', '.join(list(paths)[:3])}{_more(len(paths) - 3)}" for why, paths in groups.items()]
 
 

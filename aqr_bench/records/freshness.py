@@ -7,7 +7,7 @@ the reasons in words. Trainings come before what starts from them: what follows 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from aqr_bench.study.spec import Run, Study, Suite, Tier
 
 FRESH, STALE, MISSING = "fresh", "stale", "missing"
 NO_REQUEST = "record of an earlier version, which does not say what it was made from"
+DONE_AGAIN = " is done again"  # ends the reason of what follows from a stale record
 Rows = list[tuple[str | None, Mapping[str, Any]]]  # condition and provenance of each record of a file
 
 
@@ -194,9 +195,7 @@ def _verdict(
     complete: bool,
 ) -> Verdict:
     missing = any(verdict.state == MISSING for verdict in upstream)
-    redone = [
-        f"{v.asked.label} is done again" for v in upstream if v.state == STALE or (complete and v.state == MISSING)
-    ]
+    redone = [f"{v.asked.label}{DONE_AGAIN}" for v in upstream if v.state == STALE or (complete and v.state == MISSING)]
     if data.rebuilt:
         redone.insert(0, data.rebuilt)
     starts = tuple(verdict.checkpoint_sha256 for verdict in upstream)
@@ -303,6 +302,12 @@ def pictures_identity(train: Path, evaluation: Path) -> str:
     """Of the pictures of one model's detections."""
     files = [sha256_file(path) if path.is_file() else None for path in (train, evaluation)]
     return config_hash({"code": code_parts("pictures"), "records": files})
+
+
+def causes(reasons: Iterable[str]) -> tuple[str, ...]:
+    """The reasons without those that only follow from another record's, unless there are no others."""
+    reasons = tuple(reasons)
+    return tuple(reason for reason in reasons if not reason.endswith(DONE_AGAIN)) or reasons
 
 
 def grouped_reasons(verdicts: Sequence[Verdict], max_jobs: int = 3) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from aqr_bench.data.digests import known_infos_digest
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.records.diff import cost_ratios
+from aqr_bench.records.freshness import causes
 from aqr_bench.records.loose import record_path, stale_reasons
 from aqr_bench.records.record import Record, describe, read_run
 
@@ -42,7 +43,7 @@ class ResultSet:
         for (kind, study, variant, _, suite, condition), why in self.stale.items():
             if kind == "evaluate":
                 reasons.setdefault((study, variant, suite, condition), {}).update(dict.fromkeys(why))
-        return {key: "; ".join(why) for key, why in reasons.items()}
+        return {key: "; ".join(causes(why)) for key, why in reasons.items()}
 
     def of(self, kind: str) -> dict[Key, Record]:
         """The records of one kind that are ok."""
@@ -256,7 +257,7 @@ def stale_lines(a: ResultSet, b: ResultSet) -> list[str]:
     for name, results in (("A", a), ("B", b)):
         groups: dict[str, list[str]] = {}
         for key, reasons in results.stale.items():
-            groups.setdefault("; ".join(reasons), []).append(f"{key[0]} {key[1]}/{key[2]}")
+            groups.setdefault("; ".join(causes(reasons)), []).append(f"{key[0]} {key[1]}/{key[2]}")
         for why, runs in groups.items():
             records = f"{len(runs)} record{'s' * (len(runs) != 1)}"
             lines.append(f"{name}: {why}: {records} of {_some(list(dict.fromkeys(runs)))}")

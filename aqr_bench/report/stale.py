@@ -12,7 +12,7 @@ import pandas as pd
 
 from aqr_bench.data.digests import known_infos_digest, noted_digest
 from aqr_bench.errors import short
-from aqr_bench.records.freshness import MISSING, STALE, DataState, Verdict, asked_files, grouped_reasons, judge
+from aqr_bench.records.freshness import MISSING, STALE, DataState, Verdict, asked_files, causes, grouped_reasons, judge
 from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import known_suites, load_suite, loadable
@@ -42,7 +42,7 @@ class StaleRecords:
         """What is stale and why, human-readable; nothing where all is current."""
         if not self.verdicts:
             return []
-        groups = grouped_reasons(self.verdicts)
+        groups = grouped_reasons([replace(verdict, reasons=causes(verdict.reasons)) for verdict in self.verdicts])
         more = [f"and {len(groups) - MAX_LINES} more reasons"] if len(groups) > MAX_LINES else []
         counts = f"{len(self.verdicts)} of {len(self.judged)} record files"
         head = f"{counts} are not of what is asked for now, and marked as stale"
@@ -63,7 +63,7 @@ class StaleRecords:
             asked = verdict.asked
             if seed in (None, asked.run.seed) and (suites is None or (asked.suite and asked.suite.name in suites)):
                 reasons |= dict.fromkeys(verdict.reasons_of(condition))
-        return list(reasons)
+        return list(causes(reasons))
 
     @functools.cached_property
     def _by_run(self) -> dict[tuple[str, str | None, str | None], list[Verdict]]:
