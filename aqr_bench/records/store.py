@@ -26,14 +26,17 @@ _DIGITS = 16
 # ---------------------------------------------------------------- record files
 
 
-def archive(root: Path, path: Path) -> Path | None:
-    """Keep a record file of the tier's folder ``root`` in the store; it stays where it is. None if there is none."""
+def archive(root: Path, path: Path, into: Path | None = None) -> Path | None:
+    """Keep a record file of the tier's folder ``root`` in the store; it stays where it is. None if there is none.
+
+    ``into``: the tier's folder of other results, whose store it is.
+    """
     identity = file_identity(path)
     if identity is None:
         return None
-    entry = _entry(root, path, identity)
+    entry = (into or root) / _entry(root, path, identity).relative_to(root)
     reuse_file(path, entry / RECORD)
-    for file in _detections(root, path):
+    for file in detections(root, path):
         if file.is_file():
             reuse_file(file, entry / file.relative_to(root))
     return entry
@@ -63,7 +66,7 @@ def _entry(root: Path, path: Path, identity: str) -> Path:
     return root / STORE / path.relative_to(root).with_suffix("") / identity[:_DIGITS]
 
 
-def _detections(root: Path, path: Path) -> Iterator[Path]:
+def detections(root: Path, path: Path) -> Iterator[Path]:
     """The files of detections that the evaluations of a record file name."""
     if not path.name.startswith("evaluate."):
         return
@@ -96,6 +99,25 @@ def _restore_checkpoint(root: Path, path: Path, record: Path) -> bool:
 
 
 # ---------------------------------------------------------------- work folders
+
+
+def import_work(source: Path, root: Path, subfolder: str | Path, in_place: bool) -> None:
+    """Take the work folder of a run from the tier's folder ``source`` of other results, in place or aside.
+
+    What ``root`` has there of another job is moved aside first; files that it has of the same job stay.
+    """
+    work = source / "work" / subfolder
+    identity = _identity_of(work)
+    if identity is None:
+        return
+    target = root / "work" / subfolder
+    if in_place:
+        separate_work(root / "work", target, identity)
+    elif _identity_of(target) != identity:
+        target = aside_folder(root / "work", target) / _name(identity)
+    for file in work.rglob("*"):
+        if file.is_file() and not (target / file.relative_to(work)).exists():
+            reuse_file(file, target / file.relative_to(work))
 
 
 def aside_folder(work_root: Path, work: Path) -> Path:

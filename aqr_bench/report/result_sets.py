@@ -14,8 +14,8 @@ from aqr_bench.records.diff import cost_ratios
 from aqr_bench.records.freshness import causes
 from aqr_bench.records.loose import record_path, stale_reasons
 from aqr_bench.records.record import Record, describe, read_run
+from aqr_bench.study.layout import NOT_RECORDS
 
-NOT_RECORDS = frozenset(["work", "world", "infos", "report", "pictures", ".snakemake"])
 MAX_NAMES = 5  # in a sentence
 Key = tuple[str, str, str, int | None, str, str]  # kind, study (or base), variant, seed, suite, condition
 
