@@ -11,6 +11,7 @@ import pytest
 import yaml
 from report_records import fill, make_study
 
+from aqr_bench.records.freshness import page_identity
 from aqr_bench.records.record import read_records, write_records
 from aqr_bench.report import __main__ as report
 from aqr_bench.report import page
@@ -21,6 +22,7 @@ from aqr_bench.report.stale import find_stale
 from aqr_bench.report.tables.speed import speed_section
 from aqr_bench.report.tables.study import classes_table, metrics_table, runs_table, scores_table
 from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.study.plan import with_variants
 from aqr_bench.study.schema import repository_root
 
 REFERENCE = repository_root() / "results" / "reference" / "quick" / "records"
@@ -150,3 +152,17 @@ def test_compare_says_that_results_of_version_0_1_0_are_of_another_identity():
     results = read_set(REFERENCE)
     assert len(results.stale) == len(results.records) > 100
     assert {why[0].split(",")[0] for why in results.stale.values()} >= {"record of an earlier version"}
+
+
+def test_the_page_of_some_variants_is_known_by_them(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "build_report", lambda *arguments: tmp_path / "index.html")
+    arguments = ["--tier", "smoke", "--study", str(place / "made_up.yaml"), "--records", str(place / "results")]
+    assert report.main([*arguments, "--out", str(tmp_path), "--variants", "none"]) == 0
+    study = load_study(place / "made_up.yaml")
+    limited, root = with_variants([study], ["none"]), place / "results" / "smoke"
+    identity = json.loads((tmp_path / "made_from.json").read_text())["identity"]
+    assert identity == page_identity(root, limited) != page_identity(root, [study])
+    # Where stale rows are marked, the page is another one than that of current records.
+    assert report.main([*arguments, "--out", str(tmp_path)]) == 0
+    identity = json.loads((tmp_path / "made_from.json").read_text())["identity"]
+    assert identity != page_identity(root, [study])
