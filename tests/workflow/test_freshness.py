@@ -62,8 +62,11 @@ def test_a_changed_config_is_noticed_without_snakemakes_notes(copy):
     done, steps = run(copy)
     assert done.returncode == 0 and sorted(steps) == ["evaluate", "measure", "train"], done.stdout + done.stderr
     assert (copy.root / CROSS).read_text() != before
-    # Putting it back is done at once.
+    # Putting it back is done at once, and a dry run knows that without touching anything.
     set_window(copy, old)
+    changed = (copy.root / CROSS).read_text()
+    dry, steps = run(copy, "--dry-run")
+    assert "Training" not in dry.stdout and (copy.root / CROSS).read_text() == changed != before, dry.stdout
     done, steps = run(copy)
     assert done.returncode == 0 and steps == [] and (copy.root / CROSS).read_text() == before
     checkpoint = copy.root / "results/smoke/work/smoke/cross/seed0/final.pth"
