@@ -66,7 +66,9 @@ class MergeStep:
 
 
 def read_files(source: Path, infos_sha256: Callable[[str], str | None]) -> list[MergedFile]:
-    """The record files of a folder, with what makes them stale here. UserError: one that is not in its run's place.
+    """The record files of a results folder, or of a tier's, with what makes them stale here.
+
+    UserError: one that is not in its run's place. Folders of other names are passed over.
 
     ``infos_sha256``: of the info files by the name of the tier; None: not known.
     """
@@ -76,8 +78,10 @@ def read_files(source: Path, infos_sha256: Callable[[str], str | None]) -> list[
             continue
         records = tuple(read_run(path))
         target = record_path(records[0]).relative_to(RESULTS)
-        below = target.parts[1:]
-        if path.absolute().parts[-len(below) :] != below:
+        below, parts = target.parts[1:], path.relative_to(source).parts
+        if parts[0] not in (target.parts[0], below[0]):
+            continue  # kept by hand in a results folder, such as reference/ and faults/
+        if parts not in (target.parts, below):
             raise UserError(f"{path}: holds the record of {Path(*below)}", "Move it there, or leave it out.")
         files.append(MergedFile(source, path.parents[len(below) - 1], path, target, records))
     stale: dict[Key, tuple[str, ...]] = {}

@@ -140,6 +140,12 @@ def test_damaged_records_are_left_out_and_misplaced_ones_refused(two, capsys):
         main([str(b), "--into", str(into)])
 
 
+def test_what_is_no_result_of_a_run_is_passed_over(two):
+    a, b, into = two
+    shutil.copytree(b / "smoke", a / "reference/quick/records")
+    assert main([str(a), "--into", str(into)]) == 0 and len(list(into.rglob("*.jsonl"))) == 8
+
+
 def test_info_files_come_along_and_records_of_others_are_stale(two):
     a, b, into = two
     for folder, content in ((a, "one"), (b, "two")):
