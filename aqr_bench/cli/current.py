@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aqr_bench.atomic import write_text
-from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
+from aqr_bench.data.digests import known_infos_digest, noted_digest, table_digests, tables_digest
 from aqr_bench.records.freshness import (
     FRESH,
     MISSING,
     STALE,
     DataState,
+    Rows,
     Verdict,
     asked_files,
     grouped_reasons,
     judge,
     page_identity,
     pictures_identity,
+    read_provenance,
 )
 from aqr_bench.records.provenance import utc_now
 from aqr_bench.records.request import CODE_CHANGED, code_parts
-from aqr_bench.records.store import archive, restore
+from aqr_bench.records.store import archive, restore, stored_rows
 from aqr_bench.study.hashes import config_hash
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.plan import Selection
@@ -77,25 +79,25 @@ class Current:
         return [*jobs, *(f"{path.name}: {why}" for path, why in self.others.items())]
 
 
-def current_state(selection: Selection, results: Path = RESULTS, every_target: bool = False) -> Current:
+def current_state(
+    selection: Selection, results: Path = RESULTS, every_target: bool = False, stored: bool = False
+) -> Current:
     """Hold what is in the results folder against what is asked for.
 
     Args:
         every_target: judge all studies and suites that the workflow has as targets, as far as there are records.
+        stored: judge as if ``put_back`` had been called, without an effect on the disk.
     """
     layout = RunLayout(selection.tier.name, results)
     others = _data_reasons(selection, layout)
     rebuilt = next((f"info files rebuilt ({why})" for path, why in others.items() if path != layout.database), None)
-    digest = functools.partial(_noted_digest, infos=layout.infos)
+    digest = functools.partial(noted_digest, infos=layout.infos)
     files = asked_files(selection, results, every_target)
-    verdicts = judge(files, selection, DataState(infos_digest(layout.infos), rebuilt, digest))
+    read = _with_stored(selection, results, files) if stored else None
+    verdicts = judge(files, selection.tier, DataState(known_infos_digest(layout.infos), rebuilt, digest), read)
     others |= _summary_reasons(selection, layout, verdicts)
     chosen = [v for v in verdicts.values() if not every_target or v.state != MISSING]
     return Current(selection, results, tuple(chosen), others)
-
-
-def _noted_digest(file: Path, infos: Path) -> str:
-    return file_digests([file], infos)[file.name]
 
 
 def _data_reasons(selection: Selection, layout: RunLayout) -> dict[Path, str]:
@@ -173,11 +175,28 @@ def put_back(selection: Selection, results: Path = RESULTS, every_target: bool =
         count += len(back)
 
 
-def _judge_again(selection: Selection, results: Path, files: list) -> dict[Path, Verdict]:
+def _with_stored(selection: Selection, results: Path, files: list) -> Callable[[Path], Rows | None]:
+    """The records of a file as ``put_back`` would leave them."""
+    root, back = RunLayout(selection.tier.name, results).root, {}
+
+    def read(path: Path) -> Rows | None:
+        return back[path] if path in back else read_provenance(path)
+
+    while True:
+        asked = [v for v in _judge_again(selection, results, files, read).values() if v.state != FRESH and v.identity]
+        more = {v.path: rows for v in asked if (rows := stored_rows(root, v.path, v.identity))}
+        if not more:
+            return read
+        back |= more
+
+
+def _judge_again(
+    selection: Selection, results: Path, files: list, read: Callable[[Path], Rows | None] | None = None
+) -> dict[Path, Verdict]:
     layout = RunLayout(selection.tier.name, results)
     rebuilt = "info files rebuilt" if layout.info_summary in _data_reasons(selection, layout) else None
-    digest = functools.partial(_noted_digest, infos=layout.infos)
-    return judge(files, selection, DataState(infos_digest(layout.infos), rebuilt, digest))
+    digest = functools.partial(noted_digest, infos=layout.infos)
+    return judge(files, selection.tier, DataState(known_infos_digest(layout.infos), rebuilt, digest), read)
 
 
 def store_stale(current: Current, paths: Iterable[Path]) -> None:

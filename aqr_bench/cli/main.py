@@ -40,6 +40,7 @@ COMMANDS = {
     "config": ("aqr_bench.cli.config", "show the config of a training, or what tier and study change in it"),
     "doctor": ("aqr_bench.cli.doctor", "which tiers work on this machine, and what the others need"),
     "records": ("aqr_bench.cli.records", "list the failed runs among records"),
+    "merge": ("aqr_bench.cli.merge", "results of several machines into one folder"),
     "gc": ("aqr_bench.cli.gc", "list or delete stored results that are not asked for now"),
     "gpu-slots": ("aqr_bench.cli.gpu_slots", "run a command on GPUs that no other job uses"),
 }

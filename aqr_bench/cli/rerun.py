@@ -22,6 +22,7 @@ from pathlib import Path
 
 import yaml
 
+from aqr_bench.cli.records import stale_lines
 from aqr_bench.console import duration
 from aqr_bench.data.dataset import load_data
 from aqr_bench.errors import UserError, nearest, run_main
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     given = {name: getattr(args, name) for name in ("infos", *YAML_FILES, *TRAIN_RECORDS)}
     given = {name: tuple(v) if isinstance(v, list) else (v,) for name, v in given.items() if v}
     records = choose(args.record, args.line, args.condition)
+    for line in stale_lines({args.record: records}):
+        print(f"stale: {line}")
     with folder_for(args.keep) as folder:
         comparisons = run_again(args.record, records, given, folder)
     if len(records) > 1:

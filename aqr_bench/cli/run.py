@@ -217,7 +217,7 @@ def run_workflow(
     if dry_run:
         if retry_failed and (failed := set_aside_failed(records, dry_run=True)):
             print(f"to be run again, and what depends on them: {join_names(f.relative_to(folder) for f in failed)}")
-        current = current_state(selection, layout.results)
+        current = current_state(selection, layout.results, stored=True)
         if accept:
             count = sum(verdict.code_alone for verdict in current.verdicts)
             print(f"--accept: {count} record files or more differ in code alone; nothing is accepted in a dry run")

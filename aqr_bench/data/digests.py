@@ -40,6 +40,16 @@ def infos_digest(infos: str | Path) -> str:
     return config_hash(file_digests([file for file in files if file.is_file()], infos))
 
 
+def known_infos_digest(infos: str | Path) -> str | None:
+    """``infos_digest``; None where there is no info file."""
+    return infos_digest(infos) if any((Path(infos) / name).is_file() for name in INFO_FILES) else None
+
+
+def noted_digest(file: Path, infos: str | Path) -> str:
+    """SHA-256 of one file, noted in the folder ``infos``."""
+    return file_digests([file], infos)[file.name]
+
+
 def file_digests(files: Iterable[Path], infos: str | Path | None) -> dict[str, str]:
     """SHA-256 of each file by name, noted in the folder ``infos``."""
     notes = None if infos is None else Path(infos) / NOTES

@@ -26,7 +26,7 @@ def check_configs(tier: Tier, studies: Iterable[Study]) -> int:
 
     Raises:
         UserError: the first mistake, with file and variant: a key that the model's config does not have, a value of
-            another type than the one it replaces, an argument that the attention bias does not take.
+            another type than the one it replaces, an argument that a part of the head does not take.
     """
     opened: dict[str, Any] = {}  # configs of models; opening one takes longer than all the rest
     count = 0
@@ -36,7 +36,7 @@ def check_configs(tier: Tier, studies: Iterable[Study]) -> int:
             opened[model] = open_config(model, import_modules=False)
         config = variant_config(tier, study, variant, pretrain, opened=deepcopy(opened[model]))
         where = tier.path if study is None else f"{study.path}: variants.{variant}"
-        _check_attention_bias(config.model.get("pts_bbox_head") or {}, where)
+        _check_head(config.model.get("pts_bbox_head") or {}, where)
         count += 1
     return count
 
@@ -86,19 +86,25 @@ def check_configs_once(tier: Tier, studies: Iterable[Study], folder: Path) -> No
             marker.touch()
 
 
-def _check_attention_bias(head: Any, where: str | Path) -> None:
-    """UserError for arguments of ``aqr`` that AttentionBias does not take."""
-    if not head.get("aqr"):
+def _check_head(head: Any, where: str | Path) -> None:
+    """UserError for arguments of ``aqr`` and ``locality`` that these parts of the head do not take."""
+    if not (head.get("aqr") or head.get("locality")):
         return
-    from aqr_bench.bias.arguments import attention_bias  # torch
+    from aqr_bench.bias.arguments import attention_bias, from_kwargs  # torch
     from aqr_bench.bias.generator import AttentionBias
+    from aqr_bench.bias.locality_prior import LocalityPrior
 
-    parameters = inspect.signature(AttentionBias).parameters
-    for name, value in head["aqr"].items():
-        default = parameters[name].default if name in parameters else None
-        if conflict := type_conflict(default, value):
-            raise UserError(f"{where}: pts_bbox_head.aqr.{name}: {conflict}")
-    try:
-        attention_bias(head["aqr"], head.get("hidden_dim", 128))
-    except UserError as error:
-        raise UserError(f"{where}: {error.message}", error.remedy) from None
+    for key, part in (("aqr", AttentionBias), ("locality", LocalityPrior)):
+        arguments, parameters = head.get(key) or {}, inspect.signature(part).parameters
+        for name, value in arguments.items():
+            default = parameters[name].default if name in parameters else None
+            if conflict := type_conflict(default, value):
+                raise UserError(f"{where}: pts_bbox_head.{key}.{name}: {conflict}")
+        try:
+            if key == "aqr" and arguments:
+                attention_bias(arguments, head.get("hidden_dim", 128))
+            elif arguments:  # with as many heads as the first list has numbers
+                heads = [len(value) for value in arguments.values() if isinstance(value, list | tuple)]
+                from_kwargs(part, key, arguments, num_heads=heads[0] if heads else 1)
+        except UserError as error:
+            raise UserError(f"{where}: {error.message}", error.remedy) from None

@@ -46,7 +46,7 @@ CODE_DEPENDENCIES: dict[str, tuple[str, ...]] = {
     ),
     "measure": (*_DETECTOR, "cost", "engine", "metrics"),
     "pictures": (*_DETECTOR, "engine", "metrics", "cli/pictures.py", "report/figures/detections.py"),
-    "report": ("report", "metrics", "corruptions", "records", *_GROUND),
+    "report": ("report", "metrics", "corruptions", "records", "data/digests.py", *_GROUND),
 }
 # Imported by steps, and not hashed.
 NOT_HASHED: dict[str, str] = {

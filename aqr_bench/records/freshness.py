@@ -7,8 +7,8 @@ the reasons in words. Trainings come before what starts from them: what follows 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ from aqr_bench.study.plan import Selection
 from aqr_bench.study.runs import base_runs, matrix, pretrain_runs
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.settings import initial_file, report_hash
-from aqr_bench.study.spec import Run, Schedule, Study, Suite
+from aqr_bench.study.spec import Run, Study, Suite, Tier
 
 FRESH, STALE, MISSING = "fresh", "stale", "missing"
 NO_REQUEST = "record of an earlier version, which does not say what it was made from"
+DONE_AGAIN = " is done again"  # ends the reason of what follows from a stale record
+Rows = list[tuple[str | None, Mapping[str, Any]]]  # condition and provenance of each record of a file
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class DataState:
     """The info files as they are.
 
     Args:
-        infos_sha256: of the info files.
+        infos_sha256: of the info files; None: there are none here, and nothing is said about those of a record.
         rebuilt: why they are to be made again; None: they are up to date.
         digest: SHA-256 of a file that a training starts from.
     """
 
-    infos_sha256: str
+    infos_sha256: str | None
     rebuilt: str | None = None
     digest: Callable[[Path], str] = sha256_file
 
@@ -73,17 +75,28 @@ class AskedFile:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a record file. ``requests``: asked for, by condition; None while its upstream is not fresh."""
+    """What became of a record file.
+
+    Args:
+        reasons: why it is not fresh, each once; ``by_condition``: those of each record of an evaluation.
+        requests: asked for, by condition; None while its upstream is not fresh.
+        checkpoint_sha256: of a fresh training.
+    """
 
     asked: AskedFile
     state: str
     reasons: tuple[str, ...] = ()
     requests: Mapping[str | None, Request] | None = None
-    checkpoint_sha256: str | None = None  # of a fresh training
+    checkpoint_sha256: str | None = None
+    by_condition: Mapping[str | None, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
         return self.asked.path
+
+    def reasons_of(self, condition: str | None = None) -> tuple[str, ...]:
+        """Why the record under a condition is not fresh; None: any record of the file."""
+        return self.reasons if condition is None else self.by_condition.get(condition, ())
 
     @property
     def identity(self) -> str | None:
@@ -96,11 +109,24 @@ class Verdict:
         return self.state == STALE and all(reason.startswith(CODE_CHANGED) for reason in self.reasons)
 
 
-def judge(asked: Sequence[AskedFile], selection: Selection, data: DataState) -> dict[Path, Verdict]:
-    """A verdict on each file, by path. ``asked``: trainings before what starts from them, as of ``asked_files``."""
+def judge(
+    asked: Sequence[AskedFile],
+    tier: Tier,
+    data: DataState,
+    read: Callable[[Path], Rows | None] | None = None,
+    complete: bool = True,
+) -> dict[Path, Verdict]:
+    """A verdict on each file, by path.
+
+    Args:
+        asked: trainings before what starts from them, as of ``asked_files``.
+        read: the records of a file, None where it is not there; by default those on disk.
+        complete: False where further records may lie elsewhere: nothing follows from those that are missing.
+    """
     verdicts: dict[Path, Verdict] = {}
     for file in asked:
-        verdicts[file.path] = _verdict(file, selection, data, verdicts)
+        rows = (read or read_provenance)(file.path)
+        verdicts[file.path] = _verdict(file, tier, data, rows, [verdicts[path] for path in file.upstream], complete)
     return verdicts
 
 
@@ -117,9 +143,9 @@ def asked_files(selection: Selection, results: Path, every_target: bool = False)
     branches = pretrain_runs(tier)
     uses_branches = bases and tier.base.init == "features"
     uses_branches = uses_branches or any(variant_schedule(tier, s, r.variant).init == "features" for s, r in runs)
-    files = [AskedFile(layout.train(run), "train", run) for run in branches if uses_branches]
-    files += [_training(layout, run, None, tier.base, branches) for run in bases]
-    files += [_training(layout, run, s, variant_schedule(tier, s, run.variant), branches) for s, run in runs]
+    files = [trained_file(layout, tier, run) for run in branches if uses_branches]
+    files += [trained_file(layout, tier, run) for run in bases]
+    files += [trained_file(layout, tier, run, study) for study, run in runs]
     suites = {s.suite.name: s.suite for s in studies if not s.measure_only}
     if every_target:
         suites |= {suite.name: suite for suite in further}
@@ -129,62 +155,75 @@ def asked_files(selection: Selection, results: Path, every_target: bool = False)
     for study, run in runs:
         own = {suite.name: suite for suite in [study.suite, *further]}
         evaluated += [(study, run, suite) for suite in own.values()]
-    files += [
-        AskedFile(layout.evaluate(run, suite.name), "evaluate", run, study, suite, (layout.train(run),), "checkpoint")
-        for study, run, suite in evaluated
-    ]
-    return files + [
-        AskedFile(layout.measure(study.name, variant), "measure", Run(tier.name, study.name, variant, 0), study)
-        for study in studies
-        for variant in study.variants
-    ]
+    files += [evaluated_file(layout, run, study, suite) for study, run, suite in evaluated]
+    return files + [measured_file(layout, study, variant) for study in studies for variant in study.variants]
 
 
-def _training(
-    layout: RunLayout, run: Run, study: Study | None, schedule: Schedule, branches: Sequence[Run]
-) -> AskedFile:
+def evaluated_file(layout: RunLayout, run: Run, study: Study | None, suite: Suite) -> AskedFile:
+    """Of a base model's or variant's evaluation under a suite."""
+    path = layout.evaluate(run, suite.name)
+    return AskedFile(path, "evaluate", run, study, suite, (layout.train(run),), "checkpoint")
+
+
+def measured_file(layout: RunLayout, study: Study, variant: str) -> AskedFile:
+    """Of a variant's measurement."""
+    return AskedFile(layout.measure(study.name, variant), "measure", Run(layout.tier, study.name, variant, 0), study)
+
+
+def trained_file(layout: RunLayout, tier: Tier, run: Run, study: Study | None = None) -> AskedFile:
+    """Of the training of a branch, of a base model or, with its study, of a variant."""
+    if run.pretrain is not None:
+        return AskedFile(layout.train(run), "train", run)
+    schedule = variant_schedule(tier, study, run.variant) if study else tier.base
     upstream, start = (), "starting weights"
     if schedule.init == "base":
         upstream, start = (layout.train(Run(run.tier, None, None, run.seed)),), "base model"
     elif schedule.init == "features":
-        upstream, start = tuple(layout.train(branch) for branch in branches), "pretrained branches"
+        upstream, start = tuple(layout.train(branch) for branch in pretrain_runs(tier)), "pretrained branches"
     initial = initial_file(schedule)
     return AskedFile(
         layout.train(run), "train", run, study, None, upstream, "published file" if initial else start, initial
     )
 
 
-def _verdict(file: AskedFile, selection: Selection, data: DataState, verdicts: Mapping[Path, Verdict]) -> Verdict:
-    rows = read_provenance(file.path)
-    upstream = [verdicts[path] for path in file.upstream]
-    redone = [f"{verdict.asked.label} is done again" for verdict in upstream if verdict.state != FRESH]
+def _verdict(
+    file: AskedFile,
+    tier: Tier,
+    data: DataState,
+    rows: Rows | None,
+    upstream: Sequence[Verdict],
+    complete: bool,
+) -> Verdict:
+    missing = any(verdict.state == MISSING for verdict in upstream)
+    redone = [f"{v.asked.label}{DONE_AGAIN}" for v in upstream if v.state == STALE or (complete and v.state == MISSING)]
     if data.rebuilt:
         redone.insert(0, data.rebuilt)
     starts = tuple(verdict.checkpoint_sha256 for verdict in upstream)
     if file.initial is not None:
         starts = (data.digest(file.initial) if file.initial.is_file() else None,)
-    requests = _requests(file, selection, data.infos_sha256, starts)
-    asked = None if redone else requests
+    requests = _requests(file, tier, data.infos_sha256 or "", starts)
+    asked = None if redone or missing or data.infos_sha256 is None else requests
     if rows is None:
         return Verdict(file, MISSING, ("no record yet",), asked)
-    own = row_differences(requests, rows, file.start, starts_known=not redone)
-    reasons = tuple(dict.fromkeys([*own, *redone]))
+    # Info files and starting weights that are to be made again: nobody can say what they will be.
+    known = {"infos_sha256": data.infos_sha256 is not None and not redone, "starts": not redone and not missing}
+    rows_differ = row_differences(requests, rows, file.start, frozenset(key for key in known if not known[key]))
+    by_condition = {name: tuple(dict.fromkeys([*reasons, *redone])) for name, reasons in rows_differ.items()}
+    reasons = tuple(dict.fromkeys(reason for own in [*rows_differ.values(), redone] for reason in own))
     checkpoint = rows[0][1].get("checkpoint_sha256") if file.kind == "train" else None
-    return Verdict(file, STALE if reasons else FRESH, reasons, asked, None if reasons else checkpoint)
+    state = STALE if reasons else FRESH
+    return Verdict(file, state, reasons, asked, None if reasons else checkpoint, by_condition)
 
 
 def _requests(
-    file: AskedFile, selection: Selection, infos_sha256: str, starts: tuple[str | None, ...]
+    file: AskedFile, tier: Tier, infos_sha256: str, starts: tuple[str | None, ...]
 ) -> dict[str | None, Request]:
-    tier, run = selection.tier, file.run
+    run = file.run
     if file.kind == "measure":
         return {None: measurement_request(tier, file.study, run.variant, infos_sha256)}
     if file.kind == "train":
         return {None: training_request(tier, file.study, run.variant, run.pretrain, infos_sha256, starts)}
     return dict(evaluation_requests(tier, file.suite, file.study, run.variant, infos_sha256, starts[0]))
-
-
-Rows = list[tuple[str | None, Mapping[str, Any]]]  # condition and provenance of each record of a file
 
 
 def read_provenance(path: Path) -> Rows | None:
@@ -205,25 +244,27 @@ def read_provenance(path: Path) -> Rows | None:
 
 
 def row_differences(
-    requests: Mapping[str | None, Request], rows: Rows, start: str, starts_known: bool = True
-) -> Iterator[str]:
-    """What sets the records of a file apart from the requests, each reason once."""
+    requests: Mapping[str | None, Request], rows: Rows, start: str, unknown: Collection[str] = ()
+) -> dict[str | None, list[str]]:
+    """What sets the records of a file apart from the requests, by condition; ``unknown``: fields that are no request's.
+
+    A damaged line may be of any of them.
+    """
     by_condition = dict(rows)
     if any(provenance.get("damaged") for provenance in by_condition.values()):
-        yield "damaged record"
-        return
+        return {name: ["damaged record"] for name in [*requests, *by_condition]}
+    reasons: dict[str | None, list[str]] = {}
     for condition, request in requests.items():
         if condition not in by_condition:
-            yield f"no record of condition {condition}"
+            reasons[condition] = [f"no record of condition {condition}"]
             continue
         has = Request.from_provenance(by_condition[condition])
         if has is None:
-            yield NO_REQUEST
+            reasons[condition] = [NO_REQUEST]
             continue
-        if not starts_known:  # nobody can say what they will be
-            has = Request(has.settings, has.code, request.infos_sha256, request.starts)
-        yield from differences(request, has, start)
-    yield from (f"condition {name} is not asked for" for name in by_condition if name not in requests)
+        has = replace(has, **{name: getattr(request, name) for name in unknown})
+        reasons[condition] = differences(request, has, start)
+    return reasons | {name: [f"condition {name} is not asked for"] for name in by_condition if name not in requests}
 
 
 def requests_identity(requests: Mapping[str | None, Request]) -> str:
@@ -242,14 +283,18 @@ def file_identity(path: Path) -> str | None:
     return requests_identity(requests)
 
 
-def page_identity(root: Path, studies: Sequence[Study]) -> str:
-    """Of the page on some studies: what they say, their seeds, and all records in the tier's folder ``root``."""
+def page_identity(root: Path, studies: Sequence[Study], stale: Sequence[str] = ()) -> str:
+    """Of the page on some studies: what they say, their seeds, and all records in the tier's folder ``root``.
+
+    ``stale``: what the page says of records that are not of what was asked for.
+    """
     folders = [root / name for name in ("base", *sorted(study.name for study in studies))]
     files = sorted(file for folder in folders for file in folder.rglob("*.jsonl"))
     records = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
     seeds = {study.name: [study.seeds, list(study.variants)] for study in studies}
     return config_hash(
         {"studies": report_hash(studies), "seeds": seeds, "code": code_parts("report"), "records": records}
+        | ({"stale": list(stale)} if stale else {})
     )
 
 
@@ -257,6 +302,12 @@ def pictures_identity(train: Path, evaluation: Path) -> str:
     """Of the pictures of one model's detections."""
     files = [sha256_file(path) if path.is_file() else None for path in (train, evaluation)]
     return config_hash({"code": code_parts("pictures"), "records": files})
+
+
+def causes(reasons: Iterable[str]) -> tuple[str, ...]:
+    """The reasons without those that only follow from another record's, unless there are no others."""
+    reasons = tuple(reasons)
+    return tuple(reason for reason in reasons if not reason.endswith(DONE_AGAIN)) or reasons
 
 
 def grouped_reasons(verdicts: Sequence[Verdict], max_jobs: int = 3) -> list[str]:

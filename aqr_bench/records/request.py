@@ -50,7 +50,9 @@ class Request:
         kept = provenance.get("request")
         if not isinstance(kept, Mapping) or set(kept) != set(FIELDS):
             return None
-        if not isinstance(kept["settings"], Mapping) or not isinstance(kept["code"], Mapping):
+        if not all(isinstance(kept[key], Mapping) for key in ("settings", "code")):
+            return None
+        if not isinstance(kept["starts"], list | tuple):
             return None
         return cls(kept["settings"], kept["code"], kept["infos_sha256"], tuple(kept["starts"]))
 
@@ -131,7 +133,7 @@ def settings_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> lis
             continue
         short = next((key.removeprefix(prefix) for prefix in _SHORTENED if key.startswith(prefix)), key)
         if key.startswith("condition."):
-            short = f"condition {now['condition'].get('name')}: {key.removeprefix('condition.')}"
+            short = f"condition {now.get('condition', then['condition']).get('name')}: {key.removeprefix('condition.')}"
         lines.append("files of the custom detector changed" if key == "sources" else f"{short} {old} -> {new}")
     return lines
 

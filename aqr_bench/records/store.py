@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aqr_bench.atomic import write_text
 from aqr_bench.records.cache import reuse_file
-from aqr_bench.records.freshness import file_identity, read_provenance
+from aqr_bench.records.freshness import Rows, file_identity, read_provenance
 from aqr_bench.records.record import read_records
 from aqr_bench.study.hashes import canonical_json, sha256_file, sha256_text
 
@@ -26,31 +26,48 @@ _DIGITS = 16
 # ---------------------------------------------------------------- record files
 
 
-def archive(root: Path, path: Path) -> Path | None:
-    """Keep a record file of the tier's folder ``root`` in the store; it stays where it is. None if there is none."""
+def archive(root: Path, path: Path, into: Path | None = None) -> Path | None:
+    """Keep a record file of the tier's folder ``root`` in the store; it stays where it is. None if there is none.
+
+    ``into``: the tier's folder of other results, whose store it is.
+    """
     identity = file_identity(path)
     if identity is None:
         return None
-    entry = _entry(root, path, identity)
+    entry = (into or root) / _entry(root, path, identity).relative_to(root)
     reuse_file(path, entry / RECORD)
-    for file in _detections(root, path):
+    for file in detections(root, path):
         if file.is_file():
             reuse_file(file, entry / file.relative_to(root))
     return entry
 
 
-def restore(root: Path, path: Path, identity: str) -> bool:
-    """Put the stored record file of this identity in place, with the files that it names; False if there is none.
+def stored_rows(root: Path, path: Path, identity: str) -> Rows | None:
+    """The records of this identity as they are in the store, where they can be put back.
 
-    What is in place is stored first. A training comes back only with its checkpoint, and failures do not come back.
+    None where there are none: a training comes back only with its checkpoint, and failures do not come back.
     """
-    entry = _entry(root, path, identity)
-    if not (entry / RECORD).is_file() or file_identity(entry / RECORD) != identity:
+    record = _entry(root, path, identity) / RECORD
+    if not record.is_file() or file_identity(record) != identity:
+        return None
+    if any(stored.failed for stored in read_records(record)):
+        return None
+    rows = read_provenance(record)
+    return rows if path.name != "train.jsonl" or _work_of(root, path, rows) is not None else None
+
+
+def restore(root: Path, path: Path, identity: str) -> bool:
+    """Put the stored record file of this identity in place, with the files that it names; False if it cannot be.
+
+    What is in place is stored first.
+    """
+    rows, entry = stored_rows(root, path, identity), _entry(root, path, identity)
+    if rows is None:
         return False
-    if any(record.failed for record in read_records(entry / RECORD)):
-        return False
-    if not _restore_checkpoint(root, path, entry / RECORD):
-        return False
+    if path.name == "train.jsonl":
+        work = (path.parent / rows[0][1]["checkpoint"]).parent
+        if (stored := _work_of(root, path, rows)) != work:
+            _swap(work, stored, aside_folder(root / "work", work))
     archive(root, path)
     for file in entry.rglob("*"):
         if file.is_file() and file.name != RECORD:
@@ -63,7 +80,7 @@ def _entry(root: Path, path: Path, identity: str) -> Path:
     return root / STORE / path.relative_to(root).with_suffix("") / identity[:_DIGITS]
 
 
-def _detections(root: Path, path: Path) -> Iterator[Path]:
+def detections(root: Path, path: Path) -> Iterator[Path]:
     """The files of detections that the evaluations of a record file name."""
     if not path.name.startswith("evaluate."):
         return
@@ -77,25 +94,39 @@ def _detections(root: Path, path: Path) -> Iterator[Path]:
         yield from (folder / str(data["condition"]) / Path(name).name for name in names)
 
 
-def _restore_checkpoint(root: Path, path: Path, record: Path) -> bool:
-    """Have the checkpoint of a stored training in its place; False where it is lost. True of what has none."""
-    rows = read_provenance(record)
+def _work_of(root: Path, path: Path, rows: Rows) -> Path | None:
+    """The work folder with the checkpoint of a stored training, in place or aside; None where it is lost."""
     name, sha256 = rows[0][1].get("checkpoint"), rows[0][1].get("checkpoint_sha256")
-    if path.name != "train.jsonl" or not name:
-        return True
+    if not name:
+        return None
     checkpoint = path.parent / name
-    if checkpoint.is_file() and sha256_file(checkpoint) == sha256:
-        return True
-    work = checkpoint.parent
-    aside = aside_folder(root / "work", work)
-    for candidate in sorted(aside.glob(f"*/{checkpoint.name}")):
-        if sha256_file(candidate) == sha256:
-            _swap(work, candidate.parent, aside)
-            return True
-    return False
+    aside = aside_folder(root / "work", checkpoint.parent)
+    for candidate in [checkpoint, *sorted(aside.glob(f"*/{checkpoint.name}"))]:
+        if candidate.is_file() and sha256_file(candidate) == sha256:
+            return candidate.parent
+    return None
 
 
 # ---------------------------------------------------------------- work folders
+
+
+def import_work(source: Path, root: Path, subfolder: str | Path, in_place: bool) -> None:
+    """Take the work folder of a run from the tier's folder ``source`` of other results, in place or aside.
+
+    What ``root`` has there of another job is moved aside first; files that it has of the same job stay.
+    """
+    work = source / "work" / subfolder
+    identity = _identity_of(work)
+    if identity is None:
+        return
+    target = root / "work" / subfolder
+    if in_place:
+        separate_work(root / "work", target, identity)
+    elif _identity_of(target) != identity:
+        target = aside_folder(root / "work", target) / _name(identity)
+    for file in work.rglob("*"):
+        if file.is_file() and not (target / file.relative_to(work)).exists():
+            reuse_file(file, target / file.relative_to(work))
 
 
 def aside_folder(work_root: Path, work: Path) -> Path:

@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--records: no folder '{args.records}'. Run a study first, or name its results folder.")
     # Drawing libraries take seconds to import: only once the arguments are known to be good.
     from aqr_bench.report.page import build_report
+    from aqr_bench.report.stale import find_stale
     from aqr_bench.report.tables.speed import speed_section
 
     try:
@@ -43,8 +44,11 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         raise_if_disk_error(error, args.out)
         raise
-    layout = RunLayout(tier.name, args.records)
-    write_text(args.out / layout.page_note.name, json.dumps({"identity": page_identity(layout.root, studies)}))
+    layout, stale = RunLayout(tier.name, args.records), find_stale(args.records, tier, studies).lines()
+    for line in stale:
+        print(line)
+    note = {"identity": page_identity(layout.root, studies, stale)}
+    write_text(args.out / layout.page_note.name, json.dumps(note))
     print(f"report: {page.resolve()}")
     return 0
 

@@ -16,14 +16,14 @@ import argparse
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 from scipy import stats
 
 from aqr_bench.atomic import write_text
-from aqr_bench.errors import UserError, run_main
+from aqr_bench.errors import UserError, run_main, short
 from aqr_bench.report.collect import METRICS
 from aqr_bench.report.result_sets import (
     ResultSet,
@@ -35,6 +35,7 @@ from aqr_bench.report.result_sets import (
     outcomes,
     read_set,
     side_by_side,
+    stale_lines,
 )
 from aqr_bench.report.score_statistics import (
     CONFIDENCE,
@@ -75,6 +76,7 @@ class ScoreComparison:
     delta      B - A; None where they are not compared
     verdict    better, worse, within the noise, identical, ... (B against A), each comparison by itself
     corrected  the same after the correction for the number of comparisons
+    stale      why records behind it are not of what is asked for now; empty where they are
     """
 
     key: ScoreKey
@@ -84,6 +86,7 @@ class ScoreComparison:
     delta: ScoreDifference | None
     verdict: str
     corrected: str
+    stale: str = ""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -132,9 +135,11 @@ def compare_sets(a: ResultSet, b: ResultSet, metrics: Sequence[str], force: bool
     rows, costs = compare_scores(a, b, metrics, judge=not reasons), cost_lines(a, b)
     if not reasons and all(row.delta is None for row in rows) and not costs:
         raise UserError(f"nothing to compare: no score is in both of {a.label} and {b.label}")
+    rows = [replace(row, stale=stale_reason(a, b, row.key)) for row in rows]
     table, failures, one_sided = differences_table(rows), outcomes(a, b), one_sided_values(a, b, metrics)
     notes = [f"not compared: {reason}" for reason in reasons] + [f"changed: {text}" for text in changes(a, b)]
     notes += [f"changed: {text}" for text in one_sided] + [f"cost: {text}" for text in costs]
+    notes += [f"stale in {text}" for text in stale_lines(a, b)]
     ending = conclusion(rows, failures, reasons, one_sided)
     shown = table.text[[row.test != "identical" for row in rows]]
     lines = [*facts_lines(a, b), *([""] if notes else []), *notes]
@@ -199,6 +204,13 @@ def score_difference(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[st
     return "Welch", ScoreDifference(n, mean, float(interval.low), float(interval.high), p_seeds=float(welch.pvalue))
 
 
+def stale_reason(a: ResultSet, b: ResultSet, key: ScoreKey) -> str:
+    """``A: aqr.bev_window 5 -> 3`` where records of a score are not of what is asked for now; else empty."""
+    of = (key.study, key.variant, key.suite, key.condition)
+    reasons = {name: results.stale_scores.get(of) for name, results in (("A", a), ("B", b))}
+    return "; ".join(f"{name}: {why}" for name, why in reasons.items() if why)
+
+
 def _scores(results: ResultSet, metric: str) -> dict[ScoreKey, dict[int, float]]:
     """Finite scores by seed of every variant and condition."""
     scores: dict[ScoreKey, dict[int, float]] = {}
@@ -259,7 +271,12 @@ def differences_table(rows: Sequence[ScoreComparison]) -> ReportTable:
         "few: fewer than three seeds, so the interval is very wide."
     )
     numeric = {"A", "B", "B - A", "95 %", "p, Holm"}
-    return make_table("differences", "Differences", [_difference_row(row) for row in rows], note, numeric)
+    table = make_table("differences", "Differences", [_difference_row(row) for row in rows], note, numeric)
+    if not any(row.stale for row in rows):
+        return table
+    stale = [f"stale: {row.stale}" if row.stale else "" for row in rows]
+    text = table.text.assign(Stale=[short(reason, 120) for reason in stale])
+    return replace(table, data=table.data.assign(stale=stale), text=text)
 
 
 def _difference_row(row: ScoreComparison) -> Row:

@@ -25,6 +25,7 @@ from aqr_bench.report.figures.study import draw_costs, draw_study
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
 from aqr_bench.report.routers import sensing_table
 from aqr_bench.report.section import Output, ReportFigure, ReportSection, SectionBuilder
+from aqr_bench.report.stale import StaleRecords, find_stale
 from aqr_bench.report.tables.cost import cost_tables
 from aqr_bench.report.tables.published import comparison_sentence, published_tables
 from aqr_bench.report.tables.robustness import RobustnessPart, robustness_parts
@@ -69,17 +70,20 @@ def build_report(
 
     The same once more for each study alone, in a folder of its name.
 
-    Failed and missing runs are listed as such; a page without any record has a warning. Sections of the ``builders``
-    follow the studies. Returns the page's path.
+    Failed and missing runs are listed as such; a page without any record has a warning. Records that are not of what is
+    asked for now are named at the top, and marked in the rows that show them. Sections of the ``builders`` follow the
+    studies. Returns the page's path.
     """
     tables_dir, figures_dir = (_fresh(out / kind, suffixes) for kind, suffixes in KINDS.items())
     base = collect_base(records, tier, studies)
     collected = [(study, collect_study(records, tier, study)) for study in studies]
+    stale = find_stale(records, tier, studies)
     own_records = [*base.records, *(r for _, results in collected for r in results.records)]
     footer = ". ".join(f"{label}: {text}" for label, text in provenance_rows(tier, studies, own_records))
-    output = Output(tables_dir, figures_dir, footer)
+    footer = ". ".join([footer, *stale.lines()[:1]])
+    output = Output(tables_dir, figures_dir, footer, stale)
     sections = [_study_section(study, results, base, records, tier, output) for study, results in collected]
-    base_tables = _base_tables(studies, base)
+    base_tables = _base_tables(studies, base, stale)
     further = [section for build in builders for section in build(tier, studies, records)]
     of_base = base_alarms(records, tier, [study.suite for study in studies], base.records)
     of_studies = [study_alarms(records, tier, section.study, section.records) for section in sections]
@@ -89,9 +93,10 @@ def build_report(
     alarms_table("sanity", alarms).write(tables_dir, footer)
     pictures = records / tier.name / "pictures"
     for section, of_study in zip(sections, of_studies, strict=True):
-        page = _page(tier, [section], [], base_tables, base.records, [*of_base, *of_study], None)
+        of_section = stale.of_study(section.study.name).lines()
+        page = _page(tier, [section], [], base_tables, base.records, [*of_base, *of_study], of_section, None)
         _write_study(out, section.study.name, [study.name for study in studies], page)
-    page = _page(tier, sections, further, base_tables, base.records, alarms, pictures)
+    page = _page(tier, sections, further, base_tables, base.records, alarms, stale.lines(), pictures)
     return write_text(out / "index.html", page)
 
 
@@ -102,6 +107,7 @@ def _page(
     base_tables: Sequence[ReportTable],
     base_records: Sequence[Record],
     alarms: Sequence[Alarm],
+    stale: Sequence[str],
     pictures_folder: Path | None,
 ) -> str:
     """The page of some studies, as HTML."""
@@ -123,7 +129,7 @@ def _page(
         pictures=pictures,
         pictures_left_out=left_out,
         picture_note=note,
-        warnings=mixtures(everything),
+        warnings=[*stale, *mixtures(everything)],
         alarms=alarms_table("sanity", alarms),
         alarms_sentence=alarms_sentence(alarms),
         comparison_sentence=comparison_sentence,
@@ -175,7 +181,8 @@ def _study_section(
     study: Study, results: Results, base: Results, records: Path, tier: Tier, output: Output
 ) -> StudySection:
     """Write the tables and figures of one study, also under further suites and beside published numbers."""
-    tables = {**cost_tables(study, results), "problems": problems_table(study.name, results)}
+    costs = cost_tables(study, results)
+    tables = {**costs, "problems": problems_table(study.name, results)}
     sentences = {}
     if study.measure_only:
         figures, text = draw_costs(study, results, output.figures, output.footer), cost_answer(study, results)
@@ -196,10 +203,16 @@ def _study_section(
             tables["gate"], sentences["gate"] = gate_table(rows, study), gate_sentence(rows, study)
         figures, text = draw_study(study, results, base, output.figures, output.footer), answer(study, results)
     for key, table in tables.items():
+        if key != "problems":  # which shows no numbers
+            measured = key in costs
+            suites = None if measured else {study.suite.name}
+            tables[key] = output.stale.mark(table, study, "measure" if measured else "evaluate", suites)
+    for key, table in tables.items():
         if key not in ("router", "sensing", "resolution", "gate") or len(table):
             table.write(output.tables, output.footer)
     robustness = robustness_parts(records, tier, study, output)
     published = published_tables(study, tier, results, records)
+    published = [output.stale.mark(table, study, "evaluate") for table in published]
     for table in published:
         table.write(output.tables, output.footer)
     return StudySection(
@@ -215,12 +228,12 @@ def _study_section(
     )
 
 
-def _base_tables(studies: Sequence[Study], base: Results) -> list[ReportTable]:
+def _base_tables(studies: Sequence[Study], base: Results, stale: StaleRecords) -> list[ReportTable]:
     """Scores of the base models, and their runs that are not ok; none where variants start from scratch."""
     if base.trainings.empty:
         return []
     conditions = list(dict.fromkeys(c.name for s in studies if not s.measure_only for c in s.suite.conditions))
-    return [base_table(conditions, base), problems_table("base", base)]
+    return [stale.mark(base_table(conditions, base), None, "evaluate"), problems_table("base", base)]
 
 
 # ---------------------------------------------------------------- provenance

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from aqr_bench.data.digests import known_infos_digest
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.records.diff import cost_ratios
+from aqr_bench.records.freshness import causes
+from aqr_bench.records.loose import record_path, stale_reasons
 from aqr_bench.records.record import Record, describe, read_run
+from aqr_bench.study.layout import NOT_RECORDS
 
-NOT_RECORDS = frozenset(["work", "world", "infos", "report", "pictures", ".snakemake"])
 MAX_NAMES = 5  # in a sentence
 Key = tuple[str, str, str, int | None, str, str]  # kind, study (or base), variant, seed, suite, condition
 
@@ -23,6 +27,23 @@ class ResultSet:
     label: str
     tier: str
     records: Mapping[Key, Record]
+    infos_sha256: str | None = None  # of the info files in the folder, if there are any
+
+    @functools.cached_property
+    def stale(self) -> dict[Key, tuple[str, ...]]:
+        """Records that are not of what tier, study and suite of their names ask for now, with the reasons."""
+        reasons = stale_reasons(self.records.values(), self.infos_sha256)
+        keys = {key: (record_path(record), record.condition) for key, record in self.records.items()}
+        return {key: reasons[entry] for key, entry in keys.items() if entry in reasons}
+
+    @functools.cached_property
+    def stale_scores(self) -> dict[tuple[str, str, str, str], str]:
+        """Reasons of all seeds, by study, variant, suite and condition."""
+        reasons: dict[tuple[str, str, str, str], dict[str, None]] = {}
+        for (kind, study, variant, _, suite, condition), why in self.stale.items():
+            if kind == "evaluate":
+                reasons.setdefault((study, variant, suite, condition), {}).update(dict.fromkeys(why))
+        return {key: "; ".join(causes(why)) for key, why in reasons.items()}
 
     def of(self, kind: str) -> dict[Key, Record]:
         """The records of one kind that are ok."""
@@ -73,7 +94,7 @@ def read_set(folder: Path, tier: str | None = None) -> ResultSet:
     records = {key: record for key, (_, record) in tiers[name].items()}
     for _, record in damaged:
         records.setdefault(key_of(record), record)
-    return ResultSet(str(folder), name, records)
+    return ResultSet(str(folder), name, records, known_infos_digest(folder / "infos"))
 
 
 # ---------------------------------------------------------------- may they be compared
@@ -228,6 +249,19 @@ def one_sided_values(a: ResultSet, b: ResultSet, metrics: Iterable[str]) -> list
 
 def _is_score(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def stale_lines(a: ResultSet, b: ResultSet) -> list[str]:
+    """What of each set is not of what is asked for now, a line for each reason."""
+    lines = []
+    for name, results in (("A", a), ("B", b)):
+        groups: dict[str, list[str]] = {}
+        for key, reasons in results.stale.items():
+            groups.setdefault("; ".join(causes(reasons)), []).append(f"{key[0]} {key[1]}/{key[2]}")
+        for why, runs in groups.items():
+            records = f"{len(runs)} record{'s' * (len(runs) != 1)}"
+            lines.append(f"{name}: {why}: {records} of {_some(list(dict.fromkeys(runs)))}")
+    return lines
 
 
 def cost_lines(a: ResultSet, b: ResultSet) -> list[str]:

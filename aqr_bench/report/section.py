@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from aqr_bench.report.stale import StaleRecords
 from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.spec import Study, Tier
 
 
 @dataclass(frozen=True)
 class Output:
-    """Folders that a report writes tables and figures to; ``footer``: where the numbers come from, in one line."""
+    """Folders that a report writes tables and figures to.
+
+    ``footer``: where the numbers come from, in one line; ``stale``: the records that tables mark as such.
+    """
 
     tables: Path
     figures: Path
     footer: str = ""
+    stale: StaleRecords = field(default_factory=StaleRecords)
 
 
 @dataclass(frozen=True)

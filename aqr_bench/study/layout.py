@@ -8,6 +8,7 @@ from pathlib import Path
 from aqr_bench.study.spec import Run
 
 RESULTS = Path("results")
+NOT_RECORDS = frozenset(["work", "world", "infos", "report", "pictures", ".snakemake"])  # folders below a tier's
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from aqr_bench.errors import UserError
 from aqr_bench.records.diff import compare
 from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.study.load import load_tier
+from aqr_bench.study.schema import repository_root
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
@@ -253,3 +254,10 @@ def test_old_records_still_are_records():
     options = parse_command(record, file)
     assert options["seed"] == ("0",) and load_tier(options["tier"][0]).name == "quick"
     assert json.loads(file.read_text())["schema_version"] == record.schema_version
+
+
+def test_records_of_version_0_1_0_are_said_to_be_of_another_identity(monkeypatch, capsys):
+    monkeypatch.setattr(rerun, "run_again", lambda *arguments: [])  # which takes a data set
+    file = repository_root() / "results/reference/quick/records/bias_site/cross/seed0/train.jsonl"
+    assert rerun.main([str(file)]) == 0
+    assert capsys.readouterr().out.startswith("stale: record of an earlier version, which does not say what it was")

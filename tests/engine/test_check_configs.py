@@ -14,6 +14,7 @@ from aqr_bench.errors import UserError
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.overrides import type_conflict
 
+LOCALITY = "model.pts_bbox_head.locality"
 AQR, LR = "model.pts_bbox_head.aqr", "optim_wrapper.optimizer.lr"
 
 
@@ -34,6 +35,12 @@ def study_with(folder: Path, config: dict) -> Path:
         ({AQR: {"bev_window": 4}}, "aqr.bev_window must be 0 or odd, not 4"),
         ({AQR: {"bev_window": "5"}}, "aqr.bev_window: '5' is text, the value that it replaces .5. is a number"),
         ({AQR: {"site": "self", "layers": "first"}}, "changes nothing"),
+        (
+            {LOCALITY: {"bev_sigm": 2.0}},
+            "pts_bbox_head.locality: unknown argument 'bev_sigm'; did you mean 'bev_sigma'",
+        ),
+        ({LOCALITY: {"angle_sigma": "wide"}}, "locality.angle_sigma: 'wide' is text"),
+        ({LOCALITY: {"depth_sigma": -1.0}}, "locality: depth_sigma must be positive or None, not -1.0"),
         ({LR: False}, "False is true or false, .* is a number; YAML reads on, off, yes and no so"),
         ({LR: "1e-4"}, "'1e-4' is text, .* is a number; without quotes it is a number"),
         ({"optim_wrapper.optimizer": {"type": "AdamW", "lr": "fast"}}, "lr: 'fast' is text"),

@@ -168,14 +168,17 @@ def main(words=None):
     import argparse, json
     from aqr_bench.records.freshness import page_identity
     from aqr_bench.study.load import load_study, load_tier
+    from aqr_bench.study.plan import with_variants
     from aqr_bench.study.runs import limit_seeds
     parser = argparse.ArgumentParser()
     parser.add_argument("--tier")
     parser.add_argument("--study", nargs="+")
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--variants", nargs="+", default=[])
     args, _ = parser.parse_known_args(words)
     tier = load_tier(args.tier)
     studies = [limit_seeds(load_study(name), tier, args.seeds) for name in args.study]
+    studies = with_variants(studies, args.variants) if args.variants else studies
     identity = page_identity(Path("results") / tier.name, studies)
     (out / "made_from.json").write_text(json.dumps({"identity": identity}))
     return 0

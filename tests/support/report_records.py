@@ -9,6 +9,7 @@ import yaml
 
 from aqr_bench.metrics.matches import ClassMatches, Matches
 from aqr_bench.records.record import Record, write_records
+from aqr_bench.records.request import evaluation_requests, measurement_request, training_request
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.runs import base_runs, matrix
 
@@ -53,7 +54,8 @@ def fill(
 ) -> None:
     """Records of every run; ``fail`` and ``skip`` hold (variant, seed). Scores: 0.4 + effect + a little per seed.
 
-    With ``scenes`` every evaluation leaves matches of so many scenes instead, and scores what they do.
+    With ``scenes`` every evaluation leaves matches of so many scenes instead, and scores what they do. All are of what
+    the study asks for.
     """
     tier, study = load_tier("smoke"), load_study(study_path)
     for run in base_runs(tier, [study]) + matrix(tier, [study]):
@@ -65,8 +67,12 @@ def fill(
         status = "diverged" if bad else "ok"
         cost = {"wall_s": 120.0, "parameters": 1000}
         curve = [[i, 5.0 / i] for i in range(1, 6)]
-        train = Record("train", status, **name, reason=bad, cost=cost, curve=curve, provenance={"code_sha256": "c"})
+        start = (None,) if run.study else ()
+        request = training_request(tier, study if run.study else None, run.variant, None, "", start).to_dict()
+        facts = {"code_sha256": "c", "request": request}
+        train = Record("train", status, **name, reason=bad, cost=cost, curve=curve, provenance=facts)
         write_records(results / run.folder / "train.jsonl", [train])
+        requests = evaluation_requests(tier, study.suite, study if run.study else None, run.variant, "", None)
         rows = []
         for k, condition in enumerate(study.suite.conditions):
             score = 0.4 / (k + 1) + effects.get(run.variant, 0) + spread * run.seed * (1 + k + len(run.variant or ""))
@@ -79,7 +85,7 @@ def fill(
             scores = {} if bad else {"mAP": score, "NDS": score, "classes": {"car": {"AP": score}, "bus": {"AP": None}}}
             state = {"condition": condition.name, "suite": study.suite.name, "scores": scores}
             reason = f"training failed: {bad}" if bad else None
-            proof = {"input_sha256": condition.name}
+            proof = {"input_sha256": condition.name, "request": requests[condition.name].to_dict()}
             more = {"reason": reason, "provenance": proof, "extra": extra}
             rows.append(Record("evaluate", "failed" if bad else "ok", **name, **state, **more))
         write_records(results / run.folder / f"evaluate.{study.suite.name}.jsonl", rows)
@@ -89,5 +95,6 @@ def fill(
             "throughput_per_s": 100,
             "peak_rss_mb": 5,
         }
-        measured = Record("measure", "ok", tier.name, study.name, variant, cost=cost)
+        facts = {"request": measurement_request(tier, study, variant, "").to_dict()}
+        measured = Record("measure", "ok", tier.name, study.name, variant, cost=cost, provenance=facts)
         write_records(results / tier.name / study.name / variant / "measure.jsonl", [measured])

@@ -62,8 +62,11 @@ def test_a_changed_config_is_noticed_without_snakemakes_notes(copy):
     done, steps = run(copy)
     assert done.returncode == 0 and sorted(steps) == ["evaluate", "measure", "train"], done.stdout + done.stderr
     assert (copy.root / CROSS).read_text() != before
-    # Putting it back is done at once.
+    # Putting it back is done at once, and a dry run knows that without touching anything.
     set_window(copy, old)
+    changed = (copy.root / CROSS).read_text()
+    dry, steps = run(copy, "--dry-run")
+    assert "Training" not in dry.stdout and (copy.root / CROSS).read_text() == changed != before, dry.stdout
     done, steps = run(copy)
     assert done.returncode == 0 and steps == [] and (copy.root / CROSS).read_text() == before
     checkpoint = copy.root / "results/smoke/work/smoke/cross/seed0/final.pth"
@@ -147,3 +150,14 @@ def test_bases_and_sub_packages_of_a_custom_config_count(copy):
         assert done.returncode == 0, done.stdout + done.stderr
         assert [line.split()[0] for line in copy.steps()][-1] == "train"
     assert "Nothing to be done" in (done := copy.snakemake(base, *config)).stdout + done.stderr and not copy.steps()
+
+
+def test_merged_results_are_taken_also_without_world_and_info_files(copy, tmp_path):
+    (copy.root / "results" / "smoke").rename(tmp_path / "smoke")
+    merged = copy.run("aqr_bench.cli.main", "merge", str(tmp_path / "smoke"))
+    assert merged.returncode == 0 and "8 record files taken" in merged.stdout, merged.stdout + merged.stderr
+    assert not (copy.root / "results/smoke/world").exists()
+    for folder in ("world", "infos"):
+        shutil.rmtree(copy.root / "results/smoke" / folder, ignore_errors=True)
+        done, steps = run(copy)
+        assert done.returncode == 0 and not {"train", "evaluate", "measure"} & set(steps), (steps, done.stdout)

@@ -141,6 +141,11 @@ def store_what_is_made_again():
     store_stale(CURRENT, outputs)
 
 
+def is_dry_run(words):
+    """Whether nothing may be written: Snakemake itself knows that only after it has read this file."""
+    return any(re.fullmatch("--dry-?run|-[a-zA-Z]*n[a-zA-Z]*", word) for word in words)
+
+
 def another_run_is_at_work():
     locks = Path(".snakemake/locks")
     return locks.is_dir() and any(locks.iterdir())
@@ -161,9 +166,10 @@ DATA_ROOT = TIER.data_root or LAYOUT.world
 # Jobs of this workflow parse it anew, and leave the files as they are.
 CURRENT, STALE = None, frozenset()
 if workflow.is_main_process:
-    if not another_run_is_at_work():
+    DRY_RUN = is_dry_run(sys.argv)
+    if not DRY_RUN and not another_run_is_at_work():
         put_back(SELECTION, every_target=True)
-    CURRENT = current_state(SELECTION, every_target=True)
+    CURRENT = current_state(SELECTION, every_target=True, stored=DRY_RUN)
     STALE = frozenset(path.as_posix() for path in CURRENT.stale)
 INFOS = {
     "infos": by_content("results/{tier}/infos/data.json"),

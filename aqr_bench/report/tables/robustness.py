@@ -178,7 +178,9 @@ def robustness_parts(records: Path, tier: Tier, study: Study, output: Output) ->
     """Write tables and figures of every suite of corruptions that a study has records of."""
     parts = []
     for scores in all_suite_scores(records, tier, study):
+        suites = {scores.suite, SINGLE_SENSOR_SUITE}
         tables = [summary_table(scores), corruptions_table(scores)]
+        tables = [output.stale.mark(table, study, "evaluate", suites) for table in tables]
         if len(scores.missing):
             tables.append(missing_table(scores))
         # Beside the page, not on it: published numbers must not be read as further rows.

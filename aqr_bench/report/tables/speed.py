@@ -11,6 +11,7 @@ import pandas as pd
 from aqr_bench.records.record import Record, read_records
 from aqr_bench.report.score_statistics import number
 from aqr_bench.report.section import ReportSection
+from aqr_bench.report.stale import StaleRecords, find_stale
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.schema import repository_root
@@ -38,13 +39,14 @@ class Speed:
 
 def speed_section(tier: Tier, studies: Sequence[Study], records: Path) -> list[ReportSection]:
     """Published speeds beside those measured here; no section where nothing was measured."""
-    ours = [row for study in studies for row in measured_rows(tier, study, records)]
+    stale = find_stale(records, tier, studies)
+    ours = [row for study in studies for row in measured_rows(tier, study, records, stale)]
     if not ours:
         return []
     return [ReportSection("speed", "Speed, here and published", TEXT, (speed_table([*ours, *published_speeds()]),))]
 
 
-def measured_rows(tier: Tier, study: Study, records: Path) -> list[Speed]:
+def measured_rows(tier: Tier, study: Study, records: Path, stale: StaleRecords) -> list[Speed]:
     """With and without voxelisation, of a study's baseline, or of its variants that have published names."""
     named = [v.name for v in study.variants.values() if v.published] or [study.baseline]
     rows = []
@@ -52,7 +54,10 @@ def measured_rows(tier: Tier, study: Study, records: Path) -> list[Speed]:
         path = RunLayout(tier.name, records).measure(study.name, name)
         record = read_records(path)[-1] if path.is_file() else None
         if record is not None and record.ok and "throughput_per_s" in record.cost:
-            rows += _rows_of(study.variants[name].published or f"{study.name}/{name}", record)
+            why = stale.reasons("measure", study.name, name)
+            note = f", stale: {'; '.join(why)}" if why else ""
+            speeds = _rows_of(study.variants[name].published or f"{study.name}/{name}", record)
+            rows += [replace(speed, source=f"{speed.source}{note}") for speed in speeds]
     return rows
 
 

@@ -1,0 +1,52 @@
+"""What is current with the store counted in: a dry run knows what would come back, and touches nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from asked_records import INFOS, selected, with_config, write_asked
+
+from aqr_bench.cli import current
+from aqr_bench.cli.current import current_state, put_back
+from aqr_bench.records.store import archive
+from aqr_bench.study.load import load_study
+
+OTHER = {"model.pts_bbox_head.aqr": None}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch) -> Path:
+    """Records of another config of one variant, and those of the shipped one in the store."""
+    monkeypatch.setattr(current, "known_infos_digest", lambda infos: INFOS)
+    results = tmp_path / "results"
+    write_asked(results, selected())
+    for path in sorted(results.rglob("*.jsonl")):
+        archive(results / "smoke", path)
+    work = results / "smoke/work/smoke/cross/seed0"
+    aside = results / "smoke/work/.aside/smoke/cross/seed0/0123"
+    aside.parent.mkdir(parents=True)
+    work.rename(aside)
+    write_asked(results, selected(study=with_config(load_study("smoke"), "cross", OTHER)))
+    return results
+
+
+def test_a_dry_run_judges_as_if_stored_records_were_back(results):
+    before = contents(results)
+    assert len(current_state(selected(), results).stale_records) == 3
+    assert current_state(selected(), results, stored=True).stale_records == []
+    assert contents(results) == before
+    assert put_back(selected(), results) == 3 and current_state(selected(), results).stale_records == []
+    assert put_back(selected(), results) == 0
+
+
+def test_what_is_lost_is_to_be_done(results):
+    for checkpoint in (results / "smoke/work/.aside").rglob("final.pth"):
+        checkpoint.unlink()
+    state = current_state(selected(), results, stored=True)
+    assert [verdict.asked.kind for verdict in state.stale_records] == ["train", "evaluate"]
+    assert state.reasons_by_job[0].startswith("train smoke/cross seed 0: aqr None -> unset")
