@@ -25,6 +25,7 @@ CODE_DEPENDENCIES: dict[str, tuple[str, ...]] = {
         *(f"engine/{name}.py" for name in ("distributed", "hooks", "initial_weights", "memory_limit", "resume")),
         "engine/seeding.py",
         "engine/train.py",
+        "engine/training_plan.py",
         "records/cache.py",
         "records/job.py",
     ),
