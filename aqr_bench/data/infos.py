@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aqr_bench.atomic import atomic_write
+from aqr_bench.data.sensor_files import with_short_names
 from aqr_bench.errors import UserError, reading
 from aqr_bench.study.spec import SPLITS
 
@@ -68,7 +69,7 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
         max_sweeps: maximum number of LiDAR sweeps before the keyframe.
     Returns:
         ``{"train": [...], "val": [...]}``; boxes in the LiDAR frame: gravity centre, l, w, h, yaw counter-clockwise
-        from x (mmdet3d 1.x), velocity in m/s in the LiDAR frame.
+        from x (mmdet3d 1.x), velocity in m/s in the LiDAR frame. Files as ``data.sensor_files`` has them.
     Raises:
         UserError: a version without an official train and val split.
     """
@@ -150,7 +151,7 @@ def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
         lidar2cam = np.linalg.inv(cam_ego2global @ cam2ego) @ ego2global @ lidar2ego
         intrinsic = nusc.get("calibrated_sensor", record["calibrated_sensor_token"])["camera_intrinsic"]
         images[camera] = {
-            "img_path": Path(record["filename"]).name,
+            "img_path": record["filename"],
             "height": record["height"],
             "width": record["width"],
             "cam2img": intrinsic,
@@ -160,7 +161,7 @@ def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
             "timestamp": record["timestamp"] / 1e6,
             "sweeps": _image_sweeps(nusc, record, max_sweeps),
         }
-    return {
+    info = {
         "sample_idx": index,
         "token": sample["token"],
         "scene_token": sample["scene_token"],
@@ -168,7 +169,7 @@ def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
         "timestamp": sample["timestamp"] / 1e6,
         "ego2global": ego2global.tolist(),
         "lidar_points": {
-            "lidar_path": Path(lidar["filename"]).name,
+            "lidar_path": lidar["filename"],
             "num_pts_feats": 5,
             "lidar2ego": lidar2ego.tolist(),
         },
@@ -176,6 +177,7 @@ def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
         "lidar_sweeps": _sweeps(nusc, lidar, global2lidar, max_sweeps),
         "instances": [_instance(nusc, token, global2lidar) for token in sample["anns"]],
     }
+    return with_short_names(info)
 
 
 def _sweeps(nusc: Any, lidar: dict, global2lidar: np.ndarray, max_sweeps: int) -> list[dict]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from aqr_bench.compat import load_safe_pickle
 from aqr_bench.corruptions import Cloud, Frame, View
+from aqr_bench.data.sensor_files import sensor_file
 from aqr_bench.errors import UserError, reading
 
 REMEDY = "Make it again: aqr-bench data"
@@ -132,7 +133,7 @@ class InfoFile:
     """Samples of an info file with their files, as ``aqr-bench data`` writes them or in one flat folder.
 
     Args:
-        path: info file (.pkl). ``root``: nuScenes root with ``samples/`` and ``sweeps/``.
+        path: info file (.pkl). ``root``: that of the data set, which the names of its files are relative to.
         flat: all files lie in ``root`` itself, side by side.
     """
 
@@ -162,25 +163,26 @@ class InfoFile:
 
     def lidar_path(self, info: Mapping[str, Any]) -> Path:
         """The keyframe's LiDAR file."""
-        return self._sensor_path("samples/LIDAR_TOP", info["lidar_points"]["lidar_path"])
+        return self._path(info, "LIDAR_TOP", info["lidar_points"]["lidar_path"])
 
     def image_path(self, info: Mapping[str, Any], camera: str) -> Path:
         """The keyframe's image of a camera."""
-        return self._sensor_path(f"samples/{camera}", info["images"][camera]["img_path"])
+        return self._path(info, camera, info["images"][camera]["img_path"])
 
-    def sweep_path(self, filename: str) -> Path:
-        """A file that is named relative to the root, as sweeps are."""
-        return self.root / (Path(filename).name if self.flat else filename)
+    def sweep_path(self, info: Mapping[str, Any], channel: str, name: str) -> Path:
+        """A recording of the LiDAR or a camera before the keyframe, as the entry names it."""
+        return self._path(info, channel, name, keyframe=False)
 
-    def _sensor_path(self, folder: str, name: str) -> Path:
-        return self.root / Path(name).name if self.flat else self.root / folder / Path(name).name
+    def _path(self, info: Mapping[str, Any], channel: str, name: str, keyframe: bool = True) -> Path:
+        return self.root / Path(name).name if self.flat else sensor_file(info, self.root, channel, name, keyframe)
 
     def clouds(self, info: Mapping[str, Any], sweeps: int) -> tuple[Cloud, ...]:
         """Key cloud and up to so many sweeps."""
         path = self.lidar_path(info)
         key = Cloud(read_cloud(path), np.eye(4), float(info["timestamp"]), path.name)
         earlier = info.get("lidar_sweeps", [])[:sweeps]
-        return (key, *sweep_clouds(earlier, [self.sweep_path(s["lidar_points"]["lidar_path"]) for s in earlier]))
+        paths = [self.sweep_path(info, "LIDAR_TOP", s["lidar_points"]["lidar_path"]) for s in earlier]
+        return (key, *sweep_clouds(earlier, paths))
 
     def view(self, info: Mapping[str, Any], camera: str) -> View:
         """The keyframe's view of a camera."""
@@ -237,7 +239,8 @@ class SceneHistory:
         if not steps:
             return self._infos.view(info, camera)
         sweep = earlier[steps - 1]
-        view = view_of(camera, info["images"][camera], read_image(self._infos.sweep_path(sweep["img_path"])))
+        image = read_image(self._infos.sweep_path(info, camera, sweep["img_path"]))
+        view = view_of(camera, info["images"][camera], image)
         return View(view.camera, view.image, view.cam2img, view.lidar2cam, float(sweep["timestamp"]))
 
 
