@@ -44,6 +44,7 @@ from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.records.request import Request, training_request
 from aqr_bench.records.store import separate_work
 from aqr_bench.study.hashes import sha256_file
+from aqr_bench.study.layout import relative_path
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.model_files import own_sources
 from aqr_bench.study.settings import initial_file
@@ -284,7 +285,7 @@ def write_record(
     if result is not None and result.reused_from:
         extra["same_as"] = result.reused_from
     # Relative to the record, so that a results folder can be moved.
-    checkpoint = None if result is None else os.path.relpath(result.checkpoint, Path(out).parent)
+    checkpoint = None if result is None else relative_path(result.checkpoint, Path(out).parent)
     facts = provenance(
         start.job,
         request=request_of(plan),

@@ -62,6 +62,17 @@ def test_an_edited_table_is_named_until_the_info_files_are_made_again(place):
     load_data(place / "infos")
 
 
+def test_results_that_are_a_link_to_another_depth_know_their_root(place, tmp_path):
+    target = tmp_path / "another" / "disk"
+    target.mkdir(parents=True)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "tier").symlink_to(target)
+    out = tmp_path / "results" / "tier" / "infos"
+    assert main(["--version", "v1.0-mini", "--root", str(place / "world"), "--out", str(out), "--quiet"]) == 0
+    for infos in (out, target / "infos"):
+        assert load_data(infos).root == (place / "world").resolve()
+
+
 def test_other_sweeps_are_other_info_files_of_the_same_tables(place):
     before = load_data(place / "infos")
     prepare(place, "--max-sweeps", "1")
