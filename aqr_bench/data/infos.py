@@ -14,7 +14,7 @@ from tqdm import tqdm
 from aqr_bench.atomic import atomic_write
 from aqr_bench.data.sensor_files import with_short_names
 from aqr_bench.errors import UserError, reading
-from aqr_bench.study.spec import SPLITS
+from aqr_bench.metrics.splits import FILE, read_splits
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 # mmdet3d 1.4's label order: NuScenesDataset reads labels by position in this tuple.
@@ -71,15 +71,10 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
         ``{"train": [...], "val": [...]}``; boxes in the LiDAR frame: gravity centre, l, w, h, yaw counter-clockwise
         from x (mmdet3d 1.x), velocity in m/s in the LiDAR frame. Files as ``data.sensor_files`` has them.
     Raises:
-        UserError: a version without an official train and val split.
+        UserError: a version without an official train and val split, a split without a scene.
     """
-    from nuscenes.utils.splits import create_splits_scenes
-
-    if nusc.version not in SPLITS:
-        raise UserError(f"version '{nusc.version}' has no train and val split; known: {', '.join(SPLITS)}")
-    splits = create_splits_scenes()
-    train_name, val_name = SPLITS[nusc.version]
-    names = {"train": set(splits[train_name]), "val": set(splits[val_name])}
+    splits = read_splits(nusc.dataroot, nusc.version)
+    names = {role: set(split.scenes) for role, split in splits.items()}
     infos: dict[str, list[dict]] = {"train": [], "val": []}
     with reading(f"{nusc.dataroot} ({nusc.version})", "the nuScenes tables", CHECK):
         scene_name = {scene["token"]: scene["name"] for scene in nusc.scene}
@@ -89,7 +84,11 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
                     infos[split].append(_sample_info(nusc, sample, len(infos[split]), max_sweeps))
     for split, entries in infos.items():
         if not entries:
-            raise UserError(f"no scene of {nusc.dataroot} ({nusc.version}) belongs to the official {split} split.")
+            name = f"split '{splits[split].name}' of {FILE}" if splits[split].custom else f"official {split} split"
+            raise UserError(
+                f"no scene of {nusc.dataroot} ({nusc.version}) belongs to the {name}",
+                f"Name the scenes of your own splits in {nusc.version}/{FILE} (docs/extend.md).",
+            )
     return infos
 
 

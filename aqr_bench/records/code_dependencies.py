@@ -12,13 +12,14 @@ PACKAGE = Path(__file__).parents[1]
 _SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
 
 _GROUND = ("atomic.py", "compat.py", "sensor_state.py")
-_DETECTOR = ("bias", "cmt", "corruptions", "data", *_GROUND)
+_DATA = ("data", "corruptions", "metrics/splits.py", *_GROUND)
+_DETECTOR = ("bias", "cmt", *_DATA)
 _ENGINE = tuple(f"engine/{name}.py" for name in ("adapt_config", "checkpoint", "config", "job", "weights"))
 # Folders, or files where a step needs a part of a folder alone: a change to evaluation trains nothing again.
 # tests/records/test_code_dependencies.py compares them with what the modules of the steps import.
 CODE_DEPENDENCIES: dict[str, tuple[str, ...]] = {
     "world": ("world", "corruptions", *_GROUND),
-    "prepare": ("data", "corruptions", *_GROUND),
+    "prepare": _DATA,
     "train": (
         *_DETECTOR,
         *_ENGINE,
