@@ -23,9 +23,8 @@ from mmdet3d.structures import LiDARInstance3DBoxes  # noqa: E402
 from mmdet3d.structures.ops import box_np_ops  # noqa: E402
 
 from aqr_bench.atomic import atomic_write  # noqa: E402
-from aqr_bench.compat import load_safe_pickle  # noqa: E402
 from aqr_bench.data.infos import INFO_CLASSES, lidar_to_image  # noqa: E402
-from aqr_bench.data.raw_frames import read_image  # noqa: E402
+from aqr_bench.data.raw_frames import read_image, read_info_file  # noqa: E402
 from aqr_bench.data.sensor_files import sensor_file  # noqa: E402
 from aqr_bench.data.transforms import CheckFrame, LoadPoseCorrectedSweeps  # noqa: E402
 from aqr_bench.errors import UserError  # noqa: E402
@@ -171,7 +170,7 @@ class _Job:
 
 def _train_frames(path: Path) -> list[dict]:
     remedy = "Run: aqr-bench data --tier TIER --root ROOT --out " + str(path.parent)
-    content = load_safe_pickle(path, "info file", remedy)
+    content = read_info_file(path, remedy)
     try:
         categories, frames = content["metainfo"]["categories"], content["data_list"]
     except (KeyError, TypeError) as error:

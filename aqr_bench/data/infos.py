@@ -14,6 +14,7 @@ from tqdm import tqdm
 from aqr_bench.atomic import atomic_write
 from aqr_bench.data.sensor_files import with_short_names
 from aqr_bench.errors import UserError, reading
+from aqr_bench.foreign_files import misplaced_tables, placeholder
 from aqr_bench.metrics.splits import FILE, read_splits
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
@@ -33,6 +34,8 @@ def open_nuscenes(root: str | Path, version: str) -> Any:
             f"nuScenes root not found: {root}",
             f"Set data.root in the tier file to the folder that holds {version}/, samples/ and sweeps/.",
         )
+    if (misplaced := misplaced_tables(root, (version,))) is not None:
+        raise UserError(f"no tables of version '{version}' in {root}: {misplaced.name}", misplaced.remedy)
     if not (root / version).is_dir():
         versions = ", ".join(sorted(p.name for p in root.glob("v1.0-*"))) or "none"
         raise UserError(
@@ -44,21 +47,23 @@ def open_nuscenes(root: str | Path, version: str) -> Any:
         try:
             return NuScenes(version=version, dataroot=str(root), verbose=False)
         except ValueError as error:
-            damage = _damaged_table(root / version)
-            if damage is None:
+            damage, remedy = _damaged_table(root / version)
+            if not damage:
                 raise
-            remedy = "Restore it, or make the data set again."
             raise UserError(f"the nuScenes tables in {root / version} do not load: {damage}", remedy) from error
 
 
-def _damaged_table(folder: Path) -> str | None:
-    """The first table that is no JSON and the position of the error; the devkit does not name the table."""
+def _damaged_table(folder: Path) -> tuple[str, str]:
+    """The first table that is no JSON and the position of the error, and a remedy; the devkit names no table."""
     for path in sorted(folder.glob("*.json")):
+        content = path.read_bytes()
         try:
-            json.loads(path.read_bytes())
+            json.loads(content)
         except ValueError as error:
-            return f"{path.name} is damaged ({error})"
-    return None
+            if (kind := placeholder(content)) is not None:
+                return f"{path.name} is {kind.name}", kind.remedy
+            return f"{path.name} is damaged ({error})", "Restore it, or make the data set again."
+    return "", ""
 
 
 def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str, list[dict]]:

@@ -16,6 +16,7 @@ from aqr_bench.compat import load_safe_pickle
 from aqr_bench.corruptions import Cloud, Frame, View
 from aqr_bench.data.sensor_files import sensor_file
 from aqr_bench.errors import UserError, reading
+from aqr_bench.foreign_files import HEAD_BYTES, old_infos, placeholder
 
 REMEDY = "Make it again: aqr-bench data"
 # None of these can occur inside the coded picture of a JPEG file: a 0xff there is followed by 0x00 or a restart marker.
@@ -49,6 +50,8 @@ def read_cloud(path: str | Path, load_dim: int = POINT_COLUMNS) -> np.ndarray:
         flat = np.fromfile(path, dtype=np.float32)
     except OSError as error:
         raise BadFrameError(f"LiDAR sweep cannot be read: {path} ({error})") from error
+    if (kind := placeholder(flat[: HEAD_BYTES // 4].tobytes())) is not None:
+        raise BadFrameError(f"LiDAR sweep is {kind.name}: {path}. {kind.remedy}")
     if flat.size % load_dim:
         raise BadFrameError(f"LiDAR sweep is cut short: {path} has {flat.size} floats, no multiple of {load_dim}")
     return flat.reshape(-1, load_dim)
@@ -67,7 +70,9 @@ def read_image(path: str | Path) -> np.ndarray:
     except cv2.error:  # a header that claims more pixels than OpenCV takes
         image = None
     if image is None:
-        raise BadFrameError(f"image cannot be decoded: {path}, {len(content)} bytes")
+        kind = placeholder(content)
+        fault = "cannot be decoded" if kind is None else f"is {kind.name}"
+        raise BadFrameError(f"image {fault}: {path}, {len(content)} bytes")
     return image
 
 
@@ -83,6 +88,8 @@ def jpeg_fault(content: bytes) -> str:
     OpenCV gives no image for such a file or, depending on its version and on where it reads from, one that is grey
     where the rest is missing.
     """
+    if (kind := placeholder(content)) is not None:
+        return kind.name
     if not content.startswith(START_OF_IMAGE):
         return f"no JPEG (the first bytes are '{content[:2].hex()}', not 'ffd8')"
     if content.rfind(END_OF_IMAGE) <= content.rfind(START_OF_SCAN):
@@ -129,6 +136,14 @@ def view_of(camera: str, info: Mapping[str, Any], image: np.ndarray) -> View:
     )
 
 
+def read_info_file(path: str | Path, remedy: str = REMEDY) -> Any:
+    """What an info file holds; UserError where it is no plain data, or of mmdet3d 0.x."""
+    content = load_safe_pickle(path, "info file", remedy)
+    if (kind := old_infos(content)) is not None:
+        raise UserError(f"{path} is {kind.name}", kind.remedy)
+    return content
+
+
 class InfoFile:
     """Samples of an info file with their files, as ``aqr-bench data`` writes them or in one flat folder.
 
@@ -139,7 +154,7 @@ class InfoFile:
 
     def __init__(self, path: str | Path, root: str | Path, flat: bool = False) -> None:
         self.path, self.root, self.flat = Path(path), Path(root), flat
-        loaded = load_safe_pickle(path, "info file", REMEDY)
+        loaded = read_info_file(path, REMEDY)
         with self._reading():
             self.infos: list[dict] = list(loaded["data_list"])
             self._index = {info["token"]: index for index, info in enumerate(self.infos)}

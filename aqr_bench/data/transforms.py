@@ -27,6 +27,7 @@ from aqr_bench.data.raw_frames import (  # noqa: E402
     sweep_clouds,
 )
 from aqr_bench.errors import UserError  # noqa: E402
+from aqr_bench.foreign_files import placeholder_at  # noqa: E402
 
 
 @TRANSFORMS.register_module()
@@ -95,6 +96,8 @@ class CheckFrame(BaseTransform):
                 raise BadFrameError(f"LiDAR file is missing: {path} (sample {results['token']})")
             size = path.stat().st_size
             if size % (4 * self.load_dim):
+                if (kind := placeholder_at(path)) is not None:
+                    raise BadFrameError(f"LiDAR file is {kind.name}: {path}. {kind.remedy}")
                 raise BadFrameError(
                     f"LiDAR file is cut short: {path} has {size} bytes, no multiple of {4 * self.load_dim}"
                 )

@@ -51,6 +51,7 @@ CODE_DEPENDENCIES: dict[str, tuple[str, ...]] = {
 # Imported by steps, and not hashed.
 NOT_HASHED: dict[str, str] = {
     "errors.py": "messages",
+    "foreign_files.py": "messages about files that are not what they should be",
     "console.py": "arguments and progress; what they ask for is in the record",
     "study": "what it makes of the files of a study is hashed itself: settings and config",
     "records": "describes results that are there already; only cache and job decide which are reused, and are hashed",

@@ -23,6 +23,7 @@ from aqr_bench.data.check.finding import Finding, Progress, about_names, access_
 from aqr_bench.data.check.links import check_links, check_sensors
 from aqr_bench.data.check.tables import Table, check_tables
 from aqr_bench.errors import UserError
+from aqr_bench.foreign_files import LFS_POINTER, WEB_PAGE, misplaced_tables
 from aqr_bench.metrics.splits import FILE, read_splits
 from aqr_bench.study.spec import SPLITS
 
@@ -128,11 +129,18 @@ def _find_version(root: Path, version: str | None) -> tuple[list[Finding], str]:
     usable = [name for name in present if name in SPLITS]
     if version is None and len(usable) > 1:
         raise UserError(f"{root} has tables of {' and '.join(usable)}; choose one with --version")
+    misplaced = misplaced_tables(root, usable if version is None and usable else [version] if version else SPLITS)
     if version in present or (version is None and usable):
-        return [], version or usable[0]
+        version = version or usable[0]
+        if misplaced is None:
+            return [], version
+        what = f"{root / version} has no tables: {misplaced.name}"
+        return [Finding("root", what, "root", remedy=misplaced.remedy)], version
     lacks = f"no folder {version}" if version else f"neither {' nor '.join(sorted(SPLITS, reverse=True))}"
     what = f"{root} has {lacks} with tables (it has: {', '.join(present) or 'none'})"
-    return [Finding("root", what, "root")], version or ""
+    if misplaced is None:
+        return [Finding("root", what, "root")], version or ""
+    return [Finding("root", f"{what}; {misplaced.name}", "root", remedy=misplaced.remedy)], version or ""
 
 
 def check_release(version: str, tables: Mapping[str, Table]) -> list[Finding]:
@@ -200,6 +208,7 @@ def remedies(version: str, kind: str) -> dict[str, str]:
     }
     if kind == "synthetic":
         texts = dict.fromkeys(texts, "Delete the folder and write the world again: aqr-bench world.")
+    texts |= {kind.name: kind.remedy for kind in (LFS_POINTER, WEB_PAGE)}
     return texts | {
         "root": "Set --root to the folder that holds v1.0-trainval/ or v1.0-mini/, samples/, sweeps/ and maps/, and "
         "--version to the version that it has.",
