@@ -198,6 +198,7 @@ def remedies(version: str, kind: str) -> dict[str, str]:
         "table": f"{again}; tables of your own: write them again.",
         "row": f"{again}; tables of your own: correct what writes them.",
         "link": f"{again}; a part of a release, or tables of your own: add what these rows need, or leave them out.",
+        "sensors": f"{again}; sensors of your own: name them as nuScenes does (docs/extend.md).",
         "release": f"Unpack {tables} again, or use --partial if only a part of {version} is meant to be here.",
         "scene names": f"Runs see scenes of the official splits of {version}, or of your own splits in "
         f"{version}/{FILE} (docs/extend.md); for the release, unpack {tables} again.",
