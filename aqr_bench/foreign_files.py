@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +46,9 @@ def placeholder(content: bytes) -> Foreign | None:
 
 
 def placeholder_at(path: str | Path) -> Foreign | None:
-    """As ``placeholder``, of a file; None also where it cannot be read."""
+    """As ``placeholder``, of a file; None also where it cannot be read, or is none: reading a pipe would block."""
+    if not os.path.isfile(path):
+        return None
     try:
         with open(path, "rb") as file:
             return placeholder(file.read(HEAD_BYTES))
@@ -57,7 +60,8 @@ def old_infos(content: Any) -> Foreign | None:
     """OLD_INFOS for what was unpickled from an info file of mmdet3d 0.x."""
     if isinstance(content, Mapping):
         return OLD_INFOS if "infos" in content and "data_list" not in content else None
-    return OLD_INFOS if isinstance(content, list) and content and isinstance(content[0], Mapping) else None
+    first = content[0] if isinstance(content, list) and content else None
+    return OLD_INFOS if isinstance(first, Mapping) and {"lidar_path", "cams"} & first.keys() else None
 
 
 def old_config(config: Mapping[str, Any]) -> Foreign | None:

@@ -71,7 +71,10 @@ def test_every_reader_recognises_a_placeholder(tmp_path, kind, name, reader):
 def test_the_data_check_recognises_a_placeholder(tmp_path, kind):
     path = tmp_path / "file"
     path.write_bytes(CONTENTS[kind])
-    assert cloud_fault(path) == (f"each {kind.name}", False) and image_fault(path, (-1, -1)) == f"each {kind.name}"
+    assert image_fault(path, (-1, -1)) == f"each {kind.name}"
+    for size in (len(CONTENTS[kind]), 140):  # that of seven points
+        path.write_bytes(CONTENTS[kind].ljust(size))
+        assert cloud_fault(path) == (f"each {kind.name}", False)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"<svg>", b"version 1", b"\xff\xd8\xff", b"html"])
@@ -86,7 +89,8 @@ def test_info_files_of_mmdet3d_0x(tmp_path, content):
     for reader in READERS["x.pkl"][1:]:
         with pytest.raises(UserError, match=r"infos_train\.pkl is an info file of mmdet3d 0\.x\. Make info files of"):
             reader(path)
-    assert old_infos({"data_list": [], "metainfo": {}}) is None and old_infos([]) is None
+    for other in ({"data_list": [], "metainfo": {}}, [], [{"boxes_3d": []}], "text", None):
+        assert old_infos(other) is None
 
 
 def test_configs_of_mmdet3d_0x(tmp_path):

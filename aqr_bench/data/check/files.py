@@ -174,7 +174,8 @@ def cloud_fault(path: Path) -> tuple[str, bool]:
             return _cut_short(path), False
         points = read_cloud(path)
     except (OSError, BadFrameError):
-        return "cannot be read", False
+        kind = placeholder_at(path)
+        return "cannot be read" if kind is None else f"each {kind.name}", False
     if not len(points):
         return "empty", False
     if not np.isfinite(points).all():

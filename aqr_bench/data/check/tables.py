@@ -84,7 +84,7 @@ def check_tables(folder: Path, progress: Progress) -> tuple[list[Finding], dict[
         if problem is None:
             tables[name], problems = check_rows(name, rows)
             findings += problems
-        elif path.is_file() and (kind := placeholder_at(path)) is not None:
+        elif (kind := placeholder_at(path)) is not None:
             placeholders[kind].append(path.name)
         else:
             findings.append(problem)
