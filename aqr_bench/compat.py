@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from aqr_bench.errors import UserError, require_file, short
+from aqr_bench.foreign_files import HEAD_BYTES, placeholder
 
 GUARD_FLAG = "__aqr_bench_guard__"
 
@@ -238,16 +239,21 @@ def with_pickle_name(name: str, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except PickleError as error:
-        raise UserError(f"{name} {error}", remedy) from error
+        raise UserError(f"{name} {error.message}", error.remedy or remedy) from error
 
 
 def read_safe_pickle(handle: BinaryIO) -> Any:
     """Plain data out of an open file, as :func:`load_safe_pickle`; raises PickleError, which names no file."""
+    start = handle.tell() if handle.seekable() else None
     try:
         return _RestrictedUnpickler(handle).load()
     except _RefusedError as error:
         raise PickleError(f"asks for '{error}', which is no plain data; nothing of it was executed") from None
     except Exception as error:  # a damaged stream can fail in any opcode
+        if start is not None:
+            handle.seek(start)
+            if (kind := placeholder(handle.read(HEAD_BYTES))) is not None:
+                raise PickleError(f"is {kind.name}", kind.remedy) from error
         raise PickleError(f"is truncated or damaged ({type(error).__name__}: {short(error, 160)})") from error
 
 

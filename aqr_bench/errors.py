@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from aqr_bench.foreign_files import placeholder_at
+
 EXIT_FAILED_RECORDS = 3  # all jobs ran, and a record tells of a failure
 MAX_MESSAGE_CHARS = 2000
 MAX_LIST_CHARS = 300  # of a list of names in a message
@@ -97,6 +99,8 @@ def reading(path: str | Path, what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
+        if (kind := placeholder_at(path)) is not None:
+            raise UserError(f"{what} cannot be used: {short(path, 200)} is {kind.name}", kind.remedy) from error
         reason = f"{type(error).__name__}: {short(' '.join(str(error).split()), 160)}"
         raise UserError(f"{what} cannot be used: {path} ({reason})", remedy) from error
 

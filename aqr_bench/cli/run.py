@@ -24,7 +24,7 @@ from aqr_bench.engine.check_configs import check_configs_once
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, join_names, require_disk
 from aqr_bench.records.summary import print_summary, set_aside_failed
 from aqr_bench.study.derived import parse_settings, write_derived_study
-from aqr_bench.study.layout import RESULTS, RunLayout
+from aqr_bench.study.layout import RESULTS, RunLayout, relative_path
 from aqr_bench.study.load import is_path, load_tier
 from aqr_bench.study.plan import select
 from aqr_bench.study.requirements import disk_needed, require_gpus, training_processes
@@ -276,7 +276,7 @@ def seen_from(folder: Path, name: str) -> str:
     """A tier, study or suite given by file, as the workflow names it, which runs in ``folder``; names as they are."""
     if folder == Path.cwd() or not is_path(name) or Path(name).is_absolute():
         return name
-    return Path(os.path.relpath(name, folder)).as_posix()
+    return Path(relative_path(name, folder)).as_posix()
 
 
 def run_snakemake(command: list[str], folder: Path, progress: Progress, inherited: Iterable[int] = ()) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -19,6 +18,7 @@ from aqr_bench.console import non_negative_int, positive_int
 from aqr_bench.data.digests import file_digests, table_digests, tables_digest
 from aqr_bench.data.infos import INFO_CLASSES, build_infos, open_nuscenes, write_infos
 from aqr_bench.errors import UserError, require_file, run_main
+from aqr_bench.study.layout import relative_path
 from aqr_bench.study.load import load_tier
 from aqr_bench.study.spec import SPLITS
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     paths = write_infos(infos, args.out, version)
     tables = table_digests(args.root, version, args.out)
     summary = {
-        "root": os.path.relpath(args.root, args.out),
+        "root": relative_path(args.root, args.out),
         "version": version,
         "data_sha256": tables_digest(tables),
         **({"code": args.code} if args.code else {}),

@@ -15,6 +15,7 @@ compat.prepare()
 from mmcv.transforms import BaseTransform  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
+import aqr_bench.data.nuscenes_dataset  # noqa: E402, F401  registers the data set of every pipeline
 from aqr_bench.corruptions import Cloud, Corruption, Frame, corrupt, get_corruption, sample_fingerprint  # noqa: E402
 from aqr_bench.data.camera_matrices import renewed_matrices  # noqa: E402
 from aqr_bench.data.raw_frames import (  # noqa: E402

@@ -69,6 +69,9 @@ def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
     infos = sorted(folder.glob("*.pkl"))
     if len(infos) != 1:
         raise UserError(f"{folder} must hold exactly one info file (*.pkl), it holds {len(infos)}")
+    from aqr_bench.data.raw_frames import read_info_file  # late: OpenCV
+
+    read_info_file(infos[0], "Give an info file of mmdet3d 1.x.")
     return DataSet(folder.resolve(), folder.resolve(), "v1.0-mini", ""), infos[0].name
 
 

@@ -23,9 +23,9 @@ from mmdet3d.structures import LiDARInstance3DBoxes  # noqa: E402
 from mmdet3d.structures.ops import box_np_ops  # noqa: E402
 
 from aqr_bench.atomic import atomic_write  # noqa: E402
-from aqr_bench.compat import load_safe_pickle  # noqa: E402
 from aqr_bench.data.infos import INFO_CLASSES, lidar_to_image  # noqa: E402
-from aqr_bench.data.raw_frames import read_image  # noqa: E402
+from aqr_bench.data.raw_frames import read_image, read_info_file  # noqa: E402
+from aqr_bench.data.sensor_files import sensor_file  # noqa: E402
 from aqr_bench.data.transforms import CheckFrame, LoadPoseCorrectedSweeps  # noqa: E402
 from aqr_bench.errors import UserError  # noqa: E402
 
@@ -170,7 +170,7 @@ class _Job:
 
 def _train_frames(path: Path) -> list[dict]:
     remedy = "Run: aqr-bench data --tier TIER --root ROOT --out " + str(path.parent)
-    content = load_safe_pickle(path, "info file", remedy)
+    content = read_info_file(path, remedy)
     try:
         categories, frames = content["metainfo"]["categories"], content["data_list"]
     except (KeyError, TypeError) as error:
@@ -215,22 +215,20 @@ def _canonical(entry: dict) -> dict:
 def _with_paths(info: dict, root: Path) -> dict:
     """The parts of an info that the loading transforms read, with the paths that NuScenesDataset gives them."""
 
-    def cloud(path: str) -> str:
-        kind = "sweeps" if "sweeps" in Path(path).parts else "samples"
-        return str(root / kind / "LIDAR_TOP" / Path(path).name)
+    def cloud(points: dict, keyframe: bool) -> dict:
+        return points | {"lidar_path": str(sensor_file(info, root, "LIDAR_TOP", points["lidar_path"], keyframe))}
 
     sweeps = [
-        sweep | {"lidar_points": sweep["lidar_points"] | {"lidar_path": cloud(sweep["lidar_points"]["lidar_path"])}}
-        for sweep in info.get("lidar_sweeps", [])
+        sweep | {"lidar_points": cloud(sweep["lidar_points"], keyframe=False)} for sweep in info.get("lidar_sweeps", [])
     ]
     images = {
-        camera: view | {"img_path": str(root / "samples" / camera / Path(view["img_path"]).name)}
+        camera: view | {"img_path": str(sensor_file(info, root, camera, view["img_path"]))}
         for camera, view in info.get("images", {}).items()
     }
     return {
         "token": info["token"],
         "timestamp": info["timestamp"],
-        "lidar_points": {"lidar_path": cloud(info["lidar_points"]["lidar_path"])},
+        "lidar_points": cloud(info["lidar_points"], keyframe=True),
         "lidar_sweeps": sweeps,
         "images": images,
     }

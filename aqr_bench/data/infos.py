@@ -12,8 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from aqr_bench.atomic import atomic_write
+from aqr_bench.data.sensor_files import with_short_names
 from aqr_bench.errors import UserError, reading
-from aqr_bench.study.spec import SPLITS
+from aqr_bench.foreign_files import misplaced_tables, placeholder
+from aqr_bench.metrics.splits import FILE, read_splits
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 # mmdet3d 1.4's label order: NuScenesDataset reads labels by position in this tuple.
@@ -32,6 +34,8 @@ def open_nuscenes(root: str | Path, version: str) -> Any:
             f"nuScenes root not found: {root}",
             f"Set data.root in the tier file to the folder that holds {version}/, samples/ and sweeps/.",
         )
+    if (misplaced := misplaced_tables(root, (version,))) is not None:
+        raise UserError(f"no tables of version '{version}' in {root}: {misplaced.name}", misplaced.remedy)
     if not (root / version).is_dir():
         versions = ", ".join(sorted(p.name for p in root.glob("v1.0-*"))) or "none"
         raise UserError(
@@ -43,21 +47,23 @@ def open_nuscenes(root: str | Path, version: str) -> Any:
         try:
             return NuScenes(version=version, dataroot=str(root), verbose=False)
         except ValueError as error:
-            damage = _damaged_table(root / version)
-            if damage is None:
+            damage, remedy = _damaged_table(root / version)
+            if not damage:
                 raise
-            remedy = "Restore it, or make the data set again."
             raise UserError(f"the nuScenes tables in {root / version} do not load: {damage}", remedy) from error
 
 
-def _damaged_table(folder: Path) -> str | None:
-    """The first table that is no JSON and the position of the error; the devkit does not name the table."""
+def _damaged_table(folder: Path) -> tuple[str, str]:
+    """The first table that is no JSON and the position of the error, and a remedy; the devkit names no table."""
     for path in sorted(folder.glob("*.json")):
+        content = path.read_bytes()
         try:
-            json.loads(path.read_bytes())
+            json.loads(content)
         except ValueError as error:
-            return f"{path.name} is damaged ({error})"
-    return None
+            if (kind := placeholder(content)) is not None:
+                return f"{path.name} is {kind.name}", kind.remedy
+            return f"{path.name} is damaged ({error})", "Restore it, or make the data set again."
+    return "", ""
 
 
 def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str, list[dict]]:
@@ -68,17 +74,12 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
         max_sweeps: maximum number of LiDAR sweeps before the keyframe.
     Returns:
         ``{"train": [...], "val": [...]}``; boxes in the LiDAR frame: gravity centre, l, w, h, yaw counter-clockwise
-        from x (mmdet3d 1.x), velocity in m/s in the LiDAR frame.
+        from x (mmdet3d 1.x), velocity in m/s in the LiDAR frame. Files as ``data.sensor_files`` has them.
     Raises:
-        UserError: a version without an official train and val split.
+        UserError: a version without an official train and val split, a split without a scene.
     """
-    from nuscenes.utils.splits import create_splits_scenes
-
-    if nusc.version not in SPLITS:
-        raise UserError(f"version '{nusc.version}' has no train and val split; known: {', '.join(SPLITS)}")
-    splits = create_splits_scenes()
-    train_name, val_name = SPLITS[nusc.version]
-    names = {"train": set(splits[train_name]), "val": set(splits[val_name])}
+    splits = read_splits(nusc.dataroot, nusc.version)
+    names = {role: set(split.scenes) for role, split in splits.items()}
     infos: dict[str, list[dict]] = {"train": [], "val": []}
     with reading(f"{nusc.dataroot} ({nusc.version})", "the nuScenes tables", CHECK):
         scene_name = {scene["token"]: scene["name"] for scene in nusc.scene}
@@ -88,7 +89,11 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
                     infos[split].append(_sample_info(nusc, sample, len(infos[split]), max_sweeps))
     for split, entries in infos.items():
         if not entries:
-            raise UserError(f"no scene of {nusc.dataroot} ({nusc.version}) belongs to the official {split} split.")
+            name = f"split '{splits[split].name}' of {FILE}" if splits[split].custom else f"official {split} split"
+            raise UserError(
+                f"no scene of {nusc.dataroot} ({nusc.version}) belongs to the {name}",
+                f"Name the scenes of your own splits in {nusc.version}/{FILE} (docs/extend.md).",
+            )
     return infos
 
 
@@ -150,7 +155,7 @@ def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
         lidar2cam = np.linalg.inv(cam_ego2global @ cam2ego) @ ego2global @ lidar2ego
         intrinsic = nusc.get("calibrated_sensor", record["calibrated_sensor_token"])["camera_intrinsic"]
         images[camera] = {
-            "img_path": Path(record["filename"]).name,
+            "img_path": record["filename"],
             "height": record["height"],
             "width": record["width"],
             "cam2img": intrinsic,
@@ -160,7 +165,7 @@ def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
             "timestamp": record["timestamp"] / 1e6,
             "sweeps": _image_sweeps(nusc, record, max_sweeps),
         }
-    return {
+    info = {
         "sample_idx": index,
         "token": sample["token"],
         "scene_token": sample["scene_token"],
@@ -168,7 +173,7 @@ def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
         "timestamp": sample["timestamp"] / 1e6,
         "ego2global": ego2global.tolist(),
         "lidar_points": {
-            "lidar_path": Path(lidar["filename"]).name,
+            "lidar_path": lidar["filename"],
             "num_pts_feats": 5,
             "lidar2ego": lidar2ego.tolist(),
         },
@@ -176,6 +181,7 @@ def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
         "lidar_sweeps": _sweeps(nusc, lidar, global2lidar, max_sweeps),
         "instances": [_instance(nusc, token, global2lidar) for token in sample["anns"]],
     }
+    return with_short_names(info)
 
 
 def _sweeps(nusc: Any, lidar: dict, global2lidar: np.ndarray, max_sweeps: int) -> list[dict]:

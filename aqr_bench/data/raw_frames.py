@@ -14,7 +14,9 @@ import numpy as np
 
 from aqr_bench.compat import load_safe_pickle
 from aqr_bench.corruptions import Cloud, Frame, View
+from aqr_bench.data.sensor_files import sensor_file
 from aqr_bench.errors import UserError, reading
+from aqr_bench.foreign_files import HEAD_BYTES, old_infos, placeholder
 
 REMEDY = "Make it again: aqr-bench data"
 # None of these can occur inside the coded picture of a JPEG file: a 0xff there is followed by 0x00 or a restart marker.
@@ -55,6 +57,8 @@ def read_cloud(path: str | Path, load_dim: int = POINT_COLUMNS, finite: bool = T
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise BadFrameError(f"LiDAR file cannot be read: {path} ({error})") from error
+    if (kind := placeholder(content[:HEAD_BYTES].tobytes())) is not None:
+        raise BadFrameError(f"LiDAR file is {kind.name}: {path}. {kind.remedy}")
     if content.size % (4 * load_dim):
         raise BadFrameError(f"LiDAR file is cut short: {path} has {content.size} bytes, no multiple of {4 * load_dim}")
     points = content.view(np.float32).reshape(-1, load_dim)
@@ -94,7 +98,9 @@ def read_image(path: str | Path) -> np.ndarray:
     except cv2.error:  # a header that claims more pixels than OpenCV takes
         image = None
     if image is None:
-        raise BadFrameError(f"image cannot be decoded: {path}, {len(content)} bytes")
+        kind = placeholder(content)
+        fault = "cannot be decoded" if kind is None else f"is {kind.name}"
+        raise BadFrameError(f"image {fault}: {path}, {len(content)} bytes")
     return image
 
 
@@ -110,6 +116,8 @@ def jpeg_fault(content: bytes) -> str:
     OpenCV gives no image for such a file or, depending on its version and on where it reads from, one that is grey
     where the rest is missing.
     """
+    if (kind := placeholder(content)) is not None:
+        return kind.name
     if not content.startswith(START_OF_IMAGE):
         return f"no JPEG (the first bytes are '{content[:2].hex()}', not 'ffd8')"
     if content.rfind(END_OF_IMAGE) <= content.rfind(START_OF_SCAN):
@@ -156,17 +164,25 @@ def view_of(camera: str, info: Mapping[str, Any], image: np.ndarray) -> View:
     )
 
 
+def read_info_file(path: str | Path, remedy: str = REMEDY) -> Any:
+    """What an info file holds; UserError where it is no plain data, or of mmdet3d 0.x."""
+    content = load_safe_pickle(path, "info file", remedy)
+    if (kind := old_infos(content)) is not None:
+        raise UserError(f"{path} is {kind.name}", kind.remedy)
+    return content
+
+
 class InfoFile:
     """Samples of an info file with their files, as ``aqr-bench data`` writes them or in one flat folder.
 
     Args:
-        path: info file (.pkl). ``root``: nuScenes root with ``samples/`` and ``sweeps/``.
+        path: info file (.pkl). ``root``: that of the data set, which the names of its files are relative to.
         flat: all files lie in ``root`` itself, side by side.
     """
 
     def __init__(self, path: str | Path, root: str | Path, flat: bool = False) -> None:
         self.path, self.root, self.flat = Path(path), Path(root), flat
-        loaded = load_safe_pickle(path, "info file", REMEDY)
+        loaded = read_info_file(path, REMEDY)
         with self._reading():
             self.infos: list[dict] = list(loaded["data_list"])
             self._index = {info["token"]: index for index, info in enumerate(self.infos)}
@@ -190,25 +206,26 @@ class InfoFile:
 
     def lidar_path(self, info: Mapping[str, Any]) -> Path:
         """The keyframe's LiDAR file."""
-        return self._sensor_path("samples/LIDAR_TOP", info["lidar_points"]["lidar_path"])
+        return self._path(info, "LIDAR_TOP", info["lidar_points"]["lidar_path"])
 
     def image_path(self, info: Mapping[str, Any], camera: str) -> Path:
         """The keyframe's image of a camera."""
-        return self._sensor_path(f"samples/{camera}", info["images"][camera]["img_path"])
+        return self._path(info, camera, info["images"][camera]["img_path"])
 
-    def sweep_path(self, filename: str) -> Path:
-        """A file that is named relative to the root, as sweeps are."""
-        return self.root / (Path(filename).name if self.flat else filename)
+    def sweep_path(self, info: Mapping[str, Any], channel: str, name: str) -> Path:
+        """A recording of the LiDAR or a camera before the keyframe, as the entry names it."""
+        return self._path(info, channel, name, keyframe=False)
 
-    def _sensor_path(self, folder: str, name: str) -> Path:
-        return self.root / Path(name).name if self.flat else self.root / folder / Path(name).name
+    def _path(self, info: Mapping[str, Any], channel: str, name: str, keyframe: bool = True) -> Path:
+        return self.root / Path(name).name if self.flat else sensor_file(info, self.root, channel, name, keyframe)
 
     def clouds(self, info: Mapping[str, Any], sweeps: int) -> tuple[Cloud, ...]:
         """Key cloud and up to so many sweeps."""
         path = self.lidar_path(info)
         key = Cloud(read_cloud(path), np.eye(4), float(info["timestamp"]), path.name)
         earlier = info.get("lidar_sweeps", [])[:sweeps]
-        return (key, *sweep_clouds(earlier, [self.sweep_path(s["lidar_points"]["lidar_path"]) for s in earlier]))
+        paths = [self.sweep_path(info, "LIDAR_TOP", s["lidar_points"]["lidar_path"]) for s in earlier]
+        return (key, *sweep_clouds(earlier, paths))
 
     def view(self, info: Mapping[str, Any], camera: str) -> View:
         """The keyframe's view of a camera."""
@@ -265,7 +282,8 @@ class SceneHistory:
         if not steps:
             return self._infos.view(info, camera)
         sweep = earlier[steps - 1]
-        view = view_of(camera, info["images"][camera], read_image(self._infos.sweep_path(sweep["img_path"])))
+        image = read_image(self._infos.sweep_path(info, camera, sweep["img_path"]))
+        view = view_of(camera, info["images"][camera], image)
         return View(view.camera, view.image, view.cam2img, view.lidar2cam, float(sweep["timestamp"]))
 
 

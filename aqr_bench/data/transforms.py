@@ -17,6 +17,7 @@ from mmcv.transforms import BaseTransform  # noqa: E402
 from mmdet3d.datasets.transforms import LoadPointsFromMultiSweeps  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
+import aqr_bench.data.nuscenes_dataset  # noqa: E402, F401  registers the data set of every pipeline
 from aqr_bench.corruptions import Cloud  # noqa: E402
 from aqr_bench.data.infos import lidar_to_image  # noqa: E402
 from aqr_bench.data.raw_frames import (  # noqa: E402

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError
+from aqr_bench.foreign_files import old_config
+from aqr_bench.study.model_files import shipped_models
 
 IMPORTS = ("aqr_bench.data.transforms", "aqr_bench.data.conditions", "aqr_bench.engine.hooks")
 PREPROCESSOR = "aqr_bench.cmt.preprocessor"
@@ -61,6 +64,10 @@ def inner_dataset(dataset: Any) -> Any:
 
 
 def _dataset(config: Any, loader: str, where: str) -> Any:
+    if (kind := old_config(config)) is not None and not config.get(loader):
+        name = Path(where).stem
+        shipped = f"Its counterpart for mmdet3d 1.x ships here: {name}." if name in shipped_models() else kind.remedy
+        raise UserError(f"{where} is {kind.name}", shipped)
     if not config.get(loader):
         raise UserError(f"{where}: no {loader}; a config that can be evaluated here has a train and a test loader")
     dataset = inner_dataset(config[loader]["dataset"])

@@ -26,6 +26,7 @@ from torch import Tensor
 from aqr_bench.atomic import atomic_write
 from aqr_bench.engine.weights import weights_fault
 from aqr_bench.errors import UserError, require_disk, require_file
+from aqr_bench.foreign_files import placeholder_at
 from aqr_bench.study.hashes import sha256_file
 
 if TYPE_CHECKING:
@@ -133,6 +134,9 @@ def _load(path: Path, mapped: bool) -> tuple[object, tuple[str, ...]]:
             return content, tuple(sorted(kinds))
         except Exception as error:  # a damaged file makes torch raise nearly anything
             if not _learn(str(error), kinds, path):
+                if (kind := placeholder_at(path)) is not None:
+                    what = f"{path} cannot be read as a checkpoint (it is {kind.name})"
+                    raise UserError(what, kind.remedy) from error
                 raise UserError(
                     f"{path} cannot be read as a checkpoint ({_reason(error)}). "
                     "Is it complete, and written by torch.save?"

@@ -47,6 +47,7 @@ from aqr_bench.records.cache import find_cached, reuse_file, save_cache_entry
 from aqr_bench.records.provenance import provenance, utc_now
 from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.study.hashes import sha256_file
+from aqr_bench.study.layout import relative_path
 from aqr_bench.study.spec import Tier
 
 # Not every process sees every sensor in every batch; runtime.prepare makes activation checkpointing compatible with
@@ -171,7 +172,7 @@ def write_record(
     if result is not None and result.reused_from:
         extra["same_as"] = result.reused_from
     # Relative to the record, so that a results folder can be moved.
-    checkpoint = None if result is None else os.path.relpath(result.checkpoint, Path(out).parent)
+    checkpoint = None if result is None else relative_path(result.checkpoint, Path(out).parent)
     facts = provenance(
         start.job,
         request=request_of(plan),

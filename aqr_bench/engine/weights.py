@@ -8,6 +8,7 @@ from typing import Any
 
 from aqr_bench.atomic import atomic_write
 from aqr_bench.errors import join_names, short
+from aqr_bench.foreign_files import placeholder_at
 from aqr_bench.records.record import Record, not_started_reason, read_records
 from aqr_bench.study.hashes import sha256_file
 
@@ -61,6 +62,8 @@ def weights_of(checkpoint: Path) -> dict[str, Any]:
     try:
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # a damaged file makes torch raise nearly anything
+        if (kind := placeholder_at(checkpoint)) is not None:
+            raise RuntimeError(f"{checkpoint} is {kind.name}. {kind.remedy}") from error
         reason = str(error).rpartition("Trying to load")[2].partition(".\n")[0].strip() or type(error).__name__
         raise RuntimeError(f"{checkpoint} cannot be read as a checkpoint ({short(reason, 160)})") from error
     if fault := weights_fault(weights):

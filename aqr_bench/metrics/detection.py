@@ -13,11 +13,11 @@ from aqr_bench.errors import UserError, nearest
 from aqr_bench.metrics.ground_truth import filter_boxes, ground_truth
 from aqr_bench.metrics.matches import collect_matches
 from aqr_bench.metrics.nuscenes import UNDEFINED, evaluate
+from aqr_bench.metrics.splits import evaluation_split
 from aqr_bench.metrics.submission import from_results, load_results, read_submission
 
 ENGINES = ("fast", "devkit")
 ENGINE_VARIABLE = "AQR_BENCH_METRIC"
-EVAL_SETS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val"}
 ERRORS = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
 
 
@@ -44,7 +44,7 @@ def score_detections(
 
     Args:
         results_json: nuScenes submission of every sample of the split.
-        nusc: devkit NuScenes of the data set (v1.0-mini or v1.0-trainval).
+        nusc: devkit NuScenes of the data set (v1.0-mini or v1.0-trainval); scored on its val split, see splits.py.
         out_dir: where the devkit may write.
         config: devkit evaluation configuration.
         matches: where to save which detection is matched to which object (see matches.py), or None; by our metric.
@@ -60,7 +60,7 @@ def score_detections(
     by_devkit = metric_engine(engine) == "devkit"
     if by_devkit and matches is None:
         return _score_with_devkit(results_json, nusc, out_dir, rules)
-    truth = ground_truth(nusc, EVAL_SETS[nusc.version], rules.class_range)
+    truth = ground_truth(nusc, _split(nusc), rules.class_range)
     samples = truth.samples
     if results is None:
         detections = read_submission(results_json, samples.index_by_token, rules.max_boxes_per_sample)
@@ -76,6 +76,10 @@ def score_detections(
     return flatten_summary(evaluation.summary)
 
 
+def _split(nusc: Any) -> str:
+    return evaluation_split(getattr(nusc, "dataroot", None), nusc.version)
+
+
 def _score_with_devkit(results_json: str | Path, nusc: Any, out_dir: str | Path, rules: Any) -> dict:
     from nuscenes.eval.detection.evaluate import DetectionEval
 
@@ -87,7 +91,7 @@ def _score_with_devkit(results_json: str | Path, nusc: Any, out_dir: str | Path,
             nusc,
             config=rules,
             result_path=str(results_json),
-            eval_set=EVAL_SETS[nusc.version],
+            eval_set=_split(nusc),
             output_dir=str(out_dir),
             verbose=False,
         )

@@ -16,7 +16,7 @@ from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.data_classes import Box
 from nuscenes.utils.geometry_utils import points_in_box
-from nuscenes.utils.splits import create_splits_scenes
+from nuscenes.utils.splits import get_scenes_of_split
 from pyquaternion import Quaternion
 
 from aqr_bench.errors import UserError
@@ -78,7 +78,7 @@ def ground_truth(nusc: Any, eval_set: str, class_range: Mapping[str, float]) -> 
 
 def read_split(nusc: Any, eval_set: str) -> tuple[Samples, BoxArrays]:
     """Samples of a split and all their annotations of detection classes, unfiltered."""
-    scene_names = frozenset(create_splits_scenes()[eval_set])
+    scene_names = frozenset(get_scenes_of_split(eval_set, nusc))
     names = {scene["token"]: scene["name"] for scene in nusc.scene if scene["name"] in scene_names}
     records = [sample for sample in nusc.sample if sample["scene_token"] in names]
     if not records:

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from aqr_bench.atomic import write_text
 from aqr_bench.errors import UserError
+from aqr_bench.foreign_files import other_task, placeholder
 from aqr_bench.metrics.boxes import ATTRIBUTE_INDEX, LABEL_INDEX, NOT_COUNTED, WIDTHS, BoxArrays, raise_if_invalid
 
 MODALITY = {"use_camera": True, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
@@ -139,6 +140,7 @@ def read_submission(path: str | Path, sample_index: Mapping[str, int], max_boxes
             # reader takes it, or reports what is wrong.
             return from_results(_parse(content, path), sample_index, max_boxes)
     except UserError as error:  # one about a sample does not name the file
+        _parse(content, path)  # raises for a file of another task: causes before consequences
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
@@ -153,11 +155,15 @@ def _parse(content: bytes, path: str | Path) -> dict[str, Any]:
     try:
         submission = json.loads(content)
     except (ValueError, RecursionError) as error:
+        if (kind := placeholder(content)) is not None:
+            raise UserError(f"detection results cannot be read: {path} is {kind.name}", kind.remedy) from error
         raise UserError(f"detection results cannot be read: {path} ({error})") from error
     if not isinstance(submission, dict) or "results" not in submission:
         raise UserError(f"{path} is not a nuScenes detection submission: the key 'results' is missing")
     if not isinstance(submission["results"], dict):
         raise UserError(f"{path} is not a nuScenes detection submission: 'results' is not an object of samples")
+    if (kind := other_task(submission["results"])) is not None:
+        raise UserError(f"{path} is {kind.name}", kind.remedy)
     return submission["results"]
 
 

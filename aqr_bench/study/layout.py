@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,18 @@ from aqr_bench.study.spec import Run
 
 RESULTS = Path("results")
 NOT_RECORDS = frozenset(["work", "world", "infos", "report", "pictures", ".snakemake"])  # folders below a tier's
+
+
+def relative_path(path: str | Path, folder: str | Path) -> str:
+    """``path`` relative to ``folder``, so that ``folder / relative_path(...)`` is that file.
+
+    Of a folder that is a link, ``..`` is the parent of what it points to: where the written paths alone would lead
+    elsewhere, links are resolved first.
+    """
+    as_written = os.path.relpath(path, folder)
+    if os.path.realpath(os.path.join(folder, as_written)) == os.path.realpath(path):
+        return as_written
+    return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
 
 
 @dataclass(frozen=True)

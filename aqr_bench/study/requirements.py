@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from aqr_bench.errors import UserError
+from aqr_bench.foreign_files import misplaced_tables
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.model_files import model_file
 from aqr_bench.study.runs import base_runs, matrix
@@ -56,7 +57,11 @@ def missing_inputs(tier: Tier, studies: Iterable[Study] = ()) -> Iterator[UserEr
             model_file(model)
         except UserError as error:
             yield UserError(f"{path}: {key}: {error.message}", error.remedy)
-    if tier.data_root is not None and not (tier.data_root / tier.version).is_dir():
+    misplaced = None if tier.data_root is None else misplaced_tables(tier.data_root, (tier.version,))
+    if misplaced is not None:
+        what = f"{tier.path}: data.root: no tables of {tier.version} in '{tier.data_root}': {misplaced.name}"
+        yield UserError(what, misplaced.remedy)
+    elif tier.data_root is not None and not (tier.data_root / tier.version).is_dir():
         yield UserError(
             f"{tier.path}: data.root: no nuScenes {tier.version} under '{tier.data_root}' (looked for the folder "
             f"'{tier.data_root / tier.version}')",

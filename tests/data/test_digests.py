@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from aqr_bench.cli.current import current_state
 from aqr_bench.data import digests
 from aqr_bench.data.__main__ import main
 from aqr_bench.data.dataset import load_data
 from aqr_bench.data.digests import file_digests, infos_digest, table_digests
 from aqr_bench.errors import UserError
+from aqr_bench.study.layout import RunLayout
+from aqr_bench.study.plan import select
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
@@ -60,6 +63,41 @@ def test_an_edited_table_is_named_until_the_info_files_are_made_again(place):
         load_data(place / "infos")
     prepare(place)
     load_data(place / "infos")
+
+
+def test_edited_tables_of_a_nuscenes_tier_make_its_results_stale(place, tmp_path):
+    """A real data set has no world.json: what its tables hold decides. Here annotations are added."""
+    tier = tmp_path / "my_data.yaml"
+    data = f"{{kind: nuscenes, version: v1.0-mini, root: {place / 'world'}}}"
+    lengths = "base: {iterations: 4}\nvariant: {iterations: 2, init: base}"
+    tier.write_text(f"name: my_data\nsummary: Own data.\ndata: {data}\nmodel: cmt_aqr_quick\n{lengths}\n")
+    selection, results = select(tier, ["smoke"]), tmp_path / "results"
+    shutil.copytree(place / "infos", RunLayout("my_data", results).infos)
+    (base,) = (v for v in current_state(selection, results).verdicts if v.asked.label == "train base seed 0")
+    base.path.parent.mkdir(parents=True)
+    provenance = {"request": base.requests[None].to_dict(), "checkpoint_sha256": "0" * 64}
+    base.path.write_text(json.dumps({"condition": None, "provenance": provenance}) + "\n")
+    assert (current_state(selection, results).stale, current_state(selection, results).others) == ([], {})
+    table = place / "world" / "v1.0-mini" / "sample_annotation.json"
+    rows = json.loads(table.read_text())
+    table.write_text(json.dumps([*rows, {**rows[0], "token": "added", "prev": "", "next": ""}]))
+    state = current_state(selection, results)
+    summary = RunLayout("my_data", results).info_summary
+    assert state.stale == [base.path, summary] and state.others == {summary: "tables of the data set changed"}
+    assert state.stale_records[0].reasons == ("info files rebuilt (tables of the data set changed)",)
+    with pytest.raises(UserError, match=r"sample_annotation\.json is not what .* was edited after the info files"):
+        load_data(place / "infos")
+
+
+def test_results_that_are_a_link_to_another_depth_know_their_root(place, tmp_path):
+    target = tmp_path / "another" / "disk"
+    target.mkdir(parents=True)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "tier").symlink_to(target)
+    out = tmp_path / "results" / "tier" / "infos"
+    assert main(["--version", "v1.0-mini", "--root", str(place / "world"), "--out", str(out), "--quiet"]) == 0
+    for infos in (out, target / "infos"):
+        assert load_data(infos).root == (place / "world").resolve()
 
 
 def test_other_sweeps_are_other_info_files_of_the_same_tables(place):

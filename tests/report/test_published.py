@@ -102,6 +102,15 @@ def test_numbers_on_other_data_are_not_compared(records):
     assert not {"yes", "no"} & set(table["within"])
 
 
+def test_numbers_on_a_split_of_ones_own_are_not_compared(records, tmp_path):
+    (tmp_path / "v1.0-trainval").mkdir()
+    (tmp_path / "v1.0-trainval" / "splits.json").write_text('{"my_train": ["a"], "my_val": ["b"]}')
+    table = compared(records, tier=replace(PAPER, data_root=tmp_path))
+    row = table.loc["voxel0075_vov", "clean", "NDS"]
+    assert row["within"] == "not comparable: measured on nuscenes v1.0-trainval, split 'my_val'"
+    assert not {"yes", "no"} & set(table["within"])
+
+
 def test_what_has_not_been_run_is_said(tmp_path):
     table = comparison_table(STUDY, PAPER, collect_study(tmp_path, PAPER, STUDY), tmp_path)
     assert all(within.startswith("missing: no record") for within in table.data["within"])

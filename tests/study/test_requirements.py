@@ -8,7 +8,7 @@ import pytest
 
 from aqr_bench.errors import UserError
 from aqr_bench.study.load import load_study, load_tier
-from aqr_bench.study.requirements import require_gpus, training_processes
+from aqr_bench.study.requirements import missing_inputs, require_gpus, training_processes
 from aqr_bench.study.spec import Launcher
 
 
@@ -35,3 +35,14 @@ def test_fewer_gpus_than_processes_are_refused_with_file_and_key(gpus, visible):
 @pytest.mark.parametrize("gpus", [0, 8, 9])
 def test_enough_gpus_or_none_at_all_are_taken(gpus):
     require_gpus(load_tier("paper_train"), 8, gpus)
+
+
+def test_tables_in_a_doubled_folder_are_named_before_anything_runs(tmp_path):
+    tier = replace(load_tier("mini"), data_root=tmp_path)
+    (tmp_path / "v1.0-mini/v1.0-mini").mkdir(parents=True)
+    (tmp_path / "v1.0-mini/v1.0-mini/sample_data.json").touch()
+    (error,) = missing_inputs(tier)
+    assert "data.root: no tables of v1.0-mini in" in error.message and "one folder deeper" in error.message
+    assert error.remedy == "Move v1.0-mini/v1.0-mini/ up to v1.0-mini/."
+    (tmp_path / "v1.0-mini/v1.0-mini/sample_data.json").rename(tmp_path / "v1.0-mini/sample_data.json")
+    assert list(missing_inputs(tier)) == []

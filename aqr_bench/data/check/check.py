@@ -23,6 +23,8 @@ from aqr_bench.data.check.finding import Finding, Progress, about_names, access_
 from aqr_bench.data.check.links import check_links, check_sensors
 from aqr_bench.data.check.tables import Table, check_tables
 from aqr_bench.errors import UserError
+from aqr_bench.foreign_files import LFS_POINTER, WEB_PAGE, misplaced_tables
+from aqr_bench.metrics.splits import FILE, read_splits
 from aqr_bench.study.spec import SPLITS
 
 # As nuscenes-devkit prints them when it loads the release.
@@ -101,7 +103,7 @@ def check_root(
     elif kind == "nuscenes":
         findings += check_release(version, tables)
     if "scene" in tables:
-        findings += check_splits(version, tables["scene"], kind)
+        findings += check_splits(root, version, tables["scene"], kind)
     if "map" in tables:
         findings += check_masks(root, tables["map"])
     files, opened = 0, 0
@@ -127,11 +129,18 @@ def _find_version(root: Path, version: str | None) -> tuple[list[Finding], str]:
     usable = [name for name in present if name in SPLITS]
     if version is None and len(usable) > 1:
         raise UserError(f"{root} has tables of {' and '.join(usable)}; choose one with --version")
+    misplaced = misplaced_tables(root, usable if version is None and usable else [version] if version else SPLITS)
     if version in present or (version is None and usable):
-        return [], version or usable[0]
+        version = version or usable[0]
+        if misplaced is None:
+            return [], version
+        what = f"{root / version} has no tables: {misplaced.name}"
+        return [Finding("root", what, "root", remedy=misplaced.remedy)], version
     lacks = f"no folder {version}" if version else f"neither {' nor '.join(sorted(SPLITS, reverse=True))}"
     what = f"{root} has {lacks} with tables (it has: {', '.join(present) or 'none'})"
-    return [Finding("root", what, "root")], version or ""
+    if misplaced is None:
+        return [Finding("root", what, "root")], version or ""
+    return [Finding("root", f"{what}; {misplaced.name}", "root", remedy=misplaced.remedy)], version or ""
 
 
 def check_release(version: str, tables: Mapping[str, Table]) -> list[Finding]:
@@ -159,24 +168,25 @@ def check_world(path: Path, digest: str | None) -> list[Finding]:
     return [Finding("counts", what, "table")] if digest not in (None, written) else []
 
 
-def check_splits(version: str, scene: Table, kind: str) -> list[Finding]:
-    """The scenes are those of the official splits: all of a release, some of both in any other root."""
-    from nuscenes.utils.splits import create_splits_scenes
-
-    official = create_splits_scenes()
-    splits = {split: official[name] for split, name in zip(("train", "val"), SPLITS[version], strict=True)}
+def check_splits(root: Path, version: str, scene: Table, kind: str) -> list[Finding]:
+    """The scenes are those of the splits: all of a release and of splits.json, some of both in any other root."""
+    try:
+        splits = read_splits(root, version)
+    except UserError as error:
+        return [Finding("splits", error.message, "splits", remedy=error.remedy)]
     names = {name for name in scene.columns["name"] if name is not None}
-    unknown = sorted(names.difference(*splits.values()))
+    unknown = sorted(names.difference(*(split.scenes for split in splits.values())))
     what = f"{number(len(unknown), 'scene')} of neither split of {version}, which no run will see"
     findings = about_names("splits", what, "scene names", unknown, warning=kind == "partial")
-    for split, members in splits.items() if scene.complete("name") else ():
-        missing = [name for name in members if name not in names]
-        if len(missing) == len(members):
-            what = f"no scene of the official {split} split of {version}, and without one no info file can be made"
+    for role, split in splits.items() if scene.complete("name") else ():
+        missing = [name for name in split.scenes if name not in names]
+        label = f"split '{split.name}' of {FILE}" if split.custom else f"official {role} split"
+        if len(missing) == len(split.scenes):
+            what = f"no scene of the {label} of {version}, and without one no info file can be made"
             findings.append(Finding("splits", what, "scene names", warning=kind == "partial"))
-        elif kind == "nuscenes":
-            what = f"{len(missing)} of {len(members)} scenes of the official {split} split missing in scene.json"
-            findings += about_names("splits", what, "release", missing)
+        elif split.custom or kind == "nuscenes":
+            what = f"{len(missing)} of {len(split.scenes)} scenes of the {label} missing in scene.json"
+            findings += about_names("splits", what, "splits" if split.custom else "release", missing)
     return findings
 
 
@@ -188,15 +198,18 @@ def remedies(version: str, kind: str) -> dict[str, str]:
         "table": f"{again}; tables of your own: write them again.",
         "row": f"{again}; tables of your own: correct what writes them.",
         "link": f"{again}; a part of a release, or tables of your own: add what these rows need, or leave them out.",
+        "sensors": f"{again}; sensors of your own: name them as nuScenes does (docs/extend.md).",
         "release": f"Unpack {tables} again, or use --partial if only a part of {version} is meant to be here.",
-        "scene names": f"Runs see scenes of the official splits of {version} only: name your own after them "
-        f"(docs/extend.md); for the release, unpack {tables} again.",
+        "scene names": f"Runs see scenes of the official splits of {version}, or of your own splits in "
+        f"{version}/{FILE} (docs/extend.md); for the release, unpack {tables} again.",
+        "splits": f"Correct {version}/{FILE} (docs/extend.md), or add these scenes.",
         "file": f"Unpack {blobs} into the root again; files of your own: write them again.",
         "scan": f"Nothing to do where the surroundings are open; else unpack {blobs} into the root again.",
         "mask": f"Unpack {tables} into the root: they are in its maps/.",
     }
     if kind == "synthetic":
         texts = dict.fromkeys(texts, "Delete the folder and write the world again: aqr-bench world.")
+    texts |= {kind.name: kind.remedy for kind in (LFS_POINTER, WEB_PAGE)}
     return texts | {
         "root": "Set --root to the folder that holds v1.0-trainval/ or v1.0-mini/, samples/, sweeps/ and maps/, and "
         "--version to the version that it has.",
@@ -208,7 +221,7 @@ def _with_remedies(findings: Iterable[Finding], version: str, kind: str) -> tupl
     """Errors first, each with its remedy."""
     texts = remedies(version, kind)
     ordered = sorted(findings, key=lambda finding: finding.warning)
-    return tuple(replace(finding, remedy=texts[finding.cause]) for finding in ordered)
+    return tuple(replace(finding, remedy=finding.remedy or texts[finding.cause]) for finding in ordered)
 
 
 def main(argv: list[str] | None = None) -> int:

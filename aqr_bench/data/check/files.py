@@ -18,10 +18,12 @@ from aqr_bench.data.check.finding import Finding, Progress, about_names, access_
 from aqr_bench.data.check.links import CHANNELS, LIDAR, OTHER, channels_of
 from aqr_bench.data.check.tables import Table
 from aqr_bench.data.raw_frames import POINT_COLUMNS, BadFrameError, jpeg_fault, read_cloud
+from aqr_bench.foreign_files import LFS_POINTER, WEB_PAGE, placeholder, placeholder_at
 
 POINT_BYTES = 4 * POINT_COLUMNS
 CUT_SHORT = f"cut short (no multiple of {POINT_BYTES} bytes)"
 NO_FILE = "not a file, or a link that leads nowhere"
+PLACEHOLDERS = {f"each {kind.name}": kind.name for kind in (LFS_POINTER, WEB_PAGE)}  # causes by fault
 MAX_DISTANCE_M = 1e4  # of a point from the LiDAR; larger numbers are no metres
 SECTOR_DEG = 10  # a full scan has returns in every sector of this width; one that stopped early has not
 EGO_RADIUS_M = 3.0  # the vehicle itself, around its LiDAR, returns the beam everywhere
@@ -96,7 +98,7 @@ def check_presence(root: Path, files: Recordings, progress: Progress) -> tuple[l
                 faulty[fault].append(base)
         for fault, names in faulty.items():
             what = f"{folder or 'ROOT'}, {len(names)} of {total} {fault}"
-            findings += about_names("files", what, "file", names, not needed)
+            findings += about_names("files", what, PLACEHOLDERS.get(fault, "file"), names, not needed)
     return findings, usable
 
 
@@ -119,7 +121,13 @@ def _file_fault(entry: os.DirEntry | None, keyframe: bool, is_lidar: bool) -> st
         return NO_FILE
     if size == 0:
         return "empty"
-    return CUT_SHORT if is_lidar and size is not None and size % POINT_BYTES else ""
+    return _cut_short(entry.path) if is_lidar and size is not None and size % POINT_BYTES else ""
+
+
+def _cut_short(path: str | Path) -> str:
+    """Why the size of a LiDAR file is not that of complete points."""
+    kind = placeholder_at(path)
+    return CUT_SHORT if kind is None else f"each {kind.name}"
 
 
 # ---------------------------------------------------------------- contents
@@ -154,7 +162,8 @@ def check_contents(
     findings = []
     for (fault, warning), names in faulty.items():
         what = f"{len(names)} of {number(len(chosen), 'opened file')} {fault}"
-        findings += about_names("contents", what, "scan" if warning else "file", names, warning)
+        cause = "scan" if warning else PLACEHOLDERS.get(fault, "file")
+        findings += about_names("contents", what, cause, names, warning)
     return findings
 
 
@@ -162,10 +171,11 @@ def cloud_fault(path: Path) -> tuple[str, bool]:
     """What is wrong with a LiDAR file ('': nothing), and whether that is only a warning: an incomplete scan."""
     try:
         if path.stat().st_size % POINT_BYTES:
-            return CUT_SHORT, False
+            return _cut_short(path), False
         points = read_cloud(path, finite=False)
     except (OSError, BadFrameError):
-        return "cannot be read", False
+        kind = placeholder_at(path)
+        return "cannot be read" if kind is None else f"each {kind.name}", False
     if not len(points):
         return "empty", False
     if not np.isfinite(points).all():
@@ -194,6 +204,8 @@ def image_fault(path: Path, size: tuple[int, int]) -> str:
         return "cannot be read"
     if not content:
         return "empty"
+    if (kind := placeholder(content)) is not None:
+        return f"each {kind.name}"
     if path.suffix.lower() in (".jpg", ".jpeg") and (fault := jpeg_fault(content)):
         return fault
     try:

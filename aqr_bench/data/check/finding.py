@@ -25,7 +25,7 @@ class Finding:
         cause: key of the remedy; see ``check.remedies``.
         names: the first few rows or files that it is wrong with. ``count``: how many there are.
         warning: does not make a run fail.
-        remedy: what to do; added last, when it is known which data set this is.
+        remedy: what to do; that of the cause is added last, when it is known which data set this is.
     """
 
     group: str

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from aqr_bench.data.check.finding import Finding, about_rows
+from aqr_bench.data.check.finding import Finding, about_rows, number
 from aqr_bench.data.check.table_schema import MAY_POINT_NOWHERE, SCHEMA
 from aqr_bench.data.check.tables import Table
 from aqr_bench.data.infos import CAMERAS
+from aqr_bench.errors import join_names
 
 LIDAR = "LIDAR_TOP"
 CHANNELS = (LIDAR, *CAMERAS)  # those that this project reads
@@ -50,12 +51,26 @@ def check_sensors(tables: Mapping[str, Table]) -> list[Finding]:
         if not data.complete("sample_token", "is_key_frame") or (channels == UNKNOWN).any():
             return findings  # a row of an unknown sample or sensor may be the one that seems to be missing
         keyframe = np.array(data.columns["is_key_frame"], bool)
+        absent, missing_sensors = _absent_sensors(tables)
+        findings += missing_sensors
         for position, channel in enumerate(CHANNELS):
+            if channel in absent:
+                continue  # that samples lack its keyframes follows from it
             lost = tables["sample"].rows_without(data.hashes["sample_token"][keyframe & (channels == position)])
             findings += about_rows(
                 "sample", lost, f"without a keyframe of {channel} in sample_data.json", "link", "links"
             )
     return findings
+
+
+def _absent_sensors(tables: Mapping[str, Table]) -> tuple[list[str], list[Finding]]:
+    """Channels that sensor.json lacks altogether, as a list and as a finding."""
+    if "sensor" not in tables or not tables["sensor"].complete("channel"):
+        return [], []
+    present = set(tables["sensor"].columns["channel"])
+    absent = [channel for channel in CHANNELS if channel not in present]
+    what = f"sensor.json has {join_names(sorted(present)) or 'no sensor'}, and lacks {number(len(absent), 'sensor')}"
+    return absent, [Finding("links", what, "sensors", tuple(absent), len(absent))] if absent else []
 
 
 def channels_of(tables: Mapping[str, Table]) -> np.ndarray:

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 
 from aqr_bench.data.check.finding import Finding, Progress, about_names, about_rows, access_cause, number
 from aqr_bench.data.check.table_schema import MAY_BE_EMPTY, RETAINED_COLUMNS, SCHEMA, Kind, offenders
+from aqr_bench.foreign_files import Foreign, placeholder_at
 
 _ABSENT = object()
 _JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
@@ -68,6 +70,7 @@ def check_tables(folder: Path, progress: Progress) -> tuple[list[Finding], dict[
         return [Finding("tables", what, access_cause(error, "table"))], {}, None
     findings: list[Finding] = []
     tables: dict[str, Table] = {}
+    placeholders: dict[Foreign, list[str]] = defaultdict(list)
     digest = hashlib.sha256()
     missing = tuple(f"{name}.json" for name in SCHEMA if f"{name}.json" not in present)
     if missing:  # all names: each has to be restored
@@ -81,8 +84,13 @@ def check_tables(folder: Path, progress: Progress) -> tuple[list[Finding], dict[
         if problem is None:
             tables[name], problems = check_rows(name, rows)
             findings += problems
+        elif (kind := placeholder_at(path)) is not None:
+            placeholders[kind].append(path.name)
         else:
             findings.append(problem)
+    for kind, names in placeholders.items():
+        what = f"{number(len(names), 'table')}, each {kind.name}"
+        findings.append(Finding("tables", what, kind.name, tuple(names), len(names)))
     return findings, tables, digest.hexdigest() if len(tables) == len(SCHEMA) else None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from aqr_bench.errors import UserError, require_file
+from aqr_bench.metrics.splits import OFFICIAL, evaluation_split
 from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records
 from aqr_bench.report.collect import Results, collect_runs
 from aqr_bench.report.score_statistics import number, summarise
@@ -46,8 +47,13 @@ def read_published(name: str) -> pd.DataFrame:
 
 
 def comparable(tier: Tier) -> bool:
-    """Whether the tier has the data set of published numbers."""
-    return tier.kind == "nuscenes" and tier.version == VERSION
+    """Whether the tier has the data set of published numbers, and their split."""
+    return tier.kind == "nuscenes" and tier.version == VERSION and evaluation_split(tier.data_root, VERSION) == SPLIT
+
+
+def _data_of(tier: Tier) -> str:
+    data, split = f"{tier.kind} {tier.version}", evaluation_split(tier.data_root, tier.version)
+    return data if split == OFFICIAL[tier.version][1] else f"{data}, split '{split}'"
 
 
 def published_rows(study: Study) -> pd.DataFrame:
@@ -142,7 +148,7 @@ def _comparison_row(row: Any, results: Results, tier: Tier, source: str | None, 
 def _why_not(results: Results, variant: str, condition: str, measured: float | None, tier: Tier) -> str:
     """Why a published number has no difference: not measured, failed, or measured on other data."""
     if measured is not None and not comparable(tier):
-        return f"not comparable: measured on {tier.kind} {tier.version}"
+        return f"not comparable: measured on {_data_of(tier)}"
     rows = results.evaluations
     rows = rows[(rows["variant"] == variant) & (rows["condition"] == condition)]
     states = list(rows["status"])
@@ -199,7 +205,7 @@ def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, 
         "for where they differ from the published ones."
     )
     if not comparable(tier):
-        note += f" Measured on {tier.kind} {tier.version}, not on the data of the published column."
+        note += f" Measured on {_data_of(tier)}, not on the data of the published column."
     name, title = f"{study.name}_published_{suite.name}", entry.get("title", f"The protocol of {entry['model']}")
     return make_table(name, title, table_rows, note, [*study.variants, column])
 

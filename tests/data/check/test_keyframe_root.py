@@ -17,7 +17,12 @@ from aqr_bench.compat import load_safe_pickle
 from aqr_bench.data.check.check import check_root
 from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.errors import UserError
+from aqr_bench.foreign_files import LFS_POINTER, WEB_PAGE
 
+PLACEHOLDERS = {
+    LFS_POINTER: b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 694720\n",
+    WEB_PAGE: b"<!DOCTYPE html>\n<title>Log in</title>\n",
+}
 SCENE = "scene-0061"  # the keyframe is from its first sample
 CATEGORIES = (
     "vehicle.car",
@@ -260,8 +265,8 @@ def not_finite(path: Path) -> None:
         ("CAM_FRONT", blank, "1 of 7 opened files cut short (no end-of-image marker): samples/CAM_FRONT/n015"),
         (
             "CAM_FRONT",
-            lambda p: p.write_bytes(b"<html>404</html>"),
-            "1 of 7 opened files no JPEG (the first bytes are '3c68', not 'ffd8'): samples/CAM_FRONT/n015",
+            lambda p: p.write_bytes(b"GIF89a and more"),
+            "1 of 7 opened files no JPEG (the first bytes are '4749', not 'ffd8'): samples/CAM_FRONT/n015",
         ),
         ("CAM_FRONT", shrink, "1 of 7 opened files of another width or height than sample_data.json says"),
     ],
@@ -272,6 +277,25 @@ def test_a_damaged_file_is_named(root, tables, channel, damage, message):
     (line,) = errors(root)
     assert message in line and "v1.0-mini.tgz" in line
     assert Path(name).name in line or "folder" in line
+
+
+@pytest.mark.parametrize("channel", ["LIDAR_TOP", "CAM_FRONT"])
+@pytest.mark.parametrize("kind", PLACEHOLDERS)
+def test_a_placeholder_is_called_by_its_name(root, tables, channel, kind):
+    name = next(r["filename"] for r in tables["sample_data"] if f"/{channel}/" in r["filename"])
+    (root / name).write_bytes(PLACEHOLDERS[kind])
+    (line,) = errors(root)
+    assert f"each {kind.name}" in line and Path(name).name in line and line.endswith(kind.remedy)
+
+
+def test_tables_that_are_placeholders_are_one_finding(root):
+    for table in (root / "v1.0-mini").iterdir():
+        table.write_bytes(PLACEHOLDERS[LFS_POINTER])
+    (line,) = errors(root)
+    assert "tables: 13 tables, each a Git LFS pointer, not the file itself: attribute.json, " in line
+    assert line.endswith(LFS_POINTER.remedy)
+    with pytest.raises(UserError, match=r"attribute\.json is a Git LFS pointer.* git lfs pull"):
+        open_nuscenes(root, "v1.0-mini")
 
 
 def test_opencv_accepts_a_jpeg_without_its_end(root, tables):

@@ -1,0 +1,75 @@
+"""Real detections on the real mini_val tables: the numbers of their official summary and of nuscenes-devkit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aqr_bench.errors import UserError
+from aqr_bench.metrics.cross_check import cross_check
+from aqr_bench.metrics.detection import score_detections
+
+VERSION = "v1.0-mini"
+
+
+@pytest.fixture(scope="module")
+def folder(shared) -> Path:
+    folder = shared / "data" / "nuscenes_mini_val"
+    if not folder.is_dir():
+        pytest.skip("the tables of mini_val ../shared/data/nuscenes_mini_val are not here")
+    return folder
+
+
+def link_root(folder: Path, root: Path) -> Path:
+    """A root with the tables as links and empty map masks, which nuscenes-devkit asks for and nothing opens."""
+    (root / VERSION).mkdir(parents=True)
+    (root / "maps").mkdir()
+    for table in (folder / VERSION).iterdir():
+        (root / VERSION / table.name).symlink_to(table)
+    for mask in json.loads((folder / VERSION / "map.json").read_text()):
+        (root / mask["filename"]).touch()
+    return root
+
+
+@pytest.fixture(scope="module")
+def nusc(folder, tmp_path_factory):
+    from nuscenes import NuScenes
+
+    root = link_root(folder, tmp_path_factory.mktemp("mini_val") / "root")
+    return NuScenes(VERSION, str(root), verbose=False)
+
+
+def test_the_official_summary_of_a_result_is_met(folder, nusc, tmp_path):
+    """Orientation and attribute errors differ: boxes of the rebuilt tables lie flat, their attributes are by rule."""
+    official = json.loads((folder / "metrics_summary.json").read_text())
+    scores = score_detections(folder / "results_nusc.json", nusc, tmp_path)
+    assert scores["mAP"] == official["mean_ap"] == 0.07551617930781714
+    for ours, theirs in {"mATE": "trans_err", "mASE": "scale_err", "mAVE": "vel_err"}.items():
+        assert scores[ours] == pytest.approx(official["tp_errors"][theirs], rel=1e-14)
+    for name, by_distance in official["label_aps"].items():
+        assert scores["classes"][name]["AP_dist"] == by_distance
+
+
+def test_fast_bev_scores_as_by_the_devkit(folder, nusc, tmp_path):
+    scores = score_detections(folder / "fastbev_mini_val_results_nusc.json", nusc, tmp_path)
+    assert (scores["mAP"], scores["NDS"]) == (0.3528120132818282, 0.41382821545468607)
+
+
+def test_a_custom_split_is_scored_as_by_the_devkit(folder, tmp_path):
+    from nuscenes import NuScenes
+
+    root = link_root(folder, tmp_path / "root")
+    (root / VERSION / "splits.json").write_text(json.dumps({"my_val": ["scene-0916"]}))
+    nusc = NuScenes(VERSION, str(root), verbose=False)
+    scene = next(row["token"] for row in nusc.scene if row["name"] == "scene-0916")
+    tokens = {sample["token"] for sample in nusc.sample if sample["scene_token"] == scene}
+    submission = json.loads((folder / "results_nusc.json").read_text())
+    submission["results"] = {token: boxes for token, boxes in submission["results"].items() if token in tokens}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(submission))
+    ours, devkit = (score_detections(path, nusc, tmp_path, engine=engine) for engine in ("fast", "devkit"))
+    assert ours["mAP"] == devkit["mAP"] > 0 and cross_check(ours, devkit, 1e-12).mismatches == ()
+    with pytest.raises(UserError, match="sample"):
+        score_detections(folder / "results_nusc.json", nusc, tmp_path)
