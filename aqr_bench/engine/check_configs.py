@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.data.dataset import DataSet
-from aqr_bench.engine.config import base_config, build_config, open_config, schedule_for
+from aqr_bench.engine.config import build_config, filled_config, open_config, schedule_for
 from aqr_bench.errors import UserError
 from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.study.hashes import config_hash
@@ -52,7 +52,7 @@ def variant_config(
 def model_config(tier: Tier, study: Study | None, variant: str | None) -> Any:
     """The config of the same training before tier and study change it; the data set's files are filled in."""
     opened = open_config(_model(tier, study, variant), import_modules=False)
-    return base_config(tier, _data(tier), opened=opened)
+    return filled_config(tier, _data(tier), opened=opened)
 
 
 def _data(tier: Tier) -> DataSet:
