@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.compat import load_safe_pickle
 from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
-from aqr_bench.errors import UserError, quoted, reading, require_file
+from aqr_bench.errors import READ_ERRORS, UserError, quoted, reading, require_file, short
 from aqr_bench.study.spec import SPLITS
+
+INFO_FILE_REMEDY = "Make it again: aqr-bench data."
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,40 @@ def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
     infos = sorted(folder.glob("*.pkl"))
     if len(infos) != 1:
         raise UserError(f"{folder} must hold exactly one info file (*.pkl), it holds {len(infos)}")
+    check_info_file(infos[0])
     return DataSet(folder.resolve(), folder.resolve(), "v1.0-mini", ""), infos[0].name
+
+
+@contextmanager
+def reading_samples(info_file: str | Path) -> Iterator[None]:
+    """UserError for whatever mmdet3d's data set and the transforms raise where an info file or its files do not fit.
+
+    The file may come from anywhere: keys may be missing, and files that it names be gone.
+    """
+    from aqr_bench.data.raw_frames import BadFrameError  # OpenCV
+
+    try:
+        yield
+    except UserError:
+        raise
+    except BadFrameError as error:
+        remedy = "Put the files that it names beside it, or make it again: aqr-bench data."
+        raise UserError(f"{info_file}: {error}", remedy) from error
+    except READ_ERRORS as error:
+        reason = f"{type(error).__name__}: {short(' '.join(str(error).split()), 160)}"
+        raise UserError(f"info file cannot be used: {info_file} ({reason})", INFO_FILE_REMEDY) from error
+
+
+def check_info_file(path: str | Path) -> None:
+    """UserError unless a file has the outer form of an info file of mmdet3d 1.x, with at least one sample."""
+    content = load_safe_pickle(path, "info file", INFO_FILE_REMEDY)
+    if isinstance(content, list) or (isinstance(content, Mapping) and "infos" in content):
+        raise UserError(f"{path} is an info file of mmdet3d 0.x", "Make one of mmdet3d 1.x: aqr-bench data.")
+    for key, kind in (("metainfo", Mapping), ("data_list", list)):
+        if not isinstance(content, Mapping) or not isinstance(content.get(key), kind):
+            raise UserError(f"{path} is no info file of mmdet3d: it has no '{key}'", INFO_FILE_REMEDY)
+    if not content["data_list"]:
+        raise UserError(f"{path} has no samples (data_list is empty)", INFO_FILE_REMEDY)
 
 
 def point_at_keyframe(dataset: Any, folder: str | Path) -> None:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from aqr_bench.errors import UserError, root_cause, short
 from aqr_bench.records.record import status_of
@@ -51,6 +52,18 @@ def building_model(where: str) -> Iterator[None]:
         else:
             what, remedy = _with_place(root_cause(error)), "Correct the config or the code of the model."
         raise UserError(f"{where}: the model cannot be built: {what}", remedy) from error
+
+
+def build_model(config: Any) -> Any:
+    """The detector of a config, with random weights. Raises whatever its modules and constructors raise."""
+    from mmengine.registry import init_default_scope
+    from mmengine.utils import import_modules_from_strings
+
+    import_modules_from_strings(**config.custom_imports)
+    init_default_scope(config.default_scope)
+    from mmdet3d.registry import MODELS
+
+    return MODELS.build(config.model)
 
 
 def _with_place(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from aqr_bench.console import seed
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import build_config, database_files, files_of, hashable, schedule_for
+from aqr_bench.engine.config_facts import detection_classes
 from aqr_bench.engine.distributed import ProcessGroup, RankFailure, exit_now, split_batch, world_size
 from aqr_bench.engine.initial_weights import initial_checkpoint, load_initial_weights
 from aqr_bench.engine.job import cost_since, failure_status, summed_costs
@@ -213,7 +214,8 @@ def resolve_start(plan: TrainingPlan, start: Start) -> Start:
     separate_work(plan.work_root, plan.work, job.identity)
     if file is None:
         return Start(job, files, tuple(checkpoints))
-    converted, facts = load_initial_weights(file, plan.schedule, plan.model, plan.work)
+    classes = detection_classes(plan.config)
+    converted, facts = load_initial_weights(file, plan.schedule, plan.model, plan.work, classes)
     return Start(job, files, (converted,), {"start": facts, "trained": plan.schedule.iterations != 0})
 
 
