@@ -105,6 +105,10 @@ def test_a_wrong_folder_is_named(tmp_path):
 
 @cache
 def quick_config():
+    """Its modules are registered, as by an evaluator that has built the model."""
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmdet3d")
     return base_config(load_tier("quick"), DataSet(Path("x"), Path("x"), "v1.0-mini", ""))
 
 
@@ -120,8 +124,7 @@ UNFIT = {
     "no points": (lambda s, _: s.pop("lidar_points") and None, "KeyError: 'lidar_points'"),
     "no token": (lambda s, _: s.pop("token") and None, "KeyError: 'token'"),
     "no counts": (lambda s, _: s["instances"][0].pop("num_lidar_pts") and None, "num_lidar_pts"),
-    "no velocity": (lambda s, _: s["instances"][0].pop("velocity") and None, "velocity"),
-    "no sensor": (lambda s, _: s["images"].pop("CAM_BACK") and None, "CAM_BACK"),
+    "no velocity": (lambda s, _: s["instances"][0].pop("velocity") and None, "velocities"),
     "a folder": (lambda s, _: s["lidar_points"].update(lidar_path="there/x.bin"), "there/x.bin"),
     "no image": (lambda s, _: s["images"]["CAM_BACK"].update(img_path="none.jpg"), "none.jpg"),
     "wrong type": (lambda s, _: s.update(instances=3), "TypeError"),
