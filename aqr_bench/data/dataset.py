@@ -101,11 +101,9 @@ def reading_samples(info_file: str | Path) -> Iterator[None]:
 def check_info_file(path: str | Path) -> None:
     """UserError unless a file has the outer form of an info file of mmdet3d 1.x, with at least one sample."""
     content = load_safe_pickle(path, "info file", INFO_FILE_REMEDY)
-    if isinstance(content, list) or (isinstance(content, Mapping) and "infos" in content):
-        raise UserError(f"{path} is an info file of mmdet3d 0.x", "Make one of mmdet3d 1.x: aqr-bench data.")
     for key, kind in (("metainfo", Mapping), ("data_list", list)):
         if not isinstance(content, Mapping) or not isinstance(content.get(key), kind):
-            raise UserError(f"{path} is no info file of mmdet3d: it has no '{key}'", INFO_FILE_REMEDY)
+            raise UserError(f"{path} is no info file of mmdet3d 1.x: it has no '{key}'", INFO_FILE_REMEDY)
     if not content["data_list"]:
         raise UserError(f"{path} has no samples (data_list is empty)", INFO_FILE_REMEDY)
 

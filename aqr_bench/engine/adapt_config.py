@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from aqr_bench.errors import UserError, join_names
-from aqr_bench.study.model_files import shipped_models
+from aqr_bench.errors import UserError
 
 IMPORTS = ("aqr_bench.data.transforms", "aqr_bench.data.conditions", "aqr_bench.engine.hooks")
 PREPROCESSOR = "aqr_bench.cmt.preprocessor"
@@ -63,9 +62,6 @@ def inner_dataset(dataset: Any) -> Any:
 
 
 def _dataset(config: Any, loader: str, where: str) -> Any:
-    if not config.get(loader) and isinstance(config.get("data"), Mapping):  # samples_per_gpu, train, val, test
-        remedy = f"Give one of mmdet3d 1.x, or of those that ship here: {join_names(shipped_models())}."
-        raise UserError(f"{where}: a config of mmdet3d 0.x ('data' in place of the data loaders)", remedy)
     if not config.get(loader):
         raise UserError(f"{where}: no {loader}; a config that can be evaluated here has a train and a test loader")
     dataset = inner_dataset(_part(config[loader], "dataset", f"{where}: {loader}"))

@@ -130,7 +130,6 @@ UNFIT = {
     "from mmengine.config import read_base\nwith read_base():\n    from .x import *": r"mine\.py: .*x\.py",
     "_base_ = ['x.py']": r"x\.py",
     "_base_ = ['mmdet3d::not/there.py']": "not/there",
-    "data = dict(samples_per_gpu=2, train=dict(type='NuScenesDataset'))": "config of mmdet3d 0.x .* ship here: cmt_",
     "model = dict(type='X')": "no train_dataloader; a config that can be evaluated",
     "train_dataloader = dict(batch_size=1)": "train_dataloader has no 'dataset'",
     "train_dataloader = dict(dataset=dict(type='NuScenesDataset', ann_file='x'))": "train_dataloader has no 'pipeline'",

@@ -113,8 +113,8 @@ def quick_config():
 
 
 UNFIT = {
-    "0.x": (lambda _, c: {"infos": c["data_list"], "metadata": {"version": "v1.0-mini"}}, "info file of mmdet3d 0.x"),
-    "0.x list": (lambda _, c: c["data_list"], "info file of mmdet3d 0.x"),
+    "0.x": (lambda _, c: {"infos": c["data_list"], "metadata": {"version": "v1.0-mini"}}, "info file of mmdet3d"),
+    "0.x list": (lambda _, c: c["data_list"], "info file of mmdet3d"),
     "no metainfo": (lambda _, c: c.pop("metainfo") and None, "it has no 'metainfo'"),
     "no data_list": (lambda _, c: c.pop("data_list") and None, "it has no 'data_list'"),
     "no samples": (lambda _, c: c["data_list"].clear(), "has no samples"),
@@ -154,7 +154,7 @@ def test_an_info_file_that_does_not_fit_is_one_line(case, keyframe, untrained, t
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mmdet3d_tests_nus_info_0.x.pkl", "info file of mmdet3d 0.x"),
+        ("mmdet3d_tests_nus_info_0.x.pkl", "info file of mmdet3d"),
         ("mmdet3d_tests_nus_info_1.x.pkl", "is missing"),  # its sensor files are elsewhere
         ("trainval_10samples_val.pkl", "is missing"),
         ("lyft_infos.pkl", ""),
