@@ -22,6 +22,7 @@ class DataSet:
     """Info files of a nuScenes root. ``root`` holds v1.0-*/, samples/ and sweeps/.
 
     ``sha256``: of the tables. ``infos_sha256``: of the info files, which also depend on how they were made.
+    ``skipped_scenes``: names of those that were left out for want of files. ``train_samples``: None where not known.
     """
 
     infos: Path
@@ -29,6 +30,8 @@ class DataSet:
     version: str
     sha256: str
     infos_sha256: str = ""
+    skipped_scenes: tuple[str, ...] = ()
+    train_samples: int | None = None
 
 
 def load_data(infos: str | Path) -> DataSet:
@@ -47,6 +50,8 @@ def load_data(infos: str | Path) -> DataSet:
             raise ValueError(f"version {quoted(version)}, data_sha256 {quoted(sha256)}")
         hashes = summary.get("sha256", {"infos": {}, "tables": {}})  # summaries of earlier versions have none
         infos, tables = dict(**hashes["infos"]), dict(**hashes["tables"])
+        skipped = tuple(summary.get("skipped_scenes", ()))
+        train = summary.get("splits", {}).get("train", {}).get("samples")
         root = (folder / root).resolve()
         has_tables = any((root / version).glob("*.json"))
     files = [require_file(folder / name, "info file", "Run aqr-bench data again.") for name in infos]
@@ -63,7 +68,7 @@ def load_data(infos: str | Path) -> DataSet:
             f"{root / version / name} is not what {path} describes: it is damaged, or was edited after the info files "
             "were made. Run aqr-bench data again."
         )
-    return DataSet(folder.resolve(), root, version, sha256, infos_digest(folder))
+    return DataSet(folder.resolve(), root, version, sha256, infos_digest(folder), skipped, train)
 
 
 def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:

@@ -12,10 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from aqr_bench.atomic import atomic_write
+from aqr_bench.data.complete_scenes import CHANNELS, require_channels
 from aqr_bench.errors import UserError, reading
 from aqr_bench.study.spec import SPLITS
 
-CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+CAMERAS = CHANNELS[1:]
 # mmdet3d 1.4's label order: NuScenesDataset reads labels by position in this tuple.
 INFO_CLASSES = (
     "car", "truck", "trailer", "bus", "construction_vehicle",
@@ -70,7 +71,8 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
         ``{"train": [...], "val": [...]}``; boxes in the LiDAR frame: gravity centre, l, w, h, yaw counter-clockwise
         from x (mmdet3d 1.x), velocity in m/s in the LiDAR frame.
     Raises:
-        UserError: a version without an official train and val split.
+        UserError: a version without an official train and val split, no scene of val, a sample without a channel. The
+            train split may be missing: val is enough to evaluate.
     """
     from nuscenes.utils.splits import create_splits_scenes
 
@@ -86,9 +88,11 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
             for split, members in names.items():
                 if scene_name[sample["scene_token"]] in members:
                     infos[split].append(_sample_info(nusc, sample, len(infos[split]), max_sweeps))
-    for split, entries in infos.items():
-        if not entries:
-            raise UserError(f"no scene of {nusc.dataroot} ({nusc.version}) belongs to the official {split} split.")
+    if not infos["val"]:
+        raise UserError(
+            f"no scene of {nusc.dataroot} ({nusc.version}) belongs to the official val split",
+            "Add scenes of that split: without one nothing can be evaluated.",
+        )
     return infos
 
 
@@ -140,6 +144,7 @@ def _poses(nusc: Any, sample_data: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
+    require_channels(sample)
     lidar = nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
     lidar2ego, ego2global = _poses(nusc, lidar)
     global2lidar = np.linalg.inv(ego2global @ lidar2ego)

@@ -183,9 +183,10 @@ class Evaluator:
     @functools.cached_property
     def tables(self) -> Any:
         """The devkit's NuScenes of the data set."""
+        from aqr_bench.data.complete_scenes import without_scenes
         from aqr_bench.data.infos import open_nuscenes
 
-        return open_nuscenes(self.data.root, self.data.version)
+        return without_scenes(open_nuscenes(self.data.root, self.data.version), self.data.skipped_scenes)
 
     def predict(self, batch: dict) -> Any:
         """Detections of a collated batch of one sample."""
@@ -211,6 +212,7 @@ class Evaluator:
         extra = {
             "matches": {"file": "matches.npz"},
             "metric": metric_engine(),
+            **({"skipped_scenes": list(self.data.skipped_scenes)} if self.data.skipped_scenes else {}),
             **({"router": router} if router else {}),
         }
         inputs = evaluation_fingerprint(fingerprints)

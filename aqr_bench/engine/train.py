@@ -164,7 +164,13 @@ def plan_training(args: argparse.Namespace) -> TrainingPlan:
     if records.get(schedule.init) == []:
         what = "the base model" if schedule.init == "base" else "the pretrained branches"
         raise UserError(f"this training starts from {what} (tier '{tier.name}'): give --{schedule.init} TRAIN_RECORD")
-    return TrainingPlan(run, tier, study, data, schedule, tuple(records.get(schedule.init, ())), work_root)
+    plan = TrainingPlan(run, tier, study, data, schedule, tuple(records.get(schedule.init, ())), work_root)
+    if data.train_samples == 0 and not plan.only_takes_weights:
+        raise UserError(
+            f"{data.infos} has no sample of the train split: it can only be evaluated on",
+            "Add scenes of the train split to the data set, and run aqr-bench data again.",
+        )
+    return plan
 
 
 def with_config(plan: TrainingPlan) -> TrainingPlan:
