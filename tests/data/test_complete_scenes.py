@@ -1,4 +1,4 @@
-"""What cannot be trained on or scored is reported when info files are made: missing files, splits, channels, objects."""
+"""What cannot be trained on or scored is reported when info files are made: files, splits, channels, objects."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_val_split_alone_can_be_evaluated_on_and_not_trained_on(world, tmp_pat
     arguments = ["--tier", "smoke", "--infos", str(infos), "--seed", "0", "--work", str(tmp_path / "work")]
     with pytest.raises(UserError, match="infos has no sample of the train split: it can only be evaluated on"):
         train([*arguments, "--out", str(tmp_path / "train.jsonl")])
-    with pytest.raises(UserError, match="belongs to the official val split.* nothing can be evaluated"):
+    with pytest.raises(UserError, match=r"belongs to the official val split.* nothing can be evaluated"):
         make(edited(world, tmp_path / "none", scene=lambda rows: rows[:2]), tmp_path / "other")
 
 
@@ -158,8 +158,6 @@ def test_what_cannot_be_scored_is_refused_before_a_training(table, change, messa
 def test_a_channel_that_is_missing_is_named(world, nusc, tmp_path):
     first = next(r for r in nusc.sample_data if r["channel"] == "CAM_BACK" and r["is_key_frame"])
     others = lambda rows: [row for row in rows if row["token"] != first["token"]]  # noqa: E731
-    with pytest.raises(
-        UserError, match=f"sample {first['sample_token']} has no keyframe of CAM_BACK in sample_data.json"
-    ):
+    with pytest.raises(UserError, match=f"sample {first['sample_token']} has no keyframe of CAM_BACK in"):
         make(edited(world, tmp_path / "root", sample_data=others), tmp_path / "out")
     assert len(CHANNELS) == 7

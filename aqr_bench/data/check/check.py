@@ -172,8 +172,9 @@ def check_splits(version: str, scene: Table, kind: str) -> list[Finding]:
     for split, members in splits.items() if scene.complete("name") else ():
         missing = [name for name in members if name not in names]
         if len(missing) == len(members):
-            what = f"no scene of the official {split} split of {version}, and without one no info file can be made"
-            findings.append(Finding("splits", what, "scene names", warning=kind == "partial"))
+            lost = "nothing can be trained on" if split == "train" else "no info file can be made"
+            what = f"no scene of the official {split} split of {version}, and without one {lost}"
+            findings.append(Finding("splits", what, "scene names", warning=kind == "partial" or split == "train"))
         elif kind == "nuscenes":
             what = f"{len(missing)} of {len(members)} scenes of the official {split} split missing in scene.json"
             findings += about_names("splits", what, "release", missing)
