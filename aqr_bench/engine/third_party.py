@@ -19,7 +19,7 @@ from aqr_bench.records.record import status_of
 def opening_config(path: Path) -> Iterator[None]:
     """UserError with file, line and cause for anything that a config raises: it is Python, and so may anything in it.
 
-    Errors of the disk and of memory are left as they are.
+    Lack of memory is left as it is.
     """
     try:
         yield
