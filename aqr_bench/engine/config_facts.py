@@ -19,6 +19,7 @@ MAX_BOXES_PER_SAMPLE = 500  # of a nuScenes submission
 DEFAULT_SWEEPS = 10  # of mmdet3d's LoadPointsFromMultiSweeps and ours
 HEADS = ("pts_bbox_head", "bbox_head")
 MIDDLE_ENCODERS = ("pts_middle_encoder", "middle_encoder")
+CONDITIONS = ("SensorCondition", "RandomCondition")
 VOXEL_LAYERS = ("pts_voxel_layer", "voxel_layer", "voxelize_cfg")
 
 
@@ -119,7 +120,7 @@ def sweep_places(config: Mapping[str, Any]) -> list[Place]:
         loads = any(step.get("type") == "LoadPointsFromFile" for _, step in named)
         merged = [Place(f"{k}.sweeps_num", s.get("sweeps_num", DEFAULT_SWEEPS)) for k, s in named if _merges(s)]
         places += merged or ([Place(f"{key} (no {CORRECTED_SWEEPS})", 0)] if loads else [])
-        conditions = [(k, s) for k, s in named if s.get("type") == "SensorCondition" and "sweeps_num" in s]
+        conditions = [(k, s) for k, s in named if s.get("type") in CONDITIONS and "sweeps_num" in s]
         places += [Place(f"{k}.sweeps_num", s["sweeps_num"]) for k, s in conditions if merged]
     return places
 
