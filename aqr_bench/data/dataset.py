@@ -71,6 +71,15 @@ def load_data(infos: str | Path) -> DataSet:
     return DataSet(folder.resolve(), root, version, sha256, infos_digest(folder), skipped, train)
 
 
+def require_train_split(data: DataSet) -> None:
+    """UserError for a data set of val scenes alone, which nothing can be trained on."""
+    if data.train_samples == 0:
+        raise UserError(
+            f"{data.infos} has no sample of the train split: it can only be evaluated on",
+            "Add scenes of the train split to the data set, and run aqr-bench data again.",
+        )
+
+
 def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
     """A folder with one mmdet3d info file (.pkl, one or more samples) and the files that it names, side by side."""
     folder = Path(folder)

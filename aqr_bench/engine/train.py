@@ -19,7 +19,7 @@ from typing import Any
 
 from aqr_bench.compat import with_pickle_name
 from aqr_bench.console import seed
-from aqr_bench.data.dataset import DataSet, load_data
+from aqr_bench.data.dataset import DataSet, load_data, require_train_split
 from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import build_config, database_files, files_of, hashable, schedule_for
 from aqr_bench.engine.config_facts import detection_classes
@@ -165,11 +165,8 @@ def plan_training(args: argparse.Namespace) -> TrainingPlan:
         what = "the base model" if schedule.init == "base" else "the pretrained branches"
         raise UserError(f"this training starts from {what} (tier '{tier.name}'): give --{schedule.init} TRAIN_RECORD")
     plan = TrainingPlan(run, tier, study, data, schedule, tuple(records.get(schedule.init, ())), work_root)
-    if data.train_samples == 0 and not plan.only_takes_weights:
-        raise UserError(
-            f"{data.infos} has no sample of the train split: it can only be evaluated on",
-            "Add scenes of the train split to the data set, and run aqr-bench data again.",
-        )
+    if not plan.only_takes_weights:
+        require_train_split(data)
     return plan
 
 
