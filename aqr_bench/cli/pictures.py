@@ -14,7 +14,7 @@ import numpy as np
 
 from aqr_bench.atomic import write_text
 from aqr_bench.console import positive_int, unit_fraction
-from aqr_bench.data.dataset import keyframe_data, load_data, point_at_keyframe
+from aqr_bench.data.dataset import keyframe_data, load_data, point_at_keyframe, reading_samples
 from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.data.raw_frames import read_image
 from aqr_bench.engine.evaluate import Evaluator, build_loader, load_evaluator
@@ -144,12 +144,14 @@ def evaluate_keyframe(
     point_at_keyframe(evaluator.config.test_dataloader.dataset, folder)
     written, detections = [], {}
     condition = resolve_condition("clean")
-    loader = build_loader(evaluator.config, condition, 1)
-    for index in range(len(loader.dataset)):
+    with reading_samples(evaluator.config.test_dataloader.dataset.ann_file):
+        loader = build_loader(evaluator.config, condition, 1)
+        tokens = [loader.dataset.get_data_info(index)["token"] for index in range(len(loader.dataset))]
+    for index, token in enumerate(tokens):
         path = out / f"keyframe.{index}.png"
         boxes = draw_detections(evaluator, loader.dataset, index, condition, path, SCORE_THRESHOLD)
         written.append(path)
-        detections[loader.dataset.get_data_info(index)["token"]] = {
+        detections[token] = {
             "boxes_lidar": boxes.boxes_n7.tolist(),
             "labels": list(boxes.labels),
             "scores": boxes.scores.tolist(),
@@ -164,8 +166,9 @@ def draw_detections(
     """Run one sample and draw it, with ``why`` in the title; returns all of its detections."""
     from mmengine.dataset import pseudo_collate
 
-    info = dataset.get_data_info(index)
-    packed = dataset[index]
+    with reading_samples(dataset.ann_file):
+        info = dataset.get_data_info(index)
+        packed = dataset[index]
     inputs, sample = packed["inputs"], packed["data_samples"]
     # A condition may have removed a sensor altogether.
     points = inputs["points"].numpy().copy() if "points" in inputs else np.zeros((0, 3), np.float32)

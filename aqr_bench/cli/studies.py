@@ -47,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.action == "cost":
         lines = cost_lines(args.study, args.tier, args.seeds, args.suites, args.cores, Path(args.records))
+        from aqr_bench.engine.check_configs import check_configs  # mmengine and torch
+
+        check_configs(*planned(args.study, args.tier, args.seeds))
     elif args.names:
         entries = [entry for name in args.names for entry in resolve(name)]
         describe = check_line if args.action == "check" else detail_lines
@@ -228,17 +231,21 @@ def _indented(rows: Sequence[tuple[str, str]]) -> list[str]:
 # ---------------------------------------------------------------- what a run costs
 
 
+def planned(names: Sequence[str], tier_name: str, seeds: int | None) -> tuple[Tier, list[Study]]:
+    """The tier, and the studies of these names or all that it can run, with so many of their seeds."""
+    tier = load_tier(tier_name)
+    if names:
+        return tier, [limit_seeds(load_study(name), tier, seeds) for name in names]
+    every = [study for study in loadable(load_study, known_studies())[0] if runnable(tier, study)]
+    # Not every study has as many seeds as --seeds asks for; one that is named here must.
+    return tier, [limit_seeds(s, tier, min(seeds, len(s.seeds)) if seeds else None) for s in every]
+
+
 def cost_lines(
     names: Sequence[str], tier_name: str, seeds: int | None, suites: Sequence[str], cores: int | None, records: Path
 ) -> list[str]:
     """Counts, time and disk of a run from nothing. UserError: an unknown name, or a study that the tier cannot run."""
-    tier = load_tier(tier_name)
-    if names:
-        studies = [limit_seeds(load_study(name), tier, seeds) for name in names]
-    else:
-        every = [study for study in loadable(load_study, known_studies())[0] if runnable(tier, study)]
-        # Not every study has as many seeds as --seeds asks for; one that is named here must.
-        studies = [limit_seeds(s, tier, min(seeds, len(s.seeds)) if seeds else None) for s in every]
+    tier, studies = planned(names, tier_name, seeds)
     groups = job_groups(tier, studies, [load_suite(name) for name in suites])
     times = known_times(tier, records)
 

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from aqr_bench.atomic import write_text
 from aqr_bench.console import non_negative_int, positive_int
+from aqr_bench.data.complete_scenes import incomplete_scenes, require_files, without_scenes
 from aqr_bench.data.digests import file_digests, table_digests, tables_digest
-from aqr_bench.data.infos import INFO_CLASSES, build_infos, open_nuscenes, write_infos
-from aqr_bench.errors import UserError, require_file, run_main
+from aqr_bench.data.infos import CHECK, INFO_CLASSES, build_infos, open_nuscenes, write_infos
+from aqr_bench.errors import UserError, join_names, reading, require_file, run_main
+from aqr_bench.metrics.detection import evaluated_truth
 from aqr_bench.study.layout import relative_path
 from aqr_bench.study.load import load_tier
 from aqr_bench.study.spec import SPLITS
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--database", action="store_true", help="also crop the objects for ground-truth sampling")
     parser.add_argument("--database-only", action="store_true", help="only that, from existing info files")
     parser.add_argument("--workers", type=positive_int, default=1, help="processes of --database (default: 1)")
+    parser.add_argument("--skip-missing", action="store_true", help="leave out scenes that lack files of their sensors")
     parser.add_argument("--code", help="hash to be noted in data.json, by which a workflow knows who made it")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
@@ -53,8 +56,16 @@ def main(argv: list[str] | None = None) -> int:
         write_text(path, json.dumps(summary, indent=1))
         print(f"ground-truth database: {sum(objects.values())} objects -> {args.out}")
         return 0
-    version = args.version or load_tier(args.tier).version
-    infos = build_infos(open_nuscenes(args.root, version), args.max_sweeps, args.quiet)
+    tier = load_tier(args.tier) if args.tier else None
+    version = args.version or tier.version
+    nusc, skip = open_nuscenes(args.root, version), args.skip_missing or (tier is not None and tier.skip_missing)
+    with reading(f"{args.root} ({version})", "the nuScenes tables", CHECK):
+        skipped = incomplete_scenes(nusc, args.max_sweeps) if skip else []
+        if not skip and (warning := require_files(nusc)):
+            print(f"warning: {warning}", file=sys.stderr)
+    infos = build_infos(without_scenes(nusc, skipped), args.max_sweeps, args.quiet)
+    with reading(f"{args.root} ({version})", "the nuScenes tables", CHECK):
+        evaluated_truth(nusc)  # what is scored after all trainings is there
     paths = write_infos(infos, args.out, version)
     tables = table_digests(args.root, version, args.out)
     summary = {
@@ -62,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         "version": version,
         "data_sha256": tables_digest(tables),
         **({"code": args.code} if args.code else {}),
+        **({"skipped_scenes": skipped} if skipped else {}),
         "splits": {split: _counts(entries) for split, entries in infos.items()},
         "files": {split: path.name for split, path in paths.items()},
         "sha256": {"infos": file_digests(paths.values(), args.out), "tables": tables},
@@ -71,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     write_text(Path(args.out) / "data.json", json.dumps(summary, indent=1))
     counts = ", ".join(f"{split} {len(entries)} samples" for split, entries in infos.items())
     print(f"infos of {version}: {counts} -> {args.out}")
+    if skip:
+        print(f"{len(skipped)} of {len(nusc.scene)} scenes lack files and are left out: {join_names(skipped)}")
     if args.database:
         print(f"ground-truth database: {sum(summary['database']['objects'].values())} objects -> {args.out}")
     return 0

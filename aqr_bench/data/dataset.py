@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.compat import load_safe_pickle
 from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
-from aqr_bench.errors import UserError, quoted, reading, require_file
+from aqr_bench.errors import READ_ERRORS, UserError, quoted, reading, require_file, short
 from aqr_bench.study.spec import SPLITS
+
+INFO_FILE_REMEDY = "Make it again: aqr-bench data."
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,7 @@ class DataSet:
     """Info files of a nuScenes root. ``root`` holds v1.0-*/, samples/ and sweeps/.
 
     ``sha256``: of the tables. ``infos_sha256``: of the info files, which also depend on how they were made.
+    ``skipped_scenes``: names of those that were left out for want of files. ``train_samples``: None where not known.
     """
 
     infos: Path
@@ -24,6 +30,8 @@ class DataSet:
     version: str
     sha256: str
     infos_sha256: str = ""
+    skipped_scenes: tuple[str, ...] = ()
+    train_samples: int | None = None
 
 
 def load_data(infos: str | Path) -> DataSet:
@@ -42,6 +50,8 @@ def load_data(infos: str | Path) -> DataSet:
             raise ValueError(f"version {quoted(version)}, data_sha256 {quoted(sha256)}")
         hashes = summary.get("sha256", {"infos": {}, "tables": {}})  # summaries of earlier versions have none
         infos, tables = dict(**hashes["infos"]), dict(**hashes["tables"])
+        skipped = tuple(summary.get("skipped_scenes", ()))
+        train = summary.get("splits", {}).get("train", {}).get("samples")
         root = (folder / root).resolve()
         has_tables = any((root / version).glob("*.json"))
     files = [require_file(folder / name, "info file", "Run aqr-bench data again.") for name in infos]
@@ -58,7 +68,16 @@ def load_data(infos: str | Path) -> DataSet:
             f"{root / version / name} is not what {path} describes: it is damaged, or was edited after the info files "
             "were made. Run aqr-bench data again."
         )
-    return DataSet(folder.resolve(), root, version, sha256, infos_digest(folder))
+    return DataSet(folder.resolve(), root, version, sha256, infos_digest(folder), skipped, train)
+
+
+def require_train_split(data: DataSet) -> None:
+    """UserError for a data set of val scenes alone, which nothing can be trained on."""
+    if data.train_samples == 0:
+        raise UserError(
+            f"{data.infos} has no sample of the train split: it can only be evaluated on",
+            "Add scenes of the train split to the data set, and run aqr-bench data again.",
+        )
 
 
 def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
@@ -72,7 +91,38 @@ def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
     from aqr_bench.data.raw_frames import read_info_file  # late: OpenCV
 
     read_info_file(infos[0], "Give an info file of mmdet3d 1.x.")
+    check_info_file(infos[0])
     return DataSet(folder.resolve(), folder.resolve(), "v1.0-mini", ""), infos[0].name
+
+
+@contextmanager
+def reading_samples(info_file: str | Path) -> Iterator[None]:
+    """UserError for whatever mmdet3d's data set and the transforms raise where an info file or its files do not fit.
+
+    The file may come from anywhere: keys may be missing, and files that it names be gone.
+    """
+    from aqr_bench.data.raw_frames import BadFrameError  # OpenCV
+
+    try:
+        yield
+    except UserError:
+        raise
+    except BadFrameError as error:
+        remedy = "Put the files that it names beside it, or make it again: aqr-bench data."
+        raise UserError(f"{info_file}: {error}", remedy) from error
+    except READ_ERRORS as error:
+        reason = f"{type(error).__name__}: {short(' '.join(str(error).split()), 160)}"
+        raise UserError(f"info file cannot be used: {info_file} ({reason})", INFO_FILE_REMEDY) from error
+
+
+def check_info_file(path: str | Path) -> None:
+    """UserError unless a file has the outer form of an info file of mmdet3d 1.x, with at least one sample."""
+    content = load_safe_pickle(path, "info file", INFO_FILE_REMEDY)
+    for key, kind in (("metainfo", Mapping), ("data_list", list)):
+        if not isinstance(content, Mapping) or not isinstance(content.get(key), kind):
+            raise UserError(f"{path} is no info file of mmdet3d 1.x: it has no '{key}'", INFO_FILE_REMEDY)
+    if not content["data_list"]:
+        raise UserError(f"{path} has no samples (data_list is empty)", INFO_FILE_REMEDY)
 
 
 def point_at_keyframe(dataset: Any, folder: str | Path) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from aqr_bench.atomic import atomic_write
+from aqr_bench.data.complete_scenes import CHANNELS, require_channels
 from aqr_bench.data.sensor_files import with_short_names
 from aqr_bench.errors import UserError, reading
 from aqr_bench.foreign_files import misplaced_tables, placeholder
 from aqr_bench.metrics.splits import FILE, read_splits
 
-CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+CAMERAS = CHANNELS[1:]
 # mmdet3d 1.4's label order: NuScenesDataset reads labels by position in this tuple.
 INFO_CLASSES = (
     "car", "truck", "trailer", "bus", "construction_vehicle",
@@ -76,7 +77,8 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
         ``{"train": [...], "val": [...]}``; boxes in the LiDAR frame: gravity centre, l, w, h, yaw counter-clockwise
         from x (mmdet3d 1.x), velocity in m/s in the LiDAR frame. Files as ``data.sensor_files`` has them.
     Raises:
-        UserError: a version without an official train and val split, a split without a scene.
+        UserError: a version without a train and val split, no scene of val, a sample without a channel. The train
+            split may be missing: val is enough to evaluate.
     """
     splits = read_splits(nusc.dataroot, nusc.version)
     names = {role: set(split.scenes) for role, split in splits.items()}
@@ -87,13 +89,12 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
             for split, members in names.items():
                 if scene_name[sample["scene_token"]] in members:
                     infos[split].append(_sample_info(nusc, sample, len(infos[split]), max_sweeps))
-    for split, entries in infos.items():
-        if not entries:
-            name = f"split '{splits[split].name}' of {FILE}" if splits[split].custom else f"official {split} split"
-            raise UserError(
-                f"no scene of {nusc.dataroot} ({nusc.version}) belongs to the {name}",
-                f"Name the scenes of your own splits in {nusc.version}/{FILE} (docs/extend.md).",
-            )
+    if not infos["val"]:
+        name = f"split '{splits['val'].name}' of {FILE}" if splits["val"].custom else "official val split"
+        raise UserError(
+            f"no scene of {nusc.dataroot} ({nusc.version}) belongs to the {name}: nothing can be evaluated",
+            f"Add scenes of it, or name those of your own splits in {nusc.version}/{FILE} (docs/extend.md).",
+        )
     return infos
 
 
@@ -145,6 +146,7 @@ def _poses(nusc: Any, sample_data: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
+    require_channels(sample)
     lidar = nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
     lidar2ego, ego2global = _poses(nusc, lidar)
     global2lidar = np.linalg.inv(ego2global @ lidar2ego)

@@ -49,6 +49,8 @@ def adapt(config: Any, where: str) -> None:
             raise UserError(f"{where}: one sample has to be all sensors of a frame, and boxes those of the LiDAR frame")
         dataset.setdefault("metainfo", {})
         dataset.setdefault("modality", {"use_lidar": True, "use_camera": False})
+    for key in ("model", "train_cfg"):
+        _part(config, key, where)
     config.update({key: None for key in ("val_cfg", "val_dataloader", "val_evaluator")})
     config.setdefault("test_cfg", {"type": "TestLoop"})
     _add_hooks(config)
@@ -70,10 +72,18 @@ def _dataset(config: Any, loader: str, where: str) -> Any:
         raise UserError(f"{where} is {kind.name}", shipped)
     if not config.get(loader):
         raise UserError(f"{where}: no {loader}; a config that can be evaluated here has a train and a test loader")
-    dataset = inner_dataset(config[loader]["dataset"])
+    dataset = inner_dataset(_part(config[loader], "dataset", f"{where}: {loader}"))
     if dataset.get("type") != "NuScenesDataset":
         raise UserError(f"{where}: {loader} reads {dataset.get('type')}; only mmdet3d's NuScenesDataset is scored here")
+    for step in _part(dataset, "pipeline", f"{where}: the data set of {loader}"):
+        _part(step, "type", f"{where}: {loader}: a step of the pipeline")
     return dataset
+
+
+def _part(node: Any, key: str, where: str) -> Any:
+    if not hasattr(node, "get") or not node.get(key):
+        raise UserError(f"{where} has no '{key}'")
+    return node[key]
 
 
 # ---------------------------------------------------------------- the test pipeline

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.data.dataset import DataSet
-from aqr_bench.engine.config import base_config, build_config, open_config, schedule_for
+from aqr_bench.engine.config import build_config, filled_config, open_config, schedule_for
+from aqr_bench.engine.config_facts import detection_classes
+from aqr_bench.engine.third_party import build_model, building_model
 from aqr_bench.errors import UserError
 from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.study.hashes import config_hash
 from aqr_bench.study.layout import RunLayout
+from aqr_bench.study.model_files import is_foreign
 from aqr_bench.study.overrides import type_conflict
 from aqr_bench.study.runs import base_runs
 from aqr_bench.study.settings import training_settings
@@ -26,19 +29,35 @@ def check_configs(tier: Tier, studies: Iterable[Study]) -> int:
 
     Raises:
         UserError: the first mistake, with file and variant: a key that the model's config does not have, a value of
-            another type than the one it replaces, an argument that a part of the head does not take.
+            another type than the one it replaces, values that contradict one another, an argument that a part of the
+            head does not take; of a model that does not ship here, whatever opening or building it raises.
     """
     opened: dict[str, Any] = {}  # configs of models; opening one takes longer than all the rest
     count = 0
     for study, variant, pretrain in _trainings(tier, list(studies)):
         model = _model(tier, study, variant, pretrain)
         if model not in opened:
-            opened[model] = open_config(model, import_modules=False)
+            opened[model] = open_config(model, import_modules=is_foreign(model))
         config = variant_config(tier, study, variant, pretrain, opened=deepcopy(opened[model]))
-        where = tier.path if study is None else f"{study.path}: variants.{variant}"
-        _check_head(config.model.get("pts_bbox_head") or {}, where)
+        where = str(tier.path) if study is None else f"{study.path}: variants.{variant}"
+        if is_foreign(model):
+            with building_model(f"{where}: {model}"):
+                build_model(config)
+        else:  # our models are built in seconds, all of whose checks are in these arguments
+            _check_head(config.model.get("pts_bbox_head") or {}, where)
+        if study is not None and schedule_for(tier, study, variant).init == "base":
+            base = variant_config(tier, None, None, opened=deepcopy(opened[model]))
+            _check_same_classes(config, base, where)
         count += 1
     return count
+
+
+def _check_same_classes(config: Any, base: Any, where: str) -> None:
+    """UserError where a variant starts from the weights of a base model whose labels mean other classes."""
+    classes, of_base = detection_classes(config), detection_classes(base)
+    if classes != of_base:
+        what = f"the classes are {', '.join(classes)}, those of the base model {', '.join(of_base)}"
+        raise UserError(f"{where}: {what}", "Give both the same list, or let the variant start from scratch (init).")
 
 
 def variant_config(
@@ -52,7 +71,7 @@ def variant_config(
 def model_config(tier: Tier, study: Study | None, variant: str | None) -> Any:
     """The config of the same training before tier and study change it; the data set's files are filled in."""
     opened = open_config(_model(tier, study, variant), import_modules=False)
-    return base_config(tier, _data(tier), opened=opened)
+    return filled_config(tier, _data(tier), opened=opened)
 
 
 def _data(tier: Tier) -> DataSet:

@@ -14,7 +14,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,21 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         placeholders=placeholders,
         optimiser_bytes=_tensor_bytes(content.get("optimizer")) if key else 0,
         others=tuple(str(k) for k in content if k not in (key, "meta", "optimizer")) if key else (),
+    )
+
+
+def check_trained_classes(checkpoint: Checkpoint, classes: Sequence[str]) -> None:
+    """UserError where a checkpoint says that its labels mean other classes, or the same in another order."""
+    trained = checkpoint.meta.get("classes")
+    if trained is None or list(trained) == list(classes):
+        return
+    label = next((i for i, pair in enumerate(zip(trained, classes, strict=False)) if pair[0] != pair[1]), None)
+    what = f"it has {len(trained)} classes, the config {len(classes)}"
+    if label is not None:
+        what = f"label {label} is '{_shown(trained[label])}' in the checkpoint, '{classes[label]}' in the config"
+    raise UserError(
+        f"{checkpoint.path} was trained on other classes than the config has (metainfo.classes): {what}",
+        f"Set the classes of data set and head to those of the checkpoint: {_shown(', '.join(trained), 400)}.",
     )
 
 

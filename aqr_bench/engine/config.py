@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,9 @@ from typing import Any
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import adapt
 from aqr_bench.engine.adapt_config import inner_dataset as inner_dataset
-from aqr_bench.errors import UserError, nearest, root_cause
+from aqr_bench.engine.config_facts import check_facts
+from aqr_bench.engine.third_party import opening_config
+from aqr_bench.errors import UserError, nearest
 from aqr_bench.study.model_files import CONFIGS as CONFIGS
 from aqr_bench.study.model_files import make_importable, model_file
 from aqr_bench.study.overrides import check_overrides, config_entry
@@ -27,7 +26,17 @@ def base_config(tier: Tier, data: DataSet, model: str | None = None, opened: Any
     A config of mmdet3d is made one of ours, see :func:`aqr_bench.engine.adapt_config.adapt`. The config file leaves
     ``data_root``, ``infos`` and ``dataset_version`` open; here they get their values in every data set, transform and
     evaluator that names them. ``opened``: that config, where it is open already; it is changed.
+
+    Raises:
+        UserError: the config contradicts itself, see :func:`aqr_bench.engine.config_facts.check_facts`.
     """
+    config = filled_config(tier, data, model, opened)
+    check_facts(config.to_dict(), model or tier.model)
+    return config
+
+
+def filled_config(tier: Tier, data: DataSet, model: str | None = None, opened: Any = None) -> Any:
+    """``base_config`` before it is checked: a tier or a study may put right what its values contradict."""
     config = open_config(model or tier.model) if opened is None else opened
     if tier.tf32:  # only then: a result that does not depend on it keeps its hash
         config.tf32 = True
@@ -52,28 +61,16 @@ def open_config(model: str, import_modules: bool = True) -> Any:
 
     path = model_file(model)
     make_importable(model)
-    try:
+    with opening_config(path):
         config = Config.fromfile(path, import_custom_modules=import_modules)
-    except ImportError as error:
-        raise UserError(
-            f"{path}: {_import_failure(error)}", "Correct the import, or custom_imports of the config."
-        ) from error
     # The Runner writes its config out four times, and laying that text out nicely took longer than the whole of a smoke
     # training. mmengine 0.10.7 has an option against it, format_python_code, which fromfile passes over.
     object.__setattr__(config, "_format_python_code", False)
-    adapt(config, model)
-    if import_modules:
-        import_modules_from_strings(**config.custom_imports)  # what was added; the file's own are imported with it
+    with opening_config(path):
+        adapt(config, model)
+        if import_modules:
+            import_modules_from_strings(**config.custom_imports)  # what was added; the file's own are imported with it
     return config
-
-
-def _import_failure(error: ImportError) -> str:
-    """The cause of a failed import, and the file and line where it is, as far as Python code of the user has one."""
-    cause = root_cause(error)
-    libraries = ("<frozen", str(Path(importlib.__file__).parent), str(Path(sys.modules["mmengine"].__file__).parent))
-    frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if not frame.filename.startswith(libraries)]
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(cause).__name__}: {cause}{where}"
 
 
 def fill_dataset(dataset: Any, data: DataSet) -> None:
@@ -105,13 +102,15 @@ def build_config(
         opened: the model's config, where it is open already; it is changed.
     Raises:
         UserError: an override that names a key which the config does not have, or has another type; iterations for a
-            config that trains by epochs, or the other way round.
+            config that trains by epochs, or the other way round; values that contradict one another.
     """
     schedule, where = schedule_for(tier, study, variant, pretrain), (study or tier).path
     overrides = schedule.config
-    config = base_config(tier, data, schedule.model, opened)
-    check_overrides(config.to_dict(), overrides, where if study is None else f"{where}: variants.{variant}")
+    config = filled_config(tier, data, schedule.model, opened)
+    changed_by = str(where) if study is None else f"{where}: variants.{variant}"
+    check_overrides(config.to_dict(), overrides, changed_by)
     _merge(config, overrides)
+    check_facts(config.to_dict(), changed_by)
     _set_length(config, schedule, where)
     config.work_dir = str(work_dir)
     config.randomness = dict(seed=seed, deterministic=False)

@@ -19,6 +19,7 @@ from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import build_config, hashable
 from aqr_bench.engine.job import cost_since, one_line
+from aqr_bench.engine.third_party import build_model, building_model
 from aqr_bench.engine.weights import load_weights, verified_checkpoint
 from aqr_bench.errors import UserError, join_names, raise_if_disk_error
 from aqr_bench.records.job import Job
@@ -164,30 +165,31 @@ class Evaluator:
         compat.use_threads(tier.threads)
         compat.use_tf32(tier.tf32)
         from mmengine.device import get_device
-        from mmengine.registry import init_default_scope
-        from mmengine.utils import import_modules_from_strings
-
-        import_modules_from_strings(**config.custom_imports)
-        init_default_scope(config.default_scope)
-        from mmdet3d.registry import MODELS
 
         from aqr_bench.engine.finite_outputs import check_heads
 
-        self.config, self.tier, self.data, self.checkpoint, self.work = config, tier, data, checkpoint, work
+        self.config, self.tier, self.data, self.work = config, tier, data, work
+        self.checkpoint: Path | None = None
         self.predictions: str | None = None  # SHA-256 of the last submission
         self.dataset: Any = None  # of the last condition: the next one reads the same frames through another pipeline
-        self.job, self.model = job, MODELS.build(config.model)
+        self.job, self.model = job, build_model(config)
         if checkpoint is not None:
-            load_weights(self.model, checkpoint)
+            self.load(checkpoint)
         self.model.to(get_device()).eval()
         check_heads(self.model)
+
+    def load(self, checkpoint: Path) -> None:
+        """Give the model the weights of a checkpoint; RuntimeError where they do not fit."""
+        load_weights(self.model, checkpoint)
+        self.checkpoint = checkpoint
 
     @functools.cached_property
     def tables(self) -> Any:
         """The devkit's NuScenes of the data set."""
+        from aqr_bench.data.complete_scenes import without_scenes
         from aqr_bench.data.infos import open_nuscenes
 
-        return open_nuscenes(self.data.root, self.data.version)
+        return without_scenes(open_nuscenes(self.data.root, self.data.version), self.data.skipped_scenes)
 
     def predict(self, batch: dict) -> list:
         """Detections of a collated batch, a data sample each, on the CPU.
@@ -227,6 +229,7 @@ class Evaluator:
         extra = {
             "matches": {"file": "matches.npz"},
             "metric": metric_engine(),
+            **({"skipped_scenes": list(self.data.skipped_scenes)} if self.data.skipped_scenes else {}),
             **({"router": router} if router else {}),
         }
         inputs = evaluation_fingerprint(fingerprints)
@@ -331,7 +334,10 @@ def load_evaluator(
     """The trained model of a record, ready to detect; no tables are loaded until something is scored."""
     study = load_study(study_file or trained.study) if trained.study else None
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
+    with building_model(config.filename):
+        evaluator = Evaluator(config, tier, data, None, work)
     try:
-        return Evaluator(config, tier, data, verified_checkpoint(trained, record_path), work)
+        evaluator.load(verified_checkpoint(trained, record_path))
+        return evaluator
     except RuntimeError as error:  # no checkpoint, a damaged one, or one of another model
         raise UserError(f"{record_path}: {error}") from error

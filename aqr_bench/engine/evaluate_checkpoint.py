@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.condition_cache import ConditionCache
 from aqr_bench.engine.config import base_config
+from aqr_bench.engine.config_facts import detection_classes
 from aqr_bench.engine.evaluate import Evaluator, evaluation_job
 from aqr_bench.engine.evaluate_suite import IN_THIS_PROCESS, Workers, evaluate_conditions, write_suite_records
 from aqr_bench.engine.evaluate_workers import ModelEvaluation
+from aqr_bench.engine.third_party import building_model
 from aqr_bench.engine.weights import write_weights
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, require_file
 from aqr_bench.records.record import Record
@@ -40,9 +43,12 @@ def evaluate_config(args: argparse.Namespace, workers: Workers = IN_THIS_PROCESS
     source = dict(checkpoint=checkpoint.name, checkpoint_sha256=sha256_file(checkpoint))
     model = Record("train", "ok", tier.name, provenance=source)
     job = evaluation_job(config, tier, data, suite, tier.model, source["checkpoint_sha256"])
-    weights = strip_to_state_dict(checkpoint, work / "weights.pth")
-    try:  # also where other processes evaluate: what does not fit is a mistake, and no failure of every condition
-        evaluator: Evaluator | None = Evaluator(config, tier, data, weights, work / "detections", job)
+    weights = strip_to_state_dict(checkpoint, work / "weights.pth", detection_classes(config))
+    # Also where other processes evaluate: what does not fit is a mistake, and no failure of every condition.
+    with building_model(args.config):
+        evaluator: Evaluator | None = Evaluator(config, tier, data, None, work / "detections", job)
+    try:
+        evaluator.load(weights)
     except RuntimeError as error:  # names of parameters that are missing or left over
         raise UserError(f"{args.checkpoint} does not fit {args.config}: {error}") from error
     if workers.count > 1:
@@ -76,12 +82,17 @@ def adhoc_tier(model: str, data: DataSet, batch_size: int = 1, threads: int = 1)
     )
 
 
-def strip_to_state_dict(checkpoint: Path, out: Path) -> Path:
-    """The weights of any checkpoint of mmcv or mmengine, read without running anything in it, as one of ours."""
+def strip_to_state_dict(checkpoint: Path, out: Path, classes: Sequence[str]) -> Path:
+    """The weights of any checkpoint of mmcv or mmengine, read without running anything in it, as one of ours.
+
+    Raises:
+        UserError: see :func:`aqr_bench.engine.checkpoint.read_checkpoint`; it was trained on other ``classes``.
+    """
     from aqr_bench import compat
 
     compat.prepare()
-    from aqr_bench.engine.checkpoint import read_checkpoint, usable_weights
+    from aqr_bench.engine.checkpoint import check_trained_classes, read_checkpoint, usable_weights
 
-    weights = usable_weights(read_checkpoint(checkpoint))
-    return write_weights(out, {name: tensor.clone() for name, tensor in weights.items()})
+    content = read_checkpoint(checkpoint)
+    check_trained_classes(content, classes)
+    return write_weights(out, {name: tensor.clone() for name, tensor in usable_weights(content).items()})

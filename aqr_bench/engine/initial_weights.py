@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,19 @@ def initial_checkpoint(tier: Tier, schedule: Schedule) -> Path | None:
     return path
 
 
-def load_initial_weights(path: Path, schedule: Schedule, model: str, work: Path) -> tuple[Path, dict[str, Any]]:
+def load_initial_weights(
+    path: Path, schedule: Schedule, model: str, work: Path, classes: Sequence[str]
+) -> tuple[Path, dict[str, Any]]:
     """A published file as a checkpoint that the model loads, in ``work``, and what the record says about it.
 
     Raises:
-        RuntimeError: the file cannot be read, or does not fit the model.
+        RuntimeError: the file cannot be read, does not fit the model, or was trained on other ``classes``.
     """
     facts = {"kind": schedule.init, "file": path.name, "sha256": sha256_file(path), "doubts": []}
     out = work / "start.pth"
     try:
         if schedule.init == "published":
-            facts["doubts"] = _convert(path, model, out)
+            facts["doubts"] = _convert(path, model, out, classes)
         else:
             facts["kind"] = "backbone"
             _write({n: t for n, t in _state(path).items() if n.startswith(BACKBONE)}, out, path)
@@ -49,19 +52,21 @@ def load_initial_weights(path: Path, schedule: Schedule, model: str, work: Path)
     return out, facts
 
 
-def _convert(path: Path, model: str, out: Path) -> list[str]:
+def _convert(path: Path, model: str, out: Path, classes: Sequence[str]) -> list[str]:
     """Write the weights as the config ``model`` wants them; returns what speaks against using them for it."""
     from aqr_bench import compat
 
     compat.prepare()
     from aqr_bench.cmt.published_weights import PUBLISHED_CONFIGS, warnings_for
-    from aqr_bench.engine.checkpoint import convert, read_checkpoint
+    from aqr_bench.engine.checkpoint import check_trained_classes, convert, read_checkpoint
 
+    checkpoint = read_checkpoint(path)
+    check_trained_classes(checkpoint, classes)
     if model not in PUBLISHED_CONFIGS:
-        _write(_state(path), out, path)
+        _write(dict(checkpoint.state), out, path)
         return []
     convert(path, out, model, force=True)
-    return warnings_for(read_checkpoint(path).meta, model)
+    return warnings_for(checkpoint.meta, model)
 
 
 def _state(path: Path) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.data.dataset import DataSet, load_data
+from aqr_bench.data.dataset import DataSet, load_data, require_train_split
 from aqr_bench.engine.config import build_config, database_files, hashable, schedule_for
+from aqr_bench.engine.config_facts import detection_classes
 from aqr_bench.engine.initial_weights import initial_checkpoint, load_initial_weights
 from aqr_bench.engine.weights import trained_checkpoint
 from aqr_bench.errors import UserError
@@ -80,7 +81,10 @@ def plan_training(args: argparse.Namespace) -> TrainingPlan:
     if records.get(schedule.init) == []:
         what = "the base model" if schedule.init == "base" else "the pretrained branches"
         raise UserError(f"this training starts from {what} (tier '{tier.name}'): give --{schedule.init} TRAIN_RECORD")
-    return TrainingPlan(run, tier, study, data, schedule, tuple(records.get(schedule.init, ())), work_root)
+    plan = TrainingPlan(run, tier, study, data, schedule, tuple(records.get(schedule.init, ())), work_root)
+    if not plan.only_takes_weights:
+        require_train_split(data)
+    return plan
 
 
 def with_config(plan: TrainingPlan) -> TrainingPlan:
@@ -130,5 +134,6 @@ def resolve_start(plan: TrainingPlan, start: Start) -> Start:
     separate_work(plan.work_root, plan.work, job.identity)
     if file is None:
         return Start(job, files, tuple(checkpoints))
-    converted, facts = load_initial_weights(file, plan.schedule, plan.model, plan.work)
+    classes = detection_classes(plan.config)
+    converted, facts = load_initial_weights(file, plan.schedule, plan.model, plan.work, classes)
     return Start(job, files, (converted,), {"start": facts, "trained": plan.schedule.iterations != 0})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, nearest
-from aqr_bench.metrics.ground_truth import filter_boxes, ground_truth
+from aqr_bench.metrics.ground_truth import GroundTruth, filter_boxes, ground_truth
 from aqr_bench.metrics.matches import collect_matches
 from aqr_bench.metrics.nuscenes import UNDEFINED, evaluate
 from aqr_bench.metrics.splits import evaluation_split
@@ -60,7 +60,7 @@ def score_detections(
     by_devkit = metric_engine(engine) == "devkit"
     if by_devkit and matches is None:
         return _score_with_devkit(results_json, nusc, out_dir, rules)
-    truth = ground_truth(nusc, _split(nusc), rules.class_range)
+    truth = evaluated_truth(nusc, config)
     samples = truth.samples
     if results is None:
         detections = read_submission(results_json, samples.index_by_token, rules.max_boxes_per_sample)
@@ -78,6 +78,13 @@ def score_detections(
 
 def _split(nusc: Any) -> str:
     return evaluation_split(getattr(nusc, "dataroot", None), nusc.version)
+
+
+def evaluated_truth(nusc: Any, config: str = "detection_cvpr_2019") -> GroundTruth:
+    """The objects that detections are scored with, see :func:`score_detections`; UserError where there are none."""
+    from nuscenes.eval.common.config import config_factory
+
+    return ground_truth(nusc, _split(nusc), config_factory(config).class_range)
 
 
 def _score_with_devkit(results_json: str | Path, nusc: Any, out_dir: str | Path, rules: Any) -> dict:

@@ -66,13 +66,21 @@ _CACHE: weakref.WeakKeyDictionary[Any, dict[tuple, GroundTruth]] = weakref.WeakK
 def ground_truth(nusc: Any, eval_set: str, class_range: Mapping[str, float]) -> GroundTruth:
     """Filtered ground truth of a split; computed once for each set of tables.
 
-    Raises UserError if the split has no sample or no object of any class, or an object two attributes.
+    Raises UserError if the split has no sample or no object that counts, or an object two attributes.
     """
     cache = _CACHE.setdefault(nusc, {})
     key = (eval_set, *sorted(class_range.items()))
     if key not in cache:
         samples, boxes = read_split(nusc, eval_set)
-        cache[key] = GroundTruth(samples, filter_boxes(boxes, samples, class_range))
+        counted = filter_boxes(boxes, samples, class_range)
+        if not len(counted):
+            empty = int((boxes.points == 0).sum())
+            raise UserError(
+                f"split {eval_set} of {nusc.version} has no object that counts: of {len(boxes)}, {empty} have no LiDAR "
+                "or radar point, the others are out of the range of their class",
+                "Correct num_lidar_pts, or the translations, in sample_annotation.json.",
+            )
+        cache[key] = GroundTruth(samples, counted)
     return cache[key]
 
 
@@ -97,7 +105,7 @@ def read_split(nusc: Any, eval_set: str) -> tuple[Samples, BoxArrays]:
             if label is not None:
                 rows.append((i, label, annotation))
     if not rows:
-        raise UserError(f"split {eval_set} of {nusc.version} has no object of any detection class")
+        raise UserError(f"split {eval_set} of {nusc.version} has no object of any detection class to be scored")
     samples = Samples(
         tuple(sample["token"] for sample in records),
         scenes,

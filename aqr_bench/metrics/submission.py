@@ -250,7 +250,10 @@ def _index_of(token: str, sample_index: Mapping[str, int]) -> int:
 
 def _check_count(count: int, token: str, max_boxes: int | None) -> None:
     if max_boxes is not None and count > max_boxes:
-        raise UserError(f"sample {token}: {count} detections, only {max_boxes} are allowed")
+        raise UserError(
+            f"sample {token}: {count} detections, only {max_boxes} are allowed",
+            "Lower the maximum number of boxes in the model's config: bbox_coder.max_num, or test_cfg.max_num.",
+        )
 
 
 def _check_tokens(tokens: Iterable[Any], token: str) -> None:

@@ -14,12 +14,14 @@ _SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
 _GROUND = ("atomic.py", "compat.py", "sensor_state.py")
 _DATA = ("data", "corruptions", "metrics/splits.py", *_GROUND)
 _DETECTOR = ("bias", "cmt", *_DATA)
-_ENGINE = tuple(f"engine/{name}.py" for name in ("adapt_config", "checkpoint", "config", "job", "weights"))
+_ENGINE = tuple(
+    f"engine/{name}.py" for name in ("adapt_config", "checkpoint", "config", "job", "third_party", "weights")
+)
 # Folders, or files where a step needs a part of a folder alone: a change to evaluation trains nothing again.
 # tests/records/test_code_dependencies.py compares them with what the modules of the steps import.
 CODE_DEPENDENCIES: dict[str, tuple[str, ...]] = {
     "world": ("world", "corruptions", *_GROUND),
-    "prepare": _DATA,
+    "prepare": ("data", "corruptions", "metrics", *_GROUND),
     "train": (
         *_DETECTOR,
         *_ENGINE,
@@ -55,6 +57,7 @@ NOT_HASHED: dict[str, str] = {
     "errors.py": "messages",
     "foreign_files.py": "messages about files that are not what they should be",
     "console.py": "arguments and progress; what they ask for is in the record",
+    "engine/config_facts.py": "refuses a config or passes it, and changes none",
     "study": "what it makes of the files of a study is hashed itself: settings and config",
     "records": "describes results that are there already; only cache and job decide which are reused, and are hashed",
 }

@@ -132,6 +132,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         costs=data.get("costs", {}),
         models=models,
         database=data["data"].get("database", False),
+        skip_missing=data["data"].get("skip_missing", False),
         launcher=Launcher(**data.get("launcher", {})),
         tf32=data.get("tf32", False),
         cluster_gpu=data.get("cluster_gpu", True),

@@ -25,6 +25,11 @@ def is_file_name(model: str) -> bool:
     return model.endswith(".py") and PACKAGE not in model
 
 
+def is_foreign(model: str) -> bool:
+    """Whether a model is not one of those that ship here: a file, or a config of a package."""
+    return PACKAGE in model or is_file_name(model)
+
+
 def named_beside(model: str | None, yaml_file: Path) -> str | None:
     """A model as a tier or study names it; a relative file counts from the folder of the YAML that names it."""
     if model is None or not is_file_name(model):

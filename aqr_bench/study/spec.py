@@ -123,6 +123,7 @@ class Tier:
     # Files by model config, {"checkpoint": published weights, "backbone": a pretrained image backbone}.
     models: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     database: bool = False  # of objects, for GT sampling
+    skip_missing: bool = False  # leave out scenes that lack files
     studies: tuple[str, ...] = ("bias_site",)  # what is run where nothing is named
     suites: tuple[str, ...] = ()  # further suites of those
     launcher: Launcher = field(default_factory=Launcher)  # of trainings

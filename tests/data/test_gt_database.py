@@ -160,9 +160,13 @@ def test_bad_frames_are_named_and_leave_no_finished_database(world, infos, tmp_p
             build_database(tmp_path, copy, tmp_path)
         assert not (tmp_path / DBINFOS).exists()
         path.write_bytes(payload)
+    command = ["--tier", "smoke", "--root", str(copy), "--out", str(tmp_path), "--quiet", "--database"]
     image.unlink()
+    with pytest.raises(UserError, match=rf"1 of 42 files of keyframes are missing, .*{image.name}"):
+        main(command)
+    image.write_bytes(b"")
     with pytest.raises(UserError, match=rf"{image.name}.*Restore the file"):
-        main(["--tier", "smoke", "--root", str(copy), "--out", str(tmp_path), "--quiet", "--database"])
+        main(command)
     image.write_bytes(cv2.imencode(".jpg", np.zeros((96, 176, 3), np.uint8))[1].tobytes())
     build_database(tmp_path, copy, tmp_path)
     assert (tmp_path / DBINFOS).is_file() and not (tmp_path / "gt_database.partial").exists()

@@ -12,6 +12,7 @@ from aqr_bench import compat
 from aqr_bench.engine.adapt_config import adapt, with_condition
 from aqr_bench.engine.config import open_config
 from aqr_bench.engine.job import one_line
+from aqr_bench.engine.third_party import build_model, building_model
 from aqr_bench.errors import UserError
 from aqr_bench.study.model_files import CONFIGS, shipped_models
 
@@ -124,3 +125,59 @@ def test_a_failed_import_is_reported_by_its_cause(tmp_path, monkeypatch):
     config.write_text("custom_imports = dict(imports=['detector_part'])\n")
     with pytest.raises(UserError, match=r"ModuleNotFoundError: No module named 'detector_part'\. Correct"):
         open_config(str(config))
+
+
+UNFIT = {
+    "model = dict(type='X'": r"mine\.py, line 1: SyntaxError: '\(' was never closed",
+    "\n\nmodel = dict(depth=1/0)": r"mine\.py: ZeroDivisionError: division by zero \(.*mine\.py, line 3\)",
+    "custom_imports = dict(imports=['my_pkg.not_there'], allow_failed_imports=False)": "No module named 'my_pkg'",
+    "from mmengine.config import read_base\nwith read_base():\n    from .x import *": r"mine\.py: .*x\.py",
+    "_base_ = ['x.py']": r"x\.py",
+    "_base_ = ['mmdet3d::not/there.py']": "not/there",
+    "model = dict(type='X')": "no train_dataloader; a config that can be evaluated",
+    "train_dataloader = dict(batch_size=1)": "train_dataloader has no 'dataset'",
+    "train_dataloader = dict(dataset=dict(type='NuScenesDataset', ann_file='x'))": "train_dataloader has no 'pipeline'",
+    "train_dataloader = dict(dataset=dict(type='NuScenesDataset', ann_file='x', pipeline=[{1: 2}]))": "has no 'type'",
+    "train_dataloader = 3": "train_dataloader has no 'dataset'",
+    "raise RuntimeError('stop')": r"RuntimeError: stop \(.*mine\.py, line 1\)",
+}
+
+
+@pytest.mark.parametrize("text", UNFIT)
+def test_a_config_that_cannot_be_opened_is_one_line(text, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "mine.py").write_text(text + "\n")
+    with pytest.raises(UserError, match=UNFIT[text]) as caught:
+        open_config(str(tmp_path / "mine.py"))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_syntax_error_is_named_with_the_config_that_has_it(tmp_path):
+    (tmp_path / "base.py").write_text("a = 1\nb = = 2\n")
+    (tmp_path / "mine.py").write_text("_base_ = ['./base.py']\n")
+    with pytest.raises(UserError, match=r"base\.py, line 2: SyntaxError: invalid syntax"):
+        open_config(str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            dict(type="NoSuchDetector"),
+            r"x: the model cannot be built: no 'NoSuchDetector' is reg",
+        ),
+        (dict(type="CmtDetector", pts_bbox_head=dict(type="CmtHed")), "no 'CmtHed' is registered in mmdet3d::model"),
+        (dict(type="CenterPoint", mistake=1), "x: the model cannot be built: TypeError: .*mistake"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_one_line(model, message):
+    config = Config(dict(model=model, custom_imports=dict(imports=["aqr_bench.cmt"]), default_scope="mmdet3d"))
+    with pytest.raises(UserError, match=message), building_model("x"):
+        build_model(config)
+
+
+def test_lack_of_memory_is_no_mistake_of_the_model():
+    with pytest.raises(MemoryError), building_model("x"):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="CUDA out of memory"), building_model("x"):
+        raise RuntimeError("CUDA out of memory")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from aqr_bench.cli import config as config_command
+from aqr_bench.cli.studies import main as studies
 from aqr_bench.engine.check_configs import check_configs, check_configs_once
+from aqr_bench.engine.config import open_config
 from aqr_bench.errors import UserError
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.overrides import type_conflict
@@ -84,3 +87,43 @@ def test_a_config_is_shown_whole_or_by_its_changes(capsys):
     assert shown["model"]["pts_bbox_head"]["aqr"]["site"] == "cross"
     with pytest.raises(UserError, match="--study and --variant go together"):
         config_command.main(variant[:-2])
+
+
+STOCK = "mmdet3d::centerpoint/centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = dict(type='X'", "line 2: SyntaxError"),
+        ("custom_imports = dict(imports=['not_there_at_all'])", "No module named 'not_there_at_all'"),
+        ("model = dict(_delete_=True, type='NoSuchDetector')", "no 'NoSuchDetector' is registered"),
+        ("model = dict(pts_neck=dict(mistake=1))", "the model cannot be built: TypeError: .*mistake"),
+        ("model = dict(pts_bbox_head=dict(bbox_coder=dict(pc_range=[-32, -32])))", "the point cloud range differs"),
+    ],
+)
+def test_a_model_from_elsewhere_is_opened_and_built_before_anything_runs(text, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "mine.py").write_text(f"_base_ = ['{STOCK}']\n{text}\n")
+    tier = yaml.safe_load(Path("ablations/tiers/smoke.yaml").read_text(encoding="utf-8"))
+    tier |= {"name": "mine", "model": "mine.py", "base": {"epochs": 1}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tier))
+    with pytest.raises(UserError, match=message):
+        check_configs(load_tier(tmp_path / "mine.yaml"), [])
+
+
+def test_the_cost_of_a_run_is_that_of_configs_that_can_be_built(tmp_path, capsys):
+    assert studies(["cost", "smoke", "--tier", "smoke"]) == 0
+    assert "disk: " in capsys.readouterr().out
+    with pytest.raises(UserError, match="unknown argument 'sit'"):
+        studies(["cost", str(study_with(tmp_path, {AQR: {"sit": "cross"}})), "--tier", "smoke"])
+
+
+def test_a_variant_that_starts_from_the_base_model_has_its_classes(tmp_path):
+    config = open_config("cmt_aqr_quick", import_modules=False)
+    swapped = [config.class_names[1], config.class_names[0], *config.class_names[2:]]
+    train, test = (f"{loader}_dataloader.dataset" for loader in ("train", "test"))
+    keys = [f"{train}.metainfo.classes", f"{test}.metainfo.classes", "model.pts_bbox_head.tasks.0.class_names"]
+    path = study_with(tmp_path, {key: swapped for key in keys})
+    with pytest.raises(UserError, match=r"variants.mine: the classes are truck, car, .* of the base model car, tr"):
+        check_configs(load_tier("smoke"), [load_study(path)])

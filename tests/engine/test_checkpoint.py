@@ -21,9 +21,12 @@ from mmengine.logging import HistoryBuffer
 from aqr_bench.cli import main as cli
 from aqr_bench.cmt.published_weights import PUBLISHED_CONFIGS, match, model_on_meta, published_config
 from aqr_bench.cmt.sparse_kernels import mmcv_from_spconv2, spconv2_from_mmcv
-from aqr_bench.engine.checkpoint import convert, read_checkpoint
+from aqr_bench.engine.checkpoint import check_trained_classes, convert, read_checkpoint
+from aqr_bench.engine.evaluate_checkpoint import strip_to_state_dict
+from aqr_bench.engine.initial_weights import load_initial_weights
 from aqr_bench.engine.weights import load_weights
 from aqr_bench.errors import UserError
+from aqr_bench.study.spec import Schedule
 
 R50, VOV, LIDAR, CAMERA = PUBLISHED_CONFIGS
 HEAD = "pts_bbox_head."
@@ -192,6 +195,30 @@ def test_a_checkpoint_of_mmengine_and_a_zip_packed_anew_are_read(tmp_path):
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry))
     assert torch.equal(read_checkpoint(packed).state["a"], torch.arange(100.0))
+
+
+def test_classes_in_another_order_than_the_checkpoint_has_are_refused(tmp_path):
+    """mmengine's key and mmcv's; a file that says nothing of classes is taken."""
+    path = tmp_path / "a.pth"
+    for meta in ({"dataset_meta": {"classes": CLASSES}}, {"CLASSES": tuple(CLASSES)}, {"epoch": 3}):
+        torch.save(dict(state_dict={"a": torch.zeros(1)}, meta=meta), path)
+        checkpoint = read_checkpoint(path)
+        check_trained_classes(checkpoint, CLASSES)
+        if "epoch" in meta:
+            check_trained_classes(checkpoint, CLASSES[::-1])
+            continue
+        with pytest.raises(UserError) as caught:
+            check_trained_classes(checkpoint, [CLASSES[0], *CLASSES[:0:-1]])
+        text = str(caught.value)
+        assert f"label 1 is '{CLASSES[1]}' in the checkpoint, '{CLASSES[-1]}' in the config" in text
+        assert str(path) in text and f"those of the checkpoint: {', '.join(CLASSES)}." in text
+        with pytest.raises(UserError, match="it has 10 classes, the config 3"):
+            check_trained_classes(checkpoint, CLASSES[:3])
+        with pytest.raises(UserError, match="was trained on other classes"):
+            strip_to_state_dict(path, tmp_path / "b.pth", CLASSES[:3])
+        with pytest.raises(RuntimeError, match="was trained on other classes"):  # a failed record
+            load_initial_weights(path, Schedule(0, init="published"), "mine.py", tmp_path, CLASSES[:3])
+        assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_speaks_against_fitting_weights_is_said(tmp_path, capsys):

@@ -174,13 +174,13 @@ def test_only_the_image_backbone_is_taken_from_a_backbone_file(tmp_path):
     with pytest.raises(RuntimeError, match=rf"paper_train.yaml: models.{CAMERA}.backbone: no file {path}"):
         initial_checkpoint(tier, schedule)
     torch.save({"state_dict": {"img_backbone.stem.weight": weight, "bbox_head.weight": torch.zeros(1)}}, path)
-    result, facts = load_initial_weights(initial_checkpoint(tier, schedule), schedule, CAMERA, tmp_path)
+    result, facts = load_initial_weights(initial_checkpoint(tier, schedule), schedule, CAMERA, tmp_path, ())
     state = torch.load(result, weights_only=True)["state_dict"]
     assert list(state) == ["img_backbone.stem.weight"] and torch.equal(state["img_backbone.stem.weight"], weight)
     assert facts["kind"] == "backbone" and facts["sha256"] == sha256_file(path)
     torch.save({"state_dict": {"backbone.weight": weight}}, path)
     with pytest.raises(RuntimeError, match=r"no weights of an image backbone, .* begin with 'img_backbone\.'"):
-        load_initial_weights(path, schedule, CAMERA, tmp_path)
+        load_initial_weights(path, schedule, CAMERA, tmp_path, ())
 
 
 # ---------------------------------------------------------------- schedules

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 import torch
 
 from aqr_bench.cli.main import main
-from aqr_bench.data.dataset import keyframe_data, point_at_keyframe
+from aqr_bench.data.dataset import DataSet, keyframe_data, point_at_keyframe
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import build_loader
 from aqr_bench.errors import UserError
@@ -94,3 +98,77 @@ def test_a_wrong_folder_is_named(tmp_path):
         keyframe_data(tmp_path / "nowhere")
     with pytest.raises(UserError, match="exactly one info file"):
         keyframe_data(tmp_path)
+
+
+# ---------------------------------------------------------------- info files from elsewhere
+
+
+@cache
+def quick_config():
+    """Its modules are registered, as by an evaluator that has built the model."""
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmdet3d")
+    return base_config(load_tier("quick"), DataSet(Path("x"), Path("x"), "v1.0-mini", ""))
+
+
+UNFIT = {
+    "0.x": (lambda _, c: {"infos": c["data_list"], "metadata": {"version": "v1.0-mini"}}, "info file of mmdet3d"),
+    "0.x list": (lambda _, c: c["data_list"], "info file of mmdet3d"),
+    "no metainfo": (lambda _, c: c.pop("metainfo") and None, "it has no 'metainfo'"),
+    "no data_list": (lambda _, c: c.pop("data_list") and None, "it has no 'data_list'"),
+    "no samples": (lambda _, c: c["data_list"].clear(), "has no samples"),
+    "results": (lambda _, c: {"results": {}}, "it has no 'metainfo'"),
+    "no instances": (lambda s, _: s.pop("instances") and None, "KeyError: 'instances'"),
+    "no images": (lambda s, _: s.pop("images") and None, "KeyError: 'images'"),
+    "no points": (lambda s, _: s.pop("lidar_points") and None, "KeyError: 'lidar_points'"),
+    "no token": (lambda s, _: s.pop("token") and None, "KeyError: 'token'"),
+    "no counts": (lambda s, _: s["instances"][0].pop("num_lidar_pts") and None, "num_lidar_pts"),
+    "no velocity": (lambda s, _: s["instances"][0].pop("velocity") and None, "velocities"),
+    "a folder": (lambda s, _: s["lidar_points"].update(lidar_path="there/x.bin"), "there/x.bin"),
+    "no image": (lambda s, _: s["images"]["CAM_BACK"].update(img_path="none.jpg"), "none.jpg"),
+    "wrong type": (lambda s, _: s.update(instances=3), "TypeError"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_an_info_file_that_does_not_fit_is_one_line(case, keyframe, untrained, tmp_path, monkeypatch, capsys):
+    change, message = UNFIT[case]
+    (tmp_path / "kf").mkdir()
+    for file in keyframe.iterdir():
+        if file.suffix != ".pkl":
+            (tmp_path / "kf" / file.name).symlink_to(file)
+        else:
+            content = pickle.loads(file.read_bytes())
+            result = change(content["data_list"][0], content)
+            (tmp_path / "kf" / "a.pkl").write_bytes(pickle.dumps(content if result is None else result))
+    evaluator = SimpleNamespace(config=copy.deepcopy(quick_config()))
+    monkeypatch.setattr("aqr_bench.cli.pictures.load_evaluator", lambda *_: evaluator)
+    command = ["evaluate", "--tier", "quick", "--keyframe", str(tmp_path / "kf"), "--train", str(untrained)]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1 and "a.pkl" in text
+    assert message in text
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mmdet3d_tests_nus_info_0.x.pkl", "info file of mmdet3d"),
+        ("mmdet3d_tests_nus_info_1.x.pkl", "is missing"),  # its sensor files are elsewhere
+        ("trainval_10samples_val.pkl", "is missing"),
+        ("lyft_infos.pkl", ""),
+    ],
+)
+def test_info_files_of_strangers_are_one_line(name, message, shared, untrained, tmp_path, monkeypatch, capsys):
+    source = shared / "data" / "strangers" / "infos" / name
+    if not source.is_file():
+        pytest.skip(f"{source} is not here")
+    (tmp_path / "kf").mkdir()
+    (tmp_path / "kf" / name).symlink_to(source)
+    evaluator = SimpleNamespace(config=copy.deepcopy(quick_config()))
+    monkeypatch.setattr("aqr_bench.cli.pictures.load_evaluator", lambda *_: evaluator)
+    command = ["evaluate", "--tier", "quick", "--keyframe", str(tmp_path / "kf"), "--train", str(untrained)]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1 and name in text and message in text

@@ -26,7 +26,7 @@ from aqr_bench.world.write import write_world
 R50 = "cmt_voxel0100_r50_800x320_cbgs"
 # Few objects, so few classes, so few draws of the balanced sampling.
 WORLD = dict(version="v1.0-mini", train_scenes=1, val_scenes=1, frames_per_scene=2, objects_per_frame=3, seed=4)
-PIPELINE = "train_dataloader.dataset.dataset.pipeline"
+PIPELINES = ("train_dataloader.dataset.dataset.pipeline", "test_dataloader.dataset.pipeline")
 SMALL = {
     # The sparse encoder has to be (spconv has no backward on a CPU), the others are for speed.
     "model.frozen": ["pts_middle_encoder", "pts_backbone", "pts_neck", "img_backbone"],
@@ -36,8 +36,9 @@ SMALL = {
     "train_dataloader.batch_size": 1,
     "train_dataloader.num_workers": 0,
     "train_dataloader.persistent_workers": False,
-    f"{PIPELINE}.LoadPoseCorrectedSweeps.sweeps_num": 1,
-    f"{PIPELINE}.ResizeCropFlipImage.data_aug_conf.final_dim": [64, 160],
+    f"{PIPELINES[1]}.SensorCondition.sweeps_num": 1,
+    **{f"{pipeline}.LoadPoseCorrectedSweeps.sweeps_num": 1 for pipeline in PIPELINES},
+    **{f"{pipeline}.ResizeCropFlipImage.data_aug_conf.final_dim": [64, 160] for pipeline in PIPELINES},
     # Half precision needs a GPU.
     "optim_wrapper": {
         "type": "OptimWrapper",

@@ -182,8 +182,9 @@ def check_splits(root: Path, version: str, scene: Table, kind: str) -> list[Find
         missing = [name for name in split.scenes if name not in names]
         label = f"split '{split.name}' of {FILE}" if split.custom else f"official {role} split"
         if len(missing) == len(split.scenes):
-            what = f"no scene of the {label} of {version}, and without one no info file can be made"
-            findings.append(Finding("splits", what, "scene names", warning=kind == "partial"))
+            lost = "nothing can be trained on" if role == "train" else "no info file can be made"
+            what = f"no scene of the {label} of {version}, and without one {lost}"
+            findings.append(Finding("splits", what, "scene names", warning=kind == "partial" or role == "train"))
         elif split.custom or kind == "nuscenes":
             what = f"{len(missing)} of {len(split.scenes)} scenes of the {label} missing in scene.json"
             findings += about_names("splits", what, "splits" if split.custom else "release", missing)

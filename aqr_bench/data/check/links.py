@@ -34,6 +34,9 @@ def check_links(tables: Mapping[str, Table]) -> list[Finding]:
     if {"map", "log"} <= tables.keys() and tables["map"].complete("log_tokens"):
         lost = tables["log"].rows_without(tables["map"].lists["log_tokens"][1])
         findings += about_rows("log", lost, "that no map of map.json names", group="links")
+    if "sample_annotation" in tables:  # the metric refuses them
+        rows, count = np.unique(tables["sample_annotation"].lists["attribute_tokens"][0], return_counts=True)
+        findings += about_rows("sample_annotation", rows[count > 1], "with more than one attribute", group="links")
     return findings
 
 

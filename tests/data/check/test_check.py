@@ -72,6 +72,12 @@ def test_the_module_may_be_called(tmp_path):
     assert done.returncode == 1 and "No such file or directory" in done.stdout and not done.stderr
 
 
+def test_an_annotation_has_one_attribute_at_most(copy):
+    tokens = [row["token"] for row in json.loads((copy / VERSION / "attribute.json").read_text())]
+    edit(copy, "sample_annotation", lambda rows: rows[3].update(attribute_tokens=tokens[:2]))
+    assert any("1 row with more than one attribute: row 3" in e for e in errors(copy, samples=0))
+
+
 # ---------------------------------------------------------------- a world and its world.json
 
 
