@@ -263,7 +263,7 @@ class UnifiedObjectSample(ObjectSample):
             return results
         if self.sample_2d and not {"img", "lidar2img"} <= results.keys():
             raise UserError(
-                "UnifiedObjectSample: sample_2d needs img and lidar2img; put it behind LoadMultiViewImageFromFiles and "
+                "UnifiedObjectSample: sample_2d needs img and lidar2img; put it behind LoadViewImages and "
                 "AddProjections, or set sample_2d=False"
             )
         boxes, labels = results["gt_bboxes_3d"], results["gt_labels_3d"]

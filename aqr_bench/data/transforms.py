@@ -1,7 +1,8 @@
-"""Transforms that mmdet3d lacks: pose-corrected sweeps, check of files, projections, resizing, half a turn."""
+"""Transforms that mmdet3d lacks: pose-corrected sweeps, images of any size, file checks, projections, half a turn."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from aqr_bench.data.raw_frames import (  # noqa: E402
     BadFrameError,
     SweepClouds,
     check_jpeg,
+    read_image,
     sweep_clouds,
 )
 from aqr_bench.errors import UserError  # noqa: E402
@@ -105,6 +107,33 @@ class CheckFrame(BaseTransform):
 
 
 @TRANSFORMS.register_module()
+class LoadViewImages(BaseTransform):
+    """Load the image of every camera as it is recorded; mmdet3d's loader pads all of them to the largest.
+
+    Padding before the views are resized leaves less of the network's input to the smaller ones. Grey images and those
+    with an alpha channel become BGR, and no rotation noted in a file is applied: see ``raw_frames.read_image``.
+
+    Required key: images. Added keys: those of mmdet3d's LoadMultiViewImageFromFiles; ``img`` is a list of N arrays
+    [h, w, 3] uint8, BGR, of which each has its size.
+
+    Raises:
+        BadFrameError: an image is missing, cut short or cannot be decoded.
+    """
+
+    def transform(self, results: dict) -> dict:
+        views = results["images"].values()
+        images = [read_image(view["img_path"]) for view in views]
+        results["filename"] = [view["img_path"] for view in views]
+        results["cam2img"] = [view["cam2img"] for view in views]
+        results["lidar2cam"] = [view["lidar2cam"] for view in views]
+        results["ori_cam2img"] = copy.deepcopy(results["cam2img"])
+        results["img"], results["num_views"], results["scale_factor"] = images, len(images), 1.0
+        size = tuple(np.max([image.shape[:2] for image in images], axis=0).tolist()) if images else (0, 0)
+        results["img_shape"] = results["ori_shape"] = results["pad_shape"] = size
+        return results
+
+
+@TRANSFORMS.register_module()
 class AddProjections(BaseTransform):
     """Add ``lidar2img`` [N, 4, 4] float64: LiDAR frame (metres) to pixels of the loaded images."""
 
@@ -117,7 +146,7 @@ class AddProjections(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ResizeViews(BaseTransform):
-    """Resize every view to the target width and keep its bottom rows (the sky is what can go).
+    """Resize every view by itself to the target width and keep its bottom rows (the sky is what can go).
 
     Args:
         size: target (height, width) in pixels. A view that is too low after resizing is padded at the top.
