@@ -16,11 +16,13 @@ from pathlib import Path
 
 from aqr_bench.atomic import write_text
 from aqr_bench.console import non_negative_int, positive_int
+from aqr_bench.data.check.before_infos import validate_root
 from aqr_bench.data.digests import file_digests, table_digests, tables_digest
 from aqr_bench.data.infos import INFO_CLASSES, build_infos, open_nuscenes, write_infos
 from aqr_bench.errors import UserError, require_file, run_main
 from aqr_bench.study.load import load_tier
 from aqr_bench.study.spec import SPLITS
+from aqr_bench.study.vocabulary import Vocabulary
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,14 +55,20 @@ def main(argv: list[str] | None = None) -> int:
         write_text(path, json.dumps(summary, indent=1))
         print(f"ground-truth database: {sum(objects.values())} objects -> {args.out}")
         return 0
-    version = args.version or load_tier(args.tier).version
-    infos = build_infos(open_nuscenes(args.root, version), args.max_sweeps, args.quiet)
-    paths = write_infos(infos, args.out, version)
+    tier = load_tier(args.tier) if args.tier else None
+    version, vocabulary = (args.version, Vocabulary()) if tier is None else (tier.version, tier.vocabulary)
+    nusc = open_nuscenes(args.root, version, vocabulary)
+    for warning in validate_root(nusc):
+        print(f"warning: {warning}")
+    infos = build_infos(nusc, args.max_sweeps, args.quiet)
+    paths = write_infos(infos, args.out, version, vocabulary)
     tables = table_digests(args.root, version, args.out)
     summary = {
         "root": os.path.relpath(args.root, args.out),
         "version": version,
         "data_sha256": tables_digest(tables),
+        "max_sweeps": args.max_sweeps,
+        **({"vocabulary": vocabulary.as_dict()} if vocabulary.as_dict() else {}),
         **({"code": args.code} if args.code else {}),
         "splits": {split: _counts(entries) for split, entries in infos.items()},
         "files": {split: path.name for split, path in paths.items()},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
 from aqr_bench.errors import UserError, quoted, reading, require_file
 from aqr_bench.study.spec import SPLITS
+from aqr_bench.study.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class DataSet:
     """Info files of a nuScenes root. ``root`` holds v1.0-*/, samples/ and sweeps/.
 
     ``sha256``: of the tables. ``infos_sha256``: of the info files, which also depend on how they were made.
+    ``vocabulary``: that the tables are to be opened with. ``max_sweeps``: LiDAR sweeps of a keyframe that the info
+    files have at most, None where that is not known.
     """
 
     infos: Path
@@ -24,6 +27,8 @@ class DataSet:
     version: str
     sha256: str
     infos_sha256: str = ""
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    max_sweeps: int | None = None
 
 
 def load_data(infos: str | Path) -> DataSet:
@@ -38,10 +43,13 @@ def load_data(infos: str | Path) -> DataSet:
     with reading(path, "info summary", again):
         summary = json.loads(path.read_text(encoding="utf-8"))
         root, version, sha256 = (summary[key] for key in ("root", "version", "data_sha256"))
-        if version not in SPLITS or not isinstance(sha256, str):
-            raise ValueError(f"version {quoted(version)}, data_sha256 {quoted(sha256)}")
+        max_sweeps = summary.get("max_sweeps")
+        if version not in SPLITS or not isinstance(sha256, str) or not isinstance(max_sweeps, int | None):
+            found = f"version {quoted(version)}, data_sha256 {quoted(sha256)}, max_sweeps {quoted(max_sweeps)}"
+            raise ValueError(found)
         hashes = summary.get("sha256", {"infos": {}, "tables": {}})  # summaries of earlier versions have none
         infos, tables = dict(**hashes["infos"]), dict(**hashes["tables"])
+        vocabulary = Vocabulary(**summary.get("vocabulary", {}))
         root = (folder / root).resolve()
         has_tables = any((root / version).glob("*.json"))
     files = [require_file(folder / name, "info file", "Run aqr-bench data again.") for name in infos]
@@ -58,7 +66,7 @@ def load_data(infos: str | Path) -> DataSet:
             f"{root / version / name} is not what {path} describes: it is damaged, or was edited after the info files "
             "were made. Run aqr-bench data again."
         )
-    return DataSet(folder.resolve(), root, version, sha256, infos_digest(folder))
+    return DataSet(folder.resolve(), root, version, sha256, infos_digest(folder), vocabulary, max_sweeps)
 
 
 def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:

@@ -184,7 +184,7 @@ class Evaluator:
         """The devkit's NuScenes of the data set."""
         from aqr_bench.data.infos import open_nuscenes
 
-        return open_nuscenes(self.data.root, self.data.version)
+        return open_nuscenes(self.data.root, self.data.version, self.data.vocabulary)
 
     def predict(self, batch: dict) -> Any:
         """Detections of a collated batch of one sample."""

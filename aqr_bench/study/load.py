@@ -23,6 +23,7 @@ from aqr_bench.study.spec import (
     Tier,
     Variant,
 )
+from aqr_bench.study.vocabulary import Vocabulary
 
 T = TypeVar("T")
 
@@ -132,6 +133,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         costs=data.get("costs", {}),
         models=models,
         database=data["data"].get("database", False),
+        vocabulary=Vocabulary(data["data"].get("categories", {}), data["data"].get("attributes", {})),
         launcher=Launcher(**data.get("launcher", {})),
         tf32=data.get("tf32", False),
         cluster_gpu=data.get("cluster_gpu", True),
