@@ -66,7 +66,9 @@ def load_data(infos: str | Path) -> DataSet:
             f"{root / version / name} is not what {path} describes: it is damaged, or was edited after the info files "
             "were made. Run aqr-bench data again."
         )
-    return DataSet(folder.resolve(), root, version, sha256, infos_digest(folder), vocabulary, max_sweeps)
+    return DataSet(
+        folder.resolve(), root, version, sha256, infos_digest(folder), vocabulary=vocabulary, max_sweeps=max_sweeps
+    )
 
 
 def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:

@@ -39,7 +39,8 @@ class LoadPoseCorrectedSweeps(LoadPointsFromMultiSweeps):
     time lag in seconds, as in mmdet3d.
 
     Required keys: points, timestamp, and lidar_sweeps (info entries, whose files are read) or sweep_clouds
-    (:class:`SweepClouds` of a SensorCondition before; removed here). Modified key: points.
+    (:class:`SweepClouds` of a SensorCondition before; removed here). Modified key: points. Added key: merged_sweeps,
+    how many there are at most, for the sampling of objects out of as many.
 
     Raises:
         BadFrameError: a sweep is missing or cut short.
@@ -57,7 +58,7 @@ class LoadPoseCorrectedSweeps(LoadPointsFromMultiSweeps):
             array[:, :3] = array[:, :3] @ cloud.to_key[:3, :3].T + cloud.to_key[:3, 3]
             array[:, 4] = results["timestamp"] - cloud.time
             merged.append(points.new_point(array))
-        results["points"] = points.cat(merged)[:, self.use_dim]
+        results["points"], results["merged_sweeps"] = points.cat(merged)[:, self.use_dim], self.sweeps_num
         return results
 
     def _sweeps(self, results: dict) -> Sequence[Cloud]:

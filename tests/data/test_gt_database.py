@@ -54,6 +54,9 @@ def test_every_class_is_there_and_entries_are_plain(database, entries):
             assert entry["box3d_lidar"].shape == (9,) and entry["box3d_lidar"].dtype == np.float32
             assert entry["num_points_in_gt"] == len(points_of(folder, entry)) > 0
             assert bool(entry["image_path"]) == bool(entry["image_crop_key"])
+            assert entry["sweeps"] == 10 and len(entry["sweep_lags"]) <= 10
+            lags = {0.0, *np.float32(entry["sweep_lags"]).tolist()}
+            assert set(points_of(folder, entry)[:, 4].tolist()) <= lags
     named = {entry[key] for entry in all_of(entries) for key in ("path", "image_path")} - {""}
     assert {name for name in files_of(folder) if name.startswith("gt_database")} == named
 
