@@ -50,8 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.database_only:
         remedy = "Run the same command without --database-only first."
         require_file(Path(args.out) / "data.json", "info summary", remedy)
-        objects, path = _database(args), Path(args.out) / "data.json"
-        summary = json.loads(path.read_text(encoding="utf-8")) | {"database": {"objects": objects}}
+        path = Path(args.out) / "data.json"
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        objects = _database(args, min(args.max_sweeps, summary.get("max_sweeps", args.max_sweeps)))
+        summary |= {"database": {"objects": objects}}
         write_text(path, json.dumps(summary, indent=1))
         print(f"ground-truth database: {sum(objects.values())} objects -> {args.out}")
         return 0
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         "sha256": {"infos": file_digests(paths.values(), args.out), "tables": tables},
     }
     if args.database:
-        summary["database"] = {"objects": _database(args)}
+        summary["database"] = {"objects": _database(args, args.max_sweeps)}
     write_text(Path(args.out) / "data.json", json.dumps(summary, indent=1))
     counts = ", ".join(f"{split} {len(entries)} samples" for split, entries in infos.items())
     print(f"infos of {version}: {counts} -> {args.out}")
@@ -84,13 +86,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _database(args: argparse.Namespace) -> dict[str, int]:
-    """Write the database beside the info files; return the number of objects of each class."""
+def _database(args: argparse.Namespace, sweeps: int) -> dict[str, int]:
+    """Write the database beside the info files, which have so many sweeps; return the number of objects by class."""
     from aqr_bench.data.gt_database import build_database
     from aqr_bench.data.raw_frames import BadFrameError
 
     try:
-        return build_database(args.out, args.root, args.out, args.workers, args.max_sweeps, args.quiet)
+        return build_database(args.out, args.root, args.out, args.workers, sweeps, args.quiet)
     except BadFrameError as error:
         raise UserError(str(error), "Restore the file and run the same command again.") from error
 

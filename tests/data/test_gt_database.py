@@ -147,6 +147,29 @@ def test_two_workers_and_the_command_write_the_same_bytes(database, world, tmp_p
     assert stop.value.code == 2 and "--workers: must be at least 1, not 0" in capsys.readouterr().err
 
 
+def test_a_database_has_no_more_sweeps_than_its_info_files(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "aqr_bench.data.gt_database.build_database", lambda *arguments: asked.append(arguments[4]) or {}
+    )
+    command = [
+        "--tier",
+        "smoke",
+        "--root",
+        "x",
+        "--out",
+        str(tmp_path),
+        "--quiet",
+        "--database-only",
+        "--max-sweeps",
+        "7",
+    ]
+    for summary in ({"max_sweeps": 3}, {"max_sweeps": 9}, {}):
+        (tmp_path / "data.json").write_text(json.dumps(summary))
+        assert main(command) == 0
+    assert asked == [3, 7, 7]
+
+
 def test_bad_frames_are_named_and_leave_no_finished_database(world, infos, tmp_path):
     copy = tmp_path / "world"
     shutil.copytree(world, copy)
