@@ -118,6 +118,8 @@ def _data_reasons(selection: Selection, layout: RunLayout) -> dict[Path, str]:
         reasons[layout.info_summary] = "tables of the data set changed"
     elif summary.get("skipped_scenes") and not tier.skip_missing:
         reasons[layout.info_summary] = "scenes that lack files are no longer left out"
+    elif summary.get("vocabulary", {}) != tier.vocabulary.as_dict():
+        reasons[layout.info_summary] = "data.categories or data.attributes of the tier changed"
     elif summary.get("code", prepare_code()) != prepare_code():
         reasons[layout.info_summary] = f"{CODE_CHANGED}data"
     # Info files of earlier versions do not say whether the database was made from them.

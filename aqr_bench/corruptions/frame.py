@@ -13,6 +13,7 @@ from aqr_bench.sensor_state import SensorState
 LIDAR = "LIDAR_TOP"
 X, Y, Z, INTENSITY, RING = range(5)  # columns of a nuScenes point on disk
 MAX_RINGS = 128
+MIN_POINTS_OF_A_SCAN = 1000  # fewer may all be of one beam
 NUSCENES_WIDTH_PX = 1600  # of the images that published lengths in pixels are for
 
 
@@ -90,6 +91,8 @@ class Frame:
             counter-clockwise from x); None where it is not known.
         history: earlier recordings, None where they are not known.
         state: which sensors are missing.
+        lidar2ego: float64 [4, 4], LiDAR frame to the car's (x ahead, y left, z up; m); None where it is not known, and
+            the LiDAR counts as mounted like nuScenes'.
     """
 
     token: str
@@ -98,6 +101,7 @@ class Frame:
     boxes: np.ndarray | None = None
     history: History | None = None
     state: SensorState = SensorState.CLEAN
+    lidar2ego: np.ndarray | None = None
 
     def with_images(self, change: Callable[[View], np.ndarray]) -> Frame:
         """Every view with the image that ``change`` makes of it."""
@@ -175,6 +179,8 @@ def require(frame: Frame, needs: Sequence[str], corruption: str) -> None:
     """
     where = f"sample {frame.token}, corruption '{corruption}'"
     _check_sensors(frame, needs, where)
+    if "ring" in needs:
+        _check_beams(frame.clouds, f"{where}, LiDAR")
     if "boxes" in needs and frame.boxes is None:
         raise FrameError(f"{where}: needs ground-truth boxes, and this sample comes without annotations")
     if "boxes" in needs and not np.isfinite(frame.boxes).all():
@@ -218,6 +224,18 @@ def _check_cloud(cloud: Cloud, needs: Sequence[str], where: str) -> None:
                 f"{where}: needs the ring index in column 4, which has other values; corrupt the clouds before "
                 "sweeps are merged, which puts the time lag in its place"
             )
+
+
+def _check_beams(clouds: Sequence[Cloud], where: str) -> None:
+    """Beams cannot be told apart by a column that is the same everywhere, as drivers without a ring index leave it."""
+    points = sum(len(cloud.points) for cloud in clouds)
+    rings = {float(cloud.points[:, RING].min()) for cloud in clouds if len(cloud.points)}
+    rings |= {float(cloud.points[:, RING].max()) for cloud in clouds if len(cloud.points)}
+    if points >= MIN_POINTS_OF_A_SCAN and len(rings) == 1:
+        raise FrameError(
+            f"{where}: needs the ring index, and column 4 is {rings.pop():g} for all {points} points; leave conditions "
+            "that select beams out of the suite, or write the ring index into the files"
+        )
 
 
 def _check_view(view: View, where: str) -> None:

@@ -1,28 +1,80 @@
-"""Geometry that corruptions share: LiDAR rings, azimuth, points in boxes, box corners, disturbed poses."""
+"""Geometry that corruptions share: LiDAR beams, mounting, azimuth, points in boxes, box corners, disturbed poses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from aqr_bench.corruptions.frame import MAX_RINGS, RING, Frame, FrameError
+from aqr_bench.corruptions.frame import MAX_RINGS, RING, Frame, FrameError, merged_xyz
 
 _GRID = 256  # cells per side of the raster that rules out points far from every box
+NUSCENES_BEAMS = 32
+BEAM_COUNTS = (16, NUSCENES_BEAMS, 40, 64, 80, MAX_RINGS)  # of the LiDARs there are
+# The LiDARs of nuScenes are mounted within a degree of "x right, y ahead"; published corruptions work in those axes.
+MOUNTING_TOLERANCE_DEG = 5.0
 
 
-# ---------------------------------------------------------------- rings and azimuth
+# ---------------------------------------------------------------- beams
 
 
 def keep_rings(frame: Frame, rings: Iterable[int]) -> Frame:
     """The frame with only the points of some rings, in every cloud. The corruptions that use it need ``ring``.
 
     Args:
-        rings: ring indices to keep; nuScenes numbers its 32 from 0, the lowest beam, to 31, the highest.
+        rings: ring indices to keep, see :func:`rings_of`; of nuScenes' 32, numbered from 0, the lowest beam.
     """
+    present = [cloud.points[:, RING] for cloud in frame.clouds if len(cloud.points)]
     keep = np.zeros(MAX_RINGS, bool)
-    keep[list(rings)] = True
+    keep[list(rings_of(tuple(rings), int(max(map(np.max, present))) if present else 0))] = True
     return frame.with_points(lambda cloud: cloud.points[keep[cloud.points[:, RING].astype(np.intp)]])
+
+
+def rings_of(rings: tuple[int, ...], highest: int) -> tuple[int, ...]:
+    """What rings of nuScenes' 32 are in a LiDAR of which ``highest`` is the highest ring that returned a point.
+
+    Evenly spaced rings keep their spacing up to the top: every second one of 32 is every second one of 64. Others are
+    those at the same share of the height. Rings of a 32-beam LiDAR are returned as they are.
+    """
+    beams = next(count for count in BEAM_COUNTS if highest < count)
+    steps = set(np.diff(rings).tolist())
+    if beams == NUSCENES_BEAMS or max(rings, default=0) >= NUSCENES_BEAMS:  # the second are given for such a LiDAR
+        return rings
+    if len(steps) == 1 and rings[-1] + min(steps) >= NUSCENES_BEAMS > rings[0]:
+        return tuple(range(rings[0], beams, steps.pop()))
+    return tuple(dict.fromkeys(int((ring + 0.5) * beams / NUSCENES_BEAMS) for ring in rings))
+
+
+# ---------------------------------------------------------------- mounting and azimuth
+
+
+def nuscenes_axes(frame: Frame) -> np.ndarray | None:
+    """float64 [3, 3], the LiDAR's axes to those of nuScenes' LiDAR (x right, y ahead): a turn about z.
+
+    None where the LiDAR is mounted like that already, or its mounting is not known.
+    """
+    if frame.lidar2ego is None:
+        return None
+    ahead = float(azimuth_deg(np.asarray(frame.lidar2ego, np.float64)[:1, :2])[0])  # the car's x axis, in LiDAR axes
+    return None if abs(ahead) <= MOUNTING_TOLERANCE_DEG else yaw_rotation(np.radians(ahead))
+
+
+def azimuth_from_ahead_deg(frame: Frame) -> np.ndarray:
+    """float64 [sum P], degrees in (-180, 180]: direction of all points from straight ahead, see :func:`azimuth_deg`."""
+    axes, xyz = nuscenes_axes(frame), merged_xyz(frame)
+    return azimuth_deg(xyz if axes is None else xyz @ axes.T)
+
+
+def in_nuscenes_axes(frame: Frame, points: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """A cloud's points [P, F] after a change that tells directions apart: it sees them in nuScenes' axes."""
+    axes = nuscenes_axes(frame)
+    return change(points) if axes is None else _turned(change(_turned(points, axes)), axes.T)
+
+
+def _turned(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    turned = points.copy()
+    turned[:, :3] = points[:, :3].astype(np.float64) @ rotation.T
+    return turned
 
 
 def azimuth_deg(xyz: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from aqr_bench.atomic import write_text
 from aqr_bench.console import non_negative_int, positive_int
+from aqr_bench.data.check.before_infos import validate_root
 from aqr_bench.data.complete_scenes import incomplete_scenes, require_files, without_scenes
 from aqr_bench.data.digests import file_digests, table_digests, tables_digest
 from aqr_bench.data.infos import CHECK, INFO_CLASSES, build_infos, open_nuscenes, write_infos
@@ -23,6 +24,7 @@ from aqr_bench.metrics.detection import evaluated_truth
 from aqr_bench.study.layout import relative_path
 from aqr_bench.study.load import load_tier
 from aqr_bench.study.spec import SPLITS
+from aqr_bench.study.vocabulary import Vocabulary
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,27 +53,34 @@ def main(argv: list[str] | None = None) -> int:
     if args.database_only:
         remedy = "Run the same command without --database-only first."
         require_file(Path(args.out) / "data.json", "info summary", remedy)
-        objects, path = _database(args), Path(args.out) / "data.json"
-        summary = json.loads(path.read_text(encoding="utf-8")) | {"database": {"objects": objects}}
+        path = Path(args.out) / "data.json"
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        objects = _database(args, min(args.max_sweeps, summary.get("max_sweeps", args.max_sweeps)))
+        summary |= {"database": {"objects": objects}}
         write_text(path, json.dumps(summary, indent=1))
         print(f"ground-truth database: {sum(objects.values())} objects -> {args.out}")
         return 0
     tier = load_tier(args.tier) if args.tier else None
-    version = args.version or tier.version
-    nusc, skip = open_nuscenes(args.root, version), args.skip_missing or (tier is not None and tier.skip_missing)
+    version, vocabulary = (args.version, Vocabulary()) if tier is None else (tier.version, tier.vocabulary)
+    nusc = open_nuscenes(args.root, version, vocabulary)
+    skip = args.skip_missing or (tier is not None and tier.skip_missing)
     with reading(f"{args.root} ({version})", "the nuScenes tables", CHECK):
         skipped = incomplete_scenes(nusc, args.max_sweeps) if skip else []
         if not skip and (warning := require_files(nusc)):
             print(f"warning: {warning}", file=sys.stderr)
+    for warning in validate_root(nusc):
+        print(f"warning: {warning}", file=sys.stderr)
     infos = build_infos(without_scenes(nusc, skipped), args.max_sweeps, args.quiet)
     with reading(f"{args.root} ({version})", "the nuScenes tables", CHECK):
         evaluated_truth(nusc)  # what is scored after all trainings is there
-    paths = write_infos(infos, args.out, version)
+    paths = write_infos(infos, args.out, version, vocabulary)
     tables = table_digests(args.root, version, args.out)
     summary = {
         "root": relative_path(args.root, args.out),
         "version": version,
         "data_sha256": tables_digest(tables),
+        "max_sweeps": args.max_sweeps,
+        **({"vocabulary": vocabulary.as_dict()} if vocabulary.as_dict() else {}),
         **({"code": args.code} if args.code else {}),
         **({"skipped_scenes": skipped} if skipped else {}),
         "splits": {split: _counts(entries) for split, entries in infos.items()},
@@ -79,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         "sha256": {"infos": file_digests(paths.values(), args.out), "tables": tables},
     }
     if args.database:
-        summary["database"] = {"objects": _database(args)}
+        summary["database"] = {"objects": _database(args, args.max_sweeps)}
     write_text(Path(args.out) / "data.json", json.dumps(summary, indent=1))
     counts = ", ".join(f"{split} {len(entries)} samples" for split, entries in infos.items())
     print(f"infos of {version}: {counts} -> {args.out}")
@@ -90,13 +99,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _database(args: argparse.Namespace) -> dict[str, int]:
-    """Write the database beside the info files; return the number of objects of each class."""
+def _database(args: argparse.Namespace, sweeps: int) -> dict[str, int]:
+    """Write the database beside the info files, which have so many sweeps; return the number of objects by class."""
     from aqr_bench.data.gt_database import build_database
     from aqr_bench.data.raw_frames import BadFrameError
 
     try:
-        return build_database(args.out, args.root, args.out, args.workers, args.max_sweeps, args.quiet)
+        return build_database(args.out, args.root, args.out, args.workers, sweeps, args.quiet)
     except BadFrameError as error:
         raise UserError(str(error), "Restore the file and run the same command again.") from error
 

@@ -23,6 +23,7 @@ from aqr_bench.data.raw_frames import (  # noqa: E402
     BadFrameError,
     SceneHistory,
     SweepClouds,
+    mounting,
     open_infos,
     sweep_clouds,
     view_of,
@@ -194,7 +195,8 @@ def frame_of(results: dict, sweeps_num: int, history: SceneHistory | None) -> Fr
         infos = zip(results["images"].items(), results["img"], strict=True)
         # mmdet3d's loader stacks the views along the last axis: made contiguous here, since strided pixels are slow.
         views = tuple(view_of(c, info, np.ascontiguousarray(image, dtype=np.uint8)) for (c, info), image in infos)
-    return Frame(results["token"], clouds, views, _boxes(results), history)
+    lidar2ego = mounting(results.get("lidar_points"))
+    return Frame(results["token"], clouds, views, _boxes(results), history, lidar2ego=lidar2ego)
 
 
 def _boxes(results: dict) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from aqr_bench.compat import load_safe_pickle
 from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
 from aqr_bench.errors import READ_ERRORS, UserError, quoted, reading, require_file, short
 from aqr_bench.study.spec import SPLITS
+from aqr_bench.study.vocabulary import Vocabulary
 
 INFO_FILE_REMEDY = "Make it again: aqr-bench data."
 
@@ -23,6 +24,8 @@ class DataSet:
 
     ``sha256``: of the tables. ``infos_sha256``: of the info files, which also depend on how they were made.
     ``skipped_scenes``: names of those that were left out for want of files. ``train_samples``: None where not known.
+    ``vocabulary``: that the tables are to be opened with. ``max_sweeps``: LiDAR sweeps of a keyframe that the info
+    files have at most, None where that is not known.
     """
 
     infos: Path
@@ -32,6 +35,8 @@ class DataSet:
     infos_sha256: str = ""
     skipped_scenes: tuple[str, ...] = ()
     train_samples: int | None = None
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    max_sweeps: int | None = None
 
 
 def load_data(infos: str | Path) -> DataSet:
@@ -46,12 +51,15 @@ def load_data(infos: str | Path) -> DataSet:
     with reading(path, "info summary", again):
         summary = json.loads(path.read_text(encoding="utf-8"))
         root, version, sha256 = (summary[key] for key in ("root", "version", "data_sha256"))
-        if version not in SPLITS or not isinstance(sha256, str):
-            raise ValueError(f"version {quoted(version)}, data_sha256 {quoted(sha256)}")
+        max_sweeps = summary.get("max_sweeps")
+        if version not in SPLITS or not isinstance(sha256, str) or not isinstance(max_sweeps, int | None):
+            found = f"version {quoted(version)}, data_sha256 {quoted(sha256)}, max_sweeps {quoted(max_sweeps)}"
+            raise ValueError(found)
         hashes = summary.get("sha256", {"infos": {}, "tables": {}})  # summaries of earlier versions have none
         infos, tables = dict(**hashes["infos"]), dict(**hashes["tables"])
         skipped = tuple(summary.get("skipped_scenes", ()))
         train = summary.get("splits", {}).get("train", {}).get("samples")
+        vocabulary = Vocabulary(**summary.get("vocabulary", {}))
         root = (folder / root).resolve()
         has_tables = any((root / version).glob("*.json"))
     files = [require_file(folder / name, "info file", "Run aqr-bench data again.") for name in infos]
@@ -68,7 +76,9 @@ def load_data(infos: str | Path) -> DataSet:
             f"{root / version / name} is not what {path} describes: it is damaged, or was edited after the info files "
             "were made. Run aqr-bench data again."
         )
-    return DataSet(folder.resolve(), root, version, sha256, infos_digest(folder), skipped, train)
+    return DataSet(
+        folder.resolve(), root, version, sha256, infos_digest(folder), skipped, train, vocabulary, max_sweeps
+    )
 
 
 def require_train_split(data: DataSet) -> None:

@@ -33,7 +33,6 @@ DBINFOS = "dbinfos_train.pkl"
 FOLDER = "gt_database"
 PARTS = ("points", "images")
 MIN_CROP_PX = 10
-REMEDY = "Make it with: aqr-bench data --tier TIER --root ROOT --out DIR --database"
 
 
 def build_database(
@@ -136,6 +135,7 @@ class _Job:
         ]
         if not valid:
             return []
+        lags = tuple(info["timestamp"] - sweep["timestamp"] for sweep in info.get("lidar_sweeps", [])[: self.sweeps])
         boxes = _bottom_boxes([instance for _, instance in valid])
         corners = boxes.corners.numpy()
         boxes = boxes.tensor.numpy()
@@ -163,6 +163,9 @@ class _Job:
                     "image_idx": info["token"],
                     "gt_idx": index,
                     "image_crop_key": camera,
+                    # How many sweeps were merged at most, and the lags (s) of those that were there.
+                    "sweeps": self.sweeps,
+                    "sweep_lags": lags,
                 }
             )
         return entries

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from aqr_bench import compat
 
@@ -19,13 +20,12 @@ from mmdet3d.datasets.transforms.dbsampler import BatchSampler, DataBaseSampler 
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 from mmdet3d.structures.points import BasePoints  # noqa: E402
 
-from aqr_bench.compat import load_safe_pickle  # noqa: E402
-from aqr_bench.data.gt_database import REMEDY, project_boxes  # noqa: E402
-from aqr_bench.data.raw_frames import BadFrameError, raise_if_not_finite, read_image  # noqa: E402
-from aqr_bench.errors import UserError, nearest, short  # noqa: E402
+from aqr_bench.data.dbinfos import LAG, REMEDY, max_lag_s, read_dbinfos, validate_boxes  # noqa: E402
+from aqr_bench.data.gt_database import project_boxes  # noqa: E402
+from aqr_bench.data.raw_frames import POINT_COLUMNS, BadFrameError, raise_if_not_finite, read_image  # noqa: E402
+from aqr_bench.errors import UserError, nearest  # noqa: E402
 
 FILTERS = ("filter_by_difficulty", "filter_by_min_points")
-_ENTRY_KEYS = {"name", "path", "box3d_lidar", "num_points_in_gt", "difficulty"}
 _POINTS_LOADER = dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=[0, 1, 2, 3, 4])
 
 
@@ -81,7 +81,10 @@ class UnifiedDataBaseSampler(DataBaseSampler):
         self.sample_classes = list(sample_groups)
         self.sample_max_nums = [int(number) for number in sample_groups.values()]
         self.points_loader = TRANSFORMS.build(dict(points_loader))
+        self.load_dim = int(points_loader.get("load_dim", POINT_COLUMNS))
         self.db_infos = self._filtered(read_dbinfos(info_path))
+        checked = [entry for name in self.classes for entry in self.db_infos[name]]
+        validate_boxes(self.info_path, checked, self.data_root, self.load_dim)
         self.group_db_infos = self.db_infos
         self.sampler_dict = {
             name: _IndependentBatchSampler(entries, name, shuffle=False)
@@ -101,19 +104,23 @@ class UnifiedDataBaseSampler(DataBaseSampler):
             db_infos = getattr(self, name)(db_infos, value)
         return db_infos
 
-    def sample_all(self, gt_bboxes: np.ndarray, gt_labels: np.ndarray, with_img: bool = False) -> dict | None:
+    def sample_all(
+        self, gt_bboxes: np.ndarray, gt_labels: np.ndarray, with_img: bool = False, sweeps: int | None = None
+    ) -> dict | None:
         """Draw ``round(rate * (group size - present))`` objects of each class; those that collide are dropped.
 
         Args:
             gt_bboxes: [n, 9] the frame's boxes at their bottom centres, LiDAR frame.
             gt_labels: [n] positions in ``classes``.
             with_img: read the image crops as well.
+            sweeps: that the frame's points are merged from at most; older points of objects are left out, and objects
+                without any other. None: not known, all points are pasted.
         Returns:
             None if nothing was drawn, else a dict of gt_labels_3d [k] int64, gt_bboxes_3d [k, 9] float32, points
             (those of all objects, in the frame), points_idx [p] (the object of each point), images (list of k crops
             [h, w, 3] uint8 BGR, None where an object has none or ``with_img`` is off), group_ids [k].
         Raises:
-            UserError: a file that the database names is missing or damaged.
+            UserError: a file that the database names is missing or damaged; the database has fewer sweeps.
         """
         chosen: list[dict] = []
         taken = gt_bboxes = np.asarray(gt_bboxes, dtype=np.float32)
@@ -127,14 +134,18 @@ class UnifiedDataBaseSampler(DataBaseSampler):
             taken = np.concatenate([taken, *([entry["box3d_lidar"]] for entry in drawn)]).astype(np.float32)
         if not chosen:
             return None
-        clouds = [self._load_points(entry) for entry in chosen]
+        loaded = [(entry, self._load_points(entry, sweeps)) for entry in chosen]
+        chosen, clouds = [e for e, cloud in loaded if len(cloud)], [cloud for _, cloud in loaded if len(cloud)]
+        if not chosen:
+            return None
+        boxes = np.stack([entry["box3d_lidar"] for entry in chosen]).astype(np.float32)
         return {
             "gt_labels_3d": np.array([self.cat2label[entry["name"]] for entry in chosen], dtype=np.int64),
-            "gt_bboxes_3d": taken[len(gt_bboxes) :],
+            "gt_bboxes_3d": boxes,
             "points": clouds[0].cat(clouds),
             "points_idx": np.repeat(np.arange(len(chosen)), [len(cloud) for cloud in clouds]),
             "images": [self._load_crop(entry) if with_img else None for entry in chosen],
-            "group_ids": np.arange(len(gt_bboxes), len(taken)),
+            "group_ids": np.arange(len(gt_bboxes), len(gt_bboxes) + len(boxes)),
         }
 
     def sample_class_v2(self, name: str, num: int, gt_bboxes: np.ndarray) -> list[dict]:
@@ -152,10 +163,14 @@ class UnifiedDataBaseSampler(DataBaseSampler):
                 taken = np.concatenate([taken, box[None]])
         return accepted
 
-    def _load_points(self, entry: dict) -> BasePoints:
+    def _load_points(self, entry: dict, sweeps: int | None = None) -> BasePoints:
         path = os.path.join(self.data_root, entry["path"])
         try:
             points = self.points_loader({"lidar_points": {"lidar_path": path}})["points"]
+            limit_s = max_lag_s(self.info_path, entry, sweeps)
+            if limit_s is not None:
+                lag = np.fromfile(path, np.float32).reshape(-1, self.load_dim)[:, LAG]
+                points = points[torch.from_numpy(lag <= limit_s)]
         except (OSError, ValueError) as error:
             raise UserError(f"points of {self.info_path} cannot be read: {path} ({error})", REMEDY) from error
         raise_if_not_finite(points.tensor.numpy(), path)
@@ -204,31 +219,6 @@ def _directions(yaw: np.ndarray) -> np.ndarray:
     return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
 
 
-def read_dbinfos(path: str | Path) -> dict[str, list[dict]]:
-    """Read and check ``dbinfos_train.pkl``: class name to entries. Raises UserError on anything else."""
-    content = load_safe_pickle(path, "ground-truth database", REMEDY)
-    if not isinstance(content, dict):
-        raise UserError(f"ground-truth database {path} holds a {type(content).__name__}, not entries by class", REMEDY)
-    for name, entries in content.items():
-        class_name = short(name)
-        if not isinstance(entries, list):
-            raise UserError(f"ground-truth database {path}: '{class_name}' is no list of entries", REMEDY)
-        for position, entry in enumerate(entries):
-            missing = sorted(_ENTRY_KEYS - entry.keys()) if isinstance(entry, dict) else sorted(_ENTRY_KEYS)
-            if missing:
-                raise UserError(
-                    f"ground-truth database {path}: entry {position} of '{class_name}' lacks {', '.join(missing)}",
-                    REMEDY,
-                )
-            if np.shape(entry["box3d_lidar"]) != (9,):
-                raise UserError(
-                    f"ground-truth database {path}: box3d_lidar of entry {position} of '{class_name}' has shape "
-                    f"{np.shape(entry['box3d_lidar'])}, not (9,)",
-                    REMEDY,
-                )
-    return content
-
-
 @TRANSFORMS.register_module()
 class UnifiedObjectSample(ObjectSample):
     """Paste drawn objects into points, boxes, labels and, with ``sample_2d``, every camera image.
@@ -264,11 +254,12 @@ class UnifiedObjectSample(ObjectSample):
             return results
         if self.sample_2d and not {"img", "lidar2img"} <= results.keys():
             raise UserError(
-                "UnifiedObjectSample: sample_2d needs img and lidar2img; put it behind LoadMultiViewImageFromFiles and "
+                "UnifiedObjectSample: sample_2d needs img and lidar2img; put it behind LoadViewImages and "
                 "AddProjections, or set sample_2d=False"
             )
         boxes, labels = results["gt_bboxes_3d"], results["gt_labels_3d"]
-        drawn = self.db_sampler.sample_all(boxes.tensor.numpy(), labels, with_img=self.sample_2d)
+        sweeps = results.get("merged_sweeps")
+        drawn = self.db_sampler.sample_all(boxes.tensor.numpy(), labels, with_img=self.sample_2d, sweeps=sweeps)
         if drawn is None:
             return results
         points, objects = results["points"], drawn["points"]

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from aqr_bench.atomic import atomic_write
 from aqr_bench.data.complete_scenes import CHANNELS, require_channels
 from aqr_bench.data.sensor_files import with_short_names
-from aqr_bench.errors import UserError, reading
+from aqr_bench.errors import UserError, nearest, reading
 from aqr_bench.foreign_files import misplaced_tables, placeholder
 from aqr_bench.metrics.splits import FILE, read_splits
+from aqr_bench.study.vocabulary import IGNORE, Vocabulary
 
 CAMERAS = CHANNELS[1:]
 # mmdet3d 1.4's label order: NuScenesDataset reads labels by position in this tuple.
@@ -27,8 +28,11 @@ INFO_CLASSES = (
 CHECK = "See what is wrong: aqr-bench data check --root ROOT."
 
 
-def open_nuscenes(root: str | Path, version: str) -> Any:
-    """Load nuscenes-devkit's NuScenes, or raise UserError naming what is missing."""
+def open_nuscenes(root: str | Path, version: str, vocabulary: Vocabulary | None = None) -> Any:
+    """Load nuscenes-devkit's NuScenes, or raise UserError naming what is missing.
+
+    ``vocabulary``: of a data set with names of its own; the tables have nuScenes' names then, wherever they are read.
+    """
     root = Path(root)
     if not root.is_dir():
         raise UserError(
@@ -46,12 +50,33 @@ def open_nuscenes(root: str | Path, version: str) -> Any:
 
     with reading(root / version, "the nuScenes tables", CHECK):
         try:
-            return NuScenes(version=version, dataroot=str(root), verbose=False)
+            nusc = NuScenes(version=version, dataroot=str(root), verbose=False)
         except ValueError as error:
             damage, remedy = _damaged_table(root / version)
             if not damage:
                 raise
             raise UserError(f"the nuScenes tables in {root / version} do not load: {damage}", remedy) from error
+        _translate(nusc, vocabulary or Vocabulary())
+    return nusc
+
+
+def _translate(nusc: Any, vocabulary: Vocabulary) -> None:
+    """Replace names of categories and attributes; UserError for one that the tables do not have."""
+    for key, table, mapping in (
+        ("categories", nusc.category, vocabulary.categories),
+        ("attributes", nusc.attribute, vocabulary.attributes),
+    ):
+        names = {row["name"] for row in table}
+        for name in mapping:
+            if name not in names:
+                raise UserError(f"data.{key}: the tables of {nusc.dataroot} have no '{name}'{nearest(name, names)}")
+        for row in table:
+            row["name"] = mapping.get(row["name"], row["name"])
+    ignored = {row["token"] for row in nusc.attribute if row["name"] == IGNORE}
+    for annotation in nusc.sample_annotation if vocabulary.as_dict() else ():
+        name = annotation["category_name"]
+        annotation["category_name"] = vocabulary.categories.get(name, name)
+        annotation["attribute_tokens"] = [t for t in annotation["attribute_tokens"] if t not in ignored]
 
 
 def _damaged_table(folder: Path) -> tuple[str, str]:
@@ -98,15 +123,22 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
     return infos
 
 
-def write_infos(infos: dict[str, list[dict]], out: str | Path, version: str) -> dict[str, Path]:
-    """Write ``infos_train.pkl`` and ``infos_val.pkl`` atomically; return their paths."""
+def write_infos(
+    infos: dict[str, list[dict]], out: str | Path, version: str, vocabulary: Vocabulary | None = None
+) -> dict[str, Path]:
+    """Write ``infos_train.pkl`` and ``infos_val.pkl`` atomically; return their paths.
+
+    ``vocabulary``: that the tables were opened with. It also decides how detections are scored, so the files carry it.
+    """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    names = {} if vocabulary is None else vocabulary.as_dict()
     metainfo = {
         "categories": {name: i for i, name in enumerate(INFO_CLASSES)},
         "dataset": "nuscenes",
         "version": version,
         "info_version": "1.1",
+        **({"vocabulary": names} if names else {}),
     }
     paths = {}
     for split, entries in infos.items():

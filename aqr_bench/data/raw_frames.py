@@ -153,6 +153,12 @@ def sweep_clouds(sweeps: Sequence[Mapping[str, Any]], paths: Sequence[str | Path
     )
 
 
+def mounting(lidar_points: Mapping[str, Any] | None) -> np.ndarray | None:
+    """float64 [4, 4], LiDAR frame to the car's, of an info entry; None where it does not have it."""
+    matrix = (lidar_points or {}).get("lidar2ego")
+    return None if matrix is None else np.asarray(matrix, dtype=np.float64)
+
+
 def view_of(camera: str, info: Mapping[str, Any], image: np.ndarray) -> View:
     """One camera of an info entry with its image."""
     return View(
@@ -246,6 +252,7 @@ class InfoFile:
             views=tuple(self.view(info, camera) for camera in info["images"]),
             boxes=np.asarray(boxes, dtype=np.float64).reshape(-1, 7) if "instances" in info else None,
             history=SceneHistory(self, info["token"], sweeps) if "scene_token" in info else None,
+            lidar2ego=mounting(info["lidar_points"]),
         )
 
 

@@ -1,7 +1,8 @@
-"""Transforms that mmdet3d lacks: pose-corrected sweeps, check of files, projections, resizing, half a turn."""
+"""Transforms that mmdet3d lacks: pose-corrected sweeps, images of any size, file checks, projections, half a turn."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from aqr_bench.data.raw_frames import (  # noqa: E402
     SweepClouds,
     check_jpeg,
     read_cloud,
+    read_image,
     sweep_clouds,
 )
 from aqr_bench.errors import UserError  # noqa: E402
@@ -40,7 +42,8 @@ class LoadPoseCorrectedSweeps(LoadPointsFromMultiSweeps):
     time lag in seconds, as in mmdet3d.
 
     Required keys: points, timestamp, and lidar_sweeps (info entries, whose files are read) or sweep_clouds
-    (:class:`SweepClouds` of a SensorCondition before; removed here). Modified key: points.
+    (:class:`SweepClouds` of a SensorCondition before; removed here). Modified key: points. Added key: merged_sweeps,
+    how many there are at most, for the sampling of objects out of as many.
 
     Raises:
         BadFrameError: a sweep is missing or cut short.
@@ -58,7 +61,7 @@ class LoadPoseCorrectedSweeps(LoadPointsFromMultiSweeps):
             array[:, :3] = array[:, :3] @ cloud.to_key[:3, :3].T + cloud.to_key[:3, 3]
             array[:, 4] = results["timestamp"] - cloud.time
             merged.append(points.new_point(array))
-        results["points"] = points.cat(merged)[:, self.use_dim]
+        results["points"], results["merged_sweeps"] = points.cat(merged)[:, self.use_dim], self.sweeps_num
         return results
 
     def _sweeps(self, results: dict) -> Sequence[Cloud]:
@@ -123,6 +126,33 @@ class CheckFrame(BaseTransform):
 
 
 @TRANSFORMS.register_module()
+class LoadViewImages(BaseTransform):
+    """Load the image of every camera as it is recorded; mmdet3d's loader pads all of them to the largest.
+
+    Padding before the views are resized leaves less of the network's input to the smaller ones. Grey images and those
+    with an alpha channel become BGR, and no rotation noted in a file is applied: see ``raw_frames.read_image``.
+
+    Required key: images. Added keys: those of mmdet3d's LoadMultiViewImageFromFiles; ``img`` is a list of N arrays
+    [h, w, 3] uint8, BGR, of which each has its size.
+
+    Raises:
+        BadFrameError: an image is missing, cut short or cannot be decoded.
+    """
+
+    def transform(self, results: dict) -> dict:
+        views = results["images"].values()
+        images = [read_image(view["img_path"]) for view in views]
+        results["filename"] = [view["img_path"] for view in views]
+        results["cam2img"] = [view["cam2img"] for view in views]
+        results["lidar2cam"] = [view["lidar2cam"] for view in views]
+        results["ori_cam2img"] = copy.deepcopy(results["cam2img"])
+        results["img"], results["num_views"], results["scale_factor"] = images, len(images), 1.0
+        size = tuple(np.max([image.shape[:2] for image in images], axis=0).tolist()) if images else (0, 0)
+        results["img_shape"] = results["ori_shape"] = results["pad_shape"] = size
+        return results
+
+
+@TRANSFORMS.register_module()
 class AddProjections(BaseTransform):
     """Add ``lidar2img`` [N, 4, 4] float64: LiDAR frame (metres) to pixels of the loaded images."""
 
@@ -135,7 +165,7 @@ class AddProjections(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ResizeViews(BaseTransform):
-    """Resize every view to the target width and keep its bottom rows (the sky is what can go).
+    """Resize every view by itself to the target width and keep its bottom rows (the sky is what can go).
 
     Args:
         size: target (height, width) in pixels. A view that is too low after resizing is padded at the top.

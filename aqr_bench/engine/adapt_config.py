@@ -13,6 +13,7 @@ from aqr_bench.study.model_files import shipped_models
 IMPORTS = ("aqr_bench.data.transforms", "aqr_bench.data.conditions", "aqr_bench.engine.hooks")
 PREPROCESSOR = "aqr_bench.cmt.preprocessor"
 SWEEPS, CORRECTED_SWEEPS = "LoadPointsFromMultiSweeps", "LoadPoseCorrectedSweeps"
+IMAGES = "LoadMultiViewImageFromFiles"
 META_KEYS = ("token", "sample_idx", "box_type_3d", "box_mode_3d", "lidar2img", "sensor_state", "cameras", "input_proof")
 POINT_COLUMNS = 5  # x, y, z, intensity, ring: conditions need the ring
 
@@ -24,6 +25,7 @@ def adapt(config: Any, where: str) -> None:
     - Test pipeline: SensorCondition behind the loaders, InputFingerprint before packing; the samples say who they are.
     - Sweeps are merged by LoadPoseCorrectedSweeps, in training too: conditions work on separate sweeps, and mmdet3d's
       motion of a sweep is not exact. Frames with too few sweeps are not padded.
+    - Images are read as BGR, whatever their files hold.
     - Training: a curve, seeds that survive a restart. Validation while training goes: evaluation is a job of its own.
     - Where mmcv has no compiled operators, hard voxelisation is spconv's.
 
@@ -136,6 +138,8 @@ def _without_augmentation(step: dict, where: str) -> list[dict]:
 
 
 def _exact(step: dict, test: bool = False) -> dict:
+    if step["type"] == IMAGES:  # grey and RGBA files become BGR, as conditions and preprocessors expect
+        return {"color_type": "color_ignore_orientation", **step}
     if step["type"] != SWEEPS:
         return dict(step)
     changed = {**step, "type": CORRECTED_SWEEPS}

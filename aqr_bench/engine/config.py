@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aqr_bench.data.dataset import DataSet
-from aqr_bench.engine.adapt_config import adapt
+from aqr_bench.engine.adapt_config import CORRECTED_SWEEPS, adapt
 from aqr_bench.engine.adapt_config import inner_dataset as inner_dataset
 from aqr_bench.engine.config_facts import check_facts
 from aqr_bench.engine.third_party import opening_config
@@ -102,7 +102,8 @@ def build_config(
         opened: the model's config, where it is open already; it is changed.
     Raises:
         UserError: an override that names a key which the config does not have, or has another type; iterations for a
-            config that trains by epochs, or the other way round; values that contradict one another.
+            config that trains by epochs, or the other way round; values that contradict one another; more sweeps than
+            the info files have.
     """
     schedule, where = schedule_for(tier, study, variant, pretrain), (study or tier).path
     overrides = schedule.config
@@ -117,6 +118,7 @@ def build_config(
     for hook in config.get("custom_hooks", []):
         if hook.type in ("SeedIterations", "SeedEpochs"):
             hook.seed = seed
+    require_sweeps(config, data)
     return config
 
 
@@ -175,6 +177,20 @@ def _scale_positions(schedulers: list, scale: float) -> None:
     empty = any("end" in p and p["end"] <= p.get("begin", 0) for p in rounded)
     for scheduler, positions in zip(schedulers, exact if empty else rounded, strict=True):
         scheduler.update(positions)
+
+
+def require_sweeps(
+    config: Any, data: DataSet, loaders: Sequence[str] = ("train_dataloader", "test_dataloader")
+) -> None:
+    """Raise UserError where a pipeline merges more LiDAR sweeps than the info files were made with, and so fewer."""
+    for loader in loaders:
+        steps = inner_dataset(config[loader].dataset).pipeline
+        asked = max((step.get("sweeps_num", 10) for step in steps if step["type"] == CORRECTED_SWEEPS), default=0)
+        if data.max_sweeps is not None and asked > data.max_sweeps:
+            raise UserError(
+                f"{loader} merges {asked} LiDAR sweeps, the info files in {data.infos} have up to {data.max_sweeps}",
+                f"Make them again: aqr-bench data --max-sweeps {asked}. Or set {CORRECTED_SWEEPS}.sweeps_num lower.",
+            )
 
 
 def files_of(tier: Tier, study: Study | None) -> dict[str, Path]:

@@ -189,7 +189,8 @@ class Evaluator:
         from aqr_bench.data.complete_scenes import without_scenes
         from aqr_bench.data.infos import open_nuscenes
 
-        return without_scenes(open_nuscenes(self.data.root, self.data.version), self.data.skipped_scenes)
+        nusc = open_nuscenes(self.data.root, self.data.version, self.data.vocabulary)
+        return without_scenes(nusc, self.data.skipped_scenes)
 
     def predict(self, batch: dict) -> list:
         """Detections of a collated batch, a data sample each, on the CPU.

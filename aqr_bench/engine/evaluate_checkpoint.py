@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.condition_cache import ConditionCache
-from aqr_bench.engine.config import base_config
+from aqr_bench.engine.config import base_config, require_sweeps
 from aqr_bench.engine.config_facts import detection_classes
 from aqr_bench.engine.evaluate import Evaluator, evaluation_job
 from aqr_bench.engine.evaluate_suite import IN_THIS_PROCESS, Workers, evaluate_conditions, write_suite_records
@@ -38,6 +38,7 @@ def evaluate_config(args: argparse.Namespace, workers: Workers = IN_THIS_PROCESS
     tier = adhoc_tier(args.config, data, args.batch_size)
     checkpoint = require_file(args.checkpoint, "checkpoint", "Give the file that the training wrote (.pth).")
     config = base_config(tier, data)
+    require_sweeps(config, data, ["test_dataloader"])
     work = Path(args.work)
     work.mkdir(parents=True, exist_ok=True)
     source = dict(checkpoint=checkpoint.name, checkpoint_sha256=sha256_file(checkpoint))

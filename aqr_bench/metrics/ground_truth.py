@@ -66,7 +66,8 @@ _CACHE: weakref.WeakKeyDictionary[Any, dict[tuple, GroundTruth]] = weakref.WeakK
 def ground_truth(nusc: Any, eval_set: str, class_range: Mapping[str, float]) -> GroundTruth:
     """Filtered ground truth of a split; computed once for each set of tables.
 
-    Raises UserError if the split has no sample or no object that counts, or an object two attributes.
+    Raises UserError if the split has no sample or no object that counts, or an object two attributes or one that
+    nuScenes does not have.
     """
     cache = _CACHE.setdefault(nusc, {})
     key = (eval_set, *sorted(class_range.items()))
@@ -131,7 +132,7 @@ def _ego(nusc: Any, sample: Mapping[str, Any]) -> list[float]:
 
 def _boxes(nusc: Any, rows: list[tuple], time_S: np.ndarray) -> BoxArrays:
     """Boxes of (sample index, label, annotation); times of the samples in seconds."""
-    attributes = {a["token"]: ATTRIBUTE_NAMES.index(a["name"]) for a in nusc.attribute if a["name"] in ATTRIBUTE_NAMES}
+    attributes = {a["token"]: a["name"] for a in nusc.attribute}
     records = [annotation for _, _, annotation in rows]
     sample_N = np.array([sample for sample, _, _ in rows], dtype=np.int32)
     wide = [np.array([a[key] for a in records], dtype=np.float64) for key in ("translation", "size", "rotation")]
@@ -148,11 +149,18 @@ def _boxes(nusc: Any, rows: list[tuple], time_S: np.ndarray) -> BoxArrays:
     return boxes
 
 
-def _attribute(annotation: Mapping[str, Any], attribute_index: Mapping[str, int]) -> int:
+def _attribute(annotation: Mapping[str, Any], names: Mapping[str, str]) -> int:
     tokens = annotation["attribute_tokens"]
     if len(tokens) > 1:
         raise UserError(f"annotation {annotation['token']} has more than one attribute")
-    return attribute_index[tokens[0]] if tokens else NO_ATTRIBUTE
+    if not tokens:
+        return NO_ATTRIBUTE
+    if names[tokens[0]] not in ATTRIBUTE_NAMES:
+        raise UserError(
+            f"annotation {annotation['token']} has the attribute '{names[tokens[0]]}', which nuScenes does not have",
+            "Map it to one of nuScenes' in the tier file, under data.attributes, and make the info files again.",
+        )
+    return ATTRIBUTE_NAMES.index(names[tokens[0]])
 
 
 def _velocities(

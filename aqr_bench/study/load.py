@@ -23,6 +23,7 @@ from aqr_bench.study.spec import (
     Tier,
     Variant,
 )
+from aqr_bench.study.vocabulary import Vocabulary
 
 T = TypeVar("T")
 
@@ -133,6 +134,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         models=models,
         database=data["data"].get("database", False),
         skip_missing=data["data"].get("skip_missing", False),
+        vocabulary=Vocabulary(data["data"].get("categories", {}), data["data"].get("attributes", {})),
         launcher=Launcher(**data.get("launcher", {})),
         tf32=data.get("tf32", False),
         cluster_gpu=data.get("cluster_gpu", True),

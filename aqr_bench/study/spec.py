@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aqr_bench.study.vocabulary import Vocabulary
+
 if TYPE_CHECKING:
     from aqr_bench.corruptions import Corruption
 
@@ -128,6 +130,7 @@ class Tier:
     suites: tuple[str, ...] = ()  # further suites of those
     launcher: Launcher = field(default_factory=Launcher)  # of trainings
     tf32: bool = False  # TensorFloat-32 in float32 products and convolutions on a GPU
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)  # of a data set whose names are not nuScenes'
     cluster_gpu: bool = True  # whether its jobs ask a cluster for GPUs; on one machine they take those that are there
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from asked_records import INFOS, selected, with_config, write_asked
 
 from aqr_bench.cli import current
-from aqr_bench.cli.current import current_state, put_back
+from aqr_bench.cli.current import _data_reasons, current_state, prepare_code, put_back
 from aqr_bench.records.store import archive
-from aqr_bench.study.load import load_study
+from aqr_bench.study.layout import RunLayout
+from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.study.vocabulary import Vocabulary
 
 OTHER = {"model.pts_bbox_head.aqr": None}
 
@@ -50,3 +55,16 @@ def test_what_is_lost_is_to_be_done(results):
     state = current_state(selected(), results, stored=True)
     assert [verdict.asked.kind for verdict in state.stale_records] == ["train", "evaluate"]
     assert state.reasons_by_job[0].startswith("train smoke/cross seed 0: aqr None -> unset")
+
+
+def test_info_files_are_made_again_for_another_mapping_of_names(tmp_path):
+    tier = replace(load_tier("smoke"), kind="nuscenes", data_root=tmp_path / "root")
+    layout = RunLayout(tier.name, tmp_path)
+    layout.info_summary.parent.mkdir(parents=True)
+    layout.info_summary.write_text(json.dumps({"code": prepare_code()}))  # of a data set with nuScenes' names
+    mapped = replace(tier, vocabulary=Vocabulary({"car": "vehicle.car"}))
+    assert _data_reasons(SimpleNamespace(tier=tier), layout) == {}
+    reasons = _data_reasons(SimpleNamespace(tier=mapped), layout)
+    assert reasons == {layout.info_summary: "data.categories or data.attributes of the tier changed"}
+    layout.info_summary.write_text(json.dumps({"code": prepare_code(), "vocabulary": mapped.vocabulary.as_dict()}))
+    assert _data_reasons(SimpleNamespace(tier=mapped), layout) == {}

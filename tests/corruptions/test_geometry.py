@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from corruption_frames import make_frame, real_keyframe
+from corruption_frames import make_cloud, make_frame, real_keyframe
 
 from aqr_bench.compat import load_safe_pickle
-from aqr_bench.corruptions import FrameError
+from aqr_bench.corruptions import Frame, FrameError, corrupt, get_corruption
 from aqr_bench.corruptions import geometry as g
 from aqr_bench.corruptions.frame import RING, merged_xyz
 
@@ -29,6 +31,72 @@ def test_azimuth_is_measured_from_the_front_to_the_right():
     # A cloud times 0 has zeros of either sign.
     assert np.array_equal(g.azimuth_deg(np.array([[0.0, -0.0], [-0.0, -0.0], [-0.0, 0.0]])), [0, 0, 0])
     assert g.azimuth_deg(np.zeros((0, 3), np.float32)).shape == (0,)
+
+
+def test_rings_of_other_lidars_are_the_same_share_of_their_height():
+    every_second, fourth, eighth, one = (tuple(range(1, 32, step)) for step in (2, 4, 8, 32))
+    assert one == (1,)
+    for rings in (every_second, fourth, eighth, (22,), (3, 4, 5)):
+        assert g.rings_of(rings, 31) == g.rings_of(rings, 16) == rings
+    assert g.rings_of(every_second, 63) == tuple(range(1, 64, 2))
+    assert g.rings_of(fourth, 127) == tuple(range(1, 128, 4)) and g.rings_of(eighth, 39) == (1, 9, 17, 25, 33)
+    assert [g.rings_of((22,), highest) for highest in (15, 39, 63, 127)] == [(11,), (28,), (45,), (90,)]
+    assert g.rings_of((3, 4, 5), 63) == (7, 9, 11)
+    assert g.rings_of((1, 60), 63) == (1, 60), "given for this LiDAR"
+
+
+def test_keep_rings_counts_the_beams_of_the_frame():
+    clouds = (make_cloud(np.random.default_rng(0), 4000, rings=64), make_cloud(np.random.default_rng(1), 40, rings=8))
+    out = g.keep_rings(Frame("t", clouds), range(1, 32, 2))
+    assert len(out.clouds[0].points) == pytest.approx(2000, rel=0.05)
+    assert set(out.clouds[0].points[:, RING]) == set(range(1, 64, 2))
+    assert g.keep_rings(Frame("t"), [1]).clouds == ()
+
+
+def test_a_ring_column_without_rings_is_refused_where_beams_are_selected():
+    frame = Frame("t", (make_cloud(np.random.default_rng(0), 2000, rings=1),))
+    with pytest.raises(FrameError, match=r"sample t, .*beam_reduction.*column 4 is 0 for all 2000 points"):
+        corrupt(get_corruption("nuscenes_r.beam_reduction@1"), frame)
+    assert corrupt(get_corruption("nuscenes_r.limited_fov@1"), frame).clouds
+
+
+def mounted(frame: Frame, turn_deg: float) -> Frame:
+    """The same frame recorded by a LiDAR that is turned to the left about its axis."""
+    to_new = g.rigid_motion(g.yaw_rotation(-np.radians(turn_deg)), np.zeros(3))
+    back, clouds = np.linalg.inv(to_new), []
+    for cloud in frame.clouds:
+        points = cloud.points.copy()
+        points[:, :3] = points[:, :3].astype(np.float64) @ to_new[:3, :3].T
+        clouds.append(replace(cloud, points=points, to_key=to_new @ cloud.to_key @ back))
+    views = tuple(replace(view, lidar2cam=view.lidar2cam @ back) for view in frame.views)
+    lidar2ego = np.eye(4)
+    lidar2ego[:3, :3] = [[0, 1, 0], [-1, 0, 0], [0, 0, 1]]  # nuScenes: x right, y ahead
+    return replace(frame, clouds=tuple(clouds), views=views, lidar2ego=lidar2ego @ back)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nuscenes_r.limited_fov@2",
+        "nuscenes_c.fov_lost@3",
+        "nuscenes_r.extrinsic_noise@1",
+        "multicorrupt.spatialmisalignment@3",
+        "multicorrupt.motionblur@2",
+    ],
+)
+def test_directions_are_those_of_the_car_however_the_lidar_is_mounted(name):
+    corruption, frame = get_corruption(name), make_frame(points=300, boxes=0)
+    expected = corrupt(corruption, frame)
+    same = corrupt(corruption, mounted(frame, 0.0))
+    for turn_deg in (-90.0, 137.0):  # the first: x ahead
+        out = corrupt(corruption, mounted(frame, turn_deg))
+        for cloud, usual, again in zip(out.clouds, mounted(expected, turn_deg).clouds, same.clouds, strict=True):
+            np.testing.assert_allclose(cloud.points, usual.points, atol=1e-4)
+            assert len(again.points) == len(cloud.points)
+        for view, usual in zip(out.views, mounted(expected, turn_deg).views, strict=True):
+            np.testing.assert_allclose(view.lidar2cam, usual.lidar2cam, atol=1e-9)
+    for cloud, usual in zip(same.clouds, expected.clouds, strict=True):
+        assert np.array_equal(cloud.points, usual.points), "nuScenes' own mounting changes no bit"
 
 
 def test_keep_rings_keeps_complete_points_of_those_rings_in_every_cloud():

@@ -54,6 +54,9 @@ def test_every_class_is_there_and_entries_are_plain(database, entries):
             assert entry["box3d_lidar"].shape == (9,) and entry["box3d_lidar"].dtype == np.float32
             assert entry["num_points_in_gt"] == len(points_of(folder, entry)) > 0
             assert bool(entry["image_path"]) == bool(entry["image_crop_key"])
+            assert entry["sweeps"] == 10 and len(entry["sweep_lags"]) <= 10
+            lags = {0.0, *np.float32(entry["sweep_lags"]).tolist()}
+            assert set(points_of(folder, entry)[:, 4].tolist()) <= lags
     named = {entry[key] for entry in all_of(entries) for key in ("path", "image_path")} - {""}
     assert {name for name in files_of(folder) if name.startswith("gt_database")} == named
 
@@ -142,6 +145,29 @@ def test_two_workers_and_the_command_write_the_same_bytes(database, world, tmp_p
     with pytest.raises(SystemExit) as stop:
         main([*command, "--database", "--workers", "0"])
     assert stop.value.code == 2 and "--workers: must be at least 1, not 0" in capsys.readouterr().err
+
+
+def test_a_database_has_no_more_sweeps_than_its_info_files(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "aqr_bench.data.gt_database.build_database", lambda *arguments: asked.append(arguments[4]) or {}
+    )
+    command = [
+        "--tier",
+        "smoke",
+        "--root",
+        "x",
+        "--out",
+        str(tmp_path),
+        "--quiet",
+        "--database-only",
+        "--max-sweeps",
+        "7",
+    ]
+    for summary in ({"max_sweeps": 3}, {"max_sweeps": 9}, {}):
+        (tmp_path / "data.json").write_text(json.dumps(summary))
+        assert main(command) == 0
+    assert asked == [3, 7, 7]
 
 
 def test_bad_frames_are_named_and_leave_no_finished_database(world, infos, tmp_path):

@@ -17,6 +17,7 @@ from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints
 from mmdet3d.structures.ops import box_np_ops
 from shapely.geometry import Polygon
 
+from aqr_bench.data.dbinfos import max_lag_s
 from aqr_bench.data.gt_database import project_boxes
 from aqr_bench.data.gt_sampling import UnifiedDataBaseSampler, UnifiedObjectSample, overlaps_bev, paste_crops
 from aqr_bench.data.infos import CAMERAS, INFO_CLASSES
@@ -250,6 +251,50 @@ def test_the_same_box_twice_collides_and_a_free_position_does_not():
     side_by_side = np.array([[0, 0, 0, 2, 2, 2, 0], [2, 0, 0, 2, 2, 2, 0], [9, 0, 0, 2, 2, 2, 1]], np.float32)
     assert overlaps_bev(side_by_side[0], side_by_side).tolist() == [True, False, False]
     assert overlaps_bev(side_by_side[0], side_by_side[:0]).shape == (0,)
+
+
+def test_pasted_points_are_not_older_than_the_frames_own(database, frames):
+    """The database has ten sweeps; frames of fewer get the points of as many."""
+    sampler = UnifiedDataBaseSampler(**sampler_config(database[0]))
+    transform = UnifiedObjectSample(sampler_config(database[0]))
+    nothing = np.zeros((0, 9), np.float32), np.zeros(0, np.int64)
+    totals = []
+    for sweeps in (None, 10, 2, 1, 0):
+        np.random.seed(0)
+        drawn = sampler.sample_all(*nothing, sweeps=sweeps)
+        lag, count = drawn["points"].tensor[:, 4].numpy(), len(drawn["gt_bboxes_3d"])
+        assert len(drawn["gt_labels_3d"]) == len(drawn["images"]) == len(drawn["group_ids"]) == count
+        assert set(drawn["points_idx"].tolist()) == set(range(count)), "each object has a point"
+        assert sweeps is None or lag.max() <= 0.251 * sweeps  # a sweep every 0.25 s
+        totals.append(len(lag))
+    assert totals[0] == totals[1] > totals[2] > totals[3] > totals[4] > 0
+    assert frames[-1]["merged_sweeps"] == 10
+    pasted = []
+    for sweeps in (10, 0):
+        np.random.seed(0)
+        pasted.append(len(transform(dict(frames[-1]) | {"merged_sweeps": sweeps})["points"]))
+    assert pasted[0] > pasted[1], "the transform hands the frame's number on"
+
+
+def test_a_database_says_how_many_sweeps_it_has(tmp_path):
+    entry = {"sweeps": 3, "sweep_lags": (0.05, 0.1)}  # the scene had begun two sweeps before
+    assert [max_lag_s("x", entry, sweeps) for sweeps in (None, 3)] == [None, None]
+    assert [max_lag_s("x", entry, sweeps) for sweeps in (0, 1, 2)] == pytest.approx([0.001, 0.051, 0.101])
+    with pytest.raises(UserError, match=r"database x has 3 sweeps, the training merges 9\..*--max-sweeps 9"):
+        max_lag_s("x", entry, 9)
+    assert max_lag_s("x", {}, 10) is None, "those of mmdet3d say nothing, and have ten"
+    with pytest.raises(UserError, match=r"database x has 10 sweeps \(it does not say.*merges 1\..*--max-sweeps 1"):
+        max_lag_s("x", {}, 1)
+
+
+def test_objects_that_lie_beside_their_boxes_are_refused(database, tmp_path):
+    """As mmdet3d 0.x has them: w, l, h, and the negative yaw."""
+    dbinfos = pickle.loads((database[0] / "dbinfos_train.pkl").read_bytes())
+    for entry in (entry for entries in dbinfos.values() for entry in entries):
+        entry["box3d_lidar"] = entry["box3d_lidar"][[0, 1, 2, 4, 3, 5, 6, 7, 8]] * np.float32([1] * 6 + [-1, 1, 1])
+    (tmp_path / "dbinfos_train.pkl").write_bytes(pickle.dumps(dbinfos))
+    with pytest.raises(UserError, match=r"only \d+ of \d+ points of its objects lie in their boxes.*Make it with"):
+        UnifiedDataBaseSampler(**sampler_config(tmp_path, data_root=str(database[0])))
 
 
 def test_an_object_is_not_pasted_onto_itself(tmp_path):

@@ -16,6 +16,7 @@ from aqr_bench.data.transforms import (
     AddProjections,
     CheckFrame,
     LoadPoseCorrectedSweeps,
+    LoadViewImages,
     RandomRotate180,
     ResizeViews,
 )
@@ -86,6 +87,31 @@ def test_resize_keeps_the_bottom_and_moves_the_projection():
     np.testing.assert_allclose(
         project(ResizeViews((50, 80))(AddProjections()(frame()))["lidar2img"][0], xyz)[1], v / 2 + 5
     )
+
+
+def test_views_of_other_sizes_and_kinds_fill_the_input_like_any_other(tmp_path):
+    """The same picture twice as large, with alpha, grey, and with more sky: the networks get the same pixels."""
+    rows, columns = np.mgrid[:40, :80]
+    picture = cv2.merge([np.uint8(rows + columns)] * 3)
+    stored = {
+        "plain": picture,
+        "large": cv2.resize(picture, (160, 80), interpolation=cv2.INTER_NEAREST),
+        "alpha": cv2.cvtColor(picture, cv2.COLOR_BGR2BGRA),
+        "grey": picture[..., 0],
+        "tall": cv2.copyMakeBorder(picture, 32, 0, 0, 0, cv2.BORDER_CONSTANT),
+    }
+    images, scales = {}, {"large": 2.0}
+    for name, pixels in stored.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)
+        cam2img = np.diag([50.0 * scales.get(name, 1), 50.0 * scales.get(name, 1), 1.0])
+        cam2img[1, 2] = 32.0 * (name == "tall")
+        images[name] = {"img_path": str(tmp_path / f"{name}.png"), "cam2img": cam2img.tolist(), "lidar2cam": np.eye(4)}
+    out = ResizeViews((20, 40))(AddProjections()(LoadViewImages()({"images": images})))
+    assert [image.shape for image in out["img"]] == [(20, 40, 3)] * 5
+    for name, image, lidar2img in zip(stored, out["img"], out["lidar2img"], strict=True):
+        assert np.array_equal(image, out["img"][0]) or name == "large", name
+        np.testing.assert_allclose(image.astype(int), out["img"][0], atol=1)
+        np.testing.assert_allclose(project(lidar2img, np.array([0.3, 0.2, 1.0])), [7.5, 5.0], atol=1e-9)
 
 
 def test_half_a_turn_keeps_everything_in_its_pixel():
@@ -188,6 +214,7 @@ def test_images_are_read_as_the_pipeline_reads_them(tmp_path):
     info = {"images": {"CAM_FRONT": {"img_path": str(image), "cam2img": np.eye(3), "lidar2cam": np.eye(4)}}}
     loaded = LoadMultiViewImageFromFiles(num_views=1)(info)["img"][0]
     assert np.array_equal(read_image(image), loaded)
+    assert np.array_equal(LoadViewImages()(info)["img"][0], loaded)
     image.write_bytes(plain[: len(plain) // 2])
     with pytest.raises(BadFrameError, match=r"cut short .*front\.jpg"):
         read_image(image)

@@ -50,6 +50,7 @@ def test_conditions_stand_behind_the_loaders_and_before_the_sweeps():
         "Pack3DDetInputs",
     ]
     assert steps[0] == {"type": "CheckFrame", "lidar": True, "cameras": True, "load_dim": 5}
+    assert steps[2]["color_type"] == "color_ignore_orientation", "grey and RGBA files become BGR"
     assert steps[3]["sweeps_num"] == 3 and steps[4]["test_mode"] is True
     assert {"token", "input_proof", "box_type_3d", "pcd_rotation"} <= set(steps[-1]["meta_keys"])
     assert SWEEPS["type"] == "LoadPointsFromMultiSweeps" and "meta_keys" not in PACK, "the config's own are copied"

@@ -17,7 +17,7 @@ from worlds import linked_copy, replace, smallest_world
 
 from aqr_bench.data.check.check import check_root
 from aqr_bench.data.dataset import load_data
-from aqr_bench.data.gt_sampling import read_dbinfos
+from aqr_bench.data.dbinfos import read_dbinfos
 from aqr_bench.data.raw_frames import BadFrameError, InfoFile, read_cloud, read_image
 from aqr_bench.world.statistics import main as statistics
 

@@ -25,8 +25,8 @@ from aqr_bench import compat
 from aqr_bench.cli import main as cli
 from aqr_bench.cli.rerun import weight_difference
 from aqr_bench.compat import load_safe_pickle
+from aqr_bench.data.dbinfos import read_dbinfos
 from aqr_bench.data.gt_database import _train_frames
-from aqr_bench.data.gt_sampling import read_dbinfos
 from aqr_bench.data.raw_frames import InfoFile
 from aqr_bench.engine.checkpoint import read_checkpoint
 from aqr_bench.engine.weights import load_weights, merged_weights

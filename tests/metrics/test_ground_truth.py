@@ -98,3 +98,13 @@ def test_two_attributes_are_refused():
         record["attribute_tokens"] = ["tvehicle.parked", "tcycle.with_rider"]
     with pytest.raises(UserError, match="more than one attribute"):
         read_split(tables, "val")
+
+
+def test_an_attribute_that_nuscenes_does_not_have_is_named():
+    tables = make_tables()
+    tables.attribute.append({"token": "own", "name": "parked illegally"})
+    for record in tables.sample_annotation:
+        record["attribute_tokens"] = ["own"]
+    with pytest.raises(UserError, match=r"has the attribute 'parked illegally', which nuScenes does not have") as error:
+        read_split(tables, "val")
+    assert "data.attributes" in error.value.remedy

@@ -15,7 +15,7 @@ load = [
     dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=5),
 ]
 sweeps = [dict(type="LoadPoseCorrectedSweeps", sweeps_num=sweeps_num, use_dim=[0, 1, 2, 3, 4], test_mode=True)]
-load_images = dict(type="LoadMultiViewImageFromFiles", to_float32=False, num_views=6)
+load_images = dict(type="LoadViewImages")
 cameras = [
     dict(type="AddProjections"),
     dict(type="ResizeViews", size=image_size),

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from aqr_bench.corruptions.frame import Frame, keep_merged, merged_xyz
-from aqr_bench.corruptions.geometry import azimuth_deg
+from aqr_bench.corruptions.geometry import azimuth_from_ahead_deg
 
 _ROUND_OFF = 1e-9  # 0.07 of 100 points are 7, though 0.07 * 100 is a little less than 7 or more
 
@@ -163,11 +163,11 @@ def squared_distance(xyz: np.ndarray, to: np.ndarray) -> np.ndarray:
 
 
 def limit_fov(frame: Frame, half_angle_deg: float) -> Frame:
-    """The frame with only the points within +-half_angle_deg of straight ahead (+y), clockwise or not.
+    """The frame with only the points within +-half_angle_deg of straight ahead, clockwise or not.
 
     Source: LiDAR_corruptions.py, fov_filter: +-105 .. +-45 degrees, the limits included.
     """
-    return keep_merged(frame, np.abs(azimuth_deg(merged_xyz(frame))) <= half_angle_deg)
+    return keep_merged(frame, np.abs(azimuth_from_ahead_deg(frame)) <= half_angle_deg)
 
 
 def drop_in_mask(frame: Frame, lidar2img: np.ndarray, mask: np.ndarray) -> Frame:

@@ -56,7 +56,9 @@ def _spatial(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     def change(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() >= p["probability"]:
             return points
-        return lidar_noise.tilt(points, p["angle_deg"], p["shift_x_m"])
+        return geometry.in_nuscenes_axes(
+            frame, points, lambda cloud: lidar_noise.tilt(cloud, p["angle_deg"], p["shift_x_m"])
+        )
 
     if p["draw"] == PER_SAMPLE:
         return frame.with_points(lambda cloud: change(cloud.points, stream(frame.token, LIDAR)))
@@ -123,7 +125,8 @@ def _motion_blur(frame: Frame, stream: RandomStream, p: Parameters) -> Frame:
     """Sweeps displaced and blurred, images smeared."""
 
     def points(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return lidar_noise.motion_noise(points, rng, p["sigma_m"], p["jitter_of_sigma"], p["most_jitter_of_sigma"])
+        numbers = [p[name] for name in ("sigma_m", "jitter_of_sigma", "most_jitter_of_sigma")]
+        return geometry.in_nuscenes_axes(frame, points, lambda cloud: lidar_noise.motion_noise(cloud, rng, *numbers))
 
     def image(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         radius, sigma = (p[name] * native_scale(image) for name in ("blur_radius_px", "blur_sigma_px"))

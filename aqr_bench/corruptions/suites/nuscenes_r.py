@@ -46,7 +46,7 @@ def _beam_reduction(frame: Frame, _stream: RandomStream, parameters: Mapping[str
 
 def _limited_fov(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     low, high = parameters["azimuth_deg"]
-    azimuth = geometry.azimuth_deg(merged_xyz(frame))
+    azimuth = geometry.azimuth_from_ahead_deg(frame)
     return keep_merged(frame, (azimuth >= low) & (azimuth <= high))
 
 
@@ -101,10 +101,14 @@ def _lens_occlusion(frame: Frame, stream: RandomStream, parameters: Mapping[str,
 
 
 def _extrinsic_noise(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
-    views = []
+    views, axes = [], geometry.nuscenes_axes(frame)
+    if axes is not None:
+        axes = geometry.rigid_motion(axes, np.zeros(3))
     for view in frame.views:
         rng = stream(frame.token, view.camera if parameters["per_camera"] else "cameras")
         noise = _misalignment(rng, parameters)
+        if axes is not None:
+            noise = axes.T @ noise @ axes
         # What is disturbed is the way from the camera to the car; lidar2cam leads back.
         views.append(replace(view, lidar2cam=view.lidar2cam @ np.linalg.inv(noise)))
     return replace(frame, views=tuple(views))

@@ -18,14 +18,20 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aqr_bench.console import non_negative_int, seed
+from aqr_bench.data.check.clouds import COLUMNS, POINT_FORMAT
+from aqr_bench.data.check.clouds import REMEDIES as CLOUD_REMEDIES
 from aqr_bench.data.check.files import check_contents, check_masks, check_presence, draw, recordings
 from aqr_bench.data.check.finding import Finding, Progress, about_names, access_cause, number, printable
 from aqr_bench.data.check.links import check_links, check_sensors
 from aqr_bench.data.check.tables import Table, check_tables
+from aqr_bench.data.check.values import REMEDIES as VALUE_REMEDIES
+from aqr_bench.data.check.values import check_values, table_values
 from aqr_bench.errors import UserError
 from aqr_bench.foreign_files import LFS_POINTER, WEB_PAGE, misplaced_tables
 from aqr_bench.metrics.splits import FILE, read_splits
+from aqr_bench.study.load import load_tier
 from aqr_bench.study.spec import SPLITS
+from aqr_bench.study.vocabulary import Vocabulary
 
 # As nuscenes-devkit prints them when it loads the release.
 OFFICIAL = {
@@ -80,6 +86,7 @@ def check_root(
     seed: int = 0,
     partial: bool = False,
     progress: Progress = lambda items, title: items,
+    vocabulary: Vocabulary | None = None,
 ) -> Report:
     """Check a nuScenes root.
 
@@ -88,6 +95,7 @@ def check_root(
         version: folder of the tables; None: the only one.
         samples: of so many samples all keyframes are opened, and so many sweeps; drawn with ``seed``.
         partial: a part of a release on purpose; counts and scenes of the release are not asked for.
+        vocabulary: of a data set with names of its own.
     Raises:
         UserError: ``version`` is None and there are tables of several versions.
     """
@@ -100,8 +108,10 @@ def check_root(
     if os.path.lexists(root / WORLD):
         kind = "synthetic"
         findings += check_world(root / WORLD, digest)
-    elif kind == "nuscenes":
-        findings += check_release(version, tables)
+    else:
+        findings += check_values(table_values(tables), vocabulary or Vocabulary())
+        if kind == "nuscenes":
+            findings += check_release(version, tables)
     if "scene" in tables:
         findings += check_splits(root, version, tables["scene"], kind)
     if "map" in tables:
@@ -207,6 +217,9 @@ def remedies(version: str, kind: str) -> dict[str, str]:
         "file": f"Unpack {blobs} into the root again; files of your own: write them again.",
         "scan": f"Nothing to do where the surroundings are open; else unpack {blobs} into the root again.",
         "mask": f"Unpack {tables} into the root: they are in its maps/.",
+        **VALUE_REMEDIES,
+        **CLOUD_REMEDIES,
+        COLUMNS: f"Unpack {blobs} into the root again; files of your own: write them as {POINT_FORMAT}.",
     }
     if kind == "synthetic":
         texts = dict.fromkeys(texts, "Delete the folder and write the world again: aqr-bench world.")
@@ -233,6 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/, maps/")
     parser.add_argument("--version", choices=sorted(SPLITS), help="version of the tables (default: the only one)")
     samples_help = "open all keyframe files of N samples, and N sweeps (default: 20; 0: none; more than there are: all)"
+    parser.add_argument("--tier", help="tier file or name: the data set's names of categories and attributes are its")
     parser.add_argument("--samples", type=non_negative_int, default=20, metavar="N", help=samples_help)
     parser.add_argument("--seed", type=seed, default=0, help="draws these samples (default: 0)")
     parser.add_argument("--partial", action="store_true", help="a part of a release: do not ask for all of its scenes")
@@ -243,8 +257,9 @@ def main(argv: list[str] | None = None) -> int:
     def progress(items: Iterable, title: str) -> Iterable:
         return tqdm(items, desc=title, leave=False, disable=True if args.quiet else None)  # None: not into a file
 
+    vocabulary = load_tier(args.tier).vocabulary if args.tier else None
     try:
-        report = check_root(args.root, args.version, args.samples, args.seed, args.partial, progress)
+        report = check_root(args.root, args.version, args.samples, args.seed, args.partial, progress, vocabulary)
     except ValueError as error:  # a path that no file system takes
         raise UserError(f"--root {args.root!r}: {error}") from None
     print(json.dumps(report.as_dict(), indent=1) if args.json else "\n".join(report.lines()))

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from aqr_bench.data.check.clouds import CAUSES as CLOUD_CAUSES
+from aqr_bench.data.check.clouds import SCAN, WARNINGS, points_fault
 from aqr_bench.data.check.finding import Finding, Progress, about_names, access_cause, number
 from aqr_bench.data.check.links import CHANNELS, LIDAR, OTHER, channels_of
 from aqr_bench.data.check.tables import Table
@@ -24,10 +26,7 @@ POINT_BYTES = 4 * POINT_COLUMNS
 CUT_SHORT = f"cut short (no multiple of {POINT_BYTES} bytes)"
 NO_FILE = "not a file, or a link that leads nowhere"
 PLACEHOLDERS = {f"each {kind.name}": kind.name for kind in (LFS_POINTER, WEB_PAGE)}  # causes by fault
-MAX_DISTANCE_M = 1e4  # of a point from the LiDAR; larger numbers are no metres
-SECTOR_DEG = 10  # a full scan has returns in every sector of this width; one that stopped early has not
-EGO_RADIUS_M = 3.0  # the vehicle itself, around its LiDAR, returns the beam everywhere
-EMPTY_SECTORS = 6  # a scan with so many empty ones in a row counts as incomplete
+FILE = "file"  # cause of a file that has to be restored
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,49 +147,40 @@ def check_contents(
     root: Path, files: Recordings, chosen: list[int], progress: Progress, full_scans: bool
 ) -> list[Finding]:
     """Open and decode files: see ``cloud_fault`` and ``image_fault``. ``full_scans``: warn of incomplete ones."""
-    faulty: dict[tuple[str, bool], list[str]] = defaultdict(list)
+    faulty: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for i in progress(chosen, "contents"):
-        path, warning = root / files.names[i], False
+        path, cause = root / files.names[i], FILE
         if CHANNELS[files.channel[i]] == LIDAR:
-            fault, warning = cloud_fault(path)
-            if (fault == CUT_SHORT and files.keyframe[i]) or (warning and not full_scans):
+            fault, cause = cloud_fault(path)
+            if (fault == CUT_SHORT and files.keyframe[i]) or (cause == SCAN and not full_scans):
                 continue  # the first is reported already, for all keyframes
         else:
             fault = image_fault(path, tuple(files.size[i].tolist()))
-        if fault:
-            faulty[fault, warning].append(files.names[i])
+        if fault:  # numbers differ from cloud to cloud: one finding for a cause, with the first of them
+            faulty[fault if cause == FILE else cause].append((files.names[i], fault))
     findings = []
-    for (fault, warning), names in faulty.items():
-        what = f"{len(names)} of {number(len(chosen), 'opened file')} {fault}"
-        cause = "scan" if warning else PLACEHOLDERS.get(fault, "file")
-        findings += about_names("contents", what, cause, names, warning)
+    for cause, faults in faulty.items():
+        names, what = [name for name, _ in faults], faults[0][1]
+        known = cause if cause in CLOUD_CAUSES else PLACEHOLDERS.get(what, FILE)
+        what = f"{len(names)} of {number(len(chosen), 'opened file')} {what}"
+        findings += about_names("contents", what, known, names, known in WARNINGS)
     return findings
 
 
-def cloud_fault(path: Path) -> tuple[str, bool]:
-    """What is wrong with a LiDAR file ('': nothing), and whether that is only a warning: an incomplete scan."""
+def cloud_fault(path: Path) -> tuple[str, str]:
+    """What is wrong with a LiDAR file ('': nothing), and the cause: ``file``, or one of ``points_fault``."""
     try:
         if path.stat().st_size % POINT_BYTES:
-            return _cut_short(path), False
+            return _cut_short(path), FILE
         points = read_cloud(path, finite=False)
     except (OSError, BadFrameError):
         kind = placeholder_at(path)
-        return "cannot be read" if kind is None else f"each {kind.name}", False
+        return "cannot be read" if kind is None else f"each {kind.name}", FILE
     if not len(points):
-        return "empty", False
+        return "empty", FILE
     if not np.isfinite(points).all():
-        return "with points that are not finite", False
-    ring = points[:, 4]
-    if np.abs(points[:, :3]).max() > MAX_DISTANCE_M or (ring != np.round(ring)).any() or ring.min() < 0:
-        return "without points of x, y, z (metres), intensity and ring", False
-    x, y = points[np.hypot(points[:, 0], points[:, 1]) > EGO_RADIUS_M, :2].T
-    sectors = ((np.degrees(np.arctan2(y, x)) + 180) // SECTOR_DEG).astype(int)
-    hit = np.isin(np.arange(360 // SECTOR_DEG), sectors)
-    # Twice around, so that a gap across the seam counts as one.
-    longest = max(map(len, "".join("x" if h else "." for h in np.tile(hit, 2)).split("x")))
-    if longest >= EMPTY_SECTORS:
-        return f"with a sector of {EMPTY_SECTORS * SECTOR_DEG} degrees or more without a return", True
-    return "", False
+        return "with points that are not finite", FILE
+    return points_fault(points)
 
 
 def image_fault(path: Path, size: tuple[int, int]) -> str:

@@ -139,9 +139,13 @@ MAY_POINT_NOWHERE = frozenset([("map", "log_tokens")])
 
 # Columns that later checks read; the others are freed: those of the full data set take gigabytes.
 RETAINED_COLUMNS = {
+    "attribute": ("name",),
     "calibrated_sensor": ("camera_intrinsic",),
+    "category": ("name",),
     "map": ("filename",),
-    "sample_data": ("filename", "is_key_frame", "height", "width"),
+    "sample": ("timestamp",),
+    "sample_annotation": ("num_lidar_pts", "num_radar_pts"),
+    "sample_data": ("filename", "is_key_frame", "height", "width", "timestamp"),
     "scene": ("name", "nbr_samples"),
     "sensor": ("channel", "modality"),
 }

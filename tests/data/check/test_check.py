@@ -376,15 +376,15 @@ def test_drawn_files_follow_the_seed_and_are_complete_samples():
 def test_a_full_revolution_has_a_return_in_every_sector(tmp_path):
     angle = np.radians(np.arange(0, 360, 0.5))
     points = np.zeros((len(angle), 5), np.float32)
-    points[:, 0], points[:, 1] = 9 * np.cos(angle), 9 * np.sin(angle)
+    points[:, 0], points[:, 1], points[:, 4] = 9 * np.cos(angle), 9 * np.sin(angle), np.arange(len(angle)) % 32
     path = tmp_path / "turn.bin"
     for missing, odd in ((0, False), (40, False), (75, True), (720, True)):
         for turned in range(0, 360, 40):
             part = np.roll(points, -2 * turned, axis=0)[missing * 2 :]
             # The car itself, which is seen all around, does not count.
-            np.concatenate([part, points * np.float32(0.2)]).tofile(path)
-            fault, warning = cloud_fault(path)
-            assert (bool(fault), warning) == (odd, odd), (missing, turned)
+            np.concatenate([part, points * np.float32([0.2, 0.2, 0.2, 1, 1])]).tofile(path)
+            fault, cause = cloud_fault(path)
+            assert (bool(fault), cause) == (odd, "scan" if odd else ""), (missing, turned)
 
 
 # ---------------------------------------------------------------- lines

@@ -20,7 +20,7 @@ point_cloud_range = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
 load_points = dict(type="LoadPointsFromFile", coord_type="LIDAR", load_dim=5, use_dim=[0, 1, 2, 3, 4])
 train_sweeps = dict(type="LoadPoseCorrectedSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4])
 test_sweeps = dict(type="LoadPoseCorrectedSweeps", sweeps_num=10, use_dim=[0, 1, 2, 3, 4], test_mode=True)
-load_images = dict(type="LoadMultiViewImageFromFiles", to_float32=False, num_views=6)
+load_images = dict(type="LoadViewImages")
 add_projections = dict(type="AddProjections")
 load_boxes = dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True)
 db_sampler = dict(
