@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         skipped = incomplete_scenes(nusc, args.max_sweeps) if skip else []
         if not skip and (warning := require_files(nusc)):
             print(f"warning: {warning}", file=sys.stderr)
-    for warning in validate_root(nusc):
-        print(f"warning: {warning}", file=sys.stderr)
+        for warning in validate_root(nusc):
+            print(f"warning: {warning}", file=sys.stderr)
     infos = build_infos(without_scenes(nusc, skipped), args.max_sweeps, args.quiet)
     with reading(f"{args.root} ({version})", "the nuScenes tables", CHECK):
         evaluated_truth(nusc)  # what is scored after all trainings is there

@@ -57,7 +57,7 @@ def test_scenes_of_splits_json_become_info_files(root, tmp_path):
 def test_other_names_without_splits_json_are_told_how_to_name_splits(root, tmp_path):
     lines, remedy = findings(root), "your own splits in v1.0-mini/splits.json (docs/extend.md)"
     assert len(lines) == 3 and all(remedy in line for line in lines)
-    with pytest.raises(UserError, match=r"belongs to the official train split\. Name .* v1\.0-mini/splits\.json"):
+    with pytest.raises(UserError, match=r"belongs to the official val split.* name those of your own splits in v1\.0-mini/splits\.json"):
         make_infos(root, tmp_path / "infos")
 
 
@@ -66,8 +66,8 @@ def test_mistakes_in_splits_json(root, tmp_path):
     unseen, missing = sorted(findings(root), key=lambda line: "drive-7" in line)
     assert "1 scene of neither split of v1.0-mini, which no run will see: drive-2" in unseen
     assert "1 of 2 scenes of the split 'my_train' of splits.json missing in scene.json: drive-7" in missing
-    write_splits(root, my_train=["drive-7"], my_val=["drive-1"])
-    with pytest.raises(UserError, match=r"no scene of .* belongs to the split 'my_train' of splits\.json"):
+    write_splits(root, my_train=["drive-1"], my_val=["drive-7"])
+    with pytest.raises(UserError, match=r"no scene of .* belongs to the split 'my_val' of splits\.json"):
         make_infos(root, tmp_path / "infos")
     write_splits(root, my_train=["drive-0"], my_val=["drive-0"])
     (line,) = findings(root)

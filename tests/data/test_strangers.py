@@ -61,7 +61,8 @@ def test_a_t4_data_set(strangers, t4, tmp_path):
     sensors = next(line for line in lines if "sensor.json" in line)
     assert "has CAM_BACK, CAM_FRONT, LIDAR_TOP, and lacks 4 sensors" in sensors and "CAM_BACK_LEFT" in sensors
     assert not any("without a keyframe" in line or "missing" in line for line in lines), "its own folders are read"
-    assert "belongs to the official train split. Name the scenes of your own splits" in refused(t4, tmp_path)
+    message = refused(t4, tmp_path)
+    assert "3 names of annotated objects that nuScenes does not have" in message and "data.categories" in message
 
 
 def test_a_custom_vehicle(strangers, tmp_path):

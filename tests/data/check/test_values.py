@@ -116,7 +116,7 @@ def test_clouds_of_other_units_are_one_line_before_anything_runs(root, world, ca
     for path, points in clouds.items():
         (points * np.float32([1, 1, 1, 1, 0])).tofile(path)
     assert main(["data", "--version", VERSION, "--root", str(root), "--out", str(root / "x"), "--quiet"]) == 0
-    assert "is a cloud with 0 as ring of all points, so that beams cannot be told" in capsys.readouterr().out
+    assert "is a cloud with 0 as ring of all points, so that beams cannot be told" in capsys.readouterr().err
     for path, points in clouds.items():
         (points * np.float32([100, 100, 100, 1, 1])).tofile(path)
     assert "is a cloud whose points are" in refusal(root, capsys)
