@@ -142,7 +142,11 @@ def two_attributes(rows: list[dict]) -> None:
     ("table", "change", "message"),
     [
         ("sample_annotation", without_points, "num_lidar_pts and num_radar_pts are 0 in all .* rows"),
-        ("category", lambda rows: [{**row, "name": "thing"} for row in rows], "names? of annotated objects that nuScenes does not have"),
+        (
+            "category",
+            lambda rows: [{**row, "name": "thing"} for row in rows],
+            "of annotated objects that nuScenes does not",
+        ),
         ("sample_annotation", two_attributes, "has more than one attribute"),
         (
             "calibrated_sensor",

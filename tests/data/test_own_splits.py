@@ -57,7 +57,7 @@ def test_scenes_of_splits_json_become_info_files(root, tmp_path):
 def test_other_names_without_splits_json_are_told_how_to_name_splits(root, tmp_path):
     lines, remedy = findings(root), "your own splits in v1.0-mini/splits.json (docs/extend.md)"
     assert len(lines) == 3 and all(remedy in line for line in lines)
-    with pytest.raises(UserError, match=r"belongs to the official val split.* name those of your own splits in v1\.0-mini/splits\.json"):
+    with pytest.raises(UserError, match=r"belongs to the official val split.* in v1\.0-mini/splits\.json"):
         make_infos(root, tmp_path / "infos")
 
 
