@@ -15,6 +15,7 @@ from typing import Any
 
 from aqr_bench.atomic import write_text
 from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
+from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.records.freshness import (
     FRESH,
     MISSING,
@@ -28,9 +29,8 @@ from aqr_bench.records.freshness import (
     pictures_identity,
 )
 from aqr_bench.records.provenance import utc_now
-from aqr_bench.records.request import CODE_CHANGED, code_parts
+from aqr_bench.records.request import CODE, Request, code_changed
 from aqr_bench.records.store import archive, restore
-from aqr_bench.study.hashes import config_hash
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.plan import Selection
 from aqr_bench.world.spec import read_tier
@@ -115,7 +115,7 @@ def _data_reasons(selection: Selection, layout: RunLayout) -> dict[Path, str]:
     elif tables and summary.get("data_sha256") != tables_digest(tables):
         reasons[layout.info_summary] = "tables of the data set changed"
     elif summary.get("code", prepare_code()) != prepare_code():
-        reasons[layout.info_summary] = f"{CODE_CHANGED}data"
+        reasons[layout.info_summary] = code_changed(["data"])
     # Info files of earlier versions do not say whether the database was made from them.
     if layout.database.is_file() and (reasons or ("code" in summary and "database" not in summary)):
         reasons[layout.database] = "info files rebuilt"
@@ -124,7 +124,7 @@ def _data_reasons(selection: Selection, layout: RunLayout) -> dict[Path, str]:
 
 def prepare_code() -> str:
     """Hash of the code that makes info files."""
-    return config_hash(code_parts("prepare"))
+    return code_hash_for("prepare")
 
 
 def _summary_reasons(selection: Selection, layout: RunLayout, verdicts: Mapping[Path, Verdict]) -> dict[Path, str]:
@@ -197,28 +197,28 @@ def accept_code(selection: Selection, results: Path = RESULTS) -> list[Path]:
     """
     layout, accepted = RunLayout(selection.tier.name, results), []
     summary = _read_json(layout.info_summary) or {}
-    if _data_reasons(selection, layout).get(layout.info_summary, "").startswith(CODE_CHANGED):
+    if _data_reasons(selection, layout).get(layout.info_summary, "").startswith(CODE):
         note = {"date": utc_now(), "code": summary["code"]}
         summary |= {"code": prepare_code(), "accepted": [*summary.get("accepted", ()), note]}
         write_text(layout.info_summary, json.dumps(summary, indent=1))
     while True:  # what starts from an accepted training is judged by its own code then
         files = asked_files(selection, results)
-        paths = [v.path for v in _judge_again(selection, results, files).values() if v.code_alone]
-        if not paths:
+        alike = [verdict for verdict in _judge_again(selection, results, files).values() if verdict.code_alone]
+        if not alike:
             return accepted
-        for path in paths:
-            _accept(path)
-        accepted += paths
+        for verdict in alike:
+            _accept(verdict.path, verdict.requests)
+            accepted.append(verdict.path)
 
 
-def _accept(path: Path) -> None:
-    step = path.name.partition(".")[0]
+def _accept(path: Path, requests: Mapping[str | None, Request]) -> None:
+    """Let the records of a file be of the code that ``requests`` ask for, by condition."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         provenance = record["provenance"]
-        then, now = provenance["request"]["code"], code_parts(step)
-        note = {"date": utc_now(), "code": {part: v for part, v in then.items() if now.get(part) != v}}
+        then, now = provenance["request"]["code"], dict(requests[record["condition"]].code)
+        note = {"date": utc_now(), "code": {file: v for file, v in then.items() if now.get(file) != v}}
         provenance["accepted"] = [*provenance.get("accepted", ()), note]
         provenance["request"]["code"] = now
         rows.append(json.dumps(record, ensure_ascii=False))

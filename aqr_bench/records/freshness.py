@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.records.code_dependencies import code_parts
 from aqr_bench.records.request import (
-    CODE_CHANGED,
+    CODE,
     Request,
-    code_parts,
     differences,
     evaluation_requests,
     measurement_request,
@@ -93,7 +93,7 @@ class Verdict:
     @property
     def code_alone(self) -> bool:
         """Stale, and only because code changed: that may be accepted."""
-        return self.state == STALE and all(reason.startswith(CODE_CHANGED) for reason in self.reasons)
+        return self.state == STALE and all(reason.startswith(CODE) for reason in self.reasons)
 
 
 def judge(asked: Sequence[AskedFile], selection: Selection, data: DataState) -> dict[Path, Verdict]:
@@ -248,9 +248,9 @@ def page_identity(root: Path, studies: Sequence[Study]) -> str:
     files = sorted(file for folder in folders for file in folder.rglob("*.jsonl"))
     records = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
     seeds = {study.name: [study.seeds, list(study.variants)] for study in studies}
-    return config_hash(
-        {"studies": report_hash(studies), "seeds": seeds, "code": code_parts("report"), "records": records}
-    )
+    conditions = [condition.settings for study in studies for condition in study.suite.conditions]
+    code = code_parts("report", settings={"conditions": conditions})
+    return config_hash({"studies": report_hash(studies), "seeds": seeds, "code": code, "records": records})
 
 
 def pictures_identity(train: Path, evaluation: Path) -> str:
