@@ -30,7 +30,7 @@ from aqr_bench.records.freshness import (
 )
 from aqr_bench.records.provenance import utc_now
 from aqr_bench.records.request import CODE, Request, code_changed
-from aqr_bench.records.store import archive, restore
+from aqr_bench.records.store import archive, is_stored, restore
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.plan import Selection
 from aqr_bench.world.spec import read_tier
@@ -167,7 +167,8 @@ def put_back(selection: Selection, results: Path = RESULTS, every_target: bool =
     while True:  # what starts from a training can be asked for by identity once that training is back
         files = asked_files(selection, results, every_target)
         state = _judge_again(selection, results, files)
-        back = [v for v in state.values() if v.state != FRESH and v.identity and restore(root, v.path, v.identity)]
+        known = [verdict for verdict in state.values() if verdict.state != FRESH and is_stored(root, verdict.path)]
+        back = [v for v in known if v.identity and restore(root, v.path, v.identity)]
         if not back:
             return count
         count += len(back)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError
-from aqr_bench.records.config_uses import EVERYTHING, Uses, config_uses
+from aqr_bench.records.config_uses import CONDITION_KEYS, EVERYTHING, condition_corruptions, config_uses
 from aqr_bench.records.imports import PACKAGE, closure, imported_files, is_part_of
-from aqr_bench.study.hashes import SHORT, config_hash, source_files_hash
-from aqr_bench.study.model_files import CONFIGS, config_files, source_hashes
+from aqr_bench.study.hashes import SHORT, canonical_json, config_hash, source_files_hash
+from aqr_bench.study.model_files import CONFIGS, config_files, is_file_name, source_hashes
 
 _SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
 # What a step runs, and folders of data that it reads. tests/records/test_code_dependencies.py compares what follows
@@ -60,12 +61,16 @@ def code_parts(step: str, model: str | None = None, settings: Mapping[str, Any] 
         settings: overrides of the config, or that itself; conditions as ``Condition.settings``.
     """
     if step not in WITH_MODEL:
-        return dict(_hashes(step, frozenset(_suites(config_uses([], settings or {})))))
+        return dict(_hashes(step, _suites(condition_corruptions(settings or {}))))
     if model is None or settings is None:
         configs = [f"cmt/configs/{file.relative_to(CONFIGS).as_posix()}" for file in CONFIGS.rglob("*.py")]
         return dict(_hashes(step, frozenset([*configs, *OPTIONAL])))
-    entries = _entries_of_model(model, settings)
-    return dict(_hashes(step, frozenset(file for file in entries if _is_hashed(file, step))))
+    overrides = {key: value for key, value in settings.items() if key not in CONDITION_KEYS}
+    if is_file_name(model):
+        entries = _entries_of_model(model, overrides)
+    else:
+        entries = _entries_of_shipped_model(model, canonical_json(overrides))
+    return dict(_hashes(step, entries | _suites(condition_corruptions(settings))))
 
 
 def code_hash_for(step: str, model: str | None = None, settings: Mapping[str, Any] | None = None) -> str:
@@ -94,7 +99,8 @@ def code_hash(parts: Sequence[str]) -> str:
 
 @functools.cache
 def _hashes(step: str, entries: frozenset[str]) -> dict[str, str]:
-    files = closure([*ENTRIES[step], *entries], lambda file: _is_hashed(file, step) and file not in OPTIONAL)
+    used = filter(lambda file: _is_hashed(file, step), entries)
+    files = closure([*ENTRIES[step], *used], lambda file: _is_hashed(file, step) and file not in OPTIONAL)
     return {file: code_hash([file])[:SHORT] for file in sorted(files)}
 
 
@@ -103,8 +109,8 @@ def _is_hashed(file: str, step: str) -> bool:
     return file in HASHED_EXCEPTIONS or not is_part_of(file, unhashed)
 
 
-def _entries_of_model(model: str, settings: Mapping[str, Any]) -> set[str]:
-    """What the files of a model and the settings have a job use, besides what the step does in any case."""
+def _entries_of_model(model: str, overrides: Mapping[str, Any]) -> frozenset[str]:
+    """What the files of a model and overrides have a job use, besides what the step does in any case."""
     files = config_files(model)
     entries: set[str] = set()
     for file in files:
@@ -115,20 +121,23 @@ def _entries_of_model(model: str, settings: Mapping[str, Any]) -> set[str]:
         else:  # a class of the user may call what the modules that it names bring in
             further = {name for part in imported for name in imported_files((PACKAGE / part).read_bytes())}
             entries |= further & {*OPTIONAL}
-    uses = config_uses(files, settings) if files or model.startswith(("mmdet3d::", "mmdet::")) else EVERYTHING
-    if uses.bias:
-        entries.add(BIAS)
-    return entries | _suites(uses)
+    uses = config_uses(files, overrides) if files or model.startswith(("mmdet3d::", "mmdet::")) else EVERYTHING
+    return frozenset(entries | ({BIAS} if uses.bias else set()) | _suites(uses.corruptions))
 
 
-def _suites(uses: Uses) -> set[str]:
-    """Modules of the suites that corruptions are in; in doubt all."""
-    if uses.corruptions is None:
-        return {SUITES}
-    if not uses.corruptions:
-        return set()
+@functools.lru_cache(maxsize=1024)
+def _entries_of_shipped_model(model: str, overrides: str) -> frozenset[str]:
+    return _entries_of_model(model, json.loads(overrides))
+
+
+def _suites(corruptions: frozenset[str] | None) -> frozenset[str]:
+    """Modules of the suites that corruptions are in; in doubt all. Other texts may be among the names."""
+    if corruptions is None:
+        return frozenset([SUITES])
+    if not corruptions:
+        return frozenset()
     suites = _suite_of_corruption()
-    return {suites[name] for name in uses.corruptions if name in suites}
+    return frozenset(suites[name] for name in corruptions if name in suites)
 
 
 @functools.cache

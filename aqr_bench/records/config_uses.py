@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+CONDITION_KEYS = ("condition", "conditions")  # of settings; all else are overrides
 AQR = "aqr"  # the key of the head's config that the attention bias is built from
 CLEAN = "clean"  # what SensorCondition applies where nobody asks for a condition: it changes nothing
 # Transforms by their argument that names corruptions, and whatever else may look one up by its name.
@@ -36,16 +37,16 @@ class Uses:
 EVERYTHING = Uses(True, None)
 
 
-def config_uses(files: Iterable[Path], settings: Mapping[str, Any]) -> Uses:
-    """What the Python files of a config and the settings ask for; in doubt more than that.
-
-    ``settings``: ``condition`` or ``conditions`` as ``Condition.settings``, all else overrides of the config.
-    """
-    conditions = [*settings.get("conditions", ()), *([settings["condition"]] if "condition" in settings else [])]
-    overrides = {key: value for key, value in settings.items() if key not in ("condition", "conditions")}
-    uses = [Uses(corruptions=frozenset(_name(condition["corruption"]) for condition in conditions))]
-    uses += [_source_uses(file.read_bytes()) for file in files]
+def config_uses(files: Iterable[Path], overrides: Mapping[str, Any]) -> Uses:
+    """What the Python files of a config and the overrides of its keys ask for; in doubt more than that."""
+    uses = [_source_uses(file.read_bytes()) for file in files]
     return functools.reduce(Uses.__or__, uses, _settings_uses(overrides))
+
+
+def condition_corruptions(settings: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the corruptions of the conditions in settings, which have them as ``Condition.settings``."""
+    conditions = [*settings.get("conditions", ()), *([settings["condition"]] if "condition" in settings else [])]
+    return frozenset(_name(condition["corruption"]) for condition in conditions)
 
 
 def _settings_uses(value: Any, key: str = "") -> Uses:

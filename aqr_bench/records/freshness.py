@@ -6,6 +6,7 @@ the reasons in words. Trainings come before what starts from them: what follows 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,17 +74,22 @@ class AskedFile:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a record file. ``requests``: asked for, by condition; None while its upstream is not fresh."""
+    """What became of a record file. ``ask``: makes its requests; None while its upstream is not fresh."""
 
     asked: AskedFile
     state: str
     reasons: tuple[str, ...] = ()
-    requests: Mapping[str | None, Request] | None = None
+    ask: Callable[[], Mapping[str | None, Request]] | None = None
     checkpoint_sha256: str | None = None  # of a fresh training
 
     @property
     def path(self) -> Path:
         return self.asked.path
+
+    @functools.cached_property
+    def requests(self) -> Mapping[str | None, Request] | None:
+        """What is asked for, by condition. Made when needed: few of all targets of the workflow have records."""
+        return None if self.ask is None else self.ask()
 
     @property
     def identity(self) -> str | None:
@@ -163,14 +169,14 @@ def _verdict(file: AskedFile, selection: Selection, data: DataState, verdicts: M
     starts = tuple(verdict.checkpoint_sha256 for verdict in upstream)
     if file.initial is not None:
         starts = (data.digest(file.initial) if file.initial.is_file() else None,)
-    requests = _requests(file, selection, data.infos_sha256, starts)
-    asked = None if redone else requests
+    make = functools.cache(functools.partial(_requests, file, selection, data.infos_sha256, starts))
+    ask = None if redone else make
     if rows is None:
-        return Verdict(file, MISSING, ("no record yet",), asked)
-    own = row_differences(requests, rows, file.start, starts_known=not redone)
+        return Verdict(file, MISSING, ("no record yet",), ask)
+    own = row_differences(make(), rows, file.start, starts_known=not redone)
     reasons = tuple(dict.fromkeys([*own, *redone]))
     checkpoint = rows[0][1].get("checkpoint_sha256") if file.kind == "train" else None
-    return Verdict(file, STALE if reasons else FRESH, reasons, asked, None if reasons else checkpoint)
+    return Verdict(file, STALE if reasons else FRESH, reasons, ask, None if reasons else checkpoint)
 
 
 def _requests(

@@ -39,6 +39,11 @@ def archive(root: Path, path: Path) -> Path | None:
     return entry
 
 
+def is_stored(root: Path, path: Path) -> bool:
+    """Whether the store has anything of that path, of whatever identity."""
+    return _entry(root, path, "").is_dir()
+
+
 def restore(root: Path, path: Path, identity: str) -> bool:
     """Put the stored record file of this identity in place, with the files that it names; False if there is none.
 

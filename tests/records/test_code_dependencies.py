@@ -28,6 +28,7 @@ from aqr_bench.study import model_files
 from aqr_bench.study.load import load_study, load_suite, load_tier
 
 TIER, STUDY = load_tier("smoke"), load_study("smoke")
+CACHES = (code_dependencies._hashes, code_dependencies._entries_of_shipped_model)
 ROUTERS = {"bias/generator.py", "bias/router.py", "bias/expert_routing.py"}
 OF_SUITES = ("corruptions/suites", "corruptions/image", "corruptions/lidar")
 
@@ -177,7 +178,7 @@ def test_a_custom_model_depends_on_what_its_modules_import(tmp_path):
 @pytest.fixture
 def package(tmp_path, monkeypatch) -> Iterator:
     """A copy of the package, to be changed."""
-    caches = (code_dependencies._hashes, imports.imported_files, imports._re_exports)
+    caches = (*CACHES, imports.imported_files, imports._re_exports)
     copy = tmp_path / PACKAGE.name
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     for module in (code_dependencies, imports):
@@ -195,7 +196,8 @@ def changed(package, file: str, text: str, *jobs) -> list[set[str]]:
     before = [code_parts(*job) for job in jobs]
     with (package / file).open("a") as source:
         source.write(text)
-    code_dependencies._hashes.cache_clear()
+    for cache in CACHES:
+        cache.cache_clear()
     after = [code_parts(*job) for job in jobs]
     return [
         {name for name in {**old, **new} if old.get(name) != new.get(name)}

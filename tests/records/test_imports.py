@@ -11,7 +11,7 @@ from aqr_bench.records.imports import closure, imported_files, is_part_of
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     files = {
-        "plain/__init__.py": '"""Names."""\nfrom aqr_bench.plain.one import ONE\nfrom aqr_bench.plain.two import TWO as T\n',
+        "plain/__init__.py": '"""A"""\nfrom aqr_bench.plain.one import ONE\nfrom aqr_bench.plain.two import TWO as T\n',
         "plain/one.py": "ONE = 1\n",
         "plain/two.py": "from aqr_bench.busy.work import x\nTWO = 2\n",
         "busy/__init__.py": "from aqr_bench import loose\nloose.start()\n",
