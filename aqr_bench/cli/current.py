@@ -15,6 +15,7 @@ from typing import Any
 
 from aqr_bench.atomic import write_text
 from aqr_bench.data.digests import known_infos_digest, noted_digest, table_digests, tables_digest
+from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.records.freshness import (
     FRESH,
     MISSING,
@@ -30,9 +31,8 @@ from aqr_bench.records.freshness import (
     read_provenance,
 )
 from aqr_bench.records.provenance import utc_now
-from aqr_bench.records.request import CODE_CHANGED, code_parts
-from aqr_bench.records.store import archive, restore, stored_rows
-from aqr_bench.study.hashes import config_hash
+from aqr_bench.records.request import CODE, code_changed
+from aqr_bench.records.store import archive, is_stored, restore, stored_rows
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.plan import Selection
 from aqr_bench.world.spec import read_tier
@@ -121,7 +121,7 @@ def _data_reasons(selection: Selection, layout: RunLayout) -> dict[Path, str]:
     elif summary.get("vocabulary", {}) != tier.vocabulary.as_dict():
         reasons[layout.info_summary] = "data.categories or data.attributes of the tier changed"
     elif summary.get("code", prepare_code()) != prepare_code():
-        reasons[layout.info_summary] = f"{CODE_CHANGED}data"
+        reasons[layout.info_summary] = code_changed(["data"])
     # Info files of earlier versions do not say whether the database was made from them.
     if layout.database.is_file() and (reasons or ("code" in summary and "database" not in summary)):
         reasons[layout.database] = "info files rebuilt"
@@ -130,7 +130,7 @@ def _data_reasons(selection: Selection, layout: RunLayout) -> dict[Path, str]:
 
 def prepare_code() -> str:
     """Hash of the code that makes info files."""
-    return config_hash(code_parts("prepare"))
+    return code_hash_for("prepare")
 
 
 def _summary_reasons(selection: Selection, layout: RunLayout, verdicts: Mapping[Path, Verdict]) -> dict[Path, str]:
@@ -173,7 +173,7 @@ def put_back(selection: Selection, results: Path = RESULTS, every_target: bool =
     while True:  # what starts from a training can be asked for by identity once that training is back
         files = asked_files(selection, results, every_target)
         state = _judge_again(selection, results, files)
-        back = [v for v in state.values() if v.state != FRESH and v.identity and restore(root, v.path, v.identity)]
+        back = [v for v in _in_store(root, state) if v.identity and restore(root, v.path, v.identity)]
         if not back:
             return count
         count += len(back)
@@ -187,11 +187,16 @@ def _with_stored(selection: Selection, results: Path, files: list) -> Callable[[
         return back[path] if path in back else read_provenance(path)
 
     while True:
-        asked = [v for v in _judge_again(selection, results, files, read).values() if v.state != FRESH and v.identity]
+        asked = [v for v in _in_store(root, _judge_again(selection, results, files, read)) if v.identity]
         more = {v.path: rows for v in asked if (rows := stored_rows(root, v.path, v.identity))}
         if not more:
             return read
         back |= more
+
+
+def _in_store(root: Path, verdicts: Mapping[Path, Verdict]) -> list[Verdict]:
+    """Those that the store may have a record of; what is asked for need not be worked out for the others."""
+    return [verdict for verdict in verdicts.values() if verdict.state != FRESH and is_stored(root, verdict.path)]
 
 
 def _judge_again(
@@ -220,28 +225,28 @@ def accept_code(selection: Selection, results: Path = RESULTS) -> list[Path]:
     """
     layout, accepted = RunLayout(selection.tier.name, results), []
     summary = _read_json(layout.info_summary) or {}
-    if _data_reasons(selection, layout).get(layout.info_summary, "").startswith(CODE_CHANGED):
+    if _data_reasons(selection, layout).get(layout.info_summary, "").startswith(CODE):
         note = {"date": utc_now(), "code": summary["code"]}
         summary |= {"code": prepare_code(), "accepted": [*summary.get("accepted", ()), note]}
         write_text(layout.info_summary, json.dumps(summary, indent=1))
     while True:  # what starts from an accepted training is judged by its own code then
         files = asked_files(selection, results)
-        paths = [v.path for v in _judge_again(selection, results, files).values() if v.code_alone]
-        if not paths:
+        alike = [verdict for verdict in _judge_again(selection, results, files).values() if verdict.code_alone]
+        if not alike:
             return accepted
-        for path in paths:
-            _accept(path)
-        accepted += paths
+        for verdict in alike:
+            _accept(verdict.path, verdict.code)
+            accepted.append(verdict.path)
 
 
-def _accept(path: Path) -> None:
-    step = path.name.partition(".")[0]
+def _accept(path: Path, code: Mapping[str | None, Mapping[str, str]]) -> None:
+    """Let the records of a file be of this code, by condition."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         provenance = record["provenance"]
-        then, now = provenance["request"]["code"], code_parts(step)
-        note = {"date": utc_now(), "code": {part: v for part, v in then.items() if now.get(part) != v}}
+        then, now = provenance["request"]["code"], dict(code[record["condition"]])
+        note = {"date": utc_now(), "code": {file: v for file, v in then.items() if now.get(file) != v}}
         provenance["accepted"] = [*provenance.get("accepted", ()), note]
         provenance["request"]["code"] = now
         rows.append(json.dumps(record, ensure_ascii=False))

@@ -22,7 +22,6 @@ from aqr_bench.records.record import Record, status_of, write_records
 from aqr_bench.records.request import measurement_request
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_tier
-from aqr_bench.study.model_files import own_sources
 from aqr_bench.study.schedule import model_of
 
 
@@ -43,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     tier, study, parts = load_tier(args.tier), load_study(args.study), check_parts(args.parts)
     data = load_data(args.infos or RunLayout(tier.name).infos)
     config = build_config(tier, data, 0, "", study, args.variant)
-    sources = tuple(own_sources(model_of(tier, study, args.variant)))
+    model = model_of(tier, study, args.variant)
+    request = measurement_request(tier, study, args.variant, data.infos_sha256)
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
         facts = measure(tier, study, args.variant, data, parts)
@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         variant=args.variant,
         cost={**cost_since(clock), **facts},
         provenance=provenance(
-            Job("measure", hashable(config), data.sha256, data.infos_sha256, sources=sources),
-            request=measurement_request(tier, study, args.variant, data.infos_sha256),
+            Job("measure", hashable(config), data.sha256, data.infos_sha256, request.settings, model=model),
+            request=request,
             started=started,
             files=files_of(tier, study),
         ),

@@ -24,11 +24,8 @@ class ConditionCache:
 
     def __init__(self, work: Path, suite: Suite, job: Job) -> None:
         self.work, self.path = work, work / f"evaluate.{suite.name}.conditions.jsonl"
-        facts = [job.config_sha256, job.code_sha256, job.data_sha256, job.infos_sha256, *job.inputs]
-        self._identity = {
-            condition.name: config_hash({"job": facts, **job.settings, "conditions": [condition.settings]})
-            for condition in suite.conditions
-        }
+        jobs = {condition.name: job.under(condition) for condition in suite.conditions}
+        self._identity = {name: config_hash({"job": part.identity}) for name, part in jobs.items()}
 
     def load(self) -> dict[str, Record]:
         """Finished records by condition. Lines of other jobs, and one that a kill left half-written, are removed."""

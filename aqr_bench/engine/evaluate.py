@@ -31,7 +31,6 @@ from aqr_bench.records.record import (
 )
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study
-from aqr_bench.study.model_files import own_sources
 from aqr_bench.study.plan import evaluation_settings
 from aqr_bench.study.spec import Condition, Suite, Tier
 
@@ -52,7 +51,7 @@ def evaluation_job(
         data.infos_sha256,
         settings=evaluation_settings(tier, suite),
         inputs=() if checkpoint_sha256 is None else (checkpoint_sha256,),
-        sources=tuple(own_sources(model)),
+        model=model,
     )
 
 

@@ -20,7 +20,6 @@ from aqr_bench.records.request import Request, training_request
 from aqr_bench.records.store import separate_work
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study, load_tier
-from aqr_bench.study.model_files import own_sources
 from aqr_bench.study.settings import initial_file
 from aqr_bench.study.spec import Run, Schedule, Study, Tier
 
@@ -106,7 +105,7 @@ def job_of(plan: TrainingPlan, processes: int) -> Job:
         plan.data.sha256,
         plan.data.infos_sha256,
         inputs=tuple(map(sha256_file, databases)),
-        sources=tuple(own_sources(plan.model)),
+        model=plan.model,
     )
 
 

@@ -1,73 +1,90 @@
-"""Which source code a result depends on: what is hashed for each step, and what is not, with the reason."""
+"""Which source code a result depends on: what its step imports, and what model, settings and conditions have it use."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from aqr_bench.errors import UserError
-from aqr_bench.study.hashes import source_files_hash
+from aqr_bench.records.config_uses import CONDITION_KEYS, EVERYTHING, condition_corruptions, config_uses
+from aqr_bench.records.imports import PACKAGE, closure, imported_files, is_part_of
+from aqr_bench.study.hashes import SHORT, canonical_json, config_hash, source_files_hash
+from aqr_bench.study.model_files import CONFIGS, config_files, is_file_name, source_hashes
 
-PACKAGE = Path(__file__).parents[1]
 _SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
-
-_GROUND = ("atomic.py", "compat.py", "sensor_state.py")
-_DATA = ("data", "corruptions", "metrics/splits.py", *_GROUND)
-_DETECTOR = ("bias", "cmt", *_DATA)
-_ENGINE = tuple(
-    f"engine/{name}.py" for name in ("adapt_config", "checkpoint", "config", "job", "third_party", "weights")
-)
-# Folders, or files where a step needs a part of a folder alone: a change to evaluation trains nothing again.
-# tests/records/test_code_dependencies.py compares them with what the modules of the steps import.
-CODE_DEPENDENCIES: dict[str, tuple[str, ...]] = {
-    "world": ("world", "corruptions", *_GROUND),
-    "prepare": ("data", "corruptions", "metrics", *_GROUND),
-    "train": (
-        *_DETECTOR,
-        *_ENGINE,
-        *(f"engine/{name}.py" for name in ("distributed", "hooks", "initial_weights", "memory_limit", "resume")),
-        "engine/seeding.py",
-        "engine/train.py",
-        "engine/training_plan.py",
-        "records/cache.py",
-        "records/job.py",
-    ),
-    "evaluate": (
-        *_DETECTOR,
-        *_ENGINE,
-        "engine/condition_cache.py",
-        "engine/evaluate.py",
-        "engine/evaluate_checkpoint.py",
-        "engine/evaluate_suite.py",
-        "engine/evaluate_workers.py",
-        "engine/finite_outputs.py",
-        "engine/hooks.py",  # named in configs
-        "engine/router_log.py",
-        "engine/seeding.py",
-        "metrics",
-        "records/cache.py",
-        "records/job.py",
-    ),
-    "measure": (*_DETECTOR, "cost", "engine", "metrics"),
-    "pictures": (*_DETECTOR, "engine", "metrics", "cli/pictures.py", "report/figures/detections.py"),
-    "report": ("report", "metrics", "corruptions", "records", "data/digests.py", *_GROUND),
+# What a step runs, and folders of data that it reads. tests/records/test_code_dependencies.py compares what follows
+# from this with the imports as another reader of the package sees them.
+ENTRIES: dict[str, tuple[str, ...]] = {
+    "world": ("world/__main__.py",),
+    "prepare": ("data/__main__.py",),
+    "train": ("engine/train.py",),
+    "evaluate": ("engine/evaluate_suite.py", "engine/evaluate_checkpoint.py"),
+    "measure": ("cost/measure.py",),
+    "pictures": ("cli/pictures.py",),
+    "report": ("report/__main__.py", "report/templates"),
 }
+WITH_MODEL = ("train", "evaluate", "measure")  # steps that depend on a model and its settings
+BIAS = "bias/generator.py"  # leads to the routers and all else that generates biases
+SUITES = "corruptions/suites/__init__.py"  # names the suites, so leads to all corruptions
+# Imported by all, used by some: imports do not lead here, ``code_parts`` adds them to the jobs that use them.
+OPTIONAL = (BIAS, SUITES)
 # Imported by steps, and not hashed.
 NOT_HASHED: dict[str, str] = {
     "errors.py": "messages",
     "foreign_files.py": "messages about files that are not what they should be",
     "console.py": "arguments and progress; what they ask for is in the record",
     "engine/config_facts.py": "refuses a config or passes it, and changes none",
-    "study": "what it makes of the files of a study is hashed itself: settings and config",
-    "records": "describes results that are there already; only cache and job decide which are reused, and are hashed",
+    "data/check": "reports on a data set, and changes nothing",
+    "study": "what it makes of the files of a study is compared itself: settings and config",
+    "records": "describes results that are there already",
+}
+# But hashed, though they are in one of these folders.
+HASHED_EXCEPTIONS: dict[str, str] = {
+    "records/cache.py": "decides which results are reused",
+    "records/job.py": "decides which results are reused",
+    "study/overrides.py": "merges the keys of a variant into the config of its model",
 }
 
 
-def code_hash(parts: Sequence[str], sources: Sequence[Path] = ()) -> str:
+def code_parts(step: str, model: str | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Hash of each file of the package that a job depends on, by its path below ``aqr_bench/``.
+
+    That is what its step imports. What generates attention biases is left out where neither the config of the model nor
+    the settings ask for one, and so are the suites of corruptions under whose conditions it neither trains nor
+    evaluates. In doubt they count.
+
+    Args:
+        step: of ``ENTRIES``.
+        model: name or file of the model's config. None, or no settings: for a step that has a model all counts.
+        settings: overrides of the config, or that itself; conditions as ``Condition.settings``.
+    """
+    if step not in WITH_MODEL:
+        return dict(_hashes(step, _suites(condition_corruptions(settings or {}))))
+    if model is None or settings is None:
+        configs = [f"cmt/configs/{file.relative_to(CONFIGS).as_posix()}" for file in CONFIGS.rglob("*.py")]
+        return dict(_hashes(step, frozenset([*configs, *OPTIONAL])))
+    overrides = {key: value for key, value in settings.items() if key not in CONDITION_KEYS}
+    if is_file_name(model):
+        entries = _entries_of_model(model, overrides)
+    else:
+        entries = _entries_of_shipped_model(model, canonical_json(overrides))
+    return dict(_hashes(step, entries | _suites(condition_corruptions(settings))))
+
+
+def code_hash_for(step: str, model: str | None = None, settings: Mapping[str, Any] | None = None) -> str:
+    """SHA-256 of the code that a job depends on, that of a custom model included; arguments as of ``code_parts``."""
+    sources = {} if model is None else source_hashes(model)
+    return config_hash({"package": code_parts(step, model, settings), "sources": sources})
+
+
+def code_hash(parts: Sequence[str]) -> str:
     """SHA-256 over the package's source files in ``parts`` (folders or files below ``aqr_bench/``).
 
-    ``sources``: files from elsewhere that belong to them, those of a custom detector. Names and contents count, times
-    and line endings do not. Raises UserError for a part that does not exist.
+    Names and what the files say count, see ``source_hash``. Raises UserError for a part that does not exist.
     """
     named: list[tuple[str, Path]] = []
     for part in sorted(set(parts)):
@@ -79,9 +96,62 @@ def code_hash(parts: Sequence[str], sources: Sequence[Path] = ()) -> str:
         else:
             raise UserError(f"code hash: no '{part}' in {PACKAGE}")
         named += [(file.relative_to(PACKAGE).as_posix(), file) for file in files]
-    return source_files_hash([*named, *((file.name, file) for file in sorted(sources))])
+    return source_files_hash(named)
 
 
-def code_hash_for(step: str, sources: Sequence[Path] = ()) -> str:
-    """Code hash of a step: world, prepare, train, evaluate, measure, pictures or report."""
-    return code_hash(CODE_DEPENDENCIES[step], sources)
+@functools.cache
+def _hashes(step: str, entries: frozenset[str]) -> dict[str, str]:
+    used = filter(lambda file: _is_hashed(file, step), entries)
+    files = closure([*ENTRIES[step], *used], lambda file: _is_hashed(file, step) and file not in OPTIONAL)
+    return {file: code_hash([file])[:SHORT] for file in sorted(files)}
+
+
+def _is_hashed(file: str, step: str) -> bool:
+    unhashed = [part for part in NOT_HASHED if (step, part) != ("report", "records")]  # the page is made by them
+    return file in HASHED_EXCEPTIONS or not is_part_of(file, unhashed)
+
+
+def _entries_of_model(model: str, overrides: Mapping[str, Any]) -> frozenset[str]:
+    """What the files of a model and overrides have a job use, besides what the step does in any case."""
+    files = config_files(model)
+    entries: set[str] = set()
+    for file in files:
+        imported = imported_files(file.read_bytes())
+        entries |= imported
+        if file.is_relative_to(PACKAGE):
+            entries.add(file.relative_to(PACKAGE).as_posix())
+        else:  # a class of the user may call what the modules that it names bring in
+            further = {name for part in imported for name in imported_files((PACKAGE / part).read_bytes())}
+            entries |= further & {*OPTIONAL}
+    uses = config_uses(files, overrides) if files or model.startswith(("mmdet3d::", "mmdet::")) else EVERYTHING
+    return frozenset(entries | ({BIAS} if uses.bias else set()) | _suites(uses.corruptions))
+
+
+@functools.lru_cache(maxsize=1024)
+def _entries_of_shipped_model(model: str, overrides: str) -> frozenset[str]:
+    return _entries_of_model(model, json.loads(overrides))
+
+
+def _suites(corruptions: frozenset[str] | None) -> frozenset[str]:
+    """Modules of the suites that corruptions are in; in doubt all. Other texts may be among the names."""
+    if corruptions is None:
+        return frozenset([SUITES])
+    if not corruptions:
+        return frozenset()
+    suites = _suite_of_corruption()
+    return frozenset(suites[name] for name in corruptions if name in suites)
+
+
+@functools.cache
+def _suite_of_corruption() -> dict[str, str]:
+    """File of the suite by the name of a corruption: the full one, and the bare one where only one suite has it."""
+    from aqr_bench.corruptions.suites import SUITES as modules  # takes half a second to import
+
+    files = {
+        corruption.key: f"{'/'.join(module.__name__.split('.')[1:])}.py"
+        for module in modules
+        for corruption in module.CORRUPTIONS
+    }
+    bare = Counter(key.rpartition(".")[2] for key in files)
+    unique = {name: file for key, file in files.items() if bare[name := key.rpartition(".")[2]] == 1}
+    return {**unique, **files}

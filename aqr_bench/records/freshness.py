@@ -6,16 +6,17 @@ the reasons in words. Trainings come before what starts from them: what follows 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.records.code_dependencies import code_parts
 from aqr_bench.records.request import (
-    CODE_CHANGED,
+    CODE,
     Request,
-    code_parts,
     differences,
     evaluation_requests,
     measurement_request,
@@ -78,15 +79,17 @@ class Verdict:
     """What became of a record file.
 
     Args:
+        ask: makes what is asked for, by condition. When needed: few of all targets of the workflow have records.
+        known: whether info files and starting weights are known; not if they are missing or to be made again.
         reasons: why it is not fresh, each once; ``by_condition``: those of each record of an evaluation.
-        requests: asked for, by condition; None while its upstream is not fresh.
         checkpoint_sha256: of a fresh training.
     """
 
     asked: AskedFile
     state: str
+    ask: Callable[[], Mapping[str | None, Request]] = field(compare=False)
+    known: bool
     reasons: tuple[str, ...] = ()
-    requests: Mapping[str | None, Request] | None = None
     checkpoint_sha256: str | None = None
     by_condition: Mapping[str | None, tuple[str, ...]] = field(default_factory=dict)
 
@@ -99,6 +102,16 @@ class Verdict:
         return self.reasons if condition is None else self.by_condition.get(condition, ())
 
     @property
+    def requests(self) -> Mapping[str | None, Request] | None:
+        """What is asked for, by condition; None while not all of it is known."""
+        return self.ask() if self.known else None
+
+    @property
+    def code(self) -> dict[str | None, Mapping[str, str]]:
+        """Hashes of the code that is asked for, by condition; always known."""
+        return {condition: request.code for condition, request in self.ask().items()}
+
+    @property
     def identity(self) -> str | None:
         """Of the file that is asked for."""
         return None if self.requests is None else requests_identity(self.requests)
@@ -106,7 +119,7 @@ class Verdict:
     @property
     def code_alone(self) -> bool:
         """Stale, and only because code changed: that may be accepted."""
-        return self.state == STALE and all(reason.startswith(CODE_CHANGED) for reason in self.reasons)
+        return self.state == STALE and all(reason.startswith(CODE) for reason in self.reasons)
 
 
 def judge(
@@ -201,18 +214,17 @@ def _verdict(
     starts = tuple(verdict.checkpoint_sha256 for verdict in upstream)
     if file.initial is not None:
         starts = (data.digest(file.initial) if file.initial.is_file() else None,)
-    requests = _requests(file, tier, data.infos_sha256 or "", starts)
-    asked = None if redone or missing or data.infos_sha256 is None else requests
-    if rows is None:
-        return Verdict(file, MISSING, ("no record yet",), asked)
+    ask = functools.cache(functools.partial(_requests, file, tier, data.infos_sha256 or "", starts))
     # Info files and starting weights that are to be made again: nobody can say what they will be.
     known = {"infos_sha256": data.infos_sha256 is not None and not redone, "starts": not redone and not missing}
-    rows_differ = row_differences(requests, rows, file.start, frozenset(key for key in known if not known[key]))
+    if rows is None:
+        return Verdict(file, MISSING, ask, all(known.values()), ("no record yet",))
+    rows_differ = row_differences(ask(), rows, file.start, frozenset(key for key in known if not known[key]))
     by_condition = {name: tuple(dict.fromkeys([*reasons, *redone])) for name, reasons in rows_differ.items()}
     reasons = tuple(dict.fromkeys(reason for own in [*rows_differ.values(), redone] for reason in own))
     checkpoint = rows[0][1].get("checkpoint_sha256") if file.kind == "train" else None
     state = STALE if reasons else FRESH
-    return Verdict(file, state, reasons, asked, None if reasons else checkpoint, by_condition)
+    return Verdict(file, state, ask, all(known.values()), reasons, None if reasons else checkpoint, by_condition)
 
 
 def _requests(
@@ -292,8 +304,10 @@ def page_identity(root: Path, studies: Sequence[Study], stale: Sequence[str] = (
     files = sorted(file for folder in folders for file in folder.rglob("*.jsonl"))
     records = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
     seeds = {study.name: [study.seeds, list(study.variants)] for study in studies}
+    conditions = [condition.settings for study in studies for condition in study.suite.conditions]
+    code = code_parts("report", settings={"conditions": conditions})
     return config_hash(
-        {"studies": report_hash(studies), "seeds": seeds, "code": code_parts("report"), "records": records}
+        {"studies": report_hash(studies), "seeds": seeds, "code": code, "records": records}
         | ({"stale": list(stale)} if stale else {})
     )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.study.hashes import config_hash
+from aqr_bench.study.spec import Condition
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class Job:
     """One training, evaluation or measurement, by all that decides its result.
 
     Args:
-        step: of ``CODE_DEPENDENCIES``.
+        step: train, evaluate or measure.
         config: the mmengine config as ``engine.config.hashable`` has it; None: of a job that was not started.
         settings: what the config does not say, such as the conditions of a suite.
         data_sha256, infos_sha256: of the tables and of the info files, see ``data.dataset.DataSet``.
         inputs: SHA-256 of the files that it starts from, such as checkpoints.
-        sources: Python files of a custom detector.
+        model: name or file of the model's config; None: not known, so all code of the step counts.
     """
 
     step: str
@@ -31,7 +31,7 @@ class Job:
     infos_sha256: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
-    sources: tuple[Path, ...] = ()
+    model: str | None = None
 
     @cached_property
     def config_sha256(self) -> str | None:
@@ -39,7 +39,12 @@ class Job:
 
     @cached_property
     def code_sha256(self) -> str:
-        return code_hash_for(self.step, self.sources)
+        settings = None if self.config is None else {**self.settings, "config": self.config}
+        return code_hash_for(self.step, self.model, settings)
+
+    def under(self, condition: Condition) -> Job:
+        """The same evaluation under one condition alone, whatever else is in its suite."""
+        return replace(self, settings={**self.settings, "conditions": [condition.settings]})
 
     @property
     def identity(self) -> list[str]:

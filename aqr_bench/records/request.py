@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from aqr_bench.records.code_dependencies import CODE_DEPENDENCIES, code_hash
+from aqr_bench.records.code_dependencies import code_parts
 from aqr_bench.records.record import Record
 from aqr_bench.study.hashes import config_hash
+from aqr_bench.study.schedule import model_of
 from aqr_bench.study.settings import condition_settings, measure_settings, training_settings
 from aqr_bench.study.spec import Study, Suite, Tier
 
 FIELDS = ("settings", "code", "infos_sha256", "starts")
-SHORT = 12  # hexadecimal digits of a hash that is only compared with its like
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Request:
 
     Args:
         settings: of ``study.settings``, plain JSON values.
-        code: hash of each part of the package that the step depends on.
+        code: hash of each file of the package that it depends on.
         infos_sha256: of the info files.
         starts: SHA-256 of the checkpoints to start from or to evaluate; None for one that is not there.
     """
@@ -57,12 +57,6 @@ class Request:
         return cls(kept["settings"], kept["code"], kept["infos_sha256"], tuple(kept["starts"]))
 
 
-@functools.cache
-def code_parts(step: str) -> dict[str, str]:
-    """Hash of each folder or file of the package that a step depends on."""
-    return {part: code_hash([part])[:SHORT] for part in CODE_DEPENDENCIES[step]}
-
-
 def training_request(
     tier: Tier,
     study: Study | None,
@@ -73,18 +67,20 @@ def training_request(
 ) -> Request:
     """Of the training of a variant, of a branch alone, or of a base model."""
     settings = training_settings(tier, study, variant, pretrain)
-    return Request(settings, code_parts("train"), infos_sha256, tuple(starts))
+    model = tier.model if pretrain is not None else model_of(tier, study, variant)
+    return Request(settings, code_parts("train", model, settings), infos_sha256, tuple(starts))
 
 
 def evaluation_requests(
     tier: Tier, suite: Suite, study: Study | None, variant: str | None, infos_sha256: str, checkpoint: str | None
 ) -> dict[str, Request]:
     """Of the evaluation of a checkpoint (its SHA-256) under each condition of a suite, by the condition's name."""
-    code = code_parts("evaluate")
-    return {
-        condition.name: Request(condition_settings(tier, condition, study, variant), code, infos_sha256, (checkpoint,))
-        for condition in suite.conditions
-    }
+    model, requests = model_of(tier, study, variant), {}
+    for condition in suite.conditions:
+        settings = condition_settings(tier, condition, study, variant)
+        code = code_parts("evaluate", model, settings)
+        requests[condition.name] = Request(settings, code, infos_sha256, (checkpoint,))
+    return requests
 
 
 def with_requests(records: Iterable[Record], requests: Mapping[str, Request]) -> list[Record]:
@@ -97,7 +93,8 @@ def with_requests(records: Iterable[Record], requests: Mapping[str, Request]) ->
 
 def measurement_request(tier: Tier, study: Study, variant: str, infos_sha256: str) -> Request:
     """Of the measurement of a variant."""
-    return Request(measure_settings(tier, study, variant), code_parts("measure"), infos_sha256)
+    settings = measure_settings(tier, study, variant)
+    return Request(settings, code_parts("measure", model_of(tier, study, variant), settings), infos_sha256)
 
 
 # ---------------------------------------------------------------- differences in words
@@ -107,19 +104,59 @@ def differences(asked: Request, has: Request, start: str = "starting weights") -
     """What sets a record apart from what is asked for, for people; ``start``: what it starts from."""
     return [
         *settings_differences(has.settings, asked.settings),
-        *code_differences(has.code, asked.code),
+        *code_differences(has.code, asked.code, same_settings=has.settings == asked.settings),
         *(["info files rebuilt"] if has.infos_sha256 != asked.infos_sha256 else []),
         *([f"{start} changed"] if has.starts != asked.starts else []),
     ]
 
 
-def code_differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """One line that names the parts of the package that changed."""
-    parts = [part for part in {**then, **now} if then.get(part) != now.get(part)]
-    return [f"{CODE_CHANGED}{', '.join(parts)}"] if parts else []
+def code_differences(then: Mapping[str, str], now: Mapping[str, str], same_settings: bool = True) -> list[str]:
+    """One line that names the files of the package that changed.
+
+    Under other settings (``same_settings``) others are used: those that only one side has are no change of the code.
+    """
+    files = {**then, **now} if same_settings else [file for file in then if file in now]
+    changed = [file for file in files if then.get(file) != now.get(file)]
+    return [code_changed(changed)] if changed else []
 
 
-CODE_CHANGED = "code changed: "
+CODE = "code: "
+MAX_FILES = 4  # named in one reason
+
+
+def code_changed(names: Sequence[str]) -> str:
+    """``code: bias/router.py, bias/windows.py changed``"""
+    return f"{CODE}{listed(names)} changed"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - MAX_FILES
+    return ", ".join(names[:MAX_FILES]) + (f" and {more} more" if more > 0 else "")
+
+
+def code_versions(provenances: Iterable[Mapping[str, Any]]) -> tuple[int, list[str]]:
+    """How many versions of the code some records come from, and the files that differ.
+
+    Jobs use different files, so versions are told apart by the files that records have in common; records of earlier
+    versions by the one hash that they have.
+    """
+    hashes: dict[str, set[str]] = {}
+    earlier = set()
+    for provenance in provenances:
+        request = Request.from_provenance(provenance)
+        if request is None:
+            earlier |= {provenance.get("code_sha256")} - {None}
+            continue
+        sources = request.settings.get("sources")
+        own = sources.items() if isinstance(sources, Mapping) else ()
+        custom = {f"{file} of {request.settings.get('model')}": value for file, value in own}
+        for file, value in {**request.code, **custom}.items():
+            hashes.setdefault(file, set()).add(value)
+    files = sorted(file for file, values in hashes.items() if len(values) > 1)
+    return len(earlier) + max(map(len, hashes.values()), default=0), files
+
+
 _SHORTENED = ("config.model.pts_bbox_head.", "config.")
 
 
@@ -133,8 +170,12 @@ def settings_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> lis
             continue
         short = next((key.removeprefix(prefix) for prefix in _SHORTENED if key.startswith(prefix)), key)
         if key.startswith("condition."):
-            short = f"condition {now.get('condition', then['condition']).get('name')}: {key.removeprefix('condition.')}"
-        lines.append("files of the custom detector changed" if key == "sources" else f"{short} {old} -> {new}")
+            condition = now.get("condition") or then["condition"]
+            short = f"condition {condition.get('name')}: {key.removeprefix('condition.')}"
+        kind, _, file = key.partition(".")
+        lines.append(
+            f"{file or 'files of the custom detector'} changed" if kind == "sources" else f"{short} {old} -> {new}"
+        )
     return lines
 
 

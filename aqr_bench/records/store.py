@@ -42,6 +42,11 @@ def archive(root: Path, path: Path, into: Path | None = None) -> Path | None:
     return entry
 
 
+def is_stored(root: Path, path: Path) -> bool:
+    """Whether the store has anything of that path, of whatever identity."""
+    return _entry(root, path, "").is_dir()
+
+
 def stored_rows(root: Path, path: Path, identity: str) -> Rows | None:
     """The records of this identity as they are in the store, where they can be put back.
 

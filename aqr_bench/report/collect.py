@@ -11,6 +11,7 @@ import pandas as pd
 
 from aqr_bench.metrics.bootstrap import SceneInterval
 from aqr_bench.records.record import NOT_APPLICABLE, Record, fail_unchanged_inputs, read_records
+from aqr_bench.records.request import code_versions, listed
 from aqr_bench.report.scene_bootstrap import EvaluatedRun, evaluation_file, scene_intervals
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.runs import base_runs, matrix
@@ -287,7 +288,7 @@ def _checked(record: Record, run: Run) -> Record:
     return Record(record.kind, "failed", run.tier, condition=record.condition, reason=reason)
 
 
-HASHED = (("code_sha256", "versions of the code"), ("data_sha256", "data sets"), ("infos_sha256", "sets of info files"))
+HASHED = (("data_sha256", "data sets"), ("infos_sha256", "sets of info files"))
 
 
 def mixtures(records: Iterable[Record]) -> list[str]:
@@ -295,6 +296,10 @@ def mixtures(records: Iterable[Record]) -> list[str]:
     warnings = []
     for kind in ("train", "evaluate", "measure"):
         rows = [r.provenance for r in records if r.kind == kind and r.ok]
+        versions, files = code_versions(rows)
+        if versions > 1:
+            where = f" ({listed(files)})" if files else ""
+            warnings.append(f"{kind} records come from {versions} different versions of the code{where}")
         for key, what in HASHED:
             values = {p.get(key) for p in rows} - {None}
             if len(values) > 1:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+SHORT = 12  # hexadecimal digits of a hash that is only compared with its like
 
 
 def canonical_json(value: Any) -> str:
@@ -30,11 +34,43 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def source_files_hash(files: Iterable[tuple[str, Path]]) -> str:
-    """SHA-256 over source files, each with the name it is known by; times and line endings do not count."""
+    """SHA-256 over source files, each with the name it is known by, and what they say; times do not count."""
     digest = hashlib.sha256()
     for name, file in files:
-        digest.update(name.encode() + b"\0" + file.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+        digest.update(name.encode() + b"\0" + source_hash(file).encode() + b"\0")
     return digest.hexdigest()
+
+
+def source_hash(file: Path) -> str:
+    """SHA-256 of what a source file says.
+
+    Of Python it is the syntax tree: comments, docstrings and layout do not count. The tree is that of the Python that
+    runs, and another version may see another one. Of other files, and of Python with a syntax error, it is the text;
+    line endings do not count.
+    """
+    source = file.read_bytes()
+    return (_syntax_hash(source) if file.suffix == ".py" else None) or _text_hash(source)
+
+
+@functools.lru_cache(maxsize=4096)  # by contents: a file is read again, and parsed once
+def _syntax_hash(source: bytes) -> str | None:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [line for line in node.body if not _is_text(line)]
+    return sha256_text(ast.dump(tree))
+
+
+def _is_text(line: ast.stmt) -> bool:
+    """A docstring, or another string that nothing is done with."""
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+
+
+def _text_hash(source: bytes) -> str:
+    return hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def sha256_file(path: str | Path) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aqr_bench.errors import UserError, nearest
+from aqr_bench.study.hashes import SHORT, source_hash
 
 CONFIGS = Path(__file__).parents[1] / "cmt" / "configs"
 PACKAGE = "::"  # between a package and the path of one of its configs, as mmengine writes it
@@ -78,6 +79,26 @@ def own_sources(model: str) -> list[Path]:
         return []
     config = model_file(model)
     return sorted({*_python_files(config.parent), *_base_chain(config)})
+
+
+def config_files(model: str) -> list[Path]:
+    """The files that say what a model is: its config and the chain of its ``_base_``; of a custom one all its sources.
+
+    Those of packages are left out.
+    """
+    if PACKAGE in model:
+        return []
+    return own_sources(model) or sorted({model_file(model), *_base_chain(model_file(model))})
+
+
+def source_hashes(model: str) -> dict[str, str]:
+    """Hash of each of ``own_sources``, by its path relative to the config: the folder they lie in makes no other model.
+
+    See ``hashes.source_hash``.
+    """
+    files = own_sources(model)
+    folder = model_file(model).parent if files else Path()
+    return {Path(os.path.relpath(file, folder)).as_posix(): source_hash(file)[:SHORT] for file in files}
 
 
 def _python_files(folder: Path) -> Iterator[Path]:

@@ -7,13 +7,12 @@ of files that a training starts from are not in here: see ``records.request``.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.study.hashes import canonical_json, config_hash, source_files_hash
-from aqr_bench.study.model_files import model_file, own_sources
+from aqr_bench.study.hashes import canonical_json, config_hash
+from aqr_bench.study.model_files import model_file, source_hashes
 from aqr_bench.study.plan import launcher_of
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Condition, Launcher, Schedule, Study, Tier
@@ -70,14 +69,9 @@ def _plain(settings: Settings) -> Settings:
 
 def _model_settings(tier: Tier, model: str) -> Settings:
     """A model by name; for a custom config also what is in its files, which no hash of the package covers."""
-    sources, name = own_sources(model), model
-    hashed = {}
-    if sources:
-        file = model_file(model)
-        name = file.name  # the folder it lies in makes no other model
-        named = [(Path(os.path.relpath(source, file.parent)).as_posix(), source) for source in sources]
-        hashed = {"sources": source_files_hash(sorted(named))}
-    return {"model": name, **hashed, **({"tf32": True} if tier.tf32 else {})}
+    hashes = source_hashes(model)
+    named = {"model": model_file(model).name, "sources": hashes} if hashes else {"model": model}
+    return {**named, **({"tf32": True} if tier.tf32 else {})}
 
 
 def _variant_settings(tier: Tier, schedule: Schedule) -> Settings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from cmt_small import (
@@ -22,6 +24,7 @@ from mmdet3d.registry import MODELS
 
 from aqr_bench.cmt.embedding import grid_references
 from aqr_bench.errors import UserError
+from aqr_bench.records.code_dependencies import PACKAGE, code_parts
 
 NAMES = ("center", "height", "dim", "rot", "vel", "cls_logits")
 AQR = dict(site="both", bev_window=3, camera_window=3, ffn_dims=32)
@@ -190,6 +193,21 @@ def test_biases_are_off_by_default_and_have_separate_prefixes():
     assert extra == {"aqr", "locality"}
     only = set(small_head(aqr=AQR).state_dict()) - names
     assert only and all(name.startswith("aqr.") for name in only)
+
+
+@pytest.mark.parametrize("options", [{}, dict(locality=LOCALITY)], ids=["plain", "local"])
+def test_plain_cmt_runs_no_code_that_does_not_count_for_its_results(options):
+    left_out = set(code_parts("train")) - set(code_parts("train", "cmt_aqr_quick", {}))
+    left_out = {str(PACKAGE / file) for file in left_out}
+    head, called = small_head(**options), set()
+    sys.setprofile(lambda frame, event, argument: called.add(frame.f_code.co_filename))
+    try:
+        train_step(head, with_truth(metas(2), [4, 3]), *features(2))
+        run(head, *features(2), metas(2))
+    finally:
+        sys.setprofile(None)
+    assert str(PACKAGE / "bias/generator.py") in left_out and str(PACKAGE / "cmt/head.py") in called
+    assert not called & left_out
 
 
 def test_the_router_learns_through_the_detection_loss():

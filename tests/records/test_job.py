@@ -9,6 +9,7 @@ import pytest
 from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import provenance
+from aqr_bench.study.load import load_suite
 
 JOB = Job("evaluate", {"model": {"a": 1}}, "tables", "infos", {"batch_size": 1}, ("checkpoint",))
 
@@ -32,7 +33,25 @@ def test_another_job_has_another_identity(change):
 
 def test_sources_of_a_custom_detector_count(tmp_path):
     (tmp_path / "detector.py").write_text("x = 1\n")
-    assert replace(JOB, sources=(tmp_path / "detector.py",)).code_sha256 != JOB.code_sha256 == code_hash_for("evaluate")
+    job = replace(JOB, model=str(tmp_path / "detector.py"))
+    before = job.code_sha256
+    (tmp_path / "detector.py").write_text("x = 2\n")
+    assert replace(job).code_sha256 != before != JOB.code_sha256 == code_hash_for("evaluate")
+
+
+def test_the_code_of_a_job_is_what_it_uses():
+    plain = replace(JOB, model="cmt_aqr_quick", config={"model": {"aqr": {}}})
+    biased = replace(plain, config={"model": {"aqr": {"site": "cross"}}})
+    fog = replace(plain, settings={"conditions": [{"corruption": "multicorrupt.fog"}]})
+    assert len({job.code_sha256 for job in (plain, biased, fog, JOB)}) == 4
+    assert plain.code_sha256 == code_hash_for("evaluate", "cmt_aqr_quick", {})
+
+
+def test_a_condition_counts_whatever_else_is_in_its_suite():
+    clean, fog = load_suite("missing_sensors").conditions[0], load_suite("multicorrupt").conditions[-1]
+    job = replace(JOB, model="cmt_aqr_quick", settings={"conditions": [clean.settings, fog.settings]})
+    alone = replace(job, settings={"conditions": [clean.settings]})
+    assert job.under(clean).identity == alone.identity != job.identity != job.under(fog).identity
 
 
 def test_provenance_holds_the_hashes_of_the_job():

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from asked_records import with_config
 
+from aqr_bench.records.code_dependencies import code_parts
 from aqr_bench.records.request import (
     Request,
-    code_parts,
     differences,
     evaluation_requests,
     measurement_request,
@@ -18,6 +18,7 @@ from aqr_bench.records.request import (
 from aqr_bench.study.load import load_study, load_tier
 
 REQUEST = Request({"model": "m", "config": {"model.pts_bbox_head.aqr": {"bev_window": 5}}}, {"bias": "1"}, "i", ("a",))
+CODE = {"bias/router.py": "1", "cmt/head.py": "1"}
 WINDOW = {"model": "m", "config": {"model.pts_bbox_head.aqr": {"bev_window": 3}}}
 
 
@@ -33,18 +34,37 @@ def asked():
         ({"settings": WINDOW}, ["aqr.bev_window 5 -> 3"]),
         ({"settings": {"config": WINDOW["config"]}}, ["model m -> unset", "aqr.bev_window 5 -> 3"]),
         ({"settings": {**REQUEST.settings, "sources": "x"}}, ["files of the custom detector changed"]),
-        ({"code": {"bias": "2"}}, ["code changed: bias"]),
-        ({"code": {"bias": "1", "data": "1"}}, ["code changed: data"]),
+        ({"code": {"bias": "2"}}, ["code: bias changed"]),
+        ({"code": {"bias": "1", "data": "1"}}, ["code: data changed"]),
         ({"infos_sha256": "j"}, ["info files rebuilt"]),
         ({"starts": ("b",)}, ["base model changed"]),
         ({"starts": ()}, ["base model changed"]),
-        ({"code": {}, "starts": ("b",)}, ["code changed: bias", "base model changed"]),
+        ({"code": {}, "starts": ("b",)}, ["code: bias changed", "base model changed"]),
     ],
 )
 def test_every_difference_has_words_and_another_identity(changes, reasons):
     asked = replace(REQUEST, **changes)
     assert differences(asked, REQUEST, "base model") == reasons
     assert (asked.identity == REQUEST.identity) == (not reasons)
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "reasons"),
+    [
+        ({"config": {"a": 1}}, CODE, []),
+        ({"config": {"a": 1}}, {"bias/router.py": "0", "cmt/head.py": "1"}, ["code: bias/router.py changed"]),
+        ({"config": {"a": 1}}, {"cmt/head.py": "1"}, ["code: bias/router.py changed"]),
+        # Another variant uses other files: that is no change of the code.
+        ({"config": {"a": 2}}, {"cmt/head.py": "1", "b.py": "1"}, ["a 2 -> 1"]),
+        ({"config": {"a": 2}}, {"cmt/head.py": "0"}, ["a 2 -> 1", "code: cmt/head.py changed"]),
+        ({"config": {"a": 1}}, {c: "1" for c in "uvwxyz"}, ["code: u, v, w, x and 4 more changed"]),
+        ({"config": {"a": 1}, "sources": {"mine.py": "1"}}, CODE, ["mine.py changed"]),
+        ({"config": {"a": 1}, "sources": "a hash"}, CODE, ["files of the custom detector changed"]),
+    ],
+)
+def test_differences_name_keys_and_files(settings, code, reasons):
+    asked = Request({"config": {"a": 1}}, CODE, "infos")
+    assert differences(asked, Request(settings, code, "infos")) == reasons
 
 
 def test_a_condition_is_named(asked):
@@ -94,6 +114,6 @@ def test_the_same_work_in_another_study_is_the_same(asked):
     assert training_request(tier, other, "plain", None, "i", ("c",)).identity == one.identity
 
 
-def test_code_is_hashed_by_part():
+def test_code_is_hashed_by_file():
     assert len(set(code_parts("train").values())) > 5
     assert all(len(value) == 12 for value in code_parts("train").values())

@@ -13,6 +13,7 @@ from report_records import fill, make_study
 
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record
+from aqr_bench.records.request import Request
 from aqr_bench.report.__main__ import main
 from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import collect_base, collect_study, mixtures
@@ -204,6 +205,16 @@ def test_mixed_code_is_warned_about():
     rows = [Record("train", "ok", "t", provenance={"code_sha256": c}) for c in "aab"]
     assert mixtures(rows) == ["train records come from 2 different versions of the code"]
     assert mixtures(rows[:2]) == []
+
+
+def test_mixed_code_is_told_by_the_files_that_records_share():
+    def record(**code):
+        request = Request({}, {f"{file}.py": value for file, value in code.items()}, "infos").to_dict()
+        return Record("train", "ok", "t", provenance={"request": request, "code_sha256": str(code)})
+
+    assert mixtures([record(head="1"), record(head="1", router="1")]) == []
+    rows = [record(head="1", router="1"), record(head="1", router="2"), record(head="2")]
+    assert mixtures(rows) == ["train records come from 2 different versions of the code (head.py, router.py)"]
 
 
 def test_too_many_pictures_are_left_out_by_name(tmp_path, monkeypatch):

@@ -9,9 +9,17 @@ import pytest
 import yaml
 
 from aqr_bench.errors import UserError
-from aqr_bench.records.code_dependencies import code_hash
+from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.study.load import load_study, load_tier
-from aqr_bench.study.model_files import make_importable, model_file, named_beside, own_sources, shipped_models
+from aqr_bench.study.model_files import (
+    config_files,
+    make_importable,
+    model_file,
+    named_beside,
+    own_sources,
+    shipped_models,
+    source_hashes,
+)
 from aqr_bench.study.requirements import missing_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,10 +82,13 @@ def test_the_files_beside_a_config_are_part_of_its_code(tmp_path):
     config.write_text("model = dict()\n")
     part.write_text("WIDTH = 1\n")
     assert own_sources(str(config)) == [part, config]
-    before = code_hash(["bias"], own_sources(str(config)))
-    assert before == code_hash(["bias"], [config, part]) != code_hash(["bias"])
+    before = code_hash_for("train", str(config), {})
+    assert before == code_hash_for("train", str(config), {}) and set(source_hashes(str(config))) == {
+        "mine.py",
+        "head.py",
+    }
     part.write_text("WIDTH = 2\n")
-    assert code_hash(["bias"], own_sources(str(config))) != before
+    assert code_hash_for("train", str(config), {}) != before
 
 
 def test_the_base_chain_and_sub_packages_are_part_of_a_custom_config(tmp_path):
@@ -100,6 +111,16 @@ def test_the_base_chain_and_sub_packages_are_part_of_a_custom_config(tmp_path):
     assert own_sources(str(config)) == sorted([config, head, deep, bases / "data.py", bases / "pillar.py"])
     config.write_text("model = dict(\n")
     assert own_sources(str(config)) == sorted([config, head, deep])
+
+
+def test_a_shipped_config_is_its_chain():
+    assert [path.name for path in config_files("cmt_aqr_standard")] == [
+        "dataset.py",
+        "cmt_aqr_quick.py",
+        "cmt_aqr_quick_model.py",
+        "cmt_aqr_standard.py",
+    ]
+    assert config_files("mmdet3d::a/b.py") == [] == own_sources("cmt_aqr_standard")
 
 
 def test_modules_beside_a_config_can_be_imported(tmp_path, monkeypatch):

@@ -180,6 +180,8 @@ def test_a_model_file_counts_by_its_contents(tmp_path):
     before = training_settings(tier)
     model.write_bytes(b"x = 1\r\n")
     assert training_settings(tier) == before
+    model.write_text("# a comment\nx = 1\n")
+    assert training_settings(tier) == before
     (tmp_path / "part.py").write_text("y = 1\n")
     assert training_settings(tier) != before
 

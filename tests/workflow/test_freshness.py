@@ -102,17 +102,34 @@ def test_changed_code_can_be_accepted(copy):
     with (copy.root / "aqr_bench/engine/train.py").open("a") as source:
         source.write("\nCHANGED = True\n")
     why, _ = run(copy, "--why")
-    assert "train base seed 0: code changed: engine/train.py" in why.stdout
+    assert "train base seed 0: code: engine/train.py changed" in why.stdout
     before = json.loads((copy.root / CROSS).read_text())["provenance"]["request"]["code"]["engine/train.py"]
     done, steps = run(copy, "--accept")
-    # Pictures and page take seconds, and are drawn by the code as it is; measurements depend on the engine as well.
+    # Pictures and page take seconds, and are drawn by the code as it is.
     assert done.returncode == 0 and steps == ["pictures"], done.stdout + done.stderr
-    assert "accepted 5 record files of other code" in done.stdout
+    assert "accepted 3 record files of other code" in done.stdout
     provenance = json.loads((copy.root / CROSS).read_text())["provenance"]
     assert provenance["accepted"][0]["code"] == {"engine/train.py": before} and provenance["accepted"][0]["date"]
     set_window(copy, 3)
     done, steps = run(copy, "--accept")
     assert sorted(steps) == ["evaluate", "measure", "train"] and "accepted 0 record files" in done.stdout
+
+
+def test_code_that_a_job_does_not_use_leaves_it_alone(copy):
+    package = copy.root / "aqr_bench"
+    with (package / "bias/router.py").open("a") as source:
+        source.write("\n\n# A comment.\n")
+    (package / "corruptions/suites/dust.py").write_text('"""Dust."""\n\nCORRUPTIONS = ()\n')
+    with (package / "corruptions/suites/__init__.py").open("a") as source:
+        source.write("\nfrom aqr_bench.corruptions.suites import dust\n\nSUITES = (dust, *SUITES)\n")
+    done, steps = run(copy)
+    assert done.returncode == 0 and steps == [] and "nothing to do" in done.stdout, done.stdout + done.stderr
+    with (package / "bias/router.py").open("a") as source:
+        source.write("CHANGED = 1\n")
+    why, steps = run(copy, "--why")
+    lines = [line for line in why.stdout.splitlines() if "bias/router.py" in line]
+    assert "  train smoke/cross seed 0: code: bias/router.py changed" in lines
+    assert lines and all("smoke/cross" in line for line in lines) and "train base" not in why.stdout
 
 
 def test_records_of_earlier_versions_are_made_again_and_not_lost(copy):
@@ -144,7 +161,7 @@ def test_bases_and_sub_packages_of_a_custom_config_count(copy):
     base, config = "results/mine/base/seed0/train.jsonl", ("--config", "tier=mine/mine.yaml", "studies=smoke")
     for file in (None, mine / "base/pillar.py", mine / "detectors/parts/head.py"):
         if file:
-            file.write_text(file.read_text() + "# another\n")
+            file.write_text(file.read_text() + "CHANGED = 1\n")
         copy.steps()
         done = copy.snakemake(base, *config)
         assert done.returncode == 0, done.stdout + done.stderr
