@@ -176,7 +176,7 @@ class Variant:
 class Study:
     """A question, the variants that answer it, and what they are compared under.
 
-    ``gate``: its variants are fixed biases on the trained base, and the report says whether they move anything.
+    ``gate``: its variants are fixed biases, and the report says in one line whether they move the score.
     ``measure_only``: its variants compute the same thing and differ in cost: nothing is trained or evaluated, there are
     no seeds and no metric, and the first condition of the suite is what is measured on.
     ``published``: which published numbers it is set beside, see aqr_bench/report/tables/published.py.
