@@ -93,7 +93,7 @@ class QueryRouter(nn.Module):
         memory_pos_BKC: Tensor,
         local: WindowBias | None = None,
     ) -> Tensor:
-        """Logits [B, Q, outputs], as many as ``initial_logits``; if two: (LiDAR, camera), whose tanh the weights are."""
+        """Logits [B, Q, outputs], one per ``initial_logits``; of two, (LiDAR, camera), the weights are the tanh."""
         attended = self.attention(query_BQC + query_pos_BQC, memory_BKC + memory_pos_BKC, memory_BKC, local)
         x = self.norm1(query_BQC + attended)
         x = self.norm2(x + self.ffn(x))
