@@ -37,7 +37,8 @@ class Schedule:
     """Length and config overrides of one training, and where its weights start.
 
     ``init``: ``base`` (the base model of the same seed), ``features`` (the tier's pretrained branches, everything else
-    at random), ``published`` (``checkpoint``, a file) or ``scratch`` (with the image backbone in ``backbone``, if any).
+    at random), ``published`` (``checkpoint``, a file) or ``scratch`` (with the image backbone in ``backbone``,
+    or all but the head of the published weights in ``branches``, if any).
     0 iterations: those weights as they are. Neither iterations nor epochs: as long as the model's config says.
     ``memory_limit_mb``: a training that asks for more ends as out of memory; None: no limit of ours.
     """
@@ -49,6 +50,7 @@ class Schedule:
     model: str | None = None  # config file; None: the tier's
     checkpoint: Path | None = None
     backbone: Path | None = None
+    branches: Path | None = None
     memory_limit_mb: int | None = None
 
     @property
@@ -120,7 +122,8 @@ class Tier:
     measure: MeasureSettings
     path: Path
     costs: Mapping[str, Any] = field(default_factory=dict)  # what ``aqr-bench studies cost`` assumes without records
-    # Files by model config, {"checkpoint": published weights, "backbone": a pretrained image backbone}.
+    # Files by model config, {"checkpoint": published weights, "backbone": a pretrained image backbone,
+    # "branches": published weights of which all but the head is taken}.
     models: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     database: bool = False  # of objects, for GT sampling
     studies: tuple[str, ...] = ("bias_site",)  # what is run where nothing is named
