@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,9 @@ class AttentionBias(nn.Module):
             to (MoME: 5 and 15); both 0: it sees the whole memory.
         loss_weight: weight of the supervision loss.
         constant_weights: (LiDAR, camera) in [-1, 1], of router constant.
+        initial_weights: (LiDAR, camera) in (-1, 1) that a learned router gives every query before it has learnt
+            anything. 0: a model starts without a bias, which suits a warm start from plain CMT. A decoder that learns
+            from scratch and leans on the bias needs one from the start.
         routing: ``bias`` (all of the above) or ``mask``, after MoME: the router chooses for every query between both
             sensors, LiDAR alone and the cameras alone; keys of the other sensor are masked with -inf in
             cross-attention. The choice has no gradient, so the router is ``oracle``, or ``learned`` with supervision
@@ -101,6 +105,7 @@ class AttentionBias(nn.Module):
         router_camera_window: int = 0,
         loss_weight: float = 1.0,
         constant_weights: Sequence[float] = (1.0, 1.0),
+        initial_weights: Sequence[float] = (0.0, 0.0),
         routing: str = "bias",
     ) -> None:
         super().__init__()
@@ -121,6 +126,10 @@ class AttentionBias(nn.Module):
         if len(constant_weights) != 2 or not all(-1 <= weight <= 1 for weight in constant_weights):
             raise ValueError(f"aqr.constant_weights must be two numbers in [-1, 1], not {constant_weights!r}")
         self.constant_weights = tuple(float(weight) for weight in constant_weights)
+        if len(initial_weights) != 2 or not all(-1 < weight < 1 for weight in initial_weights):
+            raise ValueError(f"aqr.initial_weights must be two numbers between -1 and 1, not {initial_weights!r}")
+        if any(initial_weights) and (router != "learned" or routing == "mask"):
+            raise ValueError("aqr.initial_weights needs router 'learned' and routing 'bias'")
         if any(self.router_windows) and router != "learned":
             raise ValueError(f"aqr.router_bev_window and router_camera_window need router 'learned', not '{router}'")
         if supervision != "none" and router != "learned":
@@ -138,8 +147,8 @@ class AttentionBias(nn.Module):
             self.scale = nn.Parameter(scale_tensor)
         else:
             self.register_buffer("scale", scale_tensor)
-        outputs = len(EXPERTS) if routing == "mask" else 2
-        self.router = QueryRouter(embed_dims, num_heads, ffn_dims, outputs) if router == "learned" else None
+        initial = (0.0,) * len(EXPERTS) if routing == "mask" else tuple(map(math.atanh, initial_weights))
+        self.router = QueryRouter(embed_dims, num_heads, ffn_dims, initial) if router == "learned" else None
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -58,13 +59,19 @@ class CrossAttention(nn.Module):
 
 
 class QueryRouter(nn.Module):
-    """`cross_attn, norm, ffn, norm` over the fused memory, then ``outputs`` logits per query (spec, part 1).
+    """`cross_attn, norm, ffn, norm` over the fused memory, then logits per query (spec, part 1).
 
-    The output layer starts at zero, so both weights start at 0 and a model that is warm-started from plain
-    CMT begins as plain CMT.
+    The weights of the output layer start at zero, so every query starts with ``initial_logits``. At 0 a model that is
+    warm-started from plain CMT begins as plain CMT.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int = 4, ffn_dims: int = 1024, outputs: int = 2) -> None:
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int = 4,
+        ffn_dims: int = 1024,
+        initial_logits: Sequence[float] = (0.0, 0.0),
+    ) -> None:
         super().__init__()
         self.attention = CrossAttention(embed_dims, num_heads)
         self.norm1 = nn.LayerNorm(embed_dims)
@@ -73,9 +80,10 @@ class QueryRouter(nn.Module):
             nn.Linear(embed_dims, ffn_dims), nn.ReLU(), nn.Identity(), nn.Linear(ffn_dims, embed_dims)
         )
         self.norm2 = nn.LayerNorm(embed_dims)
-        self.output = nn.Linear(embed_dims, outputs)
+        self.output = nn.Linear(embed_dims, len(initial_logits))
         nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        with torch.no_grad():
+            self.output.bias.copy_(torch.tensor(initial_logits))
 
     def forward(
         self,
@@ -85,7 +93,7 @@ class QueryRouter(nn.Module):
         memory_pos_BKC: Tensor,
         local: WindowBias | None = None,
     ) -> Tensor:
-        """Logits [B, Q, outputs]; two outputs are (LiDAR, camera), whose tanh the weights are."""
+        """Logits [B, Q, outputs], one per ``initial_logits``; of two, (LiDAR, camera), the weights are the tanh."""
         attended = self.attention(query_BQC + query_pos_BQC, memory_BKC + memory_pos_BKC, memory_BKC, local)
         x = self.norm1(query_BQC + attended)
         x = self.norm2(x + self.ffn(x))

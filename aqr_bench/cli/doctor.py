@@ -207,6 +207,7 @@ def judge_tier(
 ) -> Verdict:
     """Whether the tier's studies can be run from ``folder``; every reason is given, not the first alone."""
     from aqr_bench.study.requirements import disk_needed, missing_inputs, schedules
+    from aqr_bench.study.settings import initial_file
 
     reasons = [Reason(f"{check.name}: {check.seen}", check.remedy) for check in checks if check.state == "broken"]
     problems = list(missing_inputs(tier, studies))
@@ -219,7 +220,7 @@ def judge_tier(
     if not any(check.state == "broken" for check in checks):
         reasons += _gpu_reasons(tier, plans, imports, driver)
     notes = []
-    starts = [(s.checkpoint if s.init == "published" else s.backbone if s.init == "scratch" else None) for s in plans]
+    starts = [initial_file(schedule) for schedule in plans]
     missing = sorted({file for file in starts if file is not None and not file.is_file()})
     if missing and not any("published checkpoints" in reason.what for reason in reasons):
         what = f"not there, so what starts from it is recorded as failed: {', '.join(map(str, missing))}"

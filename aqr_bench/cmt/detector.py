@@ -179,7 +179,8 @@ class CmtDetector(MVXTwoStageDetector):
             return self._feature_losses(batch_inputs_dict, metas_of(batch_data_samples, with_truth=True))
         img_feats, pts_feats = self.extract_feat(batch_inputs_dict)
         losses = self.pts_bbox_head.loss(pts_feats, img_feats, batch_data_samples)
-        if self.auxiliary is not None:
+        # Where the branches and the heat maps are frozen, nothing would learn from their loss.
+        if self.auxiliary is not None and (_learns(self.auxiliary) or _have_gradients(pts_feats[0], img_feats[0])):
             metas = metas_of(batch_data_samples, with_truth=True)
             losses.update(self.auxiliary.loss(pts_feats[0], img_feats[0], metas))
         return losses
@@ -208,6 +209,10 @@ class CmtDetector(MVXTwoStageDetector):
 
 def _learns(module: torch.nn.Module) -> bool:
     return torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+
+
+def _have_gradients(*features: Tensor | None) -> bool:
+    return any(feature is not None and feature.requires_grad for feature in features)
 
 
 def _consistent(parts: dict, voxel_layer: dict) -> dict:

@@ -10,9 +10,10 @@ from aqr_bench.engine.weights import write_weights
 from aqr_bench.errors import UserError
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.requirements import PUBLISHED_BY
+from aqr_bench.study.settings import initial_file
 from aqr_bench.study.spec import Schedule, Tier
 
-BACKBONE = "img_backbone."
+BACKBONE, HEAD = "img_backbone.", "pts_bbox_head."
 
 
 def initial_checkpoint(tier: Tier, schedule: Schedule) -> Path | None:
@@ -21,9 +22,9 @@ def initial_checkpoint(tier: Tier, schedule: Schedule) -> Path | None:
     Raises:
         RuntimeError: it is not there. A single missing file is a failed run, not the end of all of them.
     """
-    key = {"published": "checkpoint", "scratch": "backbone"}.get(schedule.init)
-    path = getattr(schedule, key) if key else None
+    path = initial_file(schedule)
     if path is not None and not path.is_file():
+        key = next(key for key in ("checkpoint", "branches", "backbone") if getattr(schedule, key) == path)
         name = f"models.{schedule.model or tier.model}.{key}"
         raise RuntimeError(f"{tier.path.name}: {name}: no file {path}. Published by {PUBLISHED_BY}")
     return path
@@ -42,6 +43,10 @@ def load_initial_weights(
     try:
         if schedule.init == "published":
             facts["doubts"] = _convert(path, model, out, classes)
+        elif schedule.branches is not None:
+            facts.update(kind="branches", doubts=_convert(path, model, out, classes))
+            state = {name: tensor for name, tensor in _state(out).items() if not name.startswith(HEAD)}
+            _write(state, out, path)
         else:
             facts["kind"] = "backbone"
             _write({n: t for n, t in _state(path).items() if n.startswith(BACKBONE)}, out, path)
@@ -77,6 +82,6 @@ def _state(path: Path) -> dict[str, Any]:
 
 def _write(state: dict[str, Any], out: Path, source: Path) -> None:
     if not state:
-        raise UserError(f"{source}: no weights of an image backbone, whose names would begin with '{BACKBONE}'")
+        raise UserError(f"{source}: no weights of an image backbone ('{BACKBONE}*') or of branches in it")
     # Copies: a tensor may be a window into the mapped file, all of which would be written.
     write_weights(out, {name: tensor.clone() for name, tensor in state.items()})

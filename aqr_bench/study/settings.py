@@ -59,7 +59,7 @@ def report_hash(studies: Iterable[Study]) -> str:
 
 def initial_file(schedule: Schedule) -> Path | None:
     """The file from elsewhere that a training starts from, whether it is there or not; None if it needs none."""
-    return {"published": schedule.checkpoint, "scratch": schedule.backbone}.get(schedule.init)
+    return {"published": schedule.checkpoint, "scratch": schedule.branches or schedule.backbone}.get(schedule.init)
 
 
 def _plain(settings: Settings) -> Settings:

@@ -39,7 +39,8 @@ class Schedule:
     """Length and config overrides of one training, and where its weights start.
 
     ``init``: ``base`` (the base model of the same seed), ``features`` (the tier's pretrained branches, everything else
-    at random), ``published`` (``checkpoint``, a file) or ``scratch`` (with the image backbone in ``backbone``, if any).
+    at random), ``published`` (``checkpoint``, a file) or ``scratch`` (with the image backbone in ``backbone``,
+    or all but the head of the published weights in ``branches``, if any).
     0 iterations: those weights as they are. Neither iterations nor epochs: as long as the model's config says.
     ``memory_limit_mb``: a training that asks for more ends as out of memory; None: no limit of ours.
     """
@@ -51,6 +52,7 @@ class Schedule:
     model: str | None = None  # config file; None: the tier's
     checkpoint: Path | None = None
     backbone: Path | None = None
+    branches: Path | None = None
     memory_limit_mb: int | None = None
 
     @property
@@ -122,7 +124,8 @@ class Tier:
     measure: MeasureSettings
     path: Path
     costs: Mapping[str, Any] = field(default_factory=dict)  # what ``aqr-bench studies cost`` assumes without records
-    # Files by model config, {"checkpoint": published weights, "backbone": a pretrained image backbone}.
+    # Files by model config, {"checkpoint": published weights, "backbone": a pretrained image backbone,
+    # "branches": published weights of which all but the head is taken}.
     models: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     database: bool = False  # of objects, for GT sampling
     skip_missing: bool = False  # leave out scenes that lack files
@@ -180,7 +183,7 @@ class Variant:
 class Study:
     """A question, the variants that answer it, and what they are compared under.
 
-    ``gate``: its variants are fixed biases on the trained base, and the report says whether they move anything.
+    ``gate``: its variants are fixed biases, and the report says in one line whether they move the score.
     ``measure_only``: its variants compute the same thing and differ in cost: nothing is trained or evaluated, there are
     no seeds and no metric, and the first condition of the suite is what is measured on.
     ``published``: which published numbers it is set beside, see aqr_bench/report/tables/published.py.

@@ -32,6 +32,13 @@ def test_a_new_learned_router_leaves_attention_unbiased():
     assert out.cross_bias.dense().abs().max() == 0
 
 
+def test_a_learned_router_starts_at_its_initial_weights():
+    out = forward(AttentionBias(8, num_heads=2, ffn_dims=16, initial_weights=(0.9, -0.5), scale=2.0))
+    for weight_BQ, expected in zip(out.weights, (0.9, -0.5), strict=True):
+        torch.testing.assert_close(weight_BQ, torch.full_like(weight_BQ, expected))
+    assert torch.stack(out.cross_bias.dense().detach().aminmax()).tolist() == pytest.approx([-1.0, 1.8])
+
+
 def test_gradients_reach_router_and_scale():
     aqr = AttentionBias(8, num_heads=2, ffn_dims=16)
     torch.nn.init.normal_(aqr.router.output.weight)

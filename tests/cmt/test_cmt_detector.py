@@ -164,6 +164,13 @@ def test_raw_outputs_and_copies():
     assert outputs[0][0]["cls_logits"].shape == (2, 2, 144, 10)
 
 
+def test_heat_maps_have_a_loss_where_something_can_learn_from_it():
+    branches = ["pts_voxel_encoder", "pts_backbone", "pts_neck", "img_backbone", "img_neck"]
+    for frozen, has_loss in ((branches, True), (["auxiliary"], True), ([*branches, "auxiliary"], False)):
+        losses = losses_of(quick_model(model__frozen=frozen), batch())
+        assert ("loss_bev_heatmap" in losses) == ("loss_image_heatmap" in losses) == has_loss
+
+
 def test_single_sensor_detectors():
     transformer = Config.fromfile(QUICK).model.pts_bbox_head.transformer
     lidar = Config.fromfile(QUICK)

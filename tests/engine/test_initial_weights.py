@@ -179,8 +179,20 @@ def test_only_the_image_backbone_is_taken_from_a_backbone_file(tmp_path):
     assert list(state) == ["img_backbone.stem.weight"] and torch.equal(state["img_backbone.stem.weight"], weight)
     assert facts["kind"] == "backbone" and facts["sha256"] == sha256_file(path)
     torch.save({"state_dict": {"backbone.weight": weight}}, path)
-    with pytest.raises(RuntimeError, match=r"no weights of an image backbone, .* begin with 'img_backbone\.'"):
+    with pytest.raises(RuntimeError, match=r"no weights of an image backbone \('img_backbone\.\*'\)"):
         load_initial_weights(path, schedule, CAMERA, tmp_path, ())
+
+
+def test_a_new_decoder_starts_on_the_branches_of_a_published_checkpoint(place, tmp_path):
+    tier = load_tier(write_tier(tmp_path / "new.yaml", models={LIDAR: {"branches": str(place / "published.pth")}}))
+    result, facts = load_initial_weights(initial_checkpoint(tier, tier.base), tier.base, LIDAR, tmp_path, ())
+    state, official = torch.load(result, weights_only=True)["state_dict"], official_state(LIDAR)
+    assert list(state) == [name for name in official if not name.startswith("pts_bbox_head.")]
+    assert all(torch.equal(state[name], official[name]) for name in state if name.startswith("pts_backbone."))
+    assert facts["kind"] == "branches" and facts["sha256"] == sha256_file(place / "published.pth")
+    with pytest.raises(UserError, match="models"):
+        write_tier(tmp_path / "two.yaml", models={LIDAR: {"branches": "a.pth", "checkpoint": "b.pth"}})
+        load_tier(tmp_path / "two.yaml")
 
 
 # ---------------------------------------------------------------- schedules
