@@ -114,7 +114,7 @@ def test_every_rule_that_times_are_known_of_is_one_of_the_workflow(tmp_path):
 
 
 def test_expected_times_are_those_of_the_tier_or_of_its_records(tmp_path):
-    tier, study = load_tier("quick"), load_study("bias_site")
+    tier, study = load_tier("quick_prior"), load_study("bias_site")
     expected = expected_seconds(tier, [study], [load_suite("mome")], tmp_path)
     assert expected["world"] == tier.costs["world_s"] and expected["train_base"] == 1000 * tier.costs["base_s"]
     assert set(expected) == {group.rule for group in job_groups(tier, [study])} | set(MINOR_S)

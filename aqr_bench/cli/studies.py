@@ -207,7 +207,7 @@ def detail_lines(entry: Study | Tier | Suite) -> list[str]:
             ("data", f"{entry.kind}, {entry.version}"),
             ("model", entry.model),
             ("base", f"{entry.base.length}, from {entry.base.init}"),
-            ("variant", f"{entry.variant.length}, from {entry.variant.init}"),
+            ("variant", f"{_variant_length(entry)}, from {entry.variant.init}"),
             ("seeds", "as the study says" if entry.seeds is None else f"at most {entry.seeds}"),
             ("studies", f"{', '.join(entry.studies)} (where none is named)"),
         ]
@@ -275,6 +275,11 @@ def cost_lines(
         lines.append(f"time: about {duration(total)} on {counted(cores, 'core')}{gap}, from {times.source}")
     lines.append(f"disk: at most {disk_needed(tier, studies) / 1e9:.1f} GB")
     return [*lines, "This counts a run from nothing; `aqr-bench run --dry-run` reports what is left to do."]
+
+
+def _variant_length(tier: Tier) -> str:
+    """Of a training that starts where the tier's variants do; one without a base model is as long as that would be."""
+    return (tier.variant if tier.variant.init == "base" else tier.base).length
 
 
 def runnable(tier: Tier, study: Study) -> bool:

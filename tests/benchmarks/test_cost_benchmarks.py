@@ -35,15 +35,16 @@ def run_of(*rows: dict) -> dict:
 
 
 def test_equal_models_with_equal_baselines_are_measured_once(variant_cost):
-    tier, studies = load_tier("quick"), {name: load_study(name) for name in ("bias_site", "router", "locality_prior")}
+    tier, studies = load_tier("quick"), {name: load_study(name) for name in ("bias_site", "router", "learning_speed")}
 
     def identity(study, variant):
         return variant_cost.identity_of(tier, studies[study], variant)
 
-    assert identity("bias_site", "cross") == identity("router", "learned")
+    assert identity("bias_site", "cross") == identity("learning_speed", "cross-300")
+    assert identity("bias_site", "cross") != identity("router", "constant"), "compared with other baselines"
     assert identity("bias_site", "cross") != identity("bias_site", "self")
     # The same model for longer: nothing that a measurement could tell.
-    assert identity("locality_prior", "no-prior-300") == identity("locality_prior", "no-prior-900")
+    assert identity("learning_speed", "hard-1000") == identity("learning_speed", "hard-3000")
 
 
 def test_the_comparison_counts_what_two_runs_do_not_agree_on(variant_cost):

@@ -44,9 +44,9 @@ def test_list_is_tables_that_fit_the_terminal(columns, capsys, monkeypatch):
     lines = printed(capsys, "list")
     assert max(map(len, lines)) <= min(columns, studies.MAX_WIDTH) and lines[0].split()[0] == "study"
     rows = {line.split()[0]: line for line in lines if line and not line.startswith(" ")}
-    assert re.match(r"bias_site +4 +3 +all +Where should the attention", rows["bias_site"])
+    assert re.match(r"bias_site +4 +5 +all +Where should the attention", rows["bias_site"])
     assert re.match(r"attention_backend +6 +- +all +What does each", rows["attention_backend"])
-    assert "  quick, standard  " in rows["learning_speed"] and "  all nuScenes  " in rows["paper_cmt"]
+    assert "  all nuScenes  " in rows["paper_cmt"]
     assert re.match(r"mini +nuScenes +", rows["mini"]) and re.match(r"mome +7 +The seven", rows["mome"])
 
 
@@ -55,7 +55,8 @@ def test_details_of_a_study_a_tier_and_a_suite(capsys):
     assert study[0].startswith("study bias_site: Where should") and "  suite          missing_sensors" in study
     assert any(line.startswith("  variant cross  Bias in") for line in study)
     assert printed(capsys, "list", "bias_site") == study
-    assert "  base     1000 iterations, from features" in printed(capsys, "show", "quick")
+    assert "  variant  300 iterations, from features" in printed(capsys, "show", "quick")
+    assert "  variant  120 iterations, from base" in printed(capsys, "show", "quick_prior")
     assert any(line.split()[0] == "beams_4" for line in printed(capsys, "show", "mome"))
     assert [line.split(":")[0] for line in printed(capsys, "show", "smoke") if line[0] != " "] == [
         "study smoke", "tier smoke",
@@ -67,7 +68,7 @@ def test_check_tells_a_study_a_tier_and_a_suite_apart(capsys, tmp_path):
     suite = str(load_suite("mome").path)
     *lines, built = printed(capsys, "check", "bias_site", "quick", suite, str(load_tier("mini").path))
     assert [line.split(":")[0] for line in lines] == ["study bias_site", "tier quick", "suite mome", "tier mini"]
-    assert built == "8 configs built, of tier quick, tier mini"
+    assert built == "7 configs built, of tier quick, tier mini"
     for name, close in (("bias_sit", "bias_site"), ("quik", "quick"), ("mom", "mome")):
         with pytest.raises(UserError, match=f"unknown study, tier or suite '{name}'; did you mean '{close}'"):
             studies.main(["check", name])
@@ -94,21 +95,25 @@ def test_a_study_of_cost_alone_has_nothing_to_train(tmp_path):
 
 
 def test_counts_of_one_study_by_hand():
-    """bias_site on quick: two branches, two seeds, four variants, three conditions."""
+    """bias_site on quick: two branches, three seeds, four variants, three conditions; with base models on quick_prior."""
     tier = load_tier("quick")
     groups = {g.name: g for g in estimate.job_groups(tier, [limit_seeds(load_study("bias_site"), tier)])}
-    assert groups["pretrainings"].counts == (900, 1500) and groups["base trainings"].counts == (1000, 1000)
-    assert groups["variant trainings"].counts == (120,) * 8 and groups["evaluations"].counts == (3,) * 10
+    assert groups["pretrainings"].counts == (900, 1500) and groups["base trainings"].counts == ()
+    assert groups["variant trainings"].counts == (300,) * 12 and groups["evaluations"].counts == (3,) * 12
     assert groups["measurements"].jobs == 4 and groups["world"].jobs == 1
+    tier = load_tier("quick_prior")
+    groups = {g.name: g for g in estimate.job_groups(tier, [limit_seeds(load_study("bias_site"), tier)])}
+    assert groups["base trainings"].counts == (1000, 1000) and groups["variant trainings"].counts == (120,) * 8
+    assert groups["evaluations"].counts == (3,) * 10
 
 
 def test_twins_are_counted_once():
-    """Studies share plain CMT as their baseline, and windows shares one more variant with scale_clamp."""
+    """Windows of 3 and 3 at the largest scale are a variant of both studies."""
     tier = load_tier("quick")
     chosen = [limit_seeds(load_study(name), tier) for name in ("windows", "scale_clamp")]
     groups = {g.name: g for g in estimate.job_groups(tier, chosen)}
-    assert groups["variant trainings"].jobs == 16 and len(groups["variant trainings"].counts) == 12
-    assert groups["evaluations"].jobs == 18 and len(groups["evaluations"].counts) == 14
+    assert groups["variant trainings"].jobs == 27 and len(groups["variant trainings"].counts) == 24
+    assert groups["evaluations"].jobs == 27 and len(groups["evaluations"].counts) == 24
 
 
 def test_a_further_suite_is_evaluated_for_variants(tmp_path):
@@ -148,11 +153,12 @@ def test_without_records_the_tiers_own_numbers_or_none(tmp_path, capsys):
     )
 
 
-def test_a_study_that_the_tier_cannot_run_is_refused_and_left_out_of_all(capsys):
+def test_a_study_that_the_tier_cannot_run_is_refused_and_left_out_of_all(tmp_path, capsys):
+    study = yaml.safe_load(load_study("bias_site").path.read_text()) | {"init": "features"}
     with pytest.raises(UserError, match="starts from 'features', but"):
-        studies.main(["cost", "learning_speed", "--tier", "smoke"])
-    first = cost(capsys, "--tier", "smoke", "--seeds", "3").splitlines()[0]
-    assert "bias_site" in first and "learning_speed" not in first
+        studies.main(["cost", str(write(tmp_path, study)), "--tier", "smoke"])
+    first = cost(capsys, "--tier", "smoke", "--seeds", "2").splitlines()[0]
+    assert "bias_site" in first and "paper_cmt" not in first
     with pytest.raises(UserError, match="9 seeds are asked for"):
         studies.main(["cost", "bias_site", "--seeds", "9"])
 

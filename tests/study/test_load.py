@@ -48,19 +48,20 @@ def test_every_shipped_study_loads(name):
 
 
 def test_matrix_is_in_file_order_and_base_runs_are_shared():
-    tier, study = studies.load_tier("quick"), studies.load_study("bias_site")
+    tier, study = studies.load_tier("quick_prior"), studies.load_study("bias_site")
     runs = matrix(tier, [study])
-    assert [run.variant for run in runs[::3]] == ["none", "cross", "self", "both"]
-    assert runs[4].folder == "quick/bias_site/cross/seed1"
-    assert [run.folder for run in base_runs(tier, [study, study])] == [f"quick/base/seed{i}" for i in range(3)]
-    assert [run.folder for run in pretrain_runs(tier)] == ["quick/pretrain/lidar", "quick/pretrain/cameras"]
+    assert [run.variant for run in runs[::5]] == ["none", "cross", "self", "both"]
+    assert runs[6].folder == "quick_prior/bias_site/cross/seed1"
+    assert [run.folder for run in base_runs(tier, [study, study])] == [f"quick_prior/base/seed{i}" for i in range(5)]
+    assert [run.folder for run in pretrain_runs(tier)] == [f"quick_prior/pretrain/{b}" for b in ("lidar", "cameras")]
+    assert base_runs(studies.load_tier("quick"), [study]) == []
 
 
 def test_a_tier_limits_seeds_unless_more_are_asked_for():
     tier, study = studies.load_tier("quick"), studies.load_study("bias_site")
-    assert limit_seeds(study, tier).seeds == (0, 1)
-    assert limit_seeds(study, tier, 3).seeds == (0, 1, 2)
-    assert limit_seeds(study, studies.load_tier("smoke")).seeds == (0, 1, 2)
+    assert limit_seeds(study, tier).seeds == (0, 1, 2)
+    assert limit_seeds(study, tier, 4).seeds == (0, 1, 2, 3)
+    assert limit_seeds(study, studies.load_tier("smoke")).seeds == (0, 1, 2, 3, 4)
     with pytest.raises(UserError, match=r"bias_site.yaml: 9 seeds are asked for"):
         limit_seeds(study, tier, 9)
 
@@ -71,7 +72,7 @@ def test_study_and_variant_may_change_the_schedule(tmp_path):
         data["variants"]["self"] |= {"iterations": 7, "init": "features", "against": "cross"}
         data["variants"]["both"] |= {"iterations": 5, "init": "scratch"}
 
-    tier, study = studies.load_tier("quick"), studies.load_study(changed(STUDY, tmp_path, change))
+    tier, study = studies.load_tier("quick_prior"), studies.load_study(changed(STUDY, tmp_path, change))
     remaining = variant_schedule(tier, study, "cross")
     assert (remaining.iterations, remaining.init) == (0, "base") and remaining.config[
         "optim_wrapper.optimizer.lr"
