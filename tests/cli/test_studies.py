@@ -95,7 +95,7 @@ def test_a_study_of_cost_alone_has_nothing_to_train(tmp_path):
 
 
 def test_counts_of_one_study_by_hand():
-    """bias_site on quick: two branches, three seeds, four variants, three conditions; with base models on quick_prior."""
+    """bias_site on quick: two branches, three seeds, four variants, three conditions; base models on quick_prior."""
     tier = load_tier("quick")
     groups = {g.name: g for g in estimate.job_groups(tier, [limit_seeds(load_study("bias_site"), tier)])}
     assert groups["pretrainings"].counts == (900, 1500) and groups["base trainings"].counts == ()
