@@ -95,6 +95,8 @@ model = dict(
         num_classes=10,
         pc_range=point_cloud_range,
         loss_weight=1.0,
+        bev_code_weights=[0.1, 0.1, 0.2, 0.2, 0.2, 0.2, 0.5, 0.5, 0.2, 0.2],
+        image_yaw_weight=0.5,
     ),
     pts_bbox_head=dict(
         type="CmtHead",
