@@ -40,7 +40,9 @@ model = dict(
     ),
     pts_voxel_layer=dict(
         num_point_features=5,
-        max_num_points=10,
+        # The sweep comes after the keyframe, so a full pillar holds no point that shows motion: with 10, objects nearer
+        # than 16 m lose 84 to 95 % of them.
+        max_num_points=32,
         voxel_size=voxel_size,
         max_voxels=(12000, 12000),
         point_cloud_range=point_cloud_range,
