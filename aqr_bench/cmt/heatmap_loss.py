@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmdet.models.losses import GaussianFocalLoss, L1Loss
+from mmdet.models.losses import GaussianFocalLoss, L1Loss, MSELoss
 from mmdet3d.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from aqr_bench.sensor_state import SensorState
 
 MIN_SIGMA = 0.6  # cells; below it, a Gaussian is one cell
 CODE_REACH = 1.5  # cells from an object's centre within which a BEV cell regresses its box: 3 x 3 cells
+VELOCITY_UNIT = 5.0  # m/s
 NUM_CODES = 10  # x, y, log l, log w, z, log h, sine and cosine of the yaw, vx, vy: see ``normalize_bbox``
 
 
@@ -35,9 +36,10 @@ class AuxiliaryHeatmaps(BaseModule):
         num_classes: C.
         pc_range: (x0, y0, z0, x1, y1, z1) of the BEV map, metres.
         loss_weight: of both heat maps.
-        bev_code_weights: weights of ten regression codes (those of the head's ``code_weights``) that a second
-            convolution predicts in the 3 x 3 BEV cells around each centre, x and y relative to the cell: headings and
-            velocities are hard to learn for a decoder whose BEV features were trained on classes alone. None: no codes.
+        bev_code_weights: weights of the squared errors of ten regression codes (those of the head's ``code_weights``)
+            that a second convolution predicts in the 3 x 3 BEV cells around each centre, x and y relative to the cell:
+            headings and velocities are hard to learn for a decoder whose BEV features were trained on classes alone.
+            None: no codes.
         image_yaw_weight: of sine and cosine of the observation angle (the yaw less the azimuth of the ray from the
             camera to the centre), predicted by the image tokens that show an object; 0: not predicted. An image token
             does not know where its camera looks, so the yaw itself cannot be asked of it.
@@ -69,7 +71,7 @@ class AuxiliaryHeatmaps(BaseModule):
         self.bev_codes = self.image_yaw = None
         if bev_code_weights is not None:
             self.bev_codes = nn.Conv2d(bev_channels, NUM_CODES, 1)
-            self.code_losses = LossFunctions(self.focal, L1Loss(), tuple(bev_code_weights))
+            self.code_losses = LossFunctions(self.focal, MSELoss(), tuple(bev_code_weights))
         if image_yaw_weight:
             self.image_yaw = nn.Conv2d(image_channels, 2, 1)
             self.yaw_loss = L1Loss(loss_weight=image_yaw_weight)
@@ -167,6 +169,9 @@ class AuxiliaryHeatmaps(BaseModule):
     def _code_loss(self, codes_BDHW: Tensor, boxes: Sequence[Tensor], present_B: Tensor) -> Tensor:
         targets = [self.code_target(box, codes_BDHW.shape[-2:]) for box in _of_present(boxes, present_B)]
         codes_kD, target_k9, count = self._selected(codes_BDHW.flatten(2).transpose(1, 2), targets)
+        # Squared errors: half of the objects stand still, so the median velocity, which an absolute error asks for, is
+        # 0 until a feature is sure that something moves.
+        codes_kD = torch.cat([codes_kD[:, :8], VELOCITY_UNIT * codes_kD[:, 8:]], 1)
         return self.code_losses.boxes(codes_kD, target_k9, count)
 
     def _yaw_loss(

@@ -7,8 +7,9 @@ import pytest
 import torch
 from mmdet3d.structures import LiDARInstance3DBoxes
 
+from aqr_bench.cmt.coder import normalize_bbox
 from aqr_bench.cmt.geometry import CameraGeometry
-from aqr_bench.cmt.heatmap_loss import AuxiliaryHeatmaps
+from aqr_bench.cmt.heatmap_loss import VELOCITY_UNIT, AuxiliaryHeatmaps
 from aqr_bench.errors import UserError
 
 RANGE = (-8.0, -8.0, -3.0, 8.0, 8.0, 3.0)
@@ -152,6 +153,20 @@ def test_codes_and_yaw_are_learnt_from_the_sensors_that_are_there(full_module):
     assert no_cameras["loss_image_yaw"] == 0 and no_cameras["loss_bev_codes"] == clean["loss_bev_codes"]
     sum(no_lidar.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in full_module.parameters())
+
+
+def test_codes_that_are_right_cost_nothing_and_errors_count_squared(full_module):
+    boxes = gravity(meta())
+    cells, target = full_module.code_target(boxes, (16, 16))
+    codes = torch.zeros(1, 10, 256)
+    codes[0, :, cells] = normalize_bbox(target).T
+    codes[0, 8:] /= VELOCITY_UNIT
+    present = torch.tensor([True])
+    assert full_module._code_loss(codes.view(1, 10, 16, 16), [boxes], present) < 1e-10
+    codes[0, 7] += 2.0
+    codes[0, 9] += 2.0 / VELOCITY_UNIT  # 2 m/s
+    loss = full_module._code_loss(codes.view(1, 10, 16, 16), [boxes], present)
+    assert loss.item() == pytest.approx(0.1 * 4 + 0.2 * 4, rel=1e-5)
 
 
 def test_a_frame_without_objects_has_no_codes(full_module):
