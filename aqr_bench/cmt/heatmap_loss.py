@@ -1,35 +1,48 @@
-"""Auxiliary heat-map losses on the BEV and image tokens: features learn classes before the decoder does."""
+"""Auxiliary losses on the BEV and image tokens: features learn classes and boxes before the decoder does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from mmdet.models.losses import GaussianFocalLoss
+from mmdet.models.losses import GaussianFocalLoss, L1Loss, MSELoss
 from mmdet3d.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from aqr_bench.bias import project_to_cameras
+from aqr_bench.bias.layout import camera_centres
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, sensor_states
-from aqr_bench.cmt.losses import process_mean
+from aqr_bench.cmt.image_points import visible_objects
+from aqr_bench.cmt.losses import LossFunctions, process_mean
+from aqr_bench.errors import UserError
 from aqr_bench.sensor_state import SensorState
 
 MIN_SIGMA = 0.6  # cells; below it, a Gaussian is one cell
+CODE_REACH = 1.5  # cells from an object's centre within which a BEV cell regresses its box: 3 x 3 cells
+VELOCITY_UNIT = 5.0  # m/s
+NUM_CODES = 10  # x, y, log l, log w, z, log h, sine and cosine of the yaw, vx, vy: see ``normalize_bbox``
 
 
 @MODELS.register_module()
 class AuxiliaryHeatmaps(BaseModule):
     """A class heat map by one 1x1 convolution on each feature map, with CenterPoint's focal loss; training only.
 
-    Not part of CMT: for the small tiers, whose schedules are too short for the image branch to learn from the decoder's
+    Not part of CMT: for the small tiers, whose schedules are too short for the branches to learn from the decoder's
     gradient alone. It is the same for all variants and costs nothing at inference.
 
     Args:
         bev_channels, image_channels: channels of the two feature maps.
         num_classes: C.
         pc_range: (x0, y0, z0, x1, y1, z1) of the BEV map, metres.
-        loss_weight: of both losses.
+        loss_weight: of both heat maps.
+        bev_code_weights: weights of the squared errors of ten regression codes (those of the head's ``code_weights``)
+            that a second convolution predicts in the 3 x 3 BEV cells around each centre, x and y relative to the cell:
+            headings and velocities are hard to learn for a decoder whose BEV features were trained on classes alone.
+            None: no codes.
+        image_yaw_weight: of sine and cosine of the observation angle (the yaw less the azimuth of the ray from the
+            camera to the centre), predicted by the image tokens that show an object; 0: not predicted. An image token
+            does not know where its camera looks, so the yaw itself cannot be asked of it.
     """
 
     def __init__(
@@ -39,8 +52,15 @@ class AuxiliaryHeatmaps(BaseModule):
         num_classes: int,
         pc_range: Sequence[float],
         loss_weight: float = 1.0,
+        bev_code_weights: Sequence[float] | None = None,
+        image_yaw_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        if bev_code_weights is not None and len(bev_code_weights) != NUM_CODES:
+            raise UserError(
+                f"model.auxiliary.bev_code_weights has {len(bev_code_weights)} numbers; set {NUM_CODES}, in the order "
+                "of pts_bbox_head.train_cfg.code_weights, or None"
+            )
         self.bev = nn.Conv2d(bev_channels, num_classes, 1)
         self.image = nn.Conv2d(image_channels, num_classes, 1)
         for layer in (self.bev, self.image):
@@ -48,9 +68,18 @@ class AuxiliaryHeatmaps(BaseModule):
         self.sync_factors = False  # see CmtDetector
         self.num_classes, self.pc_range = num_classes, tuple(pc_range)
         self.focal = GaussianFocalLoss(loss_weight=loss_weight)
+        self.bev_codes = self.image_yaw = None
+        if bev_code_weights is not None:
+            self.bev_codes = nn.Conv2d(bev_channels, NUM_CODES, 1)
+            self.code_losses = LossFunctions(self.focal, MSELoss(), tuple(bev_code_weights))
+        if image_yaw_weight:
+            self.image_yaw = nn.Conv2d(image_channels, 2, 1)
+            self.yaw_loss = L1Loss(loss_weight=image_yaw_weight)
 
     def loss(self, bev_BCHW: Tensor | None, image_MCHW: Tensor | None, metas: Sequence[dict]) -> dict[str, Tensor]:
-        """``loss_bev_heatmap`` and ``loss_image_heatmap``; a missing sensor (no map, or dropped in a sample) has none.
+        """``loss_bev_heatmap``, ``loss_image_heatmap`` and, where asked for, ``loss_bev_codes``, ``loss_image_yaw``.
+
+        A missing sensor has none if there is no map, and one of 0 in the samples where it was dropped.
 
         Args:
             image_MCHW: M = B * N views, sample-major.
@@ -63,12 +92,18 @@ class AuxiliaryHeatmaps(BaseModule):
         losses = {}
         if bev_BCHW is not None:
             target = torch.stack([self.bev_target(b, l, bev_BCHW.shape[-2:]) for _, (b, l) in samples])
-            losses["loss_bev_heatmap"] = self._focal(self.bev(bev_BCHW), target, states != SensorState.NO_LIDAR)
+            present_B = states != SensorState.NO_LIDAR
+            losses["loss_bev_heatmap"] = self._focal(self.bev(bev_BCHW), target, present_B)
+            if self.bev_codes is not None:
+                losses["loss_bev_codes"] = self._code_loss(self.bev_codes(bev_BCHW), boxes, present_B)
         if image_MCHW is not None:
             cameras, size = CameraGeometry.from_metas(metas, device), image_MCHW.shape[-2:]
             target = torch.stack([self.image_target(b, l, cameras, i, size) for i, (b, l) in samples])
             logits = self.image(image_MCHW).unflatten(0, target.shape[:2])
-            losses["loss_image_heatmap"] = self._focal(logits, target, states != SensorState.NO_CAMERAS)
+            present_B = states != SensorState.NO_CAMERAS
+            losses["loss_image_heatmap"] = self._focal(logits, target, present_B)
+            if self.image_yaw is not None:
+                losses["loss_image_yaw"] = self._yaw_loss(self.image_yaw(image_MCHW), boxes, cameras, present_B)
         return losses
 
     def bev_target(self, boxes_n9: Tensor, labels_n: Tensor, size: Sequence[int]) -> Tensor:
@@ -101,6 +136,59 @@ class AuxiliaryHeatmaps(BaseModule):
             targets.append(self._gaussians(centre, sigma, labels_n[visible_n], rows, cols))
         return torch.stack(targets)
 
+    def code_target(self, boxes_n9: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Cells [k] (row-major) around the centres, and the box [k, 9] of the nearest one, x and y from the cell."""
+        rows, cols = size
+        x0, y0, _, x1, y1, _ = self.pc_range
+        cell = boxes_n9.new_tensor([(x1 - x0) / cols, (y1 - y0) / rows])
+        y, x = torch.meshgrid(torch.arange(rows).to(cell) + 0.5, torch.arange(cols).to(cell) + 0.5, indexing="ij")
+        position_K2 = torch.stack([x, y], -1).flatten(0, 1) * cell + boxes_n9.new_tensor([x0, y0])
+        if not len(boxes_n9):
+            return torch.zeros(0, dtype=torch.long, device=cell.device), boxes_n9
+        offset_Kn2 = boxes_n9[None, :, :2] - position_K2[:, None]
+        outside_Kn = (offset_Kn2 / cell).abs().amax(-1) > CODE_REACH
+        distance_K, nearest_K = offset_Kn2.norm(dim=-1).masked_fill(outside_Kn, torch.inf).min(1)
+        cells_k = distance_K.isfinite().nonzero()[:, 0]
+        nearest_k = nearest_K[cells_k]
+        return cells_k, torch.cat([offset_Kn2[cells_k, nearest_k], boxes_n9[nearest_k, 2:]], 1)
+
+    def yaw_target(
+        self, boxes_n9: Tensor, cameras: CameraGeometry, sample: int, size: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [k] (camera by camera, row-major) that show an object, sine and cosine [k, 2] of how it is seen."""
+        if not len(boxes_n9):
+            return torch.zeros(0, dtype=torch.long, device=boxes_n9.device), boxes_n9[:, :2]
+        visible_K, _ = visible_objects(boxes_n9, cameras, sample, size)
+        tokens_k = (visible_K >= 0).nonzero()[:, 0]
+        box_k9 = boxes_n9[visible_K[tokens_k]]
+        _, origin_N3 = camera_centres(cameras.lidar2img_BN44[sample])
+        ray_k2 = box_k9[:, :2] - origin_N3[tokens_k // (size[0] * size[1]), :2]
+        angle_k = box_k9[:, 6] - torch.atan2(ray_k2[:, 1], ray_k2[:, 0])
+        return tokens_k, torch.stack([angle_k.sin(), angle_k.cos()], -1)
+
+    def _code_loss(self, codes_BDHW: Tensor, boxes: Sequence[Tensor], present_B: Tensor) -> Tensor:
+        targets = [self.code_target(box, codes_BDHW.shape[-2:]) for box in _of_present(boxes, present_B)]
+        codes_kD, target_k9, count = self._selected(codes_BDHW.flatten(2).transpose(1, 2), targets)
+        # Squared errors: half of the objects stand still, so the median velocity, which an absolute error asks for, is
+        # 0 until a feature is sure that something moves.
+        codes_kD = torch.cat([codes_kD[:, :8], VELOCITY_UNIT * codes_kD[:, 8:]], 1)
+        return self.code_losses.boxes(codes_kD, target_k9, count)
+
+    def _yaw_loss(
+        self, yaw_MDHW: Tensor, boxes: Sequence[Tensor], cameras: CameraGeometry, present_B: Tensor
+    ) -> Tensor:
+        size = yaw_MDHW.shape[-2:]
+        targets = [self.yaw_target(box, cameras, i, size) for i, box in enumerate(_of_present(boxes, present_B))]
+        yaw_BKD = yaw_MDHW.unflatten(0, (len(boxes), -1)).permute(0, 1, 3, 4, 2).flatten(1, 3)
+        yaw_kD, target_kD, count = self._selected(yaw_BKD, targets)
+        return self.yaw_loss(yaw_kD, target_kD, avg_factor=max(count, 1.0))
+
+    def _selected(self, values_BKD: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, float]:
+        """Values [k, D] in float32 at the cells of all samples, their targets, and the count to divide by."""
+        chosen = torch.cat([values_BKD[sample, cells] for sample, (cells, _) in enumerate(targets)]).float()
+        count = process_mean(len(chosen), chosen) if self.sync_factors else float(len(chosen))
+        return chosen, torch.cat([target for _, target in targets]), count
+
     def _gaussians(self, centre_n2: Tensor, sigma_n: Tensor, labels_n: Tensor, rows: int, cols: int) -> Tensor:
         """Maximum per class of Gaussians around the cells that hold the centres (x, y in cells)."""
         heat = centre_n2.new_zeros(self.num_classes, rows, cols)
@@ -124,3 +212,8 @@ class AuxiliaryHeatmaps(BaseModule):
         # Half precision rounds 1 - 1e-4 to 1, and log(0) * 0 is NaN.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return self.focal(logits.sigmoid().clamp(1e-4, 1 - 1e-4), target, avg_factor=positives)
+
+
+def _of_present(boxes: Sequence[Tensor], present_B: Tensor) -> list[Tensor]:
+    """The boxes of every sample; none where the sensor is missing."""
+    return [box if present else box[:0] for box, present in zip(boxes, present_B.tolist(), strict=True)]

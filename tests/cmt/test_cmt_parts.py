@@ -335,6 +335,23 @@ def test_pillars_are_those_of_mmdet3d_without_the_padding():
         MODELS.build(dict(config, type="SparsePillarFeatureNet", feat_channels=[7, 7]))
 
 
+def test_pillars_pool_keyframe_and_sweeps_separately():
+    """A pillar of both has the keyframe's maximum first; one of sweeps alone has zeros there."""
+    torch.manual_seed(0)
+    config = dict(in_channels=5, feat_channels=[6], voxel_size=[1.0, 2.0, 8.0], point_cloud_range=RANGE)
+    split = MODELS.build(dict(config, type="SparsePillarFeatureNet", split_sweeps=True)).eval()
+    joint = MODELS.build(dict(config, type="SparsePillarFeatureNet")).eval()
+    joint.load_state_dict(split.state_dict())
+    voxels, counts, coors = torch.rand(2, 3, 5), torch.tensor([3, 2]), torch.tensor([[0, 0, 1, 1], [0, 0, 2, 2]])
+    voxels[0, :, 4], voxels[1, :, 4] = torch.tensor([0.0, 0.25, 0.25]), 0.25
+    pillars = split(voxels, counts, coors)
+    assert pillars.shape == (2, 12) and (pillars[1, :6] == 0).all()
+    torch.testing.assert_close(torch.maximum(*pillars.split(6, 1)), joint(voxels, counts, coors))
+    voxels[..., 4] = 0
+    still = split(voxels, counts, coors)
+    assert (still[:, 6:] == 0).all() and torch.equal(still[:, :6], joint(voxels, counts, coors))
+
+
 def test_voxel_limits_follow_the_mode_and_copies_work():
     layer = voxelizer(max_voxels=(2, 4))
     cloud = torch.cat([torch.arange(12.0)[:, None] - 6, torch.zeros(12, 4)], 1)

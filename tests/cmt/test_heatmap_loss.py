@@ -7,8 +7,10 @@ import pytest
 import torch
 from mmdet3d.structures import LiDARInstance3DBoxes
 
+from aqr_bench.cmt.coder import normalize_bbox
 from aqr_bench.cmt.geometry import CameraGeometry
-from aqr_bench.cmt.heatmap_loss import AuxiliaryHeatmaps
+from aqr_bench.cmt.heatmap_loss import VELOCITY_UNIT, AuxiliaryHeatmaps
+from aqr_bench.errors import UserError
 
 RANGE = (-8.0, -8.0, -3.0, 8.0, 8.0, 3.0)
 
@@ -84,3 +86,102 @@ def test_half_precision_without_the_sensor_is_still_nothing(module):
     with torch.autocast("cpu", dtype=torch.float16):
         losses = module.loss(*huge, [meta(state=1)])
     assert losses["loss_bev_heatmap"] == 0 and losses["loss_image_heatmap"].isfinite()
+
+
+@pytest.fixture
+def full_module():
+    torch.manual_seed(0)
+    return AuxiliaryHeatmaps(4, 5, 3, RANGE, bev_code_weights=[0.1] * 8 + [0.2] * 2, image_yaw_weight=0.5)
+
+
+def gravity(meta):
+    boxes = meta["gt_bboxes_3d"]
+    return torch.cat([boxes.gravity_center, boxes.tensor[:, 3:]], 1)
+
+
+def test_codes_are_those_of_the_nearest_object_relative_to_the_cell(full_module):
+    boxes = gravity(meta())
+    cells, target = full_module.code_target(boxes, (16, 16))
+    # A cell is 1 m; the centres are (0.5, 5) and (-3.1, -6): three columns, and three rows or (on a border) four.
+    assert {divmod(cell, 16) for cell in cells.tolist()} == {
+        *((row, column) for row in (12, 13) for column in (7, 8, 9)),
+        *((row, column) for row in (11, 14) for column in (7, 8, 9)),
+        *((row, column) for row in (0, 1, 2, 3) for column in (3, 4, 5)),
+    }
+    row, column = cells // 16, cells % 16
+    assert torch.allclose(target[:, 0] + column + 0.5 - 8, torch.where(row > 8, 0.5, -3.1))
+    assert torch.allclose(target[:, 1] + row + 0.5 - 8, torch.where(row > 8, 5.0, -6.0))
+    assert torch.equal(target[:, 2:], boxes[(row < 8).long(), 2:])
+
+
+def test_two_near_objects_share_their_cells(full_module):
+    boxes = torch.tensor([[0.5, 0.5, 0, 1, 1, 1, 0, 1, 0], [1.5, 0.5, 0, 1, 1, 1, 0, 2, 0]])
+    cells, target = full_module.code_target(boxes, (16, 16))
+    assert len(cells) == 12 and torch.equal(target[:, 7], torch.where(cells % 16 < 9, 1.0, 2.0))
+
+
+@pytest.mark.parametrize("yaw, seen", [(np.pi / 2, 0.0), (0.0, -np.pi / 2), (-np.pi / 2, np.pi)])
+def test_the_observation_angle_is_the_yaw_less_the_azimuth_of_the_ray(full_module, yaw, seen):
+    m = meta()
+    boxes = gravity(m)
+    boxes[:, 0], boxes[:, 6] = 0.0, yaw  # straight ahead of a camera that looks along y
+    cameras = CameraGeometry.from_metas([m], torch.device("cpu"))
+    tokens, target = full_module.yaw_target(boxes, cameras, 0, (12, 16))
+    assert len(tokens) and ((tokens % 16 >= 5) & (tokens % 16 <= 10)).all()
+    assert torch.allclose(target, torch.tensor([[np.sin(seen), np.cos(seen)]]).float().expand_as(target), atol=1e-5)
+
+
+def test_the_observation_angle_does_not_change_with_the_cameras_direction(full_module):
+    m = meta()
+    turned = np.diag([-1.0, -1.0, 1.0, 1.0])  # everything rotated by half a turn about z
+    boxes = gravity(m)
+    rotated = boxes.clone()
+    rotated[:, :2], rotated[:, 6] = -boxes[:, :2], boxes[:, 6] + np.pi
+    before = CameraGeometry.from_metas([m], torch.device("cpu"))
+    after = CameraGeometry.from_metas([m | dict(lidar2img=[m["lidar2img"][0] @ turned])], torch.device("cpu"))
+    tokens, target = full_module.yaw_target(boxes, before, 0, (12, 16))
+    tokens_after, target_after = full_module.yaw_target(rotated, after, 0, (12, 16))
+    assert torch.equal(tokens, tokens_after) and torch.allclose(target, target_after, atol=1e-5)
+
+
+def test_codes_and_yaw_are_learnt_from_the_sensors_that_are_there(full_module):
+    bev, image = torch.randn(1, 4, 16, 16), torch.randn(1, 5, 12, 16)
+    clean, no_lidar, no_cameras = (full_module.loss(bev, image, [meta(state)]) for state in range(3))
+    assert {*clean} == {"loss_bev_heatmap", "loss_bev_codes", "loss_image_heatmap", "loss_image_yaw"}
+    assert all(v > 0 for v in clean.values())
+    assert no_lidar["loss_bev_codes"] == 0 and no_lidar["loss_image_yaw"] == clean["loss_image_yaw"]
+    assert no_cameras["loss_image_yaw"] == 0 and no_cameras["loss_bev_codes"] == clean["loss_bev_codes"]
+    sum(no_lidar.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in full_module.parameters())
+
+
+def test_codes_that_are_right_cost_nothing_and_errors_count_squared(full_module):
+    boxes = gravity(meta())
+    cells, target = full_module.code_target(boxes, (16, 16))
+    codes = torch.zeros(1, 10, 256)
+    codes[0, :, cells] = normalize_bbox(target).T
+    codes[0, 8:] /= VELOCITY_UNIT
+    present = torch.tensor([True])
+    assert full_module._code_loss(codes.view(1, 10, 16, 16), [boxes], present) < 1e-10
+    codes[0, 7] += 2.0
+    codes[0, 9] += 2.0 / VELOCITY_UNIT  # 2 m/s
+    loss = full_module._code_loss(codes.view(1, 10, 16, 16), [boxes], present)
+    assert loss.item() == pytest.approx(0.1 * 4 + 0.2 * 4, rel=1e-5)
+
+
+def test_a_frame_without_objects_has_no_codes(full_module):
+    empty = meta() | dict(
+        gt_bboxes_3d=LiDARInstance3DBoxes(torch.zeros(0, 9), box_dim=9), gt_labels_3d=torch.zeros(0).long()
+    )
+    bev, image = torch.randn(2, 4, 16, 16), torch.randn(2, 5, 12, 16)
+    losses = full_module.loss(bev[:1], image[:1], [empty])
+    sum(losses.values()).backward()
+    assert losses["loss_bev_codes"] == 0 and losses["loss_image_yaw"] == 0
+    assert all(p.grad.isfinite().all() for p in full_module.parameters())
+    alone, beside = full_module.loss(bev[1:], image[1:], [meta()]), full_module.loss(bev, image, [empty, meta()])
+    assert all(torch.allclose(alone[k], beside[k]) for k in ("loss_bev_codes", "loss_image_yaw"))
+
+
+def test_code_weights_that_are_not_ten_are_refused():
+    with pytest.raises(UserError, match="bev_code_weights has 8 numbers; set 10"):
+        AuxiliaryHeatmaps(4, 5, 3, RANGE, bev_code_weights=[1.0] * 8)

@@ -40,13 +40,16 @@ model = dict(
     ),
     pts_voxel_layer=dict(
         num_point_features=5,
-        max_num_points=10,
+        # The sweep comes after the keyframe, so a full pillar holds no point that shows motion: with 10, objects nearer
+        # than 16 m lose 84 to 95 % of them.
+        max_num_points=32,
         voxel_size=voxel_size,
         max_voxels=(12000, 12000),
         point_cloud_range=point_cloud_range,
     ),
     pts_voxel_encoder=dict(
         type="SparsePillarFeatureNet",
+        split_sweeps=True,
         # x, y, z, intensity, time lag; offsets to the pillar's mean; offsets to its centre.
         input_scale=[1 / 40, 1 / 40, 1.0, 1 / 64, 4.0, 5.0, 5.0, 3.0, 5.0, 5.0, 1.0],
         in_channels=5,
@@ -55,10 +58,10 @@ model = dict(
         point_cloud_range=point_cloud_range,
         norm_cfg=dict(type="BN1d", eps=1e-3, momentum=0.1),
     ),
-    pts_middle_encoder=dict(type="PointPillarsScatter", in_channels=24, output_shape=[160, 160]),
+    pts_middle_encoder=dict(type="PointPillarsScatter", in_channels=48, output_shape=[160, 160]),
     pts_backbone=dict(
         type="SECOND",
-        in_channels=24,
+        in_channels=48,
         out_channels=[32, 64],
         layer_nums=[1, 2],
         layer_strides=[2, 2],
@@ -95,6 +98,8 @@ model = dict(
         num_classes=10,
         pc_range=point_cloud_range,
         loss_weight=1.0,
+        bev_code_weights=[0.05, 0.05, 0.1, 0.1, 0.1, 0.1, 0.5, 0.5, 0.1, 0.1],
+        image_yaw_weight=0.5,
     ),
     pts_bbox_head=dict(
         type="CmtHead",
