@@ -49,7 +49,7 @@ SMOKE = {"world": 1, "prepare": 1, "train_base": 1, "train_variant": 2, "evaluat
         ("smoke", SMOKE),
         ("smoke/cross", {**SMOKE, "train_variant": 1, "evaluate": 1, "measure": 1}),
         ("suite/missing_sensors", {k: v for k, v in SMOKE.items() if k != "measure"}),
-        ("bias_site/self", {**SMOKE, "train_base": 3, "train_variant": 3, "evaluate": 3, "measure": 1}),
+        ("bias_site/self", {**SMOKE, "train_base": 5, "train_variant": 5, "evaluate": 5, "measure": 1}),
     ],
 )
 def test_targets(checkout, target, jobs):
@@ -74,7 +74,7 @@ def test_the_standard_place_reads_its_settings(checkout, tmp_path):
     (tmp_path / "config" / "config.yaml").write_text("tier: smoke\nstudies: [smoke]\n")
     place = ("--snakefile", "workflow/Snakefile", "--directory", str(tmp_path))
     assert planned(checkout, *place) == {**SMOKE, "pictures": 1, "report": 1}
-    assert planned(checkout, *place, "--config", "studies=bias_site")["train_variant"] == 12
+    assert planned(checkout, *place, "--config", "studies=bias_site")["train_variant"] == 20
     (tmp_path / "config" / "config.yaml").write_text("teir: smoke\n")
     done = checkout.snakemake("--dry-run", *place)
     assert done.returncode != 0 and "teir: unknown key; did you mean 'tier'" in done.stdout + done.stderr
