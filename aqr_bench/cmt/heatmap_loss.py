@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmdet.models.losses import GaussianFocalLoss, L1Loss, MSELoss
+from mmdet.models.losses import GaussianFocalLoss, MSELoss
 from mmdet3d.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from aqr_bench.bias import project_to_cameras
-from aqr_bench.bias.layout import camera_centres
 from aqr_bench.cmt.geometry import CameraGeometry, ground_truth, sensor_states
-from aqr_bench.cmt.image_points import visible_objects
 from aqr_bench.cmt.losses import LossFunctions, process_mean
 from aqr_bench.errors import UserError
 from aqr_bench.sensor_state import SensorState
@@ -40,9 +38,6 @@ class AuxiliaryHeatmaps(BaseModule):
             that a second convolution predicts in the 3 x 3 BEV cells around each centre, x and y relative to the cell:
             headings and velocities are hard to learn for a decoder whose BEV features were trained on classes alone.
             None: no codes.
-        image_yaw_weight: of sine and cosine of the observation angle (the yaw less the azimuth of the ray from the
-            camera to the centre), predicted by the image tokens that show an object; 0: not predicted. An image token
-            does not know where its camera looks, so the yaw itself cannot be asked of it.
     """
 
     def __init__(
@@ -53,7 +48,6 @@ class AuxiliaryHeatmaps(BaseModule):
         pc_range: Sequence[float],
         loss_weight: float = 1.0,
         bev_code_weights: Sequence[float] | None = None,
-        image_yaw_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if bev_code_weights is not None and len(bev_code_weights) != NUM_CODES:
@@ -68,16 +62,13 @@ class AuxiliaryHeatmaps(BaseModule):
         self.sync_factors = False  # see CmtDetector
         self.num_classes, self.pc_range = num_classes, tuple(pc_range)
         self.focal = GaussianFocalLoss(loss_weight=loss_weight)
-        self.bev_codes = self.image_yaw = None
+        self.bev_codes = None
         if bev_code_weights is not None:
             self.bev_codes = nn.Conv2d(bev_channels, NUM_CODES, 1)
             self.code_losses = LossFunctions(self.focal, MSELoss(), tuple(bev_code_weights))
-        if image_yaw_weight:
-            self.image_yaw = nn.Conv2d(image_channels, 2, 1)
-            self.yaw_loss = L1Loss(loss_weight=image_yaw_weight)
 
     def loss(self, bev_BCHW: Tensor | None, image_MCHW: Tensor | None, metas: Sequence[dict]) -> dict[str, Tensor]:
-        """``loss_bev_heatmap``, ``loss_image_heatmap`` and, where asked for, ``loss_bev_codes``, ``loss_image_yaw``.
+        """``loss_bev_heatmap``, ``loss_image_heatmap`` and, where asked for, ``loss_bev_codes``.
 
         A missing sensor has none if there is no map, and one of 0 in the samples where it was dropped.
 
@@ -102,8 +93,6 @@ class AuxiliaryHeatmaps(BaseModule):
             logits = self.image(image_MCHW).unflatten(0, target.shape[:2])
             present_B = states != SensorState.NO_CAMERAS
             losses["loss_image_heatmap"] = self._focal(logits, target, present_B)
-            if self.image_yaw is not None:
-                losses["loss_image_yaw"] = self._yaw_loss(self.image_yaw(image_MCHW), boxes, cameras, present_B)
         return losses
 
     def bev_target(self, boxes_n9: Tensor, labels_n: Tensor, size: Sequence[int]) -> Tensor:
@@ -152,20 +141,6 @@ class AuxiliaryHeatmaps(BaseModule):
         nearest_k = nearest_K[cells_k]
         return cells_k, torch.cat([offset_Kn2[cells_k, nearest_k], boxes_n9[nearest_k, 2:]], 1)
 
-    def yaw_target(
-        self, boxes_n9: Tensor, cameras: CameraGeometry, sample: int, size: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens [k] (camera by camera, row-major) that show an object, sine and cosine [k, 2] of how it is seen."""
-        if not len(boxes_n9):
-            return torch.zeros(0, dtype=torch.long, device=boxes_n9.device), boxes_n9[:, :2]
-        visible_K, _ = visible_objects(boxes_n9, cameras, sample, size)
-        tokens_k = (visible_K >= 0).nonzero()[:, 0]
-        box_k9 = boxes_n9[visible_K[tokens_k]]
-        _, origin_N3 = camera_centres(cameras.lidar2img_BN44[sample])
-        ray_k2 = box_k9[:, :2] - origin_N3[tokens_k // (size[0] * size[1]), :2]
-        angle_k = box_k9[:, 6] - torch.atan2(ray_k2[:, 1], ray_k2[:, 0])
-        return tokens_k, torch.stack([angle_k.sin(), angle_k.cos()], -1)
-
     def _code_loss(self, codes_BDHW: Tensor, boxes: Sequence[Tensor], present_B: Tensor) -> Tensor:
         targets = [self.code_target(box, codes_BDHW.shape[-2:]) for box in _of_present(boxes, present_B)]
         codes_kD, target_k9, count = self._selected(codes_BDHW.flatten(2).transpose(1, 2), targets)
@@ -173,15 +148,6 @@ class AuxiliaryHeatmaps(BaseModule):
         # 0 until a feature is sure that something moves.
         codes_kD = torch.cat([codes_kD[:, :8], VELOCITY_UNIT * codes_kD[:, 8:]], 1)
         return self.code_losses.boxes(codes_kD, target_k9, count)
-
-    def _yaw_loss(
-        self, yaw_MDHW: Tensor, boxes: Sequence[Tensor], cameras: CameraGeometry, present_B: Tensor
-    ) -> Tensor:
-        size = yaw_MDHW.shape[-2:]
-        targets = [self.yaw_target(box, cameras, i, size) for i, box in enumerate(_of_present(boxes, present_B))]
-        yaw_BKD = yaw_MDHW.unflatten(0, (len(boxes), -1)).permute(0, 1, 3, 4, 2).flatten(1, 3)
-        yaw_kD, target_kD, count = self._selected(yaw_BKD, targets)
-        return self.yaw_loss(yaw_kD, target_kD, avg_factor=max(count, 1.0))
 
     def _selected(self, values_BKD: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, float]:
         """Values [k, D] in float32 at the cells of all samples, their targets, and the count to divide by."""

@@ -91,7 +91,7 @@ def test_half_precision_without_the_sensor_is_still_nothing(module):
 @pytest.fixture
 def full_module():
     torch.manual_seed(0)
-    return AuxiliaryHeatmaps(4, 5, 3, RANGE, bev_code_weights=[0.1] * 8 + [0.2] * 2, image_yaw_weight=0.5)
+    return AuxiliaryHeatmaps(4, 5, 3, RANGE, bev_code_weights=[0.1] * 8 + [0.2] * 2)
 
 
 def gravity(meta):
@@ -120,37 +120,12 @@ def test_two_near_objects_share_their_cells(full_module):
     assert len(cells) == 12 and torch.equal(target[:, 7], torch.where(cells % 16 < 9, 1.0, 2.0))
 
 
-@pytest.mark.parametrize("yaw, seen", [(np.pi / 2, 0.0), (0.0, -np.pi / 2), (-np.pi / 2, np.pi)])
-def test_the_observation_angle_is_the_yaw_less_the_azimuth_of_the_ray(full_module, yaw, seen):
-    m = meta()
-    boxes = gravity(m)
-    boxes[:, 0], boxes[:, 6] = 0.0, yaw  # straight ahead of a camera that looks along y
-    cameras = CameraGeometry.from_metas([m], torch.device("cpu"))
-    tokens, target = full_module.yaw_target(boxes, cameras, 0, (12, 16))
-    assert len(tokens) and ((tokens % 16 >= 5) & (tokens % 16 <= 10)).all()
-    assert torch.allclose(target, torch.tensor([[np.sin(seen), np.cos(seen)]]).float().expand_as(target), atol=1e-5)
-
-
-def test_the_observation_angle_does_not_change_with_the_cameras_direction(full_module):
-    m = meta()
-    turned = np.diag([-1.0, -1.0, 1.0, 1.0])  # everything rotated by half a turn about z
-    boxes = gravity(m)
-    rotated = boxes.clone()
-    rotated[:, :2], rotated[:, 6] = -boxes[:, :2], boxes[:, 6] + np.pi
-    before = CameraGeometry.from_metas([m], torch.device("cpu"))
-    after = CameraGeometry.from_metas([m | dict(lidar2img=[m["lidar2img"][0] @ turned])], torch.device("cpu"))
-    tokens, target = full_module.yaw_target(boxes, before, 0, (12, 16))
-    tokens_after, target_after = full_module.yaw_target(rotated, after, 0, (12, 16))
-    assert torch.equal(tokens, tokens_after) and torch.allclose(target, target_after, atol=1e-5)
-
-
-def test_codes_and_yaw_are_learnt_from_the_sensors_that_are_there(full_module):
+def test_codes_are_learnt_from_the_lidar_where_it_is_there(full_module):
     bev, image = torch.randn(1, 4, 16, 16), torch.randn(1, 5, 12, 16)
     clean, no_lidar, no_cameras = (full_module.loss(bev, image, [meta(state)]) for state in range(3))
-    assert {*clean} == {"loss_bev_heatmap", "loss_bev_codes", "loss_image_heatmap", "loss_image_yaw"}
+    assert {*clean} == {"loss_bev_heatmap", "loss_bev_codes", "loss_image_heatmap"}
     assert all(v > 0 for v in clean.values())
-    assert no_lidar["loss_bev_codes"] == 0 and no_lidar["loss_image_yaw"] == clean["loss_image_yaw"]
-    assert no_cameras["loss_image_yaw"] == 0 and no_cameras["loss_bev_codes"] == clean["loss_bev_codes"]
+    assert no_lidar["loss_bev_codes"] == 0 and no_cameras["loss_bev_codes"] == clean["loss_bev_codes"]
     sum(no_lidar.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in full_module.parameters())
 
@@ -176,10 +151,10 @@ def test_a_frame_without_objects_has_no_codes(full_module):
     bev, image = torch.randn(2, 4, 16, 16), torch.randn(2, 5, 12, 16)
     losses = full_module.loss(bev[:1], image[:1], [empty])
     sum(losses.values()).backward()
-    assert losses["loss_bev_codes"] == 0 and losses["loss_image_yaw"] == 0
+    assert losses["loss_bev_codes"] == 0
     assert all(p.grad.isfinite().all() for p in full_module.parameters())
     alone, beside = full_module.loss(bev[1:], image[1:], [meta()]), full_module.loss(bev, image, [empty, meta()])
-    assert all(torch.allclose(alone[k], beside[k]) for k in ("loss_bev_codes", "loss_image_yaw"))
+    assert torch.allclose(alone["loss_bev_codes"], beside["loss_bev_codes"])
 
 
 def test_code_weights_that_are_not_ten_are_refused():

@@ -100,7 +100,6 @@ model = dict(
         pc_range=point_cloud_range,
         loss_weight=1.0,
         bev_code_weights=[0.05, 0.05, 0.1, 0.1, 0.1, 0.1, 0.5, 0.5, 0.1, 0.1],
-        image_yaw_weight=0.5,
     ),
     pts_bbox_head=dict(
         type="CmtHead",

@@ -34,7 +34,7 @@ test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 model = _wider(_base_.model)
 model["pts_voxel_layer"]["max_voxels"] = (30000, 30000)
 model["img_neck"]["out_channels"] = model["auxiliary"]["image_channels"] = _hidden
-model["auxiliary"].update(bev_code_weights=None, image_yaw_weight=0.0)  # measured at the quick tier alone
+model["auxiliary"]["bev_code_weights"] = None  # measured at the quick tier alone
 model["pts_bbox_head"].update(hidden_dim=_hidden, num_query=400)
 model["pts_bbox_head"]["bbox_coder"].update(max_num=300, post_center_range=[-61.2, -61.2, -10.0, 61.2, 61.2, 10.0])
 _decoder = model["pts_bbox_head"]["transformer"]["decoder"]
