@@ -11,7 +11,8 @@ import pytest
 from asked_records import INFOS, selected, with_config, write_asked
 
 from aqr_bench.cli import current
-from aqr_bench.cli.current import _data_reasons, current_state, prepare_code, put_back
+from aqr_bench.cli.current import _data_reasons, accept_code, current_state, prepare_code, put_back
+from aqr_bench.records import freshness
 from aqr_bench.records.store import archive
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_tier
@@ -68,3 +69,33 @@ def test_info_files_are_made_again_for_another_mapping_of_names(tmp_path):
     assert reasons == {layout.info_summary: "data.categories or data.attributes of the tier changed"}
     layout.info_summary.write_text(json.dumps({"code": prepare_code(), "vocabulary": mapped.vocabulary.as_dict()}))
     assert _data_reasons(SimpleNamespace(tier=mapped), layout) == {}
+
+
+@pytest.mark.parametrize("infos", [INFOS, None])
+def test_code_is_accepted_also_where_there_are_no_info_files(tmp_path, monkeypatch, infos):
+    monkeypatch.setattr(current, "known_infos_digest", lambda folder: infos)
+    results = tmp_path / "results"
+    write_asked(results, selected())
+    path = results / "smoke/smoke/cross/seed0/evaluate.missing_sensors.jsonl"
+    before = path.read_text()
+    rows = [json.loads(line) for line in before.splitlines()]
+    for row in rows:
+        row["provenance"]["request"]["code"]["bias/router.py"] = "0"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    assert current_state(selected(), results).reasons_by_job == [
+        "evaluate smoke/cross seed 0 missing_sensors: code: bias/router.py changed"
+    ]
+    assert accept_code(selected(), results) == [path] and current_state(selected(), results).stale_records == []
+    for row, then in zip(
+        map(json.loads, path.read_text().splitlines()), map(json.loads, before.splitlines()), strict=True
+    ):
+        assert row["provenance"]["request"] == then["provenance"]["request"]
+        assert row["provenance"]["accepted"][0]["code"] == {"bias/router.py": "0"}
+
+
+def test_nothing_is_worked_out_for_records_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(current, "known_infos_digest", lambda infos: INFOS)
+    monkeypatch.setattr(freshness, "_requests", lambda *file: pytest.fail("asked for"))
+    (tmp_path / "smoke/store").mkdir(parents=True)
+    assert {v.state for v in current_state(selected(), tmp_path, stored=True).verdicts} == {"missing"}
+    assert put_back(selected(), tmp_path) == 0
