@@ -201,6 +201,9 @@ def copy_repository(target: Path) -> Path:
     shutil.copytree(REPOSITORY / "aqr_bench", package, ignore=shutil.ignore_patterns("__pycache__"))
     for step, place in STEPS.items():
         (package / place).write_text(f"STEP_NAME = {step!r}\n{STEP}")
+    # mmdet3d's import takes seconds in every run; tests/engine/test_check_configs.py tests the check of the configs.
+    with (package / "engine/check_configs.py").open("a") as file:
+        file.write("\n\ncheck_configs = lambda tier, studies: 0\n")
     (package / "report/__main__.py").rename(package / "report/real_main.py")
     (package / "report/__main__.py").write_text(REPORT)
     return target
