@@ -89,8 +89,8 @@ def test_an_error_that_is_raised_twice_is_recorded_once(monkeypatch):
 
 
 def test_a_full_disk_is_no_measurement(monkeypatch, tmp_path):
-    for name in ("load_data", "build_config"):
-        monkeypatch.setattr(measure, name, lambda *_: None)
+    monkeypatch.setattr(measure, "load_data", lambda *_: SimpleNamespace(infos_sha256="0"))
+    monkeypatch.setattr(measure, "build_config", lambda *_: None)
     monkeypatch.setattr(measure, "measure", full)
     with pytest.raises(UserError, match="results/a: no space is left"):
         measure.main(["--tier", "smoke", "--study", "smoke", "--variant", "none", "--out", str(tmp_path / "m.jsonl")])

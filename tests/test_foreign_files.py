@@ -74,7 +74,7 @@ def test_the_data_check_recognises_a_placeholder(tmp_path, kind):
     assert image_fault(path, (-1, -1)) == f"each {kind.name}"
     for size in (len(CONTENTS[kind]), 140):  # that of seven points
         path.write_bytes(CONTENTS[kind].ljust(size))
-        assert cloud_fault(path) == (f"each {kind.name}", False)
+        assert cloud_fault(path) == (f"each {kind.name}", "file")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"<svg>", b"version 1", b"\xff\xd8\xff", b"html"])

@@ -43,7 +43,7 @@ def untrained(tmp_path_factory) -> Path:
 
 
 def test_the_keyframe_is_detected_on_and_drawn(keyframe, untrained, tmp_path, capsys):
-    command = ["evaluate", "--tier", "quick", "--keyframe", str(keyframe), "--train", str(untrained)]
+    command = ["evaluate", "--tier", "quick_prior", "--keyframe", str(keyframe), "--train", str(untrained)]
     assert main([*command, "--out", str(tmp_path)]) == 0
     picture = cv2.imread(str(tmp_path / "keyframe.0.png"))
     assert picture.shape[1] > 1200 and picture.std() > 20
@@ -125,7 +125,7 @@ UNFIT = {
     "no token": (lambda s, _: s.pop("token") and None, "KeyError: 'token'"),
     "no counts": (lambda s, _: s["instances"][0].pop("num_lidar_pts") and None, "num_lidar_pts"),
     "no velocity": (lambda s, _: s["instances"][0].pop("velocity") and None, "velocities"),
-    "a folder": (lambda s, _: s["lidar_points"].update(lidar_path="there/x.bin"), "there/x.bin"),
+    "a folder": (lambda s, _: s["lidar_points"].update(lidar_path="there/x.bin"), "kf/x.bin (sample"),
     "no image": (lambda s, _: s["images"]["CAM_BACK"].update(img_path="none.jpg"), "none.jpg"),
     "wrong type": (lambda s, _: s.update(instances=3), "TypeError"),
 }

@@ -42,9 +42,9 @@ def test_every_reader_of_a_checkpoint_names_file_and_weight(tmp_path, value):
     with pytest.raises(UserError, match=rf"img_backbone\.pth cannot be used: {fault}.*\. Get the file again"):
         usable_weights(read_checkpoint(path))
     with pytest.raises(UserError, match=fault):  # evaluate --config
-        strip_to_state_dict(path, tmp_path / "weights.pth")
+        strip_to_state_dict(path, tmp_path / "weights.pth", ())
     with pytest.raises(RuntimeError, match=fault):  # a training that starts from the file: a failed record
-        load_initial_weights(path, Schedule(1, init="scratch"), "cmt_aqr_quick", tmp_path)
+        load_initial_weights(path, Schedule(1, init="scratch"), "cmt_aqr_quick", tmp_path, ())
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 

@@ -31,7 +31,7 @@ def test_tables_and_figure_from_files(tmp_path):
     areas = table.data.set_index(["variant", "sensor"])["mean"]
     assert areas["supervised", "lidar"] > 0.999 and 0.6 < areas["supervised", "camera"] < 0.9
     assert areas["constant", "lidar"] == areas["constant", "camera"] == 0.5
-    assert list(table.text["Variant"]) == ["supervised", "constant"]
+    assert list(table.text["Variant"]) == ["constant", "supervised"]
     figure = distribution_figure(study, files)
     assert [axis.get_ylabel() for axis in figure.axes] == ["supervised", ""]  # a constant has no distribution
     assert distribution_figure(study, {}) is None and sensing_table(study, {}).text.empty

@@ -78,15 +78,19 @@ def stages(tier: Tier, study: Study) -> Iterator[list[Command]]:
     if branches:
         yield [train(run, "--pretrain", run.pretrain) for run in branches]
     features = [layout.train(run).as_posix() for run in branches]
-    (base,) = base_runs(tier, [study])
-    yield [train(base, *(["--features", *features] if features else []))]
-    base_record, variants = layout.train(base).as_posix(), matrix(tier, [study])
-    yield [evaluate(base), *(train(v, *of_study, "--variant", v.variant, "--base", base_record) for v in variants)]
+    start, variants = ["--features", *features] if features else [], matrix(tier, [study])
+    base = next(iter(base_runs(tier, [study])), None)  # None where the variants start from the branches
+    if base is not None:
+        yield [train(base, *start)]
+        start = ["--base", layout.train(base).as_posix()]
+    trainings = [train(v, *of_study, "--variant", v.variant, *start) for v in variants]
+    yield [*([] if base is None else [evaluate(base)]), *trainings]
     yield [evaluate(variant) for variant in variants]
-    base_scores = layout.evaluate(base, study.suite.name).as_posix()
-    drawn = ("--suite", str(study.suite.path), "--train", base_record, "--evaluation", base_scores)
-    arguments = (*inputs, *work, *drawn, "--out", f"{root}/pictures")
-    pictures = Command("pictures", base.folder, arguments, f"{root}/pictures/pictures.json")
+    shown = base or next(v for v in variants if v.variant == study.baseline)
+    scores, trained = layout.evaluate(shown, study.suite.name).as_posix(), layout.train(shown).as_posix()
+    drawn = ("--suite", str(study.suite.path), "--train", trained, "--evaluation", scores)
+    arguments = (*inputs, *work, *drawn, *(of_study if shown.study else ()), "--out", f"{root}/pictures")
+    pictures = Command("pictures", shown.folder, arguments, f"{root}/pictures/pictures.json")
     yield [pictures, *(_measure(tier, study, inputs, variant) for variant in study.variants)]
     arguments = ("--tier", str(tier.path), *of_study, "--records", "results", "--seeds", "1", "--out", f"{root}/report")
     yield [Command("report", "", arguments, f"{root}/report/index.html")]
