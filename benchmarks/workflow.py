@@ -38,7 +38,7 @@ from aqr_bench.records.record import Record, read_records, write_records  # noqa
 from aqr_bench.study.load import known_studies  # noqa: E402
 
 LIMITS_S = {"plan": 60, "nothing_to_do": 10}  # what this has to stay below
-REFERENCE = REPOSITORY / "results" / "reference" / "quick" / "records"
+REFERENCE = REPOSITORY / "results" / "reference" / "quick_0.1.0" / "records"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -248,7 +248,7 @@ def test_a_step_that_breaks_off_is_told_by_its_last_line(tmp_path):
 
 def test_old_records_still_are_records():
     """Those of the repository were written before predictions, files and environment were kept."""
-    file = Path(__file__).parents[2] / "results/reference/quick/records/bias_site/cross/seed0/train.jsonl"
+    file = Path(__file__).parents[2] / "results/reference/quick_0.1.0/records/bias_site/cross/seed0/train.jsonl"
     record = read_records(file)[0]
     assert record.ok and "files" not in record.provenance
     options = parse_command(record, file)
@@ -258,6 +258,6 @@ def test_old_records_still_are_records():
 
 def test_records_of_version_0_1_0_are_said_to_be_of_another_identity(monkeypatch, capsys):
     monkeypatch.setattr(rerun, "run_again", lambda *arguments: [])  # which takes a data set
-    file = repository_root() / "results/reference/quick/records/bias_site/cross/seed0/train.jsonl"
+    file = repository_root() / "results/reference/quick_0.1.0/records/bias_site/cross/seed0/train.jsonl"
     assert rerun.main([str(file)]) == 0
     assert capsys.readouterr().out.startswith("stale: record of an earlier version, which does not say what it was")

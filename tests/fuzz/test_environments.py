@@ -15,7 +15,7 @@ from worlds import smallest_world
 from aqr_bench.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = ROOT / "results" / "reference" / "quick" / "records"
+REFERENCE = ROOT / "results" / "reference" / "quick_0.1.0" / "records"
 
 
 def run(*argv: object, cwd: Path, expected: int = 0, **changed: str | None) -> subprocess.CompletedProcess:

@@ -27,7 +27,7 @@ from aqr_bench.report.routers import load_weights, queries_of
 from aqr_bench.report.scene_bootstrap import resampled_run
 from aqr_bench.study.load import load_study, load_tier
 
-REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "quick" / "records"
+REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "quick_0.1.0" / "records"
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from aqr_bench.report.result_sets import incompatible, read_set
 from aqr_bench.study.schema import repository_root
 
 CONDITIONS = ("clean", "no_lidar")
-SHIPPED = repository_root() / "results" / "reference" / "quick" / "records"
+SHIPPED = repository_root() / "results" / "reference" / "quick_0.1.0" / "records"
 
 
 def make_set(folder: Path, seeds=(0, 1, 2), shift=lambda variant, condition, seed: 0.0, **change) -> Path:
