@@ -143,7 +143,7 @@ def test_times_are_medians_of_the_records_and_the_source_is_said(tmp_path, capsy
 
 def test_without_records_the_tiers_own_numbers_or_none(tmp_path, capsys):
     output = cost(capsys, "bias_site", "--records", str(tmp_path), "--cores", "2")
-    assert "from defaults of tier quick (AMD EPYC" in output and "disk: at most" in output
+    assert "from defaults of tier quick (Intel Xeon" in output and "disk: at most" in output
     tier = yaml.safe_load(load_tier("smoke").path.read_text())
     tier.pop("costs", None)
     output = cost(capsys, "smoke", "--tier", str(write(tmp_path, tier)), "--records", str(tmp_path))
