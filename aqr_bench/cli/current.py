@@ -90,14 +90,18 @@ def current_state(
     """
     layout = RunLayout(selection.tier.name, results)
     others = _data_reasons(selection, layout)
-    rebuilt = next((f"info files rebuilt ({why})" for path, why in others.items() if path != layout.database), None)
-    digest = functools.partial(noted_digest, infos=layout.infos)
     files = asked_files(selection, results, every_target)
     read = _with_stored(selection, results, files) if stored else None
-    verdicts = judge(files, selection.tier, DataState(known_infos_digest(layout.infos), rebuilt, digest), read)
+    verdicts = judge(files, selection.tier, _data_state(layout, others), read)
     others |= _summary_reasons(selection, layout, verdicts)
     chosen = [v for v in verdicts.values() if not every_target or v.state != MISSING]
     return Current(selection, results, tuple(chosen), others)
+
+
+def _data_state(layout: RunLayout, reasons: Mapping[Path, str]) -> DataState:
+    """The info files as they are; ``reasons`` of ``_data_reasons``."""
+    rebuilt = next((f"info files rebuilt ({why})" for path, why in reasons.items() if path != layout.database), None)
+    return DataState(known_infos_digest(layout.infos), rebuilt, functools.partial(noted_digest, infos=layout.infos))
 
 
 def _data_reasons(selection: Selection, layout: RunLayout) -> dict[Path, str]:
@@ -203,9 +207,7 @@ def _judge_again(
     selection: Selection, results: Path, files: list, read: Callable[[Path], Rows | None] | None = None
 ) -> dict[Path, Verdict]:
     layout = RunLayout(selection.tier.name, results)
-    rebuilt = "info files rebuilt" if layout.info_summary in _data_reasons(selection, layout) else None
-    digest = functools.partial(noted_digest, infos=layout.infos)
-    return judge(files, selection.tier, DataState(known_infos_digest(layout.infos), rebuilt, digest), read)
+    return judge(files, selection.tier, _data_state(layout, _data_reasons(selection, layout)), read)
 
 
 def store_stale(current: Current, paths: Iterable[Path]) -> None:

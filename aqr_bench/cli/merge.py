@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def digest(tier: str) -> str | None:
         """Of the info files in place, else of those that come first: records of other ones are stale."""
-        folders = (found[tier] for found in infos.values() if tier in found)
+        folders = (by_tier[tier] for by_tier in infos.values() if tier in by_tier)
         return next((known for folder in folders if (known := known_infos_digest(folder))), None)
 
     others = [file for source in sources for file in read_files(source, digest)]
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     steps = plan_merge(read_files(args.into, digest) if args.into.is_dir() else [], others)
     apply_merge(steps, args.into)
     for tier in {step.file.target.parts[0] for step in steps}:
-        _copy_infos([found[tier] for found in infos.values() if tier in found], RunLayout(tier, args.into).infos)
+        _copy_infos([by_tier[tier] for by_tier in infos.values() if tier in by_tier], RunLayout(tier, args.into).infos)
     for source in sources:
         _print_steps(source, [step for step in steps if step.file.source == source])
     _print_steps(args.into, [step for step in steps if step.file.source == args.into])

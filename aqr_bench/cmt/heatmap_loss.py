@@ -143,17 +143,13 @@ class AuxiliaryHeatmaps(BaseModule):
 
     def _code_loss(self, codes_BDHW: Tensor, boxes: Sequence[Tensor], present_B: Tensor) -> Tensor:
         targets = [self.code_target(box, codes_BDHW.shape[-2:]) for box in _of_present(boxes, present_B)]
-        codes_kD, target_k9, count = self._selected(codes_BDHW.flatten(2).transpose(1, 2), targets)
+        codes_BKD = codes_BDHW.flatten(2).transpose(1, 2)
+        codes_kD = torch.cat([codes_BKD[sample, cells] for sample, (cells, _) in enumerate(targets)]).float()
+        count = process_mean(len(codes_kD), codes_kD) if self.sync_factors else float(len(codes_kD))
         # Squared errors: half of the objects stand still, so the median velocity, which an absolute error asks for, is
         # 0 until a feature is sure that something moves.
         codes_kD = torch.cat([codes_kD[:, :8], VELOCITY_UNIT * codes_kD[:, 8:]], 1)
-        return self.code_losses.boxes(codes_kD, target_k9, count)
-
-    def _selected(self, values_BKD: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, float]:
-        """Values [k, D] in float32 at the cells of all samples, their targets, and the count to divide by."""
-        chosen = torch.cat([values_BKD[sample, cells] for sample, (cells, _) in enumerate(targets)]).float()
-        count = process_mean(len(chosen), chosen) if self.sync_factors else float(len(chosen))
-        return chosen, torch.cat([target for _, target in targets]), count
+        return self.code_losses.boxes(codes_kD, torch.cat([target for _, target in targets]), count)
 
     def _gaussians(self, centre_n2: Tensor, sigma_n: Tensor, labels_n: Tensor, rows: int, cols: int) -> Tensor:
         """Maximum per class of Gaussians around the cells that hold the centres (x, y in cells)."""

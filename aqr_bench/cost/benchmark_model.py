@@ -125,15 +125,12 @@ def load_benchmark_model(config: Any, condition: Condition, like: BenchmarkModel
         like: another model; equal samples are shared with it instead of read again.
     """
     import torch
-    from mmdet3d.registry import MODELS
     from mmengine.device import get_device
-    from mmengine.registry import init_default_scope
-    from mmengine.utils import import_modules_from_strings
 
-    import_modules_from_strings(**config.custom_imports)
-    init_default_scope(config.default_scope)
+    from aqr_bench.engine.third_party import build_model
+
     torch.manual_seed(0)
-    model = MODELS.build(config.model).to(get_device()).eval()
+    model = build_model(config).to(get_device()).eval()
     return BenchmarkModel(model, config, condition, dict(like.loaded) if like else {})
 
 

@@ -52,8 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.database_only:
         remedy = "Run the same command without --database-only first."
-        require_file(Path(args.out) / "data.json", "info summary", remedy)
-        path = Path(args.out) / "data.json"
+        path = require_file(Path(args.out) / "data.json", "info summary", remedy)
         summary = json.loads(path.read_text(encoding="utf-8"))
         objects = _database(args, min(args.max_sweeps, summary.get("max_sweeps", args.max_sweeps)))
         summary |= {"database": {"objects": objects}}

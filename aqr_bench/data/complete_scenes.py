@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.corruptions.frame import LIDAR
 from aqr_bench.errors import UserError, join_names
 
-LIDAR = "LIDAR_TOP"
+# Those that this project reads.
 CHANNELS = (LIDAR, "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.compat import load_safe_pickle
 from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
 from aqr_bench.errors import READ_ERRORS, UserError, quoted, reading, require_file, short
 from aqr_bench.study.spec import SPLITS
@@ -53,8 +52,8 @@ def load_data(infos: str | Path) -> DataSet:
         root, version, sha256 = (summary[key] for key in ("root", "version", "data_sha256"))
         max_sweeps = summary.get("max_sweeps")
         if version not in SPLITS or not isinstance(sha256, str) or not isinstance(max_sweeps, int | None):
-            found = f"version {quoted(version)}, data_sha256 {quoted(sha256)}, max_sweeps {quoted(max_sweeps)}"
-            raise ValueError(found)
+            values = f"version {quoted(version)}, data_sha256 {quoted(sha256)}, max_sweeps {quoted(max_sweeps)}"
+            raise ValueError(values)
         hashes = summary.get("sha256", {"infos": {}, "tables": {}})  # summaries of earlier versions have none
         infos, tables = dict(**hashes["infos"]), dict(**hashes["tables"])
         skipped = tuple(summary.get("skipped_scenes", ()))
@@ -98,9 +97,6 @@ def keyframe_data(folder: str | Path) -> tuple[DataSet, str]:
     infos = sorted(folder.glob("*.pkl"))
     if len(infos) != 1:
         raise UserError(f"{folder} must hold exactly one info file (*.pkl), it holds {len(infos)}")
-    from aqr_bench.data.raw_frames import read_info_file  # late: OpenCV
-
-    read_info_file(infos[0], "Give an info file of mmdet3d 1.x.")
     check_info_file(infos[0])
     return DataSet(folder.resolve(), folder.resolve(), "v1.0-mini", ""), infos[0].name
 
@@ -127,7 +123,9 @@ def reading_samples(info_file: str | Path) -> Iterator[None]:
 
 def check_info_file(path: str | Path) -> None:
     """UserError unless a file has the outer form of an info file of mmdet3d 1.x, with at least one sample."""
-    content = load_safe_pickle(path, "info file", INFO_FILE_REMEDY)
+    from aqr_bench.data.raw_frames import read_info_file  # late: OpenCV
+
+    content = read_info_file(path, "Give an info file of mmdet3d 1.x.")
     for key, kind in (("metainfo", Mapping), ("data_list", list)):
         if not isinstance(content, Mapping) or not isinstance(content.get(key), kind):
             raise UserError(f"{path} is no info file of mmdet3d 1.x: it has no '{key}'", INFO_FILE_REMEDY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def check_configs(tier: Tier, studies: Iterable[Study]) -> int:
             head does not take; of a model that does not ship here, whatever opening or building it raises.
     """
     opened: dict[str, Any] = {}  # configs of models; opening one takes longer than all the rest
+    base_classes: list[str] | None = None
     count = 0
     for study, variant, pretrain in _trainings(tier, list(studies)):
         model = _model(tier, study, variant, pretrain)
@@ -46,15 +47,15 @@ def check_configs(tier: Tier, studies: Iterable[Study]) -> int:
         else:  # our models are built in seconds, all of whose checks are in these arguments
             _check_head(config.model.get("pts_bbox_head") or {}, where)
         if study is not None and schedule_for(tier, study, variant).init == "base":
-            base = variant_config(tier, None, None, opened=deepcopy(opened[model]))
-            _check_same_classes(config, base, where)
+            if base_classes is None:
+                base_classes = detection_classes(variant_config(tier, None, None, opened=deepcopy(opened[model])))
+            _check_same_classes(detection_classes(config), base_classes, where)
         count += 1
     return count
 
 
-def _check_same_classes(config: Any, base: Any, where: str) -> None:
+def _check_same_classes(classes: Sequence[str], of_base: Sequence[str], where: str) -> None:
     """UserError where a variant starts from the weights of a base model whose labels mean other classes."""
-    classes, of_base = detection_classes(config), detection_classes(base)
     if classes != of_base:
         what = f"the classes are {', '.join(classes)}, those of the base model {', '.join(of_base)}"
         raise UserError(f"{where}: {what}", "Give both the same list, or let the variant start from scratch (init).")

@@ -10,7 +10,7 @@ from typing import Any
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import CORRECTED_SWEEPS, adapt
 from aqr_bench.engine.adapt_config import inner_dataset as inner_dataset
-from aqr_bench.engine.config_facts import check_facts
+from aqr_bench.engine.config_facts import DEFAULT_SWEEPS, check_facts
 from aqr_bench.engine.third_party import opening_config
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.study.model_files import CONFIGS as CONFIGS
@@ -185,7 +185,9 @@ def require_sweeps(
     """Raise UserError where a pipeline merges more LiDAR sweeps than the info files were made with, and so fewer."""
     for loader in loaders:
         steps = inner_dataset(config[loader].dataset).pipeline
-        asked = max((step.get("sweeps_num", 10) for step in steps if step["type"] == CORRECTED_SWEEPS), default=0)
+        asked = max(
+            (step.get("sweeps_num", DEFAULT_SWEEPS) for step in steps if step["type"] == CORRECTED_SWEEPS), default=0
+        )
         if data.max_sweeps is not None and asked > data.max_sweeps:
             raise UserError(
                 f"{loader} merges {asked} LiDAR sweeps, the info files in {data.infos} have up to {data.max_sweeps}",

@@ -103,10 +103,8 @@ def image_places(config: Mapping[str, Any]) -> list[Place]:
     """(height, width) in pixels of what enters the network, by steps that give all images one size."""
     places = []
     for key, step in _steps(config):
-        options = step.get("data_aug_conf") if isinstance(step.get("data_aug_conf"), Mapping) else step
-        option, inner = ("size", "") if step.get("type") == "ResizeViews" else ("final_dim", "")
-        if options is not step:
-            inner = "data_aug_conf."
+        option, nested = "size" if step.get("type") == "ResizeViews" else "final_dim", step.get("data_aug_conf")
+        options, inner = (nested, "data_aug_conf.") if isinstance(nested, Mapping) else (step, "")
         if _is_numbers(options.get(option)):
             places.append(Place(f"{key}.{inner}{option}", list(options[option])))
     return places

@@ -25,6 +25,7 @@ from aqr_bench.engine.distributed import ProcessGroup, RankFailure, exit_now, sp
 from aqr_bench.engine.job import cost_since, failure_status, summed_costs
 from aqr_bench.engine.memory_limit import memory_limit
 from aqr_bench.engine.resume import latest_valid_checkpoint, name_resumed_checkpoint
+from aqr_bench.engine.third_party import build_model
 from aqr_bench.engine.training_plan import (
     Start,
     TrainingPlan,
@@ -277,12 +278,10 @@ def reuse_base_weights(config: Any, base: Path) -> Trained:
     from aqr_bench import compat
 
     compat.prepare()
-    from mmdet3d.registry import MODELS
-
     from aqr_bench.engine.seeding import seed_all
 
     seed_all(config.randomness.seed)
-    model = MODELS.build(config.model)
+    model = build_model(config)
     load_weights(model, base)
     path = write_weights(Path(config.work_dir) / "final.pth", dict(model.state_dict()), iterations=0)
     return Trained(path, {"parameters": sum(p.numel() for p in model.parameters()), "iterations": 0}, [])

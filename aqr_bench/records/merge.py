@@ -165,7 +165,7 @@ def apply_merge(steps: Sequence[MergeStep], results: Path) -> None:
             continue
         if target.is_file():
             archive(root, target)
-        for found in detections(file.root, file.path):
-            if found.is_file():
-                reuse_file(found, root / found.relative_to(file.root))
+        for detected in detections(file.root, file.path):
+            if detected.is_file():
+                reuse_file(detected, root / detected.relative_to(file.root))
         reuse_file(file.path, target)

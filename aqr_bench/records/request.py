@@ -47,14 +47,14 @@ class Request:
     @classmethod
     def from_provenance(cls, provenance: Mapping[str, Any]) -> Request | None:
         """The request that a record keeps; None for records of earlier versions, which keep none, and damaged ones."""
-        kept = provenance.get("request")
-        if not isinstance(kept, Mapping) or set(kept) != set(FIELDS):
+        request = provenance.get("request")
+        if not isinstance(request, Mapping) or set(request) != set(FIELDS):
             return None
-        if not all(isinstance(kept[key], Mapping) for key in ("settings", "code")):
+        if not all(isinstance(request[key], Mapping) for key in ("settings", "code")):
             return None
-        if not isinstance(kept["starts"], list | tuple):
+        if not isinstance(request["starts"], list | tuple):
             return None
-        return cls(kept["settings"], kept["code"], kept["infos_sha256"], tuple(kept["starts"]))
+        return cls(request["settings"], request["code"], request["infos_sha256"], tuple(request["starts"]))
 
 
 def training_request(

@@ -11,8 +11,8 @@ from typing import Any
 from aqr_bench.data.check.clouds import REMEDIES as CLOUD_REMEDIES
 from aqr_bench.data.check.clouds import SCAN, WARNINGS, points_fault
 from aqr_bench.data.check.finding import Finding
-from aqr_bench.data.check.links import LIDAR
 from aqr_bench.data.check.values import REMEDIES, check_values, devkit_values
+from aqr_bench.data.complete_scenes import LIDAR
 from aqr_bench.data.raw_frames import BadFrameError, read_cloud
 from aqr_bench.errors import UserError
 from aqr_bench.study.vocabulary import Vocabulary

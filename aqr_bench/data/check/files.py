@@ -17,8 +17,9 @@ from PIL import Image
 from aqr_bench.data.check.clouds import CAUSES as CLOUD_CAUSES
 from aqr_bench.data.check.clouds import SCAN, WARNINGS, points_fault
 from aqr_bench.data.check.finding import Finding, Progress, about_names, access_cause, number
-from aqr_bench.data.check.links import CHANNELS, LIDAR, OTHER, channels_of
+from aqr_bench.data.check.links import OTHER, channels_of
 from aqr_bench.data.check.tables import Table
+from aqr_bench.data.complete_scenes import CHANNELS, LIDAR
 from aqr_bench.data.raw_frames import POINT_COLUMNS, BadFrameError, jpeg_fault, read_cloud
 from aqr_bench.foreign_files import LFS_POINTER, WEB_PAGE, placeholder, placeholder_at
 

@@ -13,11 +13,9 @@ import numpy as np
 from aqr_bench.data.check.finding import Finding, about_rows, number
 from aqr_bench.data.check.table_schema import MAY_POINT_NOWHERE, SCHEMA
 from aqr_bench.data.check.tables import Table
-from aqr_bench.data.infos import CAMERAS
+from aqr_bench.data.complete_scenes import CHANNELS
 from aqr_bench.errors import join_names
 
-LIDAR = "LIDAR_TOP"
-CHANNELS = (LIDAR, *CAMERAS)  # those that this project reads
 OTHER, UNKNOWN = -1, -2  # instead of an index of CHANNELS
 
 
