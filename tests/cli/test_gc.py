@@ -36,9 +36,9 @@ def test_it_deletes_the_stored_of_a_tier_alone(results, capsys):
     assert main(["--tier", "smoke", "--delete"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "       2.0 MB deleted"
     left = {path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file()}
-    kept = {"s/cross/seed0/train.jsonl", "work/s/final.pth"}
+    remaining = {"s/cross/seed0/train.jsonl", "work/s/final.pth"}
     stored = {"store/s/cross/seed0/train/0123/records.stored", "work/.aside/s/cross/seed0/abcd/final.pth"}
-    assert left == {f"smoke/{name}" for name in kept} | {f"quick/{name}" for name in kept | stored}
+    assert left == {f"smoke/{name}" for name in remaining} | {f"quick/{name}" for name in remaining | stored}
     assert main(["--tier", "smoke"]) == 0 and capsys.readouterr().out.splitlines()[0].endswith(
         "0.0 MB in all; --delete removes them"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from nuscenes.eval.common.loaders import load_gt
 from nuscenes.eval.detection.data_classes import DetectionBox
+from worlds import with_tables_to_edit
 
 from aqr_bench.data.__main__ import main
 from aqr_bench.data.complete_scenes import CHANNELS, incomplete_scenes, without_scenes
@@ -23,9 +24,7 @@ VERSION = "v1.0-mini"
 
 def edited(world: Path, root: Path, **changes) -> Path:
     """The world with some of its tables changed: each by a function of its rows."""
-    shutil.copytree(world / VERSION, root / VERSION)
-    for folder in ("samples", "sweeps", "maps"):
-        (root / folder).symlink_to(world / folder)
+    with_tables_to_edit(world, root)
     for name, change in changes.items():
         path = root / VERSION / f"{name}.json"
         rows = json.loads(path.read_text(encoding="utf-8"))

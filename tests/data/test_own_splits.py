@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
+from worlds import with_tables_to_edit
 
 from aqr_bench.data.__main__ import main
 from aqr_bench.data.check.check import check_root
@@ -19,10 +19,7 @@ VERSION = "v1.0-mini"
 @pytest.fixture
 def root(world, tmp_path) -> Path:
     """The world with other scene names; sensor files and maps are links."""
-    root = tmp_path / "own"
-    shutil.copytree(world / VERSION, root / VERSION)
-    for name in ("samples", "sweeps", "maps"):
-        (root / name).symlink_to(world / name)
+    root = with_tables_to_edit(world, tmp_path / "own")
     scenes = json.loads((root / VERSION / "scene.json").read_text())
     for number, scene in enumerate(scenes):
         scene["name"] = f"drive-{number}"

@@ -74,8 +74,8 @@ def test_the_bias_in_a_python_config(tmp_path, source, bias):
 )
 def test_corruptions_in_a_python_config(tmp_path, source, names):
     (tmp_path / "config.py").write_text(source)
-    found = config_uses([tmp_path / "config.py"], {}).corruptions
-    assert found is None if names is None else names == {name for name in found if "." in name}
+    result = config_uses([tmp_path / "config.py"], {}).corruptions
+    assert result is None if names is None else names == {name for name in result if "." in name}
 
 
 def test_uses_add_up():

@@ -62,30 +62,30 @@ def test_what_is_asked_for_is_fresh_wherever_it_lies(results, tmp_path):
 def test_a_changed_config_concerns_its_variant(results):
     config = {"model.pts_bbox_head.aqr": {**load_study("smoke").variants["cross"].config["model.pts_bbox_head.aqr"]}}
     config["model.pts_bbox_head.aqr"]["bev_window"] = 3
-    found = stale(selected(study=with_config(load_study("smoke"), "cross", config)), results)
-    assert set(found) == {f"train {CROSS}", f"evaluate {CROSS} missing_sensors", "measure smoke/cross"}
-    assert found[f"train {CROSS}"] == ("aqr.bev_window 5 -> 3",)
-    assert found[f"evaluate {CROSS} missing_sensors"] == ("aqr.bev_window 5 -> 3", f"train {CROSS} is done again")
+    result = stale(selected(study=with_config(load_study("smoke"), "cross", config)), results)
+    assert set(result) == {f"train {CROSS}", f"evaluate {CROSS} missing_sensors", "measure smoke/cross"}
+    assert result[f"train {CROSS}"] == ("aqr.bev_window 5 -> 3",)
+    assert result[f"evaluate {CROSS} missing_sensors"] == ("aqr.bev_window 5 -> 3", f"train {CROSS} is done again")
 
 
 def test_what_follows_from_a_stale_training_is_stale(results):
-    found = stale(selected(with_base(load_tier("smoke"), iterations=5)), results)
-    assert found["train base seed 0"] == ("iterations 4 -> 5",)
-    assert found[f"train {CROSS}"] == ("train base seed 0 is done again",)
-    assert set(found) == {name for name in ALL if not name.startswith("measure")}
+    result = stale(selected(with_base(load_tier("smoke"), iterations=5)), results)
+    assert result["train base seed 0"] == ("iterations 4 -> 5",)
+    assert result[f"train {CROSS}"] == ("train base seed 0 is done again",)
+    assert set(result) == {name for name in ALL if not name.startswith("measure")}
 
 
 def test_rebuilt_info_files_concern_all_and_missing_ones_nobody(results):
-    found = stale(selected(), results, "j" * 64)
-    assert set(found) == ALL and found["measure smoke/none"] == ("info files rebuilt",)
+    result = stale(selected(), results, "j" * 64)
+    assert set(result) == ALL and result["measure smoke/none"] == ("info files rebuilt",)
     assert stale(selected(), results, None) == {}
 
 
 def test_another_base_model_is_another_start(results):
     edit(results / "smoke/base/seed0/train.jsonl", provenance={"checkpoint_sha256": "f" * 64})
-    found = stale(selected(), results)
-    assert found["train smoke/none seed 0"] == ("base model changed",)
-    assert found["evaluate base seed 0 missing_sensors"] == ("checkpoint changed",)
+    result = stale(selected(), results)
+    assert result["train smoke/none seed 0"] == ("base model changed",)
+    assert result["evaluate base seed 0 missing_sensors"] == ("checkpoint changed",)
 
 
 def test_a_damaged_and_an_old_record_and_other_conditions(results):
@@ -96,10 +96,10 @@ def test_a_damaged_and_an_old_record_and_other_conditions(results):
     old.write_text(json.dumps(record) + "\n")
     path = results / "smoke/smoke/none/seed0/evaluate.missing_sensors.jsonl"
     edit(path, condition="fog")
-    found = stale(selected(), results)
-    assert found["measure smoke/none"] == ("damaged record",)
-    assert found["measure smoke/cross"][0].startswith("record of an earlier version")
-    evaluation = found["evaluate smoke/none seed 0 missing_sensors"]
+    result = stale(selected(), results)
+    assert result["measure smoke/none"] == ("damaged record",)
+    assert result["measure smoke/cross"][0].startswith("record of an earlier version")
+    evaluation = result["evaluate smoke/none seed 0 missing_sensors"]
     assert evaluation == ("no record of condition clean", "condition fog is not asked for")
     verdict = judge(asked_files(selected(), results), selected().tier, DataState(INFOS))[path]
     assert verdict.reasons_of("no_lidar") == () and verdict.reasons_of("fog") == ("condition fog is not asked for",)
@@ -117,9 +117,9 @@ def test_jobs_that_were_not_started_are_run_once_the_base_is_ok(tmp_path):
         edit(folder / "train.jsonl", provenance={"config_sha256": None})
     assert stale(selected(), tmp_path) == {}
     edit(base, status="ok", reason=None, provenance={"checkpoint_sha256": "c" * 64})
-    found = stale(selected(), tmp_path)
-    assert found[f"train {CROSS}"] == ("base model changed",)
-    assert f"train {CROSS} is done again" in found[f"evaluate {CROSS} missing_sensors"]
+    result = stale(selected(), tmp_path)
+    assert result[f"train {CROSS}"] == ("base model changed",)
+    assert f"train {CROSS} is done again" in result[f"evaluate {CROSS} missing_sensors"]
     base.write_text(failed)
     assert stale(selected(), tmp_path) == {}
 

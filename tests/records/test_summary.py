@@ -45,8 +45,8 @@ def test_only_changed_files_are_read_again(results, monkeypatch):
     assert read == ["seed0", "seed1"]
     assert count_files(files(results), remaining) == first and len(read) == 2
     write_records(results / "smoke/smoke/cross/seed1/train.jsonl", [record(seed=1)])
-    mended = count_files(files(results), remaining)
-    assert read[2:] == ["seed1"] and (mended.ok, mended.counted, mended.failures) == (2, 2, ())
+    corrected = count_files(files(results), remaining)
+    assert read[2:] == ["seed1"] and (corrected.ok, corrected.counted, corrected.failures) == (2, 2, ())
 
 
 def test_a_file_that_is_gone_is_not_counted(results):

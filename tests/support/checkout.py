@@ -250,6 +250,11 @@ class Checkout:
                 process.kill()
             return subprocess.CompletedProcess(command, process.exitcode, out.read(), err.read())
 
+    def copy_to(self, root: Path) -> Checkout:
+        """A copy of the copy with its results and file times, for a test that changes it."""
+        subprocess.run(["cp", "-a", str(self.root), str(root)], check=True)
+        return Checkout(root)
+
     def steps(self) -> list[str]:
         """Lines 'step study variant out' of what ran since the last call."""
         file = self.root / "steps.txt"

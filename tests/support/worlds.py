@@ -49,6 +49,14 @@ def linked_copy(source: Path, target: Path) -> Path:
     return shutil.copytree(source, target, copy_function=os.link, dirs_exist_ok=True)
 
 
+def with_tables_to_edit(world: Path, root: Path, version: str = "v1.0-mini") -> Path:
+    """The world with tables of its own, which a test may change; sensor files and maps are links."""
+    shutil.copytree(world / version, root / version)
+    for name in ("samples", "sweeps", "maps"):
+        (root / name).symlink_to(world / name)
+    return root
+
+
 def replace(path: Path, content: bytes) -> None:
     """Put other bytes in a file's place, so that what is linked to it stays as it was."""
     path.unlink()

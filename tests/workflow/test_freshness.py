@@ -25,8 +25,7 @@ def finished(tmp_path_factory) -> Checkout:
 
 @pytest.fixture
 def copy(finished, tmp_path) -> Checkout:
-    subprocess.run(["cp", "-a", str(finished.root), str(tmp_path / "copy")], check=True)
-    checkout = Checkout(tmp_path / "copy")
+    checkout = finished.copy_to(tmp_path / "copy")
     checkout.steps()
     return checkout
 
@@ -84,8 +83,7 @@ def test_a_failed_job_under_a_changed_config_costs_nothing(copy):
 
 
 def test_results_of_another_machine_are_taken(copy, tmp_path):
-    other = Checkout(tmp_path / "other")
-    subprocess.run(["cp", "-a", str(copy.root), str(other.root)], check=True)
+    other = copy.copy_to(tmp_path / "other")
     for checkout, seeds in ((copy, [0]), (other, [0, 7])):
         file = checkout.root / "ablations" / "smoke.yaml"
         file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"seeds": seeds}, sort_keys=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,8 +28,7 @@ def finished(tmp_path_factory) -> Checkout:
 
 @pytest.fixture
 def copy(finished, tmp_path) -> Checkout:
-    subprocess.run(["cp", "-a", str(finished.root), str(tmp_path / "copy")], check=True)
-    copy = Checkout(tmp_path / "copy")
+    copy = finished.copy_to(tmp_path / "copy")
     copy.steps()
     return copy
 

@@ -53,8 +53,7 @@ def finished(tmp_path_factory) -> Checkout:
 
 @pytest.fixture
 def copy(finished, tmp_path) -> Checkout:
-    subprocess.run(["cp", "-a", str(finished.root), str(tmp_path / "copy")], check=True)
-    return Checkout(tmp_path / "copy")
+    return finished.copy_to(tmp_path / "copy")
 
 
 def test_lint(checkout):

@@ -48,8 +48,8 @@ def column(index: int, value) -> callable:
 def test_clouds_of_other_units_and_columns(change, message, cause):
     import re
 
-    fault, found = points_fault(change(scan()).astype(np.float32))
-    assert (bool(fault), found) == (bool(message), cause) and re.search(message, fault)
+    fault, result = points_fault(change(scan()).astype(np.float32))
+    assert (bool(fault), result) == (bool(message), cause) and re.search(message, fault)
 
 
 def test_the_worlds_clouds_pass(world):

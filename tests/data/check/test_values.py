@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from worlds import with_tables_to_edit
 
 from aqr_bench.cli.main import main
 from aqr_bench.data.check.check import check_root
@@ -27,11 +28,7 @@ TIMES = ("sample", "sample_data", "ego_pose")
 @pytest.fixture
 def root(world, tmp_path) -> Path:
     """The world with tables of its own, as data of somebody else."""
-    folder = tmp_path / "root"
-    shutil.copytree(world / VERSION, folder / VERSION)
-    for name in ("samples", "sweeps", "maps"):
-        (folder / name).symlink_to(world / name)
-    return folder
+    return with_tables_to_edit(world, tmp_path / "root")
 
 
 def edit(root: Path, table: str, change) -> None:
@@ -124,9 +121,9 @@ def test_clouds_of_other_units_are_one_line_before_anything_runs(root, world, ca
 
 
 def findings_of_files(root: Path) -> list[str]:
-    found = [finding.what for finding in check_root(root, partial=True).findings]
-    assert found
-    return found
+    result = [finding.what for finding in check_root(root, partial=True).findings]
+    assert result
+    return result
 
 
 # ---------------------------------------------------------------- a data set with names of its own
