@@ -45,7 +45,10 @@ def check_configs(tier: Tier, studies: Iterable[Study]) -> int:
             with building_model(f"{where}: {model}"):
                 build_model(config)
         else:  # our models are built in seconds, all of whose checks are in these arguments
-            _check_head(config.model.get("pts_bbox_head") or {}, where)
+            head, shipped = (of.model.get("pts_bbox_head") or {} for of in (config, opened[model]))
+            _check_head(head, where)
+            if head.get("image_points") not in (None, shipped.get("image_points")):
+                _check_image_points(head, where)
         if study is not None and schedule_for(tier, study, variant).init == "base":
             if base_classes is None:
                 base_classes = detection_classes(variant_config(tier, None, None, opened=deepcopy(opened[model])))
@@ -128,3 +131,14 @@ def _check_head(head: Any, where: str | Path) -> None:
                 from_kwargs(part, key, arguments, num_heads=heads[0] if heads else 1)
         except UserError as error:
             raise UserError(f"{where}: {error.message}", error.remedy) from None
+
+
+def _check_image_points(head: Any, where: str | Path) -> None:
+    """UserError for arguments of ``image_points`` that its part of the head does not take."""
+    from aqr_bench.bias.arguments import from_kwargs
+    from aqr_bench.cmt.image_points import ImagePoints  # mmdet3d, seconds: where a variant changes them
+
+    try:
+        from_kwargs(ImagePoints, "image_points", dict(head["image_points"]), channels=head.get("hidden_dim", 128))
+    except UserError as error:
+        raise UserError(f"{where}: {error.message}", error.remedy) from None

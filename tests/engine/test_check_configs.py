@@ -44,6 +44,7 @@ def study_with(folder: Path, config: dict) -> Path:
         ),
         ({LOCALITY: {"angle_sigma": "wide"}}, "locality.angle_sigma: 'wide' is text"),
         ({LOCALITY: {"depth_sigma": -1.0}}, "locality: depth_sigma must be positive or None, not -1.0"),
+        ({"model.pts_bbox_head.image_points": {"hiden": 8}}, "image_points: unknown argument 'hiden'; did you mean"),
         ({LR: False}, "False is true or false, .* is a number; YAML reads on, off, yes and no so"),
         ({LR: "1e-4"}, "'1e-4' is text, .* is a number; without quotes it is a number"),
         ({"optim_wrapper.optimizer": {"type": "AdamW", "lr": "fast"}}, "lr: 'fast' is text"),
