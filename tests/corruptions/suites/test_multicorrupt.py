@@ -36,6 +36,8 @@ def test_ten_types_with_three_severities_each(request):
     suite = yaml.safe_load((request.config.rootpath / "ablations/conditions/multicorrupt.yaml").read_text())
     listed = [f"{c['corruption']}@{c['severity']}" for c in suite["conditions"][1:]]
     assert sorted(listed) == sorted(str(c) for name in names for c in CORRUPTIONS[name])
+    highest = yaml.safe_load((request.config.rootpath / "ablations/conditions/multicorrupt_3.yaml").read_text())
+    assert highest["conditions"] == [c for c in suite["conditions"] if c.get("severity") in (None, 3)]
 
 
 # ---------------------------------------------------------------- LiDAR
