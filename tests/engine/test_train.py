@@ -21,6 +21,7 @@ from aqr_bench.engine.weights import load_weights, trained_checkpoint
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, not_started_reason, read_records, write_records
 from aqr_bench.records.store import separate_work
+from aqr_bench.study.layout import FEATURES
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
@@ -146,6 +147,22 @@ def test_a_base_starts_from_pretrained_branches(place):
         train(place, "without", tier="branches.yaml")
     with pytest.raises(UserError, match="no pretrain 'lidr'; did you mean 'lidar'"):
         train(place, "typo", "--pretrain", "lidr", tier="branches.yaml")
+
+
+def test_stored_features_of_frozen_branches_change_no_weight(place):
+    """The second epoch reads what the first one stored, as far as the LiDAR is not turned."""
+    frozen = {"model.frozen": ["img_backbone", "img_neck", "pts_voxel_encoder", "pts_backbone", "pts_neck"]}
+    plain = write_tier(place / "frozen.yaml", 4, **frozen)
+    tier = yaml.safe_load(plain.read_text()) | {"name": "stored", "cache_features": True}
+    (place / "stored.yaml").write_text(yaml.safe_dump(tier))
+    without, stored = (train(place, name, tier=f"{name}.yaml") for name in ("frozen", "stored"))
+    assert not (place / "frozen/work" / FEATURES).exists()
+    # Four samples, twice, and two branches; a sensor that is dropped is one file more.
+    assert 4 <= len(list((place / "stored/work" / FEATURES).iterdir())) < 16
+    before, after = weights(without), weights(stored)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    hashes = [read_records(record)[0].provenance["config_sha256"] for record in (without, stored)]
+    assert hashes[0] == hashes[1]  # results stay valid when it is switched on
 
 
 def test_a_resumed_run_equals_an_unbroken_one(place, base):
