@@ -6,27 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet3d.registry import MODELS
-from mmengine.config import Config
+from cmt_quick import batch, losses_of, quick_model
 
-import aqr_bench.cmt
 from aqr_bench.cmt import feature_cache
 from aqr_bench.cmt.feature_cache import FeatureCache
 
-QUICK = Path(aqr_bench.cmt.__file__).parent / "configs" / "cmt_aqr_quick_model.py"
 BRANCHES = ["img_backbone", "img_neck", "pts_voxel_encoder", "pts_backbone", "pts_neck"]
 
 
-def quick_model(frozen=BRANCHES, **changes):
-    config = Config.fromfile(QUICK)
-    config.merge_from_dict({"model.frozen": list(frozen), **{f"model.{key}": v for key, v in changes.items()}})
-    torch.manual_seed(0)
-    return MODELS.build(config.model)
+def frozen_model(frozen=BRANCHES, **changes):
+    return quick_model(**{"model.frozen": list(frozen), **{f"model.{key}": value for key, value in changes.items()}})
 
 
 @pytest.fixture(scope="module")
 def model():
-    return quick_model()
+    return frozen_model()
 
 
 @pytest.fixture
@@ -83,10 +77,30 @@ def test_a_branch_is_stored_by_itself(model, cache):
     assert counts(cache) == (5, 7)
 
 
+def test_a_training_gets_the_same_weights(cache):
+    """Two steps without a cache and with one that is filled by the first."""
+    data, states = batch(objects=(3, 2), points=(600, 500), sizes=((32, 64), (32, 64)), cameras=2), []
+    for stored in (None, cache):
+        learner = frozen_model()
+        learner.feature_cache = stored
+        optimiser = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=1e-3)
+        for step in range(2):
+            torch.manual_seed(step)  # denoising queries are drawn
+            optimiser.zero_grad()
+            sum(losses_of(learner, data).values()).backward()
+            optimiser.step()
+        states.append(learner.state_dict())
+    assert counts(cache) == (4, 4)
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
+    # It has learnt, and not in its branches.
+    changed = {name for name, value in frozen_model().state_dict().items() if not torch.equal(states[0][name], value)}
+    assert changed and not any(name.startswith(tuple(BRANCHES)) for name in changed)
+
+
 @pytest.mark.parametrize("change", ["weights", "buffers", "settings", "context", "mode"])
 def test_another_branch_has_its_own_features(model, cache, change):
     levels(model)
-    changed = quick_model(**({"pts_voxel_layer.max_num_points": 31} if change == "settings" else {})).eval()
+    changed = frozen_model(**({"pts_voxel_layer.max_num_points": 31} if change == "settings" else {})).eval()
     if change == "settings":  # initial weights are drawn alike
         assert torch.equal(changed.pts_neck.state_dict()["deblocks.0.0.weight"], model.pts_neck.deblocks[0][0].weight)
     changed.feature_cache = FeatureCache(cache.folder, "new code" if change == "context" else "context", 10**9)
@@ -119,7 +133,7 @@ def test_a_damaged_file_is_computed_again(model, cache, damage):
 
 
 def test_only_branches_that_are_wholly_frozen_are_stored(tmp_path):
-    partly = quick_model([name for name in BRANCHES if name != "img_neck"]).train()
+    partly = frozen_model([name for name in BRANCHES if name != "img_neck"]).train()
     partly.feature_cache = FeatureCache(tmp_path, "", 10**9)
     images, bev = partly.extract_feat(sample_inputs())
     assert counts(partly.feature_cache) == (0, 2) and images[0].requires_grad and not bev[0].requires_grad
@@ -130,7 +144,7 @@ def test_only_branches_that_are_wholly_frozen_are_stored(tmp_path):
     partly.pts_neck.requires_grad_(False)
     partly.pts_backbone.train()
     levels(partly)
-    masked = quick_model(use_grid_mask=True).train()
+    masked = frozen_model(use_grid_mask=True).train()
     masked.feature_cache = partly.feature_cache
     masked._is_fixed = lambda names: "pts_neck" not in names  # what is left are the images
     levels(masked)
