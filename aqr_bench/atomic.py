@@ -9,13 +9,14 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, shared: bool = False) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; it is renamed to ``path`` after the block, or deleted after an exception.
 
-    The name is always the same, so that the next process overwrites what a killed one left.
+    The name is always the same, so that the next process overwrites what a killed one left. ``shared``: several
+    processes may write the file at the same time, so the name has the number of the process in it.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)

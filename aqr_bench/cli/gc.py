@@ -1,4 +1,4 @@
-"""What is stored and not asked for now: aqr-bench gc [--tier T ...] [--delete]."""
+"""What is stored and could be made again: aqr-bench gc [--tier T ...] [--delete]."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import shutil
 from pathlib import Path
 
 from aqr_bench.records.store import ASIDE, STORE
-from aqr_bench.study.layout import RESULTS
+from aqr_bench.study.layout import FEATURES, RESULTS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """List stored records and checkpoints, or delete them. What is in place stays as it is."""
+    """List stored records, checkpoints and features, or delete them. What is in place stays as it is."""
     parser = argparse.ArgumentParser(
         prog="aqr-bench gc",
-        description="List records and checkpoints of earlier configs and code, which come back when asked for.",
+        description="List records and checkpoints of earlier configs and code, which come back when asked for, and "
+        "features of frozen branches, which save time.",
     )
     parser.add_argument("--tier", nargs="+", help="names of tiers (default: all that have results)")
     parser.add_argument("--delete", action="store_true", help="delete them: what is asked for again is made again")
@@ -23,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     tiers = args.tier or sorted(path.name for path in RESULTS.glob("*") if path.is_dir())
     total = 0
     for tier in tiers:
-        for folder in (RESULTS / tier / STORE, RESULTS / tier / "work" / ASIDE):
+        work = RESULTS / tier / "work"
+        for folder in (RESULTS / tier / STORE, work / ASIDE, work / FEATURES):
             for entry in stored_entries(folder):
                 size = freed_bytes(entry)
                 total += size
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def stored_entries(folder: Path) -> list[Path]:
-    """Folders that hold one stored record file or one work folder."""
+    """Folders that hold one stored record file, one work folder, or features."""
     entries: list[Path] = []
     for path, folders, files in os.walk(folder):
         if files:

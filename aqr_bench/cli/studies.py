@@ -29,7 +29,7 @@ from aqr_bench.study.load import (
     loadable,
 )
 from aqr_bench.study.plan import can_run
-from aqr_bench.study.requirements import disk_needed
+from aqr_bench.study.requirements import FEATURES_BYTES, disk_needed
 from aqr_bench.study.runs import limit_seeds
 from aqr_bench.study.schema import read_yaml, schema_for
 from aqr_bench.study.spec import Study, Suite, Tier
@@ -273,7 +273,8 @@ def cost_lines(
         total, unknown = wall_seconds(groups, times, max(1, cores // tier.threads))
         gap = f", without {', '.join(unknown)}" if unknown else ""
         lines.append(f"time: about {duration(total)} on {counted(cores, 'core')}{gap}, from {times.source}")
-    lines.append(f"disk: at most {disk_needed(tier, studies) / 1e9:.1f} GB")
+    features = FEATURES_BYTES if tier.cache_features else 0
+    lines.append(f"disk: at most {(disk_needed(tier, studies) + features) / 1e9:.1f} GB")
     return [*lines, "This counts a run from nothing; `aqr-bench run --dry-run` reports what is left to do."]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 
 import torch
 from mmdet3d.models.detectors import MVXTwoStageDetector
@@ -14,6 +15,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 
 from aqr_bench.cmt.build import scoped
+from aqr_bench.cmt.feature_cache import FeatureCache
 from aqr_bench.cmt.geometry import metas_of
 from aqr_bench.cmt.grid_mask import GridMask
 from aqr_bench.cmt.sparse_kernels import accept_both_layouts
@@ -105,6 +107,13 @@ class CmtDetector(MVXTwoStageDetector):
         for part in (head, self.auxiliary, getattr(head, "image_points", None)):
             if part is not None:
                 part.sync_factors = sync_factors
+        self.feature_cache: FeatureCache | None = None  # of frozen branches; whoever runs the model may set one
+        settings = {"pts_voxel_layer": pts_voxel_layer, **{name: resolved.get(name) for name in _PARTS}}
+        self._branch_settings = {
+            prefix: repr((channels_last, [(k, v) for k, v in settings.items() if k.startswith(prefix)]))
+            for prefix in ("pts_", "img_")
+        }
+        self._branch_digests: dict[str, bytes] = {}
         self.frozen = tuple(frozen)
         for name in self.frozen:
             if getattr(self, name, None) is None:
@@ -115,7 +124,12 @@ class CmtDetector(MVXTwoStageDetector):
     def train(self, mode: bool = True) -> CmtDetector:
         super().train(mode)
         self._freeze()
+        self._branch_digests.clear()
         return self
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._branch_digests.clear()
 
     def _freeze(self) -> None:
         for name in self.frozen:
@@ -144,9 +158,39 @@ class CmtDetector(MVXTwoStageDetector):
         if points is None and images is None:
             needed = [name for name, used in (("points", head.uses_lidar), ("images", head.uses_cameras)) if used]
             raise UserError(f"{type(head).__name__} needs {' or '.join(needed)}, but the batch has none")
-        img_feats = [None] if images is None else self.extract_img_feat(images)
-        pts_feats = [None] if points is None else self.extract_pts_feat(points)
+        img_feats = [None] if images is None else self._features("img_", self.extract_img_feat, images)
+        pts_feats = [None] if points is None else self._features("pts_", self.extract_pts_feat, points)
         return img_feats, pts_feats
+
+    def _features(
+        self, prefix: str, extract: Callable[..., list[Tensor]], inputs: Tensor | Sequence[Tensor]
+    ) -> list[Tensor]:
+        """``extract(inputs)``, from the cache where there is one and all of the branch is frozen.
+
+        With a cache each sample is computed by itself, so that its features cannot depend on which others are stored.
+        They are those of a batch bit for bit, as far as torch's kernels treat each sample alike; the tests check it.
+        """
+        names = [name for name in _PARTS if name.startswith(prefix) and getattr(self, name, None) is not None]
+        parts, device, cache = [getattr(self, name) for name in names], inputs[0].device.type, self.feature_cache
+        masked = prefix == "img_" and self.grid_mask is not None and self.training
+        if cache is None or masked or device != "cpu" or torch.is_autocast_enabled(device) or not self._is_fixed(names):
+            return extract(inputs)
+        if prefix not in self._branch_digests:
+            self._branch_digests[prefix] = cache.branch_digest(self._branch_settings[prefix], parts, self.training)
+        branch = self._branch_digests[prefix]
+        samples = [cache.levels(branch, inputs[i], lambda i=i: extract(inputs[i : i + 1])) for i in range(len(inputs))]
+        return [torch.cat(levels) for levels in zip(*samples, strict=True)]
+
+    def _is_fixed(self, names: Sequence[str]) -> bool:
+        """Whether parts always give the same output for the same input: those with weights are frozen, in eval mode."""
+        for name in names:
+            part = getattr(self, name)
+            if next(chain(part.parameters(), part.buffers()), None) is None:
+                continue  # pillars are scattered without any
+            learns = any(p.requires_grad for p in part.parameters())
+            if name not in self.frozen or learns or any(module.training for module in part.modules()):
+                return False
+        return True
 
     def extract_img_feat(self, img: Tensor, input_metas: Sequence[dict] | None = None) -> list[Tensor]:
         """[B, N, 3, H, W] (or [B, 3, H, W] with one camera) -> levels of [B * N, C, h, w]."""

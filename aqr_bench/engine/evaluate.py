@@ -18,6 +18,7 @@ from aqr_bench.corruptions.fingerprint import Fingerprint, evaluation_fingerprin
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import build_config, hashable
+from aqr_bench.engine.features import use_feature_cache
 from aqr_bench.engine.job import cost_since, one_line
 from aqr_bench.engine.third_party import build_model, building_model
 from aqr_bench.engine.weights import load_weights, verified_checkpoint
@@ -146,7 +147,8 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
 class Evaluator:
     """A loaded model with its data set and tables, ready to be run under one condition after another.
 
-    ``job``: what its results depend on, for the records; None: no records are written.
+    ``job``: what its results depend on, for the records; None: no records are written. ``work_root``: work folder of
+    the tier, where features of frozen branches may be stored; None: they are not.
     """
 
     def __init__(
@@ -157,6 +159,7 @@ class Evaluator:
         checkpoint: Path | None,
         work: Path,
         job: Job | None = None,
+        work_root: Path | None = None,
     ) -> None:
         from aqr_bench import compat
 
@@ -175,6 +178,7 @@ class Evaluator:
         if checkpoint is not None:
             self.load(checkpoint)
         self.model.to(get_device()).eval()
+        use_feature_cache(self.model, tier, (job and job.model) or tier.model, work_root)
         check_heads(self.model)
 
     def load(self, checkpoint: Path) -> None:

@@ -79,7 +79,7 @@ def evaluate_suite(
     cached = find_cached(Path(work_root), work, name, job.identity)
     cache = ConditionCache(work, suite, job)
     if cached is None:
-        model = ModelEvaluation(config, tier, data, checkpoint, work, job, suite.path, trained)
+        model = ModelEvaluation(config, tier, data, checkpoint, work, job, suite.path, trained, Path(work_root))
         records = evaluate_conditions(model, suite, cache, workers)
         run = trained.run.subfolder
     else:

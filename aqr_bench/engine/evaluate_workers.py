@@ -37,6 +37,7 @@ class ModelEvaluation:
         suite_file: of the conditions, which worker processes load again.
         trained: record of the training; the records of the evaluation are of the same run.
         work: work folder of the run; detections go below it.
+        work_root: work folder of the tier, where features of frozen branches may be stored; None: they are not.
     """
 
     config: Any
@@ -47,9 +48,11 @@ class ModelEvaluation:
     job: Job
     suite_file: Path
     trained: Record
+    work_root: Path | None = None
 
     def evaluator(self) -> Evaluator:
-        return Evaluator(self.config, self.tier, self.data, self.checkpoint, self.work / "detections", self.job)
+        detections = self.work / "detections"
+        return Evaluator(self.config, self.tier, self.data, self.checkpoint, detections, self.job, self.work_root)
 
 
 def evaluate_in_turn(

@@ -22,6 +22,7 @@ from aqr_bench.console import seed
 from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import files_of
 from aqr_bench.engine.distributed import ProcessGroup, RankFailure, exit_now, split_batch, world_size
+from aqr_bench.engine.features import use_feature_cache
 from aqr_bench.engine.job import cost_since, failure_status, summed_costs
 from aqr_bench.engine.memory_limit import memory_limit
 from aqr_bench.engine.resume import latest_valid_checkpoint, name_resumed_checkpoint
@@ -127,7 +128,9 @@ def train(plan: TrainingPlan, start: Start, group: ProcessGroup, clock: tuple[fl
             checkpoints = (merged_weights(checkpoints, plan.work / "init.pth"),)
         complete = plan.schedule.init in ("base", "published")
         parts = plan.tier.pretrain[plan.run.pretrain].parts if plan.run.pretrain else None
-        options = group.broadcast(dict(init=checkpoints, complete=complete, parts=parts))
+        options = group.broadcast(
+            dict(init=checkpoints, complete=complete, parts=parts, model=plan.model, work_root=plan.work_root)
+        )
         with memory_limit(plan.schedule.memory_limit_mb):
             result = run_training(plan.config, plan.tier, **options)
         result = replace(result, cost={**result.cost, **summed_costs(group.gather(cost_since(clock)))})
@@ -221,7 +224,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run_training(
-    config: Any, tier: Tier, init: Sequence[Path] = (), complete: bool = True, parts: Sequence[str] | None = None
+    config: Any,
+    tier: Tier,
+    init: Sequence[Path] = (),
+    complete: bool = True,
+    parts: Sequence[str] | None = None,
+    model: str | None = None,
+    work_root: Path | None = None,
 ) -> Trained:
     """Train with mmengine's Runner.
 
@@ -229,6 +238,8 @@ def run_training(
         init: checkpoints to start from, later ones first in force.
         complete: they make up the model (only AQR's parameters may be missing); else whatever they hold is taken.
         parts: prefixes of the parameters that the final checkpoint keeps; None: all.
+        model: name or file of the model's config; None: the tier's.
+        work_root: work folder of the tier, where features of frozen branches may be stored; None: they are not.
     """
     from aqr_bench import compat
 
@@ -249,6 +260,7 @@ def run_training(
     config.model_wrapper_cfg = dict(MODEL_WRAPPER)
     # Evaluation is a job of its own; the Runner asks for a test loop where it sees a test loader.
     runner = Runner.from_cfg(_without_test(config))
+    use_feature_cache(inner_model(runner), tier, model or tier.model, work_root)
     if init and not config.resume:
         merged = merged_weights(init, work / "init.pth")
         # Raises for what does not fit, where mmengine would only warn.

@@ -9,6 +9,7 @@ from pathlib import Path
 from aqr_bench.study.spec import Run
 
 RESULTS = Path("results")
+FEATURES = ".features"  # of frozen branches, below the work folder of a tier
 NOT_RECORDS = frozenset(["work", "world", "infos", "report", "pictures", ".snakemake"])  # folders below a tier's
 
 

@@ -137,6 +137,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         vocabulary=Vocabulary(data["data"].get("categories", {}), data["data"].get("attributes", {})),
         launcher=Launcher(**data.get("launcher", {})),
         tf32=data.get("tf32", False),
+        cache_features=data.get("cache_features", False),
         cluster_gpu=data.get("cluster_gpu", True),
         **{key: tuple(data[key]) for key in ("studies", "suites") if key in data},
     )

@@ -50,3 +50,12 @@ def test_files_that_are_linked_elsewhere_free_nothing(results):
     os.link(folder / "final.pth", results / "smoke/work/s/linked.pth")
     assert freed_bytes(folder) == 0
     assert stored_entries(results / "smoke/work/.aside") == [folder] and stored_entries(results / "none") == []
+
+
+def test_features_of_frozen_branches_are_listed_and_deleted(results, capsys):
+    folder = results / "smoke/work/.features"
+    folder.mkdir()
+    (folder / "0123.features").write_bytes(bytes(3_000_000))
+    assert main(["--tier", "smoke"]) == 0 and folder.is_dir()
+    assert "       3.0 MB  results/smoke/work/.features" in capsys.readouterr().out.splitlines()
+    assert main(["--tier", "smoke", "--delete"]) == 0 and not folder.exists()

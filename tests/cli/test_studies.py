@@ -14,6 +14,7 @@ from aqr_bench.console import duration
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.study.load import load_study, load_suite, load_tier
+from aqr_bench.study.requirements import FEATURES_BYTES
 from aqr_bench.study.runs import limit_seeds
 
 
@@ -151,6 +152,13 @@ def test_without_records_the_tiers_own_numbers_or_none(tmp_path, capsys):
         "time: unknown; tier smoke has no records" in output
         and "variant trainings: 2, 4 iterations; time unk" in output
     )
+
+
+def test_the_disk_for_stored_features_is_counted(tmp_path, capsys):
+    tier = yaml.safe_load(load_tier("smoke").path.read_text()) | {"cache_features": True}
+    outputs = [cost(capsys, "smoke", "--tier", name) for name in ("smoke", str(write(tmp_path, tier)))]
+    plain, stored = (float(re.search(r"disk: at most ([\d.]+) GB", output)[1]) for output in outputs)
+    assert stored == pytest.approx(plain + FEATURES_BYTES / 1e9)
 
 
 def test_a_study_that_the_tier_cannot_run_is_refused_and_left_out_of_all(tmp_path, capsys):

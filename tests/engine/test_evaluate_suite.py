@@ -22,6 +22,7 @@ from aqr_bench.records.diff import results_of
 from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.study.hashes import sha256_file
+from aqr_bench.study.layout import FEATURES
 from aqr_bench.study.load import load_suite, load_tier
 from aqr_bench.study.plan import evaluation_settings
 from aqr_bench.world.spec import WorldSpec
@@ -92,6 +93,19 @@ def reference(tmp_path_factory, data, untrained) -> list[Record]:
 def results(records: list[Record]) -> list[dict]:
     """What has to be equal, bit for bit."""
     return [results_of(record) for record in records]
+
+
+def test_features_of_frozen_branches_are_computed_once(short, reference):
+    """For all conditions that leave a sensor as it is; the records are those without a cache."""
+    tier = load_tier("smoke").path.read_text().replace("name: smoke", "name: stored\ncache_features: true")
+    branches = "img_backbone, img_neck, pts_voxel_encoder, pts_backbone, pts_neck"
+    tier = tier.replace("{iterations: 4, config: {}}", f"{{iterations: 4, config: {{model.frozen: [{branches}]}}}}")
+    (short.folder / "stored.yaml").write_text(tier)
+    short.words[1] = str(short.folder / "stored.yaml")
+    records = short.run()
+    assert results(records) == results(reference)
+    # Two samples: clouds, images, images of fewer cameras.
+    assert len(list((short.folder / "work" / FEATURES).iterdir())) == 6
 
 
 def test_a_killed_suite_resumes_with_the_next_condition(short, reference, monkeypatch, capsys):

@@ -21,6 +21,7 @@ from aqr_bench.engine.weights import load_weights, trained_checkpoint
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, not_started_reason, read_records, write_records
 from aqr_bench.records.store import separate_work
+from aqr_bench.study.layout import FEATURES
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
@@ -146,6 +147,35 @@ def test_a_base_starts_from_pretrained_branches(place):
         train(place, "without", tier="branches.yaml")
     with pytest.raises(UserError, match="no pretrain 'lidr'; did you mean 'lidar'"):
         train(place, "typo", "--pretrain", "lidr", tier="branches.yaml")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_features_are_stored_below_the_work_folder_of_a_tier_that_says_so(place, monkeypatch, stored):
+    """For the detectors that can: what they do with it is tested with them."""
+
+    class Started(BaseException):
+        pass
+
+    class Run:
+        def __init__(self, model):
+            self.model, self.rank = model, 0
+
+        def train(self):
+            raise Started(getattr(self.model, "feature_cache", "none"))
+
+    name = f"stored_{stored}".lower()
+    tier = yaml.safe_load((place / "tiny.yaml").read_text()) | {"name": name, "cache_features": stored}
+    (place / f"{name}.yaml").write_text(yaml.safe_dump(tier))
+    detector, other = torch.nn.Module(), torch.nn.Module()
+    detector.feature_cache = None
+    for model in (detector, other):
+        monkeypatch.setattr("mmengine.runner.Runner.from_cfg", lambda _, model=model: Run(model))
+        with pytest.raises(Started) as started:
+            train(place, name, tier=f"{name}.yaml")
+        if model is detector and stored:
+            assert started.value.args[0].folder == place / name / "work" / FEATURES
+        else:
+            assert started.value.args[0] == (None if model is detector else "none")
 
 
 def test_a_resumed_run_equals_an_unbroken_one(place, base):
