@@ -15,11 +15,13 @@ from typing import Any
 
 from aqr_bench.atomic import write_text
 from aqr_bench.data.digests import known_infos_digest, noted_digest, table_digests, tables_digest
-from aqr_bench.records.code_dependencies import code_hash_for
+from aqr_bench.records.cache import replace_in_identity
+from aqr_bench.records.code_dependencies import code_hash_for, hash_of_parts
 from aqr_bench.records.freshness import (
     FRESH,
     MISSING,
     STALE,
+    AskedFile,
     DataState,
     Rows,
     Verdict,
@@ -237,19 +239,23 @@ def accept_code(selection: Selection, results: Path = RESULTS) -> list[Path]:
         if not alike:
             return accepted
         for verdict in alike:
-            _accept(verdict.path, verdict.code)
+            _accept(verdict.asked, layout, verdict.code)
             accepted.append(verdict.path)
 
 
-def _accept(path: Path, code: Mapping[str | None, Mapping[str, str]]) -> None:
-    """Let the records of a file be of this code, by condition."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+def _accept(asked: AskedFile, layout: RunLayout, code: Mapping[str | None, Mapping[str, str]]) -> None:
+    """Let the records of a file be of this code, by condition, and what other studies reuse of their run."""
+    rows, before, after = [], {}, {}
+    for line in asked.path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         provenance = record["provenance"]
         then, now = provenance["request"]["code"], dict(code[record["condition"]])
         note = {"date": utc_now(), "code": {file: v for file, v in then.items() if now.get(file) != v}}
         provenance["accepted"] = [*provenance.get("accepted", ()), note]
         provenance["request"]["code"] = now
+        before, after = before | then, after | now
         rows.append(json.dumps(record, ensure_ascii=False))
-    write_text(path, "\n".join(rows) + "\n")
+    write_text(asked.path, "\n".join(rows) + "\n")
+    # Of a shipped model alone: the entry of a custom one has a hash of its sources too, so it does not match.
+    name = asked.path.name.removesuffix(".jsonl")
+    replace_in_identity(layout.work / asked.run.subfolder, name, hash_of_parts(before, {}), hash_of_parts(after, {}))

@@ -50,6 +50,17 @@ def find_cached(root: Path, work: Path, name: str, identity: Sequence[str]) -> t
     return None
 
 
+def replace_in_identity(folder: Path, name: str, then: str, now: str) -> None:
+    """Let a cache entry count as that of other code; ``then`` and ``now`` are hashes of the code."""
+    path = folder / f"{name}.done.json"
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        note["identity"] = [now if part == then else part for part in note["identity"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no entry, or none that ``find_cached`` would take
+    write_text(path, json.dumps(note))
+
+
 def reuse_file(source: Path, target: Path) -> Path:
     """Put a file of another run into this run's folder: a hard link where the file system can, else a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -77,8 +77,12 @@ def code_parts(step: str, model: str | None = None, settings: Mapping[str, Any] 
 
 def code_hash_for(step: str, model: str | None = None, settings: Mapping[str, Any] | None = None) -> str:
     """SHA-256 of the code that a job depends on, that of a custom model included; arguments as of ``code_parts``."""
-    sources = {} if model is None else source_hashes(model)
-    return config_hash({"package": code_parts(step, model, settings), "sources": sources})
+    return hash_of_parts(code_parts(step, model, settings), {} if model is None else source_hashes(model))
+
+
+def hash_of_parts(package: Mapping[str, str], sources: Mapping[str, str]) -> str:
+    """Of hashes of files: of the package, as ``code_parts`` has them, and of a custom model."""
+    return config_hash({"package": package, "sources": sources})
 
 
 def code_hash(parts: Sequence[str]) -> str:

@@ -13,12 +13,20 @@ from asked_records import INFOS, selected, with_config, write_asked
 from aqr_bench.cli import current
 from aqr_bench.cli.current import _data_reasons, accept_code, current_state, prepare_code, put_back
 from aqr_bench.records import freshness
+from aqr_bench.records.cache import save_cache_entry
+from aqr_bench.records.code_dependencies import hash_of_parts
 from aqr_bench.records.store import archive
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.vocabulary import Vocabulary
 
 OTHER = {"model.pts_bbox_head.aqr": None}
+
+
+def code_of(lines: str) -> dict[str, str]:
+    """Hashes of the code that the records of a file depend on."""
+    requests = [json.loads(line)["provenance"]["request"] for line in lines.splitlines()]
+    return {file: v for request in requests for file, v in request["code"].items()}
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -82,6 +90,11 @@ def test_code_is_accepted_also_where_there_are_no_info_files(tmp_path, monkeypat
     for row in rows:
         row["provenance"]["request"]["code"]["bias/router.py"] = "0"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    # What other studies reuse of this run; it keeps a hash of the code of all conditions.
+    work = results / "smoke/work/smoke/cross/seed0"
+    work.mkdir(parents=True, exist_ok=True)
+    hashes = [hash_of_parts(code_of(lines), {}) for lines in (path.read_text(), before)]
+    save_cache_entry(work, path.stem, ["config", hashes[0], "data"], {})
     assert current_state(selected(), results).reasons_by_job == [
         "evaluate smoke/cross seed 0 missing_sensors: code: bias/router.py changed"
     ]
@@ -91,6 +104,8 @@ def test_code_is_accepted_also_where_there_are_no_info_files(tmp_path, monkeypat
     ):
         assert row["provenance"]["request"] == then["provenance"]["request"]
         assert row["provenance"]["accepted"][0]["code"] == {"bias/router.py": "0"}
+    entry = json.loads((work / f"{path.stem}.done.json").read_text())
+    assert entry["identity"] == ["config", hashes[1], "data"]
 
 
 def test_nothing_is_worked_out_for_records_that_are_not_there(tmp_path, monkeypatch):
