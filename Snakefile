@@ -10,7 +10,7 @@ include: "workflow/rules/common.smk"
 
 rule all:
     input:
-        f"results/{TIER.name}/report/index.html",
+        LAYOUT.page.as_posix(),
         # Snakemake passes over a deleted file that only stands between others and a newer report; records are results.
         RECORDS,
     localrule: True

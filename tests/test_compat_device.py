@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from aqr_bench.compat import to_cpu
 from aqr_bench.engine import finite_outputs
 from aqr_bench.engine.evaluate import Evaluator
-from aqr_bench.study.schema import repository_root
+from aqr_bench.study.folders import shipped_folder
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_detections_of_one_sample(sample, monkeypatch):
 
 def test_nothing_in_the_package_moves_data_samples_by_cpu():
     """``.cpu()`` is for tensors, here always on their way to numpy or into a checkpoint."""
-    package = repository_root() / "aqr_bench"
+    package = shipped_folder() / "aqr_bench"
     allowed = re.compile(r"\.cpu\(\)\.(numpy|clone)\(\)")
     calls = [
         f"{path.relative_to(package)}: {line.strip()}"

@@ -151,7 +151,7 @@ def _summary_reasons(selection: Selection, layout: RunLayout, verdicts: Mapping[
     if layout.page.is_file():
         note = _read_json(layout.page_note) or {}
         asked = {Path(path) for path in selection.records}
-        states = {v.state for v in verdicts.values() if v.path.relative_to(layout.results.parent) in asked}
+        states = {v.state for v in verdicts.values() if selection.results / v.path.relative_to(layout.results) in asked}
         if reasons or states - {FRESH} or note.get("identity") != page_identity(layout.root, selection.studies):
             reasons[layout.page] = "records, studies or the code of the report changed"
     return reasons

@@ -20,9 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aqr_bench.cli.cuda_builds import Advice, Driver, advise, find_driver, set_up_command
+from aqr_bench.cli.cuda_builds import Advice, Driver, advise, find_driver, set_up_command, spconv_build
 from aqr_bench.cli.import_checks import ImportResult, check_imports
 from aqr_bench.errors import UserError, require_disk, run_main
+from aqr_bench.study.folders import PACKAGE_DATA, is_installed, project_folder
 
 if TYPE_CHECKING:
     from aqr_bench.study.spec import Schedule, Study, Tier
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_TIER = "quick"
 MEMORY_GB = 8  # what README.md asks for
 INSTALL = f"{sys.executable} -m pip install"
-LOCKED = f"{INSTALL} --no-deps -r requirements.lock"
+LOCKED = f"{INSTALL} --no-deps -r {PACKAGE_DATA / 'requirements.lock' if is_installed() else 'requirements.lock'}"
 INSTALL_DOC = "see docs/install.md"
 REMEDIES = {
     "torch": f"{INSTALL} torch==2.13.0",
@@ -84,7 +85,8 @@ def _check_python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] == (3, 11):
         return Check("python", "ok", version)
-    return Check("python", "broken", f"{version}, not 3.11", "make clean setup PYTHON=/path/to/python3.11")
+    remedy = "an environment of Python 3.11" if is_installed() else "make clean setup PYTHON=/path/to/python3.11"
+    return Check("python", "broken", f"{version}, not 3.11", remedy)
 
 
 def _check_packages() -> Check:
@@ -122,7 +124,14 @@ def _version(name: str) -> str | None:
 def cuda_remedy(driver: Driver | None) -> str:
     """How to get the CUDA builds that this machine wants, the same for every row that asks for them."""
     advice = advise(driver) if driver else Advice(set_up_command())
-    return f"{advice.command or 'a newer driver'}; {INSTALL_DOC}"
+    command = advice.command or "a newer driver"
+    if advice.command and is_installed():  # without the Makefile
+        cuda = advice.command.rpartition("CUDA=")[2]
+        command = (
+            f"{INSTALL} torch --index-url https://download.pytorch.org/whl/{cuda}, and spconv-{spconv_build(cuda)}"
+        )
+        command += " in place of spconv"
+    return f"{command}; {INSTALL_DOC}"
 
 
 def _check_imports(imports: Mapping[str, ImportResult], driver: Driver | None) -> Iterator[Check]:
@@ -206,13 +215,14 @@ def judge_tier(
     driver: Driver | None = None,
 ) -> Verdict:
     """Whether the tier's studies can be run from ``folder``; every reason is given, not the first alone."""
+    from aqr_bench.study.layout import RESULTS
     from aqr_bench.study.requirements import disk_needed, missing_inputs, schedules
     from aqr_bench.study.settings import initial_file
 
     reasons = [Reason(f"{check.name}: {check.seen}", check.remedy) for check in checks if check.state == "broken"]
     problems = list(missing_inputs(tier, studies))
     try:
-        require_disk(folder / "results", disk_needed(tier, studies), f"tier {tier.name}")
+        require_disk(folder / RESULTS, disk_needed(tier, studies), f"tier {tier.name}")
     except UserError as error:
         problems.append(error)
     reasons += [Reason(problem.message, problem.remedy or "correct that file") for problem in problems]
@@ -282,7 +292,7 @@ def judge_tiers(
                 verdicts.append(Verdict(name, False, (Reason(error.message, error.remedy),)))  # a draft
                 continue
             studies = [limit_seeds(load_study(study), tier) for study in tier.studies]
-            verdicts.append(judge_tier(tier, studies, checks, imports, Path.cwd(), driver))
+            verdicts.append(judge_tier(tier, studies, checks, imports, project_folder(), driver))
         return verdicts
     except ImportError as error:  # of numpy, yaml or the like: no file of ours can be read
         return [Verdict(name, False, (Reason(f"a package is missing or broken: {error}", LOCKED),)) for name in names]

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from aqr_bench.records.store import ASIDE, STORE
-from aqr_bench.study.layout import FEATURES, RESULTS
+from aqr_bench.study.layout import FEATURES, results_folder
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,12 +20,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--tier", nargs="+", help="names of tiers (default: all that have results)")
     parser.add_argument("--delete", action="store_true", help="delete them: what is asked for again is made again")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="default: results/ of the project folder")
     args = parser.parse_args(argv)
-    tiers = args.tier or sorted(path.name for path in RESULTS.glob("*") if path.is_dir())
+    results = args.results or results_folder()
+    tiers = args.tier or sorted(path.name for path in results.glob("*") if path.is_dir())
     total = 0
     for tier in tiers:
-        work = RESULTS / tier / "work"
-        for folder in (RESULTS / tier / STORE, work / ASIDE, work / FEATURES):
+        work = results / tier / "work"
+        for folder in (results / tier / STORE, work / ASIDE, work / FEATURES):
             for entry in stored_entries(folder):
                 size = freed_bytes(entry)
                 total += size

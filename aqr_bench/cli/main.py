@@ -17,6 +17,7 @@ from aqr_bench.errors import report_error
 
 # Each command parses its arguments; its module is imported only when it is called, since some cost seconds.
 COMMANDS = {
+    "init": ("aqr_bench.cli.init", "make a project folder with an example study and tier"),
     "run": ("aqr_bench.cli.run", "everything, from world to report, resuming what is there"),
     "world": ("aqr_bench.world.__main__", "write a synthetic driving world as a nuScenes data set"),
     "data": ("aqr_bench.data.__main__", "make the info files of a data set, or check one (data check)"),

@@ -10,7 +10,7 @@ from aqr_bench.data.digests import known_infos_digest
 from aqr_bench.errors import UserError
 from aqr_bench.records.cache import reuse_file
 from aqr_bench.records.merge import EQUAL, PLACED, MergeStep, apply_merge, plan_merge, read_files
-from aqr_bench.study.layout import RESULTS, RunLayout
+from aqr_bench.study.layout import RunLayout, results_folder
 
 MAX_LINES = 10  # for one folder
 
@@ -23,8 +23,9 @@ def main(argv: list[str] | None = None) -> int:
         "for now go in place, others into the store, from which they come back when they are asked for.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="results folders, or those of a tier")
-    parser.add_argument("--into", type=Path, default=RESULTS, metavar="RESULTS", help="default: results")
+    parser.add_argument("--into", type=Path, metavar="RESULTS", help="default: results/ of the project folder")
     args = parser.parse_args(argv)
+    args.into = args.into or results_folder()
     for folder in args.folders:
         if not folder.is_dir():
             raise UserError(f"no folder '{folder}': give results folders such as results or results/quick")

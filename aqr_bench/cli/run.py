@@ -24,12 +24,12 @@ from aqr_bench.engine.check_configs import check_configs_once
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, join_names, require_disk
 from aqr_bench.records.summary import print_summary, set_aside_failed
 from aqr_bench.study.derived import parse_settings, write_derived_study
+from aqr_bench.study.folders import project_folder, shipped
 from aqr_bench.study.layout import RESULTS, RunLayout, relative_path
 from aqr_bench.study.load import is_path, load_tier
 from aqr_bench.study.plan import select
 from aqr_bench.study.requirements import disk_needed, require_gpus, training_processes
 from aqr_bench.study.runs import pretrain_runs
-from aqr_bench.study.schema import repository_root
 from aqr_bench.world.spec import read_tier
 
 SNAKEMAKE = "aqr_bench.cli.snakemake_events"
@@ -109,23 +109,18 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     switches = (args.dry_run or args.why, args.strict, args.verbose)
     chosen = (args.seeds, args.suites, args.variants)
-    options = dict(gpus=args.gpus, retry_failed=args.retry_failed, why=args.why, accept=args.accept)
+    results = Path(relative_path(args.results, project_folder())) if args.results else RESULTS
+    options = dict(gpus=args.gpus, retry_failed=args.retry_failed, why=args.why, accept=args.accept, results=results)
     with ExitStack() as stack:
         studies = args.study
         if args.settings:
             tier, settings = load_tier(args.tier), parse_settings(args.settings)
-            folder = RunLayout(tier.name, working_folder() / RESULTS).work / "studies"
+            folder = RunLayout(tier.name, project_folder() / results).work / "studies"
             if args.dry_run or args.why:  # which leaves nothing behind
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             studies = [str(write_derived_study(name, settings, folder)) for name in studies or tier.studies]
             print(f"with --set: {', '.join(Path(study).stem for study in studies)}")
         return run_workflow(args.tier, studies, args.cores, *switches, *chosen, **options)
-
-
-def working_folder() -> Path:
-    """Where the workflow runs: the repository that this folder is in, else this folder."""
-    root = repository_root()
-    return root if Path.cwd().is_relative_to(root) else Path.cwd()
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -141,6 +136,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="config values of every variant"
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="folder of the results (default: results/ of the project folder)"
     )
     parser.add_argument("--cores", type=positive_int, help="cores to use (default: what the profile says)")
     gpus = parser.add_mutually_exclusive_group()
@@ -175,6 +173,7 @@ def run_workflow(
     retry_failed: bool = False,
     why: bool = False,
     accept: bool = False,
+    results: Path = RESULTS,
 ) -> int:
     """From world to report. Returns 0 if all jobs ran and all records are ok, 1 if a job failed, 3 if records failed.
 
@@ -182,22 +181,22 @@ def run_workflow(
 
     ``gpus``: so many of the visible ones, 0 for none; None: all. ``why``: with ``dry_run``, a reason for every job.
     ``accept``: records of other code count as current from now on (with ``dry_run``: they are only counted).
+    ``results``: their folder; a relative one counts from the project folder.
 
     Raises UserError for what can be known to fail before anything runs: an unknown name, a missing data set, too few
     GPUs, too little disk space, another workflow in the same folder.
     """
-    root = repository_root()
-    folder = working_folder()
-    selection = select(tier_name, study_names or None, suites or None, seeds, variants or None)
-    tier, studies, layout = selection.tier, selection.studies, RunLayout(selection.tier.name, folder / RESULTS)
+    folder = project_folder()
+    selection = select(tier_name, study_names or None, suites or None, seeds, variants or None, results)
+    tier, studies, layout = selection.tier, selection.studies, RunLayout(selection.tier.name, folder / results)
     usable = limited(visible_gpus(), gpus, "--gpus")
     require_gpus(tier, training_processes(tier, studies), len(usable))
     if tier.kind == "synthetic":
         read_tier(tier.path)  # raises for a mistake in the world's numbers now, not in the first job
     check_configs_once(tier, studies, folder / ".snakemake" / "aqr-bench-checked")
     require_disk(layout.results, disk_needed(tier, studies, layout), f"tier {tier.name}")
-    command = [sys.executable, "-m", SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
-    command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
+    command = [sys.executable, "-m", SNAKEMAKE, "--snakefile", str(shipped("Snakefile")), "--directory", str(folder)]
+    command += ["--workflow-profile", str(shipped("workflow/profiles/default"))]
     command += ["--cores", str(cores)] if cores else []
     # As many jobs at once as there are GPUs for: which ones each of them gets, aqr_bench.cli.gpu_slots sees to.
     command += ["--resources", f"gpu={len(usable)}"] if usable else []
@@ -206,13 +205,14 @@ def run_workflow(
     files = {"studies": [seen_from(folder, name) for name in study_names]}
     files |= {"tier": seen_from(folder, tier_name), "suites": [seen_from(folder, name) for name in suites]}
     settings = {**files, "variants": list(variants), "seeds": seeds, "gpus": gpus}
+    settings |= {} if results == RESULTS else {"results": str(results)}
     # As JSON: in plain text, Snakemake would guess types, and names could hold no comma. It strips quotes at both ends,
     # which the spaces keep.
     command += ["--config", *(f"{key}= {json.dumps(v)} " for key, v in settings.items() if v or v == 0)]
     times, live = {}, is_terminal(sys.stdout)
     if live and not dry_run:  # else nobody sees the time left, for which all records are read
         times = expected_seconds(tier, studies, selection.suites, layout.results)
-    records = [folder / path for path in (*map(RunLayout(tier.name).train, pretrain_runs(tier)), *selection.records)]
+    records = [folder / path for path in (*map(selection.layout.train, pretrain_runs(tier)), *selection.records)]
     progress = Progress(tier.threads, len(usable), dry_run, not live, verbose, TimeLeft(times))
     if dry_run:
         if retry_failed and (failed := set_aside_failed(records, dry_run=True)):

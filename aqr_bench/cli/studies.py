@@ -18,6 +18,8 @@ from pathlib import Path
 from aqr_bench.cli.estimate import JobGroup, job_groups, job_seconds, known_times, wall_seconds, workflow_jobs
 from aqr_bench.console import duration, positive_int
 from aqr_bench.errors import UserError, is_file, join_names, nearest, run_main, short
+from aqr_bench.study.folders import project_folder, shipped_folder
+from aqr_bench.study.layout import results_folder
 from aqr_bench.study.load import (
     is_path,
     known_studies,
@@ -46,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     """Print what was asked for; UserError for the first mistake in a file."""
     args = _parser().parse_args(argv)
     if args.action == "cost":
-        lines = cost_lines(args.study, args.tier, args.seeds, args.suites, args.cores, Path(args.records))
+        records = results_folder() if args.records is None else Path(args.records)
+        lines = cost_lines(args.study, args.tier, args.seeds, args.suites, args.cores, records)
         from aqr_bench.engine.check_configs import check_configs  # mmengine and torch
 
         check_configs(*planned(args.study, args.tier, args.seeds))
@@ -65,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise broken[0]
             lines = [*check_lines(*entries), *configs_line(*entries[:2], args.tier)]
         else:
-            lines = [*list_lines(*entries), *(f"broken: {error}" for error in broken)]
+            lines = [*list_lines(*entries), *project_lines(*entries), *(f"broken: {error}" for error in broken)]
     print("\n".join(lines))
     return 0
 
@@ -90,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
     cost.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
     cost.add_argument("--cores", type=positive_int, help="cores to use (default: those of this machine)")
-    cost.add_argument("--records", default="results", help="results folder whose records tell how long things take")
+    cost.add_argument("--records", help="results folder whose records tell how long things take")
     return parser
 
 
@@ -170,6 +173,16 @@ def list_lines(studies: Sequence[Study], tiers: Sequence[Tier], suites: Sequence
         rows = [(suite.name, len(suite.conditions), suite.summary) for suite in suites]
         lines += ["", *table(("suite", "conditions", "what it is"), rows)]
     return [*lines, "", "Details: aqr-bench studies show NAME"]
+
+
+def project_lines(*entries: Sequence[Study | Tier | Suite]) -> list[str]:
+    """Which of them are files of the project folder; nothing where all ship, as in a checkout."""
+    if project_folder().resolve() == shipped_folder().resolve():
+        return []
+    folder = project_folder() / "ablations"
+    files = [entry for kind in entries for entry in kind if entry.path.is_relative_to(folder)]
+    names = ", ".join(f"{kind_of(entry)} {entry.name}" for entry in files) or "none"
+    return [f"Of this project ({folder}): {names}; all others ship with aqr-bench"]
 
 
 def tiers_of(study: Study, tiers: Sequence[Tier]) -> str:

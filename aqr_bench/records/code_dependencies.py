@@ -122,7 +122,7 @@ def _entries_of_model(model: str, overrides: Mapping[str, Any]) -> frozenset[str
     for file in files:
         imported = imported_files(file.read_bytes())
         entries |= imported
-        if file.is_relative_to(PACKAGE):
+        if file.is_relative_to(CONFIGS):
             entries.add(file.relative_to(PACKAGE).as_posix())
         else:  # a class of the user may call what the modules that it names bring in
             further = {name for part in imported for name in imported_files((PACKAGE / part).read_bytes())}

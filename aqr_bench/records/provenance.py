@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from aqr_bench.errors import UserError
+from aqr_bench.study.folders import is_installed, shipped_folder
 from aqr_bench.study.hashes import sha256_file
-from aqr_bench.study.schema import repository_root
 
 if TYPE_CHECKING:
     from aqr_bench.records.job import Job
@@ -105,10 +105,15 @@ def packages() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any]:
-    """``git_commit`` and ``git_dirty`` of the repository; both None outside git or before the first commit."""
+    """``git_commit`` and ``git_dirty`` of the checkout; both None outside git or before the first commit.
+
+    And of an installed package: a repository that its environment lies in is not the one it comes from.
+    """
     nothing = {"git_commit": None, "git_dirty": None}
+    if is_installed():
+        return nothing
     try:
-        root = repository_root()
+        root = shipped_folder()
         head = _git(root, "rev-parse", "HEAD")
         # Untracked files count as dirty only where they can change a result.
         changes = _git(root, "status", "--porcelain", "--", "aqr_bench", "ablations", "workflow", "Snakefile")
@@ -124,11 +129,14 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def portable_path(path: str | Path) -> str:
-    """A path without this machine in it: relative to the working folder or repository, else ``<elsewhere>/name``."""
+    """A path without this machine in it: relative to the working folder or what ships, else ``<elsewhere>/name``.
+
+    To the inner one of the two: an environment may lie in the working folder, and a checkout around it.
+    """
     path = Path(path)
     if not path.is_absolute():
         return path.as_posix()
-    for base in (Path.cwd(), repository_root()):
+    for base in sorted((Path.cwd(), shipped_folder()), key=lambda folder: len(folder.parts), reverse=True):
         if path.is_relative_to(base):
             return path.relative_to(base).as_posix()
     return f"<elsewhere>/{path.name}"

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from aqr_bench.study.folders import project_folder
 from aqr_bench.study.spec import Run
 
 RESULTS = Path("results")
@@ -23,6 +24,11 @@ def relative_path(path: str | Path, folder: str | Path) -> str:
     if os.path.realpath(os.path.join(folder, as_written)) == os.path.realpath(path):
         return as_written
     return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+
+
+def results_folder() -> Path:
+    """The project folder's ``results/``, as one would type it in the working directory."""
+    return Path(relative_path(project_folder() / RESULTS, Path.cwd()))
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aqr_bench.errors import UserError, is_file, join_names, nearest, short
+from aqr_bench.study.folders import ablation_folders
 from aqr_bench.study.grid import grid_variants
 from aqr_bench.study.model_files import named_beside
 from aqr_bench.study.overrides import merge_overrides
 from aqr_bench.study.schedule import tier_schedule
-from aqr_bench.study.schema import name_problem, read_yaml, repository_root, schema_error
+from aqr_bench.study.schema import name_problem, read_yaml, schema_error
 from aqr_bench.study.spec import (
     RESERVED,
     Condition,
@@ -29,18 +30,18 @@ T = TypeVar("T")
 
 
 def known_tiers() -> list[str]:
-    """Names of the tiers that ship with the repository."""
-    return _names(repository_root() / "ablations" / "tiers")
+    """Names of the project's tiers and of those that ship."""
+    return _names("tiers")
 
 
 def known_suites() -> list[str]:
-    """Names of the condition suites that ship with the repository."""
-    return _names(repository_root() / "ablations" / "conditions")
+    """Names of the project's condition suites and of those that ship."""
+    return _names("conditions")
 
 
 def known_studies() -> list[str]:
-    """Names of the studies that ship with the repository."""
-    return _names(repository_root() / "ablations")
+    """Names of the project's studies and of those that ship."""
+    return _names("")
 
 
 def loadable(load: Callable[[str], T], names: Iterable[str]) -> tuple[list[T], list[UserError]]:
@@ -54,34 +55,49 @@ def loadable(load: Callable[[str], T], names: Iterable[str]) -> tuple[list[T], l
     return loaded, broken
 
 
-def _names(folder: Path, pattern: str = "*.yaml") -> list[str]:
-    return sorted(p.stem for p in folder.glob(pattern) if not p.stem.startswith("_"))
+def _names(kind: str) -> list[str]:
+    files = (path for folder in ablation_folders(kind) for path in folder.glob("*.yaml"))
+    return sorted({path.stem for path in files if not path.stem.startswith("_")})
 
 
 def is_path(text: str) -> bool:
-    """Whether a tier, study or suite is given by its file, and not by a name that ships."""
+    """Whether a tier, study or suite is given by its file, and not by name."""
     return "/" in text or text.endswith((".yaml", ".yml"))
 
 
-def _resolve(path_or_name: str | Path, folder: str, what: str) -> Path:
-    """A path is taken as it is; a bare name is looked up in ``ablations/<folder>``."""
+def _resolve(path_or_name: str | Path, kind: str, what: str) -> Path:
+    """A path is taken as it is; a bare name is looked up in ``ablations/<kind>`` of the project, then of what ships."""
     text = str(path_or_name)
     if isinstance(path_or_name, Path) or is_path(text):
         path = Path(text)
         if is_file(path):
+            _raise_if_hides(path, kind, what)
             return path
         raise UserError(f"{what} file not found: {short(text, 200)}")
-    shipped = repository_root() / "ablations" / folder
-    if is_file(shipped / f"{text}.yaml"):
-        return shipped / f"{text}.yaml"
-    known = _names(shipped)
+    for path in (folder / f"{text}.yaml" for folder in ablation_folders(kind)):
+        if is_file(path):
+            _raise_if_hides(path, kind, what)
+            return path
+    known = _names(kind)
     hint = nearest(text, known)
     others = "" if hint.startswith("; known") else f" (known: {join_names(known)})"
     raise UserError(f"unknown {what} '{short(text)}'{hint}{others}")
 
 
-def _load(path_or_name: str | Path, folder: str, what: str) -> tuple[dict[str, Any], Path]:
-    path = _resolve(path_or_name, folder, what)
+def _raise_if_hides(path: Path, kind: str, what: str) -> None:
+    """UserError for a file of the project whose name is that of another one that ships: results go by names."""
+    *project, shipped = ablation_folders(kind)
+    other = shipped / path.name
+    is_of_project = path.parent.resolve() in [folder.resolve() for folder in project]
+    if is_of_project and is_file(other) and path.read_bytes() != other.read_bytes():
+        raise UserError(
+            f"{what} '{path.stem}' is named by two files: {path} and {other}, which ships with aqr-bench",
+            "Rename the project's file and the name in it.",
+        )
+
+
+def _load(path_or_name: str | Path, kind: str, what: str) -> tuple[dict[str, Any], Path]:
+    path = _resolve(path_or_name, kind, what)
     data = read_yaml(path)
     problem = schema_error(data, what)
     if problem:

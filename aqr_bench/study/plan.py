@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aqr_bench.errors import UserError, nearest, short
-from aqr_bench.study.layout import RunLayout
+from aqr_bench.study.folders import ablation_folders
+from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.load import known_studies, known_suites, load_study, load_suite, load_tier, loadable
 from aqr_bench.study.requirements import require_inputs
 from aqr_bench.study.runs import base_runs, limit_seeds, matrix
-from aqr_bench.study.schema import repository_root
 from aqr_bench.study.spec import Launcher, Run, Schedule, Study, Suite, Tier
 
 ONE_PROCESS = Launcher()
@@ -35,6 +35,7 @@ class Selection:
         suites: further ones, under which the variants of the chosen studies are evaluated too.
         seeds: how many of every study's were asked for; None: as the tier says.
         variants: those that were asked for; none: all.
+        results: folder of the results, as the workflow names it: absolute, or relative to the project folder.
     """
 
     tier: Tier
@@ -43,10 +44,11 @@ class Selection:
     suites: tuple[Suite, ...] = ()
     seeds: int | None = None
     variants: tuple[str, ...] = ()
+    results: Path = RESULTS
 
     @property
     def layout(self) -> RunLayout:
-        return RunLayout(self.tier.name)
+        return RunLayout(self.tier.name, self.results)
 
     @property
     def trained(self) -> list[Study]:
@@ -112,15 +114,22 @@ def select(
     suites: Sequence[str] | None = None,
     seeds: int | None = None,
     variants: Sequence[str] | None = None,
+    results: str | Path = RESULTS,
 ) -> Selection:
     """Load and check what is to be run, given by names or files.
 
     Args:
         studies: None: those that the tier names, with its further suites unless ``suites`` names others.
         variants: those of the studies that are run, besides each study's baseline; None: all.
+        results: folder of the results.
     Raises:
         UserError: an unknown name, a mistake in a file, a study that the tier cannot run, inputs that are not there.
     """
+    if set("{}") & set(str(results)):
+        raise UserError(
+            f"--results {results}: Snakemake takes braces in names of files for wildcards",
+            "Name a folder without { and }.",
+        )
     loaded = load_tier(tier)
     if suites is None:
         suites = () if studies else loaded.suites
@@ -138,7 +147,8 @@ def select(
         for study in loadable(load_study, known_studies())[0]
         if can_run(loaded, study) and is_same_file(own_suites.get(study.suite.name, study.suite), study.suite)
     }
-    return Selection(loaded, chosen, {**known, **{s.name: s for s in chosen}}, further, seeds, tuple(variants or ()))
+    targets = {**known, **{study.name: study for study in chosen}}
+    return Selection(loaded, chosen, targets, further, seeds, tuple(variants or ()), Path(results))
 
 
 def with_variants(studies: Sequence[Study], variants: Sequence[str]) -> tuple[Study, ...]:
@@ -184,9 +194,9 @@ def can_run(tier: Tier, study: Study) -> bool:
 
 
 def name_or_path(file: Path) -> str:
-    """How a job names a tier, study or suite: by name if the repository ships it, by path otherwise."""
-    shipped = file.resolve().is_relative_to((repository_root() / "ablations").resolve())
-    return file.stem if shipped else file.as_posix()
+    """How a job names a tier, study or suite: by name if it is one of the project's or ships, by path otherwise."""
+    folders = [folder.resolve() for kind in ("", "tiers", "conditions") for folder in ablation_folders(kind)]
+    return file.stem if file.resolve().parent in folders else file.as_posix()
 
 
 def launcher_of(tier: Tier, schedule: Schedule) -> Launcher:

@@ -13,21 +13,7 @@ import jsonschema
 import yaml
 
 from aqr_bench.errors import UserError, join_names, nearest, quoted, short
-
-
-def repository_root() -> Path:
-    """The folder that holds ``ablations/`` and ``workflow/schemas/``.
-
-    The working directory and its parents come first, so that a copy of the repository uses its own files; then the
-    place of this package (an editable installation).
-    """
-    for folder in (*[Path.cwd(), *Path.cwd().parents], Path(__file__).resolve().parents[2]):
-        if (folder / "ablations").is_dir() and (folder / "workflow" / "schemas").is_dir():
-            return folder
-    raise UserError(
-        "no ablations/ and workflow/schemas/ folder here or above. Run inside a checkout of the repository."
-    )
-
+from aqr_bench.study.folders import shipped
 
 # ---------------------------------------------------------------- reading
 
@@ -190,7 +176,7 @@ def _schema(file: Path) -> jsonschema.Draft202012Validator:
 
 def schema_for(name: str) -> jsonschema.Draft202012Validator:
     """Validator for ``workflow/schemas/<name>.schema.yaml``."""
-    return _schema(repository_root() / "workflow" / "schemas" / f"{name}.schema.yaml")
+    return _schema(shipped(f"workflow/schemas/{name}.schema.yaml"))
 
 
 @functools.cache
@@ -208,7 +194,7 @@ def _record_is_valid(data: Any) -> bool:
     from fastjsonschema import JsonSchemaValueException
 
     try:
-        _compiled(repository_root() / "workflow" / "schemas" / "record.schema.yaml")(data)
+        _compiled(shipped("workflow/schemas/record.schema.yaml"))(data)
     except JsonSchemaValueException:
         return False
     return True

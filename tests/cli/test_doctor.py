@@ -243,6 +243,12 @@ def test_what_it_says_to_install_is_what_the_makefile_installs():
         assert doctor.REMEDIES[name].endswith(f" {pin}")
 
 
+def test_remedies_of_an_installed_package_need_no_makefile(monkeypatch):
+    monkeypatch.setattr(doctor, "is_installed", lambda: True)
+    remedy = doctor.cuda_remedy(Driver("580.10", (12.0,)))
+    assert "whl/cu130, and spconv-cu126 in place of spconv" in remedy and "make" not in remedy
+
+
 @pytest.mark.slow
 def test_here_the_quick_tier_works():
     done = subprocess.run([sys.executable, "-m", "aqr_bench", "doctor"], capture_output=True, text=True, cwd=ROOT)

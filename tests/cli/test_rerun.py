@@ -19,8 +19,8 @@ from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.errors import UserError
 from aqr_bench.records.diff import compare
 from aqr_bench.records.record import Record, read_records, write_records
+from aqr_bench.study.folders import shipped_folder
 from aqr_bench.study.load import load_tier
-from aqr_bench.study.schema import repository_root
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
@@ -258,6 +258,6 @@ def test_old_records_still_are_records():
 
 def test_records_of_version_0_1_0_are_said_to_be_of_another_identity(monkeypatch, capsys):
     monkeypatch.setattr(rerun, "run_again", lambda *arguments: [])  # which takes a data set
-    file = repository_root() / "results/reference/quick_0.1.0/records/bias_site/cross/seed0/train.jsonl"
+    file = shipped_folder() / "results/reference/quick_0.1.0/records/bias_site/cross/seed0/train.jsonl"
     assert rerun.main([str(file)]) == 0
     assert capsys.readouterr().out.startswith("stale: record of an earlier version, which does not say what it was")

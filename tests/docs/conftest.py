@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("ablations", "aqr_bench", "examples", "tests", "workflow", "results/published")
+COPIED = ("ablations", "aqr_bench", "config", "examples", "tests", "workflow", "results/published")
 
 
 class Page:

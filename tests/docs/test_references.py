@@ -102,3 +102,10 @@ def test_the_code_names_pages_and_files_that_exist():
         if name not in OTHER_PROJECTS and not (ROOT / name).is_file()
     }
     assert not missing
+
+
+def test_the_exit_codes_are_those_of_commands():
+    section = text_of("docs/running.md").partition("## Exit codes")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
+    commands = {name.split()[0] for row in rows for name in re.findall("`([a-z][^`]*)", row)}
+    assert {"run", "evaluate", "compare", "doctor", "gpu-slots"} <= commands <= main.COMMANDS.keys()

@@ -167,7 +167,7 @@ def test_provenance_describes_this_process(tmp_path):
 
 
 def test_outside_git_the_commit_is_unknown(tmp_path, monkeypatch):
-    monkeypatch.setattr(origin, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(origin, "shipped_folder", lambda: tmp_path)
     assert origin.git_state() == {"git_commit": None, "git_dirty": None}
 
 
@@ -177,7 +177,7 @@ def test_git_commit_and_dirty_flag(tmp_path, monkeypatch):
             ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=tmp_path, check=True, capture_output=True
         )
 
-    monkeypatch.setattr(origin, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(origin, "shipped_folder", lambda: tmp_path)
     (tmp_path / "aqr_bench").mkdir()
     (tmp_path / "aqr_bench" / "a.py").write_text("1")
     git("init")

@@ -26,9 +26,9 @@ from aqr_bench.report.alarms import (
 )
 from aqr_bench.report.collect import collect_base, collect_study
 from aqr_bench.report.page import build_report
+from aqr_bench.study.folders import shipped_folder
 from aqr_bench.study.load import load_study, load_tier, resolve_condition
 from aqr_bench.study.runs import limit_seeds
-from aqr_bench.study.schema import repository_root
 
 TIER = load_tier("smoke")
 CONDITION_NAMES = ("clean", "no_lidar", "no_cameras")
@@ -278,7 +278,7 @@ def test_base_models_are_looked_at_too(study):
 
 def test_the_shipped_records_raise_no_false_alarm(tmp_path):
     """Of the detectors with a locality prior, as version 0.1.0 trained them: headings are not learnt, which is true."""
-    (tmp_path / "quick").symlink_to(repository_root() / "results" / "reference" / "quick_0.1.0" / "records")
+    (tmp_path / "quick").symlink_to(shipped_folder() / "results" / "reference" / "quick_0.1.0" / "records")
     tier, kinds, count = replace(load_tier("quick_prior"), name="quick"), Counter(), 0
     for name in ("bias_site", "windows"):
         study = limit_seeds(load_study(name), tier, 3)

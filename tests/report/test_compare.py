@@ -20,10 +20,10 @@ from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, write_records
 from aqr_bench.report.compare import compare_scores, main, score_difference
 from aqr_bench.report.result_sets import incompatible, read_set
-from aqr_bench.study.schema import repository_root
+from aqr_bench.study.folders import shipped_folder
 
 CONDITIONS = ("clean", "no_lidar")
-SHIPPED = repository_root() / "results" / "reference" / "quick_0.1.0" / "records"
+SHIPPED = shipped_folder() / "results" / "reference" / "quick_0.1.0" / "records"
 
 
 def make_set(folder: Path, seeds=(0, 1, 2), shift=lambda variant, condition, seed: 0.0, **change) -> Path:

@@ -21,12 +21,12 @@ from aqr_bench.report.result_sets import read_set
 from aqr_bench.report.stale import find_stale
 from aqr_bench.report.tables.speed import speed_section
 from aqr_bench.report.tables.study import classes_table, metrics_table, runs_table, scores_table
+from aqr_bench.study.folders import shipped_folder
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.plan import with_variants
 from aqr_bench.study.runs import limit_seeds
-from aqr_bench.study.schema import repository_root
 
-REFERENCE = repository_root() / "results" / "reference" / "quick_0.1.0" / "records"
+REFERENCE = shipped_folder() / "results" / "reference" / "quick_0.1.0" / "records"
 WINDOW = "a cross -> b"
 
 

@@ -10,14 +10,15 @@ import yaml
 from aqr_bench.errors import UserError
 from aqr_bench.study import load as studies
 from aqr_bench.study import overrides
+from aqr_bench.study.folders import shipped_folder
 from aqr_bench.study.requirements import require_inputs
 from aqr_bench.study.runs import base_runs, limit_seeds, matrix, pretrain_runs
 from aqr_bench.study.schedule import variant_schedule
-from aqr_bench.study.schema import read_yaml, repository_root
+from aqr_bench.study.schema import read_yaml
 
-TIER = repository_root() / "ablations" / "tiers" / "smoke.yaml"
-STUDY = repository_root() / "ablations" / "bias_site.yaml"
-SUITE = repository_root() / "ablations" / "conditions" / "missing_sensors.yaml"
+TIER = shipped_folder() / "ablations" / "tiers" / "smoke.yaml"
+STUDY = shipped_folder() / "ablations" / "bias_site.yaml"
+SUITE = shipped_folder() / "ablations" / "conditions" / "missing_sensors.yaml"
 
 
 def changed(source: Path, folder: Path, change) -> Path:
@@ -296,9 +297,9 @@ def test_a_checkout_uses_its_own_files(tmp_path, monkeypatch):
     (tmp_path / "ablations").mkdir()
     (tmp_path / "workflow" / "schemas").mkdir(parents=True)
     (tmp_path / "deeper").mkdir()
-    assert repository_root() != tmp_path
+    assert shipped_folder() != tmp_path
     monkeypatch.chdir(tmp_path / "deeper")
-    assert repository_root() == tmp_path
+    assert shipped_folder() == tmp_path
 
 
 @pytest.mark.parametrize(

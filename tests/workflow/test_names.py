@@ -57,12 +57,17 @@ def test_paths_of_any_characters(checkout, tmp_path):
         write(odd / "odd_study.yaml", shipped(checkout, "smoke") | {"name": "odd_study"}),
         write(odd / "odd_suite.yaml", suite),
     ]
+    results = tmp_path / """my & "runs" ü"""
     arguments = ("--tier", str(files[0]), "--study", str(files[1]), "smoke", "--suites", str(files[2]))
+    arguments += ("--results", str(results))
     done = checkout.run(*RUN, *arguments, STAND_IN_REPORT="1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (checkout.root / "results/odd_tier/odd_study/cross/seed0/evaluate.odd_suite.jsonl").is_file()
+    assert (results / "odd_tier/odd_study/cross/seed0/evaluate.odd_suite.jsonl").is_file()
+    assert (results / "odd_tier/report/index.html").is_file() and not (checkout.root / "results/odd_tier").exists()
     assert "nothing to do" in checkout.run(*RUN, *arguments, "--dry-run").stdout
-    alone = checkout.snakemake("--dry-run", "--config", f"tier='{files[0]}'", f"studies={files[1]}")
+    alone = checkout.snakemake(
+        "--dry-run", "--config", f"tier='{files[0]}'", f"studies={files[1]}", f"results={results}"
+    )
     assert alone.returncode == 0 and "Training" not in alone.stdout + alone.stderr, alone.stderr
 
 

@@ -64,8 +64,9 @@ def load_selection(settings):
             names(settings.get("suites")),
             settings.get("seeds"),
             names(settings.get("variants")),
+            settings.get("results", RESULTS),
         )
-        raise_if_other_file(selection, RESULTS)
+        raise_if_other_file(selection, selection.results)
         return selection
     except UserError as err:
         raise WorkflowError(f"error: {err}")
@@ -160,6 +161,7 @@ SELECTION = load_selection(config)
 TIER, LAYOUT = SELECTION.tier, SELECTION.layout
 STUDIES, SUITES = SELECTION.studies_by_name, SELECTION.suites_by_name
 RECORDS = SELECTION.records
+RESULTS_OF_TIER = f"{LAYOUT.results.as_posix()}/{{tier}}"  # in patterns
 GPUS = limit_gpus(config.get("gpus"))
 TIER_NAME = name_or_path(TIER.path)
 DATA_ROOT = TIER.data_root or LAYOUT.world
@@ -168,12 +170,14 @@ CURRENT, STALE = None, frozenset()
 if workflow.is_main_process:
     DRY_RUN = is_dry_run(sys.argv)
     if not DRY_RUN and not another_run_is_at_work():
-        put_back(SELECTION, every_target=True)
-    CURRENT = current_state(SELECTION, every_target=True, stored=DRY_RUN)
+        put_back(SELECTION, LAYOUT.results, every_target=True)
+    CURRENT = current_state(
+        SELECTION, LAYOUT.results, every_target=True, stored=DRY_RUN
+    )
     STALE = frozenset(path.as_posix() for path in CURRENT.stale)
 INFOS = {
-    "infos": by_content("results/{tier}/infos/data.json"),
-    "info_files": ancient([f"results/{{tier}}/infos/{name}" for name in INFO_FILES]),
+    "infos": by_content(f"{RESULTS_OF_TIER}/infos/data.json"),
+    "info_files": ancient([f"{RESULTS_OF_TIER}/infos/{name}" for name in INFO_FILES]),
     "stale": make_again,
 }
 
@@ -187,7 +191,7 @@ def study_option(study):
     return ["--study", name_or_path(STUDIES[study].path)] if study in STUDIES else []
 
 
-BASE_RECORD = "results/{tier}/base/seed{seed}/train.jsonl"
+BASE_RECORD = f"{RESULTS_OF_TIER}/base/seed{{seed}}/train.jsonl"
 
 
 def start_records(wildcards, init):
@@ -203,7 +207,7 @@ def start_records(wildcards, init):
 def start_option(init, records):
     """The option of `aqr-bench train` for the records of ``start_records``."""
     records = [records] if isinstance(records, str) else records
-    return " ".join([f"--{init}", *records]) if records else ""
+    return [f"--{init}", *records] if records else []
 
 
 def database_of(schedule):

@@ -4,9 +4,9 @@
 rule evaluate:
     input:
         **INFOS,
-        train=by_content("results/{tier}/{run}/seed{seed}/train.jsonl"),
+        train=by_content(f"{RESULTS_OF_TIER}/{{run}}/seed{{seed}}/train.jsonl"),
     output:
-        "results/{tier}/{run}/seed{seed}/evaluate.{suite}.jsonl",
+        f"{RESULTS_OF_TIER}/{{run}}/seed{{seed}}/evaluate.{{suite}}.jsonl",
     log:
         "logs/{tier}/{run}/seed{seed}/evaluate.{suite}.log",
     wildcard_constraints:
@@ -21,13 +21,14 @@ rule evaluate:
         suite=lambda wildcards: name_or_path(SUITES[wildcards.suite].path),
         study=lambda wildcards: study_option(wildcards.run.partition("/")[0]),
         infos=subpath(input.infos, parent=True),
+        work=LAYOUT.work.as_posix(),
     message:
         "Evaluating {wildcards.run}, tier {wildcards.tier}, seed {wildcards.seed}, suite {wildcards.suite}"
     shell:
         "OMP_NUM_THREADS={threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " python -m aqr_bench evaluate --tier {params.tier:q} --infos {params.infos}"
-        " --suite {params.suite:q} --train {input.train} {params.study:q} --out {output}"
-        " --work results/{wildcards.tier}/work"
+        " python -m aqr_bench evaluate --tier {params.tier:q} --infos {params.infos:q}"
+        " --suite {params.suite:q} --train {input.train:q} {params.study:q} --out {output:q}"
+        " --work {params.work:q}"
 
 
 # A study of cost alone has no models to draw.
@@ -42,7 +43,7 @@ if SELECTION.trained:
                 LAYOUT.evaluate(PICTURED, PICTURED_SUITE.name).as_posix()
             ),
         output:
-            "results/{tier}/pictures/pictures.json",
+            f"{RESULTS_OF_TIER}/pictures/pictures.json",
         log:
             "logs/{tier}/pictures.log",
         conda:
@@ -55,11 +56,12 @@ if SELECTION.trained:
             suite=constant(name_or_path(PICTURED_SUITE.path)),
             study=constant(study_option(PICTURED.study)),
             infos=subpath(input.infos, parent=True),
+            work=LAYOUT.work.as_posix(),
             out=subpath(output[0], parent=True),
         message:
             "Pictures of detections, tier {wildcards.tier}"
         shell:
             "OMP_NUM_THREADS={threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-            " python -m aqr_bench pictures --tier {params.tier:q} --infos {params.infos}"
-            " --suite {params.suite:q} --train {input.train} --evaluation {input.evaluation}"
-            " {params.study:q} --work results/{wildcards.tier}/work --out {params.out}"
+            " python -m aqr_bench pictures --tier {params.tier:q} --infos {params.infos:q}"
+            " --suite {params.suite:q} --train {input.train:q} --evaluation {input.evaluation:q}"
+            " {params.study:q} --work {params.work:q} --out {params.out:q}"

@@ -5,7 +5,7 @@ rule measure:
     input:
         **INFOS,
     output:
-        "results/{tier}/{study}/{variant}/measure.jsonl",
+        f"{RESULTS_OF_TIER}/{{study}}/{{variant}}/measure.jsonl",
     log:
         "logs/{tier}/{study}/{variant}/measure.log",
     conda:
@@ -23,5 +23,5 @@ rule measure:
         "Measuring {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}"
     shell:
         "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " python -m aqr_bench measure --tier {params.tier:q} --infos {params.infos}"
-        " {params.study:q} --variant {wildcards.variant} --out {output}"
+        " python -m aqr_bench measure --tier {params.tier:q} --infos {params.infos:q}"
+        " {params.study:q} --variant {wildcards.variant} --out {output:q}"

@@ -12,8 +12,8 @@ rule prepare:
         ),
         stale=make_again,
     output:
-        "results/{tier}/infos/data.json",
-        expand("results/{{tier}}/infos/{name}", name=INFO_FILES),
+        f"{RESULTS_OF_TIER}/infos/data.json",
+        [f"{RESULTS_OF_TIER}/infos/{name}" for name in INFO_FILES],
     log:
         "logs/{tier}/prepare.log",
     conda:
@@ -27,7 +27,7 @@ rule prepare:
         "Info files of tier {wildcards.tier}"
     shell:
         "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench data --tier {params.tier:q} --root {params.root:q}"
-        " --out {params.out} --code {params.code}"
+        " --out {params.out:q} --code {params.code}"
 
 
 if TIER.database:
@@ -36,7 +36,7 @@ if TIER.database:
         input:
             **INFOS,
         output:
-            "results/{tier}/infos/dbinfos_train.pkl",
+            f"{RESULTS_OF_TIER}/infos/dbinfos_train.pkl",
         log:
             "logs/{tier}/database.log",
         conda:
@@ -50,4 +50,4 @@ if TIER.database:
             "Objects for GT sampling, tier {wildcards.tier}"
         shell:
             "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench data --tier {params.tier:q} --root {params.root:q}"
-            " --out {params.out} --database-only --workers {threads} --quiet"
+            " --out {params.out:q} --database-only --workers {threads} --quiet"

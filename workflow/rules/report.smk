@@ -9,7 +9,7 @@ rule report:
         make_again,
     output:
         page=report(
-            f"results/{TIER.name}/report/index.html",
+            LAYOUT.page.as_posix(),
             caption="../report/page.rst",
             category="Report",
             labels={"page": "All studies on one page"},
@@ -17,21 +17,21 @@ rule report:
         # Those of other studies, from earlier calls, stay.
         studies=report(
             [
-                f"results/{TIER.name}/report/{s.name}/index.html"
+                (LAYOUT.report / s.name / "index.html").as_posix()
                 for s in SELECTION.studies
             ],
             caption="../report/page.rst",
             category="Report",
         ),
         tables=report(
-            directory(f"results/{TIER.name}/report/tables"),
+            directory((LAYOUT.report / "tables").as_posix()),
             patterns=["{table}.csv"],
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
         figures=report(
-            directory(f"results/{TIER.name}/report/figures"),
+            directory((LAYOUT.report / "figures").as_posix()),
             patterns=[
                 f"{{study,{'|'.join(s.name for s in SELECTION.studies)}}}_{{figure}}.png"
             ],
@@ -49,13 +49,14 @@ rule report:
         studies=constant([name_or_path(s.path) for s in SELECTION.studies]),
         seeds=f"--seeds {SELECTION.seeds}" if SELECTION.seeds else "",
         variants=["--variants", *SELECTION.variants] if SELECTION.variants else [],
+        results=constant(LAYOUT.results.as_posix()),
         out=subpath(output.page, parent=True),
     message:
         "Report"
     shell:
         "logged {log} python -m aqr_bench report --tier {params.tier:q} --study {params.studies:q} {params.seeds}"
         " {params.variants:q}"
-        " --records results --out {params.out}"
+        " --records {params.results:q} --out {params.out:q}"
 
 
 rule check:
@@ -68,7 +69,7 @@ rule check:
     message:
         "Checking that no run failed"
     shell:
-        "python -m aqr_bench records check {input} 2>&1 | tee {log}"
+        "python -m aqr_bench records check {input:q} 2>&1 | tee {log}"
 
 
 for study in STUDIES.values():

@@ -6,7 +6,7 @@ rule pretrain:
     input:
         **INFOS,
     output:
-        "results/{tier}/pretrain/{branch}/train.jsonl",
+        f"{RESULTS_OF_TIER}/pretrain/{{branch}}/train.jsonl",
     log:
         "logs/{tier}/pretrain/{branch}/train.log",
     conda:
@@ -17,14 +17,15 @@ rule pretrain:
     params:
         tier=constant(TIER_NAME),
         infos=subpath(input.infos, parent=True),
+        work=LAYOUT.work.as_posix(),
         launcher=TIER.launcher.command,
         own_threads=TIER.threads,
     message:
         "Pretraining of the {wildcards.branch} branch, tier {wildcards.tier}"
     shell:
         "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench train --tier {params.tier:q} --infos {params.infos}"
-        " --seed 0 --pretrain {wildcards.branch} --out {output} --work results/{wildcards.tier}/work"
+        " {params.launcher} -m aqr_bench train --tier {params.tier:q} --infos {params.infos:q}"
+        " --seed 0 --pretrain {wildcards.branch} --out {output:q} --work {params.work:q}"
 
 
 rule train_base:
@@ -33,7 +34,7 @@ rule train_base:
         start=lambda wildcards: start_records(wildcards, TIER.base.init),
         database=database_of(TIER.base),
     output:
-        "results/{tier}/base/seed{seed}/train.jsonl",
+        f"{RESULTS_OF_TIER}/base/seed{{seed}}/train.jsonl",
     log:
         "logs/{tier}/base/seed{seed}/train.log",
     conda:
@@ -44,6 +45,7 @@ rule train_base:
     params:
         tier=constant(TIER_NAME),
         infos=subpath(input.infos, parent=True),
+        work=LAYOUT.work.as_posix(),
         start=lambda wildcards, input: start_option(TIER.base.init, input.start),
         launcher=launcher_of(TIER, TIER.base).command,
         own_threads=TIER.threads,
@@ -51,8 +53,8 @@ rule train_base:
         "Base training, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
         "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench train --tier {params.tier:q} --infos {params.infos}"
-        " --seed {wildcards.seed} {params.start} --out {output} --work results/{wildcards.tier}/work"
+        " {params.launcher} -m aqr_bench train --tier {params.tier:q} --infos {params.infos:q}"
+        " --seed {wildcards.seed} {params.start:q} --out {output:q} --work {params.work:q}"
 
 
 rule train_variant:
@@ -61,7 +63,7 @@ rule train_variant:
         start=lambda wildcards: start_records(wildcards, schedule_of(wildcards).init),
         database=lambda wildcards: database_of(schedule_of(wildcards)),
     output:
-        "results/{tier}/{study}/{variant}/seed{seed}/train.jsonl",
+        f"{RESULTS_OF_TIER}/{{study}}/{{variant}}/seed{{seed}}/train.jsonl",
     log:
         "logs/{tier}/{study}/{variant}/seed{seed}/train.log",
     conda:
@@ -73,6 +75,7 @@ rule train_variant:
         tier=constant(TIER_NAME),
         study=lambda wildcards: study_option(wildcards.study),
         infos=subpath(input.infos, parent=True),
+        work=LAYOUT.work.as_posix(),
         start=lambda wildcards, input: start_option(
             schedule_of(wildcards).init, input.start
         ),
@@ -82,6 +85,6 @@ rule train_variant:
         "Training {wildcards.study}/{wildcards.variant}, tier {wildcards.tier}, seed {wildcards.seed}"
     shell:
         "OMP_NUM_THREADS={params.own_threads} logged {log} python -m aqr_bench gpu-slots {resources.gpu} --"
-        " {params.launcher} -m aqr_bench train --tier {params.tier:q} --infos {params.infos}"
-        " --seed {wildcards.seed} {params.study:q} --variant {wildcards.variant} {params.start}"
-        " --out {output} --work results/{wildcards.tier}/work"
+        " {params.launcher} -m aqr_bench train --tier {params.tier:q} --infos {params.infos:q}"
+        " --seed {wildcards.seed} {params.study:q} --variant {wildcards.variant} {params.start:q}"
+        " --out {output:q} --work {params.work:q}"

@@ -6,7 +6,7 @@ if TIER.kind == "synthetic":
         input:
             make_again,
         output:
-            "results/{tier}/world/world.json",
+            f"{RESULTS_OF_TIER}/world/world.json",
         log:
             "logs/{tier}/world.log",
         conda:
@@ -18,5 +18,5 @@ if TIER.kind == "synthetic":
         message:
             "World of tier {wildcards.tier}"
         shell:
-            "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench world --tier {params.tier:q} --out {params.out}"
+            "OMP_NUM_THREADS=1 logged {log} python -m aqr_bench world --tier {params.tier:q} --out {params.out:q}"
             " --workers {threads} --quiet"

@@ -19,10 +19,10 @@ from aqr_bench.report.collect import Results, collect_runs
 from aqr_bench.report.score_statistics import number, summarise
 from aqr_bench.report.tables.study import by_seed
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
+from aqr_bench.study.folders import shipped
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_suite
 from aqr_bench.study.runs import matrix
-from aqr_bench.study.schema import repository_root
 from aqr_bench.study.spec import Study, Suite, Tier
 
 METRICS = ("mAP", "NDS")  # published in percent
@@ -38,7 +38,7 @@ def read_published(name: str) -> pd.DataFrame:
     Raises:
         UserError: there is no such file.
     """
-    folder = repository_root() / "results" / "published"
+    folder = shipped("results/published")
     known = ", ".join(sorted(p.stem for p in folder.glob("*.csv")))
     path = require_file(folder / f"{name}.csv", "published results", f"Known are: {known or 'none'}.")
     rows = pd.read_csv(path, dtype={"severity": str})

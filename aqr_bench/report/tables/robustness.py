@@ -22,7 +22,7 @@ from aqr_bench.report.robustness_scores import (
 from aqr_bench.report.score_statistics import number, span
 from aqr_bench.report.section import Output, ReportFigure
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
-from aqr_bench.study.schema import repository_root
+from aqr_bench.study.folders import shipped
 from aqr_bench.study.spec import Study, Tier
 
 MAX_MISSING = 3  # missing conditions that are named in one cell
@@ -138,7 +138,7 @@ def published_table(suite: str) -> ReportTable | None:
     if suite not in PUBLISHED:
         return None
     file, baseline = PUBLISHED[suite]
-    path = repository_root() / "results" / "published" / file
+    path = shipped("results/published") / file
     if not path.is_file():
         return None
     scores = pd.read_csv(path).rename(columns={"condition": "corruption", "value": "score"})

@@ -13,8 +13,8 @@ from aqr_bench.report.score_statistics import number
 from aqr_bench.report.section import ReportSection
 from aqr_bench.report.stale import StaleRecords, find_stale
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
+from aqr_bench.study.folders import shipped
 from aqr_bench.study.layout import RunLayout
-from aqr_bench.study.schema import repository_root
 from aqr_bench.study.spec import Study, Tier
 
 FILES = ("cmt_main", "missing_modality_and_clean_baselines")
@@ -63,7 +63,7 @@ def measured_rows(tier: Tier, study: Study, records: Path, stale: StaleRecords) 
 
 def published_speeds() -> list[Speed]:
     """Published samples per second on nuScenes val whose source names its machine, in the order of the files."""
-    folder = repository_root() / "results" / "published"
+    folder = shipped("results/published")
     machines = pd.read_csv(folder / "speed_machines.csv").set_index("source")
     rows = []
     for name in FILES:
