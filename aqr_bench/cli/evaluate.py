@@ -20,7 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = _arguments(argv)
     if args.keyframe and (args.out or not args.pictures):
-        raise UserError("evaluate --keyframe writes pictures and no records: give their folder with --pictures, not --out")
+        raise UserError(
+            "evaluate --keyframe writes pictures and no records: give their folder with --pictures, not --out"
+        )
     if not args.keyframe and (args.pictures or not args.out):
         raise UserError("evaluate needs --out, the record file to write (--pictures belongs to --keyframe)")
     if args.config:

@@ -1,6 +1,7 @@
 """Evaluate a model under one condition of the sensors.
 
 One record per condition. The submission holds what mmdet3d's NuScenesMetric would write; nuscenes-devkit scores it.
+Of a split without annotations the submission is the result, a file for the leaderboard.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from aqr_bench.console import steps
 from aqr_bench.corruptions.fingerprint import Fingerprint, evaluation_fingerprint
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import inner_dataset
+from aqr_bench.engine.condition_cache import LEADERBOARD
 from aqr_bench.engine.config import build_config, hashable
 from aqr_bench.engine.job import cost_since, one_line
 from aqr_bench.engine.third_party import build_model, building_model
@@ -33,6 +35,8 @@ from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study
 from aqr_bench.study.plan import evaluation_settings
 from aqr_bench.study.spec import Condition, Suite, Tier
+
+NO_SCORE = "no score, since the test split has no annotations; a leaderboard file is written"
 
 
 def evaluation_job(
@@ -84,11 +88,12 @@ def failed_evaluation(
     reason: str | None = None,
 ) -> Record:
     """The record of an evaluation that failed. ``reason``: instead of the error's own text."""
+    reason = reason or one_line(error)
     return Record(
         **_run_fields(suite, trained, tier, condition),
         status=status_of(error),
-        reason=reason or one_line(error),
-        provenance=provenance(job, seed=trained.seed),
+        reason=reason,
+        provenance=provenance(job, seed=trained.seed, reason=reason),
     )
 
 
@@ -123,9 +128,11 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
         except RuntimeError:
             # torch tells of a loader's dead worker a second time, out of a signal handler and wherever we are.
             return failure()
+    status, reason = ("ok", None) if scores else (NOT_APPLICABLE, NO_SCORE)
     return Record(
         **_run_fields(suite, trained, evaluator.tier, condition),
-        status="ok",
+        status=status,
+        reason=reason,
         scores=scores,
         cost={**cost_since(clock), "samples": inputs["samples"]},
         extra={**extra, "inputs": inputs, **({"trained_on": trained_on} if trained_on else {})},
@@ -191,6 +198,16 @@ class Evaluator:
         nusc = open_nuscenes(self.data.root, self.data.version, self.data.vocabulary)
         return without_scenes(nusc, self.data.skipped_scenes)
 
+    @functools.cached_property
+    def split_tokens(self) -> list[str]:
+        """Tokens of all samples of the test split, also those of scenes that were left out."""
+        from aqr_bench.data.infos import open_nuscenes
+        from aqr_bench.metrics.ground_truth import split_samples
+        from aqr_bench.metrics.splits import TEST_SPLIT
+
+        samples, _ = split_samples(open_nuscenes(self.data.root, self.data.version), TEST_SPLIT)
+        return [sample["token"] for sample in samples]
+
     def predict(self, batch: dict) -> list:
         """Detections of a collated batch, a data sample each, on the CPU.
 
@@ -213,12 +230,18 @@ class Evaluator:
         return samples
 
     def run(self, condition: Condition) -> tuple[dict, dict, dict]:
-        """Detect and score under one condition: scores, fingerprint of all inputs, and the record's extra."""
+        """Detect and score under one condition: scores, fingerprint of all inputs, and the record's extra.
+
+        Without annotations there are no scores, and the submission is one that the leaderboard takes.
+        """
         from aqr_bench.engine.router_log import RouterLog
 
         with RouterLog(getattr(self.model, "pts_bbox_head", None)) as log:
             submission, results, fingerprints = self.detect(condition)
         self.predictions = sha256_file(submission)
+        inputs = evaluation_fingerprint(fingerprints)
+        if not self.data.annotated:
+            return {}, inputs, self._leaderboard(submission)
         from aqr_bench.metrics.detection import metric_engine, score_detections
 
         folder = self.work / condition.name
@@ -232,8 +255,17 @@ class Evaluator:
             **({"skipped_scenes": list(self.data.skipped_scenes)} if self.data.skipped_scenes else {}),
             **({"router": router} if router else {}),
         }
-        inputs = evaluation_fingerprint(fingerprints)
         return scores, inputs, {**extra, **self._checked(submission, scores, inputs["sha256"])}
+
+    def _leaderboard(self, submission: Path) -> dict:
+        """The record's extra about a submission of a split without annotations; RuntimeError where it is not valid."""
+        from nuscenes.eval.common.config import config_factory
+
+        from aqr_bench.metrics.submission import check_leaderboard_file
+
+        max_boxes = config_factory("detection_cvpr_2019").max_boxes_per_sample
+        check_leaderboard_file(submission, self.split_tokens, max_boxes)
+        return {LEADERBOARD: {"file": submission.name, "samples": len(self.split_tokens)}}
 
     def _checked(self, submission: Path, scores: dict, inputs: str) -> dict:
         """A random share of evaluations is scored by nuscenes-devkit as well; RuntimeError where it differs."""
@@ -280,7 +312,9 @@ class Evaluator:
                 )
         if len(fingerprints) != len(infos):
             raise RuntimeError(f"{len(fingerprints)} of {len(infos)} samples were evaluated")
-        return write_submission(self.work / condition.name / "results_nusc.json", results), results, fingerprints
+        uses = inner_dataset(self.config.test_dataloader.dataset).modality
+        path = self.work / condition.name / "results_nusc.json"
+        return write_submission(path, results, uses.use_camera, uses.use_lidar), results, fingerprints
 
 
 def _batches(loader: Any, name: str) -> Iterator[dict]:

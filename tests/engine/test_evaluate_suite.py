@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from worlds import as_test_split
 
 from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.data.__main__ import main as make_infos
@@ -60,6 +62,16 @@ def untrained(data, tmp_path_factory) -> Path:
     return write_records(folder / "train.jsonl", [Record("train", "ok", "smoke", seed=0, provenance=source)])
 
 
+@pytest.fixture(scope="module")
+def unannotated(data, tmp_path_factory) -> DataSet:
+    """The same samples as a test split."""
+    folder = tmp_path_factory.mktemp("test_split")
+    root = as_test_split(data.root, folder / "root")
+    words = ["--version", "v1.0-test", "--root", str(root), "--out", str(folder / "infos"), "--quiet"]
+    assert make_infos(words) == 0
+    return load_data(folder / "infos")
+
+
 class Evaluation:
     """The command on a short suite, in a folder."""
 
@@ -92,6 +104,30 @@ def reference(tmp_path_factory, data, untrained) -> list[Record]:
 def results(records: list[Record]) -> list[dict]:
     """What has to be equal, bit for bit."""
     return [results_of(record) for record in records]
+
+
+def test_of_a_test_split_leaderboard_files_are_written(tmp_path, unannotated, untrained, capsys):
+    """Four samples, each with its (empty or full) list; the record says that there is no score, and is no failure."""
+    records = Evaluation(tmp_path, unannotated, untrained).run()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "leaderboard" in line]
+    for record, line in zip(records, lines, strict=True):
+        assert record.status == "not_applicable" and not record.failed and record.scores == {}
+        assert record.reason == "no score, since the test split has no annotations; a leaderboard file is written"
+        assert record.extra["leaderboard"] == {"file": "results_nusc.json", "samples": 4}
+        (file,) = files_of([record])
+        path = tmp_path / "work/base/seed0" / file
+        assert str(path) in line and record.reason in line
+        content = json.loads(path.read_text())
+        assert content["meta"]["use_lidar"] is True and len(content["results"]) == 4
+        assert record.provenance["predictions_sha256"] == sha256_file(path) and record.provenance["input_sha256"]
+    assert any(content["results"].values()), "the model, untrained as it is, detects something"
+
+
+def test_a_leaderboard_file_that_lacks_samples_is_a_failure(tmp_path, unannotated, untrained, monkeypatch):
+    tokens = Evaluator.split_tokens.func
+    monkeypatch.setattr(Evaluator, "split_tokens", property(lambda self: [*tokens(self), "one more"]))
+    record, *_ = Evaluation(tmp_path, unannotated, untrained).run()
+    assert record.failed and "1 samples of the split are missing" in record.reason
 
 
 def test_a_killed_suite_resumes_with_the_next_condition(short, reference, monkeypatch, capsys):

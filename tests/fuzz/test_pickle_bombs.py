@@ -130,7 +130,8 @@ def test_a_keyframe_from_elsewhere(bomb, marker, untrained, tmp_path, capsys):
     folder = tmp_path / "keyframe"
     folder.mkdir()
     shutil.copy(bomb, folder / "infos.pkl")
-    command = ("evaluate", "--tier", "quick", "--train", untrained, "--keyframe", folder, "--pictures", tmp_path / "out")
+    out = tmp_path / "out"
+    command = ("evaluate", "--tier", "quick", "--train", untrained, "--keyframe", folder, "--pictures", out)
     assert "infos.pkl" in refused(capsys, *command)
     preview = ("corruptions", "preview", "clean", "--keyframe", folder, "--out", tmp_path / "out")
     assert "infos.pkl" in refused(capsys, *preview)

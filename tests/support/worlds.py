@@ -57,6 +57,21 @@ def with_tables_to_edit(world: Path, root: Path, version: str = "v1.0-mini") -> 
     return root
 
 
+def as_test_split(world: Path, root: Path, version: str = "v1.0-mini") -> Path:
+    """The world as nuScenes publishes its test split: version v1.0-test, scenes of that split, nothing annotated."""
+    from nuscenes.utils.splits import create_splits_scenes
+
+    with_tables_to_edit(world, root, version)
+    tables = (root / version).rename(root / "v1.0-test")
+    for name in ("instance", "sample_annotation"):
+        (tables / f"{name}.json").write_text("[]")
+    scenes = json.loads((tables / "scene.json").read_text())
+    for scene, name in zip(scenes, create_splits_scenes()["test"], strict=False):
+        scene["name"] = name
+    (tables / "scene.json").write_text(json.dumps(scenes))
+    return root
+
+
 def replace(path: Path, content: bytes) -> None:
     """Put other bytes in a file's place, so that what is linked to it stays as it was."""
     path.unlink()
