@@ -52,7 +52,7 @@ def moved(request, standard, tmp_path_factory) -> DataSet:
 
 
 def packed_samples(data: DataSet) -> list[dict]:
-    """What the quick tier's pipelines of training and test make of all samples: points (with their sweeps) and images."""
+    """What the quick tier's pipelines of training and test make of all samples: points (with sweeps) and images."""
     config = base_config(load_tier("smoke"), data)
     import_modules_from_strings(**config.custom_imports)
     init_default_scope("mmdet3d")
