@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from aqr_bench.atomic import write_text
+from aqr_bench.engine.leaderboard import LEADERBOARD
 from aqr_bench.errors import UserError
 from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record
 from aqr_bench.study.hashes import config_hash, sha256_file
 from aqr_bench.study.spec import Condition, Suite
-
-LEADERBOARD = "leaderboard"  # in a record's extra: the submission of a split without annotations
 
 
 class ConditionCache:

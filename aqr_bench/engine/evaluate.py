@@ -18,9 +18,9 @@ from aqr_bench.console import steps
 from aqr_bench.corruptions.fingerprint import Fingerprint, evaluation_fingerprint
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import inner_dataset
-from aqr_bench.engine.condition_cache import LEADERBOARD
 from aqr_bench.engine.config import build_config, hashable
 from aqr_bench.engine.job import cost_since, one_line
+from aqr_bench.engine.leaderboard import NO_SCORE, leaderboard_facts
 from aqr_bench.engine.third_party import build_model, building_model
 from aqr_bench.engine.weights import load_weights, verified_checkpoint
 from aqr_bench.errors import UserError, join_names, raise_if_disk_error
@@ -35,8 +35,6 @@ from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_study
 from aqr_bench.study.plan import evaluation_settings
 from aqr_bench.study.spec import Condition, Suite, Tier
-
-NO_SCORE = "no score, since the test split has no annotations; a leaderboard file is written"
 
 
 def evaluation_job(
@@ -198,16 +196,6 @@ class Evaluator:
         nusc = open_nuscenes(self.data.root, self.data.version, self.data.vocabulary)
         return without_scenes(nusc, self.data.skipped_scenes)
 
-    @functools.cached_property
-    def split_tokens(self) -> list[str]:
-        """Tokens of all samples of the test split, also those of scenes that were left out."""
-        from aqr_bench.data.infos import open_nuscenes
-        from aqr_bench.metrics.ground_truth import split_samples
-        from aqr_bench.metrics.splits import TEST_SPLIT
-
-        samples, _ = split_samples(open_nuscenes(self.data.root, self.data.version), TEST_SPLIT)
-        return [sample["token"] for sample in samples]
-
     def predict(self, batch: dict) -> list:
         """Detections of a collated batch, a data sample each, on the CPU.
 
@@ -241,7 +229,7 @@ class Evaluator:
         self.predictions = sha256_file(submission)
         inputs = evaluation_fingerprint(fingerprints)
         if not self.data.annotated:
-            return {}, inputs, self._leaderboard(submission)
+            return {}, inputs, leaderboard_facts(submission, self.data)
         from aqr_bench.metrics.detection import metric_engine, score_detections
 
         folder = self.work / condition.name
@@ -256,16 +244,6 @@ class Evaluator:
             **({"router": router} if router else {}),
         }
         return scores, inputs, {**extra, **self._checked(submission, scores, inputs["sha256"])}
-
-    def _leaderboard(self, submission: Path) -> dict:
-        """The record's extra about a submission of a split without annotations; RuntimeError where it is not valid."""
-        from nuscenes.eval.common.config import config_factory
-
-        from aqr_bench.metrics.submission import check_leaderboard_file
-
-        max_boxes = config_factory("detection_cvpr_2019").max_boxes_per_sample
-        check_leaderboard_file(submission, self.split_tokens, max_boxes)
-        return {LEADERBOARD: {"file": submission.name, "samples": len(self.split_tokens)}}
 
     def _checked(self, submission: Path, scores: dict, inputs: str) -> dict:
         """A random share of evaluations is scored by nuscenes-devkit as well; RuntimeError where it differs."""
@@ -314,7 +292,8 @@ class Evaluator:
             raise RuntimeError(f"{len(fingerprints)} of {len(infos)} samples were evaluated")
         uses = inner_dataset(self.config.test_dataloader.dataset).modality
         path = self.work / condition.name / "results_nusc.json"
-        return write_submission(path, results, uses.use_camera, uses.use_lidar), results, fingerprints
+        sensors = dict(camera=uses.get("use_camera", False), lidar=uses.get("use_lidar", False))
+        return write_submission(path, results, **sensors), results, fingerprints
 
 
 def _batches(loader: Any, name: str) -> Iterator[dict]:

@@ -16,7 +16,7 @@ from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine import evaluate_suite as suites
-from aqr_bench.engine import evaluate_workers
+from aqr_bench.engine import evaluate_workers, leaderboard
 from aqr_bench.engine.condition_cache import ConditionCache, files_of
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import Evaluator
@@ -124,8 +124,8 @@ def test_of_a_test_split_leaderboard_files_are_written(tmp_path, unannotated, un
 
 
 def test_a_leaderboard_file_that_lacks_samples_is_a_failure(tmp_path, unannotated, untrained, monkeypatch):
-    tokens = Evaluator.split_tokens.func
-    monkeypatch.setattr(Evaluator, "split_tokens", property(lambda self: [*tokens(self), "one more"]))
+    tokens = leaderboard._split_tokens
+    monkeypatch.setattr(leaderboard, "_split_tokens", lambda *place: (*tokens(*place), "one more"))
     record, *_ = Evaluation(tmp_path, unannotated, untrained).run()
     assert record.failed and "1 samples of the split are missing" in record.reason
 
