@@ -97,7 +97,8 @@ def misplaced_tables(root: Path, versions: Iterable[str]) -> Foreign | None:
     if not others or any(name in ("v1.0-trainval", "v1.0-mini") for name in others):
         return None  # nothing, or tables of the other version, which a message lists
     if others[0] == "v1.0-test":
-        return Foreign(
-            "v1.0-test has no annotations", "Nothing can be trained or scored on it: use v1.0-trainval or v1.0-mini."
+        remedy = (
+            "Nothing can be trained or scored on it: use v1.0-trainval or v1.0-mini (or --version v1.0-test, for a "
         )
+        return Foreign("v1.0-test has no annotations", f"{remedy}leaderboard file).")
     return Foreign(f"there are tables in {others[0]}/", f"Rename that folder: {' or '.join(versions)}.")

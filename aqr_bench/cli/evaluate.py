@@ -19,6 +19,12 @@ def main(argv: list[str] | None = None) -> int:
     With --config: 3 where one failed; the workflow, for which a record of a failure is a result, has no such job.
     """
     args = _arguments(argv)
+    if args.keyframe and (args.out or not args.pictures):
+        raise UserError(
+            "evaluate --keyframe writes pictures and no records: give their folder with --pictures, not --out"
+        )
+    if not args.keyframe and (args.pictures or not args.out):
+        raise UserError("evaluate needs --out, the record file to write (--pictures belongs to --keyframe)")
     if args.config:
         from aqr_bench.engine.evaluate_checkpoint import evaluate_config
 
@@ -28,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.keyframe:
         from aqr_bench.cli.pictures import evaluate_keyframe
 
-        for picture in evaluate_keyframe(load_tier(args.tier), args.train, args.keyframe, args.out, args.study):
+        for picture in evaluate_keyframe(load_tier(args.tier), args.train, args.keyframe, args.pictures, args.study):
             print(picture)
         return 0
     if not (args.infos and args.suite and args.work):
@@ -51,6 +57,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--infos", help="folder that aqr-bench data wrote")
     parser.add_argument("--suite", help="condition suite, file or name")
     parser.add_argument("--keyframe", help="instead: a folder with an info file (.pkl) and the files that it names")
+    parser.add_argument("--pictures", metavar="DIR", help="with --keyframe: folder for pictures and detections.json")
     parser.add_argument("--train", help="train record of the model")
     parser.add_argument("--config", help="instead of --tier and --train: an mmdet3d config (file or mmdet3d::...)")
     parser.add_argument("--checkpoint", help="with --config: weights of the model (.pth)")
@@ -59,6 +66,6 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--workers", type=positive_int, default=1, metavar="N", help="spread conditions over N processes and all GPUs"
     )
     parser.add_argument("--study", help="study file, if it is not one of ablations/")
-    parser.add_argument("--out", required=True, help="record file (.jsonl), one line per condition; or picture folder")
+    parser.add_argument("--out", help="record file (.jsonl) to write, one line per condition")
     parser.add_argument("--work", help="folder for detections")
     return parser.parse_args(argv)

@@ -248,7 +248,8 @@ def run_workflow(
     if all_ok:
         return 0
     print(
-        "this command leaves failed records as they are; with --retry-failed it tries them again (a file is restored)"
+        "this command leaves failed records as they are; with --retry-failed it tries them again (without it, only "
+        "where a sensor file has changed)"
     )
     return 1 if strict else EXIT_FAILED_RECORDS
 

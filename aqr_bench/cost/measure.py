@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             request=request,
             started=started,
             files=files_of(tier, study),
+            reason=reason,
         ),
     )
     if args.out:

@@ -21,9 +21,9 @@ from aqr_bench.data.digests import file_digests, table_digests, tables_digest
 from aqr_bench.data.infos import CHECK, INFO_CLASSES, build_infos, open_nuscenes, write_infos
 from aqr_bench.errors import UserError, join_names, reading, require_file, run_main
 from aqr_bench.metrics.detection import evaluated_truth
+from aqr_bench.metrics.splits import TEST, VERSIONS
 from aqr_bench.study.layout import relative_path
 from aqr_bench.study.load import load_tier
-from aqr_bench.study.spec import SPLITS
 from aqr_bench.study.vocabulary import Vocabulary
 
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--tier", help="tier file or name; it has the version")
-    which.add_argument("--version", choices=sorted(SPLITS), help="version of the tables, without a tier")
+    which.add_argument("--version", choices=sorted(VERSIONS), help="version of the tables, without a tier")
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/")
     parser.add_argument("--out", required=True, help="folder for the info files")
     parser.add_argument("--max-sweeps", type=non_negative_int, default=10)
@@ -71,7 +71,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"warning: {warning}", file=sys.stderr)
     infos = build_infos(without_scenes(nusc, skipped), args.max_sweeps, args.quiet)
     with reading(f"{args.root} ({version})", "the nuScenes tables", CHECK):
-        evaluated_truth(nusc)  # what is scored after all trainings is there
+        if version == TEST:
+            print(f"{version} has no annotations: an evaluation writes leaderboard files, and has no score")
+        else:
+            evaluated_truth(nusc)  # what is scored after all trainings is there
     paths = write_infos(infos, args.out, version, vocabulary)
     tables = table_digests(args.root, version, args.out)
     summary = {

@@ -11,7 +11,7 @@ from typing import Any
 
 from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
 from aqr_bench.errors import READ_ERRORS, UserError, quoted, reading, require_file, short
-from aqr_bench.study.spec import SPLITS
+from aqr_bench.metrics.splits import TEST, VERSIONS
 from aqr_bench.study.vocabulary import Vocabulary
 
 INFO_FILE_REMEDY = "Make it again: aqr-bench data."
@@ -37,6 +37,11 @@ class DataSet:
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     max_sweeps: int | None = None
 
+    @property
+    def annotated(self) -> bool:
+        """False for nuScenes' test split: there is nothing to score detections with."""
+        return self.version != TEST
+
 
 def load_data(infos: str | Path) -> DataSet:
     """Read the ``data.json`` that ``aqr-bench data`` left in a folder, and compare it with what is there now.
@@ -51,7 +56,7 @@ def load_data(infos: str | Path) -> DataSet:
         summary = json.loads(path.read_text(encoding="utf-8"))
         root, version, sha256 = (summary[key] for key in ("root", "version", "data_sha256"))
         max_sweeps = summary.get("max_sweeps")
-        if version not in SPLITS or not isinstance(sha256, str) or not isinstance(max_sweeps, int | None):
+        if version not in VERSIONS or not isinstance(sha256, str) or not isinstance(max_sweeps, int | None):
             values = f"version {quoted(version)}, data_sha256 {quoted(sha256)}, max_sweeps {quoted(max_sweeps)}"
             raise ValueError(values)
         hashes = summary.get("sha256", {"infos": {}, "tables": {}})  # summaries of earlier versions have none

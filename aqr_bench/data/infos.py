@@ -96,7 +96,7 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
     """Infos of the train and val split, in the order of the sample table.
 
     Args:
-        nusc: nuscenes-devkit NuScenes of version v1.0-mini or v1.0-trainval.
+        nusc: nuscenes-devkit NuScenes of version v1.0-mini, v1.0-trainval or v1.0-test, whose scenes are ``val``.
         max_sweeps: maximum number of LiDAR sweeps before the keyframe.
     Returns:
         ``{"train": [...], "val": [...]}``; boxes in the LiDAR frame: gravity centre, l, w, h, yaw counter-clockwise
@@ -115,9 +115,9 @@ def build_infos(nusc: Any, max_sweeps: int = 10, quiet: bool = True) -> dict[str
                 if scene_name[sample["scene_token"]] in members:
                     infos[split].append(_sample_info(nusc, sample, len(infos[split]), max_sweeps))
     if not infos["val"]:
-        name = f"split '{splits['val'].name}' of {FILE}" if splits["val"].custom else "official val split"
+        where = f"{nusc.dataroot} ({nusc.version})"
         raise UserError(
-            f"no scene of {nusc.dataroot} ({nusc.version}) belongs to the {name}: nothing can be evaluated",
+            f"no scene of {where} belongs to the {splits['val'].label}: nothing can be evaluated",
             f"Add scenes of it, or name those of your own splits in {nusc.version}/{FILE} (docs/extend.md).",
         )
     return infos

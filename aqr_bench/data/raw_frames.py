@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from aqr_bench.compat import load_safe_pickle
 from aqr_bench.corruptions import Cloud, Frame, View
@@ -102,6 +103,15 @@ def read_image(path: str | Path) -> np.ndarray:
         fault = "cannot be decoded" if kind is None else f"is {kind.name}"
         raise BadFrameError(f"image {fault}: {path}, {len(content)} bytes")
     return image
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width in pixels as recorded, from the file's header; BadFrameError where there is none."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadFrameError(f"image cannot be decoded: {path} ({error})") from error
 
 
 def check_jpeg(path: str | Path) -> None:

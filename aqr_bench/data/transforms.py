@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,13 +21,15 @@ from mmdet3d.datasets.transforms import LoadPointsFromMultiSweeps  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 import aqr_bench.data.nuscenes_dataset  # noqa: E402, F401  registers the data set of every pipeline
-from aqr_bench.corruptions import Cloud  # noqa: E402
+from aqr_bench.corruptions import Cloud, View  # noqa: E402
+from aqr_bench.data.camera_matrices import renewed_matrices  # noqa: E402
 from aqr_bench.data.infos import lidar_to_image  # noqa: E402
 from aqr_bench.data.raw_frames import (  # noqa: E402
     SWEEP_CLOUDS,
     BadFrameError,
     SweepClouds,
     check_jpeg,
+    image_size,
     read_cloud,
     read_image,
     sweep_clouds,
@@ -149,6 +153,42 @@ class LoadViewImages(BaseTransform):
         results["img"], results["num_views"], results["scale_factor"] = images, len(images), 1.0
         size = tuple(np.max([image.shape[:2] for image in images], axis=0).tolist()) if images else (0, 0)
         results["img_shape"] = results["ori_shape"] = results["pad_shape"] = size
+        return results
+
+
+@TRANSFORMS.register_module()
+class EqualizeViews(BaseTransform):
+    """Scale the views of a frame to the size that most of them have, where the images of its cameras differ in size.
+
+    For pipelines whose loader pads the views at the right and below to the largest, as mmdet3d's do, before all of them
+    are scaled alike: padding would take the greater part of what a small view has of the network's input. It belongs
+    behind the loader and the condition. Views of a loader that scales them are left as they are.
+
+    Required keys: images, img, cam2img, lidar2cam. Modified keys: img, its shapes, cam2img and what is derived from it.
+    """
+
+    def transform(self, results: dict) -> dict:
+        cameras, images = list(results.get("images", {})), results.get("img", ())
+        sizes = [image_size(results["images"][camera]["img_path"]) for camera in cameras]
+        if len(set(sizes)) < 2 or any(np.less(i.shape[:2], s).any() for i, s in zip(images, sizes, strict=True)):
+            return results
+        (height, width), _ = Counter(sizes).most_common(1)[0]
+        before, after = [], []
+        for number, (camera, image, (rows, columns)) in enumerate(zip(cameras, images, sizes, strict=True)):
+            cam2img = np.array(results["cam2img"][number], np.float64)[:3, :3]
+            before.append(View(camera, image, cam2img, np.asarray(results["lidar2cam"][number])))
+            smaller = rows > height or columns > width
+            view = np.ascontiguousarray(image[:rows, :columns])
+            view = cv2.resize(view, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+            scaled = np.diag([width / columns, height / rows, 1.0]) @ cam2img
+            after.append(replace(before[-1], image=view, cam2img=scaled))
+        results.update(renewed_matrices(results, before, after))
+        results["img"] = [view.image for view in after]
+        for number, view in enumerate(after):
+            matrix = np.array(results["cam2img"][number])
+            matrix[:3, :3] = view.cam2img
+            results["cam2img"][number] = matrix if isinstance(results["cam2img"], np.ndarray) else matrix.tolist()
+        results["img_shape"] = results["ori_shape"] = results["pad_shape"] = (height, width)
         return results
 
 

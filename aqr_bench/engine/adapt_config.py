@@ -14,6 +14,7 @@ IMPORTS = ("aqr_bench.data.transforms", "aqr_bench.data.conditions", "aqr_bench.
 PREPROCESSOR = "aqr_bench.cmt.preprocessor"
 SWEEPS, CORRECTED_SWEEPS = "LoadPointsFromMultiSweeps", "LoadPoseCorrectedSweeps"
 IMAGES = "LoadMultiViewImageFromFiles"
+EQUAL_SIZES = {"type": "EqualizeViews"}
 META_KEYS = ("token", "sample_idx", "box_type_3d", "box_mode_3d", "lidar2img", "sensor_state", "cameras", "input_proof")
 POINT_COLUMNS = 5  # x, y, z, intensity, ring: conditions need the ring
 
@@ -25,7 +26,7 @@ def adapt(config: Any, where: str) -> None:
     - Test pipeline: SensorCondition behind the loaders, InputFingerprint before packing; the samples say who they are.
     - Sweeps are merged by LoadPoseCorrectedSweeps, in training too: conditions work on separate sweeps, and mmdet3d's
       motion of a sweep is not exact. Frames with too few sweeps are not padded.
-    - Images are read as BGR, whatever their files hold.
+    - Images are read as BGR, whatever their files hold. Views of different size are scaled to one, each by itself.
     - Training: a curve, seeds that survive a restart. Validation while training goes: evaluation is a job of its own.
     - Where mmcv has no compiled operators, hard voxelisation is spconv's.
 
@@ -41,7 +42,7 @@ def adapt(config: Any, where: str) -> None:
     ours = any(step["type"] == "SensorCondition" for step in test["pipeline"])
     if ours:
         return
-    train["pipeline"] = _checked([_exact(step) for step in train["pipeline"]])
+    train["pipeline"] = _checked(_with_equal_sizes([_exact(step) for step in train["pipeline"]]))
     test["pipeline"] = with_condition(test["pipeline"], where)
     train["ann_file"], test["ann_file"] = "infos_train.pkl", "infos_val.pkl"
     if config.get("test_evaluator"):
@@ -118,6 +119,7 @@ def with_condition(steps: Sequence[dict], where: str) -> list[dict]:
         *_checked(head),
         condition,
         *sweeps,
+        *([EQUAL_SIZES] if _pads(head) else []),
         *({"type": name} for name in projections),
         *tail[:at],
         {"type": "InputFingerprint"},
@@ -163,6 +165,19 @@ def _is_loader(step: dict) -> bool:
 
 def _has_images(steps: Sequence[dict]) -> bool:
     return any("Load" in step["type"] and "Image" in step["type"] for step in steps)
+
+
+def _pads(steps: Sequence[dict]) -> bool:
+    """Whether the images are loaded by another loader than ours, as those of mmdet3d that pad them to one size."""
+    return _has_images(steps) and all(step["type"] != "LoadViewImages" for step in steps)
+
+
+def _with_equal_sizes(steps: Sequence[dict]) -> list[dict]:
+    """A training pipeline with the views scaled to one size directly behind their loader."""
+    loaders = [i for i, step in enumerate(steps) if _has_images([step])]
+    if not loaders or not _pads(steps):
+        return list(steps)
+    return [*steps[: loaders[-1] + 1], EQUAL_SIZES, *steps[loaders[-1] + 1 :]]
 
 
 def _check_raw(step: dict, where: str) -> None:

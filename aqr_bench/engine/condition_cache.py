@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from aqr_bench.atomic import write_text
+from aqr_bench.engine.leaderboard import LEADERBOARD
 from aqr_bench.errors import UserError
 from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record
@@ -88,9 +89,15 @@ def files_of(records: Sequence[Record]) -> list[Path]:
     ]
 
 
-def condition_line(record: Record, done: int, total: int) -> str:
-    """``snow: mAP 0.312, NDS 0.287, 12.3 s (4 of 31)``, or the reason of a failure instead of the numbers."""
+def condition_line(record: Record, done: int, total: int, work: Path = Path()) -> str:
+    """``snow: mAP 0.312, NDS 0.287, 12.3 s (4 of 31)``, or the reason of a failure instead of the numbers.
+
+    ``work``: folder of the run, in which a leaderboard file is.
+    """
     numbers = [f"{name} {record.scores[name]:.3f}" for name in ("mAP", "NDS") if record.ok]
+    if LEADERBOARD in record.extra:
+        (file,) = files_of([record])
+        numbers = [f"{record.reason}: {work / file}"]
     seconds = [f"{record.cost['wall_s']:.1f} s"] if record.cost.get("wall_s") is not None else []
     return f"{record.condition}: {', '.join([*numbers, *seconds]) or record.reason} ({done} of {total})"
 

@@ -1,6 +1,7 @@
 """Evaluate a model under one condition of the sensors.
 
 One record per condition. The submission holds what mmdet3d's NuScenesMetric would write; nuscenes-devkit scores it.
+Of a split without annotations the submission is the result, a file for the leaderboard.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import build_config, hashable
 from aqr_bench.engine.features import use_feature_cache
 from aqr_bench.engine.job import cost_since, one_line
+from aqr_bench.engine.leaderboard import NO_SCORE, leaderboard_facts
 from aqr_bench.engine.third_party import build_model, building_model
 from aqr_bench.engine.weights import load_weights, verified_checkpoint
 from aqr_bench.errors import UserError, join_names, raise_if_disk_error
@@ -85,11 +87,12 @@ def failed_evaluation(
     reason: str | None = None,
 ) -> Record:
     """The record of an evaluation that failed. ``reason``: instead of the error's own text."""
+    reason = reason or one_line(error)
     return Record(
         **_run_fields(suite, trained, tier, condition),
         status=status_of(error),
-        reason=reason or one_line(error),
-        provenance=provenance(job, seed=trained.seed),
+        reason=reason,
+        provenance=provenance(job, seed=trained.seed, reason=reason),
     )
 
 
@@ -124,9 +127,11 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
         except RuntimeError:
             # torch tells of a loader's dead worker a second time, out of a signal handler and wherever we are.
             return failure()
+    status, reason = ("ok", None) if scores else (NOT_APPLICABLE, NO_SCORE)
     return Record(
         **_run_fields(suite, trained, evaluator.tier, condition),
-        status="ok",
+        status=status,
+        reason=reason,
         scores=scores,
         cost={**cost_since(clock), "samples": inputs["samples"]},
         extra={**extra, "inputs": inputs, **({"trained_on": trained_on} if trained_on else {})},
@@ -217,12 +222,18 @@ class Evaluator:
         return samples
 
     def run(self, condition: Condition) -> tuple[dict, dict, dict]:
-        """Detect and score under one condition: scores, fingerprint of all inputs, and the record's extra."""
+        """Detect and score under one condition: scores, fingerprint of all inputs, and the record's extra.
+
+        Without annotations there are no scores, and the submission is one that the leaderboard takes.
+        """
         from aqr_bench.engine.router_log import RouterLog
 
         with RouterLog(getattr(self.model, "pts_bbox_head", None)) as log:
             submission, results, fingerprints = self.detect(condition)
         self.predictions = sha256_file(submission)
+        inputs = evaluation_fingerprint(fingerprints)
+        if not self.data.annotated:
+            return {}, inputs, leaderboard_facts(submission, self.data)
         from aqr_bench.metrics.detection import metric_engine, score_detections
 
         folder = self.work / condition.name
@@ -236,7 +247,6 @@ class Evaluator:
             **({"skipped_scenes": list(self.data.skipped_scenes)} if self.data.skipped_scenes else {}),
             **({"router": router} if router else {}),
         }
-        inputs = evaluation_fingerprint(fingerprints)
         return scores, inputs, {**extra, **self._checked(submission, scores, inputs["sha256"])}
 
     def _checked(self, submission: Path, scores: dict, inputs: str) -> dict:
@@ -284,7 +294,10 @@ class Evaluator:
                 )
         if len(fingerprints) != len(infos):
             raise RuntimeError(f"{len(fingerprints)} of {len(infos)} samples were evaluated")
-        return write_submission(self.work / condition.name / "results_nusc.json", results), results, fingerprints
+        uses = inner_dataset(self.config.test_dataloader.dataset).modality
+        path = self.work / condition.name / "results_nusc.json"
+        sensors = dict(camera=uses.get("use_camera", False), lidar=uses.get("use_lidar", False))
+        return write_submission(path, results, **sensors), results, fingerprints
 
 
 def _batches(loader: Any, name: str) -> Iterator[dict]:

@@ -85,7 +85,7 @@ def evaluate_suite(
     else:
         records, run = _reused_records(*cached, work, trained), cached[1]["run"]
         print(f"reused: the same evaluation of {run}")
-        _print_lines(records)
+        _print_lines(records, work)
     if not any(record.failed for record in fail_unchanged_inputs(records, suite.conditions[0].name)):
         content = {"run": run, "records": [record.to_dict() for record in records]}
         save_cache_entry(work, name, job.identity, content, files_of(records))
@@ -118,7 +118,7 @@ def evaluate_conditions(
         finished[str(record.condition)] = record
         if not record.failed:
             cache.add(record, files_of([record]))
-        print_line(condition_line(record, len(finished), total))
+        print_line(condition_line(record, len(finished), total, model.work))
     return [finished[condition.name] for condition in suite.conditions]
 
 
@@ -164,9 +164,9 @@ def _failures(
     return records
 
 
-def _print_lines(records: Sequence[Record]) -> None:
+def _print_lines(records: Sequence[Record], work: Path = Path()) -> None:
     for number, record in enumerate(records, 1):
-        print_line(condition_line(record, number, len(records)))
+        print_line(condition_line(record, number, len(records), work))
 
 
 def _reused_records(folder: Path, entry: dict, work: Path, trained: Record) -> list[Record]:

@@ -186,6 +186,7 @@ def write_record(
         loader_workers=None if plan.config is None else plan.config.train_dataloader.num_workers,
         checkpoint=checkpoint,
         checkpoint_sha256=checkpoint_sha256,
+        reason=reason,
     )
     record = Record(
         kind="train",

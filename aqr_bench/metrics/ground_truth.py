@@ -85,13 +85,19 @@ def ground_truth(nusc: Any, eval_set: str, class_range: Mapping[str, float]) -> 
     return cache[key]
 
 
-def read_split(nusc: Any, eval_set: str) -> tuple[Samples, BoxArrays]:
-    """Samples of a split and all their annotations of detection classes, unfiltered."""
+def split_samples(nusc: Any, eval_set: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The samples of a split in the order of the table, and the names of its scenes by token; UserError without any."""
     scene_names = frozenset(get_scenes_of_split(eval_set, nusc))
     names = {scene["token"]: scene["name"] for scene in nusc.scene if scene["name"] in scene_names}
     records = [sample for sample in nusc.sample if sample["scene_token"] in names]
     if not records:
         raise UserError(f"the tables of {nusc.version} have no sample of split {eval_set}")
+    return records, names
+
+
+def read_split(nusc: Any, eval_set: str) -> tuple[Samples, BoxArrays]:
+    """Samples of a split and all their annotations of detection classes, unfiltered."""
+    records, names = split_samples(nusc, eval_set)
     scenes = tuple(sorted({names[sample["scene_token"]] for sample in records}))
     scene_index = {name: i for i, name in enumerate(scenes)}
     racks: dict[int, tuple[Box, ...]] = {}

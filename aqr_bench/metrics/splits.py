@@ -2,6 +2,7 @@
 
 nuscenes-devkit reads custom splits from ``<version>/splits.json``, an object of lists of scene names by split. Here the
 split whose name ends in ``train`` and the one whose name ends in ``val`` take the place of the official ones.
+The test split has no annotations: it is evaluated like a val split, for a leaderboard file in place of scores.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from aqr_bench.errors import UserError, join_names
 ROLES = ("train", "val")
 # Names of the official splits of the versions that have annotations.
 OFFICIAL = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_val")}
+TEST, TEST_SPLIT = "v1.0-test", "test"
+VERSIONS = (*OFFICIAL, TEST)  # that can be evaluated
 FILE = "splits.json"
 
 
@@ -28,19 +31,27 @@ class Split:
     scenes: tuple[str, ...]
     custom: bool = False
 
+    @property
+    def label(self) -> str:
+        """For messages: ``official val split``, of every version, or ``split 'my_val' of splits.json``."""
+        return f"split '{self.name}' of {FILE}" if self.custom else f"official {self.name.removeprefix('mini_')} split"
+
 
 def read_splits(root: str | Path, version: str) -> dict[str, Split]:
     """The splits ``{"train": ..., "val": ...}`` of a data set; its scenes need not be there.
+
+    ``val`` is the one that is evaluated: of v1.0-test it is the test split, and ``train`` is empty.
 
     Raises:
         UserError: ``splits.json`` cannot be used, or the two share a scene; ``version`` has no splits.
     """
     from nuscenes.utils.splits import create_splits_scenes  # late: the package's import takes a second or two
 
-    if version not in OFFICIAL:
-        hint = " (the test split of nuScenes has no annotations)" if version.endswith("test") else ""
-        raise UserError(f"version '{version}' has no train and val split{hint}; known: {', '.join(OFFICIAL)}")
+    if version not in VERSIONS:
+        raise UserError(f"version '{version}' has no train and val split; known: {', '.join(VERSIONS)}")
     official = create_splits_scenes()
+    if version == TEST:
+        return {"train": Split("train", ()), "val": Split(TEST_SPLIT, tuple(official[TEST_SPLIT]))}
     custom = _custom_splits(Path(root) / version / FILE, official)
     splits = {}
     for role, name in zip(ROLES, OFFICIAL[version], strict=True):
@@ -57,6 +68,8 @@ def read_splits(root: str | Path, version: str) -> dict[str, Split]:
 
 def evaluation_split(root: str | Path | None, version: str) -> str:
     """Name of the split that detections on a data set are scored on; the official one where its root is not there."""
+    if version == TEST:
+        return TEST_SPLIT
     if root is None or not (Path(root) / version / FILE).is_file():
         return OFFICIAL[version][1]
     return read_splits(root, version)["val"].name

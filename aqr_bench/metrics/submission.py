@@ -1,9 +1,10 @@
-"""nuScenes detection submissions: written from boxes in the LiDAR frame, read into arrays."""
+"""nuScenes detection submissions: written from boxes in the LiDAR frame, checked, read into arrays."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from aqr_bench.errors import UserError
 from aqr_bench.foreign_files import other_task, placeholder
 from aqr_bench.metrics.boxes import ATTRIBUTE_INDEX, LABEL_INDEX, NOT_COUNTED, WIDTHS, BoxArrays, raise_if_invalid
 
-MODALITY = {"use_camera": True, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
+META = {"use_camera": True, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
 MOVING_M_S = 0.2  # mmdet3d's threshold: faster things get the attribute of a moving one
 VEHICLES = frozenset(["car", "truck", "construction_vehicle", "bus", "trailer"])
 CYCLES = frozenset(["bicycle", "motorcycle"])
@@ -91,10 +92,33 @@ def sample_detections(
     return entries
 
 
-def write_submission(path: Path, results: Mapping[str, list[dict[str, Any]]]) -> Path:
-    """Write the submission atomically; ``results`` maps sample tokens to entries."""
+def write_submission(
+    path: Path, results: Mapping[str, list[dict[str, Any]]], camera: bool = True, lidar: bool = True
+) -> Path:
+    """Write the submission atomically.
+
+    Args:
+        results: entries by sample token. ``camera``, ``lidar``: whether the detector uses them, for its meta.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_text(path, json.dumps({"meta": MODALITY, "results": results}))
+    return write_text(path, json.dumps({"meta": META | dict(use_camera=camera, use_lidar=lidar), "results": results}))
+
+
+def check_leaderboard_file(path: Path, samples: Iterable[str], max_boxes: int) -> None:
+    """Raise RuntimeError unless nuscenes-devkit loads the submission, and it has exactly these samples."""
+    from nuscenes.eval.common.loaders import load_prediction
+    from nuscenes.eval.detection.data_classes import DetectionBox
+
+    try:
+        boxes, meta = load_prediction(str(path), max_boxes, DetectionBox)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise RuntimeError(f"{path}: nuscenes-devkit does not take it ({type(error).__name__}: {error})") from error
+    missing, unknown = (a - b for a, b in permutations([set(samples), set(boxes.sample_tokens)]))
+    if missing or unknown or set(meta) != set(META):
+        raise RuntimeError(
+            f"{path}: the leaderboard would refuse it: {len(missing)} samples of the split are missing, {len(unknown)} "
+            f"are not of it, meta has {', '.join(meta)}"
+        )
 
 
 # ---------------------------------------------------------------- reading

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.records.blamed_file import blamed_file_change
 from aqr_bench.records.code_dependencies import code_parts
 from aqr_bench.records.request import (
     CODE,
@@ -260,7 +261,7 @@ def row_differences(
 ) -> dict[str | None, list[str]]:
     """What sets the records of a file apart from the requests, by condition; ``unknown``: fields that are no request's.
 
-    A damaged line may be of any of them.
+    A damaged line may be of any of them. A failure whose sensor file has changed since is not what it would be now.
     """
     by_condition = dict(rows)
     if any(provenance.get("damaged") for provenance in by_condition.values()):
@@ -275,7 +276,8 @@ def row_differences(
             reasons[condition] = [NO_REQUEST]
             continue
         has = replace(has, **{name: getattr(request, name) for name in unknown})
-        reasons[condition] = differences(request, has, start)
+        changed = blamed_file_change(by_condition[condition])
+        reasons[condition] = [*differences(request, has, start), *([changed] if changed else [])]
     return reasons | {name: [f"condition {name} is not asked for"] for name in by_condition if name not in requests}
 
 

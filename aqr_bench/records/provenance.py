@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from aqr_bench.errors import UserError
+from aqr_bench.records.blamed_file import BLAMED, blamed_file
 from aqr_bench.study.folders import is_installed, shipped_folder
 from aqr_bench.study.hashes import sha256_file
 
@@ -171,15 +172,18 @@ def provenance(
     command: str | None = None,
     files: Mapping[str, str | Path] = MappingProxyType({}),
     loader_workers: int | None = None,
+    reason: str | None = None,
 ) -> dict[str, Any]:
     """The ``provenance`` part of a record; call it at the end of the job, in the process that did the work.
 
     ``request``: what the record was asked to be, by which it is known as current later.
     ``started`` is ``utc_now()`` taken at the start. A checkpoint given without its hash is hashed here. What is not
     known stays None. ``files``: by role, what else the result came from: tier, study, suite, checkpoints to start from.
+    ``reason``: of a failure; the sensor file that it names is kept as it is now.
     """
     if checkpoint is not None and checkpoint_sha256 is None:
         checkpoint_sha256 = sha256_file(checkpoint)
+    blamed = blamed_file(reason)
     return {
         **{name: getattr(job, name, None) for name in JOB_HASHES},
         **({} if request is None else {"request": request.to_dict()}),
@@ -198,6 +202,7 @@ def provenance(
         "packages": packages(),
         "machine": machine(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        **({} if blamed is None else {BLAMED: blamed}),
     }
 
 

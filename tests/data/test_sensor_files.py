@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from worlds import in_layout
 
 from aqr_bench.data import gt_database
 from aqr_bench.data.check.check import check_root
@@ -24,22 +21,7 @@ VERSION = "v1.0-mini"
 @pytest.fixture(scope="module")
 def drives(world, tmp_path_factory) -> Path:
     """The same world in a layout of its own: a folder per scene, the same base names in each; files are links."""
-    root = tmp_path_factory.mktemp("layout") / "drives"
-    shutil.copytree(world / VERSION, root / VERSION)
-    shutil.copytree(world / "maps", root / "maps")
-    tables = {name: json.loads((root / VERSION / f"{name}.json").read_text()) for name in ("sample", "sample_data")}
-    scene = {sample["token"]: sample["scene_token"] for sample in tables["sample"]}
-    count: Counter = Counter()
-    for row in tables["sample_data"]:
-        channel = row["filename"].split("/")[1]
-        folder = f"{scene[row['sample_token']]}/{channel.lower()}"
-        name = f"{folder}/{count[folder]:04d}{Path(row['filename']).suffix}"
-        count[folder] += 1
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        os.symlink(world / row["filename"], root / name)
-        row["filename"] = name
-    (root / VERSION / "sample_data.json").write_text(json.dumps(tables["sample_data"]))
-    return root
+    return in_layout(world, tmp_path_factory.mktemp("layout") / "drives", "drives")
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,6 @@ def test_info_files_are_refused_in_one_line(strangers, tmp_path, capsys, name, m
         load_frame(None, str(tmp_path), "0", 0)
     if "0.x" in name:
         command = ["evaluate", "--tier", "quick", "--train", "no record", "--keyframe", str(tmp_path)]
-        assert cli([*command, "--out", str(tmp_path / "out")]) == 2
+        assert cli([*command, "--pictures", str(tmp_path / "out")]) == 2
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1

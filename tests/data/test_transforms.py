@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import struct
 
 import cv2
@@ -15,6 +16,7 @@ from aqr_bench.data.raw_frames import BadFrameError, read_image
 from aqr_bench.data.transforms import (
     AddProjections,
     CheckFrame,
+    EqualizeViews,
     LoadPoseCorrectedSweeps,
     LoadViewImages,
     RandomRotate180,
@@ -112,6 +114,61 @@ def test_views_of_other_sizes_and_kinds_fill_the_input_like_any_other(tmp_path):
         assert np.array_equal(image, out["img"][0]) or name == "large", name
         np.testing.assert_allclose(image.astype(int), out["img"][0], atol=1)
         np.testing.assert_allclose(project(lidar2img, np.array([0.3, 0.2, 1.0])), [7.5, 5.0], atol=1e-9)
+
+
+SIZES = {"A": (80, 160), "B": (40, 80), "C": (40, 80), "D": (72, 80), "E": (40, 80)}  # of the recorded images
+
+
+def padded_views(folder, loader: str) -> dict:
+    """What mmdet3d's loader, or that of its BEVFusion, leaves of a frame whose cameras differ in the size of images.
+
+    Each view shows a bright pixel block where a point projects to.
+    """
+    images = {}
+    for name, (height, width) in SIZES.items():
+        pixels = np.full((height, width, 3), 40, np.uint8)
+        row, column = height // 4, width // 4  # of the point
+        pixels[row - 3 : row + 4, column - 3 : column + 4] = 250
+        pixels[:, -width // 10 :] = 200  # its right edge, and the lowest rows
+        pixels[-height // 10 :] = 200
+        cv2.imwrite(str(folder / f"{name}.png"), pixels)
+        cam2img = np.array([[width, 0, 0.0], [0, height, 0.0], [0, 0, 1]])
+        images[name] = {"img_path": str(folder / f"{name}.png"), "cam2img": cam2img.tolist(), "lidar2cam": np.eye(4)}
+    results = LoadMultiViewImageFromFiles(to_float32=True, num_views=5)({"images": images})
+    if loader == "bevfusion":
+        intrinsics = np.stack([np.eye(4)] * 5)
+        intrinsics[:, :3, :3] = results["cam2img"]
+        lidar2cam = np.stack(results["lidar2cam"])
+        results |= {"cam2img": intrinsics, "lidar2cam": lidar2cam, "lidar2img": intrinsics @ lidar2cam}
+        results |= {"ori_cam2img": intrinsics.copy(), "cam2lidar": np.linalg.inv(lidar2cam)}
+    return results
+
+
+@pytest.mark.parametrize("loader", ["mmdet3d", "bevfusion"])
+def test_padded_views_become_views_of_one_size(tmp_path, loader):
+    results = padded_views(tmp_path, loader)
+    assert {image.shape for image in results["img"]} == {(80, 160, 3)}, "padded to the largest"
+    single = {"images": {"B": results["images"]["B"]}}
+    out = EqualizeViews()(copy.deepcopy(results))
+    assert {image.shape for image in out["img"]} == {(40, 80, 3)} and out["img_shape"] == out["pad_shape"] == (40, 80)
+    assert np.array_equal(out["img"][1], LoadViewImages()(single)["img"][0]), "those of the usual size are as recorded"
+    projections = AddProjections()({k: v for k, v in out.items() if k != "lidar2img"})["lidar2img"]
+    for image, projection in zip(out["img"], projections, strict=True):
+        assert image.dtype == np.float32 and image[-1].min() > 150 and image[:, -1].min() > 150, "no padding is left"
+        column, row = project(projection, np.array([0.25, 0.25, 1.0]))
+        assert (column, row) == (20, 10) and image[10, 20].min() > 240 and image[20, 40].max() < 60
+    if loader == "bevfusion":
+        np.testing.assert_allclose(out["lidar2img"], projections)
+        np.testing.assert_allclose(out["ori_cam2img"], out["cam2img"])
+
+
+def test_views_of_one_size_or_of_a_loader_that_scales_are_left_alone(tmp_path):
+    results = padded_views(tmp_path, "mmdet3d")
+    scaled = {**results, "img": [np.zeros((20, 40, 3), np.float32)] * 5}
+    equal = {**results, "images": {name: results["images"]["B"] for name in SIZES}}
+    for before in (scaled, equal, {"points": 1}, {"img": [], "images": {}}):
+        after = EqualizeViews()(dict(before))
+        assert all(after[key] is before[key] for key in before) and after.keys() == before.keys()
 
 
 def test_half_a_turn_keeps_everything_in_its_pixel():

@@ -44,6 +44,7 @@ def test_conditions_stand_behind_the_loaders_and_before_the_sweeps():
         "LoadMultiViewImageFromFiles",
         "SensorCondition",
         "LoadPoseCorrectedSweeps",
+        "EqualizeViews",
         "AddProjections",
         "PointsRangeFilter",
         "InputFingerprint",
@@ -54,6 +55,18 @@ def test_conditions_stand_behind_the_loaders_and_before_the_sweeps():
     assert steps[3]["sweeps_num"] == 3 and steps[4]["test_mode"] is True
     assert {"token", "input_proof", "box_type_3d", "pcd_rotation"} <= set(steps[-1]["meta_keys"])
     assert SWEEPS["type"] == "LoadPointsFromMultiSweeps" and "meta_keys" not in PACK, "the config's own are copied"
+
+
+def test_views_that_a_loader_pads_are_scaled_by_themselves_in_training_too():
+    from aqr_bench.engine.adapt_config import _with_equal_sizes
+
+    assert types(_with_equal_sizes([POINTS, IMAGES, RANGE, PACK]))[1:3] == [
+        "LoadMultiViewImageFromFiles",
+        "EqualizeViews",
+    ]
+    ours = [POINTS, dict(type="LoadViewImages"), PACK]
+    assert _with_equal_sizes(ours) == ours and "EqualizeViews" not in types(with_condition(ours, "x"))
+    assert "EqualizeViews" not in types(with_condition([POINTS, PACK], "x"))
 
 
 def test_augmentation_that_does_nothing_is_opened():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from worlds import as_test_split
 
 from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine import evaluate_suite as suites
-from aqr_bench.engine import evaluate_workers
+from aqr_bench.engine import evaluate_workers, leaderboard
 from aqr_bench.engine.condition_cache import ConditionCache, files_of
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import Evaluator
@@ -59,6 +61,16 @@ def untrained(data, tmp_path_factory) -> Path:
     torch.save({"state_dict": MODELS.build(config).state_dict()}, folder / "final.pth")
     source = dict(checkpoint="final.pth", checkpoint_sha256=sha256_file(folder / "final.pth"))
     return write_records(folder / "train.jsonl", [Record("train", "ok", "smoke", seed=0, provenance=source)])
+
+
+@pytest.fixture(scope="module")
+def unannotated(data, tmp_path_factory) -> DataSet:
+    """The same samples as a test split."""
+    folder = tmp_path_factory.mktemp("test_split")
+    root = as_test_split(data.root, folder / "root")
+    words = ["--version", "v1.0-test", "--root", str(root), "--out", str(folder / "infos"), "--quiet"]
+    assert make_infos(words) == 0
+    return load_data(folder / "infos")
 
 
 class Evaluation:
@@ -106,6 +118,30 @@ def test_features_of_frozen_branches_are_computed_once(short, reference):
     assert results(records) == results(reference)
     # Two samples: clouds, images, images of fewer cameras.
     assert len(list((short.folder / "work" / FEATURES).iterdir())) == 6
+
+
+def test_of_a_test_split_leaderboard_files_are_written(tmp_path, unannotated, untrained, capsys):
+    """Four samples, each with its (empty or full) list; the record says that there is no score, and is no failure."""
+    records = Evaluation(tmp_path, unannotated, untrained).run()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "leaderboard" in line]
+    for record, line in zip(records, lines, strict=True):
+        assert record.status == "not_applicable" and not record.failed and record.scores == {}
+        assert record.reason == "no score, since the test split has no annotations; a leaderboard file is written"
+        assert record.extra["leaderboard"] == {"file": "results_nusc.json", "samples": 4}
+        (file,) = files_of([record])
+        path = tmp_path / "work/base/seed0" / file
+        assert str(path) in line and record.reason in line
+        content = json.loads(path.read_text())
+        assert content["meta"]["use_lidar"] is True and len(content["results"]) == 4
+        assert record.provenance["predictions_sha256"] == sha256_file(path) and record.provenance["input_sha256"]
+    assert any(content["results"].values()), "the model, untrained as it is, detects something"
+
+
+def test_a_leaderboard_file_that_lacks_samples_is_a_failure(tmp_path, unannotated, untrained, monkeypatch):
+    tokens = leaderboard._split_tokens
+    monkeypatch.setattr(leaderboard, "_split_tokens", lambda *place: (*tokens(*place), "one more"))
+    record, *_ = Evaluation(tmp_path, unannotated, untrained).run()
+    assert record.failed and "1 samples of the split are missing" in record.reason
 
 
 def test_a_killed_suite_resumes_with_the_next_condition(short, reference, monkeypatch, capsys):

@@ -44,7 +44,7 @@ def untrained(tmp_path_factory) -> Path:
 
 def test_the_keyframe_is_detected_on_and_drawn(keyframe, untrained, tmp_path, capsys):
     command = ["evaluate", "--tier", "quick_prior", "--keyframe", str(keyframe), "--train", str(untrained)]
-    assert main([*command, "--out", str(tmp_path)]) == 0
+    assert main([*command, "--pictures", str(tmp_path)]) == 0
     picture = cv2.imread(str(tmp_path / "keyframe.0.png"))
     assert picture.shape[1] > 1200 and picture.std() > 20
     green = (np.abs(picture[..., ::-1].astype(int) - [0x00, 0x9E, 0x73]) < 12).all(-1)
@@ -52,6 +52,20 @@ def test_the_keyframe_is_detected_on_and_drawn(keyframe, untrained, tmp_path, ca
     result = json.loads((tmp_path / "detections.json").read_text())["ca9a282c9e77460f8360f564131a8af5"]
     assert len(result["scores"]) == len(result["boxes_lidar"]) > 0
     assert str(tmp_path / "keyframe.0.png") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--keyframe", "kf", "--out", "x"], "give their folder with --pictures, not --out"),
+        (["--keyframe", "kf"], "give their folder with --pictures"),
+        (["--infos", "x", "--pictures", "x", "--out", "x"], "--pictures belongs to --keyframe"),
+        (["--infos", "x"], "evaluate needs --out, the record file"),
+    ],
+)
+def test_a_record_file_and_a_folder_of_pictures_are_two_options(options, message, capsys):
+    assert main(["evaluate", "--tier", "quick", "--train", "x", *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_network_input_of_the_keyframe_keeps_boxes_on_their_points(keyframe):
@@ -145,7 +159,7 @@ def test_an_info_file_that_does_not_fit_is_one_line(case, keyframe, untrained, t
     evaluator = SimpleNamespace(config=copy.deepcopy(quick_config()))
     monkeypatch.setattr("aqr_bench.cli.pictures.load_evaluator", lambda *_: evaluator)
     command = ["evaluate", "--tier", "quick", "--keyframe", str(tmp_path / "kf"), "--train", str(untrained)]
-    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert main([*command, "--pictures", str(tmp_path / "out")]) == 2
     text = capsys.readouterr().err
     assert text.startswith("error: ") and text.count("\n") == 1 and "a.pkl" in text
     assert message in text
@@ -169,6 +183,6 @@ def test_info_files_of_strangers_are_one_line(name, message, shared, untrained, 
     evaluator = SimpleNamespace(config=copy.deepcopy(quick_config()))
     monkeypatch.setattr("aqr_bench.cli.pictures.load_evaluator", lambda *_: evaluator)
     command = ["evaluate", "--tier", "quick", "--keyframe", str(tmp_path / "kf"), "--train", str(untrained)]
-    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert main([*command, "--pictures", str(tmp_path / "out")]) == 2
     text = capsys.readouterr().err
     assert text.startswith("error: ") and text.count("\n") == 1 and name in text and message in text

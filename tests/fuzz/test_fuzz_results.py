@@ -92,7 +92,7 @@ def test_a_spoiled_train_record_is_no_model(results, tmp_path):
             trained_checkpoint(path)
         except RuntimeError as error:
             assert str(error)
-        command = ("evaluate", "--tier", "quick", "--train", path, "--keyframe", folder, "--out", tmp_path / "out")
+        command = ("evaluate", "--tier", "quick", "--train", path, "--keyframe", folder, "--pictures", tmp_path / "out")
         return refuses_command(*command)
 
     explore("train record of an evaluation", 6, spoiled_lines(path.read_bytes()), check)

@@ -130,7 +130,8 @@ def test_a_keyframe_from_elsewhere(bomb, marker, untrained, tmp_path, capsys):
     folder = tmp_path / "keyframe"
     folder.mkdir()
     shutil.copy(bomb, folder / "infos.pkl")
-    command = ("evaluate", "--tier", "quick", "--train", untrained, "--keyframe", folder, "--out", tmp_path / "out")
+    out = tmp_path / "out"
+    command = ("evaluate", "--tier", "quick", "--train", untrained, "--keyframe", folder, "--pictures", out)
     assert "infos.pkl" in refused(capsys, *command)
     preview = ("corruptions", "preview", "clean", "--keyframe", folder, "--out", tmp_path / "out")
     assert "infos.pkl" in refused(capsys, *preview)
@@ -176,7 +177,7 @@ def test_published_checkpoints(legacy, marker, tmp_path, capsys):
 def test_checkpoints_that_a_train_record_names(marker, tmp_path, keyframe, capsys):
     bomb_checkpoint(tmp_path / "final.pth", marker)
     train = _record(tmp_path)
-    command = ("evaluate", "--tier", "quick", "--train", train, "--keyframe", keyframe, "--out", tmp_path / "out")
+    command = ("evaluate", "--tier", "quick", "--train", train, "--keyframe", keyframe, "--pictures", tmp_path / "out")
     assert "final.pth" in refused(capsys, *command)
     path = tmp_path / "final.pth"
     with pytest.raises(RuntimeError, match=r"final\.pth cannot be read"):

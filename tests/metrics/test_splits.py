@@ -61,6 +61,9 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, content, message):
         evaluation_split(tmp_path, VERSION)
 
 
-def test_versions_without_annotations(tmp_path):
-    with pytest.raises(UserError, match=r"no train and val split \(the test split of nuScenes has no annotations"):
-        read_splits(tmp_path, "v1.0-test")
+def test_the_test_split_is_the_one_that_is_evaluated(tmp_path):
+    splits = read_splits(tmp_path, "v1.0-test")
+    assert splits["train"].scenes == () and len(splits["val"].scenes) == 150
+    assert splits["val"].name == evaluation_split(tmp_path, "v1.0-test") == "test"
+    with pytest.raises(UserError, match=r"'v1.0-all' has no train and val split; known: v1.0-trainval, v1.0-mini, v1"):
+        read_splits(tmp_path, "v1.0-all")

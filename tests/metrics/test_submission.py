@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from aqr_bench.errors import UserError
 from aqr_bench.metrics import submission
 from aqr_bench.metrics.submission import (
+    check_leaderboard_file,
     from_results,
     load_results,
     read_submission,
@@ -94,6 +95,28 @@ def test_no_detection_is_an_empty_list_and_files_are_written_atomically(tmp_path
     path = write_submission(tmp_path / "a" / "results_nusc.json", {"t": none})
     assert json.loads(path.read_text())["results"] == {"t": []}
     assert [p.name for p in path.parent.iterdir()] == ["results_nusc.json"]
+
+
+def test_a_leaderboard_file_is_checked_by_nuscenes_devkit(tmp_path):
+    path = tmp_path / "results.json"
+    write_submission(path, {"a": [entry("a")], "b": []}, camera=False)
+    meta = json.loads(path.read_text())["meta"]
+    assert meta == dict(use_camera=False, use_lidar=True, use_radar=False, use_map=False, use_external=False)
+    check_leaderboard_file(path, ["a", "b"], 500)
+    for samples, message in {
+        ("a", "b", "c"): "1 samples of the split are missing, 0",
+        ("a",): "are missing, 1 are",
+    }.items():
+        with pytest.raises(RuntimeError, match=message):
+            check_leaderboard_file(path, samples, 500)
+    for change, message in (
+        ({"meta": {"use_lidar": True}}, "meta has use_lidar"),
+        ({"results": {"a": [entry("a")] * 2, "b": []}}, "nuscenes-devkit does not take it .*Only <= 1 boxes"),
+        ({"results": {"a": [entry("a", detection_name="tree")], "b": []}}, "nuscenes-devkit does not take it"),
+    ):
+        path.write_text(json.dumps({"meta": meta, "results": {"a": [entry("a")], "b": []}} | change))
+        with pytest.raises(RuntimeError, match=message):
+            check_leaderboard_file(path, ["a", "b"], 1)
 
 
 # ---------------------------------------------------------------- reading

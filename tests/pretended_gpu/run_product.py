@@ -224,7 +224,7 @@ def keyframe(name: str) -> dict[str, Any]:
     train(name)
     out = folder(name) / "keyframe"
     command = [*options(name, "tier", "train", "study"), "--keyframe", str(ROOT.parent / "shared/data/nuscenes_sample")]
-    assert main([*command, "--out", str(out)]) == 0
+    assert main([*command, "--pictures", str(out)]) == 0
     assert (out / "keyframe.0.png").is_file() and (out / "detections.json").is_file()
     return {}
 

@@ -97,7 +97,8 @@ SENSIBLE = {
     **dict.fromkeys(("study", "studies"), ("smoke", "bias_site", "fixed_bias")),
     **dict.fromkeys(("suite", "suites", "names"), ("missing_sensors", "mome")),
     **dict(variant=("cross", "none"), metric=("mAP", "NDS"), name=("clean", "multicorrupt.fog"), parts=("memory",)),
-    **dict(pretrain=("lidar",), train=("broken.jsonl",), out=("folder/new", "new"), work=("new",), config=("x.py",)),
+    **dict(pretrain=("lidar",), train=("broken.jsonl",), out=("folder/new", "new"), config=("x.py",)),
+    **dict.fromkeys(("work", "pictures"), ("new",)),
 }
 
 

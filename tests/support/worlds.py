@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,55 @@ def with_tables_to_edit(world: Path, root: Path, version: str = "v1.0-mini") -> 
     shutil.copytree(world / version, root / version)
     for name in ("samples", "sweeps", "maps"):
         (root / name).symlink_to(world / name)
+    return root
+
+
+# Names of a recording in layouts that are not nuScenes': (scene, channel, number in its folder, suffix) to a path.
+LAYOUTS: dict[str, Callable[[int, str, int, str], str]] = {
+    # As Lyft's: keyframes and sweeps side by side, all cameras in one folder.
+    "lyft": lambda scene, channel, number, suffix: (
+        f"train_{'lidar' if channel == 'LIDAR_TOP' else 'images'}/host-a{scene}_{channel.lower()}_{number}{suffix}"
+    ),
+    # As T4's: equal base names in the folders of all sensors.
+    "t4": lambda scene, channel, number, suffix: f"data/{channel}/{number:05d}{suffix}",
+    # A folder for each drive, and equal base names in all of them.
+    "drives": lambda scene, channel, number, suffix: f"drive-{scene}/{channel.lower()}/{number:04d}{suffix}",
+}
+
+
+def in_layout(world: Path, root: Path, layout: str, version: str = "v1.0-mini") -> Path:
+    """The world with its files at the paths of ``LAYOUTS``, as links; nothing is at nuScenes' paths."""
+    shutil.copytree(world / version, root / version)
+    (root / "maps").symlink_to(world / "maps")
+    tables = {name: json.loads((root / version / f"{name}.json").read_text()) for name in ("sample", "sample_data")}
+    tokens = list(dict.fromkeys(sample["scene_token"] for sample in tables["sample"]))
+    scene = {sample["token"]: tokens.index(sample["scene_token"]) for sample in tables["sample"]}
+    for row in tables["sample_data"]:
+        before, number = Path(row["filename"]), 0
+        while True:
+            name = LAYOUTS[layout](scene[row["sample_token"]], before.parts[1], number, before.suffix)
+            if not os.path.lexists(root / name):
+                break
+            number += 1
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(world / before, root / name)
+        row["filename"] = name
+    (root / version / "sample_data.json").write_text(json.dumps(tables["sample_data"]))
+    return root
+
+
+def as_test_split(world: Path, root: Path, version: str = "v1.0-mini") -> Path:
+    """The world as nuScenes publishes its test split: version v1.0-test, scenes of that split, nothing annotated."""
+    from nuscenes.utils.splits import create_splits_scenes
+
+    with_tables_to_edit(world, root, version)
+    tables = (root / version).rename(root / "v1.0-test")
+    for name in ("instance", "sample_annotation"):
+        (tables / f"{name}.json").write_text("[]")
+    scenes = json.loads((tables / "scene.json").read_text())
+    for scene, name in zip(scenes, create_splits_scenes()["test"], strict=False):
+        scene["name"] = name
+    (tables / "scene.json").write_text(json.dumps(scenes))
     return root
 
 

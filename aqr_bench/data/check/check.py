@@ -23,12 +23,14 @@ from aqr_bench.data.check.clouds import REMEDIES as CLOUD_REMEDIES
 from aqr_bench.data.check.files import check_contents, check_masks, check_presence, draw, recordings
 from aqr_bench.data.check.finding import Finding, Progress, about_names, access_cause, number, printable
 from aqr_bench.data.check.links import check_links, check_sensors
+from aqr_bench.data.check.scored import REMEDIES as SCORED_REMEDIES
+from aqr_bench.data.check.scored import check_scored
 from aqr_bench.data.check.tables import Table, check_tables
 from aqr_bench.data.check.values import REMEDIES as VALUE_REMEDIES
 from aqr_bench.data.check.values import check_values, table_values
 from aqr_bench.errors import UserError
 from aqr_bench.foreign_files import LFS_POINTER, WEB_PAGE, misplaced_tables
-from aqr_bench.metrics.splits import FILE, read_splits
+from aqr_bench.metrics.splits import FILE, TEST, VERSIONS, read_splits
 from aqr_bench.study.load import load_tier
 from aqr_bench.study.spec import SPLITS
 from aqr_bench.study.vocabulary import Vocabulary
@@ -37,10 +39,12 @@ from aqr_bench.study.vocabulary import Vocabulary
 OFFICIAL = {
     "v1.0-trainval": {"scene": 850, "sample": 34149, "sample_data": 2631083, "sample_annotation": 1166187},
     "v1.0-mini": {"scene": 10, "sample": 404, "sample_data": 31206, "sample_annotation": 18538},
+    TEST: {"scene": 150, "sample": 6008, "sample_annotation": 0},
 }
 ARCHIVES = {
     "v1.0-trainval": ("v1.0-trainval_meta.tgz", "v1.0-trainval01_blobs.tgz to v1.0-trainval10_blobs.tgz"),
     "v1.0-mini": ("v1.0-mini.tgz", "v1.0-mini.tgz"),
+    TEST: ("v1.0-test_meta.tgz", "v1.0-test_blobs.tgz"),
 }
 WORLD = "world.json"  # marks a synthetic world
 KINDS = {"nuscenes": "", "partial": ", a part of it", "synthetic": ", a synthetic world"}
@@ -113,7 +117,7 @@ def check_root(
         if kind == "nuscenes":
             findings += check_release(version, tables)
     if "scene" in tables:
-        findings += check_splits(root, version, tables["scene"], kind)
+        findings += check_splits(root, version, tables, kind, vocabulary or Vocabulary())
     if "map" in tables:
         findings += check_masks(root, tables["map"])
     files, opened = 0, 0
@@ -136,7 +140,8 @@ def _find_version(root: Path, version: str | None) -> tuple[list[Finding], str]:
         return [
             Finding("root", f"{root} cannot be read ({error.strerror})", access_cause(error, "root"))
         ], version or ""
-    usable = [name for name in present if name in SPLITS]
+    # That of the test split lies beside the other one in most roots, and is checked if it is asked for.
+    usable = [name for name in present if name in SPLITS] or [name for name in present if name == TEST]
     if version is None and len(usable) > 1:
         raise UserError(f"{root} has tables of {' and '.join(usable)}; choose one with --version")
     misplaced = misplaced_tables(root, usable if version is None and usable else [version] if version else SPLITS)
@@ -178,8 +183,14 @@ def check_world(path: Path, digest: str | None) -> list[Finding]:
     return [Finding("counts", what, "table")] if digest not in (None, written) else []
 
 
-def check_splits(root: Path, version: str, scene: Table, kind: str) -> list[Finding]:
-    """The scenes are those of the splits: all of a release and of splits.json, some of both in any other root."""
+def check_splits(
+    root: Path, version: str, tables: Mapping[str, Table], kind: str, vocabulary: Vocabulary
+) -> list[Finding]:
+    """The scenes are those of the splits: all of a release and of splits.json, some of both in any other root.
+
+    And the one that is evaluated has something to be scored with.
+    """
+    scene = tables["scene"]
     try:
         splits = read_splits(root, version)
     except UserError as error:
@@ -190,15 +201,14 @@ def check_splits(root: Path, version: str, scene: Table, kind: str) -> list[Find
     findings = about_names("splits", what, "scene names", unknown, warning=kind == "partial")
     for role, split in splits.items() if scene.complete("name") else ():
         missing = [name for name in split.scenes if name not in names]
-        label = f"split '{split.name}' of {FILE}" if split.custom else f"official {role} split"
-        if len(missing) == len(split.scenes):
+        if split.scenes and len(missing) == len(split.scenes):
             lost = "nothing can be trained on" if role == "train" else "no info file can be made"
-            what = f"no scene of the {label} of {version}, and without one {lost}"
+            what = f"no scene of the {split.label} of {version}, and without one {lost}"
             findings.append(Finding("splits", what, "scene names", warning=kind == "partial" or role == "train"))
         elif split.custom or kind == "nuscenes":
-            what = f"{len(missing)} of {len(split.scenes)} scenes of the {label} missing in scene.json"
+            what = f"{len(missing)} of {len(split.scenes)} scenes of the {split.label} missing in scene.json"
             findings += about_names("splits", what, "splits" if split.custom else "release", missing)
-    return findings
+    return findings + ([] if version == TEST else check_scored(tables, splits["val"], vocabulary))
 
 
 def remedies(version: str, kind: str) -> dict[str, str]:
@@ -219,6 +229,7 @@ def remedies(version: str, kind: str) -> dict[str, str]:
         "mask": f"Unpack {tables} into the root: they are in its maps/.",
         **VALUE_REMEDIES,
         **CLOUD_REMEDIES,
+        **SCORED_REMEDIES,
         COLUMNS: f"Unpack {blobs} into the root again; files of your own: write them as {POINT_FORMAT}.",
     }
     if kind == "synthetic":
@@ -244,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="aqr-bench data check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/, maps/")
-    parser.add_argument("--version", choices=sorted(SPLITS), help="version of the tables (default: the only one)")
+    parser.add_argument("--version", choices=sorted(VERSIONS), help="version of the tables (default: the only one)")
     samples_help = "open all keyframe files of N samples, and N sweeps (default: 20; 0: none; more than there are: all)"
     parser.add_argument("--tier", help="tier file or name: the data set's names of categories and attributes are its")
     parser.add_argument("--samples", type=non_negative_int, default=20, metavar="N", help=samples_help)

@@ -12,6 +12,9 @@ MAX_INTENSITY = 1e6  # nuScenes': 255; LiDARs with 16 bits: 65,535. Larger numbe
 SECTOR_DEG = 10  # a full scan has returns in every sector of this width; one that stopped early has not
 EGO_RADIUS_M = 3.0  # the vehicle itself, around its LiDAR, returns the beam everywhere
 EMPTY_SECTORS = 6  # a scan with so many empty ones in a row counts as incomplete
+# Share of the variance of elevation that the values of a column explain. Real and synthetic rings: above 0.99, since a
+# beam has one elevation; intensities: below 0.2.
+IS_RING, IS_NO_RING = 0.9, 0.5
 
 COLUMNS, RINGS, INTENSITIES, SCAN = "columns", "rings", "intensities", "scan"  # causes of a fault
 CAUSES = (COLUMNS, RINGS, INTENSITIES, SCAN)
@@ -39,6 +42,8 @@ def points_fault(points: np.ndarray) -> tuple[str, str]:
         return f"with a coordinate of {np.abs(xyz).max():g}, read as metres", COLUMNS
     if len(points) >= MIN_POINTS_OF_A_SCAN and not low <= np.median(distance) <= high:
         return f"whose points are {np.median(distance):.3g} m away in the median", COLUMNS
+    if _are_swapped(points):
+        return "with the ring in column 3 and the intensity in column 4, which are swapped", COLUMNS
     if np.abs(intensity).max() > MAX_INTENSITY:
         return f"with {np.abs(intensity).max():g} in column 3, which holds the intensity", COLUMNS
     if (ring != np.round(ring)).any() or ring.min() < 0 or ring.max() >= MAX_RINGS:
@@ -51,6 +56,27 @@ def points_fault(points: np.ndarray) -> tuple[str, str]:
     if _largest_gap(xyz) >= EMPTY_SECTORS:
         return f"with a sector of {EMPTY_SECTORS * SECTOR_DEG} degrees or more without a return", SCAN
     return "", ""
+
+
+def _are_swapped(points: np.ndarray) -> bool:
+    """Whether it is column 3 that tells beams apart by their elevation, and column 4 that does not."""
+    horizontal = np.hypot(points[:, 0], points[:, 1])
+    far = horizontal > EGO_RADIUS_M
+    elevation, intensity, ring = np.arctan2(points[far, 2], horizontal[far]), points[far, INTENSITY], points[far, RING]
+    if len(elevation) < MIN_POINTS_OF_A_SCAN or (intensity != np.round(intensity)).any():
+        return False
+    values = np.unique(intensity)
+    if not 1 < len(values) <= MAX_RINGS or values[0] < 0 or values[-1] >= MAX_RINGS:
+        return False
+    return _explained(elevation, intensity) > IS_RING and _explained(elevation, ring) < IS_NO_RING
+
+
+def _explained(values: np.ndarray, groups: np.ndarray) -> float:
+    """Share of the variance of ``values`` that is between groups (eta squared); 0 where there is no variance."""
+    _, group = np.unique(groups, return_inverse=True)
+    mean = np.bincount(group, values) / np.bincount(group)
+    total = float(((values - values.mean()) ** 2).sum())
+    return 1 - float(((values - mean[group]) ** 2).sum()) / total if total else 0.0
 
 
 def _largest_gap(xyz: np.ndarray) -> int:

@@ -20,7 +20,7 @@ class Finding:
     """One thing that is wrong with a data set.
 
     Args:
-        group: root, tables, links, counts, names, time, points, splits, calibration, files, contents or maps.
+        group: root, tables, links, counts, names, time, points, splits, scored, calibration, files, contents or maps.
         what: what is wrong and where, without a full stop.
         cause: key of the remedy; see ``check.remedies``.
         names: the first few rows or files that it is wrong with. ``count``: how many there are.

@@ -37,7 +37,8 @@ class Table:
         bad: the fields with bad values.
         hashes: for ``token`` and every field that points to a table: [N] int64 hashes; 0: empty or bad.
         lists: for every field with a list of tokens: row numbers [L] and hashes [L].
-        columns: the fields of ``RETAINED_COLUMNS``, N values each; None where they are bad.
+        columns: the fields of ``RETAINED_COLUMNS``, N values each; None where they are bad. ``translation`` is an
+            array [N, 3], NaN where it is bad.
     """
 
     count: int
@@ -135,9 +136,7 @@ def check_rows(name: str, rows: Sequence[Any]) -> tuple[Table, list[Finding]]:
             bad.add(field)
             findings += _wrong_values(name, field, kind, [(index[i], column[i]) for i in wrong])
         if field in RETAINED_COLUMNS.get(name, ()):
-            columns[field] = list(column)
-            for i in wrong:
-                columns[field][i] = None
+            columns[field] = _retained(column, wrong, as_array=field == "translation")
         for i in wrong:
             column[i] = [] if kind.many else ""
         if kind.many:
@@ -150,6 +149,15 @@ def check_rows(name: str, rows: Sequence[Any]) -> tuple[Table, list[Finding]]:
             what = f"{name}.json has {number(len(repeated), 'token')} more than once"
             findings += about_names("tables", what, "row", repeated)
     return Table(len(rows), index, frozenset(bad), hashes, lists, columns), findings
+
+
+def _retained(column: Sequence[Any], wrong: Sequence[int], as_array: bool) -> Sequence[Any]:
+    """The column without its bad values. Positions are an array: millions of lists would take gigabytes."""
+    nothing = [np.nan] * 3 if as_array else None
+    values = list(column)
+    for i in wrong:
+        values[i] = nothing
+    return np.array(values, np.float64).reshape(-1, 3) if as_array else values
 
 
 def _wrong_values(name: str, field: str, kind: Kind, wrong: list[tuple[int, Any]]) -> list[Finding]:

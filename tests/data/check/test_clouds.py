@@ -52,6 +52,47 @@ def test_clouds_of_other_units_and_columns(change, message, cause):
     assert (bool(fault), result) == (bool(message), cause) and re.search(message, fault)
 
 
+SWAPPED = [0, 1, 2, 4, 3]
+
+
+def beams(count: int = 4000, rings: int = 32) -> np.ndarray:
+    """As ``scan``, with a beam of one elevation for each ring, and dark surfaces: intensities below 128."""
+    points = scan(count)
+    elevation = np.radians(-30 + 40 / rings * (points[:, 4] % rings))
+    points[:, 2] = np.hypot(points[:, 0], points[:, 1]) * np.tan(elevation)
+    points[:, 3] %= 60
+    return points
+
+
+@pytest.mark.parametrize("rings", [4, 32])
+def test_swapped_columns_are_recognised_where_both_are_in_the_range_of_the_other(rings):
+    right = beams(rings=rings)
+    assert points_fault(right) == ("", "")
+    fault, cause = points_fault(right[:, SWAPPED])
+    assert "the ring in column 3 and the intensity in column 4, which are swapped" in fault and cause == COLUMNS
+    constant = right * np.float32([1, 1, 1, 0, 1])
+    assert "swapped" in points_fault(constant[:, SWAPPED])[0] and points_fault(constant) == ("", "")
+    both = right.copy()
+    both[:, 3] = both[:, 4]  # an intensity by elevation is odd, and no swap
+    assert points_fault(both) == ("", "")
+    assert "swapped" not in points_fault(right[:900][:, SWAPPED])[0], "too few points to tell"
+
+
+def test_real_clouds_pass_and_are_recognised_when_swapped(shared):
+    files = [*(shared / "data/nuscenes_sample").glob("*.bin"), *(shared / "data/strangers/lidar_clouds").glob("*.bin")]
+    assert len(files) == 3
+    for file in files:
+        points = np.fromfile(file, np.float32).reshape(-1, 5)
+        dark = points.copy()
+        dark[:, 3] //= 2  # below 128
+        assert points_fault(points)[0] == points_fault(dark)[0] == "" and dark[:, 3].max() < 128
+        assert "swapped" in points_fault(points[:, SWAPPED])[0] and "swapped" in points_fault(dark[:, SWAPPED])[0]
+
+
 def test_the_worlds_clouds_pass(world):
     for path in sorted((world / "samples/LIDAR_TOP").iterdir()):
-        assert points_fault(np.fromfile(path, np.float32).reshape(-1, 5))[1] in ("", SCAN)  # an empty side of a street
+        points = np.fromfile(path, np.float32).reshape(-1, 5)
+        assert points_fault(points)[1] in ("", SCAN)  # an empty side of a street
+        swapped = points[:, SWAPPED]
+        swapped[:, 4] //= 2  # below 128
+        assert "swapped" in points_fault(swapped)[0]
