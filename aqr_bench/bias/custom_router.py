@@ -37,7 +37,7 @@ class RouterInput(NamedTuple):
     layout: MemoryLayout
 
 
-def router(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
+def register_router(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Class decorator: ``router: <name>`` is this class wherever its module is imported."""
 
     def add(router_class: type[nn.Module]) -> type[nn.Module]:

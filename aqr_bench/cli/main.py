@@ -38,6 +38,7 @@ COMMANDS = {
         "look into a published CMT checkpoint, or convert it for these configs",
     ),
     "studies": ("aqr_bench.cli.studies", "list, check or cost the studies, tiers and condition suites"),
+    "new": ("aqr_bench.cli.new", "write the template of a router, corruption, study, tier or detector, and its test"),
     "config": ("aqr_bench.cli.config", "show the config of a training, or what tier and study change in it"),
     "doctor": ("aqr_bench.cli.doctor", "which tiers work on this machine, and what the others need"),
     "records": ("aqr_bench.cli.records", "list the failed runs among records"),

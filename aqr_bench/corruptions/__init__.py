@@ -1,6 +1,6 @@
 """Sensor corruptions: one registry of pure, seeded functions on raw sensor data, before sweeps are merged."""
 
-from aqr_bench.corruptions.custom import check_corruption, corruption, custom_family
+from aqr_bench.corruptions.custom import check_corruption, corruption, custom_family, probe_frame
 from aqr_bench.corruptions.fingerprint import Fingerprint, sample_fingerprint
 from aqr_bench.corruptions.frame import Cloud, Frame, FrameError, History, View
 from aqr_bench.corruptions.registry import Corruption, RandomStream, Registry, corrupt, sample_rng
@@ -24,6 +24,7 @@ __all__ = [
     "corrupt",
     "corruption",
     "get_corruption",
+    "probe_frame",
     "sample_fingerprint",
     "sample_rng",
 ]

@@ -7,7 +7,7 @@ import torch
 
 from aqr_bench.bias import AttentionBias, MemoryLayout
 from aqr_bench.bias.arguments import attention_bias
-from aqr_bench.bias.custom_router import check_router, router
+from aqr_bench.bias.custom_router import check_router, register_router
 from aqr_bench.bias.router import router_loss
 from aqr_bench.errors import UserError
 
@@ -119,7 +119,7 @@ def test_the_check_leaves_random_numbers_alone(project):
 def test_a_class_is_registered_by_its_decorator(monkeypatch):
     monkeypatch.setattr("aqr_bench.plugins._REGISTERED", {"aqr_bench.routers": {}, "aqr_bench.corruptions": {}})
 
-    @router("zero")
+    @register_router("zero")
     class Zero(torch.nn.Module):
         def __init__(self, embed_dims):
             super().__init__()
