@@ -82,6 +82,8 @@ def test_models_side_by_side_with_bold_and_marks(tmp_path, suite):
     )
     row = table.data[(table.data["model"] == "better") & (table.data["column"] == "clean")].iloc[0]
     assert row["mean"] == pytest.approx(0.4) and row["difference"] == pytest.approx(-0.1) and row["seeds"] == 3
+    put(tmp_path / "same.jsonl", PLAIN)
+    assert not paper_table(read_evaluations([f"{n}={tmp_path / 'same.jsonl'}" for n in "ab"], suite), "NDS", "a").bold
     # One seed: no marks, and the note says why.
     single = read_evaluations([str(tmp_path / "plain0.jsonl"), str(tmp_path / "better0.jsonl")], suite)
     table = paper_table(single, "NDS", "plain")

@@ -139,14 +139,14 @@ def _numbers(
 
 
 def _best(scores: _Scores) -> list[tuple[int, str]]:
-    """The cells with the highest mean of each column, as printed; none where only one model has a score."""
+    """The cells with the highest mean of each column, as printed; none where all are alike."""
     cells = []
     for column in scores.columns:
         means = {i: mean for i, m in enumerate(scores.models) if (mean := scores.mean(m, column)) is not None}
         printed = {i: number(100 * mean, 1) for i, mean in means.items()}
         if len(means) > 1:
             best = printed[max(means, key=means.__getitem__)]
-            cells += [(i, column) for i, text in printed.items() if text == best]
+            cells += [(i, column) for i, text in printed.items() if text == best and len(set(printed.values())) > 1]
     return cells
 
 
