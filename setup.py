@@ -1,7 +1,7 @@
 """Puts the workflow, the studies and what else is needed at run time into the wheel, below aqr_bench/share.
 
 All else about the package is in pyproject.toml; the sdist's list of files is MANIFEST.in. In a checkout, and so in an
-editable installation, these files are used where they are: see aqr_bench/study/folders.py.
+editable installation, these files are used where they are: see aqr_bench/folders.py.
 """
 
 from pathlib import Path

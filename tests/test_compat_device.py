@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from aqr_bench.compat import to_cpu
 from aqr_bench.engine import finite_outputs
 from aqr_bench.engine.evaluate import Evaluator
-from aqr_bench.study.folders import shipped_folder
+from aqr_bench.folders import shipped_folder
 
 
 @pytest.fixture

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from aqr_bench.bias.custom_router import (
+    RouterInput,
+    build_router,
+    checked_weights,
+    find_router,
+    weight_logits,
+)
 from aqr_bench.bias.expert_routing import (
     EXPERTS,
     choose_experts,
@@ -47,8 +55,8 @@ class BiasOutput:
         cross_bias: of cross-attention, queries by memory cells; with routing ``mask`` a dense one of 0 and -inf.
         self_bias: of self-attention, queries by queries.
         weights: LiDAR and camera weight of every query.
-        logits_BQO: of the learned router, None without one: (LiDAR, camera), whose tanh the weights are, or with
-            routing ``mask`` those of ``EXPERTS``.
+        logits_BQO: of a learned router or of the user's, None without one: (LiDAR, camera), whose tanh the weights are,
+            or with routing ``mask`` those of ``EXPERTS``.
     """
 
     cross_bias: WindowBias | Tensor | None
@@ -65,7 +73,9 @@ class AttentionBias(nn.Module):
         site: where the bias acts: none, cross, self or both.
         bev_window, camera_window: odd window sizes in cells; 0 leaves that modality unbiased.
         profile: uniform, gaussian, or hard (cross: -inf outside the windows).
-        router: learned; oracle (true sensor state); constant (``constant_weights`` for every query).
+        router: learned; oracle (true sensor state); constant (``constant_weights`` for every query); or a class of the
+            user, ``my_file.py:NAME``, ``package.module:NAME`` or a registered name, see ``bias.custom_router``.
+        router_options: keyword arguments of the user's router.
         supervision: none (the detection loss alone) or modality (the true sensor state as target).
         scale, min_scale, max_scale, learnable_scale: the one scale number and its clamp.
         layers: decoder layers that see the bias: all, first, last.
@@ -83,6 +93,7 @@ class AttentionBias(nn.Module):
             ``modality``. There is no bias then: windows of the bias, profile and scale have no effect.
     Raises:
         ValueError: a value that is not one of those above.
+        UserError: a router of the user that cannot be used.
     """
 
     def __init__(
@@ -107,11 +118,16 @@ class AttentionBias(nn.Module):
         constant_weights: Sequence[float] = (1.0, 1.0),
         initial_weights: Sequence[float] = (0.0, 0.0),
         routing: str = "bias",
+        router_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         _validate_choice("site", site, SITES)
         _validate_choice("profile", profile, PROFILES)
-        _validate_choice("router", router, ROUTERS)
+        router_class = None if router in ROUTERS else find_router(router)
+        if router_class is None:
+            _validate_choice("router", router, ROUTERS, ", or a class of the user as my_file.py:NAME")
+        if router_options and router_class is None:
+            raise ValueError(f"aqr.router_options are of a user's router, not of '{router}'")
         _validate_choice("supervision", supervision, SUPERVISIONS)
         _validate_choice("layers", layers, LAYERS)
         _validate_choice("routing", routing, ROUTINGS)
@@ -132,9 +148,9 @@ class AttentionBias(nn.Module):
             raise ValueError("aqr.initial_weights needs router 'learned' and routing 'bias'")
         if any(self.router_windows) and router != "learned":
             raise ValueError(f"aqr.router_bev_window and router_camera_window need router 'learned', not '{router}'")
-        if supervision != "none" and router != "learned":
+        if supervision != "none" and router in ("oracle", "constant"):
             raise ValueError(f"aqr.supervision '{supervision}' needs router 'learned', not '{router}'")
-        if routing == "mask" and (site != "cross" or router == "constant"):
+        if routing == "mask" and (site != "cross" or router not in ("learned", "oracle")):
             raise ValueError("aqr.routing 'mask' needs site 'cross' and router 'learned' or 'oracle'")
         if routing == "mask" and router == "learned" and supervision == "none":
             raise ValueError("aqr.routing 'mask' has no gradient: a learned router needs supervision 'modality'")
@@ -149,6 +165,9 @@ class AttentionBias(nn.Module):
             self.register_buffer("scale", scale_tensor)
         initial = (0.0,) * len(EXPERTS) if routing == "mask" else tuple(map(math.atanh, initial_weights))
         self.router = QueryRouter(embed_dims, num_heads, ffn_dims, initial) if router == "learned" else None
+        self._router_class = router_class
+        if router_class is not None:
+            self.router = build_router(router, router_class, embed_dims, router_options or {})
 
     def forward(
         self,
@@ -166,7 +185,7 @@ class AttentionBias(nn.Module):
         batch, queries, _ = query_BQC.shape
         geometry = (reference_BQ3.detach(), lidar2img_BN44, image_shape_BN2, layout)
         logits = None
-        if self.router is not None:
+        if self.router is not None and self._router_class is None:
             local = None
             if has_windows(layout, *self.router_windows):
                 windows = grid_windows(*geometry, *self.router_windows)
@@ -175,7 +194,11 @@ class AttentionBias(nn.Module):
             logits = self.router(query_BQC, query_pos_BQC, memory_BKC, memory_pos_BKC, local)
         if self.routing == "mask":
             return self._mask_sensors(logits, query_BQC, layout, sensor_state_B)
-        if logits is not None:
+        if self._router_class is not None:
+            inputs = RouterInput(query_BQC, query_pos_BQC, memory_BKC, memory_pos_BKC, reference_BQ3.detach(), layout)
+            weights_BQ2 = checked_weights(self.router(inputs), query_BQC, self.router_kind)
+            weights, logits = RouterWeights(*weights_BQ2.unbind(-1)), weight_logits(weights_BQ2)
+        elif logits is not None:
             weights = RouterWeights(*logits.tanh().unbind(-1))
         elif self.router_kind == "oracle":
             true_weights = sensor_weights(_require_sensor_state(sensor_state_B).to(query_BQC.device))
@@ -248,6 +271,6 @@ def _require_sensor_state(sensor_state_B: Tensor | None) -> Tensor:
     return sensor_state_B
 
 
-def _validate_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def _validate_choice(name: str, value: str, choices: tuple[str, ...], more: str = "") -> None:
     if value not in choices:
-        raise ValueError(f"aqr.{name} '{value}' is not known; choose one of {', '.join(choices)}")
+        raise ValueError(f"aqr.{name} '{value}' is not known; choose one of {', '.join(choices)}{more}")

@@ -1,18 +1,20 @@
 """The sensor corruptions: list them, show one with its numbers and source, draw what they do to a sample.
 
 aqr-bench corruptions list [SUITE]
-aqr-bench corruptions show NAME
+aqr-bench corruptions show NAME          NAME of these, or of your own as my_file.py:FUNCTION
 aqr-bench corruptions preview [NAME ...] --keyframe FOLDER | --infos DIR [--sample N] --out DIR
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from aqr_bench import plugins
 from aqr_bench.console import non_negative_int, positive_float, seed
 from aqr_bench.corruptions import CORRUPTIONS, Corruption, Frame, FrameError, corrupt
 from aqr_bench.errors import UserError, nearest, run_main
@@ -67,19 +69,31 @@ def _check_suite(name: str) -> str:
 
 def table(suite: str | None = None, markdown: bool = False) -> str:
     """One line per condition: name, severities, what it changes, summary."""
-    entries = [e for e in CORRUPTIONS.values() if suite is None or e[0].suite == _check_suite(suite)]
+    families = {key: e for key, e in CORRUPTIONS.items() if suite is None or e[0].suite == _check_suite(suite)}
+    families |= _installed() if suite is None else {}
     rows = [("condition", "severities", "changes", "needs", "what it does")]
-    for conditions in entries:
+    for name, conditions in families.items():
         first = conditions[0]
         levels = ", ".join(str(c.severity) for c in conditions) if first.severity else "-"
         summary = first.summary if len(conditions) == 1 else f"{first.summary} ... {conditions[-1].summary}"
-        rows.append((first.key, levels, first.modality, ", ".join(first.needs) or "-", summary))
+        rows.append((name, levels, first.modality, ", ".join(first.needs) or "-", summary))
     if markdown:
         return "\n".join(
             ["| " + " | ".join(rows[0]) + " |", "|---" * 5 + "|"] + [f"| {' | '.join(r)} |" for r in rows[1:]]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join("  ".join([*map(str.ljust, row[:4], widths), row[4]]) for row in rows)
+
+
+def _installed() -> dict[str, tuple[Corruption, ...]]:
+    """Those that other installed packages register; one that cannot be used is reported, and stops nobody."""
+    families = {}
+    for name in plugins.installed(plugins.CORRUPTIONS):
+        try:
+            families[name] = CORRUPTIONS.family(name)
+        except UserError as error:
+            print(f"warning: {error}", file=sys.stderr)
+    return families
 
 
 def describe(name: str) -> str:
@@ -145,13 +159,15 @@ def preview(names: Sequence[str], frame: Frame, out: Path, seed: int = 0, range_
 
 
 def _families(names: Sequence[str]) -> list[tuple[Corruption, ...]]:
-    keys: list[str] = []
+    families: dict[str, tuple[Corruption, ...]] = {}
     for name in names or SUITES:
         if name in SUITES:
-            keys += [key for key, entries in CORRUPTIONS.items() if entries[0].suite == name and key != "clean"]
+            of_suite = ((key, entries) for key, entries in CORRUPTIONS.items() if entries[0].suite == name)
+            families |= {key: entries for key, entries in of_suite if key != "clean"}
         else:
-            keys.append(CORRUPTIONS.family(name.partition("@")[0])[0].key)
-    return [CORRUPTIONS[key] for key in dict.fromkeys(keys)]
+            family = CORRUPTIONS.family(name.partition("@")[0])
+            families[family[0].key] = family
+    return list(families.values())
 
 
 def _row(condition: Corruption, frame: Frame, seed: int):

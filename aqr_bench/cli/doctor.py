@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from aqr_bench.cli.cuda_builds import Advice, Driver, advise, find_driver, set_up_command, spconv_build
 from aqr_bench.cli.import_checks import ImportResult, check_imports
 from aqr_bench.errors import UserError, require_disk, run_main
-from aqr_bench.study.folders import PACKAGE_DATA, is_installed, project_folder
+from aqr_bench.folders import PACKAGE_DATA, is_installed, project_folder
 
 if TYPE_CHECKING:
     from aqr_bench.study.spec import Schedule, Study, Tier

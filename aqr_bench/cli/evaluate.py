@@ -8,15 +8,15 @@ from aqr_bench.cli.gpu_devices import visible_gpus
 from aqr_bench.console import positive_int
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.evaluate_suite import Workers, evaluate_suite
-from aqr_bench.errors import UserError
+from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError
 from aqr_bench.records.record import read_records
 from aqr_bench.study.load import load_study, load_suite, load_tier
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write one record per condition of the suite. 0 also where an evaluation failed, since its record has the reason.
+    """Write one record per condition of each suite. 0 if all are ok, 3 if one failed; its record has the reason.
 
-    With --config: 3 where one failed; the workflow, for which a record of a failure is a result, has no such job.
+    With --allow-failures 0 in that case too: for the workflow a record of a failure is a result.
     """
     args = _arguments(argv)
     if args.keyframe and (args.out or not args.pictures):
@@ -28,7 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.config:
         from aqr_bench.engine.evaluate_checkpoint import evaluate_config
 
-        return evaluate_config(args, _workers(args.workers))
+        outs = _record_files(args) if args.suite else {None: args.out}  # evaluate_config says what is missing
+        each = [argparse.Namespace(**{**vars(args), "suite": suite, "out": out}) for suite, out in outs.items()]
+        codes = [evaluate_config(one_suite, _workers(args.workers)) for one_suite in each]
+        return 0 if args.allow_failures else max(codes)
     if not (args.tier and args.train):
         raise UserError("evaluate needs --tier and --train (or --config and --checkpoint)")
     if args.keyframe:
@@ -39,11 +42,27 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not (args.infos and args.suite and args.work):
         raise UserError("evaluate needs --infos, --suite and --work (or --keyframe)")
-    tier, suite, data = load_tier(args.tier), load_suite(args.suite), load_data(args.infos)
+    tier, outs, data = load_tier(args.tier), _record_files(args), load_data(args.infos)
     trained = read_records(args.train)[0]
     study = load_study(args.study or trained.study) if trained.study else None
-    evaluate_suite(tier, suite, data, study, args.train, args.work, args.out, _workers(args.workers))
-    return 0
+    workers, failed = _workers(args.workers), False
+    for name, out in outs.items():
+        records = evaluate_suite(tier, load_suite(name), data, study, args.train, args.work, out, workers)
+        failed |= any(record.failed for record in records)
+    return EXIT_FAILED_RECORDS if failed and not args.allow_failures else 0
+
+
+def _record_files(args: argparse.Namespace) -> dict[str, str]:
+    """The record file of each suite: ``--out``, or of several suites ``evaluate.<suite>.jsonl`` in that folder."""
+    names = [load_suite(name).name for name in args.suite]  # a mistake in the last one shows before the first is run
+    if len(args.suite) == 1:
+        return {args.suite[0]: args.out}
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--suite: '{repeated}' is given twice")
+    if args.out.endswith(".jsonl"):
+        raise UserError(f"--out: {args.out} is a file", "Give a folder: each suite gets a file of its own in it.")
+    outs = [f"{args.out}/evaluate.{name}.jsonl" for name in names]
+    return dict(zip(args.suite, outs, strict=True))
 
 
 def _workers(count: int) -> Workers:
@@ -55,7 +74,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="aqr-bench evaluate", description=__doc__)
     parser.add_argument("--tier")
     parser.add_argument("--infos", help="folder that aqr-bench data wrote")
-    parser.add_argument("--suite", help="condition suite, file or name")
+    parser.add_argument("--suite", nargs="+", help="condition suites, files or names")
     parser.add_argument("--keyframe", help="instead: a folder with an info file (.pkl) and the files that it names")
     parser.add_argument("--pictures", metavar="DIR", help="with --keyframe: folder for pictures and detections.json")
     parser.add_argument("--train", help="train record of the model")
@@ -66,6 +85,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--workers", type=positive_int, default=1, metavar="N", help="spread conditions over N processes and all GPUs"
     )
     parser.add_argument("--study", help="study file, if it is not one of ablations/")
-    parser.add_argument("--out", help="record file (.jsonl) to write, one line per condition")
+    parser.add_argument(
+        "--out", help="record file (.jsonl), one line per condition; of several suites a folder for theirs"
+    )
+    parser.add_argument("--allow-failures", action="store_true", help="exit with 0 also where a condition failed")
     parser.add_argument("--work", help="folder for detections")
     return parser.parse_args(argv)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aqr_bench.atomic import write_text
 from aqr_bench.errors import UserError
-from aqr_bench.study.folders import shipped, shipped_folder
+from aqr_bench.folders import shipped, shipped_folder
 
 TEMPLATE = "examples/project"
 COPIED_EXAMPLE = "examples/centerpoint"  # so that the commands of the documentation work in the project folder

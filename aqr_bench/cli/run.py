@@ -22,9 +22,9 @@ from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
 from aqr_bench.console import LiveLine, is_terminal, positive_int
 from aqr_bench.engine.check_configs import check_configs_once
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, join_names, require_disk
+from aqr_bench.folders import project_folder, shipped
 from aqr_bench.records.summary import print_summary, set_aside_failed
 from aqr_bench.study.derived import parse_settings, write_derived_study
-from aqr_bench.study.folders import project_folder, shipped
 from aqr_bench.study.layout import RESULTS, RunLayout, relative_path
 from aqr_bench.study.load import is_path, load_tier
 from aqr_bench.study.plan import select

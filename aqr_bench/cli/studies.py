@@ -18,7 +18,7 @@ from pathlib import Path
 from aqr_bench.cli.estimate import JobGroup, job_groups, job_seconds, known_times, wall_seconds, workflow_jobs
 from aqr_bench.console import duration, positive_int
 from aqr_bench.errors import UserError, is_file, join_names, nearest, run_main, short
-from aqr_bench.study.folders import project_folder, shipped_folder
+from aqr_bench.folders import project_folder, shipped_folder
 from aqr_bench.study.layout import results_folder
 from aqr_bench.study.load import (
     is_path,

@@ -1,11 +1,12 @@
 """Sensor corruptions: one registry of pure, seeded functions on raw sensor data, before sweeps are merged."""
 
+from aqr_bench.corruptions.custom import check_corruption, corruption, custom_family, probe_frame
 from aqr_bench.corruptions.fingerprint import Fingerprint, sample_fingerprint
 from aqr_bench.corruptions.frame import Cloud, Frame, FrameError, History, View
 from aqr_bench.corruptions.registry import Corruption, RandomStream, Registry, corrupt, sample_rng
 from aqr_bench.corruptions.suites import SUITES
 
-CORRUPTIONS = Registry(corruption for suite in SUITES for corruption in suite.CORRUPTIONS)
+CORRUPTIONS = Registry((entry for suite in SUITES for entry in suite.CORRUPTIONS), custom_family)
 get_corruption = CORRUPTIONS.get_corruption
 
 __all__ = [
@@ -19,8 +20,11 @@ __all__ = [
     "RandomStream",
     "Registry",
     "View",
+    "check_corruption",
     "corrupt",
+    "corruption",
     "get_corruption",
+    "probe_frame",
     "sample_fingerprint",
     "sample_rng",
 ]

@@ -125,9 +125,17 @@ def corrupt(corruption: Corruption, frame: Frame, seed: int = 0) -> Frame:
 
 
 class Registry(Mapping[str, tuple[Corruption, ...]]):
-    """All corruptions: full name -> its severities in order."""
+    """All corruptions: full name -> its severities in order.
 
-    def __init__(self, corruptions: Iterable[Corruption]) -> None:
+    ``custom_family``: severities of one that does not ship, by reference or registered name; None for another name.
+    """
+
+    def __init__(
+        self,
+        corruptions: Iterable[Corruption],
+        custom_family: Callable[[str], tuple[Corruption, ...] | None] = lambda name: None,
+    ) -> None:
+        self._custom_family = custom_family
         self._by_key: dict[str, tuple[Corruption, ...]] = {}
         for corruption in corruptions:
             others = self._by_key.get(corruption.key, ())
@@ -149,9 +157,11 @@ class Registry(Mapping[str, tuple[Corruption, ...]]):
         """The corruption of that name and severity, with its parameters changed by ``options``.
 
         Args:
-            name: full name (``multicorrupt.fog``), bare name where only one suite has it, either with ``@severity``.
+            name: full name (``multicorrupt.fog``), bare name where only one suite has it, or where the user's code is
+                (``my_file.py:near_dust``), each with or without ``@severity``.
         Raises:
-            UserError: unknown name, severity or parameter; it names the nearest or the known ones.
+            UserError: unknown name, severity or parameter; it names the nearest or the known ones. Code of the user
+                that cannot be used.
         """
         base, at, level = name.partition("@")
         if at and (not level.isdecimal() or severity not in (None, int(level))):
@@ -169,12 +179,14 @@ class Registry(Mapping[str, tuple[Corruption, ...]]):
         return levels[severity].with_options(options or {})
 
     def family(self, name: str) -> tuple[Corruption, ...]:
-        """All severities of a corruption by its full name, or its bare one where only one suite has it."""
+        """All severities of a corruption by its full name, its bare one where only one suite has it, or a reference."""
         if name in self._by_key:
             return self._by_key[name]
         alike = [key for key in self._by_key if key.rpartition(".")[2] == name]
         if len(alike) == 1:
             return self._by_key[alike[0]]
+        if (custom := self._custom_family(name)) is not None:
+            return custom
         if alike:
             raise UserError(f"corruption '{name}' is in several suites: {', '.join(alike)}")
         raise UserError(f"unknown corruption '{short(name)}'{nearest(name, self._by_key)}")

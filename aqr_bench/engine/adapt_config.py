@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,6 @@ def adapt(config: Any, where: str) -> None:
         UserError: what cannot be evaluated under conditions, and what to change.
     """
     config.setdefault("default_scope", "mmdet3d")
-    known = config.get("custom_imports") or {"imports": []}
-    names = [known["imports"]] if isinstance(known["imports"], str) else list(known["imports"])
     train, test = _dataset(config, "train_dataloader", where), _dataset(config, "test_dataloader", where)
     ours = any(step["type"] == "SensorCondition" for step in test["pipeline"])
     if ours:
@@ -57,8 +55,15 @@ def adapt(config: Any, where: str) -> None:
     config.update({key: None for key in ("val_cfg", "val_dataloader", "val_evaluator")})
     config.setdefault("test_cfg", {"type": "TestLoop"})
     _add_hooks(config)
-    names += IMPORTS + _without_compiled(config.model, test["pipeline"])
-    config.custom_imports = {"imports": list(dict.fromkeys(names)), "allow_failed_imports": False}
+    add_imports(config, {"imports": [*IMPORTS, *_without_compiled(config.model, test["pipeline"])]})
+
+
+def add_imports(config: Any, *further: Mapping[str, Any] | None) -> None:
+    """Add those of ``further`` to the ``custom_imports`` of a config, in place, behind its own."""
+    entries = [config.get("custom_imports") or {"imports": []}, *(entry for entry in further if entry)]
+    lists = [[entry["imports"]] if isinstance(entry["imports"], str) else list(entry["imports"]) for entry in entries]
+    names = list(dict.fromkeys(name for names in lists for name in names))
+    config.custom_imports = {"imports": names, "allow_failed_imports": False}
 
 
 def inner_dataset(dataset: Any) -> Any:

@@ -14,7 +14,8 @@ from aqr_bench.engine.config import build_config, filled_config, open_config, sc
 from aqr_bench.engine.config_facts import detection_classes
 from aqr_bench.engine.third_party import build_model, building_model
 from aqr_bench.errors import UserError
-from aqr_bench.records.code_dependencies import code_hash_for
+from aqr_bench.records.code_dependencies import code_hash_for, plugin_hashes
+from aqr_bench.records.config_uses import config_uses
 from aqr_bench.study.hashes import config_hash
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.model_files import is_foreign
@@ -99,7 +100,9 @@ def check_configs_once(tier: Tier, studies: Iterable[Study], folder: Path) -> No
     studies = list(studies)
     settings = [training_settings(tier), *(training_settings(tier, pretrain=branch) for branch in tier.pretrain)]
     settings += [training_settings(tier, study, variant) for study in studies for variant in study.variants]
-    marker = folder / config_hash({"settings": settings, "code": code_hash_for("train")})
+    texts = config_uses((), {"settings": settings}).texts
+    code = {"train": code_hash_for("train"), **plugin_hashes(texts)}
+    marker = folder / config_hash({"settings": settings, "code": code})
     if marker.exists():
         return
     check_configs(tier, studies)
@@ -114,7 +117,8 @@ def _check_head(head: Any, where: str | Path) -> None:
     if not (head.get("aqr") or head.get("locality")):
         return
     from aqr_bench.bias.arguments import attention_bias, from_kwargs  # torch
-    from aqr_bench.bias.generator import AttentionBias
+    from aqr_bench.bias.custom_router import check_router
+    from aqr_bench.bias.generator import ROUTERS, AttentionBias
     from aqr_bench.bias.locality_prior import LocalityPrior
 
     for key, part in (("aqr", AttentionBias), ("locality", LocalityPrior)):
@@ -125,7 +129,10 @@ def _check_head(head: Any, where: str | Path) -> None:
                 raise UserError(f"{where}: pts_bbox_head.{key}.{name}: {conflict}")
         try:
             if key == "aqr" and arguments:
-                attention_bias(arguments, head.get("hidden_dim", 128))
+                width = head.get("hidden_dim", 128)
+                bias = attention_bias(arguments, width)
+                if bias.router_kind not in ROUTERS:
+                    check_router(bias.router_kind, width, arguments.get("router_options"))
             elif arguments:  # with as many heads as the first list has numbers
                 heads = [len(value) for value in arguments.values() if isinstance(value, list | tuple)]
                 from_kwargs(part, key, arguments, num_heads=heads[0] if heads else 1)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.data.dataset import DataSet
-from aqr_bench.engine.adapt_config import CORRECTED_SWEEPS, adapt
+from aqr_bench.engine.adapt_config import CORRECTED_SWEEPS, IMPORTS, adapt, add_imports
 from aqr_bench.engine.adapt_config import inner_dataset as inner_dataset
 from aqr_bench.engine.config_facts import DEFAULT_SWEEPS, check_facts
 from aqr_bench.engine.third_party import opening_config
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.study.model_files import CONFIGS as CONFIGS
-from aqr_bench.study.model_files import make_importable, model_file
+from aqr_bench.study.model_files import base_files, is_file_name, make_importable, model_file
 from aqr_bench.study.overrides import check_overrides, config_entry
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Schedule, Study, Tier
@@ -63,6 +63,10 @@ def open_config(model: str, import_modules: bool = True) -> Any:
     make_importable(model)
     with opening_config(path):
         config = Config.fromfile(path, import_custom_modules=import_modules)
+        if is_file_name(model):
+            # The list of a config replaces that of its base: a module of the user would put the others out.
+            bases = [Config.fromfile(base, import_custom_modules=False) for base in base_files(model)]
+            add_imports(config, *(base.get("custom_imports") for base in bases), {"imports": IMPORTS})
     # The Runner writes its config out four times, and laying that text out nicely took longer than the whole of a smoke
     # training. mmengine 0.10.7 has an option against it, format_python_code, which fromfile passes over.
     object.__setattr__(config, "_format_python_code", False)

@@ -5,14 +5,21 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aqr_bench import plugins
 from aqr_bench.errors import UserError
-from aqr_bench.records.config_uses import CONDITION_KEYS, EVERYTHING, condition_corruptions, config_uses
+from aqr_bench.records.config_uses import (
+    CONDITION_KEYS,
+    EVERYTHING,
+    condition_corruptions,
+    config_uses,
+    source_uses,
+)
 from aqr_bench.records.imports import PACKAGE, closure, imported_files, is_part_of
-from aqr_bench.study.hashes import SHORT, canonical_json, config_hash, source_files_hash
+from aqr_bench.study.hashes import SHORT, canonical_json, config_hash, source_files_hash, source_hash
 from aqr_bench.study.model_files import CONFIGS, config_files, is_file_name, source_hashes
 
 _SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
@@ -36,6 +43,8 @@ OPTIONAL = (BIAS, SUITES)
 NOT_HASHED: dict[str, str] = {
     "errors.py": "messages",
     "foreign_files.py": "messages about files that are not what they should be",
+    "plugins.py": "brings in code of the user, which is hashed itself",
+    "folders.py": "where files are, which are hashed themselves",
     "console.py": "arguments and progress; what they ask for is in the record",
     "engine/config_facts.py": "refuses a config or passes it, and changes none",
     "data/check": "reports on a data set, and changes nothing",
@@ -51,11 +60,12 @@ HASHED_EXCEPTIONS: dict[str, str] = {
 
 
 def code_parts(step: str, model: str | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Hash of each file of the package that a job depends on, by its path below ``aqr_bench/``.
+    """Hash of each file of the package that a job depends on, by its path below ``aqr_bench/``; and of plug-ins.
 
     That is what its step imports. What generates attention biases is left out where neither the config of the model nor
     the settings ask for one, and so are the suites of corruptions under whose conditions it neither trains nor
-    evaluates. In doubt they count.
+    evaluates. In doubt they count. Of routers and corruptions of the user, their files count, ``./my_file.py``, for the
+    jobs that name them.
 
     Args:
         step: of ``ENTRIES``.
@@ -63,16 +73,41 @@ def code_parts(step: str, model: str | None = None, settings: Mapping[str, Any] 
         settings: overrides of the config, or that itself; conditions as ``Condition.settings``.
     """
     if step not in WITH_MODEL:
-        return dict(_hashes(step, _suites(condition_corruptions(settings or {}))))
+        names = condition_corruptions(settings or {})
+        return _with_plugins(step, _suites(names), names)
     if model is None or settings is None:
         configs = [f"cmt/configs/{file.relative_to(CONFIGS).as_posix()}" for file in CONFIGS.rglob("*.py")]
         return dict(_hashes(step, frozenset([*configs, *OPTIONAL])))
     overrides = {key: value for key, value in settings.items() if key not in CONDITION_KEYS}
     if is_file_name(model):
-        entries = _entries_of_model(model, overrides)
+        entries, texts = _entries_of_model(model, overrides)
     else:
-        entries = _entries_of_shipped_model(model, canonical_json(overrides))
-    return dict(_hashes(step, entries | _suites(condition_corruptions(settings))))
+        entries, texts = _entries_of_shipped_model(model, canonical_json(overrides))
+    conditions = condition_corruptions(settings)
+    return _with_plugins(step, entries | _suites(conditions), texts | conditions)
+
+
+def plugin_hashes(texts: Iterable[str]) -> dict[str, str]:
+    """Hash of each file of the user behind the names of routers and corruptions among some texts, by its name."""
+    return {name: source_hash(file)[:SHORT] for name, file in sorted(_plugin_files(texts).items())}
+
+
+def _plugin_files(texts: Iterable[str]) -> dict[str, Path]:
+    groups, files = (plugins.ROUTERS, plugins.CORRUPTIONS), {}
+    known = {name for group in groups for name in plugins.installed(group)}
+    for text in texts:
+        if text in known or plugins.is_reference(text):
+            for group in groups:
+                files |= plugins.source_files(text, group)
+    return files
+
+
+def _with_plugins(step: str, entries: frozenset[str], texts: frozenset[str]) -> dict[str, str]:
+    """The hashes of a step, with the user's files behind ``texts`` and what those import of the package."""
+    sources = [file.read_bytes() for file in _plugin_files(texts).values()]
+    imported = {name for source in sources for name in imported_files(source) if name not in OPTIONAL}
+    corruptions = [_suites(source_uses(source).corruptions) for source in sources]
+    return {**_hashes(step, entries.union(imported, *corruptions)), **plugin_hashes(texts)}
 
 
 def code_hash_for(step: str, model: str | None = None, settings: Mapping[str, Any] | None = None) -> str:
@@ -115,8 +150,8 @@ def _is_hashed(file: str, step: str) -> bool:
     return file in HASHED_EXCEPTIONS or not is_part_of(file, unhashed)
 
 
-def _entries_of_model(model: str, overrides: Mapping[str, Any]) -> frozenset[str]:
-    """What the files of a model and overrides have a job use, besides what the step does in any case."""
+def _entries_of_model(model: str, overrides: Mapping[str, Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """What the files of a model and overrides have a job use, besides what its step does anyway; and their texts."""
     files = config_files(model)
     entries: set[str] = set()
     for file in files:
@@ -128,11 +163,11 @@ def _entries_of_model(model: str, overrides: Mapping[str, Any]) -> frozenset[str
             further = {name for part in imported for name in imported_files((PACKAGE / part).read_bytes())}
             entries |= further & {*OPTIONAL}
     uses = config_uses(files, overrides) if files or model.startswith(("mmdet3d::", "mmdet::")) else EVERYTHING
-    return frozenset(entries | ({BIAS} if uses.bias else set()) | _suites(uses.corruptions))
+    return frozenset(entries | ({BIAS} if uses.bias else set()) | _suites(uses.corruptions)), uses.texts
 
 
 @functools.lru_cache(maxsize=1024)
-def _entries_of_shipped_model(model: str, overrides: str) -> frozenset[str]:
+def _entries_of_shipped_model(model: str, overrides: str) -> tuple[frozenset[str], frozenset[str]]:
     return _entries_of_model(model, json.loads(overrides))
 
 

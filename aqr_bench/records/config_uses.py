@@ -24,14 +24,17 @@ class Uses:
     Args:
         bias: whether the attention bias (``pts_bbox_head.aqr``) is built.
         corruptions: all texts that may be names of corruptions; None: which ones cannot be told.
+        texts: all texts, among which are the names of code of the user.
     """
 
     bias: bool = False
     corruptions: frozenset[str] | None = frozenset()
+    texts: frozenset[str] = frozenset()
 
     def __or__(self, other: Uses) -> Uses:
         unknown = self.corruptions is None or other.corruptions is None
-        return Uses(self.bias or other.bias, None if unknown else self.corruptions | other.corruptions)
+        corruptions = None if unknown else self.corruptions | other.corruptions
+        return Uses(self.bias or other.bias, corruptions, self.texts | other.texts)
 
 
 EVERYTHING = Uses(True, None)
@@ -39,7 +42,7 @@ EVERYTHING = Uses(True, None)
 
 def config_uses(files: Iterable[Path], overrides: Mapping[str, Any]) -> Uses:
     """What the Python files of a config and the overrides of its keys ask for; in doubt more than that."""
-    uses = [_source_uses(file.read_bytes()) for file in files]
+    uses = [source_uses(file.read_bytes()) for file in files]
     return functools.reduce(Uses.__or__, uses, _settings_uses(overrides))
 
 
@@ -59,7 +62,7 @@ def _settings_uses(value: Any, key: str = "") -> Uses:
     elif isinstance(value, list | tuple):
         entries = ((entry, "") for entry in value)
     names = frozenset({_name(value)} - {CLEAN}) if isinstance(value, str) else frozenset()
-    return functools.reduce(Uses.__or__, (_settings_uses(*entry) for entry in entries), Uses(bias, names))
+    return functools.reduce(Uses.__or__, (_settings_uses(*entry) for entry in entries), Uses(bias, names, names))
 
 
 def _name(text: str) -> str:
@@ -68,7 +71,7 @@ def _name(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=256)  # by contents
-def _source_uses(source: bytes) -> Uses:
+def source_uses(source: bytes) -> Uses:
     """Of a Python file of a config, or beside it, which may compute whatever it likes."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
@@ -87,7 +90,7 @@ def _source_uses(source: bytes) -> Uses:
     lookups = any(_identifier(node) in _LOOKUPS for node in nodes)
     lookups |= any(node.value in _LOOKUPS and id(node) not in spelt_out for node in texts)
     names = frozenset(_name(node.value) for node in texts) - {CLEAN}
-    return Uses(bias, None if lookups else names)
+    return Uses(bias, None if lookups else names, names)
 
 
 def _identifier(node: ast.AST) -> str | None:

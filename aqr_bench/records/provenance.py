@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from aqr_bench.errors import UserError
+from aqr_bench.folders import is_installed, shipped_folder
 from aqr_bench.records.blamed_file import BLAMED, blamed_file
-from aqr_bench.study.folders import is_installed, shipped_folder
 from aqr_bench.study.hashes import sha256_file
 
 if TYPE_CHECKING:

@@ -185,15 +185,8 @@ def collect_runs(
                 evaluated.append(EvaluatedRun(variant, run.seed, record, *files))
     read += measures.values()
     return Results(
-        evaluations=_frame(EvaluationRow, map(_evaluation_row, evaluated)),
-        classes=_frame(
-            ClassRow,
-            (
-                ClassRow(e.variant, e.seed, e.record.condition, name, scores.get("AP"))
-                for e in evaluated
-                for name, scores in e.record.scores.get("classes", {}).items()
-            ),
-        ),
+        evaluations=evaluations_frame(evaluated),
+        classes=classes_frame(evaluated),
         trainings=_frame(TrainingRow, (_training_row(*training) for training in trained)),
         measures=_frame(MeasureRow, (_measure_row(v, record) for v, record in measures.items())),
         curves=_frame(LossRow, (LossRow(v, s, i, loss) for v, s, record in trained for i, loss in record.curve)),
@@ -203,6 +196,21 @@ def collect_runs(
         match_files={e.key: e.matches for e in evaluated if e.matches is not None},
         scenes=scene_intervals(study, evaluated) if study else {},
     )
+
+
+def evaluations_frame(evaluated: Iterable[EvaluatedRun]) -> pd.DataFrame:
+    """EvaluationRow of each evaluation."""
+    return _frame(EvaluationRow, map(_evaluation_row, evaluated))
+
+
+def classes_frame(evaluated: Iterable[EvaluatedRun]) -> pd.DataFrame:
+    """ClassRow of each class of each evaluation that has scores."""
+    rows = (
+        ClassRow(e.variant, e.seed, e.record.condition, name, scores.get("AP"))
+        for e in evaluated
+        for name, scores in e.record.scores.get("classes", {}).items()
+    )
+    return _frame(ClassRow, rows)
 
 
 def _frame(row: type, rows: Iterable[Any]) -> pd.DataFrame:
@@ -263,8 +271,13 @@ def _last_record(path: Path, kind: str) -> Record:
 
 
 def _evaluations(path: Path, suite: Suite) -> list[Record]:
+    """``evaluations_of`` a file, there or not."""
+    return evaluations_of(read_records(path) if path.is_file() else [], suite)
+
+
+def evaluations_of(records: Sequence[Record], suite: Suite) -> list[Record]:
     """One record per condition of the suite, in its order; a condition without one is failed if a line is damaged."""
-    records = fail_unchanged_inputs(read_records(path) if path.is_file() else [], suite.conditions[0].name)
+    records = fail_unchanged_inputs(records, suite.conditions[0].name)
     by_condition = {record.condition: record for record in records}
     damaged = next((record for record in records if record.extra.get("damaged")), None)
     rows = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -113,15 +113,39 @@ def collect_suite_scores(
         return None
     runs = [Run(tier, study, v, seed) for v in evaluated for seed in seeds]
     results = collect_runs(records, runs, [suite], {})
+    single = _single_sensor_scores(records, runs, single_sensor_suite)
+    scores = suite_scores(results.evaluations, suite, groups, study, baseline, single)
+    return replace(
+        scores,
+        seeds=tuple(seeds),
+        left_out=tuple(v for v in variants if v not in evaluated),
+        records=tuple(r for r in results.records if r.kind == "evaluate"),
+    )
+
+
+def suite_scores(
+    evaluations: pd.DataFrame,
+    suite: Suite,
+    groups: Mapping[str, Mapping[int, str]],
+    study: str,
+    baseline: str | None,
+    single: pd.DataFrame,
+) -> SuiteScores:
+    """The scores of evaluations under a suite, by variant and seed in their order.
+
+    Args:
+        evaluations: EvaluationRow of every variant, seed and condition.
+        groups: ``families`` of the suite, or some of them.
+        single: EvaluationRow under the conditions SINGLE_SENSOR, as far as there are any.
+    """
     group = {c: (name, s) for name, severities in groups.items() for s, c in severities.items()}
     group[suite.conditions[0].name] = (CLEAN, 0)
-    cells = _cells(results.evaluations, group)
+    cells = _cells(evaluations[evaluations["condition"].isin(group)], group)
     per_corruption, per_model = [], []
     for (metric, seed), part in cells.groupby(["metric", "seed"], sort=False):
         for frame, into in zip(robustness(part, baseline), (per_corruption, per_model), strict=True):
             into.append(frame.assign(metric=metric, seed=seed))
     by_corruption, by_model = pd.concat(per_corruption), pd.concat(per_model)
-    single = _single_sensor_scores(records, runs, single_sensor_suite)
     keys = ["metric", "model", "corruption"]
     spread = {"score": "mean", "lowest": "min", "highest": "max"}
     by_severity = cells.groupby([*keys, "severity"], sort=False)["score"].agg(**spread).reset_index()
@@ -130,19 +154,19 @@ def collect_suite_scores(
     return SuiteScores(
         study=study,
         suite=suite.name,
-        variants=tuple(evaluated),
+        variants=tuple(dict.fromkeys(evaluations["variant"])),
         baseline=baseline,
-        seeds=tuple(seeds),
+        seeds=tuple(dict.fromkeys(evaluations["seed"])),
         families=groups,
         by_severity=by_severity.rename(columns=name),
         corruptions=corruptions.rename(columns=name),
         summary=_summary(by_model, single, baseline).rename(columns=name),
         missing=pd.concat(
-            [_missing_rows(results.evaluations, suite.name), _missing_rows(single, SINGLE_SENSOR_SUITE)],
+            [_missing_rows(evaluations, suite.name), _missing_rows(single, SINGLE_SENSOR_SUITE)],
             ignore_index=True,
         ),
-        left_out=tuple(v for v in variants if v not in evaluated),
-        records=tuple(r for r in results.records if r.kind == "evaluate"),
+        left_out=(),
+        records=(),
     )
 
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from aqr_bench.study.folders import project_folder
+from aqr_bench.folders import project_folder
 from aqr_bench.study.spec import Run
 
 RESULTS = Path("results")

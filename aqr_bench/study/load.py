@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aqr_bench.errors import UserError, is_file, join_names, nearest, short
-from aqr_bench.study.folders import ablation_folders
+from aqr_bench.folders import ablation_folders
 from aqr_bench.study.grid import grid_variants
 from aqr_bench.study.model_files import named_beside
 from aqr_bench.study.overrides import merge_overrides

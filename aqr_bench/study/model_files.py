@@ -91,6 +91,11 @@ def config_files(model: str) -> list[Path]:
     return own_sources(model) or sorted({model_file(model), *_base_chain(model_file(model))})
 
 
+def base_files(model: str) -> list[Path]:
+    """The files that a config inherits from, by whatever number of steps; those of packages are left out."""
+    return sorted(_base_chain(model_file(model)))
+
+
 def source_hashes(model: str) -> dict[str, str]:
     """Hash of each of ``own_sources``, by its path relative to the config: the folder they lie in makes no other model.
 

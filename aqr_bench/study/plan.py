@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aqr_bench.errors import UserError, nearest, short
-from aqr_bench.study.folders import ablation_folders
+from aqr_bench.folders import ablation_folders
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.load import known_studies, known_suites, load_study, load_suite, load_tier, loadable
 from aqr_bench.study.requirements import require_inputs

@@ -13,7 +13,7 @@ import jsonschema
 import yaml
 
 from aqr_bench.errors import UserError, join_names, nearest, quoted, short
-from aqr_bench.study.folders import shipped
+from aqr_bench.folders import shipped
 
 # ---------------------------------------------------------------- reading
 

@@ -9,7 +9,7 @@ import yaml
 
 from aqr_bench.cli import init, studies
 from aqr_bench.errors import UserError
-from aqr_bench.study.folders import project_folder, shipped_folder
+from aqr_bench.folders import project_folder, shipped_folder
 from aqr_bench.study.plan import select
 from aqr_bench.study.schema import schema_error
 

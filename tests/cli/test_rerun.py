@@ -17,9 +17,9 @@ from aqr_bench.cli import rerun
 from aqr_bench.cli.rerun import main, moved, parse_command
 from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.errors import UserError
+from aqr_bench.folders import shipped_folder
 from aqr_bench.records.diff import compare
 from aqr_bench.records.record import Record, read_records, write_records
-from aqr_bench.study.folders import shipped_folder
 from aqr_bench.study.load import load_tier
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world

@@ -12,7 +12,17 @@ NAME = "extend.md"
 
 def test_the_page_has_all_kinds_of_extensions(page):
     commands = "\n".join(page.blocks(NAME))
-    for command in ("studies check", "--suites", "corruptions show", "--config", "data check", "--tier my_tier.yaml"):
+    for command in (
+        "aqr-bench new router",
+        "aqr-bench new corruption",
+        "aqr-bench table",
+        "studies check",
+        "--suites",
+        "corruptions show",
+        "--config",
+        "data check",
+        "--tier my_tier.yaml",
+    ):
         assert command in commands
 
 
@@ -20,12 +30,12 @@ def test_the_page_has_all_kinds_of_extensions(page):
 def test_every_command_runs_as_written(page):
     done = page.run(page.blocks(NAME))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert done.stdout.count("report: ") == 2 and done.stdout.count("jobs to do") == 4
+    assert done.stdout.count("report: ") == 2 and done.stdout.count("jobs to do") == 5
     assert "near_dust" in done.stdout and "passed" in done.stdout  # the new corruption, with its tests
     for name in ("my_tier", "small_centerpoint"):
         load_tier(page.folder / f"{name}.yaml")
     load_study(page.folder / "small_study.yaml")
-    for name, count in (("checkpoint", 4), ("confident", 3)):
+    for name, count in (("checkpoint", 5), ("confident", 3)):
         records = read_records(page.folder / "results" / name / "evaluate.jsonl")
         assert len(records) == count and not any(record.failed for record in records)
     files = (page.folder / "results" / "small_centerpoint").rglob("*.jsonl")

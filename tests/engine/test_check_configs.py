@@ -48,6 +48,7 @@ def study_with(folder: Path, config: dict) -> Path:
         ({LR: False}, "False is true or false, .* is a number; YAML reads on, off, yes and no so"),
         ({LR: "1e-4"}, "'1e-4' is text, .* is a number; without quotes it is a number"),
         ({"optim_wrapper.optimizer": {"type": "AdamW", "lr": "fast"}}, "lr: 'fast' is text"),
+        ({AQR: {"site": "cross", "router": "no_such.py:Router"}}, "'no_such.py:Router': no file .*no_such.py"),
         ({"optim_wrapper": 3}, "3 is a number, .* is a mapping"),
     ],
 )
@@ -128,3 +129,26 @@ def test_a_variant_that_starts_from_the_base_model_has_its_classes(tmp_path):
     path = study_with(tmp_path, {key: swapped for key in keys})
     with pytest.raises(UserError, match=r"variants.mine: the classes are truck, car, .* of the base model car, tr"):
         check_configs(load_tier("smoke"), [load_study(path)])
+
+
+def test_a_changed_router_of_the_user_is_checked_again(tmp_path):
+    text = "import torch\nclass R(torch.nn.Module):\n    def __init__(self, c): super().__init__()\n"
+    file, marks = tmp_path / "my_router.py", tmp_path / "snakemake" / "checked"
+    file.write_text(text + "    def forward(self, inputs): return torch.zeros(*inputs.query_BQC.shape[:2], 2)\n")
+    marks.parent.mkdir()
+    tier, study = load_tier("smoke"), study_with(tmp_path, {AQR: {"site": "cross", "router": f"{file}:R"}})
+    check_configs_once(tier, [load_study(study)], marks)
+    file.write_text(text + "    def forward(self, inputs): return torch.zeros(3)\n")
+    for name in [name for name in sys.modules if name.startswith("aqr_plugin_my_router")]:
+        del sys.modules[name]  # as in another process
+    with pytest.raises(UserError, match=r"mine.yaml: variants.mine: router '.*:R' returned \(3,\), expected a tensor"):
+        check_configs_once(tier, [load_study(study)], marks)
+
+
+def test_imports_of_a_custom_config_are_added_to_those_of_its_base(tmp_path):
+    shipped = open_config("cmt_aqr_quick", import_modules=False)
+    base = Path("aqr_bench/cmt/configs/cmt_aqr_quick.py").resolve().as_posix()
+    (tmp_path / "my_module_of_imports.py").write_text("")
+    (tmp_path / "mine.py").write_text(f"_base_ = ['{base}']\ncustom_imports = dict(imports='my_module_of_imports')\n")
+    config = open_config(str(tmp_path / "mine.py"), import_modules=False)
+    assert config.custom_imports["imports"] == ["my_module_of_imports", *shipped.custom_imports["imports"]]

@@ -128,7 +128,7 @@ def test_a_condition_that_did_nothing_is_refused(data, untrained, tmp_path, monk
     monkeypatch.setattr(conditions, "corrupt", broken)
     out = tmp_path / "evaluate.broken.jsonl"
     arguments = ["--tier", "smoke", "--infos", str(data.infos), "--suite", str(tmp_path / "broken.yaml")]
-    assert evaluate([*arguments, "--train", str(untrained), "--work", str(tmp_path / "work"), "--out", str(out)]) == 0
+    assert evaluate([*arguments, "--train", str(untrained), "--work", str(tmp_path / "work"), "--out", str(out)]) == 3
     records = {record.condition: record for record in read_records(out)}
     assert records["no_back"].status == "failed" and not records["no_back"].scores
     assert "left the inputs equal to 'clean'" in records["no_back"].reason
@@ -184,7 +184,8 @@ def test_a_share_is_scored_by_the_devkit_as_well_and_a_difference_fails(data, un
     monkeypatch.setattr(
         detection, "_score_with_devkit", lambda *a: (s := real(*a)) | {"classes": s["classes"] | {"car": {"AP": 0.5}}}
     )
-    assert evaluate([*arguments, "--work", str(tmp_path / "b")]) == 0
+    assert evaluate([*arguments, "--work", str(tmp_path / "b")]) == 3
+    assert evaluate([*arguments, "--work", str(tmp_path / "b"), "--allow-failures"]) == 0
     record = read_records(tmp_path / "out.jsonl")[0]
     assert record.status == "failed" and "our metric and nuscenes-devkit differ" in record.reason
 

@@ -20,6 +20,7 @@ from aqr_bench.engine import evaluate_workers, leaderboard
 from aqr_bench.engine.condition_cache import ConditionCache, files_of
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import Evaluator
+from aqr_bench.errors import UserError
 from aqr_bench.records.diff import results_of
 from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record, read_records, write_records
@@ -83,8 +84,10 @@ class Evaluation:
         self.words += ["--train", str(train), "--work", str(folder / "work"), "--out", str(self.out)]
 
     def run(self, *options: str) -> list[Record]:
-        assert evaluate([*self.words, *options]) == 0
-        return read_records(self.out)
+        code = evaluate([*self.words, *options])
+        records = read_records(self.out)
+        assert code == (3 if any(record.failed for record in records) else 0)
+        return records
 
     @property
     def cache(self) -> Path:
@@ -268,6 +271,27 @@ def test_a_checkpoint_of_a_config_resumes_as_well_and_a_failure_is_exit_code_3(s
     assert [record.status for record in read_records(short.out)] == ["ok", "failed", "ok"]
     assert evaluate(words) == 0 and seen == ["clean", "no_back", "no_back", "absent_cameras", "no_back"]
     assert all(record.ok for record in read_records(short.out))
+
+
+def test_several_suites_are_written_to_a_folder(short, monkeypatch):
+    calls, statuses = [], ["ok", "failed"]
+
+    def stand_in(tier, suite, data, study, train, work, out, workers):
+        calls.append((suite.name, out))
+        reason = None if statuses[-1] == "ok" else "out of memory"
+        return [Record("evaluate", statuses.pop(), tier.name, condition="clean", suite=suite.name, reason=reason)]
+
+    monkeypatch.setattr("aqr_bench.cli.evaluate.evaluate_suite", stand_in)
+    (short.folder / "other.yaml").write_text(SUITE.replace("name: short", "name: other", 1))
+    words = [*short.words[: short.words.index("--out")], "--out", str(short.folder)]
+    words.insert(words.index("--train"), str(short.folder / "other.yaml"))
+    assert evaluate(words) == 3  # one failure among all suites is enough, and does not end it
+    assert calls == [(name, f"{short.folder}/evaluate.{name}.jsonl") for name in ("short", "other")]
+    with pytest.raises(UserError, match=r"--out: .*evaluate.short.jsonl is a file.*Give a folder"):
+        evaluate([*words, "--out", str(short.out)])
+    words[words.index(str(short.folder / "other.yaml"))] = str(short.folder / "short.yaml")
+    with pytest.raises(UserError, match="--suite: 'short' is given twice"):
+        evaluate(words)
 
 
 JOB = Job("evaluate", {"model": {"a": 1}}, "tables", "infos", {"batch_size": 1}, ("checkpoint",))

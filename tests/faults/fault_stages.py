@@ -68,7 +68,7 @@ STAGES = {
     "variant": _training(_CROSS, "--study smoke --variant cross --base @base/seed0/train.jsonl", "base work/base"),
     "evaluate": _stage(
         f"evaluate --infos @infos --suite missing_sensors --train @{_CROSS}/train.jsonl --study smoke --work @work "
-        f"--out @{_SUITE}",
+        f"--out @{_SUITE} --allow-failures",
         f"world infos {_CROSS}/train.jsonl work/{_CROSS}/final.pth", _SUITE, _SUITE, f"work/{_CROSS}/detections/**/*",
     ),
     "measure": _stage(

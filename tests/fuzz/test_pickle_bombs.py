@@ -148,7 +148,7 @@ def test_info_files_of_an_evaluation_and_of_a_training(bomb, marker, untrained, 
     summary.write_text(json.dumps(output))
     out = tmp_path / "r.jsonl"
     command = ("--tier", "smoke", "--infos", place / "infos", "--work", tmp_path / "work", "--out", out)
-    assert cli.main([*map(str, ("evaluate", "--suite", "missing_sensors", "--train", untrained, *command))]) == 0
+    assert cli.main([*map(str, ("evaluate", "--suite", "missing_sensors", "--train", untrained, *command))]) == 3
     reasons = {json.loads(line)["reason"] for line in out.read_text().splitlines()}
     assert len(reasons) == 1 and "infos_val.pkl asks for" in next(iter(reasons))
     output = refused(capsys, "train", "--seed", 0, *command)

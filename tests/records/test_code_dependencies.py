@@ -29,7 +29,7 @@ from aqr_bench.study.load import load_study, load_suite, load_tier
 
 TIER, STUDY = load_tier("smoke"), load_study("smoke")
 CACHES = (code_dependencies._hashes, code_dependencies._entries_of_shipped_model)
-ROUTERS = {"bias/generator.py", "bias/router.py", "bias/expert_routing.py"}
+ROUTERS = {f"bias/{name}.py" for name in ("generator", "router", "expert_routing", "custom_router")}
 OF_SUITES = ("corruptions/suites", "corruptions/image", "corruptions/lidar")
 
 
@@ -171,6 +171,82 @@ def test_a_custom_model_depends_on_what_its_modules_import(tmp_path):
     # Of a package that is neither ours nor mmdet3d nothing is known.
     assert set(code_parts("train", "another::model.py", {})) > ROUTERS
     assert not ROUTERS & set(code_parts("train", "mmdet3d::model.py", {}))
+
+
+# ---------------------------------------------------------------- code of the user
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a router that imports a module beside it, a corruption that uses one of ours, and another one."""
+    files = {
+        "my_router.py": "import helper\nclass MyRouter: ...\n",
+        "helper.py": "SCALE = 1\n",
+        "dust.py": "from aqr_bench.corruptions.lidar.fog import add_fog\ndef near_dust(f, s, p): ...\n",
+        "mud.py": "def mud(f, s, p): ...\n",
+        "unused.py": "",
+        "plug/__init__.py": "",
+        "plug/dust.py": "from . import physics\ndef dust(f, s, p): ...\n",
+        "plug/physics.py": "",
+    }
+    for folder in ("ablations", "config"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "config/config.yaml").touch()
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def of_user(files: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in files.items() if name.startswith("./")}
+
+
+def under(corruption: str) -> dict[str, str]:
+    return code_parts("evaluate", TIER.model, {"condition": {"name": "x", "corruption": corruption}})
+
+
+def with_router(router: str) -> dict[str, str]:
+    return code_parts("train", TIER.model, {"config": {"model.pts_bbox_head.aqr": {"site": "cross", "router": router}}})
+
+
+def test_a_router_of_the_user_counts_with_what_it_imports_for_its_variants_alone(project):
+    before, plain = with_router("my_router.py:MyRouter"), with_router("learned")
+    assert set(of_user(before)) == {"./my_router.py", "./helper.py"} and not of_user(plain)
+    (project / "helper.py").write_text("SCALE = 1  # a comment\n")
+    assert with_router("my_router.py:MyRouter") == before
+    (project / "helper.py").write_text("SCALE = 2\n")
+    after = with_router("my_router.py:MyRouter")
+    assert {name for name in after if after[name] != before.get(name)} == {"./helper.py"}
+    assert with_router("learned") == plain and not of_user(code_parts("train", TIER.model, {}))
+
+
+def test_a_corruption_of_the_user_counts_for_the_evaluations_under_it_alone(project):
+    dust, mud = under("dust.py:near_dust"), under("mud.py:mud")
+    assert set(of_user(dust)) == {"./dust.py"} and set(of_user(mud)) == {"./mud.py"}
+    assert "corruptions/lidar/fog.py" in dust and "corruptions/lidar/fog.py" not in mud
+    assert "corruptions/suites/multicorrupt.py" not in dust
+    (project / "dust.py").write_text("def near_dust(f, s, p): return f\n")
+    assert under("dust.py:near_dust")["./dust.py"] != dust["./dust.py"] and under("mud.py:mud") == mud
+    assert set(of_user(under("plug.dust:dust"))) == {"./plug/__init__.py", "./plug/dust.py", "./plug/physics.py"}
+    steps = [{"type": "RandomCondition", "names": ["mud.py:mud@2"]}]
+    trained = code_parts("train", TIER.model, {"config": {"train_dataloader.dataset.pipeline": steps}})
+    assert of_user(trained) == of_user(mud)
+    assert not of_user(under("no_such.py:mud")) and not of_user(under("no_such_package.dust:mud"))
+    report = code_parts("report", settings={"conditions": [{"name": "x", "corruption": "mud.py:mud"}]})
+    assert of_user(report) == of_user(mud)
+
+
+def test_hashes_do_not_depend_on_where_the_project_lies(project, tmp_path_factory, monkeypatch):
+    here = with_router("my_router.py:MyRouter")
+    copy = tmp_path_factory.mktemp("copy") / "deeper"
+    shutil.copytree(project, copy)
+    monkeypatch.chdir(copy)
+    assert with_router("my_router.py:MyRouter") == here
+    (copy / "sub").mkdir()
+    monkeypatch.chdir(copy / "sub")  # paths count from the project folder
+    assert with_router("my_router.py:MyRouter") == here
 
 
 # ---------------------------------------------------------------- a package that changes

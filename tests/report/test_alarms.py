@@ -13,6 +13,7 @@ import pytest
 from report_records import fill, made_up_matches, make_study
 
 from aqr_bench.corruptions import CORRUPTIONS
+from aqr_bench.folders import shipped_folder
 from aqr_bench.metrics.matches import ClassMatches
 from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.report.alarms import (
@@ -26,7 +27,6 @@ from aqr_bench.report.alarms import (
 )
 from aqr_bench.report.collect import collect_base, collect_study
 from aqr_bench.report.page import build_report
-from aqr_bench.study.folders import shipped_folder
 from aqr_bench.study.load import load_study, load_tier, resolve_condition
 from aqr_bench.study.runs import limit_seeds
 

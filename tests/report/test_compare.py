@@ -17,10 +17,10 @@ from scipy import stats
 
 from aqr_bench.cli import main as cli
 from aqr_bench.errors import UserError
+from aqr_bench.folders import shipped_folder
 from aqr_bench.records.record import Record, write_records
 from aqr_bench.report.compare import compare_scores, main, score_difference
 from aqr_bench.report.result_sets import incompatible, read_set
-from aqr_bench.study.folders import shipped_folder
 
 CONDITIONS = ("clean", "no_lidar")
 SHIPPED = shipped_folder() / "results" / "reference" / "quick_0.1.0" / "records"

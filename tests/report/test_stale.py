@@ -11,6 +11,7 @@ import pytest
 import yaml
 from report_records import fill, make_study
 
+from aqr_bench.folders import shipped_folder
 from aqr_bench.records.freshness import page_identity
 from aqr_bench.records.record import read_records, write_records
 from aqr_bench.report import __main__ as report
@@ -21,7 +22,6 @@ from aqr_bench.report.result_sets import read_set
 from aqr_bench.report.stale import find_stale
 from aqr_bench.report.tables.speed import speed_section
 from aqr_bench.report.tables.study import classes_table, metrics_table, runs_table, scores_table
-from aqr_bench.study.folders import shipped_folder
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.plan import with_variants
 from aqr_bench.study.runs import limit_seeds

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from aqr_bench.errors import UserError
+from aqr_bench.folders import shipped_folder
 from aqr_bench.study import load as studies
 from aqr_bench.study import overrides
-from aqr_bench.study.folders import shipped_folder
 from aqr_bench.study.requirements import require_inputs
 from aqr_bench.study.runs import base_runs, limit_seeds, matrix, pretrain_runs
 from aqr_bench.study.schedule import variant_schedule

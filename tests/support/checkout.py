@@ -51,6 +51,7 @@ def main(words=None):
     parser.add_argument("--features", nargs="+")
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--database-only", action="store_true")
+    parser.add_argument("--allow-failures", action="store_true")
     args = parser.parse_args(words)
     step, tier, out = STEP_NAME, load_tier(args.tier), Path(args.out)
     study = load_study(args.study) if args.study else None

@@ -45,7 +45,13 @@ def escape(text: object) -> str:
 
 
 def latex_table(
-    cells: pd.DataFrame, numeric: frozenset[str], title: str, note: str, name: str, footer: str = ""
+    cells: pd.DataFrame,
+    numeric: frozenset[str],
+    title: str,
+    note: str,
+    name: str,
+    footer: str = "",
+    bold: frozenset[tuple[int, str]] = frozenset(),
 ) -> str:
     """A ``table`` environment: caption, label ``tab:<name>``, the rows with three rules, and the note below.
 
@@ -53,9 +59,13 @@ def latex_table(
         cells: as text.
         numeric: columns that are set flush right.
         footer: added as a comment.
+        bold: cells, by row number and column.
     """
     align = "".join("r" if c in numeric else "l" for c in cells.columns)
-    body = [_row(row) for row in cells.itertuples(index=False)]
+    body = [
+        _row(row, frozenset(j for j, column in enumerate(cells.columns) if (i, column) in bold))
+        for i, row in enumerate(cells.itertuples(index=False))
+    ]
     comments = [_PREAMBLE, *(f"% {line}" for line in footer.splitlines())]
     lines = [
         r"\begin{table}[htbp]",
@@ -75,5 +85,6 @@ def latex_table(
     return "\n".join([*comments, *lines, ""])
 
 
-def _row(cells: Sequence[object]) -> str:
-    return " & ".join(map(escape, cells)) + r" \\"
+def _row(cells: Sequence[object], bold: frozenset[int] = frozenset()) -> str:
+    texts = [rf"\textbf{{{escape(cell)}}}" if j in bold else escape(cell) for j, cell in enumerate(cells)]
+    return " & ".join(texts) + r" \\"

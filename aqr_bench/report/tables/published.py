@@ -13,13 +13,13 @@ from typing import Any
 import pandas as pd
 
 from aqr_bench.errors import UserError, require_file
+from aqr_bench.folders import shipped
 from aqr_bench.metrics.splits import OFFICIAL, evaluation_split
 from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records
 from aqr_bench.report.collect import Results, collect_runs
 from aqr_bench.report.score_statistics import number, summarise
 from aqr_bench.report.tables.study import by_seed
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
-from aqr_bench.study.folders import shipped
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_suite
 from aqr_bench.study.runs import matrix

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from aqr_bench.folders import shipped
 from aqr_bench.metrics.robustness import robustness
 from aqr_bench.records.record import Record
 from aqr_bench.report.figures.robustness import draw_robustness
@@ -22,7 +23,6 @@ from aqr_bench.report.robustness_scores import (
 from aqr_bench.report.score_statistics import number, span
 from aqr_bench.report.section import Output, ReportFigure
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
-from aqr_bench.study.folders import shipped
 from aqr_bench.study.spec import Study, Tier
 
 MAX_MISSING = 3  # missing conditions that are named in one cell

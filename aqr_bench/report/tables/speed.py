@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from aqr_bench.folders import shipped
 from aqr_bench.records.record import Record, read_records
 from aqr_bench.report.score_statistics import number
 from aqr_bench.report.section import ReportSection
 from aqr_bench.report.stale import StaleRecords, find_stale
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
-from aqr_bench.study.folders import shipped
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.spec import Study, Tier
 

@@ -27,7 +27,7 @@ class Row:
 class ReportTable:
     """``data`` holds full precision, ``text`` the same rows as text; ``marked`` are row numbers to highlight.
 
-    ``numeric``: columns of ``text`` that are right-aligned.
+    ``numeric``: columns of ``text`` that are right-aligned. ``bold``: cells, by row number and column.
     """
 
     name: str
@@ -37,6 +37,7 @@ class ReportTable:
     note: str = ""
     marked: frozenset[int] = frozenset()
     numeric: frozenset[str] = frozenset()
+    bold: frozenset[tuple[int, str]] = frozenset()
 
     def __len__(self) -> int:
         return len(self.text)
@@ -45,15 +46,16 @@ class ReportTable:
         """The text as an HTML table; every cell is escaped."""
         columns = list(self.text.columns)
 
-        def cell(tag: str, column: str, value: object) -> str:
+        def cell(tag: str, column: str, value: object, row: int = -1) -> str:
             kind = ' class="n"' if column in self.numeric else ""
-            return f"<{tag}{kind}>{html.escape(str(value))}</{tag}>"
+            text = html.escape(str(value))
+            return f"<{tag}{kind}>{f'<strong>{text}</strong>' if (row, column) in self.bold else text}</{tag}>"
 
         head = "".join(cell("th", c, c) for c in columns)
         rows = []
         for i, row in enumerate(self.text.itertuples(index=False)):
             kind = ' class="gap"' if i in self.marked else ""
-            rows.append(f"<tr{kind}>{''.join(cell('td', c, v) for c, v in zip(columns, row, strict=True))}</tr>")
+            rows.append(f"<tr{kind}>{''.join(cell('td', c, v, i) for c, v in zip(columns, row, strict=True))}</tr>")
         body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
         return f'<div class="scroll"><table data-csv="{html.escape(self.name)}">{body}</table></div>'
 
@@ -61,17 +63,28 @@ class ReportTable:
         """The text as a Markdown table, with title, note and footer."""
         head = [str(c) for c in self.text.columns]
         rule = ["---:" if c in self.numeric else "---" for c in head]
-        rows = [[_cell(v) for v in row] for row in self.text.itertuples(index=False)]
+        columns = list(self.text.columns)
+        rows = [
+            [f"**{_cell(v)}**" if (i, c) in self.bold else _cell(v) for c, v in zip(columns, row, strict=True)]
+            for i, row in enumerate(self.text.itertuples(index=False))
+        ]
         lines = ["| " + " | ".join(cells) + " |" for cells in [[_cell(c) for c in head], rule, *rows]]
         below = [line for text in (self.note, footer) if text for line in (text, "")]
         return "\n".join([f"### {self.title}", "", *lines, "", *below])
 
     def write(self, folder: Path, footer: str = "") -> None:
         """Write ``<name>.csv``, ``<name>.md`` and ``<name>.tex``; ``footer``: where the numbers come from."""
-        latex = latex_table(self.text, self.numeric, self.title, self.note, self.name, footer)
-        write_text(folder / f"{self.name}.csv", self.data.to_csv(index=False, lineterminator="\n"))
+        write_text(folder / f"{self.name}.csv", self.csv())
         write_text(folder / f"{self.name}.md", self.markdown(footer))
-        write_text(folder / f"{self.name}.tex", latex)
+        write_text(folder / f"{self.name}.tex", self.latex(footer))
+
+    def csv(self) -> str:
+        """The data in full precision."""
+        return self.data.to_csv(index=False, lineterminator="\n")
+
+    def latex(self, footer: str = "") -> str:
+        """The text as a LaTeX table, with title, note and, as a comment, the footer."""
+        return latex_table(self.text, self.numeric, self.title, self.note, self.name, footer, self.bold)
 
 
 def make_table(

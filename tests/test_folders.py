@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aqr_bench import folders
 from aqr_bench.errors import UserError
 from aqr_bench.records import provenance
-from aqr_bench.study import folders
 from aqr_bench.study.layout import RESULTS, results_folder
 from aqr_bench.study.load import known_studies, known_tiers, load_study, load_tier
 from aqr_bench.study.plan import name_or_path, select
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aqr_bench.errors import UserError
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parent
 PACKAGE_DATA = _PACKAGE / "share"  # of an installed package, see setup.py; a checkout has no such folder
 # What marks a project folder beside its ablations/, so that a folder of that name above another project is none.
 SETTINGS = Path("config") / "config.yaml"

@@ -1,0 +1,136 @@
+"""Evaluations in record files wherever they lie, without tier or study: by model and seed, under one suite."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from aqr_bench.errors import UserError, join_names, nearest
+from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, read_records
+from aqr_bench.report.collect import classes_frame, evaluations_frame, evaluations_of
+from aqr_bench.report.robustness_scores import SINGLE_SENSOR, SuiteScores, families, suite_scores
+from aqr_bench.report.scene_bootstrap import EvaluatedRun
+from aqr_bench.study.layout import NOT_RECORDS
+from aqr_bench.study.spec import Suite
+
+Identity = tuple[str, ...]  # name that was given, tier, study, variant
+
+
+@dataclass(frozen=True)
+class LooseEvaluations:
+    """Evaluations of several models under one suite.
+
+    evaluations  EvaluationRow by model (``variant``), seed and condition
+    classes      ClassRow likewise
+    records      those of the suite that were read
+    warnings     what was passed over: damaged files
+    """
+
+    suite: Suite
+    evaluations: pd.DataFrame
+    classes: pd.DataFrame
+    records: tuple[Record, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> list[str]:
+        return list(dict.fromkeys(self.evaluations["variant"]))
+
+    @property
+    def not_applicable(self) -> list[str]:
+        """Conditions that concern none of the models."""
+        concerned = self.evaluations[self.evaluations["status"] != NOT_APPLICABLE]["condition"]
+        return [c.name for c in self.suite.conditions if c.name not in set(concerned)]
+
+    def families(self) -> dict[str, dict[int, str]]:
+        """Corruption -> severity -> condition, of those that concern one of the models at least."""
+        left_out = set(self.not_applicable)
+        return {name: group for name, group in families(self.suite).items() if not left_out & set(group.values())}
+
+    def robustness(self, baseline: str | None) -> SuiteScores:
+        """RA, RRA and CE of every model, relative to ``baseline``."""
+        single = self.evaluations[self.evaluations["condition"].isin(SINGLE_SENSOR)]
+        return suite_scores(self.evaluations, self.suite, self.families(), "models", baseline, single)
+
+
+def read_evaluations(places: Sequence[str], suite: Suite, models: Sequence[str] = ()) -> LooseEvaluations:
+    """The evaluations under a suite in files and folders of records.
+
+    Args:
+        places: paths; ``NAME=PATH`` gives the model in it another name.
+        models: names of those that are wanted, in this order; none: all, in the order in which they are found.
+    Raises:
+        UserError: no such path, no record of the suite, no such model, two evaluations of one model and seed.
+    """
+    found: dict[tuple[Identity, int], tuple[Path, list[Record]]] = {}
+    warnings, suites = [], Counter()
+    for name, file in _files(places):
+        for record in read_records(file):
+            if record.extra.get("damaged"):
+                warnings.append(str(record.reason))
+            if record.kind != "evaluate" or record.extra.get("damaged"):
+                continue
+            suites[record.suite] += 1
+            if record.suite != suite.name:
+                continue
+            key = ((name, record.tier, record.study or "", record.variant or ""), record.seed or 0)
+            other, records = found.setdefault(key, (file, []))
+            if other != file:
+                raise UserError(
+                    f"two evaluations of {describe(record)} under {suite.name}: {other} and {file}",
+                    "Name the models: NAME=FILE OTHER=FILE.",
+                )
+            records.append(record)
+    if not found:
+        others = f"; they are of {join_names(map(str, suites))}" if suites else ""
+        raise UserError(f"no evaluation under '{suite.name}' in {join_names(places)}{others}")
+    labels = _labels([identity for identity, _ in found])
+    known = list(dict.fromkeys(labels.values()))
+    for model in models:
+        if model not in known:
+            raise UserError(f"--models: no '{model}'{nearest(model, known)}")
+    chosen = list(models) or known
+    runs = [(labels[identity], seed, records) for (identity, seed), (_, records) in found.items()]
+    runs = sorted((run for run in runs if run[0] in chosen), key=lambda run: (chosen.index(run[0]), run[1]))
+    evaluated = [
+        EvaluatedRun(label, seed, record, None, None)
+        for label, seed, records in runs
+        for record in evaluations_of(records, suite)
+    ]
+    read = tuple(record for _, _, records in runs for record in records)
+    return LooseEvaluations(suite, evaluations_frame(evaluated), classes_frame(evaluated), read, tuple(warnings))
+
+
+def _files(places: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Given name (empty without one) and path of each record file."""
+    for text in places:
+        name, equals, rest = text.partition("=")
+        named = bool(equals and name and not Path(text).exists())
+        path = Path(rest if named else text)
+        if path.is_dir():
+            files = [f for f in sorted(path.rglob("*.jsonl")) if not NOT_RECORDS & set(f.relative_to(path).parts[:-1])]
+        else:
+            files = [path]  # read_records reports one that is not there
+        yield from ((name if named else "", file) for file in files)
+
+
+def _labels(identities: Iterable[Identity]) -> Mapping[Identity, str]:
+    """The shortest names that tell models apart: of the variant, else with its study, else with its tier as well."""
+    identities = list(dict.fromkeys(identities))
+
+    def of(identity: Identity, parts: int) -> str:
+        name, tier, study, variant = identity
+        words = [tier, study, variant or ("base" if study else "")]
+        longest = [word for word in words if word]
+        label = "/".join(longest[-parts:])
+        return label if not name else name if parts == 1 else f"{name}/{label}"
+
+    for parts in (1, 2, 3):
+        labels = {identity: of(identity, parts) for identity in identities}
+        if len(set(labels.values())) == len(labels):
+            break
+    return labels
