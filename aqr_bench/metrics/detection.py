@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, nearest
+from aqr_bench.metrics.boxes import box_properties
 from aqr_bench.metrics.ground_truth import GroundTruth, filter_boxes, ground_truth
 from aqr_bench.metrics.matches import collect_matches
 from aqr_bench.metrics.nuscenes import UNDEFINED, evaluate
@@ -70,7 +71,9 @@ def score_detections(
     evaluation = evaluate(truth.boxes, detections, len(samples.tokens), rules)
     if matches is not None:
         where = samples.tokens, samples.scenes, samples.scene
-        collect_matches(evaluation, truth.boxes, detections, *where, rules).save(matches)
+        properties = truth.properties(), box_properties(detections, samples.offset(detections))
+        more = rules, properties, samples.descriptions
+        collect_matches(evaluation, truth.boxes, detections, *where, *more).save(matches)
     if by_devkit:
         return _score_with_devkit(results_json, nusc, out_dir, rules)
     return flatten_summary(evaluation.summary)
