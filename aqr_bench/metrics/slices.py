@@ -125,7 +125,7 @@ def _all(matches: Matches, draws: int) -> SliceScore:
     positives_CS = np.stack([part.positives for part in matches.classes.values()])
     scenes = len(matches.scenes)
     weights_RS = _weights(np.ones(scenes, bool), draws if scenes >= MIN_SCENES else 0)
-    return _score(matches, positives_CS, matches.map(weights_RS))
+    return _score(matches.scenes, positives_CS, matches.map(weights_RS))
 
 
 def _slice(
@@ -149,7 +149,8 @@ def _slice(
         npos_R = weights_RS @ positives_S
         total += _ap(matches, part, inside, (of_detection == k) | (of_detection < 0), weights_RS, npos_R)
         classes += npos_R > 0
-    return _score(matches, positives_CS, total / np.maximum(classes, 1))
+    names = tuple(name for name, is_drawn in zip(matches.scenes, drawn, strict=True) if is_drawn)
+    return _score(names, positives_CS, total / np.maximum(classes, 1))
 
 
 def _weights(drawn_S: np.ndarray, draws: int) -> np.ndarray:
@@ -186,7 +187,8 @@ def _ap(
     return total / len(matches.distances)
 
 
-def _score(matches: Matches, positives_CS: np.ndarray, values_R: np.ndarray) -> SliceScore:
+def _score(drawn: tuple[str, ...], positives_CS: np.ndarray, values_R: np.ndarray) -> SliceScore:
+    """``drawn``: names of the scenes that draws are of; ``values_R``: on all of them, then on each draw."""
     scenes = int(positives_CS.any(0).sum())
     enough = len(values_R) > 1 and scenes >= MIN_SCENES
     return SliceScore(
@@ -194,5 +196,5 @@ def _score(matches: Matches, positives_CS: np.ndarray, values_R: np.ndarray) -> 
         scenes,
         int(positives_CS.any(1).sum()),
         float(values_R[0]),
-        Resampled(matches.scenes, float(values_R[0]), values_R[1:]) if enough else None,
+        Resampled(drawn, float(values_R[0]), values_R[1:]) if enough else None,
     )

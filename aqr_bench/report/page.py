@@ -29,6 +29,7 @@ from aqr_bench.report.stale import StaleRecords, find_stale
 from aqr_bench.report.tables.cost import cost_tables
 from aqr_bench.report.tables.published import comparison_sentence, published_tables
 from aqr_bench.report.tables.robustness import RobustnessPart, robustness_parts
+from aqr_bench.report.tables.slices import slices_table
 from aqr_bench.report.tables.study import (
     base_table,
     classes_table,
@@ -194,6 +195,7 @@ def _study_section(
             "sensing": sensing_table(study, results.router_files),
             "metrics": metrics_table(study, results),
             "classes": classes_table(study, results),
+            "slices": slices_table(study, results),
             "runs": runs_table(study, results),
         }
         sentences["resolution"] = detectable_difference_sentence(study, results)
@@ -208,7 +210,7 @@ def _study_section(
             suites = None if measured else {study.suite.name}
             tables[key] = output.stale.mark(table, study, "measure" if measured else "evaluate", suites)
     for key, table in tables.items():
-        if key not in ("router", "sensing", "resolution", "gate") or len(table):
+        if key not in ("router", "sensing", "resolution", "gate", "slices") or len(table):
             table.write(output.tables, output.footer)
     robustness = robustness_parts(records, tier, study, output)
     published = published_tables(study, tier, results, records)

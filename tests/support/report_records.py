@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,22 @@ def made_up_matches(effect: float, seed: int, scenes: int = 12) -> Matches:
     scene = rng.permutation(np.repeat(np.arange(scenes), 10))
     car = ClassMatches(score, scene, np.repeat(tp[:, None], 4, 1), np.full(scenes, 10))
     return Matches(tuple(f"scene-{i:04d}" for i in range(scenes)), (0.5, 1.0, 2.0, 4.0), 0.1, 0.1, {"car": car})
+
+
+def with_properties(matches: Matches) -> Matches:
+    """Made-up matches with what slices need: in every scene (one sample) half of the objects and detections is near."""
+    car, scenes = matches.classes["car"], len(matches.scenes)
+    matched = np.full(car.tp.shape, -1)
+    for scene in range(scenes):
+        rows = np.flatnonzero((car.scene == scene) & car.tp[:, 0])
+        matched[rows] = 10 * scene + np.arange(len(rows))[:, None]
+    near = np.where(np.arange(10 * scenes) % 2, 10.0, 40.0)
+    objects = np.stack([near, np.zeros_like(near), np.full_like(near, 4), np.full_like(near, 9), near * np.nan], 1)
+    sample = np.repeat(np.arange(scenes), 10)
+    sliced = replace(car, matched=matched, object_sample=sample, object_properties=objects, properties=objects[:, :3])
+    words = tuple("Night" if scene % 2 else "" for scene in range(scenes))
+    samples = dict(samples=matches.scenes, scene_of_sample=np.arange(scenes), descriptions=words)
+    return replace(matches, classes={"car": sliced}, **samples)
 
 
 def fill(
