@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from report_records import made_up_matches, with_properties
 from scipy import stats
 
 from aqr_bench.cli import main as cli
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, write_records
-from aqr_bench.report.compare import compare_scores, main, score_difference
+from aqr_bench.report.compare import main
 from aqr_bench.report.result_sets import incompatible, read_set
+from aqr_bench.report.score_comparison import compare_scores, score_difference
 from aqr_bench.study.schema import repository_root
 
 CONDITIONS = ("clean", "no_lidar")
@@ -284,3 +286,33 @@ def test_the_command_on_the_shipped_records(tmp_path):
     assert "24 identical" in done.stdout and "only in A" in done.stdout and "tier" in done.stdout
     assert cli.main(["compare", str(folder), str(folder)]) == 0
     assert cli.main(["compare", str(folder), str(tmp_path / "nowhere")]) == 2
+
+
+# ---------------------------------------------------------------- detections from elsewhere
+
+
+def scored(folder: Path, model: str, effect: float) -> Path:
+    """A record file as ``aqr-bench score`` writes it, with matches beside it."""
+    matches = with_properties(made_up_matches(effect, 0, scenes=20))
+    matches.save(folder / model / "clean" / "matches.npz")
+    state = {"condition": "clean", "suite": "submissions", "extra": {"matches": {"file": "matches.npz"}}}
+    score = float(matches.map()[0])
+    facts = {"data_sha256": "d" * 64, "infos_sha256": None}
+    record = Record("evaluate", "ok", model, **state, scores={"mAP": score, "NDS": score}, provenance=facts)
+    return write_records(folder / f"{model}.jsonl", [record])
+
+
+def test_two_models_from_elsewhere_are_compared_by_slice(tmp_path, capsys):
+    a, b = scored(tmp_path, "mome", 0.0), scored(tmp_path, "cmt", 0.2)
+    out = tmp_path / "differences.csv"
+    assert main([str(a), str(b), "--metric", "mAP", "--slices", "--out", str(out)]) == 0
+    printed, rows = capsys.readouterr().out, pd.read_csv(out).set_index("metric")
+    assert "A mome" in printed and "B cmt" in printed and "one seed, noise unknown" in printed
+    assert {"mAP", "mAP, all", "mAP, range 0-20 m", "mAP, light night", "mAP, lidar points 6-20"} <= set(rows.index)
+    assert rows.loc["mAP, all", "difference"] == pytest.approx(rows.loc["mAP", "difference"], abs=1e-12)
+    night = rows.loc["mAP, light night"]
+    assert 0 < night["scenes_low95"] < night["difference"] < night["scenes_high95"]
+    # Without slices, as ever; and a model is not compared with a tier.
+    assert main([str(a), str(b)]) == 0 and "95 %, scenes" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="different tiers: 'mome' and 'quick'"):
+        main([str(a), str(make_set(tmp_path / "tier"))])

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
 import pytest
-from report_records import fill, make_study, with_properties
+from report_records import EFFECT, made_up_matches, make_study, with_properties
 
 from aqr_bench.metrics.matches import Matches
 from aqr_bench.metrics.slices import ALL, slice_scores
-from aqr_bench.report.collect import collect_study
 from aqr_bench.report.slice_scores import load_slices, slice_difference, slice_rows
 from aqr_bench.report.tables.slices import slices_table
-from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.study.load import load_study
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the table reads of the results of a study."""
+
+    evaluations: pd.DataFrame
+    match_files: dict[tuple[str, int, str], Path]
 
 
 @pytest.fixture(scope="module")
-def study_folder(tmp_path_factory):
-    """Results of a study of two variants and two seeds, with slices of all but one evaluation."""
-    folder = tmp_path_factory.mktemp("slices")
-    path = make_study(folder)
-    fill(folder / "results", path, scenes=20)
-    for file in sorted((folder / "results").rglob("clean/matches.npz")):
-        if "cross/seed1" not in file.as_posix():
-            with_properties(Matches.load(file)).save(file)
-    return folder, load_study(path)
+def results(tmp_path_factory) -> Evaluated:
+    """Two variants of two seeds, with slices of all but one evaluation."""
+    rows, files = [], {}
+    for variant, effect in EFFECT.items():
+        for seed in (0, 1):
+            matches = made_up_matches(effect, seed, scenes=20)
+            matches = matches if (variant, seed) == ("cross", 1) else with_properties(matches)
+            file = tmp_path_factory.mktemp("matches") / "matches.npz"
+            files[variant, seed, "clean"] = matches.save(file)
+            rows.append((variant, seed, "clean", "ok", float(matches.map()[0])))
+    return Evaluated(pd.DataFrame(rows, columns=["variant", "seed", "condition", "status", "mAP"]), files)
 
 
 @pytest.fixture(scope="module")
-def table(study_folder):
-    folder, study = study_folder
-    return slices_table(study, collect_study(folder / "results", load_tier("smoke"), study))
+def table(results, tmp_path_factory):
+    return slices_table(load_study(make_study(tmp_path_factory.mktemp("study"))), results)
 
 
 def test_every_slice_of_every_variant_is_a_row(table):
@@ -49,29 +61,22 @@ def test_every_slice_of_every_variant_is_a_row(table):
     assert "1 evaluations without slices are left out" in table.note and "lower bounds" in table.note
 
 
-def test_all_is_the_score_of_the_record(table, study_folder):
-    folder, study = study_folder
-    scores = collect_study(folder / "results", load_tier("smoke"), study).evaluations
-    scores = scores[(scores["variant"] == "none") & (scores["condition"] == "clean")]["mAP"]
+def test_all_is_the_score_of_the_record(table, results):
+    scores = results.evaluations[results.evaluations["variant"] == "none"]["mAP"]
     rows = table.data[(table.data["criterion"] == "all") & (table.data["variant"] == "none")]
     assert rows["mAP_mean"].item() == pytest.approx(scores.mean(), abs=1e-12)
 
 
-def test_older_matches_and_those_of_another_evaluation_have_no_slices(study_folder):
-    files = sorted((study_folder[0] / "results").rglob("clean/matches.npz"))
-    older = next(file for file in files if "cross/seed1" in file.as_posix())
-    newer = next(file for file in files if "none/seed0" in file.as_posix())
+def test_older_matches_and_those_of_another_evaluation_have_no_slices(results):
+    older, newer = results.match_files["cross", 1, "clean"], results.match_files["none", 0, "clean"]
     score = float(Matches.load(newer).map()[0])
     assert load_slices(newer, score)[ALL].value == score
     assert load_slices(older, float(Matches.load(older).map()[0])) is None
-    assert (
-        load_slices(newer, score + 0.01) is load_slices(None, score) is load_slices(newer.with_name("x"), score) is None
-    )
+    assert load_slices(newer, score + 0.01) is None and load_slices(None, score) is None
 
 
-def test_differences_are_paired_by_scene(study_folder):
-    file = next((study_folder[0] / "results").rglob("none/seed0/**/clean/matches.npz"))
-    scores = slice_scores(Matches.load(file), 50)
+def test_differences_are_paired_by_scene(results):
+    scores = slice_scores(Matches.load(results.match_files["none", 0, "clean"]), 50)
     same = {seed: scores["range", "0-20 m"] for seed in (0, 1)}
     delta = slice_difference(same, same)
     assert (delta.mean, delta.n, delta.scenes.low, delta.scenes.high) == (0, 2, 0, 0)
