@@ -185,7 +185,7 @@ def collect_runs(
                 evaluated.append(EvaluatedRun(variant, run.seed, record, *files))
     read += measures.values()
     return Results(
-        evaluations=_frame(EvaluationRow, map(_evaluation_row, evaluated)),
+        evaluations=evaluations_frame(evaluated),
         classes=_frame(
             ClassRow,
             (
@@ -203,6 +203,11 @@ def collect_runs(
         match_files={e.key: e.matches for e in evaluated if e.matches is not None},
         scenes=scene_intervals(study, evaluated) if study else {},
     )
+
+
+def evaluations_frame(evaluated: Iterable[EvaluatedRun]) -> pd.DataFrame:
+    """EvaluationRow of each."""
+    return _frame(EvaluationRow, map(_evaluation_row, evaluated))
 
 
 def _frame(row: type, rows: Iterable[Any]) -> pd.DataFrame:

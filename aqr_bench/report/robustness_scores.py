@@ -107,21 +107,41 @@ def collect_suite_scores(
     Returns:
         None if no variant has a record of the suite.
     """
-    groups = families(suite)
     evaluated = [v for v in variants if _files(records, tier, study, v, seeds, suite)]
     if not evaluated:
         return None
     runs = [Run(tier, study, v, seed) for v in evaluated for seed in seeds]
     results = collect_runs(records, runs, [suite], {})
+    single = _single_sensor_scores(records, runs, single_sensor_suite)
+    left_out = tuple(v for v in variants if v not in evaluated)
+    evaluations = tuple(r for r in results.records if r.kind == "evaluate")
+    return suite_scores(results.evaluations, suite, study, evaluated, baseline, seeds, single, left_out, evaluations)
+
+
+def suite_scores(
+    evaluations: pd.DataFrame,
+    suite: Suite,
+    study: str,
+    variants: Sequence[str],
+    baseline: str | None,
+    seeds: Sequence[int],
+    single: pd.DataFrame,
+    left_out: tuple[str, ...] = (),
+    records: tuple[Record, ...] = (),
+) -> SuiteScores:
+    """The scores from rows of ``collect.EvaluationRow``, one per variant, seed and condition of the suite.
+
+    ``single``: such rows of the conditions SINGLE_SENSOR. ``records``: that the rows are of.
+    """
+    groups = families(suite)
     group = {c: (name, s) for name, severities in groups.items() for s, c in severities.items()}
     group[suite.conditions[0].name] = (CLEAN, 0)
-    cells = _cells(results.evaluations, group)
+    cells = _cells(evaluations, group)
     per_corruption, per_model = [], []
     for (metric, seed), part in cells.groupby(["metric", "seed"], sort=False):
         for frame, into in zip(robustness(part, baseline), (per_corruption, per_model), strict=True):
             into.append(frame.assign(metric=metric, seed=seed))
     by_corruption, by_model = pd.concat(per_corruption), pd.concat(per_model)
-    single = _single_sensor_scores(records, runs, single_sensor_suite)
     keys = ["metric", "model", "corruption"]
     spread = {"score": "mean", "lowest": "min", "highest": "max"}
     by_severity = cells.groupby([*keys, "severity"], sort=False)["score"].agg(**spread).reset_index()
@@ -130,7 +150,7 @@ def collect_suite_scores(
     return SuiteScores(
         study=study,
         suite=suite.name,
-        variants=tuple(evaluated),
+        variants=tuple(variants),
         baseline=baseline,
         seeds=tuple(seeds),
         families=groups,
@@ -138,11 +158,11 @@ def collect_suite_scores(
         corruptions=corruptions.rename(columns=name),
         summary=_summary(by_model, single, baseline).rename(columns=name),
         missing=pd.concat(
-            [_missing_rows(results.evaluations, suite.name), _missing_rows(single, SINGLE_SENSOR_SUITE)],
+            [_missing_rows(evaluations, suite.name), _missing_rows(single, SINGLE_SENSOR_SUITE)],
             ignore_index=True,
         ),
-        left_out=tuple(v for v in variants if v not in evaluated),
-        records=tuple(r for r in results.records if r.kind == "evaluate"),
+        left_out=left_out,
+        records=records,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_records import made_up_matches, with_properties
+from report_records import write_scored
 from scipy import stats
 
 from aqr_bench.cli import main as cli
@@ -291,19 +291,8 @@ def test_the_command_on_the_shipped_records(tmp_path):
 # ---------------------------------------------------------------- detections from elsewhere
 
 
-def scored(folder: Path, model: str, effect: float) -> Path:
-    """A record file as ``aqr-bench score`` writes it, with matches beside it."""
-    matches = with_properties(made_up_matches(effect, 0, scenes=20))
-    matches.save(folder / model / "clean" / "matches.npz")
-    state = {"condition": "clean", "suite": "submissions", "extra": {"matches": {"file": "matches.npz"}}}
-    score = float(matches.map()[0])
-    facts = {"data_sha256": "d" * 64, "infos_sha256": None}
-    record = Record("evaluate", "ok", model, **state, scores={"mAP": score, "NDS": score}, provenance=facts)
-    return write_records(folder / f"{model}.jsonl", [record])
-
-
 def test_two_models_from_elsewhere_are_compared_by_slice(tmp_path, capsys):
-    a, b = scored(tmp_path, "mome", 0.0), scored(tmp_path, "cmt", 0.2)
+    a, b = write_scored(tmp_path, "mome", 0.0), write_scored(tmp_path, "cmt", 0.2)
     out = tmp_path / "differences.csv"
     assert main([str(a), str(b), "--metric", "mAP", "--slices", "--out", str(out)]) == 0
     printed, rows = capsys.readouterr().out, pd.read_csv(out).set_index("metric")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,3 +116,19 @@ def fill(
         facts = {"request": measurement_request(tier, study, variant, "").to_dict()}
         measured = Record("measure", "ok", tier.name, study.name, variant, cost=cost, provenance=facts)
         write_records(results / tier.name / study.name / variant / "measure.jsonl", [measured])
+
+
+def write_scored(
+    folder: Path, model: str, effect: float, suite: str = "submissions", conditions: Sequence[str] = ("clean",)
+) -> Path:
+    """A record file as ``aqr-bench score`` writes it, with matches beside it; each condition is a little worse."""
+    records = []
+    for k, condition in enumerate(conditions):
+        matches = with_properties(made_up_matches(effect - 0.02 * k, 0, scenes=20))
+        matches.save(folder / model / condition / "matches.npz")
+        score = float(matches.map()[0])
+        state = {"condition": condition, "suite": suite, "extra": {"matches": {"file": "matches.npz"}}}
+        facts = {"data_sha256": "d" * 64, "infos_sha256": None, "command": f"aqr-bench score {model}"}
+        scores = {"mAP": score, "NDS": score}
+        records.append(Record("evaluate", "ok", model, **state, scores=scores, provenance=facts))
+    return write_records(folder / f"{model}.jsonl", records)
