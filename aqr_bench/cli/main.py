@@ -23,6 +23,7 @@ COMMANDS = {
     "data": ("aqr_bench.data.__main__", "make the info files of a data set, or check one (data check)"),
     "train": ("aqr_bench.engine.train", "train a base model or one variant"),
     "evaluate": ("aqr_bench.cli.evaluate", "evaluate a trained model under every condition of a suite"),
+    "score": ("aqr_bench.cli.score", "records of detections from elsewhere: nuScenes submissions, without their model"),
     "measure": ("aqr_bench.cost.measure", "measure latency, throughput and memory of a variant"),
     "pictures": ("aqr_bench.cli.pictures", "draw the best and the worst detections of an evaluation"),
     "rerun": ("aqr_bench.cli.rerun", "run a record again and compare the result"),

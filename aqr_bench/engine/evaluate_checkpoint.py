@@ -6,7 +6,6 @@ aqr-bench evaluate --config FILE --checkpoint FILE --infos DIR --suite SUITE --o
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, require_file
 from aqr_bench.records.record import Record
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_suite
-from aqr_bench.study.model_files import model_file, named_beside
+from aqr_bench.study.model_files import model_file, model_slug, named_beside
 from aqr_bench.study.spec import MeasureSettings, Schedule, Tier
 
 
@@ -63,9 +62,8 @@ def evaluate_config(args: argparse.Namespace, workers: Workers = IN_THIS_PROCESS
 
 def adhoc_tier(model: str, data: DataSet, batch_size: int = 1, threads: int = 1) -> Tier:
     """What an evaluation has to know of a tier, for a model that belongs to none; named after the config's file."""
-    name = re.sub(r"[^a-z0-9_-]+", "_", Path(model.rpartition("::")[2]).stem.lower()).lstrip("_-")
     return Tier(
-        name=name or "model",
+        name=model_slug(Path(model.rpartition("::")[2]).stem),
         summary=f"{model} as it is",
         kind="nuscenes",
         version=data.version,

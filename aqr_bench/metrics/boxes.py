@@ -16,6 +16,9 @@ NOT_COUNTED = -1  # points in the box: the devkit's value
 LABEL_INDEX = {name: i for i, name in enumerate(DETECTION_NAMES)}
 ATTRIBUTE_INDEX = {"": NO_ATTRIBUTE, **{name: i for i, name in enumerate(ATTRIBUTE_NAMES)}}
 WIDTHS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}
+# Columns of the properties that boxes are sliced by, see slices.py; detections have the first three alone.
+PROPERTIES = ("range_m", "speed_m_s", "longest_side_m", "lidar_points", "visibility")
+DETECTED_PROPERTIES = 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,16 @@ class BoxArrays:
         geometry = [np.zeros((0, width)) for width in WIDTHS.values()]
         sample, label, attribute, points = (np.zeros(0, kind) for kind in (np.int32, np.int8, np.int8, np.int32))
         return cls(sample, label, *geometry, np.zeros(0), attribute, points)
+
+
+def box_properties(boxes: BoxArrays, offset_N2: np.ndarray) -> np.ndarray:
+    """Range, speed and longest side [N, 3] float32 in m and m/s; NaN for a speed that is not known.
+
+    ``offset_N2``: where the boxes are as seen from the vehicle, in the plane.
+    """
+    range_m, speed_m_s = (np.sqrt((vector**2).sum(1)) for vector in (offset_N2, boxes.velocity))
+    longest = boxes.size.max(axis=1) if len(boxes) else np.zeros(0)
+    return np.stack([range_m, speed_m_s, longest], axis=1).astype(np.float32)
 
 
 def raise_if_invalid(boxes: BoxArrays, where: str) -> None:

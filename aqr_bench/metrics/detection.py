@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.errors import UserError, nearest
+from aqr_bench.metrics.boxes import box_properties
 from aqr_bench.metrics.ground_truth import GroundTruth, filter_boxes, ground_truth
 from aqr_bench.metrics.matches import collect_matches
 from aqr_bench.metrics.nuscenes import UNDEFINED, evaluate
@@ -39,17 +40,19 @@ def score_detections(
     matches: str | Path | None = None,
     engine: str | None = None,
     results: Mapping[str, Sequence[Mapping]] | None = None,
+    split: str | None = None,
 ) -> dict:
     """Score a submission with our metric, or with the devkit's DetectionEval.
 
     Args:
         results_json: nuScenes submission of every sample of the split.
-        nusc: devkit NuScenes of the data set (v1.0-mini or v1.0-trainval); scored on its val split, see splits.py.
+        nusc: devkit NuScenes of the data set (v1.0-mini or v1.0-trainval).
         out_dir: where the devkit may write.
         config: devkit evaluation configuration.
         matches: where to save which detection is matched to which object (see matches.py), or None; by our metric.
         engine: "fast" or "devkit"; None: see :func:`metric_engine`. Both give the same numbers.
         results: the submission's entries by sample token, if in memory; the fast metric reads no file then.
+        split: that it is scored on; None: the val split, see splits.py.
     Returns:
         ``{mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE, classes: {name: {AP, AP_dist, ATE, ...}}}``; a number that the
         devkit leaves undefined is None.
@@ -59,8 +62,8 @@ def score_detections(
     rules = config_factory(config)
     by_devkit = metric_engine(engine) == "devkit"
     if by_devkit and matches is None:
-        return _score_with_devkit(results_json, nusc, out_dir, rules)
-    truth = evaluated_truth(nusc, config)
+        return _score_with_devkit(results_json, nusc, out_dir, rules, split)
+    truth = evaluated_truth(nusc, config, split)
     samples = truth.samples
     if results is None:
         detections = read_submission(results_json, samples.index_by_token, rules.max_boxes_per_sample)
@@ -70,9 +73,11 @@ def score_detections(
     evaluation = evaluate(truth.boxes, detections, len(samples.tokens), rules)
     if matches is not None:
         where = samples.tokens, samples.scenes, samples.scene
-        collect_matches(evaluation, truth.boxes, detections, *where, rules).save(matches)
+        properties = truth.properties(), box_properties(detections, samples.offset(detections))
+        more = rules, properties, samples.descriptions
+        collect_matches(evaluation, truth.boxes, detections, *where, *more).save(matches)
     if by_devkit:
-        return _score_with_devkit(results_json, nusc, out_dir, rules)
+        return _score_with_devkit(results_json, nusc, out_dir, rules, split)
     return flatten_summary(evaluation.summary)
 
 
@@ -80,14 +85,14 @@ def _split(nusc: Any) -> str:
     return evaluation_split(getattr(nusc, "dataroot", None), nusc.version)
 
 
-def evaluated_truth(nusc: Any, config: str = "detection_cvpr_2019") -> GroundTruth:
+def evaluated_truth(nusc: Any, config: str = "detection_cvpr_2019", split: str | None = None) -> GroundTruth:
     """The objects that detections are scored with, see :func:`score_detections`; UserError where there are none."""
     from nuscenes.eval.common.config import config_factory
 
-    return ground_truth(nusc, _split(nusc), config_factory(config).class_range)
+    return ground_truth(nusc, split or _split(nusc), config_factory(config).class_range)
 
 
-def _score_with_devkit(results_json: str | Path, nusc: Any, out_dir: str | Path, rules: Any) -> dict:
+def _score_with_devkit(results_json: str | Path, nusc: Any, out_dir: str | Path, rules: Any, split: str | None) -> dict:
     from nuscenes.eval.detection.evaluate import DetectionEval
 
     if not any(load_results(results_json).values()):
@@ -98,7 +103,7 @@ def _score_with_devkit(results_json: str | Path, nusc: Any, out_dir: str | Path,
             nusc,
             config=rules,
             result_path=str(results_json),
-            eval_set=_split(nusc),
+            eval_set=split or _split(nusc),
             output_dir=str(out_dir),
             verbose=False,
         )

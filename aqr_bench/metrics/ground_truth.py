@@ -20,11 +20,13 @@ from nuscenes.utils.splits import get_scenes_of_split
 from pyquaternion import Quaternion
 
 from aqr_bench.errors import UserError
-from aqr_bench.metrics.boxes import NO_ATTRIBUTE, BoxArrays, raise_if_invalid
+from aqr_bench.metrics.boxes import NO_ATTRIBUTE, BoxArrays, box_properties, raise_if_invalid
 
 BIKE_RACK = "static_object.bicycle_rack"
 CYCLES = [DETECTION_NAMES.index(name) for name in ("bicycle", "motorcycle")]
 MAX_TIME_DIFF_S = 1.5  # between two samples, for a velocity from them (NuScenes.box_velocity)
+VISIBILITY_LEVELS = ("v0-40", "v40-60", "v60-80", "v80-100")  # of the table of visibilities
+UNKNOWN_VISIBILITY = -1
 # Centres this close to a rack's face, as a fraction of the rack's size, are decided by the devkit's function alone.
 _FACE_TOLERANCE = 1e-9
 
@@ -33,11 +35,12 @@ _FACE_TOLERANCE = 1e-9
 class Samples:
     """The S samples of a split, in the order of the table.
 
-    tokens  of the samples
-    scenes  names, sorted
-    scene   [S] index of the scene
-    ego     [S, 2] where the vehicle is when the LiDAR's sweep is, metres, global frame
-    racks   bicycle racks by sample index, only of samples that have any
+    tokens        of the samples
+    scenes        names, sorted
+    scene         [S] index of the scene
+    ego           [S, 2] where the vehicle is when the LiDAR's sweep is, metres, global frame
+    racks         bicycle racks by sample index, only of samples that have any
+    descriptions  of the scenes, in their order; empty where the table has none
     """
 
     tokens: tuple[str, ...]
@@ -45,26 +48,43 @@ class Samples:
     scene: np.ndarray
     ego: np.ndarray
     racks: Mapping[int, tuple[Box, ...]]
+    descriptions: tuple[str, ...] = ()
 
     @property
     def index_by_token(self) -> dict[str, int]:
         """Index by token."""
         return {token: i for i, token in enumerate(self.tokens)}
 
+    def offset(self, boxes: BoxArrays) -> np.ndarray:
+        """Where boxes are as seen from the vehicle [N, 2], metres, in the global frame's directions."""
+        return boxes.translation[:, :2] - self.ego[boxes.sample]
+
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Samples of a split and the boxes in them that count."""
+    """Samples of a split and N boxes in them.
+
+    lidar_points  [N] int32, LiDAR points inside
+    visibility    [N] int8, index of VISIBILITY_LEVELS, or UNKNOWN_VISIBILITY
+    """
 
     samples: Samples
     boxes: BoxArrays
+    lidar_points: np.ndarray
+    visibility: np.ndarray
+
+    def properties(self) -> np.ndarray:
+        """What the boxes are sliced by [N, 5] float32, in the order of ``boxes.PROPERTIES``; NaN: not known."""
+        visibility = np.where(self.visibility == UNKNOWN_VISIBILITY, np.nan, self.visibility)
+        columns = np.stack([self.lidar_points, visibility], axis=1).astype(np.float32)
+        return np.concatenate([box_properties(self.boxes, self.samples.offset(self.boxes)), columns], axis=1)
 
 
 _CACHE: weakref.WeakKeyDictionary[Any, dict[tuple, GroundTruth]] = weakref.WeakKeyDictionary()
 
 
 def ground_truth(nusc: Any, eval_set: str, class_range: Mapping[str, float]) -> GroundTruth:
-    """Filtered ground truth of a split; computed once for each set of tables.
+    """Ground truth of a split, the boxes that count; computed once for each set of tables.
 
     Raises UserError if the split has no sample or no object that counts, or an object two attributes or one that
     nuScenes does not have.
@@ -72,16 +92,17 @@ def ground_truth(nusc: Any, eval_set: str, class_range: Mapping[str, float]) -> 
     cache = _CACHE.setdefault(nusc, {})
     key = (eval_set, *sorted(class_range.items()))
     if key not in cache:
-        samples, boxes = read_split(nusc, eval_set)
-        counted = filter_boxes(boxes, samples, class_range)
-        if not len(counted):
+        truth = read_split(nusc, eval_set)
+        boxes, samples = truth.boxes, truth.samples
+        counts = filter_mask(boxes, samples.offset(boxes), samples.racks, class_range)
+        if not counts.any():
             empty = int((boxes.points == 0).sum())
             raise UserError(
                 f"split {eval_set} of {nusc.version} has no object that counts: of {len(boxes)}, {empty} have no LiDAR "
                 "or radar point, the others are out of the range of their class",
                 "Correct num_lidar_pts, or the translations, in sample_annotation.json.",
             )
-        cache[key] = GroundTruth(samples, counted)
+        cache[key] = GroundTruth(samples, boxes[counts], truth.lidar_points[counts], truth.visibility[counts])
     return cache[key]
 
 
@@ -95,11 +116,12 @@ def split_samples(nusc: Any, eval_set: str) -> tuple[list[dict[str, Any]], dict[
     return records, names
 
 
-def read_split(nusc: Any, eval_set: str) -> tuple[Samples, BoxArrays]:
+def read_split(nusc: Any, eval_set: str) -> GroundTruth:
     """Samples of a split and all their annotations of detection classes, unfiltered."""
     records, names = split_samples(nusc, eval_set)
     scenes = tuple(sorted({names[sample["scene_token"]] for sample in records}))
     scene_index = {name: i for i, name in enumerate(scenes)}
+    descriptions = {scene["name"]: str(scene.get("description", "")) for scene in nusc.scene}
     racks: dict[int, tuple[Box, ...]] = {}
     rows: list[tuple] = []
     for i, sample in enumerate(records):
@@ -119,8 +141,23 @@ def read_split(nusc: Any, eval_set: str) -> tuple[Samples, BoxArrays]:
         np.array([scene_index[names[sample["scene_token"]]] for sample in records], dtype=np.int64),
         np.array([_ego(nusc, sample) for sample in records]),
         racks,
+        tuple(descriptions[name] for name in scenes),
     )
-    return samples, _boxes(nusc, rows, np.array([1e-6 * sample["timestamp"] for sample in records]))
+    annotations = [annotation for _, _, annotation in rows]
+    return GroundTruth(
+        samples,
+        _boxes(nusc, rows, np.array([1e-6 * sample["timestamp"] for sample in records])),
+        np.array([a["num_lidar_pts"] for a in annotations], dtype=np.int32),
+        _visibilities(nusc, annotations),
+    )
+
+
+def _visibilities(nusc: Any, annotations: list[Mapping[str, Any]]) -> np.ndarray:
+    """Index of the level [N] int8; tables from elsewhere may have none, or other levels."""
+    index = {level: i for i, level in enumerate(VISIBILITY_LEVELS)}
+    levels = {row["token"]: index.get(row["level"], UNKNOWN_VISIBILITY) for row in getattr(nusc, "visibility", ())}
+    tokens = [a.get("visibility_token", "") for a in annotations]
+    return np.array([levels.get(token, UNKNOWN_VISIBILITY) for token in tokens], dtype=np.int8)
 
 
 @functools.cache
@@ -199,8 +236,7 @@ def _velocities(
 
 def filter_boxes(boxes: BoxArrays, samples: Samples, class_range: Mapping[str, float]) -> BoxArrays:
     """The boxes that count: in the range of their class, not empty of points, no cycle in a bicycle rack."""
-    offset = boxes.translation[:, :2] - samples.ego[boxes.sample]
-    return boxes[filter_mask(boxes, offset, samples.racks, class_range)]
+    return boxes[filter_mask(boxes, samples.offset(boxes), samples.racks, class_range)]
 
 
 def filter_mask(

@@ -27,6 +27,13 @@ class ClassMatches:
     errors     [M, 5] of the true positives at the threshold of the errors, as TP_METRICS; None in older files
     sample     [N] index of the sample; None in older files
     objects    [K] ground truth objects in each sample; None in older files
+
+    For slices (see slices.py), of the G ground truth objects; None in older files:
+
+    matched              [N, D] index of the object taken at that distance threshold; -1: none
+    properties           [N, 3] of the detections, the first of boxes.PROPERTIES
+    object_sample        [G] index of the sample
+    object_properties    [G, 5] as boxes.PROPERTIES
     """
 
     score: np.ndarray
@@ -36,6 +43,15 @@ class ClassMatches:
     errors: np.ndarray | None = None
     sample: np.ndarray | None = None
     objects: np.ndarray | None = None
+    matched: np.ndarray | None = None
+    properties: np.ndarray | None = None
+    object_sample: np.ndarray | None = None
+    object_properties: np.ndarray | None = None
+
+
+# Arrays of a class that older files lack: their types in the file.
+_OPTIONAL = {"errors": np.float64, "sample": np.uint32, "objects": np.uint32, "matched": np.int32}
+_OPTIONAL |= {"properties": np.float32, "object_sample": np.uint32, "object_properties": np.float32}
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class Matches:
     """Matched detections of one evaluation.
 
     scenes [S] and samples [K] by name, the scene of each sample [K], distance thresholds [D] in metres, and which of
-    them the errors are of; the classes by name.
+    them the errors are of; the classes by name; descriptions of the scenes [S], which older files lack.
     """
 
     scenes: tuple[str, ...]
@@ -69,6 +85,7 @@ class Matches:
     mean_ap_weight: float = 5.0
     samples: tuple[str, ...] = ()
     scene_of_sample: np.ndarray | None = None
+    descriptions: tuple[str, ...] = ()
 
     @property
     def has_errors(self) -> bool:
@@ -156,14 +173,17 @@ class Matches:
         }
         if self.scene_of_sample is not None:
             arrays |= {"samples": np.array(self.samples), "scene_of_sample": self.scene_of_sample.astype(np.uint16)}
+        if self.descriptions:
+            arrays["descriptions"] = np.array(self.descriptions)
         for i, matches in enumerate(self.classes.values()):
             arrays[f"score{i}"] = matches.score
             arrays[f"scene{i}"] = matches.scene.astype(np.uint16)
             arrays[f"tp{i}"] = np.packbits(matches.tp, axis=1)
             arrays[f"positives{i}"] = matches.positives.astype(np.uint32)
-            for key, kind in (("errors", np.float64), ("sample", np.uint32), ("objects", np.uint32)):
-                if getattr(matches, key) is not None:
-                    arrays[f"{key}{i}"] = getattr(matches, key).astype(kind)
+            for key, kind in _OPTIONAL.items():
+                values = getattr(matches, key)
+                if values is not None:
+                    arrays[f"{key}{i}"] = (values[matches.tp] if key == "matched" else values).astype(kind)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
@@ -175,26 +195,31 @@ class Matches:
         with np.load(path, allow_pickle=False) as file:
             distances = tuple(file["distances"].tolist())
 
-            def optional(key: str, i: int) -> np.ndarray | None:
-                name = f"{key}{i}"
-                if name not in file:
+            def optional(key: str, i: int, tp: np.ndarray) -> np.ndarray | None:
+                if (values := file.get(f"{key}{i}")) is None:
                     return None
-                return file[name] if key == "errors" else file[name].astype(np.int64)
+                if key == "matched":
+                    matched = np.full(tp.shape, -1, dtype=np.int32)
+                    matched[tp] = values
+                    return matched
+                return values if values.dtype.kind == "f" else values.astype(np.int64)
 
-            classes = {
-                str(name): ClassMatches(
+            classes = {}
+            for i, name in enumerate(file["classes"]):
+                tp = np.unpackbits(file[f"tp{i}"], axis=1, count=len(distances)).astype(bool)
+                classes[str(name)] = ClassMatches(
                     file[f"score{i}"],
                     file[f"scene{i}"].astype(np.int64),
-                    np.unpackbits(file[f"tp{i}"], axis=1, count=len(distances)).astype(bool),
+                    tp,
                     file[f"positives{i}"].astype(np.int64),
-                    *(optional(key, i) for key in ("errors", "sample", "objects")),
+                    **{key: optional(key, i, tp) for key in _OPTIONAL},
                 )
-                for i, name in enumerate(file["classes"])
-            }
             sample_fields = {}
             if "samples" in file:
                 sample_fields["samples"] = tuple(file["samples"].tolist())
                 sample_fields["scene_of_sample"] = file["scene_of_sample"].astype(np.int64)
+            if "descriptions" in file:
+                sample_fields["descriptions"] = tuple(file["descriptions"].tolist())
             rule = file["rule"].tolist()
             names = ("min_recall", "min_precision", "error_distance", "mean_ap_weight")
             rules = dict(zip(names, rule, strict=False))  # older files have the first two
@@ -212,18 +237,32 @@ def collect_matches(
     scenes: tuple[str, ...],
     scene_of_sample: np.ndarray,
     config: Any,
+    properties: tuple[np.ndarray, np.ndarray] | None = None,
+    descriptions: tuple[str, ...] = (),
 ) -> Matches:
-    """The matches of an evaluation; ``scene_of_sample`` [K] are indices of ``scenes``."""
+    """The matches of an evaluation; ``scene_of_sample`` [K] are indices of ``scenes``.
+
+    For slices: ``properties`` of the objects [G, 5] and of the detections [N, 3], see boxes.PROPERTIES, and
+    ``descriptions`` of the scenes.
+    """
     matching, limits = evaluation.matching, list(config.dist_ths)
     d = limits.index(config.dist_th_tp)
     hit = matching.matched >= 0
     before = np.concatenate([[0], np.cumsum(hit[:, d])])
     sample = detections.sample[matching.order].astype(np.int64)
-    classes = {}
+    classes, row_in_class = {}, np.zeros(len(truth), dtype=np.int32)
     for name in config.class_names:
         label = DETECTION_NAMES.index(name)
-        part = matching.of(label)
-        objects = np.bincount(truth.sample[truth.label == label], minlength=len(samples))
+        part, rows = matching.of(label), np.flatnonzero(truth.label == label)
+        row_in_class[rows] = np.arange(len(rows))
+        objects = np.bincount(truth.sample[rows], minlength=len(samples))
+        sliced = {}
+        if properties is not None:
+            matched = matching.matched[part]
+            sliced["matched"] = np.where(matched < 0, -1, row_in_class[matched]) if len(truth) else matched
+            sliced["properties"] = properties[1][matching.order[part]]
+            sliced["object_sample"] = truth.sample[rows].astype(np.int64)
+            sliced["object_properties"] = properties[0][rows]
         classes[name] = ClassMatches(
             detections.score[matching.order[part]],
             scene_of_sample[sample[part]],
@@ -232,6 +271,7 @@ def collect_matches(
             evaluation.errors[d][before[part.start] : before[part.stop]],
             sample[part],
             objects,
+            **sliced,
         )
     rule = (config.min_recall, config.min_precision, classes, config.dist_th_tp, config.mean_ap_weight)
-    return Matches(scenes, tuple(limits), *rule, samples, scene_of_sample)
+    return Matches(scenes, tuple(limits), *rule, samples, scene_of_sample, descriptions)

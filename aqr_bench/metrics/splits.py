@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.errors import UserError, join_names
+from aqr_bench.errors import UserError, join_names, nearest
 
 ROLES = ("train", "val")
 # Names of the official splits of the versions that have annotations.
@@ -64,6 +64,15 @@ def read_splits(root: str | Path, version: str) -> dict[str, Split]:
             "Leave each scene in one of them; a split that the file does not have is the official one.",
         )
     return splits
+
+
+def require_split(root: str | Path, version: str, name: str) -> str:
+    """The name of a split of a data set, for training or evaluation; UserError for any other."""
+    splits = read_splits(root, version).values()
+    known = dict.fromkeys([*(split.name for split in splits), *OFFICIAL[version]])
+    if name not in known:
+        raise UserError(f"{version} of {root} has no split '{name}'{nearest(name, known)}")
+    return name
 
 
 def evaluation_split(root: str | Path | None, version: str) -> str:

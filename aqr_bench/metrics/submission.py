@@ -195,13 +195,13 @@ def _decode(content: bytes, sample_index: Mapping[str, int], max_boxes: int | No
     """``from_results`` of a file's bytes; msgspec.DecodeError for all that is not of the types of ``_Detection``."""
     parts = []
     samples = _SUBMISSION.decode(content).results
+    _check_samples(samples, sample_index)
     for token, raw in samples.items():
-        index = _index_of(token, sample_index)
+        index = sample_index[token]
         detections = _DETECTIONS.decode(raw)
         _check_count(len(detections), token, max_boxes)
         if detections:
             parts.append(_from_detections(detections, index, token))
-    _check_complete(samples, sample_index)
     return BoxArrays.concatenate(parts)
 
 
@@ -233,14 +233,14 @@ def from_results(
     Raises:
         UserError for samples that are missing or unknown, too many boxes, and invalid boxes.
     """
+    _check_samples(results, sample_index)
     parts = []
     for token, entries in results.items():
-        index = _index_of(token, sample_index)
+        index = sample_index[token]
         if not isinstance(entries, Sequence) or isinstance(entries, str):
             raise UserError(f"sample {token}: {type(entries).__name__} instead of a list of detections")
         _check_count(len(entries), token, max_boxes)
         parts.append(from_entries(entries, index, token))
-    _check_complete(results, sample_index)
     return BoxArrays.concatenate(parts)
 
 
@@ -266,10 +266,28 @@ def from_entries(entries: Sequence[Mapping[str, Any]], index: int, token: str) -
     return boxes
 
 
-def _index_of(token: str, sample_index: Mapping[str, int]) -> int:
-    if token not in sample_index:
-        raise UserError(f"sample {token} of the submission is not in the split")
-    return sample_index[token]
+def _check_samples(present: Mapping[str, Any], sample_index: Mapping[str, int]) -> None:
+    """UserError unless a submission has exactly the samples of the split; it says which kind of mismatch it is."""
+    unknown = [token for token in present if token not in sample_index]
+    missing = [token for token in sample_index if token not in present]
+    if unknown and len(unknown) == len(present):
+        raise UserError(
+            f"no sample of the submission is in the split: it has {len(present)}, for example {unknown[0]}, and the "
+            f"split has {len(sample_index)}",
+            "The detections are of another version or split of nuScenes: choose that one.",
+        )
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} of {len(present)} samples of the submission are not in the split, for example "
+            f"{unknown[0]}",
+            "A submission has the samples of one split and no others.",
+        )
+    if missing:
+        raise UserError(
+            f"a partial submission: {len(missing)} of {len(sample_index)} samples of the split are not in the "
+            f"submission, for example {missing[0]}",
+            "Detect on every sample of the split; a sample without detections has an empty list.",
+        )
 
 
 def _check_count(count: int, token: str, max_boxes: int | None) -> None:
@@ -284,10 +302,3 @@ def _check_tokens(tokens: Iterable[Any], token: str) -> None:
     other = next((t for t in tokens if t != token), token)
     if other != token:
         raise UserError(f"sample {token}: a detection names sample {other}")
-
-
-def _check_complete(present: Mapping[str, Any], sample_index: Mapping[str, int]) -> None:
-    missing = len(sample_index) - len(present)
-    if missing:
-        token = next(token for token in sample_index if token not in present)
-        raise UserError(f"{missing} samples of the split are not in the submission, for example {token}")

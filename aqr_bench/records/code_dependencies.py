@@ -30,6 +30,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "prepare": ("data/__main__.py",),
     "train": ("engine/train.py",),
     "evaluate": ("engine/evaluate_suite.py", "engine/evaluate_checkpoint.py"),
+    "score": ("engine/score_submission.py",),
     "measure": ("cost/measure.py",),
     "pictures": ("cli/pictures.py",),
     "report": ("report/__main__.py", "report/templates"),

@@ -17,10 +17,10 @@ class Job:
     """One training, evaluation or measurement, by all that decides its result.
 
     Args:
-        step: train, evaluate or measure.
+        step: train, evaluate, measure or score.
         config: the mmengine config as ``engine.config.hashable`` has it; None: of a job that was not started.
         settings: what the config does not say, such as the conditions of a suite.
-        data_sha256, infos_sha256: of the tables and of the info files, see ``data.dataset.DataSet``.
+        data_sha256, infos_sha256: of the tables and of the info files, see ``data.dataset.DataSet``; None: not used.
         inputs: SHA-256 of the files that it starts from, such as checkpoints.
         model: name or file of the model's config; None: not known, so all code of the step counts.
     """
@@ -28,7 +28,7 @@ class Job:
     step: str
     config: Mapping[str, Any] | None
     data_sha256: str
-    infos_sha256: str
+    infos_sha256: str | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
     model: str | None = None

@@ -43,7 +43,8 @@ def stale_reasons(records: Iterable[Record], infos_sha256: str | None = None) ->
     """
     by_tier: dict[str, list[Record]] = {}
     for record in records:
-        if not record.extra.get("damaged"):  # a failure, which is reported as such
+        # A damaged one is a failure, which is reported as such; nothing asks for one without a tier.
+        if not record.extra.get("damaged") and not record.without_tier:
             by_tier.setdefault(record.tier, []).append(record)
     reasons: dict[Key, tuple[str, ...]] = {}
     for of_tier in by_tier.values():

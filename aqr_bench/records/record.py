@@ -49,6 +49,11 @@ class Record:
         return Run(self.tier, self.study, self.variant, self.seed or 0, self.extra.get("pretrain"))
 
     @property
+    def without_tier(self) -> bool:
+        """Whether it is of a model that was trained elsewhere; ``tier`` is the name of that model then."""
+        return self.kind == "evaluate" and self.study is None and self.seed is None
+
+    @property
     def ok(self) -> bool:
         return self.status == "ok"
 

@@ -1,6 +1,7 @@
 """Tables, figures and the page from records.
 
 aqr-bench report --tier quick --study bias_site --records results --out results/quick/report
+aqr-bench report --records scores/cmt.jsonl scores/mome.jsonl --out scores/report
 """
 
 from __future__ import annotations
@@ -22,29 +23,44 @@ from aqr_bench.study.runs import limit_seeds
 def main(argv: list[str] | None = None) -> int:
     """Build the report; 0 also where runs failed or are missing, which the page lists. Raises UserError."""
     parser = argparse.ArgumentParser(prog="aqr-bench report", description="Report on one or more studies.")
-    parser.add_argument("--tier", required=True, help="name or file of the tier")
-    parser.add_argument("--study", required=True, nargs="+", help="names or files of the studies")
-    parser.add_argument("--records", required=True, type=Path, help="results folder, with a folder per tier in it")
+    parser.add_argument("--tier", help="name or file of the tier")
+    parser.add_argument("--study", nargs="+", help="names or files of the studies")
+    parser.add_argument(
+        "--records",
+        required=True,
+        type=Path,
+        nargs="+",
+        help="results folder, with a folder per tier in it; without --tier: record files of models, which are compared "
+        "with the first",
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder to write index.html, tables and figures to")
     parser.add_argument("--seeds", type=positive_int, help="number of seeds of every study (default: that of the tier)")
     parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="these, and each baseline")
     args = parser.parse_args(argv)
+    if not args.tier and not args.study:
+        from aqr_bench.report.models import build_models_report
+
+        print(f"report: {build_models_report(args.records, args.out).resolve()}")
+        return 0
+    if not (args.tier and args.study) or len(args.records) > 1:
+        raise UserError("report needs --tier, --study and one results folder, or record files of models without both")
+    (records,) = args.records
     tier = load_tier(args.tier)
     studies = unique("study", [limit_seeds(load_study(name), tier, args.seeds) for name in args.study])
     studies = with_variants(studies, args.variants) if args.variants else studies
-    if not args.records.is_dir():
-        raise UserError(f"--records: no folder '{args.records}'. Run a study first, or name its results folder.")
+    if not records.is_dir():
+        raise UserError(f"--records: no folder '{records}'. Run a study first, or name its results folder.")
     # Drawing libraries take seconds to import: only once the arguments are known to be good.
     from aqr_bench.report.page import build_report
     from aqr_bench.report.stale import find_stale
     from aqr_bench.report.tables.speed import speed_section
 
     try:
-        page = build_report(tier, studies, args.records, args.out, [speed_section])
+        page = build_report(tier, studies, records, args.out, [speed_section])
     except OSError as error:
         raise_if_disk_error(error, args.out)
         raise
-    layout, stale = RunLayout(tier.name, args.records), find_stale(args.records, tier, studies).lines()
+    layout, stale = RunLayout(tier.name, records), find_stale(records, tier, studies).lines()
     for line in stale:
         print(line)
     note = {"identity": page_identity(layout.root, studies, stale)}

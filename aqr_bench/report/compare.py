@@ -6,21 +6,20 @@ As with diff, the exit code is 0 if nothing differs beyond the noise, 1 if somet
 that must not be compared. Something differs if a difference is outside the noise after the correction for the number of
 comparisons (Holm, per study and metric), if a run is ok in one set and failed in the other, or if one set alone has a
 variant, a condition, or a score of a run that is in both (NaN and null are no scores). Seeds that one set alone has,
-and costs, make no difference by themselves. With --force, sets that must not be compared are shown side by side and
-count as different. More than two sets: each is compared with the first.
+and costs, make no difference by themselves. Models that were trained elsewhere (aqr-bench score, evaluate --config) are
+compared whatever they are called. --slices adds mAP by light, rain, range, speed, size, LiDAR points and visibility,
+where both sets have matches that hold them, with intervals over scenes. With --force, sets that must not be compared
+are shown side by side and count as different. More than two sets: each is compared with the first.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
-from scipy import stats
 
 from aqr_bench.atomic import write_text
 from aqr_bench.errors import UserError, run_main, short
@@ -31,62 +30,22 @@ from aqr_bench.report.result_sets import (
     cost_lines,
     incompatible,
     one_sided_values,
-    other_inputs,
     outcomes,
     read_set,
     side_by_side,
     stale_lines,
 )
+from aqr_bench.report.score_comparison import ScoreComparison, ScoreKey, compare_scores, compare_slices
 from aqr_bench.report.score_statistics import (
-    CONFIDENCE,
     FEW_SEEDS,
-    ScoreDifference,
-    Summary,
-    correct,
-    corrected_verdict,
     number,
     p_text,
-    paired_difference,
     span,
-    summarise,
-    verdict,
 )
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
-from aqr_bench.study.spec import LOWER_IS_BETTER
 
 DEFAULT_METRICS = ("mAP", "NDS")
-
-
-@dataclass(frozen=True)
-class ScoreKey:
-    """What a score is of."""
-
-    metric: str
-    study: str
-    variant: str
-    suite: str
-    condition: str
-
-
-@dataclass(frozen=True)
-class ScoreComparison:
-    """One score of a variant under one condition in both sets.
-
-    test       paired (by seed, paired t-test), identical, Welch (other seeds), or why there is no test
-    delta      B - A; None where they are not compared
-    verdict    better, worse, within the noise, identical, ... (B against A), each comparison by itself
-    corrected  the same after the correction for the number of comparisons
-    stale      why records behind it are not of what is asked for now; empty where they are
-    """
-
-    key: ScoreKey
-    a: Summary
-    b: Summary
-    test: str
-    delta: ScoreDifference | None
-    verdict: str
-    corrected: str
-    stale: str = ""
+SCENES = "95 %, scenes"  # column, where there are slices
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,13 +55,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("b", type=Path, nargs="+", help="the other one, or several: each is compared with A, as B - A")
     parser.add_argument("--tier", help="which tier, where a folder holds several")
     parser.add_argument("--metric", nargs="+", default=list(DEFAULT_METRICS), choices=METRICS, metavar="METRIC")
+    parser.add_argument(
+        "--slices", action="store_true", help="also mAP by slice of the data, with intervals over scenes"
+    )
     parser.add_argument("--out", type=Path, help="also write all differences (.csv) or the full comparison (.md)")
     parser.add_argument("--force", action="store_true", help="show sets that must not be compared, without differences")
     args = parser.parse_args(argv)
     if args.out is not None and args.out.suffix not in (".csv", ".md"):
         raise UserError(f"--out: '{args.out}' ends neither in .csv nor in .md")
     a = read_set(args.a, args.tier)
-    pairs = [compare_sets(a, read_set(folder, args.tier), args.metric, args.force) for folder in args.b]
+    pairs = [compare_sets(a, read_set(folder, args.tier), args.metric, args.force, args.slices) for folder in args.b]
     print("\n\n".join(pair.text for pair in pairs))
     if args.out is not None:
         frames = [pair.table.data for pair in pairs]
@@ -124,8 +86,13 @@ class SetComparison:
     different: bool
 
 
-def compare_sets(a: ResultSet, b: ResultSet, metrics: Sequence[str], force: bool = False) -> SetComparison:
-    """Everything on A and B. UserError: they must not be compared (unless ``force``), or have nothing in common."""
+def compare_sets(
+    a: ResultSet, b: ResultSet, metrics: Sequence[str], force: bool = False, slices: bool = False
+) -> SetComparison:
+    """Everything on A and B. UserError: they must not be compared (unless ``force``), or have nothing in common.
+
+    ``slices``: also mAP by slice, which reads the matches of all evaluations.
+    """
     reasons = incompatible(a, b)
     if reasons and not force:
         raise UserError(
@@ -133,6 +100,8 @@ def compare_sets(a: ResultSet, b: ResultSet, metrics: Sequence[str], force: bool
             "--force shows them side by side, without differences."
         )
     rows, costs = compare_scores(a, b, metrics, judge=not reasons), cost_lines(a, b)
+    if slices:
+        rows += compare_slices(a, b, judge=not reasons)
     if not reasons and all(row.delta is None for row in rows) and not costs:
         raise UserError(f"nothing to compare: no score is in both of {a.label} and {b.label}")
     rows = [replace(row, stale=stale_reason(a, b, row.key)) for row in rows]
@@ -153,87 +122,11 @@ def compare_sets(a: ResultSet, b: ResultSet, metrics: Sequence[str], force: bool
 # ---------------------------------------------------------------- the differences
 
 
-def compare_scores(a: ResultSet, b: ResultSet, metrics: Sequence[str], judge: bool = True) -> list[ScoreComparison]:
-    """Every score that is in either set; nothing is tested unless ``judge``, nor where the inputs differ."""
-    unequal = other_inputs(a, b)[0]
-    rows = []
-    for metric in metrics:
-        scores_a, scores_b = _scores(a, metric), _scores(b, metric)
-        tests: dict[ScoreKey, tuple[str, ScoreDifference | None]] = {}
-        for key in dict.fromkeys([*scores_a, *scores_b]):
-            by_seed_a, by_seed_b = scores_a.get(key, {}), scores_b.get(key, {})
-            if not judge:
-                tests[key] = ("not compared", None)
-            elif not by_seed_a or not by_seed_b:
-                tests[key] = (f"only in {'A' if by_seed_a else 'B'}", None)
-            elif (key.suite, key.condition) in unequal:
-                tests[key] = ("other inputs", None)
-            else:
-                tests[key] = score_difference(by_seed_a, by_seed_b)
-        for study in dict.fromkeys(key.study for key in tests):
-            family = {k: d for k, (test, d) in tests.items() if k.study == study and test != "identical"}
-            corrected = correct(family)
-            rows += [
-                _judged(k, scores_a.get(k, {}), scores_b.get(k, {}), *tests[k], corrected.get(k))
-                for k in tests
-                if k.study == study
-            ]
-    return rows
-
-
-def score_difference(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[str, ScoreDifference | None]:
-    """Name of the test and B - A: paired over the seeds that both have, else Welch's t-test.
-
-    A set without some seed of the other must not differ by that alone: two common seeds are enough for pairs.
-    """
-    common = sorted(set(a) & set(b))
-    if len(common) > 1 or set(a) == set(b):
-        test = "paired" if set(a) == set(b) else f"paired, {len(common)} seeds"
-        return ("identical" if all(a[s] == b[s] for s in common) else test), paired_difference(b, a)
-    values_a, values_b = list(a.values()), list(b.values())
-    summary_a, summary_b = summarise(values_a), summarise(values_b)
-    mean, n = summary_b.mean - summary_a.mean, min(summary_a.n, summary_b.n)
-    if n < 2:
-        return "Welch", ScoreDifference(n, mean, None, None)
-    if summary_a.sd == 0 and summary_b.sd == 0:  # the test divides by 0
-        return "Welch", ScoreDifference(n, mean, mean, mean, p_seeds=0.0 if mean else 1.0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Precision loss occurred")
-        welch = stats.ttest_ind(values_b, values_a, equal_var=False)
-    interval = welch.confidence_interval(CONFIDENCE)
-    return "Welch", ScoreDifference(n, mean, float(interval.low), float(interval.high), p_seeds=float(welch.pvalue))
-
-
 def stale_reason(a: ResultSet, b: ResultSet, key: ScoreKey) -> str:
     """``A: aqr.bev_window 5 -> 3`` where records of a score are not of what is asked for now; else empty."""
     of = (key.study, key.variant, key.suite, key.condition)
     reasons = {name: results.stale_scores.get(of) for name, results in (("A", a), ("B", b))}
     return "; ".join(f"{name}: {why}" for name, why in reasons.items() if why)
-
-
-def _scores(results: ResultSet, metric: str) -> dict[ScoreKey, dict[int, float]]:
-    """Finite scores by seed of every variant and condition."""
-    scores: dict[ScoreKey, dict[int, float]] = {}
-    for (_, study, variant, seed, suite, condition), record in results.of("evaluate").items():
-        value = record.scores.get(metric)
-        if isinstance(value, int | float) and math.isfinite(value):
-            scores.setdefault(ScoreKey(metric, study, variant, suite, condition), {})[seed or 0] = float(value)
-    return scores
-
-
-def _judged(
-    key: ScoreKey,
-    a: Mapping[int, float],
-    b: Mapping[int, float],
-    test: str,
-    plain: ScoreDifference | None,
-    corrected: ScoreDifference | None,
-) -> ScoreComparison:
-    summaries = summarise(list(a.values())), summarise(list(b.values()))
-    if plain is None or test == "identical":
-        return ScoreComparison(key, *summaries, test, plain, test, test)
-    delta, higher = corrected or plain, key.metric not in LOWER_IS_BETTER
-    return ScoreComparison(key, *summaries, test, delta, verdict(delta, higher), corrected_verdict(delta, higher))
 
 
 def differs(rows: Sequence[ScoreComparison], failures: Sequence[str]) -> bool:
@@ -270,8 +163,15 @@ def differences_table(rows: Sequence[ScoreComparison]) -> ReportTable:
         "B is: each comparison by itself. Corrected: for the number of comparisons of its study and metric (Holm). "
         "few: fewer than three seeds, so the interval is very wide."
     )
-    numeric = {"A", "B", "B - A", "95 %", "p, Holm"}
+    numeric = {"A", "B", "B - A", "95 %", SCENES, "p, Holm"}
     table = make_table("differences", "Differences", [_difference_row(row) for row in rows], note, numeric)
+    if not any(row.delta is not None and row.delta.scenes is not None for row in rows):
+        columns = ["scenes_low95", "scenes_high95"]
+        table = replace(
+            table,
+            data=table.data.drop(columns=columns, errors="ignore"),
+            text=table.text.drop(columns=SCENES, errors="ignore"),
+        )
     if not any(row.stale for row in rows):
         return table
     stale = [f"stale: {row.stale}" if row.stale else "" for row in rows]
@@ -291,6 +191,8 @@ def _difference_row(row: ScoreComparison) -> Row:
         "difference": delta.mean if delta else None,
         "low95": delta.low if delta else None,
         "high95": delta.high if delta else None,
+        "scenes_low95": delta.scenes.low if delta and delta.scenes else None,
+        "scenes_high95": delta.scenes.high if delta and delta.scenes else None,
         "p": delta.p if delta else None,
         "p_holm": delta.p_holm if delta else None,
         "verdict": row.verdict,
@@ -305,6 +207,7 @@ def _difference_row(row: ScoreComparison) -> Row:
         "B": number(row.b.mean),
         "B - A": number(delta.mean, 4, sign=True) if delta else "–",
         "95 %": span(tested.low, tested.high) if tested else "–",
+        SCENES: span(tested.scenes.low, tested.scenes.high) if tested and tested.scenes else "–",
         "Seeds": f"{row.a.n}, {row.b.n}{few}",
         "Test": row.test,
         "p, Holm": p_text(delta.p_holm) if delta else "–",

@@ -29,6 +29,7 @@ from aqr_bench.report.stale import StaleRecords, find_stale
 from aqr_bench.report.tables.cost import cost_tables
 from aqr_bench.report.tables.published import comparison_sentence, published_tables
 from aqr_bench.report.tables.robustness import RobustnessPart, robustness_parts
+from aqr_bench.report.tables.slices import slices_table
 from aqr_bench.report.tables.study import (
     base_table,
     classes_table,
@@ -41,6 +42,7 @@ from aqr_bench.report.tables.study import (
 from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.spec import Study, Tier
 
+# The folders of a report, with the kinds of files in them.
 KINDS = {"tables": (".csv", ".md", ".tex"), "figures": (".png", ".pdf")}
 
 
@@ -194,6 +196,7 @@ def _study_section(
             "sensing": sensing_table(study, results.router_files),
             "metrics": metrics_table(study, results),
             "classes": classes_table(study, results),
+            "slices": slices_table(study, results),
             "runs": runs_table(study, results),
         }
         sentences["resolution"] = detectable_difference_sentence(study, results)
@@ -208,7 +211,7 @@ def _study_section(
             suites = None if measured else {study.suite.name}
             tables[key] = output.stale.mark(table, study, "measure" if measured else "evaluate", suites)
     for key, table in tables.items():
-        if key not in ("router", "sensing", "resolution", "gate") or len(table):
+        if key not in ("router", "sensing", "resolution", "gate", "slices") or len(table):
             table.write(output.tables, output.footer)
     robustness = robustness_parts(records, tier, study, output)
     published = published_tables(study, tier, results, records)
@@ -305,6 +308,36 @@ def _machine(machine: dict) -> str:
     words += [f"{machine['memory_gb']} GB" if machine.get("memory_gb") else None, machine.get("gpu") or "no GPU"]
     words += [machine.get("system"), f"Python {machine['python']}" if machine.get("python") else None]
     return ", ".join(str(w) for w in words if w)
+
+
+def render_sections(title: str, text: str, sections: Sequence[ReportSection], records: Sequence[Record]) -> str:
+    """A page of sections alone, of records that belong to no tier and no study, as HTML."""
+    facts = [r.provenance for r in records if r.provenance]
+    commands = dict.fromkeys(str(p["command"]) for p in facts if p.get("command"))
+    data = {p["data_sha256"][:16] for p in facts if p.get("data_sha256")}
+    provenance = [
+        ("Commands", _joined(commands)),
+        ("Data", _joined(sorted(data))),
+        ("Versions", _joined(_versions(facts))),
+    ]
+    return _template().render(
+        tier={"name": title, "summary": text},
+        sections=[],
+        further=sections,
+        base=[],
+        embedded={},
+        pictures=[],
+        pictures_left_out=[],
+        picture_note=None,
+        warnings=mixtures(records),
+        alarms=alarms_table("sanity", []),
+        alarms_sentence="",
+        comparison_sentence=comparison_sentence,
+        provenance=provenance,
+        counts={"ok": sum(r.ok for r in records), "all": sum(r.ok or r.failed for r in records)},
+        checked=cross_checked(records),
+        built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
 
 
 def _template() -> jinja2.Template:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aqr_bench.data.digests import known_infos_digest
@@ -22,12 +22,13 @@ Key = tuple[str, str, str, int | None, str, str]  # kind, study (or base), varia
 
 @dataclass(frozen=True)
 class ResultSet:
-    """All records of one tier below a folder, by run; ``label`` is the folder as given."""
+    """All records of one tier below a folder, by run; ``label`` is the folder as given, ``files`` has their files."""
 
     label: str
     tier: str
     records: Mapping[Key, Record]
     infos_sha256: str | None = None  # of the info files in the folder, if there are any
+    files: Mapping[Key, Path] = field(default_factory=dict)
 
     @functools.cached_property
     def stale(self) -> dict[Key, tuple[str, ...]]:
@@ -50,6 +51,11 @@ class ResultSet:
         return {key: r for key, r in self.records.items() if r.kind == kind and r.ok}
 
     @property
+    def without_tier(self) -> bool:
+        """Whether it is of one model that was trained elsewhere; ``tier`` is the name of that model then."""
+        return all(record.without_tier for record in self.records.values())
+
+    @property
     def provenances(self) -> list[Mapping]:
         return [r.provenance for r in self.records.values() if r.provenance]
 
@@ -63,15 +69,15 @@ def key_of(record: Record) -> Key:
 
 
 def read_set(folder: Path, tier: str | None = None) -> ResultSet:
-    """The records below a results folder (``results/quick``), or below any copy of one.
+    """The records below a results folder (``results/quick``) or any copy of one, or of a single record file.
 
     Raises UserError for no folder, no record, several tiers and none chosen, and two records of the same run.
     """
-    if not folder.is_dir():
+    if not folder.is_dir() and not folder.is_file():
         raise UserError(f"no folder '{folder}': give a results folder such as results/quick, or a folder of records")
     tiers: dict[str, dict[Key, tuple[Path, Record]]] = {}
     damaged: list[tuple[Path, Record]] = []
-    for path in sorted(folder.rglob("*.jsonl")):
+    for path in sorted(folder.rglob("*.jsonl")) if folder.is_dir() else [folder]:
         if NOT_RECORDS & set(path.relative_to(folder).parts[:-1]):
             continue
         for record in read_run(path):
@@ -92,9 +98,10 @@ def read_set(folder: Path, tier: str | None = None) -> ResultSet:
         raise UserError(f"{folder}: records of several tiers ({', '.join(sorted(tiers))}): choose one with --tier")
     name = tier or next(iter(tiers))
     records = {key: record for key, (_, record) in tiers[name].items()}
+    files = {key: path for key, (path, _) in tiers[name].items()}
     for _, record in damaged:
         records.setdefault(key_of(record), record)
-    return ResultSet(str(folder), name, records, known_infos_digest(folder / "infos"))
+    return ResultSet(str(folder), name, records, known_infos_digest(folder / "infos"), files)
 
 
 # ---------------------------------------------------------------- may they be compared
@@ -102,7 +109,7 @@ def read_set(folder: Path, tier: str | None = None) -> ResultSet:
 
 def incompatible(a: ResultSet, b: ResultSet) -> list[str]:
     """Why the two must not be compared; nothing if they may."""
-    if a.tier != b.tier:
+    if a.tier != b.tier and not (a.without_tier and b.without_tier):
         return [f"they are of different tiers: '{a.tier}' and '{b.tier}'"]
     reasons = []
     for key in ("data_sha256", "infos_sha256"):

@@ -107,14 +107,13 @@ def collect_suite_scores(
     Returns:
         None if no variant has a record of the suite.
     """
-    groups = families(suite)
     evaluated = [v for v in variants if _files(records, tier, study, v, seeds, suite)]
     if not evaluated:
         return None
     runs = [Run(tier, study, v, seed) for v in evaluated for seed in seeds]
     results = collect_runs(records, runs, [suite], {})
     single = _single_sensor_scores(records, runs, single_sensor_suite)
-    scores = suite_scores(results.evaluations, suite, groups, study, baseline, single)
+    scores = suite_scores(results.evaluations, suite, families(suite), study, baseline, single)
     return replace(
         scores,
         seeds=tuple(seeds),

@@ -43,6 +43,27 @@ def evaluation_file(records: Path, run: Run, record: Record, kind: str) -> Path 
     return RunLayout(run.tier, records).work_folder(run) / "detections" / record.condition / name
 
 
+def matches_beside(records: Path, record: Record) -> Path | None:
+    """The matches of an evaluation in a record file, wherever that file lies; None if they are not there.
+
+    Below the work folder of a tier's results, in ``work`` beside the records of ``evaluate --config``, or in a folder
+    of the name of the record file (``aqr-bench score``).
+    """
+    entry = record.extra.get("matches") if record.ok else None
+    name = entry.get("file") if isinstance(entry, Mapping) else None
+    condition = record.condition
+    if not isinstance(name, str) or Path(name).name != name or not condition or Path(condition).name != condition:
+        return None
+    subfolder = Path(record.run.subfolder)
+    tier = records.parents[len(subfolder.parts)] if len(records.parents) > len(subfolder.parts) else records.parent
+    candidates = [
+        tier / "work" / subfolder / "detections" / condition / name,
+        records.parent / "work" / "detections" / condition / name,
+        records.with_suffix("") / condition / name,
+    ]
+    return next((file for file in candidates if file.is_file()), None)
+
+
 def load_matches(path: Path | None) -> Matches | None:
     """Matches of an evaluation; None if the file is missing or damaged."""
     try:

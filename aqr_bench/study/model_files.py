@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,11 @@ def is_file_name(model: str) -> bool:
 def is_foreign(model: str) -> bool:
     """Whether a model is not one of those that ship here: a file, or a config of a package."""
     return PACKAGE in model or is_file_name(model)
+
+
+def model_slug(name: str) -> str:
+    """The name of a model that belongs to no tier, as its records have it: lower case, digits, ``_`` and ``-``."""
+    return re.sub(r"[^a-z0-9_-]+", "_", name.lower()).lstrip("_-") or "model"
 
 
 def named_beside(model: str | None, yaml_file: Path) -> str | None:

@@ -101,8 +101,9 @@ def test_scenes_that_are_left_out_are_not_scored(nusc):
     """By the devkit neither: it goes through the table of samples too."""
     tables = copy.deepcopy(nusc)
     name = tables.scene[0]["name"]
-    before, _ = read_split(tables, "mini_train")
-    after, boxes = read_split(without_scenes(tables, [name]), "mini_train")
+    before = read_split(tables, "mini_train").samples
+    left = read_split(without_scenes(tables, [name]), "mini_train")
+    after, boxes = left.samples, left.boxes
     assert name in before.scenes and name not in after.scenes and len(after.tokens) == len(before.tokens) - 2
     devkit = load_gt(tables, "mini_train", DetectionBox)
     assert devkit.sample_tokens == list(after.tokens) and sum(map(len, devkit.boxes.values())) == len(boxes)

@@ -21,7 +21,8 @@ from aqr_bench.metrics.ground_truth import filter_boxes, ground_truth, read_spli
 def test_ground_truth_is_the_devkits(seed):
     tables = make_tables(seed=seed)
     expected = add_center_dist(tables, load_gt(tables, "val", DetectionBox))
-    samples, unfiltered = read_split(tables, "val")
+    everything = read_split(tables, "val")
+    samples, unfiltered = everything.samples, everything.boxes
     assert list(samples.tokens) == expected.sample_tokens and samples.scenes == SCENES[:2]
     assert_equal(unfiltered, from_eval_boxes(expected, samples.index_by_token))
     has_velocity = np.isfinite(unfiltered.velocity).all(1)
@@ -57,7 +58,7 @@ def detections(tables) -> EvalBoxes:
 def test_detections_are_filtered_as_the_devkit_filters_them():
     tables = make_tables(80)
     boxes = add_center_dist(tables, detections(tables))
-    samples, _ = read_split(tables, "val")
+    samples = read_split(tables, "val").samples
     before = from_eval_boxes(boxes, samples.index_by_token)
     ours = metrics_devkit.filter_eval_boxes(tables, add_center_dist(tables, detections(tables)), CONFIG.class_range)
     expected = filter_eval_boxes(tables, boxes, CONFIG.class_range)
@@ -71,7 +72,7 @@ def test_detections_are_filtered_as_the_devkit_filters_them():
 
 def test_the_edge_of_the_range_is_outside():
     tables = make_tables(20)
-    samples, _ = read_split(tables, "val")
+    samples = read_split(tables, "val").samples
     x, y = samples.ego[0]
     positions = [(x + 50.0, y, 0.0), (x + np.nextafter(50.0, 0) - 1e-9, y, 0.0), (x + 30.0, y + 40.0, 0.0)]
     boxes = EvalBoxes()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from worlds import link_tables
 
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.cross_check import cross_check
@@ -22,22 +23,11 @@ def folder(shared) -> Path:
     return folder
 
 
-def link_root(folder: Path, root: Path) -> Path:
-    """A root with the tables as links and empty map masks, which nuscenes-devkit asks for and nothing opens."""
-    (root / VERSION).mkdir(parents=True)
-    (root / "maps").mkdir()
-    for table in (folder / VERSION).iterdir():
-        (root / VERSION / table.name).symlink_to(table)
-    for mask in json.loads((folder / VERSION / "map.json").read_text()):
-        (root / mask["filename"]).touch()
-    return root
-
-
 @pytest.fixture(scope="module")
 def nusc(folder, tmp_path_factory):
     from nuscenes import NuScenes
 
-    root = link_root(folder, tmp_path_factory.mktemp("mini_val") / "root")
+    root = link_tables(folder, tmp_path_factory.mktemp("mini_val") / "root")
     return NuScenes(VERSION, str(root), verbose=False)
 
 
@@ -60,7 +50,7 @@ def test_fast_bev_scores_as_by_the_devkit(folder, nusc, tmp_path):
 def test_a_custom_split_is_scored_as_by_the_devkit(folder, tmp_path):
     from nuscenes import NuScenes
 
-    root = link_root(folder, tmp_path / "root")
+    root = link_tables(folder, tmp_path / "root")
     (root / VERSION / "splits.json").write_text(json.dumps({"my_val": ["scene-0916"]}))
     nusc = NuScenes(VERSION, str(root), verbose=False)
     scene = next(row["token"] for row in nusc.scene if row["name"] == "scene-0916")

@@ -215,8 +215,9 @@ def _split_at_marks(content: str) -> list[str]:
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ({"a": [], "b": []}, "not in the submission, for example c"),
-        ({"a": [], "b": [], "c": [], "d": []}, "d of the submission is not in the split"),
+        ({"a": [], "b": []}, "partial submission: 1 of 3 samples .* not in the submission, for example c"),
+        ({"a": [], "b": [], "c": [], "d": []}, "1 of 4 samples of the submission are not in the split, .* d"),
+        ({"d": [], "e": []}, "no sample of the submission is in the split: it has 2, .* d, and the split has 3"),
         ({"a": [entry("a")] * 3, "b": [], "c": []}, "3 detections, only 2 are allowed"),
         ({"a": [entry("b")], "b": [], "c": []}, "names sample b"),
         ({"a": [entry("a", detection_name="dog")], "b": [], "c": []}, "dog"),

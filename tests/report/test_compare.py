@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from report_records import write_scored
 from scipy import stats
 
 from aqr_bench.cli import main as cli
 from aqr_bench.errors import UserError
 from aqr_bench.folders import shipped_folder
 from aqr_bench.records.record import Record, write_records
-from aqr_bench.report.compare import compare_scores, main, score_difference
+from aqr_bench.report.compare import main
 from aqr_bench.report.result_sets import incompatible, read_set
+from aqr_bench.report.score_comparison import compare_scores, score_difference
 
 CONDITIONS = ("clean", "no_lidar")
 SHIPPED = shipped_folder() / "results" / "reference" / "quick_0.1.0" / "records"
@@ -284,3 +286,22 @@ def test_the_command_on_the_shipped_records(tmp_path):
     assert "24 identical" in done.stdout and "only in A" in done.stdout and "tier" in done.stdout
     assert cli.main(["compare", str(folder), str(folder)]) == 0
     assert cli.main(["compare", str(folder), str(tmp_path / "nowhere")]) == 2
+
+
+# ---------------------------------------------------------------- detections from elsewhere
+
+
+def test_two_models_from_elsewhere_are_compared_by_slice(tmp_path, capsys):
+    a, b = write_scored(tmp_path, "mome", 0.0), write_scored(tmp_path, "cmt", 0.2)
+    out = tmp_path / "differences.csv"
+    assert main([str(a), str(b), "--metric", "mAP", "--slices", "--out", str(out)]) == 0
+    printed, rows = capsys.readouterr().out, pd.read_csv(out).set_index("metric")
+    assert "A mome" in printed and "B cmt" in printed and "one seed, noise unknown" in printed
+    assert {"mAP", "mAP, all", "mAP, range 0-20 m", "mAP, light night", "mAP, lidar points 6-20"} <= set(rows.index)
+    assert rows.loc["mAP, all", "difference"] == pytest.approx(rows.loc["mAP", "difference"], abs=1e-12)
+    night = rows.loc["mAP, light night"]
+    assert 0 < night["scenes_low95"] < night["difference"] < night["scenes_high95"]
+    # Without slices, as ever; and a model is not compared with a tier.
+    assert main([str(a), str(b)]) == 0 and "95 %, scenes" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="different tiers: 'mome' and 'quick'"):
+        main([str(a), str(make_set(tmp_path / "tier"))])

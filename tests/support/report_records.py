@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,22 @@ def made_up_matches(effect: float, seed: int, scenes: int = 12) -> Matches:
     scene = rng.permutation(np.repeat(np.arange(scenes), 10))
     car = ClassMatches(score, scene, np.repeat(tp[:, None], 4, 1), np.full(scenes, 10))
     return Matches(tuple(f"scene-{i:04d}" for i in range(scenes)), (0.5, 1.0, 2.0, 4.0), 0.1, 0.1, {"car": car})
+
+
+def with_properties(matches: Matches) -> Matches:
+    """Made-up matches with what slices need: in every scene (one sample) half of the objects and detections is near."""
+    car, scenes = matches.classes["car"], len(matches.scenes)
+    matched = np.full(car.tp.shape, -1)
+    for scene in range(scenes):
+        rows = np.flatnonzero((car.scene == scene) & car.tp[:, 0])
+        matched[rows] = 10 * scene + np.arange(len(rows))[:, None]
+    near = np.where(np.arange(10 * scenes) % 2, 10.0, 40.0)
+    objects = np.stack([near, np.zeros_like(near), np.full_like(near, 4), np.full_like(near, 9), near * np.nan], 1)
+    sample = np.repeat(np.arange(scenes), 10)
+    sliced = replace(car, matched=matched, object_sample=sample, object_properties=objects, properties=objects[:, :3])
+    words = tuple("Night" if scene % 2 else "" for scene in range(scenes))
+    samples = dict(samples=matches.scenes, scene_of_sample=np.arange(scenes), descriptions=words)
+    return replace(matches, classes={"car": sliced}, **samples)
 
 
 def fill(
@@ -98,3 +116,19 @@ def fill(
         facts = {"request": measurement_request(tier, study, variant, "").to_dict()}
         measured = Record("measure", "ok", tier.name, study.name, variant, cost=cost, provenance=facts)
         write_records(results / tier.name / study.name / variant / "measure.jsonl", [measured])
+
+
+def write_scored(
+    folder: Path, model: str, effect: float, suite: str = "submissions", conditions: Sequence[str] = ("clean",)
+) -> Path:
+    """A record file as ``aqr-bench score`` writes it, with matches beside it; each condition is a little worse."""
+    records = []
+    for k, condition in enumerate(conditions):
+        matches = with_properties(made_up_matches(effect - 0.02 * k, 0, scenes=20))
+        matches.save(folder / model / condition / "matches.npz")
+        score = float(matches.map()[0])
+        state = {"condition": condition, "suite": suite, "extra": {"matches": {"file": "matches.npz"}}}
+        facts = {"data_sha256": "d" * 64, "infos_sha256": None, "command": f"aqr-bench score {model}"}
+        scores = {"mAP": score, "NDS": score}
+        records.append(Record("evaluate", "ok", model, **state, scores=scores, provenance=facts))
+    return write_records(folder / f"{model}.jsonl", records)

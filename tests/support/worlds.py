@@ -107,6 +107,17 @@ def as_test_split(world: Path, root: Path, version: str = "v1.0-mini") -> Path:
     return root
 
 
+def link_tables(folder: Path, root: Path, version: str = "v1.0-mini") -> Path:
+    """A root with the tables as links and empty map masks, which nuscenes-devkit asks for and nothing opens."""
+    (root / version).mkdir(parents=True)
+    (root / "maps").mkdir()
+    for table in (folder / version).iterdir():
+        (root / version / table.name).symlink_to(table)
+    for mask in json.loads((folder / version / "map.json").read_text()):
+        (root / mask["filename"]).touch()
+    return root
+
+
 def replace(path: Path, content: bytes) -> None:
     """Put other bytes in a file's place, so that what is linked to it stays as it was."""
     path.unlink()

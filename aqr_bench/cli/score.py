@@ -1,0 +1,52 @@
+"""Score detections that were made elsewhere, without their model: aqr-bench score results_nusc.json --root ROOT ...
+
+Each submission (a file, or every .json in a folder) becomes one record of an evaluation, with mAP, NDS, errors, classes
+and, beside the records, the matches that intervals and slices are computed from. The condition that it was detected
+under is the file's name (clean.json, fog_3.json), unless --condition gives it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from aqr_bench.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the records. UserError: a file that is no submission of the split, a condition that the suite lacks."""
+    args = _arguments(argv)
+    # Imports of the devkit take seconds: only once the arguments are known to be good.
+    from aqr_bench.engine.score_submission import find_submissions, find_target, score_submissions
+    from aqr_bench.study.load import load_suite
+
+    suite = None if args.suite is None else load_suite(args.suite)
+    submissions = find_submissions(args.submissions, args.condition, suite)
+    target = find_target(args.root, args.version, args.split)
+    first = args.submissions[0].resolve()
+    name = args.name or (first if first.is_dir() else first.parent).name
+    score_submissions(submissions, target, name, suite, args.out)
+    return 0
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    summary, _, text = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="aqr-bench score", description=f"{summary.partition(':')[0]}. {text}")
+    parser.add_argument(
+        "submissions",
+        nargs="+",
+        type=Path,
+        metavar="SUBMISSION",
+        help="nuScenes submission (.json), or a folder",
+    )
+    parser.add_argument("--root", required=True, type=Path, help="data set, with the tables in ROOT/VERSION")
+    parser.add_argument("--version", help="v1.0-trainval or v1.0-mini (default: the one in ROOT)")
+    parser.add_argument("--split", help="default: val, mini_val, or the split of splits.json whose name ends in val")
+    parser.add_argument("--condition", metavar="NAME", help="condition of one submission (default: its file's name)")
+    parser.add_argument("--suite", help="condition suite, file or name, that has the conditions")
+    parser.add_argument("--name", metavar="MODEL", help="name of the model (default: the folder of the submissions)")
+    parser.add_argument("--out", required=True, type=Path, metavar="RECORDS", help="record file to write (.jsonl)")
+    args = parser.parse_args(argv)
+    if args.out.suffix != ".jsonl":
+        raise UserError(f"--out: '{args.out}' does not end in .jsonl")
+    return args
