@@ -34,7 +34,7 @@ COMMANDS = {
     "corruptions": ("aqr_bench.cli.corruptions", "list, show or draw the sensor corruptions"),
     "checkpoint": (
         "aqr_bench.cli.checkpoint",
-        "look into a published CMT checkpoint, or convert it for these configs",
+        "look into a published checkpoint of CMT or MoME, or convert it for these configs",
     ),
     "studies": ("aqr_bench.cli.studies", "list, check or cost the studies, tiers and condition suites"),
     "config": ("aqr_bench.cli.config", "show the config of a training, or what tier and study change in it"),
