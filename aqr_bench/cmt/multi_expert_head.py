@@ -12,6 +12,7 @@ from aqr_bench.bias import BiasOutput
 from aqr_bench.bias.expert_routing import choose_experts, expert_loss, expert_weights
 from aqr_bench.bias.expert_windows import official_windows
 from aqr_bench.bias.windows import WindowBias, grid_windows, has_windows, window_bias
+from aqr_bench.cmt import two_stages as two_stages  # registers its hook
 from aqr_bench.cmt.encoding import clamp_reference, to_metres
 from aqr_bench.cmt.geometry import sensor_states
 from aqr_bench.cmt.head import CmtHead, Outputs
@@ -77,12 +78,13 @@ class MultiExpertHead(CmtHead):
     # ------------------------------------------------------------------ stages
 
     def set_stage(self, stage: str) -> None:
-        """What training trains from now on, see the class; parameters that are frozen by it stay frozen."""
+        """What training trains from now on, see the class."""
         if stage not in STAGES or (stage == "router" and not self.transformer.routes):
             known = STAGES if self.transformer.routes else STAGES[:1]
             raise UserError(f"pts_bbox_head.stage is '{stage}'; known for this transformer: {', '.join(known)}")
         self.stage = stage
-        self._freeze_experts()
+        self.requires_grad_(True)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> MultiExpertHead:
         super().train(mode)
