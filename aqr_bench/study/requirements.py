@@ -12,7 +12,7 @@ from aqr_bench.study.runs import base_runs, matrix
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Schedule, Study, Tier
 
-PUBLISHED_BY = "junjie18/CMT on GitHub (links in its README.md); nothing is downloaded here"
+PUBLISHED_BY = "junjie18/CMT and konyul/MoME on GitHub (links in their README.md); nothing is downloaded here"
 
 
 def schedules(tier: Tier, studies: Iterable[Study]) -> list[Schedule]:
