@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from aqr_bench.bias import LocalityPrior, MemoryLayout
 from aqr_bench.bias.arguments import attention_bias, from_kwargs
 from aqr_bench.cmt.attention import set_backend
-from aqr_bench.cmt.build import build_model, build_task_util
+from aqr_bench.cmt.build import bev_range_3d, build_model, build_task_util
 from aqr_bench.cmt.coder import OFFSET_UNIT_M, add_logit_offsets, add_metre_offsets
 from aqr_bench.cmt.denoising import DenoisingQueries, make_denoising_queries
 from aqr_bench.cmt.embedding import PositionEmbeddings, grid_references, mlp
@@ -131,7 +131,7 @@ class CmtHead(BaseModule):
         self.add_offsets = add_metre_offsets if centre_offset == "metres" else add_logit_offsets
         self.bbox_coder = build_task_util(bbox_coder)
         self.pc_range = [float(v) for v in self.bbox_coder.pc_range]
-        self.bev_range = _bev_range_3d(bev_range, self.pc_range)
+        self.bev_range = bev_range_3d(bev_range, self.pc_range)
         queries = dict(num_query=num_query, num_classes=sum(counts), pc_range=self.pc_range)
         noise = dict(scalar=scalar, noise_scale=noise_scale, noise_trans=noise_trans, split=split)
         self.make_denoising_queries = partial(make_denoising_queries, **queries, **noise)
@@ -182,6 +182,11 @@ class CmtHead(BaseModule):
             self.aqr = attention_bias(aqr, hidden_dim)
         set_backend(self.transformer, attention_backend)
         self._init_references()
+
+    @property
+    def has_router(self) -> bool:
+        """Whether its output has what a router chose, as ``aqr``."""
+        return self.aqr is not None
 
     def init_weights(self) -> None:
         """Initialise the children, then the reference points."""
@@ -299,15 +304,9 @@ class CmtHead(BaseModule):
         """Task heads on the states of all layers; denoising queries apart, ``extra`` added to every task."""
         results = []
         for task_head in self.task_heads:
-            outputs: dict[str, Any] = self.add_offsets(
-                task_head(decoded.states_LBQC), reference_BQ3, self.pc_range, decoded.reference_LBQ3
-            )
-            if denoising is not None:
-                pad = denoising.pad_size
-                for key, value in list(outputs.items()):
-                    outputs[f"dn_{key}"], outputs[key] = value[:, :, :pad], value[:, :, pad:]
-                outputs["dn_queries"] = denoising
-            results.append([{**outputs, **extra}])
+            raw = task_head(decoded.states_LBQC)
+            outputs = self.add_offsets(raw, reference_BQ3, self.pc_range, decoded.reference_LBQ3)
+            results.append([{**(outputs if denoising is None else denoising.split(outputs)), **extra}])
         return tuple(results)
 
     def _references(self, metas: Sequence[dict]) -> tuple[Tensor, DenoisingQueries | None]:
@@ -398,13 +397,3 @@ class CmtImageHead(CmtHead):
     """CMT on cameras alone. ``pts_feats`` is ignored."""
 
     uses_lidar = False
-
-
-def _bev_range_3d(bev_range: Sequence[float] | None, pc_range: list[float]) -> list[float]:
-    """(x0, y0, z0, x1, y1, z1) of the BEV map, from (x0, y0, x1, y1) or, by default, the point cloud range."""
-    if bev_range is None:
-        return pc_range
-    if len(bev_range) != 4 or bev_range[0] >= bev_range[2] or bev_range[1] >= bev_range[3]:
-        raise UserError(f"pts_bbox_head.bev_range is {list(bev_range)}; expected x0, y0, x1, y1 with x0 < x1, y0 < y1")
-    x0, y0, x1, y1 = (float(v) for v in bev_range)
-    return [x0, y0, pc_range[2], x1, y1, pc_range[5]]

@@ -75,6 +75,11 @@ class MultiExpertHead(CmtHead):
         self.official_quirks = official_quirks
         self.set_stage(stage or ("router" if self.transformer.routes else "experts"))
 
+    @property
+    def has_router(self) -> bool:
+        """See :class:`CmtHead`; the router of the experts is reported, not that of a bias inside them."""
+        return self.transformer.routes or super().has_router
+
     # ------------------------------------------------------------------ stages
 
     def set_stage(self, stage: str) -> None:

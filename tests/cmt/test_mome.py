@@ -16,6 +16,7 @@ from mmengine.config import Config
 import aqr_bench.cmt  # noqa: F401  (registers)
 from aqr_bench.bias import biased_attention
 from aqr_bench.bias.windows import WindowBias
+from aqr_bench.engine.router_log import RouterLog
 from aqr_bench.errors import UserError
 from aqr_bench.sensor_state import SensorState
 from aqr_bench.study.model_files import CONFIGS
@@ -197,6 +198,15 @@ def test_a_query_is_decoded_by_its_expert_alone():
     head.transformer.register_forward_hook(lambda _, args, out: decoded.update({args[0].query_pos_BQC.shape[1]: out}))
     predict(head, metas(1), x, x_img)
     assert sorted(decoded) == sorted({int((expert_BQ == i).sum()) for i in range(3)} - {0})
+
+
+def test_the_log_of_the_router_has_the_weights_of_each_expert():
+    head, (x, x_img) = small_mome(), features(2)
+    with RouterLog(head) as log:
+        expert_BQ = predict(head, metas(2), x, x_img)["expert"]
+    weights = np.array([[1, 1], [1, -1], [-1, 1]])  # LiDAR and camera of fused, bev, img
+    np.testing.assert_array_equal(log.arrays()["weight"], weights[expert_BQ])
+    assert not RouterLog(small_mome(routes=False)).head
 
 
 def test_an_expert_without_keys_is_never_chosen():
