@@ -43,6 +43,7 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "no router": {"router": "constant", "constant_weights": [0.5, -0.5]},
 }
 VARIANTS = {PLAIN: (None, "auto")} | {f"{r}, {b}": (ROUTERS[r], b) for r in ROUTERS for b in BACKENDS}
+MOME = "mome"  # its experts and router on the decoder of the config, which has to be of MoME's width
 MODES = ("inference", "training")
 # Processor time of one thread is what a machine with other work on it can still tell.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", default="cmt_voxel0100_r50_800x320_cbgs")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--windows", default="5/5", help="BEV/camera window in cells")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=[*VARIANTS, MOME], metavar="VARIANT")
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int)
@@ -93,11 +94,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def make(config: Any, name: str, mode: str, args: argparse.Namespace) -> tuple[Any, HeadInputs, Callable[[], Any]]:
     """A head, its inputs, and a function that runs one pass of it."""
-    weights, backend = VARIANTS[name]
+    weights, backend = VARIANTS.get(name, (None, "auto"))
     bev, camera = map(int, args.windows.split("/"))
     windows = {"site": "cross", "bev_window": bev, "camera_window": camera, "profile": "gaussian"}
     aqr = {} if weights is None else {**windows, **weights}
-    head = build_head(config, {"aqr": aqr, "attention_backend": backend})
+    changes = {"aqr": aqr, "attention_backend": backend}
+    if name == MOME:
+        theirs = load_model_config("mome").model.pts_bbox_head
+        changes |= {"type": theirs.type, "transformer": theirs.transformer}
+    head = build_head(config, changes)
+    if name == MOME:  # or nearly all queries may go to one expert
+        torch.nn.init.normal_(head.transformer.selected_cls.weight, std=0.5)
     if head.aqr is not None and head.aqr.router is not None:
         # A fresh router says 0 for every query. The layer's input is normed: weights spread over (-1, 1).
         torch.nn.init.normal_(head.aqr.router.output.weight, std=head.hidden_dim**-0.5)

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     sample = load_sample(config, args.keyframe, args.mode == "train")
     training_on_cpu = args.mode == "train" and not torch.cuda.is_available()
     if training_on_cpu and "pts_middle_encoder" in config.model:
-        config.model.frozen = ["pts_middle_encoder"]
+        config.model.frozen = list({*config.model.frozen, "pts_middle_encoder"})
     model = MODELS.build(config.model)
     model.init_weights()
     start = time.perf_counter()

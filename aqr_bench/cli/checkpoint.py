@@ -1,4 +1,4 @@
-"""Look into a published CMT checkpoint, or convert it for the configs here: aqr-bench checkpoint."""
+"""Look into a published checkpoint of CMT or MoME, or convert it for the configs here: aqr-bench checkpoint."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ COMMANDS = {
     "corruptions": ("aqr_bench.cli.corruptions", "list, show or draw the sensor corruptions"),
     "checkpoint": (
         "aqr_bench.cli.checkpoint",
-        "look into a published CMT checkpoint, or convert it for these configs",
+        "look into a published checkpoint of CMT or MoME, or convert it for these configs",
     ),
     "studies": ("aqr_bench.cli.studies", "list, check or cost the studies, tiers and condition suites"),
     "new": ("aqr_bench.cli.new", "write the template of a router, corruption, study, tier or detector, and its test"),

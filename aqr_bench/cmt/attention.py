@@ -101,15 +101,16 @@ class DecoderAttention(BaseModule):
         mask: Tensor | None = None,
         bias: WindowBias | Tensor | None = None,
         prior: Prior | None = None,
+        values_BKC: Tensor | None = None,
     ) -> Tensor:
-        """[B, Q, C] -> [B, Q, C]. ``memory`` and ``memory_pos`` are for the cross role only."""
+        """[B, Q, C] -> [B, Q, C]. Memory, its positions and values (default: the memory): for the cross role only."""
         query = x_BQC + query_pos_BQC
         if self.role == "self":
             key, value = query, x_BQC
         else:
             if memory_BKC is None:
                 raise ValueError("cross-attention needs a memory")
-            value = memory_BKC
+            value = memory_BKC if values_BKC is None else values_BKC
             key = memory_BKC if memory_pos_BKC is None else memory_BKC + memory_pos_BKC
         weights, biases = self.attn.in_proj_weight.chunk(3), self.attn.in_proj_bias.chunk(3)
         q, k, v = (self._heads(F.linear(t, w, b)) for t, w, b in zip((query, key, value), weights, biases, strict=True))

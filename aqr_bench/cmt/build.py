@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmdet.registry import MODELS as MMDET_MODELS
@@ -38,3 +39,13 @@ def build_task_util(cfg: dict, registry: Registry = TASK_UTILS) -> Any:
     if isinstance(name, str) and registry.get(name) is None:
         raise UserError(f"model config: type '{name}' is unknown{nearest(name, registry.module_dict)}")
     return registry.build(dict(cfg))
+
+
+def bev_range_3d(bev_range: Sequence[float] | None, pc_range: list[float]) -> list[float]:
+    """(x0, y0, z0, x1, y1, z1) of the BEV map, from (x0, y0, x1, y1) or, by default, the point cloud range."""
+    if bev_range is None:
+        return pc_range
+    if len(bev_range) != 4 or bev_range[0] >= bev_range[2] or bev_range[1] >= bev_range[3]:
+        raise UserError(f"pts_bbox_head.bev_range is {list(bev_range)}; expected x0, y0, x1, y1 with x0 < x1, y0 < y1")
+    x0, y0, x1, y1 = (float(v) for v in bev_range)
+    return [x0, y0, pc_range[2], x1, y1, pc_range[5]]

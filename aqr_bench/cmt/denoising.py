@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,12 @@ class DenoisingQueries:
     @property
     def pad_size(self) -> int:
         return self.reference_BP3.shape[1]
+
+    def split(self, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Outputs [layers, B, P + Q, C] by name, those of the denoising queries apart as ``dn_<name>``."""
+        pad = self.pad_size
+        ours = {f"dn_{name}": value[:, :, :pad] for name, value in outputs.items()}
+        return {name: value[:, :, pad:] for name, value in outputs.items()} | ours | {"dn_queries": self}
 
 
 def make_denoising_queries(

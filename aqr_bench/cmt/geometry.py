@@ -31,6 +31,11 @@ class CameraGeometry:
     def num_views(self) -> int:
         return self.lidar2img_BN44.shape[1]
 
+    def of_sample(self, sample: int) -> CameraGeometry:
+        """The cameras of one sample, as a batch of one."""
+        tensors = (self.lidar2img_BN44, self.img2lidar_BN44, self.view_BN2, self.key_BN2)
+        return CameraGeometry(*(tensor[sample : sample + 1] for tensor in tensors))
+
     @classmethod
     def from_metas(cls, metas: Sequence[dict], device: torch.device) -> CameraGeometry:
         """Needs ``lidar2img`` and ``pad_shape``; ``batch_input_shape`` is used where all samples have it."""

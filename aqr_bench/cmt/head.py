@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from aqr_bench.bias import LocalityPrior, MemoryLayout
 from aqr_bench.bias.arguments import attention_bias, from_kwargs
 from aqr_bench.cmt.attention import set_backend
-from aqr_bench.cmt.build import build_model, build_task_util
+from aqr_bench.cmt.build import bev_range_3d, build_model, build_task_util
 from aqr_bench.cmt.coder import OFFSET_UNIT_M, add_logit_offsets, add_metre_offsets
 from aqr_bench.cmt.denoising import DenoisingQueries, make_denoising_queries
 from aqr_bench.cmt.embedding import PositionEmbeddings, grid_references, mlp
@@ -25,9 +25,9 @@ from aqr_bench.cmt.encoding import clamp_reference, to_metres
 from aqr_bench.cmt.geometry import CameraGeometry, gravity_boxes, ground_truth, label_tensor, metas_of, sensor_states
 from aqr_bench.cmt.head_losses import HeadLosses
 from aqr_bench.cmt.image_points import ImagePoints
-from aqr_bench.cmt.layer_bias import PLAIN_CMT, Memory, make_biases
+from aqr_bench.cmt.layer_bias import PLAIN_CMT, BiasOfLayer, Memory, make_biases
 from aqr_bench.cmt.losses import LossFunctions, TaskSlice
-from aqr_bench.cmt.transformer import fuse_memory
+from aqr_bench.cmt.transformer import DecoderOutput, fuse_memory
 from aqr_bench.errors import UserError
 
 Outputs = tuple[list[dict[str, Any]], ...]  # [task][level] -> name: [layers, B, Q, C]
@@ -131,7 +131,7 @@ class CmtHead(BaseModule):
         self.add_offsets = add_metre_offsets if centre_offset == "metres" else add_logit_offsets
         self.bbox_coder = build_task_util(bbox_coder)
         self.pc_range = [float(v) for v in self.bbox_coder.pc_range]
-        self.bev_range = _bev_range_3d(bev_range, self.pc_range)
+        self.bev_range = bev_range_3d(bev_range, self.pc_range)
         queries = dict(num_query=num_query, num_classes=sum(counts), pc_range=self.pc_range)
         noise = dict(scalar=scalar, noise_scale=noise_scale, noise_trans=noise_trans, split=split)
         self.make_denoising_queries = partial(make_denoising_queries, **queries, **noise)
@@ -183,6 +183,11 @@ class CmtHead(BaseModule):
         set_backend(self.transformer, attention_backend)
         self._init_references()
 
+    @property
+    def has_router(self) -> bool:
+        """Whether its output has what a router chose, as ``aqr``."""
+        return self.aqr is not None
+
     def init_weights(self) -> None:
         """Initialise the children, then the reference points."""
         super().init_weights()
@@ -231,15 +236,26 @@ class CmtHead(BaseModule):
             )
 
     def _forward(self, bev: Tensor | None, images: Tensor | None, metas: list[dict]) -> Outputs:
-        device = self.reference_points.weight.device
-        cameras = bev_pos = image_pos = camera_shape = image_points = None
+        memory, image_points = self._memory(bev, images, metas)
+        reference, denoising = self._references(metas)
+        query_pos = self.embeddings.queries(reference, memory.cameras)
+        bias_of, extra = self._biases(reference, query_pos, memory, metas)
+        if image_points is not None and self.training:
+            extra["image_points"] = (image_points, memory.cameras, metas, memory.layout.camera_shape[1:])
+        mask = None if denoising is None else denoising.attn_mask
+        decoded = self.transformer(query_pos, memory.tokens_BKC, memory.positions_BKC, mask, bias_of)
+        return self._predictions(decoded, reference, denoising, extra)
+
+    def _memory(self, bev: Tensor | None, images: Tensor | None, metas: list[dict]) -> tuple[Memory, Tensor | None]:
+        """The fused memory, and the image points, with their gradient, where the head has any."""
+        bev_pos = image_pos = cameras = camera_shape = image_points = None
         if bev is not None:
             if bev.shape[0] != len(metas):
                 raise ValueError(f"{bev.shape[0]} BEV maps for {len(metas)} samples")
             bev = self.shared_conv(bev)
             bev_pos = self.embeddings.bev_keys(*bev.shape[-2:])
         if images is not None:
-            cameras = CameraGeometry.from_metas(metas, device)
+            cameras = CameraGeometry.from_metas(metas, self.reference_points.weight.device)
             if images.shape[0] != len(metas) * cameras.num_views:
                 raise ValueError(
                     f"{images.shape[0]} image maps for {len(metas)} samples of {cameras.num_views} cameras each"
@@ -257,37 +273,40 @@ class CmtHead(BaseModule):
             # They learn from a separate loss: the decoder has no gradient to them.
             None if image_points is None else image_points.detach(),
         )
-        reference, denoising = self._references(metas)
-        query_pos = self.embeddings.queries(reference, cameras)
-        bias_of, bias_output = PLAIN_CMT, None
-        sensor_state = None if self.aqr is None else sensor_states(metas, device)
-        if self.aqr is not None or self.locality is not None:
-            bias_of, bias_output = make_biases(
-                self.aqr,
-                self.locality,
-                to_metres(clamp_reference(reference), self.pc_range),
-                query_pos,
-                memory,
-                sensor_state,
-                self.transformer.decoder.num_layers,
-                self._predicted_centres if self.refine_reference else None,
-            )
-        mask = None if denoising is None else denoising.attn_mask
-        states, references = self.transformer(query_pos, memory.tokens_BKC, memory.positions_BKC, mask, bias_of)
+        return memory, image_points
 
+    def _biases(
+        self, reference_BQ3: Tensor, query_pos_BQC: Tensor, memory: Memory, metas: Sequence[dict]
+    ) -> tuple[BiasOfLayer, dict[str, Any]]:
+        """The bias of each decoder layer, and with a router what it chose as output ``aqr``."""
+        if self.aqr is None and self.locality is None:
+            return PLAIN_CMT, {}
+        sensor_state = None if self.aqr is None else sensor_states(metas, reference_BQ3.device)
+        bias_of, output = make_biases(
+            self.aqr,
+            self.locality,
+            to_metres(clamp_reference(reference_BQ3), self.pc_range),
+            query_pos_BQC,
+            memory,
+            sensor_state,
+            self.transformer.decoder.num_layers,
+            self._predicted_centres if self.refine_reference else None,
+        )
+        return bias_of, {} if output is None else {"aqr": (output, sensor_state)}
+
+    def _predictions(
+        self,
+        decoded: DecoderOutput,
+        reference_BQ3: Tensor,
+        denoising: DenoisingQueries | None,
+        extra: Mapping[str, Any],
+    ) -> Outputs:
+        """Task heads on the states of all layers; denoising queries apart, ``extra`` added to every task."""
         results = []
         for task_head in self.task_heads:
-            outputs: dict[str, Any] = self.add_offsets(task_head(states), reference, self.pc_range, references)
-            if denoising is not None:
-                pad = denoising.pad_size
-                for key, value in list(outputs.items()):
-                    outputs[f"dn_{key}"], outputs[key] = value[:, :, :pad], value[:, :, pad:]
-                outputs["dn_queries"] = denoising
-            if bias_output is not None:
-                outputs["aqr"] = (bias_output, sensor_state)
-            if image_points is not None and self.training:
-                outputs["image_points"] = (image_points, cameras, metas, images.shape[-2:])
-            results.append([outputs])
+            raw = task_head(decoded.states_LBQC)
+            outputs = self.add_offsets(raw, reference_BQ3, self.pc_range, decoded.reference_LBQ3)
+            results.append([{**(outputs if denoising is None else denoising.split(outputs)), **extra}])
         return tuple(results)
 
     def _references(self, metas: Sequence[dict]) -> tuple[Tensor, DenoisingQueries | None]:
@@ -378,13 +397,3 @@ class CmtImageHead(CmtHead):
     """CMT on cameras alone. ``pts_feats`` is ignored."""
 
     uses_lidar = False
-
-
-def _bev_range_3d(bev_range: Sequence[float] | None, pc_range: list[float]) -> list[float]:
-    """(x0, y0, z0, x1, y1, z1) of the BEV map, from (x0, y0, x1, y1) or, by default, the point cloud range."""
-    if bev_range is None:
-        return pc_range
-    if len(bev_range) != 4 or bev_range[0] >= bev_range[2] or bev_range[1] >= bev_range[3]:
-        raise UserError(f"pts_bbox_head.bev_range is {list(bev_range)}; expected x0, y0, x1, y1 with x0 < x1, y0 < y1")
-    x0, y0, x1, y1 = (float(v) for v in bev_range)
-    return [x0, y0, pc_range[2], x1, y1, pc_range[5]]

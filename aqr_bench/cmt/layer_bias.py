@@ -66,6 +66,13 @@ class Memory:
     cameras: CameraGeometry | None
     image_points_BK3: Tensor | None
 
+    def of_sample(self, sample: int) -> Memory:
+        """One sample, as a batch of one."""
+        i = slice(sample, sample + 1)
+        cameras = None if self.cameras is None else self.cameras.of_sample(sample)
+        points = None if self.image_points_BK3 is None else self.image_points_BK3[i]
+        return Memory(self.tokens_BKC[i], self.positions_BKC[i], self.layout, cameras, points)
+
 
 def make_biases(
     aqr: AttentionBias | None,

@@ -1,4 +1,4 @@
-"""Which of the four official configs a state dict belongs to, and its tensors in the layout of that config's model.
+"""Which official config of CMT or MoME a state dict belongs to, and its tensors in the layout of that config's model.
 
 Names and shapes come from the models, built on torch's meta device. They do not determine the voxel size: two configs
 that differ in nothing else have the same names and shapes.
@@ -25,6 +25,8 @@ PUBLISHED_CONFIGS = (
     "cmt_voxel0075_vov_1600x640_cbgs",
     "cmt_lidar_voxel0075_cbgs",
     "cmt_camera_vov_1600x640_cbgs",
+    "moad_voxel0075_vov_1600x640_cbgs",
+    "mome",
 )
 SPCONV, MMCV, MIXED, NONE = "spconv 2", "mmcv", "mixed", "none"  # layouts of sparse kernels
 

@@ -75,22 +75,30 @@ class PETRTransformerDecoderLayer(BaseModule):
         memory_pos_BKC: Tensor,
         self_mask: Tensor | None = None,
         bias: LayerBias = NO_BIAS,
+        values_BKC: Tensor | None = None,
     ) -> Tensor:
-        """[B, Q, C] -> [B, Q, C]. ``self_mask`` is boolean [Q, Q], True = may not attend."""
-        args = (x_BQC, query_pos_BQC, memory_BKC, memory_pos_BKC, self_mask, bias)
+        """[B, Q, C] -> [B, Q, C]. ``self_mask`` is boolean [Q, Q], True: may not attend. Values: default the memory."""
+        args = (x_BQC, query_pos_BQC, memory_BKC, memory_pos_BKC, self_mask, bias, values_BKC)
         if self.with_cp and self.training and torch.is_grad_enabled():
             return checkpoint(self._run, *args, use_reentrant=False)
         return self._run(*args)
 
     def _run(
-        self, x: Tensor, query_pos: Tensor, memory: Tensor, memory_pos: Tensor, mask: Tensor | None, bias: LayerBias
+        self,
+        x: Tensor,
+        query_pos: Tensor,
+        memory: Tensor,
+        memory_pos: Tensor,
+        mask: Tensor | None,
+        bias: LayerBias,
+        values: Tensor | None,
     ) -> Tensor:
         attentions, norms, ffns = iter(self.attentions), iter(self.norms), iter(self.ffns)
         for name in self.operation_order:
             if name == "self_attn":
                 x = next(attentions)(x, query_pos, mask=mask, bias=bias.self_bias)
             elif name == "cross_attn":
-                x = next(attentions)(x, query_pos, memory, memory_pos, bias=bias.cross_bias, prior=bias.prior)
+                x = next(attentions)(x, query_pos, memory, memory_pos, None, bias.cross_bias, bias.prior, values)
             elif name == "norm":
                 x = next(norms)(x)
             else:
@@ -132,13 +140,14 @@ class PETRTransformerDecoder(BaseModule):
         memory_pos_BKC: Tensor,
         self_mask: Tensor | None = None,
         bias_of: BiasOfLayer = PLAIN_CMT,
+        values_BKC: Tensor | None = None,
     ) -> DecoderOutput:
-        """Run all layers on queries that start at zero."""
+        """Run all layers on queries that start at zero. ``values_BKC``: of cross-attention, default the memory."""
         x = torch.zeros_like(query_pos_BQC)
         states, references = [], []
         for index, layer in enumerate(self.layers):
             bias = bias_of(index, *((states[-1], references[-1]) if states else (None, None)))
-            x = layer(x, query_pos_BQC, memory_BKC, memory_pos_BKC, self_mask, bias)
+            x = layer(x, query_pos_BQC, memory_BKC, memory_pos_BKC, self_mask, bias, values_BKC)
             states.append(self.post_norm(x))
             references.append(bias.reference_BQ3)
         return DecoderOutput(torch.stack(states), None if references[0] is None else torch.stack(references))
@@ -154,25 +163,35 @@ class CmtTransformer(BaseModule):
         super().__init__(init_cfg=init_cfg)
         if encoder is not None:
             raise UserError("transformer.encoder is not part of CMT; leave it out")
-        cfg = dict(decoder)
-        if str(cfg.pop("type", "PETRTransformerDecoder")) != "PETRTransformerDecoder":
-            raise UserError("transformer.decoder.type has to be PETRTransformerDecoder")
-        self.decoder = PETRTransformerDecoder(**cfg)
+        self.decoder = build_decoder(decoder, "decoder")
         self.embed_dims = self.decoder.embed_dims
 
     def init_weights(self) -> None:
-        """Xavier-uniform for every matrix that is a module's ``weight``; in_proj has it from construction."""
-        for module in self.modules():
-            weight = getattr(module, "weight", None)
-            if isinstance(weight, Tensor) and weight.dim() > 1:
-                nn.init.xavier_uniform_(weight)
-                if getattr(module, "bias", None) is not None:
-                    nn.init.zeros_(module.bias)
+        """Xavier-uniform for every matrix, see :func:`init_matrices`."""
+        init_matrices(self)
         self._is_init = True
 
     def forward(self, *args: Any, **kwargs: Any) -> DecoderOutput:
         """See :meth:`PETRTransformerDecoder.forward`."""
         return self.decoder(*args, **kwargs)
+
+
+def build_decoder(cfg: dict, key: str) -> PETRTransformerDecoder:
+    """The decoder of the config ``transformer.<key>``; UserError: its type is another one."""
+    cfg = dict(cfg)
+    if str(cfg.pop("type", "PETRTransformerDecoder")) != "PETRTransformerDecoder":
+        raise UserError(f"transformer.{key}.type has to be PETRTransformerDecoder")
+    return PETRTransformerDecoder(**cfg)
+
+
+def init_matrices(transformer: nn.Module) -> None:
+    """Xavier-uniform for every matrix that is a module's ``weight``; in_proj has it from construction."""
+    for module in transformer.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() > 1:
+            nn.init.xavier_uniform_(weight)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
 
 
 def fuse_memory(

@@ -17,7 +17,7 @@ PARTS = {
     "voxelise": ("pts_voxel_layer", "data_preprocessor.voxel_layer"),
     "image_backbone": ("img_backbone", "img_neck"),
     "lidar_backbone": ("pts_voxel_encoder", "pts_middle_encoder", "pts_backbone", "pts_neck"),
-    "router": ("pts_bbox_head.aqr",),
+    "router": ("pts_bbox_head.aqr", "pts_bbox_head.transformer.encoder"),
     "decoder": ("pts_bbox_head.transformer",),
     "head": ("pts_bbox_head",),
 }

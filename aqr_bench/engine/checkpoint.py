@@ -1,4 +1,4 @@
-"""Published CMT weights: look into a checkpoint file, or convert it for the four official configs.
+"""Published weights of CMT and MoME: look into a checkpoint file, or convert it for the official configs.
 
 aqr-bench checkpoint inspect FILE
 aqr-bench checkpoint convert FILE [--out OUT] [--config NAME] [--force]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aqr_bench.data.dataset import DataSet
+if TYPE_CHECKING:
+    from aqr_bench.data.dataset import DataSet
 
 LEADERBOARD = "leaderboard"  # in a record's extra
 NO_SCORE = "no score, since the test split has no annotations; a leaderboard file is written"

@@ -23,7 +23,7 @@ class RouterLog:
     """
 
     def __init__(self, head: Any) -> None:
-        self.head = head if getattr(head, "aqr", None) is not None else None
+        self.head = head if getattr(head, "has_router", False) else None
         self.tokens: list[str] = []
         self.parts: dict[str, list[np.ndarray]] = {"weight": [], "score": [], "centre": []}
         self.guard = GuardCount()

@@ -38,8 +38,9 @@ ENTRIES: dict[str, tuple[str, ...]] = {
 WITH_MODEL = ("train", "evaluate", "measure")  # steps that depend on a model and its settings
 BIAS = "bias/generator.py"  # leads to the routers and all else that generates biases
 SUITES = "corruptions/suites/__init__.py"  # names the suites, so leads to all corruptions
+EXPERTS = "cmt/multi_expert_head.py"  # leads to all of MoME
 # Imported by all, used by some: imports do not lead here, ``code_parts`` adds them to the jobs that use them.
-OPTIONAL = (BIAS, SUITES)
+OPTIONAL = (BIAS, SUITES, EXPERTS)
 # Imported by steps, and not hashed.
 NOT_HASHED: dict[str, str] = {
     "errors.py": "messages",
@@ -64,9 +65,9 @@ def code_parts(step: str, model: str | None = None, settings: Mapping[str, Any] 
     """Hash of each file of the package that a job depends on, by its path below ``aqr_bench/``; and of plug-ins.
 
     That is what its step imports. What generates attention biases is left out where neither the config of the model nor
-    the settings ask for one, and so are the suites of corruptions under whose conditions it neither trains nor
-    evaluates. In doubt they count. Of routers and corruptions of the user, their files count, ``./my_file.py``, for the
-    jobs that name them.
+    the settings ask for one, MoME's head where they do not name it, and so are the suites of corruptions under whose
+    conditions it neither trains nor evaluates. In doubt they count. Of routers and corruptions of the user, their files
+    count, ``./my_file.py``, for the jobs that name them.
 
     Args:
         step: of ``ENTRIES``.
@@ -164,7 +165,8 @@ def _entries_of_model(model: str, overrides: Mapping[str, Any]) -> tuple[frozens
             further = {name for part in imported for name in imported_files((PACKAGE / part).read_bytes())}
             entries |= further & {*OPTIONAL}
     uses = config_uses(files, overrides) if files or model.startswith(("mmdet3d::", "mmdet::")) else EVERYTHING
-    return frozenset(entries | ({BIAS} if uses.bias else set()) | _suites(uses.corruptions)), uses.texts
+    optional = {file for file, used in ((BIAS, uses.bias), (EXPERTS, uses.experts)) if used}
+    return frozenset(entries | optional | _suites(uses.corruptions)), uses.texts
 
 
 @functools.lru_cache(maxsize=1024)

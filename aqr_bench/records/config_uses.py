@@ -1,4 +1,4 @@
-"""What the config of a model and the settings of a job ask for, of what not every job uses: bias and corruptions."""
+"""What the config and settings of a job ask for, of what not every job uses: bias, MoME's head, corruptions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ AQR = "aqr"  # the key of the head's config that the attention bias is built fro
 CLEAN = "clean"  # what SensorCondition applies where nobody asks for a condition: it changes nothing
 # Transforms by their argument that names corruptions, and whatever else may look one up by its name.
 _CONDITIONS = {"RandomCondition": "names", "SensorCondition": "name"}
+_EXPERT_HEADS = frozenset(["MultiExpertDecoding", "MEFormerHead"])
 _LOOKUPS = {*_CONDITIONS, "CORRUPTIONS", "get_corruption"}
 
 
@@ -30,6 +31,11 @@ class Uses:
     bias: bool = False
     corruptions: frozenset[str] | None = frozenset()
     texts: frozenset[str] = frozenset()
+
+    @property
+    def experts(self) -> bool:
+        """Whether the model may have MoME's head: its type is one of the texts."""
+        return self.corruptions is None or not _EXPERT_HEADS.isdisjoint(self.corruptions)
 
     def __or__(self, other: Uses) -> Uses:
         unknown = self.corruptions is None or other.corruptions is None

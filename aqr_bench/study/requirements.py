@@ -15,7 +15,7 @@ from aqr_bench.study.spec import Schedule, Study, Tier
 # Of a tier that stores the features of frozen branches. The quick tier has 1.1 MB a sample: twice 1500 clouds (they are
 # turned at random) and 1500 sets of images, and some evaluations.
 FEATURES_BYTES = 3_000_000_000
-PUBLISHED_BY = "junjie18/CMT on GitHub (links in its README.md); nothing is downloaded here"
+PUBLISHED_BY = "junjie18/CMT and konyul/MoME on GitHub (links in their README.md); nothing is downloaded here"
 
 
 def schedules(tier: Tier, studies: Iterable[Study]) -> list[Schedule]:

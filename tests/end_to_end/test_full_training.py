@@ -198,7 +198,16 @@ def test_a_full_size_training_step_on_a_cpu(keyframe, name):
     assert facts["without_gradient"] == ["pts_middle_encoder"] and facts["with_gradient"] > 150
 
 
-@pytest.mark.parametrize("name", [R50, *(pytest.param(n, marks=pytest.mark.slow) for n in (VOV, LIDAR, CAMERA))])
+@pytest.mark.slow
+def test_a_full_size_step_of_the_router_of_mome_on_a_cpu(keyframe):
+    facts = run_full_size("mome", "train", keyframe)
+    assert np.isfinite(facts["loss"]) and facts["losses"] == 1 and facts["finite"]
+    assert facts["with_gradient"] == 16  # the names in mome.aqr_only.csv
+
+
+@pytest.mark.parametrize(
+    "name", [R50, *(pytest.param(n, marks=pytest.mark.slow) for n in (VOV, LIDAR, CAMERA, "mome"))]
+)
 def test_a_full_size_inference_on_a_cpu(keyframe, name):
     facts = run_full_size(name, "predict", keyframe)
     assert facts["finite"] and 0 < facts["boxes"] <= 300

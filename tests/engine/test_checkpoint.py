@@ -1,4 +1,4 @@
-"""Published checkpoints: read without running anything, matched with the four configs, and converted."""
+"""Published checkpoints: read without running anything, matched with the official configs, and converted."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mmdet3d.registry import MODELS
 from mmengine.logging import HistoryBuffer
 
 from aqr_bench.cli import main as cli
+from aqr_bench.cmt import published_weights
 from aqr_bench.cmt.published_weights import PUBLISHED_CONFIGS, match, model_on_meta, published_config
 from aqr_bench.cmt.sparse_kernels import mmcv_from_spconv2, spconv2_from_mmcv
 from aqr_bench.engine.checkpoint import check_trained_classes, convert, read_checkpoint
@@ -28,13 +29,20 @@ from aqr_bench.engine.weights import load_weights
 from aqr_bench.errors import UserError
 from aqr_bench.study.spec import Schedule
 
-R50, VOV, LIDAR, CAMERA = PUBLISHED_CONFIGS
+R50, VOV, LIDAR, CAMERA, MOAD, MOME = PUBLISHED_CONFIGS
 HEAD = "pts_bbox_head."
 
 
 def manifest(shared: Path, config: str) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Names, shapes and dtypes of an official model."""
-    with open(shared / "reference" / "official_state_dict" / f"{config}.full.csv") as file:
+    if config == MOAD:  # MoME without its router
+        router = entries(shared, "mome.aqr_only")
+        return {name: entry for name, entry in entries(shared, "mome.full").items() if name not in router}
+    return entries(shared, f"{config}.full")
+
+
+def entries(shared: Path, name: str) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    with open(shared / "reference" / "official_state_dict" / f"{name}.csv") as file:
         return {
             row["name"]: (
                 () if row["shape"] == "scalar" else tuple(map(int, row["shape"].split("x"))),
@@ -140,6 +148,31 @@ def test_official_r50_weights_arrive_in_the_model_and_give_the_official_outputs(
         for key in ("center", "height", "dim", "rot", "vel", "cls_logits"):
             atol = 1e-4 if key in ("center", "height") else 2e-5
             np.testing.assert_allclose(outputs[key], golden[f"out.{key}"], atol=atol, rtol=0, err_msg=key)
+
+
+def test_made_up_weights_of_mome_arrive_in_the_model(vanished, tmp_path, monkeypatch, capsys):
+    """With small branches: a file as the official code writes it, with mmcv's kernels, is converted and loaded."""
+    config, name = published_config(MOME), MOME
+    config.model.img_backbone = dict(
+        type="ResNet", depth=18, base_channels=8, num_stages=4, out_indices=(2, 3), norm_cfg=dict(type="BN")
+    )
+    config.model.img_neck.in_channels = [32, 64]
+    config.model.pts_backbone.layer_nums = [1, 1]
+    config.model.pts_bbox_head.transformer.decoder.num_layers = 2
+    monkeypatch.setattr(published_weights, "PUBLISHED_CONFIGS", (name,))
+    monkeypatch.setattr(published_weights, "published_config", lambda _: config)
+    expected = model_on_meta(name).state_dict()
+    monkeypatch.setattr(published_weights, "_expected", lambda _: expected)
+    official = filled({n: (tuple(t.shape), t.dtype) for n, t in expected.items()})
+    in_file = {n: mmcv_from_spconv2(t) if t.dim() == 5 else t for n, t in official.items()}
+    path, out = official_file(tmp_path / "in.pth", in_file, vanished), tmp_path / "in.aqr.pth"
+    assert cli.main(["checkpoint", "inspect", str(path)]) == 0
+    assert cli.main(["checkpoint", "convert", str(path)]) == 0
+    assert f"config {name}: fits\n" in (text := capsys.readouterr().out) and f"fits {name}, nothing missing" in text
+    model = MODELS.build(config.model)
+    load_weights(model, out)
+    assert list(model.state_dict()) == list(official)
+    assert all(torch.equal(t, official[n]) for n, t in model.state_dict().items())
 
 
 # ---------------------------------------------------------------- layouts, formats and dtypes
@@ -248,7 +281,9 @@ def test_a_renamed_key_and_a_wrong_shape_are_named(tmp_path, capsys):
         assert "missing: pts_neck.deblocks.0.0.weight; unexpected: pts_neck.renamed; shape: " in wrong
         assert "pts_bbox_head.reference_points.weight 300x3 instead of 900x3" in wrong and wrong.count("\n") == 1
         assert (
-            (output.count("\nconfig ") == 4 and f"\nconfig {R50}: " in output) if command == "inspect" else output == ""
+            (output.count("\nconfig ") == len(PUBLISHED_CONFIGS) and f"\nconfig {R50}: " in output)
+            if command == "inspect"
+            else output == ""
         )
     assert list(tmp_path.iterdir()) == [path]
 

@@ -222,6 +222,14 @@ def test_the_paper_evaluates_or_trains_the_four_models():
     for name, init in (("paper", "published"), ("paper_train", "scratch")):
         tier = load_tier(name)
         result = [variant_schedule(tier, study, v) for v in study.variants]
-        assert tier.studies == ("paper_cmt",) and [s.init for s in result] == [init] * 4
+        assert tier.studies[0] == "paper_cmt" and [s.init for s in result] == [init] * 4
         assert len({s.model for s in result}) == 4 and base_runs(tier, [study]) == []
         assert all((s.iterations, s.epochs, s.config) == (0 if init == "published" else None, None, {}) for s in result)
+
+
+def test_the_paper_evaluates_mome_beside_the_cmt_that_it_is_built_on():
+    study, tier = load_study("paper_mome"), load_tier("paper")
+    result = {name: variant_schedule(tier, study, name) for name in study.variants}
+    assert tier.studies == ("paper_cmt", "paper_mome") and load_tier("paper_train").studies == ("paper_cmt",)
+    assert {s.model for s in result.values()} == {"mome", "cmt_voxel0075_vov_1600x640_cbgs"}
+    assert all((s.init, s.iterations) == ("published", 0) for s in result.values())

@@ -135,6 +135,14 @@ def test_routers_count_for_variants_with_a_bias_alone():
     assert of_measurements[1] - of_measurements[0] == ROUTERS
 
 
+def test_the_head_of_mome_counts_for_models_that_name_it():
+    mome = {"cmt/multi_expert_head.py", "cmt/multi_expert.py", "bias/expert_windows.py"}
+    assert mome <= set(code_parts("train", "mome", {"config": {}})) and mome <= set(code_parts("train"))
+    assert mome <= set(code_parts("train", "moad_voxel0075_vov_1600x640_cbgs", {"config": {}}))
+    named = {"config": {"model.pts_bbox_head.type": "MultiExpertDecoding"}}
+    assert not mome & training("cross") and mome <= set(code_parts("train", TIER.model, named))
+
+
 def test_corruptions_count_for_the_conditions_that_use_them():
     assert not corruptions_in(training("cross")) and SUITES not in training("cross")
     assert corruptions_in(evaluation("missing_sensors", "no_lidar")) == {"corruptions/suites/missing_sensors.py"}

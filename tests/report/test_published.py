@@ -196,3 +196,32 @@ def test_the_page_has_a_section_of_its_own(records):
     }
     scores = (tables / "paper_cmt_scores.md").read_text()
     assert "| no_cameras | lidar_voxel0075 | – | – | not applicable" in scores
+
+
+# ---------------------------------------------------------------- MoME
+
+
+def test_the_columns_of_mome_that_are_measured_otherwise_have_no_difference(tmp_path):
+    study = load_study("paper_mome")
+    for run in matrix(PAPER, [study]):
+        own = dict(study=study.name, variant=run.variant, seed=0)
+        extra = {"trained": False, "start": {"kind": "published", "file": "x.pth", "sha256": "0"}}
+        write_records(tmp_path / run.folder / "train.jsonl", [Record("train", "ok", PAPER.name, **own, extra=extra)])
+        rows = [
+            replace(evaluated(run.variant, "mome", c.name, (0.6, 0.7)), study=study.name)
+            for c in study.suite.conditions
+        ]
+        write_records(tmp_path / run.folder / "evaluate.mome.jsonl", rows)
+    table = comparison_table(study, PAPER, collect_study(tmp_path, PAPER, study), tmp_path)
+    rows = table.data[table.data["variant"] == "mome"].set_index("condition")
+    published = dict(zip(rows.index, rows["published"], strict=True))
+    assert published == dict(
+        clean=73.6, beams_4=63.0, lidar_drop=48.2, fov_60=58.3, object_failure=71.0, view_drop=69.5,
+        occlusion_procedural=70.5,
+    )  # fmt: skip
+    assert rows["measured"].tolist() == pytest.approx([70.0] * 7)
+    assert rows.loc["view_drop", "difference"] == pytest.approx(0.5) and rows.loc["view_drop", "within"] == "no"
+    for condition, reason in (("beams_4", "which four beams"), ("occlusion_procedural", "lens masks")):
+        assert pd.isna(rows.loc[condition, "difference"])
+        assert rows.loc[condition, "within"].startswith("not comparable: ") and reason in rows.loc[condition, "within"]
+    assert comparison_sentence(table).endswith("; 2 cannot be compared.")

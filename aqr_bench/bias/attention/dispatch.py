@@ -51,7 +51,7 @@ def biased_attention(
 
             Without a bias, with a dense one, with a mask that has a gradient, or with dropout, which fused kernels
             on a CPU do not support, all but ``literal`` are PyTorch's ``scaled_dot_product_attention`` with a dense
-            mask.
+            mask. Hard windows with dropout are the formula at the window cells alone.
     Returns:
         [B, H, Q, width of v]. A row whose keys are all masked gives zeros.
     Raises:
@@ -73,7 +73,10 @@ def biased_attention(
         out = _literal(q, k, v_BHKd, _dense(added, bias, fully_masked_BQ), scale, dropout_p)
     else:
         q, k, v = _pad_to_equal_widths(q, k, v_BHKd)
-        if isinstance(bias, WindowBias) and not dropout_p and not (mask is not None and mask.requires_grad):
+        windows = isinstance(bias, WindowBias) and not (mask is not None and mask.requires_grad)
+        if windows and dropout_p and bias.hard:
+            out = _literal_at_cells(q, k, v, _with_spare_column(bias, fully_masked_BQ), added, scale, dropout_p)
+        elif windows and not dropout_p:
             name = choose_backend(q, bias, prior is not None) if backend == "auto" else backend
             if name == "window" and q.dtype not in (torch.float32, torch.float64):
                 raise ValueError(f"attention backend 'window' needs float32 or float64, not {q.dtype}; use 'masked'")
@@ -193,3 +196,16 @@ def _literal(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, scale: float
         mask = added.to(q.dtype).expand(*v.shape[:2], -1, -1).flatten(0, 1)
         scores = torch.baddbmm(mask, q, k.transpose(1, 2))
     return torch.bmm(dropout(scores.softmax(-1), dropout_p), rows).unflatten(0, v.shape[:2])
+
+
+def _literal_at_cells(
+    q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, added: Tensor | None, scale: float, dropout_p: float
+) -> Tensor:
+    """``_literal`` for hard windows, which have few cells: stores [B, H, Q, W, d] in place of [B, H, Q, K]."""
+    valid, batch = bias.valid_BQW, torch.arange(len(q), device=q.device)[:, None, None]
+    at = bias.index_BQW.masked_fill(~valid, 0)
+    keys, rows = (x.transpose(1, 2)[batch, at].permute(0, 3, 1, 2, 4) for x in (k, v))  # [B, H, Q, W, d]
+    score_BQW = bias.value_BQW if added is None else bias.value_BQW + added.expand(len(q), -1, -1).gather(-1, at)
+    score_BQW = score_BQW.masked_fill(~valid, float("-inf"))
+    scores = torch.einsum("bhqd,bhqwd->bhqw", q * scale, keys) + score_BQW[:, None].to(q.dtype)
+    return torch.einsum("bhqw,bhqwd->bhqd", dropout(scores.softmax(-1), dropout_p), rows)

@@ -95,10 +95,14 @@ def weights_of(study: Study, tier: Tier, records: Path) -> dict[str, str]:
 
 
 def comparison_table(study: Study, tier: Tier, results: Results, records: Path) -> ReportTable:
-    """Every published number of the study's models beside the measured one, in percentage points."""
+    """Every published number of the study's models beside the measured one, in percentage points.
+
+    The study may name conditions that are not the published ones: those are beside them without a difference.
+    """
     weights, tolerance = weights_of(study, tier, records), study.published["tolerance"]
+    others = study.published.get("not_comparable", {})
     rows = [
-        _comparison_row(row, results, tier, weights.get(row.variant), tolerance)
+        _comparison_row(row, results, tier, weights.get(row.variant), tolerance, others.get(row.condition))
         for row in published_rows(study).itertuples()
     ]
     note = (
@@ -110,18 +114,26 @@ def comparison_table(study: Study, tier: Tier, results: Results, records: Path) 
     return make_table(f"{study.name}_published", "Measured and published", rows, note, numeric, columns)
 
 
-def _comparison_row(row: Any, results: Results, tier: Tier, source: str | None, tolerances: Mapping[str, float]) -> Row:
-    """``row``: one of ``published_rows``; ``source``: of the variant's weights, None where it was not trained."""
+def _comparison_row(
+    row: Any, results: Results, tier: Tier, source: str | None, tolerances: Mapping[str, float], deviation: str | None
+) -> Row:
+    """The row of one published number.
+
+    Args:
+        row: one of ``published_rows``.
+        source: of the variant's weights, None where it was not trained.
+        deviation: how the condition differs from the published one, None if it does not.
+    """
     mean = summarise(list(by_seed(results, row.variant, row.condition, row.metric).values())).mean
     measured = None if mean is None else 100 * mean
     tolerance = tolerances[source] if source else None
     difference = None
-    if measured is not None and source is not None and comparable(tier):
+    if measured is not None and source is not None and comparable(tier) and deviation is None:
         difference = measured - row.value
         # Scores are published to a tenth or a hundredth of a point: rounding must not decide.
         within = "yes" if abs(difference) <= tolerance + 1e-9 else "no"
     else:
-        within = _why_not(results, row.variant, row.condition, measured, tier)
+        within = _why_not(results, row.variant, row.condition, measured, tier, deviation)
     data = {
         "variant": row.variant,
         "condition": row.condition,
@@ -145,10 +157,14 @@ def _comparison_row(row: Any, results: Results, tier: Tier, source: str | None, 
     return Row(data, text, within != "yes")
 
 
-def _why_not(results: Results, variant: str, condition: str, measured: float | None, tier: Tier) -> str:
-    """Why a published number has no difference: not measured, failed, or measured on other data."""
+def _why_not(
+    results: Results, variant: str, condition: str, measured: float | None, tier: Tier, deviation: str | None
+) -> str:
+    """Why a published number has no difference: not measured, failed, or measured on other data or otherwise."""
     if measured is not None and not comparable(tier):
         return f"not comparable: measured on {_data_of(tier)}"
+    if measured is not None and deviation is not None:
+        return f"not comparable: {deviation}"
     rows = results.evaluations
     rows = rows[(rows["variant"] == variant) & (rows["condition"] == condition)]
     states = list(rows["status"])
@@ -161,9 +177,10 @@ def _why_not(results: Results, variant: str, condition: str, measured: float | N
 def comparison_sentence(table: ReportTable) -> str:
     """How many of the published numbers are met."""
     within = list(table.data["within"])
-    yes, no = within.count("yes"), within.count("no")
-    unmeasured = len(within) - yes - no
+    yes, no, unmeasured = within.count("yes"), within.count("no"), int(table.data["measured"].isna().sum())
     rest = f"; {unmeasured} have no measured one beside them" if unmeasured else ""
+    if others := len(within) - yes - no - unmeasured:
+        rest += f"; {others} cannot be compared"
     return f"Of {len(within)} published numbers, {yes} are met within the tolerance and {no} missed{rest}."
 
 
