@@ -163,7 +163,7 @@ def _entries_of_model(model: str, overrides: Mapping[str, Any]) -> tuple[frozens
             entries.add(file.relative_to(PACKAGE).as_posix())
         else:  # a class of the user may call what the modules that it names bring in
             further = {name for part in imported for name in imported_files((PACKAGE / part).read_bytes())}
-            entries |= further & {*OPTIONAL}
+            entries |= further & {BIAS, SUITES}  # MoME's head, which cmt/ registers, only where it is named
     uses = config_uses(files, overrides) if files or model.startswith(("mmdet3d::", "mmdet::")) else EVERYTHING
     optional = {file for file, used in ((BIAS, uses.bias), (EXPERTS, uses.experts)) if used}
     return frozenset(entries | optional | _suites(uses.corruptions)), uses.texts
