@@ -1,6 +1,6 @@
 """Write a template into the project folder, with its test: a router, a corruption, a study, a tier or a detector.
 
-aqr-bench new router near_first        routers/near_first.py and tests/test_router_near_first.py
+aqr-bench new router near_first        routers/near_first.py and a test of it
 aqr-bench new corruption dust          also the suite ablations/conditions/dust.yaml
 """
 

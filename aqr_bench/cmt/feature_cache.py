@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -95,7 +96,13 @@ def _read(path: Path) -> list[Tensor] | None:
     except OSError:
         return None
     checksum, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    return torch.load(io.BytesIO(content), weights_only=True) if checksum == _checksum(content) else None
+    if checksum != _checksum(content):
+        return None
+    file = io.BytesIO(content)
+    try:
+        return torch.load(file, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError):  # of another program, with a checksum that is right
+        return None
 
 
 def _checksum(content: memoryview) -> bytes:

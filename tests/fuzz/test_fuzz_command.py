@@ -29,6 +29,8 @@ LONG = (
     # Becoming another program; a search for a driver, without which set-up reports nothing.
     *("aqr_bench.cli.gpu_slots.run", "aqr_bench.cli.cuda_builds.find_driver"),
     "aqr_bench.cost.gpu_check.__main__.prepare_folder",
+    # What writes into the working folder, asked for it.
+    *("aqr_bench.cli.new.write_template", "aqr_bench.cli.init.project_files"),
     *("aqr_bench.world.write.write_world", "aqr_bench.report.page.build_report", "aqr_bench.engine.train.run_training"),
 )
 

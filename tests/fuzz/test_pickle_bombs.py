@@ -24,6 +24,7 @@ from worlds import linked_copy, smallest_world
 from aqr_bench import compat
 from aqr_bench.cli import main as cli
 from aqr_bench.cli.rerun import weight_difference
+from aqr_bench.cmt.feature_cache import FeatureCache, _checksum
 from aqr_bench.compat import load_safe_pickle
 from aqr_bench.data.dbinfos import read_dbinfos
 from aqr_bench.data.gt_database import _train_frames
@@ -258,10 +259,19 @@ def test_a_picture_that_claims_gigapixels(tmp_path):
     assert not shown and left_out[0].startswith("clean.png (")
 
 
+def test_stored_features_are_computed_again(marker, tmp_path):
+    cache, features = FeatureCache(tmp_path / "features", "", 1_000_000), [torch.ones(2)]
+    cache.levels(b"branch", torch.zeros(1), lambda: features)
+    (entry,) = cache.folder.iterdir()
+    content = pickle.dumps(Bomb(marker))
+    entry.write_bytes(_checksum(memoryview(content)) + content)
+    assert torch.equal(cache.levels(b"branch", torch.zeros(1), lambda: features)[0], features[0])
+
+
 # ---------------------------------------------------------------- all places are known
 
 KNOWN = {
-    "torch.load": {"engine/checkpoint.py", "engine/weights.py"},
+    "torch.load": {"cmt/feature_cache.py", "engine/checkpoint.py", "engine/weights.py"},
     "np.load": {"metrics/matches.py", "report/routers.py"},
     "pickle.Unpickler": {"compat.py"},
     "yaml.load": {"study/schema.py"},

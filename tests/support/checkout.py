@@ -176,11 +176,12 @@ def main(words=None):
     parser.add_argument("--study", nargs="+")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--variants", nargs="+", default=[])
+    parser.add_argument("--records", type=Path)
     args, _ = parser.parse_known_args(words)
     tier = load_tier(args.tier)
     studies = [limit_seeds(load_study(name), tier, args.seeds) for name in args.study]
     studies = with_variants(studies, args.variants) if args.variants else studies
-    identity = page_identity(Path("results") / tier.name, studies)
+    identity = page_identity(args.records / tier.name, studies)
     (out / "made_from.json").write_text(json.dumps({"identity": identity}))
     return 0
 """
