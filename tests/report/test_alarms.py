@@ -30,6 +30,8 @@ from aqr_bench.study.load import load_study, load_tier, resolve_condition
 from aqr_bench.study.runs import limit_seeds
 from aqr_bench.study.schema import repository_root
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 TIER = load_tier("smoke")
 CONDITION_NAMES = ("clean", "no_lidar", "no_cameras")
 INPUTS = {

@@ -26,6 +26,8 @@ from aqr_bench.study.plan import with_variants
 from aqr_bench.study.runs import limit_seeds
 from aqr_bench.study.schema import repository_root
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 REFERENCE = repository_root() / "results" / "reference" / "quick_0.1.0" / "records"
 WINDOW = "a cross -> b"
 
