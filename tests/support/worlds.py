@@ -31,7 +31,11 @@ def shared_world(**spec: Any) -> Path:
 
 def copy_infos(folder: Path, **spec: Any) -> Path:
     """Copies of the info files of a shared world, beside which a test may write; returns ``folder``."""
-    return shutil.copytree(shared_world(**spec) / "infos", folder, dirs_exist_ok=True)
+    source = shared_world(**spec)
+    shutil.copytree(source / "infos", folder, dirs_exist_ok=True)
+    summary = json.loads((folder / "data.json").read_text())
+    (folder / "data.json").write_text(json.dumps({**summary, "root": os.path.relpath(source / "world", folder)}))
+    return folder
 
 
 def smallest_world() -> Path:
