@@ -24,8 +24,9 @@ def pytest_addoption(parser):
 
 # Where pytest-xdist hands out whole files, one that takes minutes and starts last keeps everyone waiting.
 LONGEST_FIRST = (
-    *("workflow/test_workflow.py", "end_to_end/test_smoke.py", "workflow/test_targets.py", "workflow/test_failures.py"),
-    *("workflow/test_gpus.py", "pretended_gpu/test_models.py", "engine/test_resumed_training.py"),
+    *("end_to_end/test_smoke.py", "workflow/test_workflow.py", "workflow/test_freshness.py"),
+    *("workflow/test_failures.py", "workflow/test_targets.py", "workflow/test_gpus.py"),
+    *("pretended_gpu/test_models.py", "engine/test_resumed_training.py", "engine/test_distributed.py"),
 )
 
 
@@ -46,12 +47,12 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _shared_worlds(tmp_path_factory):
-    """Worlds that several tests read are written once, also where pytest-xdist shares the files out."""
-    import worlds
+def _shared_files(tmp_path_factory):
+    """Worlds and checkouts that several tests use are written once, also where pytest-xdist shares the files out."""
+    import shared_files
 
     folder = tmp_path_factory.getbasetemp()
-    worlds.share_in(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+    shared_files.share_in(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+import scipy
 
 from aqr_bench.corruptions.frame import Frame, View
 from aqr_bench.corruptions.geometry import perturb_pose
@@ -24,7 +24,9 @@ def random_rigid_motions(
     Each component of the rotation vector is N(0, rotation_sigma_rad). To first order a rotation matrix is I + [v]x, so
     each of its entries off the diagonal is disturbed by just that sigma: what the source adds to matrix entries.
     """
-    rotations = Rotation.from_rotvec(rng.normal(0.0, rotation_sigma_rad, (count, 3))).as_matrix()
+    rotations = scipy.spatial.transform.Rotation.from_rotvec(
+        rng.normal(0.0, rotation_sigma_rad, (count, 3))
+    ).as_matrix()
     return rotations, rng.normal(0.0, translation_sigma_m, (count, 3))
 
 

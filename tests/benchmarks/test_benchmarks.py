@@ -6,6 +6,7 @@ import cProfile
 import json
 import os
 import pstats
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,23 @@ def call(*words: str) -> str:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
+
+
+SESSIONS = {
+    "pieces": ["benchmarks/test_pieces.py", "--size", "tiny", "--windows", "3/3", "--benchmark-disable"],
+    "hot paths": ["benchmarks/test_hot_paths.py", "--benchmark-disable", "-k", "not corruption"],
+    "names": ["benchmarks/test_hot_paths.py", "--collect-only"],
+}
+
+
+@pytest.fixture(scope="module")
+def sessions() -> dict[str, str]:
+    """What pytest prints in each session: one process for all, since its imports are most of the time."""
+    code = "import json, sys, pytest\n"
+    code += "for words in json.loads(sys.argv[1]): print('session ended with', int(pytest.main(words)), flush=True)"
+    *texts, rest = re.split(r"session ended with 0\n", call("-c", code, json.dumps([*SESSIONS.values()])))
+    assert len(texts) == len(SESSIONS) and not rest
+    return dict(zip(SESSIONS, texts, strict=True))
 
 
 def test_the_table_of_a_tiny_size(tmp_path):
@@ -57,11 +75,8 @@ def test_peak_memory_of_a_fresh_process_and_a_variant_that_fails(tmp_path):
     assert rows["nn.MultiheadAttention"]["forward"]["peak_mb"] > rows["none"]["forward"]["peak_mb"] + 25
 
 
-def test_every_piece_runs():
-    text = call(
-        "-m", "pytest", "benchmarks/test_pieces.py", "--size", "tiny", "--windows", "3/3", "--benchmark-disable"
-    )
-    assert "11 passed" in text
+def test_every_piece_runs(sessions):
+    assert "11 passed" in sessions["pieces"]
 
 
 @pytest.mark.slow
@@ -73,9 +88,8 @@ def test_the_workflow_is_planned_and_found_to_be_done():
     assert results["records"] == 2 + 1 + 4 + 5 * 3 + 4 * 3 + 10
 
 
-def test_every_hot_path_runs():
-    text = call("-m", "pytest", "benchmarks/test_hot_paths.py", "--benchmark-disable", "-k", "not corruption")
-    assert "15 passed" in text
+def test_every_hot_path_runs(sessions):
+    assert "15 passed" in sessions["hot paths"]
 
 
 @pytest.mark.slow
@@ -114,10 +128,9 @@ def test_the_calibration_kernel_takes_its_time():
     assert calibration.seconds() > 1e-4
 
 
-def test_the_baseline_has_every_hot_path():
+def test_the_baseline_has_every_hot_path(sessions):
     results = set(regression.read(ROOT / "benchmarks" / "baselines" / "epyc2.json"))
-    text = call("-m", "pytest", "benchmarks/test_hot_paths.py", "--collect-only")
-    assert results == {line.split("::")[1] for line in text.splitlines() if "::" in line}
+    assert results == {line.split("::")[1] for line in sessions["names"].splitlines() if "::" in line}
 
 
 def test_the_parts_of_a_profile_make_up_the_whole():

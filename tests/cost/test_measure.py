@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from worlds import copy_infos
 
 from aqr_bench.cost import flops, measurement
 from aqr_bench.cost import measure as entry
@@ -12,14 +13,11 @@ from aqr_bench.cost.benchmark_model import BenchmarkModel, load_benchmark_model
 from aqr_bench.cost.measure import main
 from aqr_bench.cost.measurement import measure, status_of_measurement
 from aqr_bench.cost.table import table
-from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import build_config
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, read_records
 from aqr_bench.study.load import load_study, load_tier
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
 
 STAGES = ["preprocess", "voxelise", "image_backbone", "lidar_backbone", "router", "decoder", "head", "decode", "other"]
 
@@ -28,10 +26,7 @@ STAGES = ["preprocess", "voxelise", "image_backbone", "lidar_backbone", "router"
 def place(tmp_path_factory):
     """A folder with a world of a few frames and its infos, where a run would have put them."""
     folder = tmp_path_factory.mktemp("measure")
-    spec = dict(version="v1.0-mini", seed=1, train_scenes=1, val_scenes=1, frames_per_scene=2)
-    root, infos = folder / "results/smoke/world", folder / "results/smoke/infos"
-    write_world(WorldSpec.from_dict(spec), root, quiet=True)
-    assert prepare(["--root", str(root), "--out", str(infos), "--version", "v1.0-mini"]) == 0
+    copy_infos(folder / "results/smoke/infos", seed=4, train_scenes=1, val_scenes=1, frames_per_scene=2)
     return folder
 
 

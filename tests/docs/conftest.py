@@ -1,4 +1,4 @@
-"""A copy of the repository in which the commands of a page run as they are written."""
+"""A copy of the repository in which the commands of pages run as they are written."""
 
 from __future__ import annotations
 
@@ -27,18 +27,23 @@ class Page:
 
     def run(self, blocks: list[str]) -> subprocess.CompletedProcess:
         """As pasted into a shell, but for the first failure, which ends it and says which command it was."""
-        own = {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        own = {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **own}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a hundred processes would compile the package
         script = "set -eu\ntrap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n" + "\n".join(blocks)
         return subprocess.run(
-            ["bash", "-c", script], cwd=self.folder, env={**os.environ, **own}, capture_output=True, text=True,
+            ["bash", "-c", script], cwd=self.folder, env=environment, capture_output=True, text=True,
             timeout=5400,
         )  # fmt: skip
 
 
-@pytest.fixture
-def page(tmp_path) -> Page:
-    """A copy whose ``.venv/bin`` is this interpreter's; its own package is the one that is used."""
-    folder = tmp_path / "checkout"
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Page:
+    """A copy whose ``.venv/bin`` is this interpreter's; its own package is the one that is used.
+
+    The pages of a test file are followed in one copy, as a reader would: later runs take what earlier ones have.
+    """
+    folder = tmp_path_factory.mktemp("pages") / "checkout"
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "environment.yml", "pyproject.toml"):

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from worlds import copy_infos
 
 from aqr_bench import compat
 from aqr_bench.cli.evaluate import main as evaluate
-from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.engine.train import main as train
 from aqr_bench.records.diff import compare
 from aqr_bench.records.record import Record, read_records
 from aqr_bench.study.load import load_tier
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
 
 WORLD = dict(version="v1.0-mini", train_scenes=2, val_scenes=2, frames_per_scene=2, objects_per_frame=4)
 # Stated in docs/reproducibility.md with what was measured, for another thread count: relative difference of the loss of
@@ -30,8 +28,7 @@ FIRST_LOSS, NEXT_LOSSES, SCORES = 1e-5, 1e-3, 1e-4
 def place(tmp_path_factory) -> Path:
     """A world and its info files; tiers differ in threads and in the workers of their loaders."""
     folder = tmp_path_factory.mktemp("reproducible")
-    write_world(WorldSpec.from_dict(WORLD), folder / "world", workers=1, quiet=True)
-    prepare(["--version", "v1.0-mini", "--root", str(folder / "world"), "--out", str(folder / "infos"), "--quiet"])
+    copy_infos(folder / "infos", **WORLD)
     suite = dict(name="two", summary="two", conditions=[{"name": "clean"}, {"name": "no_cameras"}])
     (folder / "two.yaml").write_text(yaml.safe_dump(suite))
     return folder
@@ -147,12 +144,7 @@ def test_the_quick_tier_gives_the_same_with_workers_and_other_hash_seeds(tmp_pat
     tier["world"] |= dict(train_scenes=40, val_scenes=4)
     del tier["pretrain"]
     tier["base"]["iterations"] = 60
-    write_world(
-        WorldSpec.from_dict({"version": tier["data"]["version"], **tier["world"]}), tmp_path / "world", workers=2
-    )
-    prepare(
-        ["--version", "v1.0-trainval", "--root", str(tmp_path / "world"), "--out", str(tmp_path / "infos"), "--quiet"]
-    )
+    copy_infos(tmp_path / "infos", version=tier["data"]["version"], **tier["world"])
     records = []
     for workers in (0, 2):
         own = tmp_path / str(workers)

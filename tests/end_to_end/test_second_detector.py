@@ -6,17 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from worlds import copy_infos
 
 from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.cli.main import main as aqr_bench
 from aqr_bench.cli.pictures import main as pictures
 from aqr_bench.cost.measure import main as measure
-from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.engine.train import main as train
 from aqr_bench.records.record import read_records
 from aqr_bench.study.load import load_study, load_tier
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "centerpoint"
 WORLD = dict(seed=4, train_scenes=8, val_scenes=2, frames_per_scene=2, lidar_sweeps=1)
@@ -35,8 +33,7 @@ conditions:
 def place(tmp_path_factory) -> Path:
     """A tiny world with its infos, a tier of two iterations, the example's study, and a suite."""
     folder = tmp_path_factory.mktemp("second")
-    write_world(WorldSpec.from_dict({"version": "v1.0-mini", **WORLD}), folder / "world", workers=1, quiet=True)
-    make_infos(["--version", "v1.0-mini", "--root", str(folder / "world"), "--out", str(folder / "infos"), "--quiet"])
+    copy_infos(folder / "infos", **WORLD)
     tier = yaml.safe_load((EXAMPLE / "centerpoint.yaml").read_text())
     tier |= {"name": "tiny", "data": {"kind": "synthetic", "version": "v1.0-mini"}, "world": WORLD}
     tier |= {"model": str(EXAMPLE / tier["model"]), "base": {"iterations": 2}, "evaluate": {"batch_size": 2}}

@@ -10,11 +10,11 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
+from worlds import shared_world
 
 from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.corruptions import CORRUPTIONS, FrameError, corrupt
 from aqr_bench.data import conditions
-from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import build_loader, other_data
@@ -23,18 +23,13 @@ from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_tier, resolve_condition
 from aqr_bench.study.spec import Suite
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
 
 SPEC = dict(version="v1.0-mini", seed=4, train_scenes=8, val_scenes=2, frames_per_scene=3, lidar_sweeps=2)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> DataSet:
-    folder = tmp_path_factory.mktemp("data")
-    write_world(WorldSpec.from_dict(SPEC), folder / "world", workers=1, quiet=True)
-    make_infos(["--version", "v1.0-mini", "--root", str(folder / "world"), "--out", str(folder / "infos"), "--quiet"])
-    return load_data(folder / "infos")
+def data() -> DataSet:
+    return load_data(shared_world(**SPEC) / "infos")
 
 
 def inputs(data, name, workers=0, batch_size=1, order=None, after=None):

@@ -11,16 +11,14 @@ import numpy as np
 import pytest
 import yaml
 from torch.utils.data import BatchSampler
+from worlds import copy_infos
 
-from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.engine.distributed import split_batch
 from aqr_bench.engine.seeding import SeededBatchSampler, seed_all
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import read_records
 from aqr_bench.study.load import load_tier
 from aqr_bench.study.spec import Launcher
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
 
 WORLD = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2)
 PIPELINE = "train_dataloader.dataset.pipeline"
@@ -68,10 +66,8 @@ EQUAL = {
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("distributed")
     (folder / "starter.py").write_text(STARTER)
-    write_world(WorldSpec.from_dict(WORLD), folder / "world")
-    tier = write_tier(folder / "tiny.yaml")
-    assert prepare(["--tier", str(tier), "--root", str(folder / "world"), "--out", str(folder), "--quiet"]) == 0
-    return folder
+    write_tier(folder / "tiny.yaml")
+    return copy_infos(folder, **WORLD)
 
 
 def write_tier(path: Path, iterations: int = 4, processes: int = 2, batch: str = "total", **config) -> Path:

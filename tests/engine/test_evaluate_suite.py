@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from worlds import as_test_split
+from worlds import as_test_split, shared_world
 
 from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.data.__main__ import main as make_infos
@@ -28,8 +28,6 @@ from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.layout import FEATURES
 from aqr_bench.study.load import load_suite, load_tier
 from aqr_bench.study.plan import evaluation_settings
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
 
 SPEC = dict(version="v1.0-mini", seed=4, train_scenes=1, val_scenes=1, frames_per_scene=2)
 SUITE = """\
@@ -44,11 +42,8 @@ NAMES = ["clean", "no_back", "absent_cameras"]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> DataSet:
-    folder = tmp_path_factory.mktemp("data")
-    write_world(WorldSpec.from_dict(SPEC), folder / "world", workers=1, quiet=True)
-    make_infos(["--version", "v1.0-mini", "--root", str(folder / "world"), "--out", str(folder / "infos"), "--quiet"])
-    return load_data(folder / "infos")
+def data() -> DataSet:
+    return load_data(shared_world(**SPEC) / "infos")
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from worlds import copy_infos
 
 from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.cli.records import main as check_records
 from aqr_bench.cmt.published_weights import model_on_meta
 from aqr_bench.cmt.sparse_kernels import mmcv_from_spconv2
-from aqr_bench.data.__main__ import main as write_infos
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import not_applicable_reason
@@ -28,8 +28,6 @@ from aqr_bench.study.requirements import require_inputs
 from aqr_bench.study.runs import base_runs
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Schedule
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
 
 LIDAR, CAMERA = "cmt_lidar_voxel0075_cbgs", "cmt_camera_vov_1600x640_cbgs"
 R50 = "cmt_voxel0100_r50_800x320_cbgs"
@@ -51,9 +49,7 @@ def official_state(model: str) -> collections.OrderedDict:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("starts")
-    write_world(WorldSpec.from_dict(WORLD), folder / "world")
-    files = {"--version": "v1.0-mini", "--root": str(folder / "world"), "--out": str(folder)}
-    assert write_infos([*(word for pair in files.items() for word in pair), "--quiet"]) == 0
+    copy_infos(folder, **WORLD)
     torch.save({"state_dict": official_state(LIDAR), "meta": {"epoch": 20}}, folder / "published.pth")
     write_tier(folder / "given.yaml", models={LIDAR: {"checkpoint": str(folder / "published.pth")}})
     return folder

@@ -13,15 +13,13 @@ import torch
 import yaml
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from worlds import copy_infos
 
-from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import build_config
 from aqr_bench.engine.train import main, run_training
 from aqr_bench.records.record import read_records
 from aqr_bench.study.load import load_study, load_tier
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
 
 WORLD = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2)
 BATCHES = 2  # a pass: four frames, two in a batch
@@ -71,12 +69,9 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        write_world(WorldSpec.from_dict(WORLD), folder / "world")
         for unit in ("iterations", "epochs"):
             self._write_tier(unit)
-        words = ["--tier", str(folder / "iterations.yaml"), "--root", str(folder / "world"), "--out", str(folder)]
-        assert prepare([*words, "--quiet"]) == 0
-        self.data = load_data(folder)
+        self.data = load_data(copy_infos(folder, **WORLD))
         self._unbroken: dict[tuple[str, str], tuple[Path, list]] = {}
 
     def _write_tier(self, unit: str) -> None:

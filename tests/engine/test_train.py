@@ -12,8 +12,8 @@ import torch
 import yaml
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from worlds import copy_infos
 
-from aqr_bench.data.__main__ import main as prepare
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import build_config
 from aqr_bench.engine.train import main, run_training
@@ -23,8 +23,6 @@ from aqr_bench.records.record import Record, not_started_reason, read_records, w
 from aqr_bench.records.store import separate_work
 from aqr_bench.study.layout import FEATURES
 from aqr_bench.study.load import load_study, load_tier
-from aqr_bench.world.spec import WorldSpec
-from aqr_bench.world.write import write_world
 
 WORLD = dict(version="v1.0-mini", train_scenes=2, val_scenes=1, frames_per_scene=2)
 
@@ -41,13 +39,8 @@ class StopAfterTwo(Hook):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("train")
-    write_world(WorldSpec.from_dict(WORLD), folder / "world")
     write_tier(folder / "tiny.yaml")
-    assert (
-        prepare(["--tier", str(folder / "tiny.yaml"), "--root", str(folder / "world"), "--out", str(folder), "--quiet"])
-        == 0
-    )
-    return folder
+    return copy_infos(folder, **WORLD)
 
 
 def write_tier(path: Path, iterations: int = 3, **config) -> Path:

@@ -92,7 +92,7 @@ def has_locale(name: str) -> bool:
         locale.setlocale(locale.LC_ALL, before)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW * (n != "C")) for n in LOCALES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW) for n in LOCALES])
 def test_other_locales_read_and_print_the_same(name, odd):
     if not has_locale(name):
         pytest.skip(f"locale {name} is not installed")

@@ -15,6 +15,8 @@ from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.report.page import build_report
 from aqr_bench.study.load import load_study, load_tier
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 TIER = load_tier("smoke")
 
 

@@ -17,6 +17,8 @@ from aqr_bench.study.load import load_study, load_suite, load_tier
 from aqr_bench.study.runs import matrix
 from aqr_bench.study.spec import Study, Tier
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 STUDY, PAPER = load_study("paper_cmt"), load_tier("paper")
 BLIND = "the model does not use cameras, and the condition changes only images"
 # mAP and NDS, as fractions.

@@ -26,6 +26,8 @@ from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.plan import with_variants
 from aqr_bench.study.runs import limit_seeds
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 REFERENCE = shipped_folder() / "results" / "reference" / "quick_0.1.0" / "records"
 WINDOW = "a cross -> b"
 

@@ -7,14 +7,18 @@ report, STAND_IN_REPORT=1 saves the seconds that it takes.
 
 from __future__ import annotations
 
+import compileall
 import multiprocessing
 import os
+import py_compile
 import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from shared_files import shared_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = {
@@ -187,6 +191,36 @@ def main(words=None):
 """
 
 
+# What the code of each file says is worked out once for all processes of a test run: with a dozen in a run of the
+# workflow, the parsing would be half of the work. The key holds all that the answers depend on.
+CACHED = """
+
+def _cached_on_disk(function):
+    import os, pickle
+    from pathlib import Path
+    package = Path(__file__).parents[1]
+    names = sorted(str(file.relative_to(package)) for file in package.rglob("*.py"))
+    inits = [(package / name).read_bytes() for name in names if name.endswith("__init__.py")]
+    state = hashlib.sha256(repr((names, inits)).encode())
+
+    @functools.lru_cache(maxsize=4096)
+    def cached(source):
+        key = state.copy()
+        key.update(source)
+        file = Path(FOLDER) / f"{function.__name__}-{key.hexdigest()}"
+        try:
+            return pickle.loads(file.read_bytes())
+        except FileNotFoundError:
+            result = function.__wrapped__(source)
+            temporary = file.with_name(f"{file.name}.{os.getpid()}")
+            temporary.write_bytes(pickle.dumps(result))
+            temporary.replace(file)
+            return result
+
+    return cached
+"""
+
+
 def copy_workflow(folder: Path) -> Path:
     """Copy the workflow and the ablations into a folder: Snakemake runs there with this checkout's package."""
     for name in ("workflow", "ablations", "config", "results/published"):
@@ -197,7 +231,17 @@ def copy_workflow(folder: Path) -> Path:
 
 
 def copy_repository(target: Path) -> Path:
-    """Copy the workflow, the ablations and the package; put stand-ins where the work is done."""
+    """Copy the workflow, the ablations and the package, with stand-ins where the work is done."""
+    return _copy(shared_folder("repository", _write_repository), target)
+
+
+def _copy(source: Path, target: Path) -> Path:
+    """A copy with the times of the files."""
+    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
+    return target
+
+
+def _write_repository(target: Path) -> None:
     copy_workflow(target)
     package = target / "aqr_bench"
     shutil.copytree(REPOSITORY / "aqr_bench", package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -206,9 +250,32 @@ def copy_repository(target: Path) -> Path:
     # mmdet3d's import takes seconds in every run; tests/engine/test_check_configs.py tests the check of the configs.
     with (package / "engine/check_configs.py").open("a") as file:
         file.write("\n\ncheck_configs = lambda tier, studies: 0\n")
+    cache = target.with_name(f"{target.name}-parsed")
+    cache.mkdir(exist_ok=True)
+    for place, function in (("records/imports.py", "imported_files"), ("study/hashes.py", "_syntax_hash")):
+        with (package / place).open("a") as file:
+            file.write(f"\n\nimport hashlib\n{CACHED.replace('FOLDER', repr(str(cache)))}\n")
+            file.write(f"{function} = _cached_on_disk({function})\n")
     (package / "report/__main__.py").rename(package / "report/real_main.py")
     (package / "report/__main__.py").write_text(REPORT)
-    return target
+    # By hash, not by time and size, which edits of a test may leave as they are.
+    compileall.compile_dir(package, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
+
+
+def finished_checkout(target: Path) -> Checkout:
+    """A copy of a checkout in which the smoke study has been run, report and all.
+
+    What that printed is in ``output.txt``, the steps that it took in ``first_steps.txt``.
+    """
+
+    def write(folder: Path) -> None:
+        checkout = Checkout(copy_repository(folder))
+        done = checkout.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (folder / "output.txt").write_text(done.stdout)
+        (folder / "steps.txt").rename(folder / "first_steps.txt")
+
+    return Checkout(_copy(shared_folder("finished", write), target))
 
 
 def _as_module(root: str, command: tuple[str, ...], environment: dict[str, str], out: str, err: str) -> None:
@@ -234,28 +301,28 @@ class Checkout:
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
         """Run a command in the copy with the copy's package."""
-        env = self._environment(environment)
-        return subprocess.run(
-            [sys.executable, "-m", *command], cwd=self.root, env=env, capture_output=True, text=True, timeout=300
-        )
+        return self._fork(command, environment)
 
     def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        """Run Snakemake in the copy, forked from a process that has imported it already: that is half of a dry run."""
+        """Run Snakemake in the copy."""
+        return self._fork(("snakemake", "--cores", "2", *arguments), environment)
+
+    def _fork(self, command: tuple[str, ...], environment: dict[str, str]) -> subprocess.CompletedProcess:
+        """``python -m`` with the command, forked from a process that has imported what takes long."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["snakemake.cli", "numpy", "yaml", "jsonschema", "psutil"])
-        command, env = ("snakemake", "--cores", "2", *arguments), self._environment(environment)
+        context.set_forkserver_preload(["snakemake.cli", "numpy", "scipy", "cv2", "yaml", "jsonschema", "psutil"])
+        env = self._environment(environment)
         with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
             process = context.Process(target=_as_module, args=(str(self.root), command, env, out.name, err.name))
             process.start()
-            process.join(300)
+            process.join(900)
             if process.exitcode is None:
                 process.kill()
             return subprocess.CompletedProcess(command, process.exitcode, out.read(), err.read())
 
     def copy_to(self, root: Path) -> Checkout:
         """A copy of the copy with its results and file times, for a test that changes it."""
-        subprocess.run(["cp", "-a", str(self.root), str(root)], check=True)
-        return Checkout(root)
+        return Checkout(_copy(self.root, root))
 
     def steps(self) -> list[str]:
         """Lines 'step study variant out' of what ran since the last call."""

@@ -113,3 +113,16 @@ def data_sample(count: int, cameras: np.ndarray, seed: int = 0, **meta) -> Det3D
     truth.bboxes_3d, truth.labels_3d = boxes(count, seed)
     sample.gt_instances_3d = truth
     return sample
+
+
+NAMES = ("center", "height", "dim", "rot", "vel", "cls_logits")
+
+
+def run(head, x, x_img, metadata):
+    with torch.no_grad():
+        return head.eval()([x], [x_img], metadata)[0][0]
+
+
+def assert_equal_outputs(one, other, atol=1e-5):
+    for name in NAMES:
+        torch.testing.assert_close(one[name], other[name], atol=atol, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")

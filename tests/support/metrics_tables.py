@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from nuscenes import NuScenes
+from detection_metric import Tables
 
 SCENES = ("scene-0003", "scene-0012", "scene-0001")  # two of the val split, one that is not
 CATEGORIES = (
@@ -18,21 +18,6 @@ CATEGORIES = (
     "static_object.bicycle_rack",
 )
 STEPS = ((0, 1, 2, 3), (0, 2, 4, 9), (0, 1))  # times of a scene's samples, 0.5 s; too far apart for some velocities
-
-
-class Tables:
-    """The part of NuScenes that the devkit's evaluation uses."""
-
-    box_velocity = NuScenes.box_velocity
-    version = "v1.0-trainval"
-
-    def __init__(self, **tables: list[dict]) -> None:
-        for name, records in tables.items():
-            setattr(self, name, records)
-        self._by_token = {name: {r["token"]: r for r in records} for name, records in tables.items()}
-
-    def get(self, table: str, token: str) -> dict:
-        return self._by_token[table][token]
 
 
 def make_tables(objects: int = 40, seed: int = 0) -> Tables:

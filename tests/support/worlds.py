@@ -6,36 +6,36 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from shared_files import shared_folder
 
 from aqr_bench.data.__main__ import main as write_infos
 from aqr_bench.world.spec import WorldSpec
 from aqr_bench.world.write import write_world
 
-_FOLDERS: list[Path] = []
-
-
-def share_in(folder: Path) -> None:
-    """Set the folder of this test run, which all of its processes see."""
-    _FOLDERS[:] = [folder]
-
 
 def shared_world(**spec: Any) -> Path:
     """A folder with ``world/`` and ``infos/`` of a world of these settings; it is not to be written to."""
     spec = {"version": "v1.0-mini", **spec}
-    if not _FOLDERS:
-        share_in(Path(tempfile.mkdtemp(prefix="aqr-bench-worlds-")))
-    folder = _FOLDERS[0] / f"world-{hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]}"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "infos" / "data.json").is_file():
-            write_world(WorldSpec.from_dict(spec), folder / "world", workers=1, quiet=True)
-            paths = ["--root", str(folder / "world"), "--out", str(folder / "infos")]
-            assert write_infos(["--version", spec["version"], *paths, "--quiet"]) == 0
+
+    def write(folder: Path) -> None:
+        write_world(WorldSpec.from_dict(spec), folder / "world", workers=1, quiet=True)
+        paths = ["--root", str(folder / "world"), "--out", str(folder / "infos")]
+        assert write_infos(["--version", spec["version"], *paths, "--quiet"]) == 0
+
+    name = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]
+    return shared_folder(f"world-{name}", write)
+
+
+def copy_infos(folder: Path, **spec: Any) -> Path:
+    """Copies of the info files of a shared world, beside which a test may write; returns ``folder``."""
+    source = shared_world(**spec)
+    shutil.copytree(source / "infos", folder, dirs_exist_ok=True)
+    summary = json.loads((folder / "data.json").read_text())
+    (folder / "data.json").write_text(json.dumps({**summary, "root": os.path.relpath(source / "world", folder)}))
     return folder
 
 

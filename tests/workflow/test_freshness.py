@@ -8,26 +8,16 @@ import subprocess
 
 import pytest
 import yaml
-from checkout import Checkout, copy_repository
+from checkout import Checkout, finished_checkout
 
 RUN = ("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
 CROSS = "results/smoke/smoke/cross/seed0/train.jsonl"
 AQR = "model.pts_bbox_head.aqr"
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Checkout:
-    checkout = Checkout(copy_repository(tmp_path_factory.mktemp("finished") / "checkout"))
-    done = checkout.run(*RUN, STAND_IN_REPORT="1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return checkout
-
-
 @pytest.fixture
-def copy(finished, tmp_path) -> Checkout:
-    checkout = finished.copy_to(tmp_path / "copy")
-    checkout.steps()
-    return checkout
+def copy(tmp_path) -> Checkout:
+    return finished_checkout(tmp_path / "copy")
 
 
 def set_window(checkout: Checkout, cells: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkout import Checkout, copy_repository
+from checkout import Checkout, copy_repository, finished_checkout
 
 ODD = """it's, {my} $HOME;&"disk" `x` ü"""
 RUN = ("aqr_bench.cli.main", "run")
@@ -17,20 +17,9 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(copy_repository(tmp_path / "checkout"))
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Checkout:
-    """A copied repository in which the smoke study has been run. Tests that change it work on a copy."""
-    checkout = Checkout(copy_repository(tmp_path_factory.mktemp("names") / "checkout"))
-    done = checkout.run(*RUN, "--tier", "smoke", "--study", "smoke", STAND_IN_REPORT="1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return checkout
-
-
 @pytest.fixture
-def copy(finished, tmp_path) -> Checkout:
-    copy = finished.copy_to(tmp_path / "copy")
-    copy.steps()
-    return copy
+def copy(tmp_path) -> Checkout:
+    return finished_checkout(tmp_path / "copy")
 
 
 def shipped(checkout: Checkout, name: str) -> dict:

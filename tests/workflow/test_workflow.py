@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkout import Checkout, copy_repository
+from checkout import Checkout, copy_repository, finished_checkout
 
 from aqr_bench.study.load import load_tier
 
@@ -43,17 +43,13 @@ def checkout(tmp_path: Path) -> Checkout:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Checkout:
-    """A copied repository in which the smoke study has been run. Tests that change it work on a copy."""
-    checkout = Checkout(copy_repository(tmp_path_factory.mktemp("finished") / "checkout"))
-    done = checkout.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
-    assert done.returncode == 0, done.stdout + done.stderr
-    checkout.output = done.stdout
-    return checkout
+    """A copied repository in which the smoke study has been run. Tests that change it take ``copy``."""
+    return finished_checkout(tmp_path_factory.mktemp("finished") / "checkout")
 
 
 @pytest.fixture
-def copy(finished, tmp_path) -> Checkout:
-    return finished.copy_to(tmp_path / "copy")
+def copy(tmp_path) -> Checkout:
+    return finished_checkout(tmp_path / "copy")
 
 
 def test_lint(checkout):
@@ -88,17 +84,16 @@ def test_a_study_is_a_target(checkout):
 
 
 def test_from_world_to_report(finished):
-    page = finished.root / "results" / "smoke" / "report" / "index.html"
-    assert f"report: {page}" in finished.output and finished.output.startswith("[0/13] World")
-    assert "14 of 14 records ok" in finished.output and page.stat().st_size > 10_000
-    steps = [line.split()[0] for line in (finished.root / "steps.txt").read_text().splitlines()]
+    output, page = (finished.root / "output.txt").read_text(), "results/smoke/report/index.html"
+    assert re.search(f"^report: /.*/{page}$", output, re.MULTILINE) and output.startswith("[0/13] World")
+    assert "14 of 14 records ok" in output and (finished.root / page).stat().st_size > 10_000
+    steps = [line.split()[0] for line in (finished.root / "first_steps.txt").read_text().splitlines()]
     assert steps[:2] == ["world", "prepare"] and {s: steps.count(s) for s in set(steps)} == {
         "world": 1, "prepare": 1, "train": 3, "evaluate": 3, "measure": 2, "pictures": 1,
     }  # fmt: skip
 
 
 def test_a_second_run_does_nothing(copy):
-    copy.steps()
     done = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
     assert done.returncode == 0 and "nothing to do" in done.stdout and copy.steps() == []
 
@@ -153,7 +148,6 @@ def test_an_edited_table_makes_info_files_and_all_that_depends_on_them_again(cop
     (copy.root / TABLE).write_text('[{"name": "another scene"}]')
     plan = planned(copy, *SMOKE)
     assert plan == {**{k: v for k, v in JOBS.items() if k != "world"}, "report": 1}
-    copy.steps()
     done = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
     assert done.returncode == 0 and copy.steps()[0].startswith("prepare"), done.stdout + done.stderr
     assert "another scene" in (copy.root / "results/smoke/infos/infos_train.pkl").read_text()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from aqr_bench.errors import UserError
-from aqr_bench.world.spec import LEVELS, WorldSpec, official_scenes, read_tier
+from aqr_bench.study.spec import SPLITS
+from aqr_bench.world.spec import LEVELS, OFFICIAL_COUNTS, WorldSpec, official_scenes, read_tier
 
 
 def test_defaults_are_valid_and_survive_a_round_trip():
@@ -125,8 +126,8 @@ def test_a_tier_file_gives_its_version_to_the_world(tmp_path):
     assert (spec.version, spec.train_scenes, spec.light) == ("v1.0-mini", 3, (1.0, 1.0))
 
 
-@pytest.mark.parametrize(("version", "train", "val"), [("v1.0-trainval", 700, 150), ("v1.0-mini", 8, 2)])
-def test_scene_names_are_the_official_ones(version, train, val):
+@pytest.mark.parametrize("version", SPLITS)
+def test_scene_names_are_the_official_ones(version):
     names = official_scenes(version)
-    assert (len(names[0]), len(names[1])) == (train, val)
+    assert (len(names[0]), len(names[1])) == OFFICIAL_COUNTS[version]
     assert not set(names[0]) & set(names[1])

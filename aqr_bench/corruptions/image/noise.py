@@ -10,8 +10,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import poisson
+import scipy
 
 _STEPS = 65536  # values of a uint16
 _DARK_BITS = 14  # resolution of dark_noise, whose table has 256 rows and has to stay in the cache
@@ -89,7 +88,7 @@ def _add(image: np.ndarray, rng: np.random.Generator, table: np.ndarray) -> np.n
 
 @lru_cache(maxsize=32)
 def _gaussian_table(sigma: float) -> np.ndarray:
-    return _integer_levels(sigma * ndtri((np.arange(_STEPS) + 0.5) / _STEPS))
+    return _integer_levels(sigma * scipy.special.ndtri((np.arange(_STEPS) + 0.5) / _STEPS))
 
 
 @lru_cache(maxsize=32)
@@ -106,12 +105,12 @@ def _integer_levels(noise: np.ndarray) -> np.ndarray:
 
 def _dark_table(signal: np.ndarray, poisson_lambda: float, sigma: float) -> np.ndarray:
     """uint8 [256 * 2^14]: the quantiles of the noisy value, for one value after the other."""
-    max_count = int(poisson.isf(1e-9, poisson_lambda * max(float(signal.max()), 1e-9)))
+    max_count = int(scipy.stats.poisson.isf(1e-9, poisson_lambda * max(float(signal.max()), 1e-9)))
     counts = np.arange(max_count + 1)
-    weights = poisson.pmf(counts, poisson_lambda * signal[:, None])
+    weights = scipy.stats.poisson.pmf(counts, poisson_lambda * signal[:, None])
     mean = np.minimum(counts / poisson_lambda, 1.0)
     # The result is at most k where mean + Gaussian is below (k + 1) / 255.
-    below = ndtr((np.arange(1, 256) / 255 - mean[:, None]) / sigma)
+    below = scipy.special.ndtr((np.arange(1, 256) / 255 - mean[:, None]) / sigma)
     ends = np.rint(weights @ below / weights.sum(1, keepdims=True) * 2**_DARK_BITS).astype(np.int64)
     ends = np.concatenate([np.zeros((256, 1), np.int64), ends, np.full((256, 1), 2**_DARK_BITS)], axis=1)
     levels = np.tile(np.arange(256, dtype=np.uint8), 256)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.constants import speed_of_light
-from scipy.integrate import cumulative_trapezoid
+import scipy
 
 from aqr_bench.corruptions.frame import INTENSITY
 from aqr_bench.corruptions.lidar.optics import MAX_INTENSITY, moved, ranges, with_intensity
@@ -42,7 +41,7 @@ def fog_response(alpha: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns:
         (target distance (m), distance at which the fog appears (m), response (s/m^2)), float64 [K] each.
     """
-    length = speed_of_light * PULSE_S
+    length = scipy.constants.speed_of_light * PULSE_S
     depth = np.arange(CROSSING_M[0], CROSSING_M[1] + length + STEP_M, STEP_M)
     seen = np.clip((depth - CROSSING_M[0]) / (CROSSING_M[1] - CROSSING_M[0]), 0.0, 1.0)
     impulse = np.exp(-2 * alpha * depth) * seen / depth**2
@@ -50,7 +49,9 @@ def fog_response(alpha: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     looked_at = np.arange(CROSSING_M[0], depth[-1] + length, 2 * STEP_M)
     lag = looked_at[:, None] - depth
     pulse = np.where((lag >= 0) & (lag <= length), np.sin(np.pi * lag / length) ** 2, 0.0)
-    response = cumulative_trapezoid(2 / speed_of_light * pulse * impulse, depth, axis=1, initial=0.0)
+    response = scipy.integrate.cumulative_trapezoid(
+        2 / scipy.constants.speed_of_light * pulse * impulse, depth, axis=1, initial=0.0
+    )
     peak = response.argmax(axis=0)
     appears = np.clip(looked_at[peak] - length / 2, CROSSING_M[0], depth)
     table = depth, appears, response[peak, np.arange(len(depth))]

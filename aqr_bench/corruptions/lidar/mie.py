@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.integrate import simpson
-from scipy.special import spherical_jn, spherical_yn
+import scipy
 
 # LISA (velatkilic/LISA, Kilic et al. 2021): refractive index of water at the laser's wavelength, losses neglected.
 WATER_INDEX, WAVELENGTH_M = 1.328, 905e-9
@@ -29,9 +28,9 @@ def mie_extinction(index: float, size: float) -> float:
     """
     order = np.arange(1, int(np.ceil(size + 4.05 * np.cbrt(size) + 2)) + 1)
     inside, outside = index * size, size
-    psi_in, dpsi_in = _riccati(spherical_jn, order, inside)
-    psi, dpsi = _riccati(spherical_jn, order, outside)
-    chi, dchi = _riccati(spherical_yn, order, outside)
+    psi_in, dpsi_in = _riccati(scipy.special.spherical_jn, order, inside)
+    psi, dpsi = _riccati(scipy.special.spherical_jn, order, outside)
+    chi, dchi = _riccati(scipy.special.spherical_yn, order, outside)
     xi, dxi = psi + 1j * chi, dpsi + 1j * dchi
     a = (index * psi_in * dpsi - psi * dpsi_in) / (index * psi_in * dxi - xi * dpsi_in)
     b = (psi_in * dpsi - index * psi * dpsi_in) / (psi_in * dxi - index * xi * dpsi_in)
@@ -77,4 +76,4 @@ def rain_extinction(rate_mm_h: float) -> float:
     diameter, efficiency = _drops()
     number = DROPS_PER_M3_MM * np.exp(-rain_slope(rate_mm_h) * diameter)
     area_m2 = np.pi / 4 * (1e-3 * diameter) ** 2
-    return float(simpson(efficiency * area_m2 * number, x=diameter))
+    return float(scipy.integrate.simpson(efficiency * area_m2 * number, x=diameter))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.integrate import cumulative_trapezoid, trapezoid
+import scipy
 
 STEPS = 400
 
@@ -75,7 +75,9 @@ def _table(law: Particles) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     per_m = area_m2 * law.per_m3_mm / law.slope_per_mm * tail
     sizes = seen_mm[:, None] + (law.largest_mm - seen_mm)[:, None] * np.linspace(0, 1, STEPS) ** 2
     number = law.per_m3_mm * np.exp(-law.slope_per_mm * sizes)
-    taken = area_m2 * trapezoid(number * covered_share(sizes, distance[:, None], law.divergence_rad), sizes, axis=1)
+    taken = area_m2 * scipy.integrate.trapezoid(
+        number * covered_share(sizes, distance[:, None], law.divergence_rad), sizes, axis=1
+    )
     table = distance, seen_mm, _running(per_m, distance), _running(taken, distance)
     for column in table:
         column.flags.writeable = False
@@ -83,7 +85,7 @@ def _table(law: Particles) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 
 
 def _running(density: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    return cumulative_trapezoid(density, distance, initial=0.0)
+    return scipy.integrate.cumulative_trapezoid(density, distance, initial=0.0)
 
 
 def draw_returns(distance: np.ndarray, rng: np.random.Generator, law: Particles) -> Returns:

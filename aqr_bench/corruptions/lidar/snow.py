@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.integrate import simpson
+import scipy
 
 from aqr_bench.corruptions.frame import INTENSITY
 from aqr_bench.corruptions.lidar.optics import (
@@ -53,8 +53,8 @@ def flakes(
     slope = SLOPE_PER_MM * rain_rate(rate_mm_h, terminal_m_s) ** SLOPE_POWER
     diameter = np.linspace(0.0, LARGEST_FLAKE_MM, 4001)
     share = np.exp(-slope * diameter)
-    volume_m3 = simpson(np.pi / 6 * (1e-3 * diameter) ** 3 * share, x=diameter)
-    area_m2 = simpson(np.pi / 4 * (1e-3 * diameter) ** 2 * share, x=diameter)
+    volume_m3 = scipy.integrate.simpson(np.pi / 6 * (1e-3 * diameter) ** 3 * share, x=diameter)
+    area_m2 = scipy.integrate.simpson(np.pi / 4 * (1e-3 * diameter) ** 2 * share, x=diameter)
     number = occupancy(rate_mm_h, terminal_m_s) / volume_m3
     law = Particles(
         per_m3_mm=number,
