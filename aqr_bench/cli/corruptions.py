@@ -1,8 +1,9 @@
-"""The sensor corruptions: list them, show one with its numbers and source, draw what they do to a sample.
+"""The sensor corruptions: list them, show one, draw what they do to a sample, write a data set under them.
 
 aqr-bench corruptions list [SUITE]
 aqr-bench corruptions show NAME          NAME of these, or of your own as my_file.py:FUNCTION
 aqr-bench corruptions preview [NAME ...] --keyframe FOLDER | --infos DIR [--sample N] --out DIR
+aqr-bench corruptions write SUITE --root ROOT --out DIR [--conditions NAME ...]
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from aqr_bench import plugins
-from aqr_bench.console import non_negative_int, positive_float, seed
+from aqr_bench.console import non_negative_int, positive_float, positive_int, seed
 from aqr_bench.corruptions import CORRUPTIONS, Corruption, Frame, FrameError, corrupt
-from aqr_bench.errors import UserError, nearest, run_main
+from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, nearest, run_main
 
 SUITES = sorted({condition.suite for condition in CORRUPTIONS.every()})
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0: done. Raises UserError for an unknown condition, suite or sample."""
+    """0: done, 3: a condition cannot be written. UserError: an unknown condition, suite or sample."""
     args = _arguments(argv)
     if args.action == "list":
         print(table(args.suite, args.markdown))
     elif args.action == "show":
         print(describe(args.name))
+    elif args.action == "write":
+        return write(args)
     else:
         from aqr_bench.data.raw_frames import BadFrameError
 
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="aqr-bench corruptions", description=__doc__.splitlines()[0])
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|preview")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|preview|write")
     listing = actions.add_parser("list", help="all conditions, or those of one suite, as a table")
     listing.add_argument("suite", nargs="?", help=", ".join(SUITES))
     listing.add_argument("--markdown", action="store_true", help="as a Markdown table")
@@ -58,7 +61,38 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     drawing.add_argument("--seed", type=seed, default=0, help="benchmark seed")
     drawing.add_argument("--range", type=positive_float, default=40.0, help="half side of the top view, m (40)")
     drawing.add_argument("--out", default="previews", help="folder for the pictures (default: previews)")
+    writing = actions.add_parser("write", help="nuScenes roots with damaged files, a folder for each condition")
+    writing.add_argument("suite", help="condition suite, file or name")
+    writing.add_argument("--root", required=True, type=Path, help="data set, with the tables in ROOT/VERSION")
+    writing.add_argument("--out", required=True, type=Path, help="folder for the roots; what is written there stays")
+    writing.add_argument("--version", help="v1.0-trainval or v1.0-mini (default: the one in ROOT)")
+    writing.add_argument("--split", help="default: val, mini_val, or the split of splits.json whose name ends in val")
+    writing.add_argument("--conditions", nargs="+", metavar="NAME", help="of the suite (default: all)")
+    writing.add_argument(
+        "--sweeps", type=non_negative_int, default=10, help="LiDAR sweeps of a keyframe, as of the detector (10)"
+    )
+    writing.add_argument("--workers", type=positive_int, default=1, help="processes (default: 1)")
     return parser.parse_args(argv)
+
+
+def write(args: argparse.Namespace) -> int:
+    """Write the conditions of a suite; exit code. UserError: the suite lacks a condition, or what cannot be read."""
+    # Imports of torch, mmdet3d and the devkit take seconds: only once the arguments are known to be good.
+    from aqr_bench.study.load import load_suite
+
+    suite = load_suite(args.suite)
+    known = {condition.name: condition for condition in suite.conditions}
+    for name in args.conditions or ():
+        if name not in known:
+            raise UserError(f"--conditions: suite '{suite.name}' has no condition '{name}'{nearest(name, known)}")
+    conditions = [known[name] for name in dict.fromkeys(args.conditions or known)]
+    from aqr_bench.data.corrupted_root import open_source, write_conditions
+    from aqr_bench.engine.score_submission import find_target
+
+    target = find_target(args.root, args.version, args.split)
+    source = open_source(target.root, target.version, target.split, args.sweeps, args.out)
+    refused = write_conditions(suite.name, conditions, source, args.out, args.sweeps, args.workers)
+    return EXIT_FAILED_RECORDS if refused else 0
 
 
 def _check_suite(name: str) -> str:

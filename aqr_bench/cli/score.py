@@ -2,7 +2,7 @@
 
 Each submission (a file, or every .json in a folder) becomes one record of an evaluation, with mAP, NDS, errors, classes
 and, beside the records, the matches that intervals and slices are computed from. The condition that it was detected
-under is the file's name (clean.json, fog_3.json), unless --condition gives it.
+under is the file's name (clean.json, fog_3.json), unless --condition gives it, or the --manifest of written data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     from aqr_bench.study.load import load_suite
 
     suite = None if args.suite is None else load_suite(args.suite)
-    submissions = find_submissions(args.submissions, args.condition, suite)
+    submissions = find_submissions(args.submissions, args.condition, suite, args.manifest)
     target = find_target(args.root, args.version, args.split)
     first = args.submissions[0].resolve()
     name = args.name or (first if first.is_dir() else first.parent).name
@@ -43,6 +43,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", help="v1.0-trainval or v1.0-mini (default: the one in ROOT)")
     parser.add_argument("--split", help="default: val, mini_val, or the split of splits.json whose name ends in val")
     parser.add_argument("--condition", metavar="NAME", help="condition of one submission (default: its file's name)")
+    parser.add_argument(
+        "--manifest", type=Path, metavar="DIR", help="what 'corruptions write' wrote: a condition, or one for each file"
+    )
     parser.add_argument("--suite", help="condition suite, file or name, that has the conditions")
     parser.add_argument("--name", metavar="MODEL", help="name of the model (default: the folder of the submissions)")
     parser.add_argument("--out", required=True, type=Path, metavar="RECORDS", help="record file to write (.jsonl)")

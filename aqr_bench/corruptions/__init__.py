@@ -8,6 +8,7 @@ from aqr_bench.corruptions.suites import SUITES
 
 CORRUPTIONS = Registry((entry for suite in SUITES for entry in suite.CORRUPTIONS), custom_family)
 get_corruption = CORRUPTIONS.get_corruption
+get_composition = CORRUPTIONS.resolve
 
 __all__ = [
     "CORRUPTIONS",
@@ -23,6 +24,7 @@ __all__ = [
     "check_corruption",
     "corrupt",
     "corruption",
+    "get_composition",
     "get_corruption",
     "probe_frame",
     "sample_fingerprint",

@@ -83,7 +83,7 @@ def emptied_sensors(
     Args:
         inputs: as of :func:`evaluation_fingerprint`.
         reference: those without corruption, what is empty there is not the condition's doing; None: not known.
-        removed: sensors that the condition removes.
+        removed: sensors that the condition removes, be it from some samples only.
     """
     before = {} if reference is None or reference is inputs else _empty_samples(reference)
     unused = {sensor for sensor, (count, _) in SENSOR_MEANS.items() if reference is not None and not reference[count]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -58,6 +58,7 @@ class Corruption:
         deviations: where this differs from the source, and why.
         needs: of ``intensity``, ``ring``, ``boxes``, ``history``.
         apply: pure function from frame, random stream and parameters to the corrupted frame.
+        parts: corruptions that it applies in their order, each with its own random numbers; see :func:`compose`.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Corruption:
     apply: Apply = field(repr=False)
     deviations: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    parts: tuple[Corruption, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.modality in MODALITIES, self.modality
@@ -94,7 +96,16 @@ class Corruption:
 
     @property
     def removed_sensors(self) -> frozenset[str]:
-        """What it removes altogether; any other sensor that gives nothing under it was emptied by mistake."""
+        """What it removes from every sample."""
+        if self.parts:
+            return frozenset().union(*(part.removed_sensors for part in self.parts))
+        return frozenset() if "drop_probability" in self.parameters else self.dropped_sensors
+
+    @property
+    def dropped_sensors(self) -> frozenset[str]:
+        """What it removes from some samples or all; any other sensor that gives nothing was emptied by mistake."""
+        if self.parts:
+            return frozenset().union(*(part.dropped_sensors for part in self.parts))
         if "form" not in self.parameters:  # of a missing sensor, in missing_sensors and nuscenes_r
             return frozenset()
         return self.changed_sensors - {"camera"} if "cameras" in self.parameters else self.changed_sensors
@@ -122,6 +133,57 @@ def corrupt(corruption: Corruption, frame: Frame, seed: int = 0) -> Frame:
         result = corruption.apply(frame, stream, corruption.parameters)
     require_result(result, str(corruption))
     return result
+
+
+def compose(parts: Sequence[Corruption]) -> Corruption:
+    """One corruption that applies several in their order, each with the random numbers that it has alone.
+
+    Raises:
+        UserError: one of them is given twice, so that its random numbers would repeat; one that shows earlier frames
+            behind one that does not, whose change those frames would lack.
+    """
+    names = [str(part) for part in parts]
+    for number, part in enumerate(parts):
+        if names[number] in names[:number]:
+            raise UserError(f"corruptions: '{part}' is given twice")
+        if "history" in part.needs and not all("history" in before.needs for before in parts[:number]):
+            raise UserError(
+                f"corruptions: '{part}' shows earlier frames, without what '{parts[number - 1]}' changes before it",
+                "Name those that show earlier frames first.",
+            )
+    return Corruption(
+        name="+".join(names),
+        suite="composed",
+        severity=0,
+        modality=_modality(parts),
+        summary=", then ".join(part.summary for part in parts),
+        parameters={},
+        source="; ".join(dict.fromkeys(part.source for part in parts)),
+        apply=ApplyParts(tuple(parts)),
+        deviations=tuple(f"{part}: {text}" for part in parts for text in part.deviations),
+        needs=tuple(dict.fromkeys(need for part in parts for need in part.needs)),
+        parts=tuple(parts),
+    )
+
+
+@dataclass(frozen=True)
+class ApplyParts:
+    """Applies corruptions one after the other."""
+
+    parts: tuple[Corruption, ...]
+
+    def __call__(self, frame: Frame, stream: RandomStream, _parameters: Mapping[str, Any]) -> Frame:
+        for part in self.parts:
+            frame = corrupt(part, frame, stream.seed)
+        return frame
+
+
+def _modality(parts: Sequence[Corruption]) -> str:
+    """What several corruptions change together; a wrong calibration concerns the cameras."""
+    modalities = {part.modality for part in parts} - {"none"}
+    if len(modalities) <= 1:
+        return modalities.pop() if modalities else "none"
+    return "camera" if modalities == {"camera", "calibration"} else "both"
 
 
 class Registry(Mapping[str, tuple[Corruption, ...]]):
@@ -177,6 +239,14 @@ class Registry(Mapping[str, tuple[Corruption, ...]]):
             known = ", ".join(map(str, levels)) if len(entries) > 1 else "it has none"
             raise UserError(f"corruption '{base}' has no severity {severity} (known: {known})")
         return levels[severity].with_options(options or {})
+
+    def resolve(self, parts: Sequence[Mapping[str, Any]]) -> Corruption:
+        """The composition of corruptions that are given by ``corruption``, ``severity`` and ``options``, as in a suite.
+
+        UserError: as of :meth:`get_corruption` and :func:`compose`.
+        """
+        given = [(part["corruption"], part.get("severity"), part.get("options")) for part in parts]
+        return compose([self.get_corruption(*names) for names in given])
 
     def family(self, name: str) -> tuple[Corruption, ...]:
         """All severities of a corruption by its full name, its bare one where only one suite has it, or a reference."""

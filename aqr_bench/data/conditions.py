@@ -16,7 +16,15 @@ from mmcv.transforms import BaseTransform  # noqa: E402
 from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 import aqr_bench.data.nuscenes_dataset  # noqa: E402, F401  registers the data set of every pipeline
-from aqr_bench.corruptions import Cloud, Corruption, Frame, corrupt, get_corruption, sample_fingerprint  # noqa: E402
+from aqr_bench.corruptions import (  # noqa: E402
+    Cloud,
+    Corruption,
+    Frame,
+    corrupt,
+    get_composition,
+    get_corruption,
+    sample_fingerprint,
+)
 from aqr_bench.data.camera_matrices import renewed_matrices  # noqa: E402
 from aqr_bench.data.raw_frames import (  # noqa: E402
     SWEEP_CLOUDS,
@@ -45,6 +53,7 @@ class SensorCondition(BaseTransform):
 
     Args:
         name, severity, options: as in a suite of conditions. ``seed``: benchmark seed of its randomness.
+        corruptions: instead of these three, corruptions that are applied one after the other, as in a suite.
         sweeps_num: LiDAR sweeps that ``LoadPoseCorrectedSweeps`` will merge; as many are loaded and corrupted here.
         ann_file, data_root: info file and root of the data set, for conditions that need earlier frames.
     """
@@ -58,15 +67,22 @@ class SensorCondition(BaseTransform):
         sweeps_num: int = 0,
         ann_file: str | None = None,
         data_root: str | None = None,
+        corruptions: Sequence[dict] = (),
     ) -> None:
-        self.condition = get_corruption(name, severity, options)
+        self.condition = get_composition(corruptions) if corruptions else get_corruption(name, severity, options)
         self.seed, self.sweeps_num, self.ann_file, self.data_root = seed, sweeps_num, ann_file, data_root
 
     def transform(self, results: dict) -> dict:
         return self._apply(results, self.condition, self.seed)
 
     def _apply(self, results: dict, condition: Corruption, seed: int) -> dict:
-        return apply_condition(results, condition, seed, self.sweeps_num, self._history(results["token"], condition))
+        before, after = self.frames(results, condition, seed)
+        return update_results(results, before, after, self.sweeps_num)
+
+    def frames(self, results: dict, condition: Corruption, seed: int) -> tuple[Frame, Frame]:
+        """The raw data of a sample as loaded, and under a condition."""
+        frame = frame_of(results, self.sweeps_num, self._history(results["token"], condition))
+        return frame, corrupt(condition, frame, seed)
 
     def _history(self, token: str, condition: Corruption) -> SceneHistory | None:
         if "history" not in condition.needs or self.ann_file is None or self.data_root is None:
@@ -154,12 +170,8 @@ class InputFingerprint(BaseTransform):
         return results
 
 
-def apply_condition(
-    results: dict, condition: Corruption, seed: int = 0, sweeps_num: int = 0, history: SceneHistory | None = None
-) -> dict:
-    """Put a condition between the loaders and the rest of a pipeline; keys as :class:`SensorCondition` has them."""
-    frame = frame_of(results, sweeps_num, history)
-    out = corrupt(condition, frame, seed)
+def update_results(results: dict, frame: Frame, out: Frame, sweeps_num: int) -> dict:
+    """Put a frame after a condition, ``out``, in the place of the one before; keys as :class:`SensorCondition` has."""
     results["sensor_state"] = out.state
     if "points" in results:
         key = out.clouds[0].points if out.clouds else np.zeros((0, results["points"].tensor.shape[1]), np.float32)

@@ -25,6 +25,7 @@ INFO_CLASSES = (
     "car", "truck", "trailer", "bus", "construction_vehicle",
     "bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier",
 )  # fmt: skip
+EXACT = "exact"  # key of a row of sample_data that ``data.corrupted_tables`` wrote: values that tables would round
 CHECK = "See what is wrong: aqr-bench data check --root ROOT."
 
 
@@ -170,7 +171,7 @@ def _matrix(rotation: Iterable[float], translation: Iterable[float]) -> np.ndarr
     return matrix
 
 
-def _poses(nusc: Any, sample_data: dict) -> tuple[np.ndarray, np.ndarray]:
+def sensor_poses(nusc: Any, sample_data: dict) -> tuple[np.ndarray, np.ndarray]:
     """(sensor to ego, ego to global) at the time of a sample_data record."""
     sensor = nusc.get("calibrated_sensor", sample_data["calibrated_sensor_token"])
     pose = nusc.get("ego_pose", sample_data["ego_pose_token"])
@@ -180,20 +181,20 @@ def _poses(nusc: Any, sample_data: dict) -> tuple[np.ndarray, np.ndarray]:
 def _sample_info(nusc: Any, sample: dict, index: int, max_sweeps: int) -> dict:
     require_channels(sample)
     lidar = nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
-    lidar2ego, ego2global = _poses(nusc, lidar)
+    lidar2ego, ego2global = sensor_poses(nusc, lidar)
     global2lidar = np.linalg.inv(ego2global @ lidar2ego)
     images = {}
     for camera in CAMERAS:
         record = nusc.get("sample_data", sample["data"][camera])
-        cam2ego, cam_ego2global = _poses(nusc, record)
-        lidar2cam = np.linalg.inv(cam_ego2global @ cam2ego) @ ego2global @ lidar2ego
+        cam2ego, cam_ego2global = sensor_poses(nusc, record)
+        lidar2cam = (np.linalg.inv(cam_ego2global @ cam2ego) @ ego2global @ lidar2ego).tolist()
         intrinsic = nusc.get("calibrated_sensor", record["calibrated_sensor_token"])["camera_intrinsic"]
         images[camera] = {
             "img_path": record["filename"],
             "height": record["height"],
             "width": record["width"],
             "cam2img": intrinsic,
-            "lidar2cam": lidar2cam.tolist(),
+            "lidar2cam": record.get(EXACT, {}).get("lidar2cam", lidar2cam),
             "cam2ego": cam2ego.tolist(),
             "sample_data_token": record["token"],
             "timestamp": record["timestamp"] / 1e6,
@@ -223,16 +224,18 @@ def _sweeps(nusc: Any, lidar: dict, global2lidar: np.ndarray, max_sweeps: int) -
     sweeps: list[dict] = []
     while len(sweeps) < max_sweeps and lidar["prev"]:
         lidar = nusc.get("sample_data", lidar["prev"])
-        lidar2ego, ego2global = _poses(nusc, lidar)
+        lidar2ego, ego2global = sensor_poses(nusc, lidar)
+        lidar2sensor = np.linalg.inv(global2lidar @ ego2global @ lidar2ego).tolist()
+        exact = lidar.get(EXACT, {})
         sweeps.append(
             {
-                "timestamp": lidar["timestamp"] / 1e6,
+                "timestamp": exact.get("timestamp", lidar["timestamp"] / 1e6),
                 "sample_data_token": lidar["token"],
                 "ego2global": ego2global.tolist(),
                 "lidar_points": {
                     "lidar_path": lidar["filename"],
                     "lidar2ego": lidar2ego.tolist(),
-                    "lidar2sensor": np.linalg.inv(global2lidar @ ego2global @ lidar2ego).tolist(),
+                    "lidar2sensor": exact.get("lidar2sensor", lidar2sensor),
                 },
             }
         )

@@ -323,8 +323,7 @@ def build_loader(config: Any, condition: Condition, batch_size: int, read: Any =
     steps = [s for s in loader.dataset.pipeline if s["type"] == "SensorCondition"]
     if len(steps) != 1:
         raise RuntimeError(f"the test pipeline needs exactly one SensorCondition, it has {len(steps)}")
-    settings = condition.settings
-    steps[0].update(name=settings["corruption"], severity=settings["severity"], options=dict(settings["options"]))
+    steps[0].update(condition.transform_arguments)
     steps[0].update(ann_file=loader.dataset.ann_file, data_root=loader.dataset.data_root)
     with with_pickle_name(f"info file {loader.dataset.ann_file}"):
         if read is None:

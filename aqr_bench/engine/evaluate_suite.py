@@ -150,7 +150,7 @@ def emptied_lines(records: Sequence[Record], suite: Suite) -> Iterator[str]:
     for condition in suite.conditions:
         facts = inputs.get(condition.name)
         for sensor, count in (
-            emptied_sensors(facts, reference, condition.corruption.removed_sensors).items() if facts else ()
+            emptied_sensors(facts, reference, condition.corruption.dropped_sensors).items() if facts else ()
         ):
             yield f"{condition.name}: {sensor} gives nothing in {count} of {facts['samples']} samples"
 

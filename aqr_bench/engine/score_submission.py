@@ -13,6 +13,7 @@ from pathlib import Path
 from aqr_bench.console import print_line
 from aqr_bench.data.digests import table_digests, tables_digest
 from aqr_bench.data.infos import open_nuscenes
+from aqr_bench.data.manifest import MANIFEST, Manifest, read_manifest
 from aqr_bench.engine.condition_cache import condition_line
 from aqr_bench.engine.job import cost_since
 from aqr_bench.errors import UserError, join_names, nearest
@@ -31,10 +32,15 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Submission:
-    """A file of detections, and the condition that they were made under."""
+    """A file of detections, and the condition that they were made under.
+
+    ``written``: the data that they were made on, where that is known (``aqr-bench corruptions write``), and the SHA-256
+    of its manifest.
+    """
 
     condition: str
     path: Path
+    written: tuple[Manifest, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,14 +52,18 @@ class Target:
     split: str
 
 
-def find_submissions(paths: Sequence[Path], condition: str | None, suite: Suite | None) -> list[Submission]:
+def find_submissions(
+    paths: Sequence[Path], condition: str | None, suite: Suite | None, written: Path | None = None
+) -> list[Submission]:
     """The submissions among files and folders (all ``*.json`` in them), the reference condition first.
 
     Args:
         condition: of a single file; None: each file's name without ``.json``.
         suite: that has the conditions, in its order; None: any name, ``clean`` first.
+        written: a written condition, which names that of a single file; or a folder with one for each file.
     Raises:
-        UserError: no file, a condition that the suite does not have, two files of one condition.
+        UserError: no file, a condition that the suite does not have, two files of one condition; no manifest, or one of
+            another condition.
     """
     files: list[Path] = []
     for path in paths:
@@ -63,7 +73,7 @@ def find_submissions(paths: Sequence[Path], condition: str | None, suite: Suite 
         files += inside
     if condition is not None and len(files) > 1:
         raise UserError(f"--condition {condition}: there are {len(files)} submissions; each is named after its file")
-    submissions = [Submission(file.stem if condition is None else condition, file) for file in files]
+    submissions = [_submission(file, condition, written) for file in files]
     names = [submission.condition for submission in submissions]
     for submission in submissions:
         name = submission.condition
@@ -80,8 +90,23 @@ def find_submissions(paths: Sequence[Path], condition: str | None, suite: Suite 
                 raise UserError(
                     f"{submission.path}: suite '{suite.name}' has no condition '{submission.condition}'{hint}"
                 )
+            conditions = {c.name: dict(c.settings) for c in suite.conditions}
+            if submission.written is not None and submission.written[0].settings != conditions[submission.condition]:
+                what = f"'{submission.condition}' of suite '{suite.name}'"
+                raise UserError(f"--manifest: {what} has other settings than the written condition of that name")
     rank = {name: i for i, name in enumerate(order)}
     return sorted(submissions, key=lambda s: (rank.get(s.condition, len(rank)), s.condition))
+
+
+def _submission(file: Path, condition: str | None, written: Path | None) -> Submission:
+    """With the manifest of its condition, which is in ``written`` or in a folder there that is named after it."""
+    if written is None:
+        return Submission(condition or file.stem, file)
+    here = (written / MANIFEST).is_file()
+    manifest, sha256 = read_manifest(written if here else written / (condition or file.stem))
+    if condition not in (None, manifest.condition):
+        raise UserError(f"--condition: '{condition}' is not '{manifest.condition}', which the manifest names")
+    return Submission(manifest.condition, file, (manifest, sha256))
 
 
 def find_target(root: Path, version: str | None, split: str | None) -> Target:
@@ -109,14 +134,19 @@ def score_submissions(
     """
     nusc = open_nuscenes(target.root, target.version)
     data_sha256 = tables_digest(table_digests(target.root, target.version))
-    evaluated_truth(nusc, split=target.split)  # what is wrong with the tables is not to be blamed on a submission
+    # What is wrong with the tables is not to be blamed on a submission.
+    tokens = evaluated_truth(nusc, split=target.split).samples.tokens
+    for submission in submissions:
+        _require_manifest_fits(submission, target, data_sha256, tokens)
     records: list[Record] = []
     for submission in submissions:
         started, clock = utc_now(), (time.perf_counter(), time.process_time())
         sha256 = sha256_file(submission.path) if submission.path.is_file() else ""
         matches = matches_folder(out) / submission.condition / "matches.npz"
         scores = score_detections(submission.path, nusc, matches.parent, matches=matches, split=target.split)
-        job = Job("score", None, data_sha256, None, {"split": target.split}, (sha256,))
+        manifest, manifest_sha256 = submission.written or (None, "")
+        inputs = (sha256, manifest_sha256) if manifest else (sha256,)
+        job = Job("score", None, data_sha256, None, {"split": target.split}, inputs)
         facts = provenance(
             job,
             started=started,
@@ -124,14 +154,16 @@ def score_submissions(
             files={} if suite is None else {"suite": suite.path},
         )
         source = {"file": portable_path(submission.path), "version": target.version, "split": target.split}
+        if manifest is not None:
+            source["manifest_sha256"] = manifest_sha256
         record = Record(
             "evaluate",
             "ok",
             model_slug(model),
             condition=submission.condition,
-            suite=NO_SUITE if suite is None else suite.name,
+            suite=suite.name if suite is not None else manifest.suite if manifest is not None else NO_SUITE,
             scores=scores,
-            cost={**cost_since(clock), "samples": len(evaluated_truth(nusc, split=target.split).samples.tokens)},
+            cost={**cost_since(clock), "samples": len(tokens)},
             provenance=facts,
             extra={"matches": {"file": matches.name}, "metric": metric_engine(), "submission": source},
         )
@@ -141,6 +173,23 @@ def score_submissions(
     for line in _remarks(records, suite):
         print_line(f"warning: {line}")
     return records
+
+
+def _require_manifest_fits(submission: Submission, target: Target, data_sha256: str, tokens: Sequence[str]) -> None:
+    """UserError where a submission cannot be of the written data: other tables, or samples that were not written.
+
+    A submission that is scored has detections of all samples of the split, and of no others.
+    """
+    if submission.written is None:
+        return
+    manifest, _ = submission.written
+    what = f"{submission.path}: the manifest of '{manifest.condition}' is"
+    if data_sha256 not in (manifest.source_sha256, manifest.data_sha256):
+        raise UserError(f"{what} of other tables than {target.root / target.version}", "Give the --root written from.")
+    missing = [token for token in tokens if token not in manifest.samples]
+    if missing:
+        count = f"{len(missing)} of {len(tokens)} samples of split '{target.split}'"
+        raise UserError(f"{what} of split '{manifest.split}', and lacks {count}, the first is {missing[0]}")
 
 
 def matches_folder(records: Path) -> Path:

@@ -55,7 +55,8 @@ def config_uses(files: Iterable[Path], overrides: Mapping[str, Any]) -> Uses:
 def condition_corruptions(settings: Mapping[str, Any]) -> frozenset[str]:
     """Names of the corruptions of the conditions in settings, which have them as ``Condition.settings``."""
     conditions = [*settings.get("conditions", ()), *([settings["condition"]] if "condition" in settings else [])]
-    return frozenset(_name(condition["corruption"]) for condition in conditions)
+    parts = (part for condition in conditions for part in condition.get("corruptions", [condition]))
+    return frozenset(_name(part["corruption"]) for part in parts)
 
 
 def _settings_uses(value: Any, key: str = "") -> Uses:

@@ -74,10 +74,10 @@ def _implausible(
     inputs: Mapping, clean: Mapping | None, condition: str, corruption: Corruption, sensors: Sequence
 ) -> Iterator[str]:
     """Sensors that are blank under another condition, or not blank under one that blanks them; impossible numbers."""
-    emptied = emptied_sensors(inputs, clean, corruption.removed_sensors)
+    emptied = emptied_sensors(inputs, clean, corruption.dropped_sensors)
     for sensor, name, measures in sensors:
         blank = any(inputs[measure] == 0 for measure in measures)
-        if blank and sensor not in corruption.removed_sensors:
+        if blank and sensor not in corruption.dropped_sensors:
             yield f"Under '{condition}' {name} gave nothing, which the condition does not cause."
         elif sensor in emptied:
             share = f"{emptied[sensor]} of {inputs['samples']} samples"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -189,14 +189,26 @@ def load_suite(path_or_name: str | Path) -> Suite:
 
 
 def resolve_condition(
-    name: str, corruption: str | None = None, severity: int | None = None, options: Mapping[str, Any] | None = None
+    name: str,
+    corruption: str | None = None,
+    severity: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    corruptions: Sequence[Mapping[str, Any]] = (),
 ) -> Condition:
     """A condition with its corruption (by default of the same name), looked up here once and nowhere else again.
 
-    UserError: the registry has no such corruption, severity or option.
-    """
-    from aqr_bench.corruptions import get_corruption  # takes half a second to import, and not every command needs it
+    ``corruptions``: several, each with the three keys before, which are applied one after the other.
 
+    UserError: the registry has no such corruption, severity or option; several cannot be composed.
+    """
+    # Takes half a second to import, and not every command needs it.
+    from aqr_bench.corruptions import get_composition, get_corruption
+
+    if corruptions:
+        if (corruption, severity, options) != (None, None, None):
+            raise UserError("give either corruptions, or corruption with severity and options")
+        parts = [{"severity": None, **part, "options": dict(part.get("options") or {})} for part in corruptions]
+        return Condition(name, get_composition(parts), {"name": name, "corruptions": parts})
     key = name if corruption is None else corruption
     settings = {"name": name, "corruption": key, "severity": severity, "options": dict(options or {})}
     return Condition(name, get_corruption(key, severity, options), settings)

@@ -143,12 +143,20 @@ class Condition:
     """One state of the sensors: its name in the suite, and the corruption that makes it. See ``resolve_condition``.
 
     ``corruption``: of the registry, at its severity, with the suite's options. ``settings``: name, corruption, severity
-    and options as the suite file has them, for configs and hashes.
+    and options as the suite file has them, for configs and hashes; of several corruptions name and ``corruptions``.
     """
 
     name: str
     corruption: Corruption
     settings: Mapping[str, Any]
+
+    @property
+    def transform_arguments(self) -> dict[str, Any]:
+        """What ``SensorCondition`` is built with to apply it."""
+        if "corruptions" in self.settings:
+            return {"corruptions": [dict(part) for part in self.settings["corruptions"]]}
+        names = {"name": self.settings["corruption"], "severity": self.settings["severity"]}
+        return {**names, "options": dict(self.settings["options"])}
 
 
 @dataclass(frozen=True)

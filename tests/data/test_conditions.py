@@ -113,6 +113,14 @@ def test_published_configs_may_name_input_proof():
     assert type(TRANSFORMS.build(dict(type="InputProof"))) is InputFingerprint
 
 
+def test_several_corruptions_are_applied_in_order(tmp_path):
+    parts = [{"corruption": "nuscenes_r.limited_fov", "severity": 2}, {"corruption": "no_cameras"}]
+    composed = run(sample(tmp_path), "clean", corruptions=parts)["input_proof"]
+    alone = [run(sample(tmp_path), part["corruption"], severity=part.get("severity"))["input_proof"] for part in parts]
+    assert 0 < composed["points"] == alone[0]["points"] < alone[1]["points"]
+    assert composed["brightness"] == 0 < alone[0]["brightness"]
+
+
 def test_absent_sensors_leave_the_sample(tmp_path):
     out = run(sample(tmp_path), "no_lidar_absent")
     assert "points" not in out and out["input_proof"]["points"] == 0 and len(out["img"]) == 2

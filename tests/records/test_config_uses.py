@@ -34,6 +34,8 @@ def test_corruptions_in_settings():
     assert "multicorrupt.fog" in names and "clean" not in names
     conditions = [{"name": "a", "corruption": "clean"}, {"name": "b", "corruption": "nuscenes_r.lidar_drop@1"}]
     assert condition_corruptions({"conditions": conditions}) == {"clean", "nuscenes_r.lidar_drop"}
+    several = {"name": "c", "corruptions": [{"corruption": "multicorrupt.fog"}, {"corruption": "no_lidar"}]}
+    assert condition_corruptions({"condition": several}) == {"multicorrupt.fog", "no_lidar"}
     assert condition_corruptions({"condition": conditions[0]}) == {"clean"} and not condition_corruptions({})
 
 

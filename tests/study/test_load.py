@@ -331,3 +331,26 @@ def test_a_condition_holds_its_corruption_and_its_settings_as_written(tmp_path):
     # Hashes of suites are over the settings: these keys and values, so that those of earlier records hold.
     assert clean.settings == {"name": "clean", "corruption": "clean", "severity": None, "options": {}}
     assert half_view.settings == {**view, "severity": None}
+
+
+def test_a_condition_of_several_corruptions(tmp_path):
+    file = tmp_path / "mine.yaml"
+    parts = [{"corruption": "limited_fov@1", "options": {"azimuth_deg": [-90, 90]}}, {"corruption": "no_cameras"}]
+
+    def load(**entry):
+        conditions = [{"name": "clean"}, {"name": "both", **entry}]
+        file.write_text(yaml.safe_dump({"name": "mine", "summary": "x", "conditions": conditions}))
+        return studies.load_suite(file).conditions[1]
+
+    condition = load(corruptions=parts)
+    assert [str(part) for part in condition.corruption.parts] == ["nuscenes_r.limited_fov@1", "no_cameras"]
+    complete = [{"severity": None, **parts[0]}, {"severity": None, "options": {}, **parts[1]}]
+    assert condition.settings == {"name": "both", "corruptions": complete}
+    assert condition.transform_arguments == {"corruptions": complete}
+    assert load(corruption="no_lidar").transform_arguments == {"name": "no_lidar", "severity": None, "options": {}}
+    with pytest.raises(UserError, match="both: give either corruptions, or corruption"):
+        load(corruptions=parts, corruption="no_lidar")
+    with pytest.raises(UserError, match="conditions"):
+        load(corruptions=parts[:1])
+    with pytest.raises(UserError, match="conditions: both: corruptions: 'no_cameras' is given twice"):
+        load(corruptions=[parts[1], parts[1]])

@@ -85,6 +85,14 @@ def _lidar_and_random_cameras(frame: Frame, stream: RandomStream, parameters: Ma
     return drop_lidar(_random_cameras(frame, stream, parameters), parameters["form"])
 
 
+def _modality_drop(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+    probability, form = parameters["drop_probability"], parameters["form"]
+    lidar, cameras = (bool(stream(frame.token, s).random() < probability) for s in ("lidar", "cameras"))
+    if lidar:
+        frame = drop_lidar(frame, form)
+    return drop_cameras(frame, [view.camera for view in frame.views], form) if cameras else frame
+
+
 def _key_frame_only(frame: Frame, _stream: RandomStream, _parameters: Mapping[str, Any]) -> Frame:
     return replace(frame, clouds=frame.clouds[:1])
 
@@ -132,6 +140,19 @@ CORRUPTIONS: tuple[Corruption, ...] = (
             form=ZERO,
         )
         for k in range(1, 6)
+    ),
+    *(
+        _entry(
+            "modality_drop",
+            "both",
+            f"in {10 * k} % of the frames the LiDAR zero-filled, and independently in {10 * k} % all images",
+            _modality_drop,
+            _HERE,
+            k,
+            drop_probability=k / 10,
+            form=ZERO,
+        )
+        for k in range(1, 10)
     ),
     _entry("key_frame_only", "lidar", "no LiDAR sweeps, only the keyframe", _key_frame_only, _HERE),
 )

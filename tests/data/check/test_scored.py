@@ -27,7 +27,7 @@ def root(world, tmp_path) -> Path:
 def val_samples(world, nusc) -> set[str]:
     from aqr_bench.metrics.ground_truth import read_split
 
-    return set(read_split(nusc, "mini_val")[0].tokens)
+    return set(read_split(nusc, "mini_val").samples.tokens)
 
 
 def read(root: Path, table: str) -> list[dict]:
