@@ -101,7 +101,8 @@ def write_submission(
         results: entries by sample token. ``camera``, ``lidar``: whether the detector uses them, for its meta.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_text(path, json.dumps({"meta": META | dict(use_camera=camera, use_lidar=lidar), "results": results}))
+    content = {"meta": META | dict(use_camera=camera, use_lidar=lidar), "results": results}
+    return write_text(path, json.dumps(content), shared=True)  # as its matches: see matches.py
 
 
 def check_leaderboard_file(path: Path, samples: Iterable[str], max_boxes: int) -> None:
