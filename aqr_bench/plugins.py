@@ -231,8 +231,8 @@ def _module_files(name: str, roots: Iterable[Path]) -> list[Path]:
         files, base = [], root
         for part in name.split("."):
             base = base / part
-            found = [path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()]
-            files += found[:1]
+            present = [path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()]
+            files += present[:1]
             if not base.is_dir():
                 break
         if files:

@@ -43,8 +43,8 @@ def corrupted_tables(nusc: Any, scenes: Sequence[str], written: Mapping[str, Map
         written: by sample token, as ``WrittenSample`` in ``data.corrupted_root`` has it.
     """
     scene_rows = [scene for scene in nusc.scene if scene["name"] in set(scenes)]
-    kept = {scene["token"] for scene in scene_rows}
-    samples = [sample for sample in nusc.sample if sample["scene_token"] in kept]
+    scene_tokens = {scene["token"] for scene in scene_rows}
+    samples = [sample for sample in nusc.sample if sample["scene_token"] in scene_tokens]
     annotations = [nusc.get("sample_annotation", token) for sample in samples for token in sample["anns"]]
     instances = {annotation["instance_token"] for annotation in annotations}
     sensors = _SensorRows(nusc)

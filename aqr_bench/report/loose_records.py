@@ -62,11 +62,11 @@ def read_evaluations(places: Sequence[str], suite: Suite, models: Sequence[str] 
 
     Args:
         places: paths; ``NAME=PATH`` gives the model in it another name.
-        models: names of those that are wanted, in this order; none: all, in the order in which they are found.
+        models: names of those that are wanted, in this order; none: all, in the order in which they are read.
     Raises:
         UserError: no such path, no record of the suite, no such model, two evaluations of one model and seed.
     """
-    found: dict[tuple[Identity, int], tuple[Path, list[Record]]] = {}
+    evaluations: dict[tuple[Identity, int], tuple[Path, list[Record]]] = {}
     warnings, suites = [], Counter()
     for name, file in _files(places):
         for record in read_records(file):
@@ -78,23 +78,23 @@ def read_evaluations(places: Sequence[str], suite: Suite, models: Sequence[str] 
             if record.suite != suite.name:
                 continue
             key = ((name, record.tier, record.study or "", record.variant or ""), record.seed or 0)
-            other, records = found.setdefault(key, (file, []))
+            other, records = evaluations.setdefault(key, (file, []))
             if other != file:
                 raise UserError(
                     f"two evaluations of {describe(record)} under {suite.name}: {other} and {file}",
                     "Name the models: NAME=FILE OTHER=FILE.",
                 )
             records.append(record)
-    if not found:
+    if not evaluations:
         others = f"; they are of {join_names(map(str, suites))}" if suites else ""
         raise UserError(f"no evaluation under '{suite.name}' in {join_names(places)}{others}")
-    labels = _labels([identity for identity, _ in found])
+    labels = _labels([identity for identity, _ in evaluations])
     known = list(dict.fromkeys(labels.values()))
     for model in models:
         if model not in known:
             raise UserError(f"--models: no '{model}'{nearest(model, known)}")
     chosen = list(models) or known
-    runs = [(labels[identity], seed, records) for (identity, seed), (_, records) in found.items()]
+    runs = [(labels[identity], seed, records) for (identity, seed), (_, records) in evaluations.items()]
     runs = sorted((run for run in runs if run[0] in chosen), key=lambda run: (chosen.index(run[0]), run[1]))
     evaluated = [
         EvaluatedRun(label, seed, record, None, None)

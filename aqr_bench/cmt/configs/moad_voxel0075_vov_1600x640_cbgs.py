@@ -4,25 +4,16 @@ Its inference is that of the fused expert. No sensor dropout in training, as in 
 the config ``mome``.
 """
 
-_base_ = ["./_base_/fusion.py"]
+_base_ = ["./cmt_voxel0075_vov_1600x640_cbgs.py"]
 
-image_size = dict(_base_.recorded_image, final_dim=(640, 1600), resize_lim=(0.94, 1.25))
 train_pipeline = [
     *[step for step in _base_.train_steps if step["type"] != "SensorDropout"],
-    dict(type="ResizeCropFlipImage", data_aug_conf=image_size, training=True),
+    dict(type="ResizeCropFlipImage", data_aug_conf=_base_.image_size, training=True),
     _base_.train_pack,
 ]
-test_pipeline = [
-    *_base_.test_steps,
-    dict(type="ResizeCropFlipImage", data_aug_conf=image_size, training=False),
-    _base_.fingerprint,
-    _base_.test_pack,
-]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 
 model = dict(
-    **_base_.vovnet_branch,
     pts_bbox_head=dict(
         type="MEFormerHead",
         modalities=dict(train=["fused", "bev", "img"], test=["fused"]),
