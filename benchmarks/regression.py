@@ -1,11 +1,12 @@
 """Time the hot paths, keep the result, and compare two of them: what has become slower, on the same sort of machine.
 
     python benchmarks/regression.py run --out NEW.json [-k EXPRESSION]
-    python benchmarks/regression.py compare benchmarks/baselines/epyc2.json NEW.json     # exit 1: something is slower
+    python benchmarks/regression.py compare benchmarks/baselines/xeon2.json NEW.json     # exit 1: something is slower
 
 Compared are medians as multiples of a calibration kernel that runs right before every round, in CPU time of one thread,
 so neither the load of the machine nor its clock counts for much; absolute times are recorded, too. A regression is a
-multiple that has grown by more than a quarter.
+multiple that has grown by more than a quarter. Multiples of different CPUs differ several times over (vector sorting
+alone makes the calibration kernel four times as fast on one as on another): results of two CPUs are not compared.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.action == "run":
         return measure(args.out, args.k)
+    before, after = cpu(args.before), cpu(args.after)
+    if before != after:
+        raise UserError(
+            f"{args.before} was measured on {before}, {args.after} on {after}: multiples of different CPUs cannot be "
+            "compared. Measure the earlier commit on this machine: python benchmarks/regression.py run --out FILE."
+        )
     rows, missing = compare_multiples(read(args.before), read(args.after))
     slower = [row for row in rows if row[3] > 1 + args.limit]
     print(text(rows, args.limit))
@@ -85,6 +92,12 @@ def compact(row: dict[str, Any]) -> dict[str, float]:
         "calibration_s": info["calibration_s"],
         "multiple": info["multiple"],
     }
+
+
+def cpu(path: Path) -> str:
+    """The CPU that a result was measured on. UserError names the file if it is none of ours."""
+    read(path)
+    return str(json.loads(path.read_text(encoding="utf-8")).get("machine", {}).get("cpu", "an unknown CPU"))
 
 
 def read(path: Path) -> dict[str, float]:

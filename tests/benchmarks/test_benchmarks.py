@@ -98,8 +98,9 @@ def test_every_corruption_is_a_hot_path():
     assert f"{len({c.key for c in CORRUPTIONS.every()})} passed" in text and "skipped" not in text
 
 
-def result(path: Path, **multiples: float) -> str:
-    path.write_text(json.dumps({"benchmarks": {name: {"multiple": value} for name, value in multiples.items()}}))
+def result(path: Path, cpu: str = "some CPU", **multiples: float) -> str:
+    benchmarks = {name: {"multiple": value} for name, value in multiples.items()}
+    path.write_text(json.dumps({"machine": {"cpu": cpu}, "benchmarks": benchmarks}))
     return str(path)
 
 
@@ -112,6 +113,12 @@ def test_a_hot_path_that_became_slower_fails_the_comparison(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "slower" in text.splitlines()[1] and "3 compared, 1 slower by more than 25 %" in text
     assert regression.main(["compare", before, str(tmp_path / "c.json"), "--limit", "0.5"]) == 0
+
+
+def test_results_of_different_cpus_are_not_compared(tmp_path):
+    files = result(tmp_path / "a.json", router=2.0), result(tmp_path / "b.json", cpu="another", router=2.0)
+    with pytest.raises(UserError, match=r"a\.json was measured on some CPU, .*b\.json on another"):
+        regression.main(["compare", *files])
 
 
 def test_a_comparison_names_the_file_that_is_no_result(tmp_path):
@@ -129,7 +136,7 @@ def test_the_calibration_kernel_takes_its_time():
 
 
 def test_the_baseline_has_every_hot_path(sessions):
-    results = set(regression.read(ROOT / "benchmarks" / "baselines" / "epyc2.json"))
+    results = set(regression.read(ROOT / "benchmarks" / "baselines" / "xeon2.json"))
     assert results == {line.split("::")[1] for line in sessions["names"].splitlines() if "::" in line}
 
 
