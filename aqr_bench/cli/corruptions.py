@@ -67,7 +67,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     writing.add_argument("--out", required=True, type=Path, help="folder for the roots; what is written there stays")
     writing.add_argument("--version", help="v1.0-trainval or v1.0-mini (default: the one in ROOT)")
     writing.add_argument("--split", help="default: val, mini_val, or the split of splits.json whose name ends in val")
-    writing.add_argument("--conditions", nargs="+", metavar="NAME", help="of the suite (default: all)")
+    writing.add_argument("--conditions", nargs="+", action="extend", metavar="NAME", help="of the suite (default: all)")
     writing.add_argument(
         "--sweeps", type=non_negative_int, default=10, help="LiDAR sweeps of a keyframe, as of the detector (10)"
     )

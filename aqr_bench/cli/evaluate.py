@@ -74,7 +74,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="aqr-bench evaluate", description=__doc__)
     parser.add_argument("--tier")
     parser.add_argument("--infos", help="folder that aqr-bench data wrote")
-    parser.add_argument("--suite", nargs="+", help="condition suites, files or names")
+    parser.add_argument("--suite", nargs="+", action="extend", help="condition suites, files or names")
     parser.add_argument("--keyframe", help="instead: a folder with an info file (.pkl) and the files that it names")
     parser.add_argument("--pictures", metavar="DIR", help="with --keyframe: folder for pictures and detections.json")
     parser.add_argument("--train", help="train record of the model")

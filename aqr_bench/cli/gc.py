@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         description="List records and checkpoints of earlier configs and code, which come back when asked for, and "
         "features of frozen branches, which save time.",
     )
-    parser.add_argument("--tier", nargs="+", help="names of tiers (default: all that have results)")
+    parser.add_argument("--tier", nargs="+", action="extend", help="names of tiers (default: all that have results)")
     parser.add_argument("--delete", action="store_true", help="delete them: what is asked for again is made again")
     parser.add_argument("--results", type=Path, metavar="DIR", help="default: results/ of the project folder")
     args = parser.parse_args(argv)

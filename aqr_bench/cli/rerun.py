@@ -71,7 +71,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     for name in YAML_FILES:
         where.add_argument(f"--{name}", help=f"{name} file or name")
     for name in TRAIN_RECORDS:
-        where.add_argument(f"--{name}", nargs="+" if name == "features" else None, help="train record to start from")
+        several = {"nargs": "+", "action": "extend"} if name == "features" else {}
+        where.add_argument(f"--{name}", **several, help="train record to start from")
     return parser.parse_args(argv)
 
 

@@ -128,14 +128,29 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="aqr-bench run", description="Everything, from world to report, resuming what is there."
     )
     parser.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
-    parser.add_argument("--study", nargs="+", default=[], metavar="STUDY", help="names or files (default: the tier's)")
-    parser.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
-    parser.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
     parser.add_argument(
-        "--variants", nargs="+", default=[], metavar="VARIANT", help="these, and the studies' baselines"
+        "--study", nargs="+", action="extend", default=[], metavar="STUDY", help="names or files (default: the tier's)"
+    )
+    parser.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
+    parser.add_argument(
+        "--suites", nargs="+", action="extend", default=[], metavar="SUITE", help="further condition suites"
     )
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="config values of every variant"
+        "--variants",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="VARIANT",
+        help="these, and the studies' baselines",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="config values of every variant",
     )
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="folder of the results (default: results/ of the project folder)"
@@ -224,10 +239,12 @@ def run_workflow(
         with writable_copy(folder) as place:
             command[command.index("--directory") + 1] = str(place)
             code = run_snakemake(command, place, progress)
+        if code:
+            return 1
         for line in current.reasons_by_job if why else current.reasons:
             print(f"  {line}")
         print(f"{progress.total} jobs to do" if progress.total else "nothing to do")
-        return 1 if code else 0
+        return 0
     with only_workflow_in(folder) as lock:
         if clear_stale_lock(folder):
             print("removed the lock that a killed run left behind", file=sys.stderr)

@@ -91,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("study", nargs="*", help="names or files (default: all studies that the tier can run)")
     cost.add_argument("--tier", default="quick", help="name or file of a tier (default: quick)")
     cost.add_argument("--seeds", type=positive_int, help="so many of every study's seeds (default: as the tier says)")
-    cost.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="further condition suites")
+    cost.add_argument(
+        "--suites", nargs="+", action="extend", default=[], metavar="SUITE", help="further condition suites"
+    )
     cost.add_argument("--cores", type=positive_int, help="cores to use (default: those of this machine)")
     cost.add_argument("--records", help="results folder whose records tell how long things take")
     return parser

@@ -56,7 +56,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("records", nargs="+", help="record files or folders of them; NAME=PATH names the model in it")
     parser.add_argument("--suite", required=True, help="condition suite, file or name")
-    parser.add_argument("--models", nargs="+", metavar="MODEL", help="those to show, in this order (default: all)")
+    parser.add_argument(
+        "--models", nargs="+", action="extend", metavar="MODEL", help="those to show, in this order (default: all)"
+    )
     parser.add_argument("--baseline", help="what RRA, mCE and marks are relative to (default: the first of several)")
     parser.add_argument("--metric", default="NDS", choices=METRICS, help="of the table that is printed (default: NDS)")
     parser.add_argument("--format", default="markdown", choices=["markdown", "latex", "csv"], help="what is printed")

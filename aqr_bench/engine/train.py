@@ -220,7 +220,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--variant", help="variant of the study")
     parser.add_argument("--pretrain", help="train this branch of the tier's 'pretrain' alone")
     parser.add_argument("--base", help="train record of the base model to start from")
-    parser.add_argument("--features", nargs="+", default=[], help="train records of the pretrained branches")
+    parser.add_argument(
+        "--features", nargs="+", action="extend", default=[], help="train records of the pretrained branches"
+    )
     return parser.parse_args(argv)
 
 

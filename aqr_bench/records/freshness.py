@@ -71,7 +71,7 @@ class AskedFile:
         if self.kind == "measure":
             return f"measure {self.run.study}/{self.run.variant}"
         folder, _, seed = self.run.subfolder.rpartition("/seed")
-        name = f"{folder} seed {seed}" if seed else self.run.subfolder
+        name = f"{folder} seed {seed}" if folder else self.run.subfolder
         return f"{self.kind} {name}" + (f" {self.suite.name}" if self.suite else "")
 
 

@@ -201,7 +201,8 @@ def read_run(path: str | Path) -> list[Record]:
 
 def describe(record: Record) -> str:
     """One line that says which run a record is of."""
-    words = [record.kind, record.tier, record.study or "base", record.variant]
+    pretrain = record.extra.get("pretrain")
+    words = [record.kind, record.tier, f"pretrain {pretrain}" if pretrain else record.study or "base", record.variant]
     words += [None if record.seed is None else f"seed {record.seed}", record.condition]
     return " ".join(str(w) for w in words if w is not None)
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from aqr_bench.atomic import write_text
 from aqr_bench.console import positive_int
 from aqr_bench.errors import UserError, raise_if_disk_error, run_main
+from aqr_bench.folders import project_folder
 from aqr_bench.records.freshness import page_identity
-from aqr_bench.study.layout import RunLayout
+from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.plan import unique, with_variants
 from aqr_bench.study.runs import limit_seeds
@@ -24,47 +25,51 @@ def main(argv: list[str] | None = None) -> int:
     """Build the report; 0 also where runs failed or are missing, which the page lists. Raises UserError."""
     parser = argparse.ArgumentParser(prog="aqr-bench report", description="Report on one or more studies.")
     parser.add_argument("--tier", help="name or file of the tier")
-    parser.add_argument("--study", nargs="+", help="names or files of the studies")
+    parser.add_argument("--study", nargs="+", action="extend", help="names or files (default: the tier's)")
     parser.add_argument(
         "--records",
-        required=True,
         type=Path,
         nargs="+",
-        help="results folder, with a folder per tier in it; without --tier: record files of models, which are compared "
-        "with the first",
+        action="extend",
+        help="results folder, with a folder per tier in it (default: results/ of the project folder); without --tier: "
+        "record files of models, which are compared with the first",
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder to write index.html, tables and figures to")
+    parser.add_argument(
+        "--out", type=Path, help="folder of index.html, tables and figures (default: report/ of the tier's results)"
+    )
     parser.add_argument("--seeds", type=positive_int, help="number of seeds of every study (default: that of the tier)")
-    parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="these, and each baseline")
+    parser.add_argument("--variants", nargs="+", action="extend", metavar="VARIANT", help="these, and each baseline")
     args = parser.parse_args(argv)
-    if not args.tier and not args.study:
+    if not args.tier and not args.study and args.records and args.out:
         from aqr_bench.report.models import build_models_report
 
         print(f"report: {build_models_report(args.records, args.out).resolve()}")
         return 0
-    if not (args.tier and args.study) or len(args.records) > 1:
-        raise UserError("report needs --tier, --study and one results folder, or record files of models without both")
-    (records,) = args.records
+    if not args.tier or len(args.records or ()) > 1:
+        raise UserError("report needs --tier and one results folder, or --records with files of models, and --out")
+    (records,) = args.records or [project_folder() / RESULTS]
     tier = load_tier(args.tier)
-    studies = unique("study", [limit_seeds(load_study(name), tier, args.seeds) for name in args.study])
+    studies = unique("study", [limit_seeds(load_study(name), tier, args.seeds) for name in args.study or tier.studies])
     studies = with_variants(studies, args.variants) if args.variants else studies
     if not records.is_dir():
         raise UserError(f"--records: no folder '{records}'. Run a study first, or name its results folder.")
+    layout = RunLayout(tier.name, records)
+    out = args.out or layout.report
     # Drawing libraries take seconds to import: only once the arguments are known to be good.
     from aqr_bench.report.page import build_report
     from aqr_bench.report.stale import find_stale
     from aqr_bench.report.tables.speed import speed_section
 
     try:
-        page = build_report(tier, studies, records, args.out, [speed_section])
+        page = build_report(tier, studies, records, out, [speed_section])
     except OSError as error:
-        raise_if_disk_error(error, args.out)
+        raise_if_disk_error(error, out)
         raise
-    layout, stale = RunLayout(tier.name, records), find_stale(records, tier, studies).lines()
+    stale = find_stale(records, tier, studies).lines()
     for line in stale:
         print(line)
     note = {"identity": page_identity(layout.root, studies, stale)}
-    write_text(args.out / layout.page_note.name, json.dumps(note))
+    write_text(out / layout.page_note.name, json.dumps(note))
     print(f"report: {page.resolve()}")
     return 0
 

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("a", type=Path, help="results folder (results/quick), or a folder of records")
     parser.add_argument("b", type=Path, nargs="+", help="the other one, or several: each is compared with A, as B - A")
     parser.add_argument("--tier", help="which tier, where a folder holds several")
-    parser.add_argument("--metric", nargs="+", default=list(DEFAULT_METRICS), choices=METRICS, metavar="METRIC")
+    parser.add_argument("--metric", nargs="+", action="extend", choices=METRICS, metavar="METRIC")
     parser.add_argument(
         "--slices", action="store_true", help="also mAP by slice of the data, with intervals over scenes"
     )
@@ -64,7 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.out is not None and args.out.suffix not in (".csv", ".md"):
         raise UserError(f"--out: '{args.out}' ends neither in .csv nor in .md")
     a = read_set(args.a, args.tier)
-    pairs = [compare_sets(a, read_set(folder, args.tier), args.metric, args.force, args.slices) for folder in args.b]
+    pairs = [
+        compare_sets(a, read_set(folder, args.tier), args.metric or list(DEFAULT_METRICS), args.force, args.slices)
+        for folder in args.b
+    ]
     print("\n\n".join(pair.text for pair in pairs))
     if args.out is not None:
         frames = [pair.table.data for pair in pairs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -53,6 +54,22 @@ def test_every_command_speaks_under_the_name_that_was_typed(name, capsys):
     message = capsys.readouterr().err
     assert stop.value.code == 2 and message.startswith(f"usage: aqr-bench {name} ")
     assert message.splitlines()[-1].startswith(f"aqr-bench {name}: error: ")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_an_option_of_several_values_may_be_repeated(name, monkeypatch):
+    """``--study a --study b`` is both: argparse's default would forget the first without a word."""
+    options, add = [], argparse._ActionsContainer.add_argument
+
+    def add_argument(self, *args, **kwargs):
+        options.append((args, kwargs))
+        return add(self, *args, **kwargs)
+
+    monkeypatch.setattr(argparse._ActionsContainer, "add_argument", add_argument)
+    with pytest.raises(SystemExit):
+        cli.main([name, "--no-such-option"])
+    several = [(args, kw) for args, kw in options if kw.get("nargs") in ("+", "*") and args[0].startswith("-")]
+    assert [args for args, kw in several if kw.get("action") != "extend" or kw.get("default")] == []
 
 
 def test_mistakes_are_one_line_and_exit_2(capsys):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from asked_records import INFOS, selected, states, with_base, with_config, write_asked
 
 from aqr_bench.records.freshness import (
+    AskedFile,
     DataState,
     asked_files,
     file_identity,
@@ -17,8 +19,10 @@ from aqr_bench.records.freshness import (
     page_identity,
     requests_identity,
 )
+from aqr_bench.records.record import Record, describe
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.plan import with_variants
+from aqr_bench.study.runs import Run
 
 CROSS = "smoke/cross seed 0"
 ALL = {
@@ -50,6 +54,12 @@ def edit(path, **changes) -> None:
     rows[0] |= changes
     rows[0]["provenance"] |= facts
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+
+
+def test_a_pretraining_is_named_by_its_branch():
+    assert AskedFile(Path("train.jsonl"), "train", Run("quick", None, None, 0, "lidar")).label == "train pretrain/lidar"
+    record = Record("train", "ok", "quick", seed=0, extra={"pretrain": "lidar"})
+    assert describe(record) == "train quick pretrain lidar seed 0"
 
 
 def test_what_is_asked_for_is_fresh_wherever_it_lies(results, tmp_path):

@@ -64,5 +64,5 @@ def test_what_cannot_be_in_one_report(tmp_path):
     of_tier = Record(**{**vars(record), "tier": "quick", "seed": 0})
     with pytest.raises(UserError, match="records of tier 'quick': name it with --tier"):
         report(tmp_path, write_records(tmp_path / "tier.jsonl", [of_tier]))
-    with pytest.raises(UserError, match="needs --tier, --study"):
-        main(["--tier", "quick", "--records", str(tmp_path), "--out", str(tmp_path)])
+    with pytest.raises(UserError, match="needs --tier and one results folder"):
+        main(["--tier", "quick", "--records", str(tmp_path), str(tmp_path), "--out", str(tmp_path)])

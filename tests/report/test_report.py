@@ -39,6 +39,20 @@ def report_on(tmp_path: Path, study_path: Path) -> str:
     return (out / "index.html").read_text(encoding="utf-8")
 
 
+def test_a_tier_alone_is_enough(tmp_path, monkeypatch):
+    """Its studies, of the project's results, into the folder where ``run`` puts the page."""
+    calls = []
+    monkeypatch.setattr("aqr_bench.report.page.build_report", lambda *given: calls.append(given) or given[3] / "x")
+    monkeypatch.setattr("aqr_bench.report.__main__.project_folder", lambda: tmp_path)
+    (tmp_path / "results" / "smoke" / "report").mkdir(parents=True)
+    assert main(["--tier", "smoke"]) == 0
+    ((tier, studies, records, out, _),) = calls
+    assert [study.name for study in studies] == list(tier.studies)
+    assert records == tmp_path / "results" and out == records / "smoke" / "report"
+    with pytest.raises(UserError, match="needs --tier"):
+        main(["--study", "smoke"])
+
+
 def test_complete_report(tmp_path):
     study_path = make_study(tmp_path)
     fill(tmp_path / "results", study_path)

@@ -80,7 +80,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of table.md and gpu_check.json")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is a GPU")
     parser.add_argument("--size", choices=SIZES, help="default: full on a GPU, tiny on a CPU")
-    parser.add_argument("--parts", nargs="+", default=[], metavar="PART", help="only these: a kind, or kind and object")
+    parser.add_argument(
+        "--parts", nargs="+", action="extend", default=[], metavar="PART", help="only these: a kind, or kind and object"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # run this part, with its rows into the file --out
     return parser.parse_args(argv)
 
