@@ -27,8 +27,8 @@ def atomic_write(path: str | Path, shared: bool = False) -> Iterator[Path]:
         raise
 
 
-def write_text(path: str | Path, text: str, shared: bool = False) -> Path:
-    """Write UTF-8 text atomically; ``shared`` as of ``atomic_write``."""
-    with atomic_write(path, shared) as temporary:
+def write_text(path: str | Path, text: str) -> Path:
+    """Write UTF-8 text atomically."""
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)

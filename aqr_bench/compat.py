@@ -86,6 +86,14 @@ def use_threads(count: int | None = None) -> int:
     return count
 
 
+def use_one_thread() -> None:
+    """Limit torch and OpenCV to one thread: for worker processes that share the cores."""
+    import cv2
+
+    use_threads(1)
+    cv2.setNumThreads(1)
+
+
 def use_tf32(allowed: bool) -> None:
     """Allow or forbid TF32 for float32 matrix products and convolutions of this process, before it uses CUDA.
 

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from aqr_bench.bias.layout import MemoryLayout
-from aqr_bench.bias.windows import GridWindow
+from aqr_bench.bias.windows import GridWindow, grid_windows
 
 MIN_DEPTH = 1e-5  # metres; depths below it count as this
 
 
-def official_windows(
-    points_BQ3: Tensor,
-    lidar2img_BN44: Tensor | None,
-    image_shape_BN2: Tensor | None,
-    layout: MemoryLayout,
-    bev_size: int,
-    camera_size: int,
-) -> tuple[GridWindow, ...]:
-    """One BEV and one camera window of every query, with these defects:
+def _bev_window(points_BQ3: Tensor, layout: MemoryLayout, size: int) -> GridWindow:
+    """A point at the far edge in x is in the first column of the next row."""
+    return _window(_bev_cells(points_BQ3, layout), 0, (1, *layout.bev_shape), size, False)
 
-    - BEV: a point at the far edge in x is in the first column of the next row.
-    - Cameras: of those that see a point, only the first; a point behind a camera may count as seen; a point that none
-      sees has the window at the upper left corner of view 0; columns go by the ratio of the heights.
 
-    Numbers of cells and cameras are those of ``layout`` (in the official code they are constants), image sizes each
-    sample's own (there those of the first).
+def _camera_windows(
+    points_BQ3: Tensor, lidar2img_BN44: Tensor, image_shape_BN2: Tensor, layout: MemoryLayout, size: int
+) -> tuple[GridWindow]:
+    """Of the cameras that see a point, the first alone; a point behind a camera may count as seen.
 
-    Args:
-        points_BQ3: metres, LiDAR frame.
-        lidar2img_BN44, image_shape_BN2: as of :func:`aqr_bench.bias.windows.grid_windows`.
-        bev_size, camera_size: odd sizes in cells; 0: none of that modality.
+    A point that none sees has the window at the upper left corner of view 0; columns go by the ratio of the heights.
     """
-    windows = []
-    if layout.num_bev and bev_size:
-        windows.append(_window(_bev_cells(points_BQ3, layout), 0, (1, *layout.bev_shape), bev_size, False))
-    if layout.num_camera and camera_size:
-        cells = _camera_cells(points_BQ3, lidar2img_BN44, image_shape_BN2, layout)
-        windows.append(_window(cells, layout.num_bev, layout.camera_shape, camera_size, True))
-    return tuple(windows)
+    cells = _camera_cells(points_BQ3, lidar2img_BN44, image_shape_BN2, layout)
+    return (_window(cells, layout.num_bev, layout.camera_shape, size, True),)
+
+
+# One BEV and one camera window of every query. Numbers of cells and cameras are those of the layout (in the official
+# code they are constants), image sizes each sample's own (there those of the first).
+official_windows = functools.partial(grid_windows, bev=_bev_window, cameras=_camera_windows)
 
 
 def _window(cell_BQ3: Tensor, first_key: int, shape: tuple[int, int, int], size: int, is_camera: bool) -> GridWindow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -145,13 +145,15 @@ def grid_windows(
     layout: MemoryLayout,
     bev_size: int,
     camera_size: int,
+    bev: Callable[..., GridWindow] = bev_window,
+    cameras: Callable[..., tuple[GridWindow, ...]] = camera_windows,
 ) -> tuple[GridWindow, ...]:
-    """All windows of the modalities that the memory holds; size 0 = none of that modality."""
+    """All windows, by ``bev`` and ``cameras``, of the modalities that the memory holds; size 0: none of that one."""
     windows = []
     if layout.num_bev and bev_size:
-        windows.append(bev_window(reference_BQ3, layout, bev_size))
+        windows.append(bev(reference_BQ3, layout, bev_size))
     if layout.num_camera and camera_size:
-        windows += camera_windows(reference_BQ3, lidar2img_BN44, image_shape_BN2, layout, camera_size)
+        windows += cameras(reference_BQ3, lidar2img_BN44, image_shape_BN2, layout, camera_size)
     return tuple(windows)
 
 

@@ -23,6 +23,7 @@ from aqr_bench.metrics.sample_f1 import SampleObjects, best_and_worst, count_det
 from aqr_bench.records.freshness import pictures_identity
 from aqr_bench.records.record import Record, read_records
 from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, draw_sample
+from aqr_bench.study.layout import detections_file
 from aqr_bench.study.load import load_suite, load_tier, resolve_condition
 from aqr_bench.study.spec import Condition, Tier
 
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         for condition in suite.conditions:
             dataset = build_loader(evaluator.config, condition, 1, dataset).dataset
             record = next((r for r in evaluated if r.condition == condition.name), None)
-            detections = None if record is None else detections_file(Path(args.work), record)
+            detections = None if record is None else submission_of(Path(args.work), record)
             for name, index, why in chosen_samples(dataset, detections, args.samples, args.threshold):
                 path = out / f"{condition.name}.{name}.png"
                 draw_detections(evaluator, dataset, index, condition, path, args.threshold, why)
@@ -71,10 +72,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def detections_file(work: Path, record: Record) -> Path | None:
+def submission_of(work: Path, record: Record) -> Path | None:
     """The detections that an evaluation left (its own, or those of the run it took over); None if they are gone."""
     runs = [record.run.subfolder, *([record.extra["same_as"]] if record.extra.get("same_as") else [])]
-    files = [work / run / "detections" / str(record.condition) / "results_nusc.json" for run in runs]
+    files = [detections_file(work / run, record.suite, record.condition, "results_nusc.json") for run in runs]
     return next((file for file in files if record.ok and file.is_file()), None)
 
 

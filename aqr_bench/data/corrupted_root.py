@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from aqr_bench import compat
 from aqr_bench.atomic import write_text
 from aqr_bench.console import print_line, steps
@@ -201,7 +199,7 @@ def write_conditions(
         count = f"{len(todo)} condition{'s' * (len(todo) > 1)} of {len(source.tokens)} samples"
         print_line(f"{count} will take about {size / 1e9:.2f} GB under {out}")
         require_disk(out, size, "what is to be written")
-    parallel = compat.spawn_pool(workers, _use_one_thread) if workers > 1 and todo else nullcontext()
+    parallel = compat.spawn_pool(workers, compat.use_one_thread) if workers > 1 and todo else nullcontext()
     with parallel as pool:
         for number, writer in enumerate(todo, 1):
             try:
@@ -229,8 +227,3 @@ def _reported(writer: ConditionWriter, action: Any) -> Any:
 def _link(path: Path, target: Path) -> None:
     if target.exists() and not os.path.lexists(path):
         path.symlink_to(target.resolve())
-
-
-def _use_one_thread() -> None:
-    compat.use_threads(1)
-    cv2.setNumThreads(1)

@@ -195,13 +195,8 @@ def _cut_frames(job: _Job, frames: list[dict], workers: int) -> Iterator[list[di
     if min(workers, len(frames)) <= 1:
         yield from map(job, frames)
         return
-    with compat.spawn_pool(min(workers, len(frames)), _use_one_thread) as pool:
+    with compat.spawn_pool(min(workers, len(frames)), compat.use_one_thread) as pool:
         yield from pool.map(job, frames)
-
-
-def _use_one_thread() -> None:
-    compat.use_threads(1)
-    cv2.setNumThreads(1)
 
 
 def _canonical(entry: dict) -> dict:

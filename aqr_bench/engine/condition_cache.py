@@ -13,6 +13,7 @@ from aqr_bench.errors import UserError
 from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record
 from aqr_bench.study.hashes import config_hash, sha256_file
+from aqr_bench.study.layout import detections_folder
 from aqr_bench.study.spec import Condition, Suite
 
 
@@ -82,7 +83,7 @@ class ConditionCache:
 def files_of(records: Sequence[Record]) -> list[Path]:
     """The files that evaluations name in their records, relative to the work folder of the run."""
     return [
-        Path("detections") / str(record.condition) / part["file"]
+        detections_folder(Path(), record.suite, record.condition) / part["file"]
         for record in records
         for part in record.extra.values()
         if isinstance(part, dict) and "file" in part

@@ -33,6 +33,7 @@ from aqr_bench.records.record import (
     status_of,
 )
 from aqr_bench.study.hashes import sha256_file
+from aqr_bench.study.layout import detections_folder
 from aqr_bench.study.load import load_study
 from aqr_bench.study.plan import evaluation_settings
 from aqr_bench.study.spec import Condition, Suite, Tier
@@ -116,7 +117,8 @@ def evaluate_one(evaluator: Evaluator, condition: Condition, suite: Suite, train
         return Record(**fields, status=NOT_APPLICABLE, reason=reason, provenance=facts)
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
-        scores, inputs, extra = evaluator.run(condition)
+        folder = detections_folder(evaluator.work, suite.name, condition.name)
+        scores, inputs, extra = evaluator.run(condition, folder)
         trained_on = other_data(trained, evaluator.data)
     except Exception as error:
         raise_if_disk_error(error, evaluator.work)
@@ -221,22 +223,22 @@ class Evaluator:
             raise NotFiniteError(f"{error} (sample {tokens})") from error
         return samples
 
-    def run(self, condition: Condition) -> tuple[dict, dict, dict]:
+    def run(self, condition: Condition, folder: Path) -> tuple[dict, dict, dict]:
         """Detect and score under one condition: scores, fingerprint of all inputs, and the record's extra.
 
-        Without annotations there are no scores, and the submission is one that the leaderboard takes.
+        Detections, matches and router weights are written into ``folder``. Without annotations there are no scores, and
+        the submission is one that the leaderboard takes.
         """
         from aqr_bench.engine.router_log import RouterLog
 
         with RouterLog(getattr(self.model, "pts_bbox_head", None)) as log:
-            submission, results, fingerprints = self.detect(condition)
+            submission, results, fingerprints = self.detect(condition, folder / "results_nusc.json")
         self.predictions = sha256_file(submission)
         inputs = evaluation_fingerprint(fingerprints)
         if not self.data.annotated:
             return {}, inputs, leaderboard_facts(submission, self.data)
         from aqr_bench.metrics.detection import metric_engine, score_detections
 
-        folder = self.work / condition.name
         scores = score_detections(
             submission, self.tables, submission.parent, matches=folder / "matches.npz", results=results
         )
@@ -264,8 +266,8 @@ class Evaluator:
             raise RuntimeError(f"our metric and nuscenes-devkit differ in {len(check.mismatches)} numbers: {first}")
         return {"devkit": {"compared": check.compared, "largest": check.largest}}
 
-    def detect(self, condition: Condition) -> tuple[Path, dict[str, list], dict[str, Fingerprint]]:
-        """Write the nuScenes submission of the val split; return path, entries, and inputs' fingerprints by token."""
+    def detect(self, condition: Condition, path: Path) -> tuple[Path, dict[str, list], dict[str, Fingerprint]]:
+        """Write the nuScenes submission of the val split to ``path``: path, entries, inputs' fingerprints by token."""
         import torch
         from nuscenes.eval.common.config import config_factory
 
@@ -295,7 +297,6 @@ class Evaluator:
         if len(fingerprints) != len(infos):
             raise RuntimeError(f"{len(fingerprints)} of {len(infos)} samples were evaluated")
         uses = inner_dataset(self.config.test_dataloader.dataset).modality
-        path = self.work / condition.name / "results_nusc.json"
         sensors = dict(camera=uses.get("use_camera", False), lidar=uses.get("use_lidar", False))
         return write_submission(path, results, **sensors), results, fingerprints
 

@@ -46,7 +46,7 @@ def evaluate_config(args: argparse.Namespace, workers: Workers = IN_THIS_PROCESS
     weights = strip_to_state_dict(checkpoint, work / "weights.pth", detection_classes(config))
     # Also where other processes evaluate: what does not fit is a mistake, and no failure of every condition.
     with building_model(args.config):
-        evaluator: Evaluator | None = Evaluator(config, tier, data, None, work / "detections", job)
+        evaluator: Evaluator | None = Evaluator(config, tier, data, None, work, job)
     try:
         evaluator.load(weights)
     except RuntimeError as error:  # names of parameters that are missing or left over

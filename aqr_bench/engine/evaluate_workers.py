@@ -51,8 +51,7 @@ class ModelEvaluation:
     work_root: Path | None = None
 
     def evaluator(self) -> Evaluator:
-        detections = self.work / "detections"
-        return Evaluator(self.config, self.tier, self.data, self.checkpoint, detections, self.job, self.work_root)
+        return Evaluator(self.config, self.tier, self.data, self.checkpoint, self.work, self.job, self.work_root)
 
 
 def evaluate_in_turn(

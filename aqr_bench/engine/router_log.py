@@ -64,8 +64,7 @@ class RouterLog:
             return {}
         arrays = self.arrays()
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Two suites of one run, evaluated at the same time, may both have the condition: equal files.
-        with atomic_write(path, shared=True) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
         facts: dict[str, Any] = {"file": path.name, **summary(arrays["weight"], arrays["score"])}
         if self.guard.rows:

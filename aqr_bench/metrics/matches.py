@@ -185,8 +185,7 @@ class Matches:
                 if values is not None:
                     arrays[f"{key}{i}"] = (values[matches.tp] if key == "matched" else values).astype(kind)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Two suites of one run, evaluated at the same time, may both have the condition: equal files.
-        with atomic_write(path, shared=True) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
         return path
 

@@ -28,7 +28,6 @@ from aqr_bench.metrics.nuscenes import RECALL, first_bin
 
 ALL = ("all", "all")
 UNKNOWN = "unknown"
-LOWER_BOUND = frozenset(["lidar_points", "visibility"])  # criteria under which all false positives count
 Key = tuple[str, str]  # criterion, slice
 
 

@@ -102,7 +102,7 @@ def write_submission(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"meta": META | dict(use_camera=camera, use_lidar=lidar), "results": results}
-    return write_text(path, json.dumps(content), shared=True)  # as its matches: see matches.py
+    return write_text(path, json.dumps(content))
 
 
 def check_leaderboard_file(path: Path, samples: Iterable[str], max_boxes: int) -> None:

@@ -11,9 +11,9 @@ from aqr_bench.records.cache import reuse_file
 from aqr_bench.records.diff import compare
 from aqr_bench.records.freshness import NO_REQUEST, causes, file_identity
 from aqr_bench.records.loose import Key, record_path, stale_reasons
-from aqr_bench.records.record import Record, read_run
+from aqr_bench.records.record import Record, read_run, record_files
 from aqr_bench.records.store import archive, detections, import_work
-from aqr_bench.study.layout import NOT_RECORDS, RESULTS
+from aqr_bench.study.layout import RESULTS
 
 PLACED, STORED, EQUAL, LEFT_OUT, DAMAGED = "taken", "stored", "there already", "left out", "damaged"
 MAX_NAMES = 5
@@ -73,9 +73,7 @@ def read_files(source: Path, infos_sha256: Callable[[str], str | None]) -> list[
     ``infos_sha256``: of the info files by the name of the tier; None: not known.
     """
     files = []
-    for path in sorted(source.rglob("*.jsonl")):
-        if NOT_RECORDS & set(path.relative_to(source).parts[:-1]):
-            continue
+    for path in record_files(source):
         records = tuple(read_run(path))
         target = record_path(records[0]).relative_to(RESULTS)
         below, parts = target.parts[1:], path.relative_to(source).parts

@@ -14,11 +14,11 @@ from typing import Any
 from aqr_bench.atomic import atomic_write
 from aqr_bench.errors import UserError, require_file
 from aqr_bench.records.provenance import portable_path
+from aqr_bench.study.layout import NOT_RECORDS
 from aqr_bench.study.schema import schema_error
 from aqr_bench.study.spec import Run
 
 SCHEMA_VERSION = 1
-STATUSES = ("ok", "failed", "oom", "timeout", "diverged", "not_applicable")
 NOT_APPLICABLE = "not_applicable"
 NOT_STARTED = "not started: "  # begins the reason of a job that needs the result of a failed one
 
@@ -147,6 +147,14 @@ def read_records(path: str | Path) -> list[Record]:
             # UnicodeDecodeError and JSONDecodeError are ValueErrors.
             records.append(_damaged(path, f"damaged record, line {number}: {err}"))
     return records or [_damaged(path, "damaged record: the file is empty")]
+
+
+def record_files(place: Path) -> list[Path]:
+    """Record files below a folder, but for folders of a tier that hold others; a file as it is."""
+    if not place.is_dir():
+        return [place]
+    files = sorted(place.rglob("*.jsonl"))
+    return [file for file in files if not NOT_RECORDS & set(file.relative_to(place).parts[:-1])]
 
 
 _RECORD_PATH = re.compile(

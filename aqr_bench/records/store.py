@@ -17,6 +17,7 @@ from aqr_bench.records.cache import reuse_file
 from aqr_bench.records.freshness import Rows, file_identity, read_provenance
 from aqr_bench.records.record import read_records
 from aqr_bench.study.hashes import canonical_json, sha256_file, sha256_text
+from aqr_bench.study.layout import detections_file
 
 STORE, ASIDE = "store", ".aside"
 RECORD = "records.stored"
@@ -89,14 +90,14 @@ def detections(root: Path, path: Path) -> Iterator[Path]:
     """The files of detections that the evaluations of a record file name."""
     if not path.name.startswith("evaluate."):
         return
-    folder = root / "work" / path.parent.relative_to(root) / "detections"
+    work = root / "work" / path.parent.relative_to(root)
     for line in path.read_bytes().splitlines():
         try:
             data = json.loads(line)
             names = [part["file"] for part in data["extra"].values() if isinstance(part, dict) and "file" in part]
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
-        yield from (folder / str(data["condition"]) / Path(name).name for name in names)
+        yield from (detections_file(work, data["suite"], data["condition"], Path(name).name) for name in names)
 
 
 def _work_of(root: Path, path: Path, rows: Rows) -> Path | None:

@@ -36,12 +36,7 @@ from aqr_bench.report.result_sets import (
     stale_lines,
 )
 from aqr_bench.report.score_comparison import ScoreComparison, ScoreKey, compare_scores, compare_slices
-from aqr_bench.report.score_statistics import (
-    FEW_SEEDS,
-    number,
-    p_text,
-    span,
-)
+from aqr_bench.report.score_statistics import FEW_SEEDS, difference_data, difference_text, number
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
 
 DEFAULT_METRICS = ("mAP", "NDS")
@@ -184,18 +179,15 @@ def differences_table(rows: Sequence[ScoreComparison]) -> ReportTable:
 
 def _difference_row(row: ScoreComparison) -> Row:
     delta = row.delta
-    tested = delta if row.test != "identical" else None
+    difference, _, _, p = difference_text(delta, digits=4)
+    _, over_seeds, over_scenes, _ = difference_text(delta if row.test != "identical" else None)
     few = " (few)" if delta is not None and delta.n < FEW_SEEDS else ""
     data = {
         **vars(row.key),
         **dict(a_mean=row.a.mean, a_sd=row.a.sd, a_seeds=row.a.n),
         **dict(b_mean=row.b.mean, b_sd=row.b.sd, b_seeds=row.b.n),
         "test": row.test,
-        "difference": delta.mean if delta else None,
-        "low95": delta.low if delta else None,
-        "high95": delta.high if delta else None,
-        "scenes_low95": delta.scenes.low if delta and delta.scenes else None,
-        "scenes_high95": delta.scenes.high if delta and delta.scenes else None,
+        **difference_data(delta),
         "p": delta.p if delta else None,
         "p_holm": delta.p_holm if delta else None,
         "verdict": row.verdict,
@@ -208,12 +200,12 @@ def _difference_row(row: ScoreComparison) -> Row:
         "Condition": row.key.condition,
         "A": number(row.a.mean),
         "B": number(row.b.mean),
-        "B - A": number(delta.mean, 4, sign=True) if delta else "–",
-        "95 %": span(tested.low, tested.high) if tested else "–",
-        SCENES: span(tested.scenes.low, tested.scenes.high) if tested and tested.scenes else "–",
+        "B - A": difference,
+        "95 %": over_seeds,
+        SCENES: over_scenes,
         "Seeds": f"{row.a.n}, {row.b.n}{few}",
         "Test": row.test,
-        "p, Holm": p_text(delta.p_holm) if delta else "–",
+        "p, Holm": p,
         "B is": row.verdict,
         "Corrected": row.corrected,
     }

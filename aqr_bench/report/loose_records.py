@@ -10,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from aqr_bench.errors import UserError, join_names, nearest
-from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, read_records
+from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, read_records, record_files
 from aqr_bench.report.collect import classes_frame, evaluations_frame, evaluations_of
 from aqr_bench.report.robustness_scores import SINGLE_SENSOR, SuiteScores, families, suite_scores
 from aqr_bench.report.scene_bootstrap import EvaluatedRun
-from aqr_bench.study.layout import NOT_RECORDS
 from aqr_bench.study.spec import Suite
 
+MODELS = "models"  # in place of a study, in names of tables
 Identity = tuple[str, ...]  # name that was given, tier, study, variant
 
 
@@ -51,10 +51,14 @@ class LooseEvaluations:
         left_out = set(self.not_applicable)
         return {name: group for name, group in families(self.suite).items() if not left_out & set(group.values())}
 
-    def robustness(self, baseline: str | None) -> SuiteScores:
-        """RA, RRA and CE of every model, relative to ``baseline``."""
-        single = self.evaluations[self.evaluations["condition"].isin(SINGLE_SENSOR)]
-        return suite_scores(self.evaluations, self.suite, self.families(), "models", baseline, single)
+    def robustness(self, baseline: str | None, single: pd.DataFrame | None = None) -> SuiteScores:
+        """RA, RRA and CE of every model, relative to ``baseline``.
+
+        ``single``: EvaluationRow of models with one sensor; those of the suite by default.
+        """
+        if single is None:
+            single = self.evaluations[self.evaluations["condition"].isin(SINGLE_SENSOR)]
+        return suite_scores(self.evaluations, self.suite, self.families(), MODELS, baseline, single)
 
 
 def read_evaluations(places: Sequence[str], suite: Suite, models: Sequence[str] = ()) -> LooseEvaluations:
@@ -110,11 +114,7 @@ def _files(places: Sequence[str]) -> Iterator[tuple[str, Path]]:
     for text in places:
         name, equals, rest = text.partition("=")
         named = bool(equals and name and not Path(text).exists())
-        path = Path(rest if named else text)
-        if path.is_dir():
-            files = [f for f in sorted(path.rglob("*.jsonl")) if not NOT_RECORDS & set(f.relative_to(path).parts[:-1])]
-        else:
-            files = [path]  # read_records reports one that is not there
+        files = record_files(Path(rest if named else text))  # read_records reports one that is not there
         yield from ((name if named else "", file) for file in files)
 
 

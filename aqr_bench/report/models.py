@@ -12,10 +12,11 @@ from aqr_bench.atomic import write_text
 from aqr_bench.errors import UserError, join_names
 from aqr_bench.metrics.bootstrap import Resampled, paired_scene_bootstrap
 from aqr_bench.records.record import Record
-from aqr_bench.report.collect import METRICS, MISSING, evaluations_frame
+from aqr_bench.report.collect import METRICS, MISSING, classes_frame, evaluations_frame
+from aqr_bench.report.loose_records import MODELS, LooseEvaluations
 from aqr_bench.report.page import render_sections
 from aqr_bench.report.result_sets import ResultSet, incompatible, read_set
-from aqr_bench.report.robustness_scores import SINGLE_SENSOR, corrupts, families, suite_scores
+from aqr_bench.report.robustness_scores import SINGLE_SENSOR, corrupts
 from aqr_bench.report.scene_bootstrap import EvaluatedRun, matches_beside, resampled_run
 from aqr_bench.report.score_statistics import number, span
 from aqr_bench.report.section import ReportSection
@@ -25,7 +26,6 @@ from aqr_bench.report.tables.slices import table_of_slices
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
 from aqr_bench.study.load import load_suite
 
-STUDY = "models"  # begins the names of the tables
 SEED = 0  # models are given, not trained: each is one run
 
 
@@ -60,7 +60,7 @@ def build_models_report(paths: Sequence[Path], out: Path) -> Path:
     for table in (table for section in sections for table in section.tables):
         table.write(folder)
     records = [record for model in models for record in model.records.values()]
-    return write_text(out / "index.html", render_sections(STUDY, "Models without a tier.", sections, records))
+    return write_text(out / "index.html", render_sections(MODELS, "Models without a tier.", sections, records))
 
 
 def _model(results: ResultSet) -> Model:
@@ -97,7 +97,7 @@ def scores_table(models: Sequence[Model], suite: str, conditions: Sequence[str])
         "(scene bootstrap; none with fewer than eight scenes, or where the matches are not beside the records)."
     )
     numeric = [column for column in rows[0].text if column not in ("Condition", "Model", "Status")]
-    return make_table(f"{STUDY}_{suite}_scores", "Scores by condition and model", rows, note, numeric)
+    return make_table(f"{MODELS}_{suite}_scores", "Scores by condition and model", rows, note, numeric)
 
 
 def _score_row(
@@ -116,7 +116,7 @@ def _score_row(
         "Condition": condition,
         "Model": model,
         **{metric: number(scores.get(metric)) for metric in METRICS},
-        "mAP, 95 %, scenes": "–" if low is None else f"{number(low)} to {number(high)}",
+        "mAP, 95 %, scenes": span(low, high, sign=False),
         "Difference": number(delta.mean, sign=True) if delta else "–",
         "Difference, 95 %, scenes": span(delta.low, delta.high) if delta else "–",
         "Status": status,
@@ -134,10 +134,8 @@ def _robustness(models: Sequence[Model], name: str) -> list[ReportTable]:
         return []
     evaluated = [model for model in models if any(s == name for s, _ in model.records)]
     runs = [_run(model, name, condition.name) for model in evaluated for condition in suite.conditions]
-    evaluations = evaluations_frame(runs)
-    names = [model.name for model in evaluated]
-    single = evaluations_frame(_single_sensor(evaluated))
-    scores = suite_scores(evaluations, suite, families(suite), STUDY, names[0], single)
+    loose = LooseEvaluations(suite, evaluations_frame(runs), classes_frame(runs), ())
+    scores = loose.robustness(evaluated[0].name, evaluations_frame(_single_sensor(evaluated)))
     return [summary_table(scores), corruptions_table(scores)]
 
 
@@ -165,5 +163,5 @@ def _slices(models: Sequence[Model], suite: str, condition: str) -> ReportTable:
         if slices is not None:
             scores[model.name] = {SEED: slices}
     against = {name: models[0].name for name in scores if name != models[0].name}
-    name, note = f"{STUDY}_{suite}_slices", f"mAP under {condition}. Differences are to {models[0].name}. "
+    name, note = f"{MODELS}_{suite}_slices", f"mAP under {condition}. Differences are to {models[0].name}. "
     return table_of_slices(name, f"mAP by slice, {condition}", slice_rows(scores, against), note, "Model")

@@ -13,8 +13,7 @@ from aqr_bench.errors import UserError, nearest
 from aqr_bench.records.diff import cost_ratios
 from aqr_bench.records.freshness import causes
 from aqr_bench.records.loose import record_path, stale_reasons
-from aqr_bench.records.record import Record, describe, read_run
-from aqr_bench.study.layout import NOT_RECORDS
+from aqr_bench.records.record import Record, describe, read_run, record_files
 
 MAX_NAMES = 5  # in a sentence
 Key = tuple[str, str, str, int | None, str, str]  # kind, study (or base), variant, seed, suite, condition
@@ -77,9 +76,7 @@ def read_set(folder: Path, tier: str | None = None) -> ResultSet:
         raise UserError(f"no folder '{folder}': give a results folder such as results/quick, or a folder of records")
     tiers: dict[str, dict[Key, tuple[Path, Record]]] = {}
     damaged: list[tuple[Path, Record]] = []
-    for path in sorted(folder.rglob("*.jsonl")) if folder.is_dir() else [folder]:
-        if NOT_RECORDS & set(path.relative_to(folder).parts[:-1]):
-            continue
+    for path in record_files(folder):
         for record in read_run(path):
             if record.extra.get("damaged"):
                 damaged.append((path, record))  # only its path is known, and that may not name the tier

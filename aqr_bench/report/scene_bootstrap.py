@@ -11,7 +11,7 @@ from aqr_bench.errors import ARRAY_READ_ERRORS
 from aqr_bench.metrics.bootstrap import Resampled, SceneInterval, paired_scene_bootstrap, resample
 from aqr_bench.metrics.matches import Matches
 from aqr_bench.records.record import Record
-from aqr_bench.study.layout import RunLayout
+from aqr_bench.study.layout import RunLayout, detections_file
 from aqr_bench.study.spec import Run, Study
 
 METRIC = "mAP"  # the only metric that is recomputed on resampled scenes
@@ -36,11 +36,8 @@ class EvaluatedRun:
 
 def evaluation_file(records: Path, run: Run, record: Record, kind: str) -> Path | None:
     """Path of an evaluation's ``matches`` or ``router`` below the tier's work folder; None if the record names none."""
-    entry = record.extra.get(kind) if record.ok else None
-    name = entry.get("file") if isinstance(entry, Mapping) else None
-    if not isinstance(name, str) or Path(name).name != name or not record.condition:
-        return None
-    return RunLayout(run.tier, records).work_folder(run) / "detections" / record.condition / name
+    parts = _file_names(record, kind)
+    return None if parts is None else detections_file(RunLayout(run.tier, records).work_folder(run), *parts)
 
 
 def matches_beside(records: Path, record: Record) -> Path | None:
@@ -49,19 +46,24 @@ def matches_beside(records: Path, record: Record) -> Path | None:
     Below the work folder of a tier's results, in ``work`` beside the records of ``evaluate --config``, or in a folder
     of the name of the record file (``aqr-bench score``).
     """
-    entry = record.extra.get("matches") if record.ok else None
-    name = entry.get("file") if isinstance(entry, Mapping) else None
-    condition = record.condition
-    if not isinstance(name, str) or Path(name).name != name or not condition or Path(condition).name != condition:
+    parts = _file_names(record, "matches")
+    if parts is None:
         return None
     subfolder = Path(record.run.subfolder)
     tier = records.parents[len(subfolder.parts)] if len(records.parents) > len(subfolder.parts) else records.parent
     candidates = [
-        tier / "work" / subfolder / "detections" / condition / name,
-        records.parent / "work" / "detections" / condition / name,
-        records.with_suffix("") / condition / name,
+        detections_file(tier / "work" / subfolder, *parts),
+        detections_file(records.parent / "work", *parts),
+        records.with_suffix("").joinpath(*parts[1:]),
     ]
     return next((file for file in candidates if file.is_file()), None)
+
+
+def _file_names(record: Record, kind: str) -> tuple[str, str, str] | None:
+    """Suite, condition and name of a file that an evaluation names; None where there is none, or one of more parts."""
+    entry = record.extra.get(kind) if record.ok else None
+    names = (record.suite, record.condition, entry.get("file") if isinstance(entry, Mapping) else None)
+    return names if all(isinstance(name, str) and name and Path(name).name == name for name in names) else None
 
 
 def load_matches(path: Path | None) -> Matches | None:

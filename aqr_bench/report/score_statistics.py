@@ -220,6 +220,26 @@ def phrase(difference: ScoreDifference, metric: str) -> str:
     return f"{text}, {first}, {over_scenes if over_seeds else f'95 % interval {over_scenes}'}"
 
 
-def span(low: float | None, high: float | None) -> str:
+def span(low: float | None, high: float | None, sign: bool = True) -> str:
     """``−0.003 to +0.027``; a dash for nothing."""
-    return "–" if low is None or high is None else f"{number(low, sign=True)} to {number(high, sign=True)}"
+    return "–" if low is None or high is None else f"{number(low, sign=sign)} to {number(high, sign=sign)}"
+
+
+def difference_data(difference: ScoreDifference | None, scenes: str = "scenes") -> dict[str, float | None]:
+    """Columns of a CSV: a difference, its intervals over seeds and over ``scenes``, which begins those names."""
+    mean = low = high = scenes_low = scenes_high = None
+    if difference is not None:
+        mean, low, high = difference.mean, difference.low, difference.high
+        if difference.scenes is not None:
+            scenes_low, scenes_high = difference.scenes.low, difference.scenes.high
+    intervals = {"low95": low, "high95": high, f"{scenes}_low95": scenes_low, f"{scenes}_high95": scenes_high}
+    return {"difference": mean, **intervals}
+
+
+def difference_text(difference: ScoreDifference | None, digits: int = 3) -> tuple[str, str, str, str]:
+    """A difference, its intervals over seeds and over scenes, and the corrected p-value; dashes where there is none."""
+    if difference is None:
+        return ("–",) * 4
+    scenes = span(difference.scenes.low, difference.scenes.high) if difference.scenes else "–"
+    mean = number(difference.mean, digits, sign=True)
+    return mean, span(difference.low, difference.high), scenes, p_text(difference.p_holm)

@@ -26,6 +26,20 @@ def relative_path(path: str | Path, folder: str | Path) -> str:
     return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
 
 
+def detections_folder(work: Path, suite: str | None, condition: str | None) -> Path:
+    """Where an evaluation writes, below the work folder of its run.
+
+    Each suite has its folder: two suites may call different conditions by one name, and run at the same time.
+    """
+    return work / "detections" / str(suite) / str(condition)
+
+
+def detections_file(work: Path, suite: str | None, condition: str | None, name: str) -> Path:
+    """A file that an evaluation wrote, there or not; in old results all suites share a folder for a condition."""
+    file, before = detections_folder(work, suite, condition) / name, work / "detections" / str(condition) / name
+    return before if before.is_file() and not file.is_file() else file
+
+
 def results_folder() -> Path:
     """The project folder's ``results/``, as one would type it in the working directory."""
     return Path(relative_path(project_folder() / RESULTS, Path.cwd()))

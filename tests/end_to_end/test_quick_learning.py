@@ -61,7 +61,7 @@ def base(place) -> tuple:
 
 
 def score(config, tier, data, checkpoint, out: Path) -> float:
-    return Evaluator(config, tier, data, checkpoint, out).run(resolve_condition("clean"))[0]["mAP"]
+    return Evaluator(config, tier, data, checkpoint, out).run(resolve_condition("clean"), out)[0]["mAP"]
 
 
 def test_shuffled_labels_teach_nothing(place, base):
@@ -80,7 +80,7 @@ def test_a_supervised_router_sees_which_sensor_is_missing(place, base):
     evaluator = Evaluator(config, tier, data, after, place / "routed")
     weights = {}
     for name in ("clean", "no_lidar", "no_cameras"):
-        evaluator.run(resolve_condition(name))
+        evaluator.run(resolve_condition(name), place / "routed" / name)
         weights[name] = load_weights(place / "routed" / name / "router.npz")
     areas = [roc_area(weights["clean"][:, i], weights[name][:, i]) for i, name in ((0, "no_lidar"), (1, "no_cameras"))]
     assert min(areas) >= 0.9, areas

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_runs import RUN, WORLD, tiny_checkout, tiny_tier
 from worlds import copy_infos
 
 from aqr_bench import compat
@@ -18,7 +19,6 @@ from aqr_bench.records.diff import compare
 from aqr_bench.records.record import Record, read_records
 from aqr_bench.study.load import load_tier
 
-WORLD = dict(version="v1.0-mini", train_scenes=2, val_scenes=2, frames_per_scene=2, objects_per_frame=4)
 # Stated in docs/reproducibility.md with what was measured, for another thread count: relative difference of the loss of
 # the first iteration and of the next two; absolute difference of mAP and NDS of one and the same model.
 FIRST_LOSS, NEXT_LOSSES, SCORES = 1e-5, 1e-3, 1e-4
@@ -26,37 +26,15 @@ FIRST_LOSS, NEXT_LOSSES, SCORES = 1e-5, 1e-3, 1e-4
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A world and its info files; tiers differ in threads and in the workers of their loaders."""
-    folder = tmp_path_factory.mktemp("reproducible")
-    copy_infos(folder / "infos", **WORLD)
-    suite = dict(name="two", summary="two", conditions=[{"name": "clean"}, {"name": "no_cameras"}])
-    (folder / "two.yaml").write_text(yaml.safe_dump(suite))
-    return folder
+    """Info files; tiers differ in threads and in the workers of their loaders."""
+    return copy_infos(tmp_path_factory.mktemp("reproducible") / "infos", **WORLD).parent
 
 
-def command(place: Path, name: str, iterations: int, threads: int = 1, workers: int = 0, seed: int = 0) -> list[str]:
+def command(place: Path, name: str, seed: int = 0, **settings) -> list[str]:
     """Arguments of a base training under a name of its own. The tier's name is the same for all."""
-    config = {
-        "train_dataloader.batch_size": 2,
-        "train_dataloader.num_workers": workers,
-        "train_dataloader.persistent_workers": workers > 0,
-        "test_dataloader.num_workers": workers,
-        "custom_hooks": [{"type": "SeedIterations"}, {"type": "LossCurve", "every": 1}],
-    }
-    tier = dict(
-        name="tiny",
-        summary="a few iterations",
-        data=dict(kind="synthetic", version="v1.0-mini"),
-        world=WORLD,
-        model="cmt_aqr_quick",
-        base=dict(iterations=iterations, config=config),
-        variant=dict(iterations=1, init="base"),
-        threads=threads,
-    )
-    own = place / name
-    own.mkdir()
-    (own / "tiny.yaml").write_text(yaml.safe_dump(tier))
-    return [*common(place, name), "--seed", str(seed), "--out", str(own / "train.jsonl")]
+    (place / name).mkdir()
+    (place / name / "tiny.yaml").write_text(yaml.safe_dump(tiny_tier(**settings)))
+    return [*common(place, name), "--seed", str(seed), "--out", str(place / name / "train.jsonl")]
 
 
 def common(place: Path, name: str, tier: str = "tiny.yaml") -> list[str]:
@@ -70,28 +48,28 @@ def common(place: Path, name: str, tier: str = "tiny.yaml") -> list[str]:
     ]
 
 
-def trained(place: Path, name: str, iterations: int = 3, **settings) -> Record:
-    assert train(command(place, name, iterations, **settings)) == 0
+def trained(place: Path, name: str, **settings) -> Record:
+    assert train(command(place, name, **settings)) == 0
     return read_records(place / name / "train.jsonl")[0]
 
 
-def evaluated(place: Path, name: str, of: str) -> list[Record]:
-    """Evaluations of the model of ``of`` with the threads and workers of ``name``."""
-    arguments = [*common(place, name), "--suite", str(place / "two.yaml"), "--train", str(place / of / "train.jsonl")]
+def evaluated(place: Path, name: str, train_record: Path) -> list[Record]:
+    """Evaluations of a model with the threads and workers of ``name``."""
+    arguments = [*common(place, name), "--suite", str(tiny_checkout() / "two.yaml"), "--train", str(train_record)]
     assert evaluate([*arguments, "--out", str(place / name / "evaluate.two.jsonl")]) == 0
     return read_records(place / name / "evaluate.two.jsonl")
 
 
 @pytest.fixture(scope="module")
-def alone(place) -> Record:
+def alone() -> Record:
     """Trained in one thread, without loader workers."""
-    return trained(place, "alone")
+    return read_records(tiny_checkout() / RUN / "train.jsonl")[0]
 
 
 @pytest.fixture(scope="module")
-def scored(place, alone) -> list[Record]:
+def scored() -> list[Record]:
     """Evaluations of that model."""
-    return evaluated(place, "alone", "alone")
+    return read_records(tiny_checkout() / RUN / "evaluate.two.jsonl")
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
@@ -101,7 +79,7 @@ def test_loader_workers_change_nothing(place, alone, scored, workers):
     assert result.same and {"curve.1", "curve.2", "curve.3", "provenance.checkpoint_sha256"} <= set(result.equal)
     assert record.provenance["config_sha256"] == alone.provenance["config_sha256"]
     assert (alone.provenance["loader_workers"], record.provenance["loader_workers"]) == (0, workers)
-    theirs = evaluated(place, f"workers{workers}", f"workers{workers}")
+    theirs = evaluated(place, f"workers{workers}", place / f"workers{workers}" / "train.jsonl")
     for then, now in zip(scored, theirs, strict=True):
         assert compare(then, now).same and len(now.provenance["predictions_sha256"]) == 64
 
@@ -113,7 +91,7 @@ def test_another_seed_is_another_training(place, alone):
 
 
 def test_a_process_of_its_own_with_another_hash_seed_gives_the_same(place, alone):
-    words = command(place, "hashed", 3, workers=1)
+    words = command(place, "hashed", workers=1)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "12345"}
     subprocess.run(
         [sys.executable, "-m", "aqr_bench", "train", *words], env=environment, check=True, capture_output=True
@@ -130,7 +108,7 @@ def test_another_thread_count_stays_within_the_stated_tolerance(place, alone, sc
         assert [r.cost["threads"] for r in (alone, record)] == [1, 2]
         apart = [abs(now - then) / then for (_, then), (_, now) in zip(alone.curve, record.curve, strict=True)]
         assert apart[0] <= FIRST_LOSS and max(apart) <= NEXT_LOSSES, apart
-        for then, now in zip(scored, evaluated(place, "threads2", "alone"), strict=True):
+        for then, now in zip(scored, evaluated(place, "threads2", tiny_checkout() / RUN / "train.jsonl"), strict=True):
             assert "machine: torch_threads 1 then, 2 now" in compare(then, now).causes
             assert all(abs(then.scores[name] - now.scores[name]) <= SCORES for name in ("mAP", "NDS"))
     finally:

@@ -177,7 +177,7 @@ def test_a_class_of_ones_own_lies_beside_its_config(place, trained):
     assert record.ok, record.reason
     (before,) = [r for r in read_records(trained.parent / "evaluate.three.jsonl") if r.condition == "clean"]
     assert record.provenance["code_sha256"] != before.provenance["code_sha256"]
-    detections = (folder / "work" / "detections" / "clean" / "results_nusc.json").read_text()
+    detections = (folder / "work" / "detections" / "one" / "clean" / "results_nusc.json").read_text()
     import json
 
     scores = [d["detection_score"] for result in json.loads(detections)["results"].values() for d in result]

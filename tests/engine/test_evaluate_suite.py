@@ -145,11 +145,11 @@ def test_a_leaderboard_file_that_lacks_samples_is_a_failure(tmp_path, unannotate
 def test_a_killed_suite_resumes_with_the_next_condition(short, reference, monkeypatch, capsys):
     detect, seen = Evaluator.detect, []
 
-    def interrupted(self, condition):
+    def interrupted(self, condition, path):
         seen.append(condition.name)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return detect(self, condition)
+        return detect(self, condition, path)
 
     monkeypatch.setattr(Evaluator, "detect", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -170,11 +170,11 @@ def test_a_killed_suite_resumes_with_the_next_condition(short, reference, monkey
 def test_after_a_failure_the_failed_condition_alone_is_evaluated_again(short, reference, monkeypatch):
     detect, seen, broken = Evaluator.detect, [], ["no_back"]
 
-    def sometimes(self, condition):
+    def sometimes(self, condition, path):
         seen.append(condition.name)
         if condition.name in broken:
             raise RuntimeError("a passing fault")
-        return detect(self, condition)
+        return detect(self, condition, path)
 
     monkeypatch.setattr(Evaluator, "detect", sometimes)
     assert [record.status for record in short.run()] == ["ok", "failed", "ok"]
@@ -201,10 +201,10 @@ def die_at_no_back(channel, model, gpu):
     """A worker process that the system kills at one condition."""
     detect = Evaluator.detect
 
-    def killed(self, condition):
+    def killed(self, condition, path):
         if condition.name == "no_back":
             os.kill(os.getpid(), signal.SIGKILL)
-        return detect(self, condition)
+        return detect(self, condition, path)
 
     Evaluator.detect = killed
     serve(channel, model, gpu)
@@ -253,11 +253,11 @@ def test_a_checkpoint_of_a_config_resumes_as_well_and_a_failure_is_exit_code_3(s
     words += [*short.words[2:6], *short.words[8:]]
     detect, seen, broken = Evaluator.detect, [], [KeyboardInterrupt(), RuntimeError("a passing fault")]
 
-    def sometimes(self, condition):
+    def sometimes(self, condition, path):
         seen.append(condition.name)
         if condition.name == "no_back" and broken:
             raise broken.pop(0)
-        return detect(self, condition)
+        return detect(self, condition, path)
 
     monkeypatch.setattr(Evaluator, "detect", sometimes)
     with pytest.raises(KeyboardInterrupt):
@@ -298,7 +298,7 @@ def finished(tmp_path):
     (tmp_path / "short.yaml").write_text(SUITE)
     suite = load_suite(tmp_path / "short.yaml")
     job = replace(JOB, settings=evaluation_settings(load_tier("smoke"), suite))
-    file = tmp_path / "detections/clean/matches.npz"
+    file = tmp_path / "detections/short/clean/matches.npz"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"matches")
     extra = {"matches": {"file": "matches.npz"}}
@@ -340,5 +340,5 @@ def test_another_job_does_not_take_it(finished, changes):
 @pytest.mark.parametrize("spoil", [lambda f: f.unlink(), lambda f: f.write_bytes(b"of another model")])
 def test_a_condition_whose_files_are_gone_is_evaluated_again(finished, spoil):
     work, suite, job, _ = finished
-    spoil(work / "detections/clean/matches.npz")
+    spoil(work / "detections/short/clean/matches.npz")
     assert ConditionCache(work, suite, job).load() == {}

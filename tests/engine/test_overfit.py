@@ -75,7 +75,7 @@ def test_one_batch_is_learnt_by_heart(tmp_path):
     checkpoint, facts, curve = result.checkpoint, result.cost, result.curve
     assert facts["iterations"] == 500 and curve[-1][1] < 0.2 * curve[0][1]
     evaluator = Evaluator(config, dataclasses.replace(tier, base=Schedule(1)), data, checkpoint, tmp_path / "out")
-    scores, inputs, _ = evaluator.run(resolve_condition("clean"))
+    scores, inputs, _ = evaluator.run(resolve_condition("clean"), tmp_path / "out")
     assert inputs["samples"] == 4
     assert scores["mAP"] > 0.9, {name: c["AP_dist"] for name, c in scores["classes"].items()}
     # Headings and velocities too: an axis mixed up on the way would leave mAOE near 1.57 whatever is learnt.

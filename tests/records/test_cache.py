@@ -43,7 +43,7 @@ def test_files_are_put_in_place_also_over_older_ones(tmp_path):
 
 def test_a_twin_evaluation_gets_its_own_name_and_files(tmp_path):
     folder, work = tmp_path / "a" / "none" / "seed1", tmp_path / "b" / "plain" / "seed1"
-    remaining = folder / "detections" / "clean" / "matches.npz"
+    remaining = folder / "detections" / "s" / "clean" / "matches.npz"
     remaining.parent.mkdir(parents=True)
     remaining.write_bytes(b"matches")
     record = Record(
@@ -55,4 +55,4 @@ def test_a_twin_evaluation_gets_its_own_name_and_files(tmp_path):
     taken = _reused_records(Path(folder), result, work, trained)[0]
     assert (taken.study, taken.variant, taken.seed, taken.scores["mAP"]) == ("b", "plain", 1, 0.5)
     assert taken.extra["same_as"] == "a/none/seed1"
-    assert (work / "detections" / "clean" / "matches.npz").read_bytes() == b"matches"
+    assert (work / "detections" / "s" / "clean" / "matches.npz").read_bytes() == b"matches"

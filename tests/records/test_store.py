@@ -15,6 +15,7 @@ from aqr_bench.records.store import ASIDE, RECORD, STORE, archive, restore, sepa
 from aqr_bench.study.hashes import sha256_file
 
 FOLDER = Path("s/cross/seed0")
+DETECTIONS = "detections/missing_sensors/clean/matches.npz"  # of evaluated()
 
 
 def request(name: str) -> dict:
@@ -36,7 +37,7 @@ def trained(root: Path, name: str, status: str = "ok") -> Path:
 
 
 def evaluated(root: Path, name: str) -> Path:
-    file = root / "work" / FOLDER / "detections" / "clean" / "matches.npz"
+    file = root / "work" / FOLDER / DETECTIONS
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, f"matches of {name}")  # atomically, as all results: a stored file is linked
     path = root / FOLDER / "evaluate.missing_sensors.jsonl"
@@ -95,7 +96,7 @@ def test_an_evaluation_comes_back_with_the_files_that_it_names(tmp_path):
     archive(tmp_path, path)
     evaluated(tmp_path, "second")
     assert restore(tmp_path, path, identity) and read_records(path)[0].provenance["request"] == request("first")
-    file = tmp_path / "work" / FOLDER / "detections/clean/matches.npz"
+    file = tmp_path / "work" / FOLDER / DETECTIONS
     assert file.read_text() == "matches of first"
 
 

@@ -86,9 +86,10 @@ def test_matches_beside_the_records_give_the_interval_over_scenes(tmp_path):
 def test_a_missing_damaged_or_other_file_leaves_a_dash_and_the_old_verdict(tmp_path):
     study, _ = collected(tmp_path, scenes=12, effects={"cross": 0.2})
     work = tmp_path / "results" / "smoke" / "work" / "made_up" / "cross"
-    (work / "seed0" / "detections" / "clean" / "matches.npz").unlink()
-    (work / "seed1" / "detections" / "no_lidar" / "matches.npz").write_bytes(b"PK no file")
-    made_up_matches(0.4, 1).save(work / "seed1" / "detections" / "no_cameras" / "matches.npz")
+    seed0, seed1 = (work / seed / "detections/missing_sensors" for seed in ("seed0", "seed1"))
+    (seed0 / "clean/matches.npz").unlink()
+    (seed1 / "no_lidar/matches.npz").write_bytes(b"PK no file")
+    made_up_matches(0.4, 1).save(seed1 / "no_cameras/matches.npz")
     results = collect_study(tmp_path / "results", TIER, study)
     assert results.scenes == {}
     table = scores_table(study, results)

@@ -1,10 +1,10 @@
-"""Relative paths lead to their file, also from folders that are links to another depth."""
+"""Paths lead to their file, also from folders that are links to another depth, and in results of another layout."""
 
 from __future__ import annotations
 
 import pytest
 
-from aqr_bench.study.layout import relative_path
+from aqr_bench.study.layout import detections_file, detections_folder, relative_path
 
 
 def test_a_path_without_links_is_as_written(tmp_path, monkeypatch):
@@ -34,3 +34,16 @@ def test_a_link_on_the_way_down_stays_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "nuscenes").symlink_to("disk")
     assert relative_path(tmp_path / "nuscenes", tmp_path / "results") == "../nuscenes"
+
+
+def test_suites_do_not_share_the_files_of_a_condition_of_the_same_name(tmp_path):
+    """``fog_1`` of two suites may be two corruptions. In old results they share a folder, which is still read."""
+    before = tmp_path / "detections" / "fog_1" / "matches.npz"
+    before.parent.mkdir(parents=True)
+    before.touch()
+    assert detections_file(tmp_path, "multicorrupt", "fog_1", "matches.npz") == before
+    folder = detections_folder(tmp_path, "multicorrupt", "fog_1")
+    folder.mkdir(parents=True)
+    (folder / "matches.npz").touch()
+    assert detections_file(tmp_path, "multicorrupt", "fog_1", "matches.npz") == folder / "matches.npz"
+    assert detections_folder(tmp_path, "nuscenes_c", "fog_1") != folder

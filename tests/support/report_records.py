@@ -12,6 +12,7 @@ import yaml
 from aqr_bench.metrics.matches import ClassMatches, Matches
 from aqr_bench.records.record import Record, write_records
 from aqr_bench.records.request import evaluation_requests, measurement_request, training_request
+from aqr_bench.study.layout import detections_folder
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.runs import base_runs, matrix
 
@@ -98,7 +99,7 @@ def fill(
             if scenes and not bad:
                 matches = made_up_matches(effects.get(run.variant, 0) / (k + 1), run.seed, scenes)
                 work = results / tier.name / "work" / Path(run.folder).relative_to(tier.name)
-                matches.save(work / "detections" / condition.name / "matches.npz")
+                matches.save(detections_folder(work, study.suite.name, condition.name) / "matches.npz")
                 score, extra = float(matches.map()[0]), {**extra, "matches": {"file": "matches.npz"}}
             scores = {} if bad else {"mAP": score, "NDS": score, "classes": {"car": {"AP": score}, "bus": {"AP": None}}}
             state = {"condition": condition.name, "suite": study.suite.name, "scores": scores}

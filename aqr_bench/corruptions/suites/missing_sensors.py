@@ -65,7 +65,7 @@ def _clean(frame: Frame, _stream: RandomStream, _parameters: Mapping[str, Any]) 
     return frame
 
 
-def _no_lidar(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+def no_lidar(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     return drop_lidar(frame, parameters["form"])
 
 
@@ -73,7 +73,7 @@ def _drop_cameras(frame: Frame, _stream: RandomStream, parameters: Mapping[str, 
     return drop_cameras(frame, parameters["cameras"], parameters["form"])
 
 
-def _all_cameras(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
+def no_cameras(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
     return drop_cameras(frame, [view.camera for view in frame.views], parameters["form"])
 
 
@@ -105,10 +105,10 @@ def _entry(
 
 CORRUPTIONS: tuple[Corruption, ...] = (
     _entry("clean", "none", "all sensors as recorded", _clean, "-"),
-    _entry("no_lidar", "lidar", "every LiDAR point zero-filled", _no_lidar, _CMT, form=ZERO),
-    _entry("no_lidar_absent", "lidar", "no LiDAR point at all", _no_lidar, _HERE, form=ABSENT),
-    _entry("no_cameras", "camera", "every image zero-filled", _all_cameras, _CMT, form=ZERO),
-    _entry("no_cameras_absent", "camera", "no image at all", _all_cameras, _HERE, form=ABSENT),
+    _entry("no_lidar", "lidar", "every LiDAR point zero-filled", no_lidar, _CMT, form=ZERO),
+    _entry("no_lidar_absent", "lidar", "no LiDAR point at all", no_lidar, _HERE, form=ABSENT),
+    _entry("no_cameras", "camera", "every image zero-filled", no_cameras, _CMT, form=ZERO),
+    _entry("no_cameras_absent", "camera", "no image at all", no_cameras, _HERE, form=ABSENT),
     *(
         _entry(f"no_{name.lower()}", "camera", f"{name} zero-filled", _drop_cameras, _HERE, cameras=(name,), form=ZERO)
         for name in CAMERAS

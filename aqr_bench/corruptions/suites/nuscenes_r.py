@@ -12,7 +12,7 @@ from aqr_bench.corruptions import geometry
 from aqr_bench.corruptions.frame import LIDAR, Frame, View, keep_merged, merged_xyz
 from aqr_bench.corruptions.image import lens_occlusion
 from aqr_bench.corruptions.registry import Corruption, RandomStream
-from aqr_bench.corruptions.suites.missing_sensors import ZERO, drop_cameras, drop_lidar
+from aqr_bench.corruptions.suites.missing_sensors import ZERO, no_cameras, no_lidar
 from aqr_bench.corruptions.temporal_misalignment import stuck_image, stuck_lidar, stuck_run_steps, stuck_steps
 
 _REPOSITORY = "nuScenes-R (arXiv:2205.14951): ADLab-AutoDrive/lidar-camera-robust-benchmark"
@@ -56,10 +56,6 @@ def _object_failure(frame: Frame, stream: RandomStream, parameters: Mapping[str,
     return keep_merged(frame, ~geometry.in_any_box(merged_xyz(frame), frame.boxes))
 
 
-def _lidar_drop(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
-    return drop_lidar(frame, parameters["form"])
-
-
 # ---------------------------------------------------------------- stuck sensors
 
 
@@ -80,10 +76,6 @@ def _camera_stuck(frame: Frame, stream: RandomStream, parameters: Mapping[str, A
 
 
 # ---------------------------------------------------------------- cameras
-
-
-def _view_drop(frame: Frame, _stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
-    return drop_cameras(frame, [view.camera for view in frame.views], parameters["form"])
 
 
 def _lens_occlusion(frame: Frame, stream: RandomStream, parameters: Mapping[str, Any]) -> Frame:
@@ -238,7 +230,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         "lidar_drop",
         "lidar",
         "every LiDAR point zero-filled",
-        _lidar_drop,
+        no_lidar,
         f"{_MOME}:projects/configs/mome/failure_case/mome_lidar_drop.py, ModalMask3D",
         parameters={"form": ZERO},
     ),
@@ -246,7 +238,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
         "view_drop",
         "camera",
         "every image zero-filled",
-        _view_drop,
+        no_cameras,
         f"{_MOME}:projects/configs/mome/failure_case/mome_camera_drop.py, ModalMask3D",
         parameters={"form": ZERO},
     ),

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from aqr_bench.metrics.bootstrap import MIN_SCENES
 from aqr_bench.metrics.slices import ALL, Key, SliceScore
 from aqr_bench.report.collect import Results
-from aqr_bench.report.score_statistics import corrected_verdict, number, p_text, span, verdict
+from aqr_bench.report.score_statistics import (
+    corrected_verdict,
+    difference_data,
+    difference_text,
+    number,
+    span,
+    verdict,
+)
 from aqr_bench.report.slice_scores import METRIC, SliceRow, load_slices, slice_rows
 from aqr_bench.report.tables.study import (
     FINDINGS,
@@ -59,7 +66,8 @@ def table_of_slices(name: str, title: str, rows: Sequence[SliceRow], note: str, 
 
 
 def _slice_row(row: SliceRow, who: str) -> Row:
-    delta, scenes = row.difference, row.difference.scenes if row.difference else None
+    delta = row.difference
+    difference, over_seeds, over_scenes, p = difference_text(delta)
     single, corrected = (rule(delta, True) if delta else "–" for rule in (verdict, corrected_verdict))
     data = {
         "criterion": row.key[0],
@@ -73,11 +81,7 @@ def _slice_row(row: SliceRow, who: str) -> Row:
         f"{METRIC}_sd": row.summary.sd,
         "scenes_low95": row.low,
         "scenes_high95": row.high,
-        "difference": delta.mean if delta else None,
-        "low95": delta.low if delta else None,
-        "high95": delta.high if delta else None,
-        "difference_scenes_low95": scenes.low if scenes else None,
-        "difference_scenes_high95": scenes.high if scenes else None,
+        **difference_data(delta, "difference_scenes"),
         "p_holm": delta.p_holm if delta else None,
         "verdict": single,
         "verdict_holm": corrected,
@@ -87,13 +91,13 @@ def _slice_row(row: SliceRow, who: str) -> Row:
         "Slice": row.key[1],
         who: row.model,
         METRIC: number(row.summary.mean),
-        SCENES_INTERVAL: "–" if row.low is None else f"{number(row.low)} to {number(row.high)}",
-        "Difference": number(delta.mean, sign=True) if delta else "–",
-        f"Difference, {SEEDS_INTERVAL}": span(delta.low, delta.high) if delta else "–",
-        f"Difference, {SCENES_INTERVAL}": span(scenes.low, scenes.high) if scenes else "–",
+        SCENES_INTERVAL: span(row.low, row.high, sign=False),
+        "Difference": difference,
+        f"Difference, {SEEDS_INTERVAL}": over_seeds,
+        f"Difference, {SCENES_INTERVAL}": over_scenes,
         "Verdict": single,
         HOLM_VERDICT: corrected if single in FINDINGS and row.key != ALL else "–",
-        "p, Holm": p_text(delta.p_holm) if delta else "–",
+        "p, Holm": p,
         "Objects": str(row.objects),
         "Scenes": str(row.scenes),
         "Classes": str(row.classes),

@@ -15,10 +15,10 @@ from aqr_bench.report.score_statistics import (
     ScoreDifference,
     correct,
     corrected_verdict,
+    difference_data,
+    difference_text,
     number,
-    p_text,
     paired_difference,
-    span,
     summarise,
     verdict,
 )
@@ -82,6 +82,7 @@ def _score_row(study: Study, results: Results, condition: str, variant: str, del
     else:
         single, corrected = (rule(delta, study.higher_is_better) for rule in (verdict, corrected_verdict))
     scenes = delta.scenes if delta else None
+    difference, over_seeds, over_scenes, p = difference_text(delta)
     data = {
         "condition": condition,
         "variant": variant,
@@ -89,11 +90,7 @@ def _score_row(study: Study, results: Results, condition: str, variant: str, del
         "wanted": 0 if not_applicable else wanted,
         f"{metric}_mean": summary.mean,
         f"{metric}_sd": summary.sd,
-        "difference": delta.mean if delta else None,
-        "low95": delta.low if delta else None,
-        "high95": delta.high if delta else None,
-        "scenes_low95": scenes.low if scenes else None,
-        "scenes_high95": scenes.high if scenes else None,
+        **difference_data(delta),
         "scenes": scenes.scenes if scenes else None,
         "pairs": delta.n if delta else None,
         "p_seeds": delta.p_seeds if delta else None,
@@ -106,12 +103,12 @@ def _score_row(study: Study, results: Results, condition: str, variant: str, del
         "Condition": condition,
         "Variant": variant,
         metric: number(summary.mean),
-        "Difference": number(delta.mean, sign=True) if delta else "–",
+        "Difference": difference,
         "Verdict": single,
         HOLM_VERDICT: corrected if single in FINDINGS else "–",
-        "p, Holm": p_text(delta.p_holm) if delta else "–",
-        SEEDS_INTERVAL: span(delta.low, delta.high) if delta else "–",
-        SCENES_INTERVAL: span(scenes.low, scenes.high) if scenes else "–",
+        "p, Holm": p,
+        SEEDS_INTERVAL: over_seeds,
+        SCENES_INTERVAL: over_scenes,
         "sd": number(summary.sd),
         "Runs": "–" if not_applicable else _runs(summary.n, wanted, delta),
     }
