@@ -17,6 +17,7 @@ from nuscenes.eval.detection.constants import DETECTION_NAMES
 from aqr_bench.metrics.boxes import BoxArrays
 
 CLASSES = len(DETECTION_NAMES)
+NEAR_M = 4.0  # the largest distance at which nuScenes matches anything: an object further away explains no detection
 # Two ways of summing two squares differ by less than this (one may round once, by a fused multiply-add).
 ROUNDING = 1e-14
 Distance = Callable[[int, int], float]  # of an object and a detection, rows of the arrays
@@ -85,6 +86,20 @@ def match(
     return Matching(order, start, matched)
 
 
+def nearest_objects(truth: BoxArrays, detections: BoxArrays, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest object of the same class and that of another class, for each of N detections, within NEAR_M.
+
+    Matched objects count as well. Returns distances [N, 2] in metres, inf where there is none, and rows of the objects
+    [N, 2], -1 likewise.
+    """
+    first, at = _grouped(truth.sample.astype(np.int64), samples)
+    distance = np.full((len(detections), 2), np.inf, dtype=np.float32)
+    row = np.full((len(detections), 2), -1, dtype=np.int32)
+    sides = (np.ascontiguousarray(boxes.translation[:, :2]) for boxes in (detections, truth))
+    _find_nearest(first, at, detections.sample, detections.label, truth.label, *sides, distance, row)
+    return distance, row
+
+
 def _centre_distance(truth: BoxArrays, detections: BoxArrays) -> Distance:
     """The very call the devkit makes: the last bit of its result depends on the BLAS of the machine."""
     return lambda t, row: np.linalg.norm(detections.translation[row, :2] - truth.translation[t, :2])
@@ -104,6 +119,21 @@ def _grouped(group_N, groups):
         at[fill[group_N[i]]] = i
         fill[group_N[i]] += 1
     return first, at
+
+
+@compiled
+def _find_nearest(truth_first, truth_at, sample, label, truth_label, boxes_xy, truth_xy, distance, row):
+    """Fill ``distance`` and ``row`` [N, 2]: of the same class, of another class."""
+    for i in range(len(sample)):
+        nearest = np.full(2, NEAR_M * NEAR_M)
+        for k in range(truth_first[sample[i]], truth_first[sample[i] + 1]):
+            t = truth_at[k]
+            dx, dy = boxes_xy[i, 0] - truth_xy[t, 0], boxes_xy[i, 1] - truth_xy[t, 1]
+            column = 0 if truth_label[t] == label[i] else 1
+            if dx * dx + dy * dy < nearest[column]:
+                nearest[column] = dx * dx + dy * dy
+                distance[i, column] = np.sqrt(nearest[column])
+                row[i, column] = t
 
 
 @compiled

@@ -13,6 +13,7 @@ from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
 from aqr_bench.atomic import atomic_write
 from aqr_bench.metrics import resampled
 from aqr_bench.metrics.boxes import BoxArrays
+from aqr_bench.metrics.greedy_matching import nearest_objects
 from aqr_bench.metrics.nuscenes import RECALL, UNDEFINED, Evaluation, first_bin, means
 
 
@@ -34,6 +35,12 @@ class ClassMatches:
     properties           [N, 3] of the detections, the first of boxes.PROPERTIES
     object_sample        [G] index of the sample
     object_properties    [G, 5] as boxes.PROPERTIES
+
+    For types of errors (see error_types.py), of the nearest object of the same class and of that of another class,
+    matched or not, within greedy_matching.NEAR_M; None in older files:
+
+    near_distance        [N, 2] metres; inf: none
+    near_object          [N, 2] its index among the objects of all classes, class after class; -1: none
     """
 
     score: np.ndarray
@@ -47,11 +54,20 @@ class ClassMatches:
     properties: np.ndarray | None = None
     object_sample: np.ndarray | None = None
     object_properties: np.ndarray | None = None
+    near_distance: np.ndarray | None = None
+    near_object: np.ndarray | None = None
+
+    def entries(self, key: str) -> np.ndarray | None:
+        """Where an array of the file has values, as a mask of the array here; None: everywhere."""
+        if key == "matched":
+            return self.tp
+        return self.near_object >= 0 if key == "near_distance" else None
 
 
 # Arrays of a class that older files lack: their types in the file.
 _OPTIONAL = {"errors": np.float64, "sample": np.uint32, "objects": np.uint32, "matched": np.int32}
 _OPTIONAL |= {"properties": np.float32, "object_sample": np.uint32, "object_properties": np.float32}
+_OPTIONAL |= {"near_object": np.int32, "near_distance": np.float32}
 
 
 @dataclass(frozen=True)
@@ -183,7 +199,8 @@ class Matches:
             for key, kind in _OPTIONAL.items():
                 values = getattr(matches, key)
                 if values is not None:
-                    arrays[f"{key}{i}"] = (values[matches.tp] if key == "matched" else values).astype(kind)
+                    mask = matches.entries(key)
+                    arrays[f"{key}{i}"] = (values if mask is None else values[mask]).astype(kind)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
@@ -195,25 +212,15 @@ class Matches:
         with np.load(path, allow_pickle=False) as file:
             distances = tuple(file["distances"].tolist())
 
-            def optional(key: str, i: int, tp: np.ndarray) -> np.ndarray | None:
-                if (values := file.get(f"{key}{i}")) is None:
-                    return None
-                if key == "matched":
-                    matched = np.full(tp.shape, -1, dtype=np.int32)
-                    matched[tp] = values
-                    return matched
-                return values if values.dtype.kind == "f" else values.astype(np.int64)
-
             classes = {}
             for i, name in enumerate(file["classes"]):
                 tp = np.unpackbits(file[f"tp{i}"], axis=1, count=len(distances)).astype(bool)
-                classes[str(name)] = ClassMatches(
-                    file[f"score{i}"],
-                    file[f"scene{i}"].astype(np.int64),
-                    tp,
-                    file[f"positives{i}"].astype(np.int64),
-                    **{key: optional(key, i, tp) for key in _OPTIONAL},
-                )
+                scene, positives = (file[f"{key}{i}"].astype(np.int64) for key in ("scene", "positives"))
+                matches = ClassMatches(file[f"score{i}"], scene, tp, positives)
+                for key in _OPTIONAL:
+                    if (values := file.get(f"{key}{i}")) is not None:
+                        matches = replace(matches, **{key: _loaded(key, values, matches)})
+                classes[str(name)] = matches
             sample_fields = {}
             if "samples" in file:
                 sample_fields["samples"] = tuple(file["samples"].tolist())
@@ -224,6 +231,16 @@ class Matches:
             names = ("min_recall", "min_precision", "error_distance", "mean_ap_weight")
             rules = dict(zip(names, rule, strict=False))  # older files have the first two
             return cls(tuple(file["scenes"].tolist()), distances, classes=classes, **rules, **sample_fields)
+
+
+def _loaded(key: str, values: np.ndarray, matches: ClassMatches) -> np.ndarray:
+    """An optional array of a class as it was before it was saved; the arrays before it are in ``matches``."""
+    mask = matches.entries(key)
+    if mask is None:
+        return values if values.dtype.kind == "f" or key == "near_object" else values.astype(np.int64)
+    array = np.full(mask.shape, -1 if key == "matched" else np.inf, dtype=values.dtype)
+    array[mask] = values
+    return array
 
 
 # ---------------------------------------------------------------- from an evaluation
@@ -250,9 +267,16 @@ def collect_matches(
     hit = matching.matched >= 0
     before = np.concatenate([[0], np.cumsum(hit[:, d])])
     sample = detections.sample[matching.order].astype(np.int64)
+    near_distance, near_row = nearest_objects(truth, detections, len(samples))
+    labels = [DETECTION_NAMES.index(name) for name in config.class_names]
+    # Objects of all classes, class after class.
+    number = np.full(len(truth) + 1, -1, dtype=np.int32)  # of the row -1 as well
+    by_class = np.concatenate([np.flatnonzero(truth.label == label) for label in labels])
+    number[by_class] = np.arange(len(by_class))
+    near_object = number[near_row[matching.order]]
+    near_distance = np.where(near_object < 0, np.float32(np.inf), near_distance[matching.order])
     classes, row_in_class = {}, np.zeros(len(truth), dtype=np.int32)
-    for name in config.class_names:
-        label = DETECTION_NAMES.index(name)
+    for name, label in zip(config.class_names, labels, strict=True):
         part, rows = matching.of(label), np.flatnonzero(truth.label == label)
         row_in_class[rows] = np.arange(len(rows))
         objects = np.bincount(truth.sample[rows], minlength=len(samples))
@@ -271,6 +295,8 @@ def collect_matches(
             evaluation.errors[d][before[part.start] : before[part.stop]],
             sample[part],
             objects,
+            near_distance=near_distance[part],
+            near_object=near_object[part],
             **sliced,
         )
     rule = (config.min_recall, config.min_precision, classes, config.dist_th_tp, config.mean_ap_weight)

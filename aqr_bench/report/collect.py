@@ -14,6 +14,7 @@ from aqr_bench.records.record import NOT_APPLICABLE, Record, fail_unchanged_inpu
 from aqr_bench.records.request import code_versions, listed
 from aqr_bench.report.scene_bootstrap import EvaluatedRun, evaluation_file, scene_intervals
 from aqr_bench.study.layout import RunLayout
+from aqr_bench.study.load import known_suites, load_suite, loadable
 from aqr_bench.study.runs import base_runs, matrix
 from aqr_bench.study.spec import Run, Study, Suite, Tier
 
@@ -159,6 +160,18 @@ def collect_base(records: Path, tier: Tier, studies: Sequence[Study]) -> Results
     """Results of the base models the studies start from, under all of their suites."""
     suites = list({study.suite.name: study.suite for study in studies if not study.measure_only}.values())
     return collect_runs(records, base_runs(tier, studies), suites, {})
+
+
+def further_suites(records: Path, tier: Tier, studies: Sequence[Study]) -> tuple[Suite, ...]:
+    """Known suites that the studies have records of, beside the suites of their own."""
+    own = {study.suite.name for study in studies}
+    folders = [RunLayout(tier.name, records).root / study.name for study in studies]
+    names = [
+        name
+        for name in known_suites()
+        if name not in own and any(True for folder in folders for _ in folder.glob(f"*/seed*/evaluate.{name}.jsonl"))
+    ]
+    return tuple(loadable(load_suite, names)[0])
 
 
 def collect_runs(

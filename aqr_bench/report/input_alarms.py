@@ -43,6 +43,13 @@ def single_sensor(suite: Suite, evaluations: Sequence[Record]) -> Iterator[Suspe
                     yield f"The model is never given {sensor[1]}: a model of one sensor, or a lost one.", record
 
 
+def unused_sensors(record: Record) -> frozenset[str]:
+    """Sensors that the model of an uncorrupted evaluation is never given; none where the record has no inputs."""
+    if not _has_inputs(record):
+        return frozenset()
+    return frozenset(sensor[0] for sensor in SENSORS if _absent(record.extra["inputs"], sensor))
+
+
 def _absent(inputs: Mapping, sensor: tuple) -> bool:
     """Not even an empty cloud or a black image; no model can load a sensor so by mistake without failing."""
     return inputs[sensor[2][0]] == 0

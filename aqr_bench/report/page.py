@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +12,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from aqr_bench import __version__
 from aqr_bench.atomic import write_text
-from aqr_bench.records.provenance import git_state, portable_path
 from aqr_bench.records.record import Record
 from aqr_bench.report.alarms import Alarm, alarms_sentence, alarms_table, base_alarms, study_alarms
 from aqr_bench.report.answer import answer, cost_answer
@@ -22,7 +20,9 @@ from aqr_bench.report.collect import Results, collect_base, collect_study, mixtu
 from aqr_bench.report.detectable_difference import detectable_difference_sentence, detectable_difference_table
 from aqr_bench.report.embed import Budget, collect_pictures, embed_figures
 from aqr_bench.report.figures.study import draw_costs, draw_study
+from aqr_bench.report.folded import folded_sections
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
+from aqr_bench.report.provenance_rows import joined, provenance_rows, versions
 from aqr_bench.report.routers import sensing_table
 from aqr_bench.report.section import Output, ReportFigure, ReportSection, SectionBuilder
 from aqr_bench.report.stale import StaleRecords, find_stale
@@ -48,7 +48,10 @@ KINDS = {"tables": (".csv", ".md", ".tex"), "figures": (".png", ".pdf")}
 
 @dataclass(frozen=True)
 class StudySection:
-    """What the page has of one study; tables without a row are left out of ``tables``."""
+    """What the page has of one study; tables without a row are left out of ``tables``.
+
+    ``folded``: parts that a reader has to open; ``notices``: alarms that follow from them.
+    """
 
     study: Study
     answer: str
@@ -59,6 +62,12 @@ class StudySection:
     robustness: tuple[RobustnessPart, ...] = ()
     published: tuple[ReportTable, ...] = ()
     records: tuple[Record, ...] = ()
+    folded: tuple[ReportSection, ...] = ()
+    notices: tuple[Alarm, ...] = ()
+
+    @property
+    def folded_figures(self) -> tuple[ReportFigure, ...]:
+        return tuple(figure for part in self.folded for figure in part.figures)
 
     @property
     def robustness_figures(self) -> tuple[ReportFigure, ...]:
@@ -88,7 +97,9 @@ def build_report(
     base_tables = _base_tables(studies, base, stale)
     further = [section for build in builders for section in build(tier, studies, records)]
     of_base = base_alarms(records, tier, [study.suite for study in studies], base.records)
-    of_studies = [study_alarms(records, tier, section.study, section.records) for section in sections]
+    of_studies = [
+        [*study_alarms(records, tier, section.study, section.records), *section.notices] for section in sections
+    ]
     alarms = [*of_base, *(alarm for of_study in of_studies for alarm in of_study)]
     for table in (*base_tables, *(table for section in further for table in section.tables)):
         table.write(tables_dir, footer)
@@ -118,6 +129,7 @@ def _page(
     figures = [figure for section in sections for figure in section.figures]
     figures += [figure for section in sections for figure in section.robustness_figures]
     figures += [figure for section in further for figure in section.figures]
+    figures += [figure for section in sections for figure in section.folded_figures]
     embedded = embed_figures(figures, budget)
     everything = [*base_records, *(r for section in sections for r in section.records)]
     none = ([], [], None)
@@ -214,6 +226,7 @@ def _study_section(
         if key not in ("router", "sensing", "resolution", "gate", "slices") or len(table):
             table.write(output.tables, output.footer)
     robustness = robustness_parts(records, tier, study, output)
+    folded, notices = ((), ()) if study.measure_only else folded_sections(records, tier, study, results, output)
     published = published_tables(study, tier, results, records)
     published = [output.stale.mark(table, study, "evaluate") for table in published]
     for table in published:
@@ -228,6 +241,8 @@ def _study_section(
         tuple(robustness),
         tuple(published),
         (*results.records, *(record for part in robustness for record in part.records)),
+        folded,
+        notices,
     )
 
 
@@ -239,86 +254,15 @@ def _base_tables(studies: Sequence[Study], base: Results, stale: StaleRecords) -
     return [stale.mark(base_table(conditions, base), None, "evaluate"), problems_table("base", base)]
 
 
-# ---------------------------------------------------------------- provenance
-
-
-def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Label and text of everything needed to say where the numbers come from, and to get them again."""
-    facts = [r.provenance for r in records if r.provenance]
-    machines = [p.get("machine") or {} for p in facts]
-    names = " ".join(_as_typed(study.path, study.name) for study in studies)
-    page_state = git_state()
-    commits = sorted(
-        {f"{p['git_commit']}{' with changes' if p.get('git_dirty') else ''}" for p in facts if p.get("git_commit")}
-    )
-    times = sorted(str(p[key]) for p in facts for key in ("started", "finished") if p.get(key))
-    seeds = sorted({seed for study in studies for seed in study.seeds})
-    rows = [
-        ("Reproduce", f"aqr-bench run --tier {_as_typed(tier.path, tier.name)} --study {names}"),
-        ("Tier", f"{tier.name}: {tier.summary} Data: {tier.kind} {tier.version}. Model config: {tier.model}."),
-        ("Schedule", _schedule(tier)),
-        ("Seeds", ", ".join(map(str, seeds)) or "none: nothing is trained"),
-        ("Git commit of the runs", _joined(commits)),
-        (
-            "Git commit of this page",
-            f"{page_state['git_commit'] or 'unknown'}{' with changes' if page_state['git_dirty'] else ''}",
-        ),
-        ("Package", f"aqr-bench {__version__}"),
-        ("Versions", _joined(_versions(facts))),
-        ("Machine", _joined(sorted({_machine(m) for m in machines if m}))),
-        ("Run between", f"{times[0]} and {times[-1]}" if times else "unknown"),
-    ]
-    for key, label in (("code_sha256", "Code"), ("data_sha256", "Data"), ("infos_sha256", "Info files")):
-        for kind in ("train", "evaluate", "measure"):
-            values = sorted({r.provenance[key] for r in records if r.kind == kind and r.provenance.get(key)})
-            if values:
-                rows.append((f"{label} hash, {kind}", ", ".join(v[:16] for v in values)))
-    return rows
-
-
-def _as_typed(path: Path, name: str) -> str:
-    """Argument of `aqr-bench run` for a tier or study: a shipped one by its name, another file by its path."""
-    where = Path(portable_path(path.resolve()))
-    return name if where.parts[0] in ("ablations", "<elsewhere>") else where.as_posix()
-
-
-def _schedule(tier: Tier) -> str:
-    parts = [f"{p.name} branch {p.iterations} iterations alone" for p in tier.pretrain.values()]
-    starts = {"base": "the base model", "features": "the pretrained branches", "scratch": "scratch"}
-    starts["published"] = "a published checkpoint"
-    parts.append(f"base {tier.base.length} from {starts[tier.base.init]}")
-    parts.append(f"variants {tier.variant.length} from {starts[tier.variant.init]}")
-    return "; ".join(parts) + " (where a study does not say otherwise)"
-
-
-def _joined(values: Iterable[str]) -> str:
-    return "; ".join(values) or "unknown"
-
-
-def _versions(facts: Sequence[dict]) -> list[str]:
-    packages: dict[str, set[str]] = {}
-    for fact in facts:
-        for name, version in (fact.get("packages") or {}).items():
-            packages.setdefault(name, set()).add(str(version))
-    return [f"{name} {' / '.join(sorted(versions))}" for name, versions in sorted(packages.items())]
-
-
-def _machine(machine: dict) -> str:
-    words = [machine.get("cpu"), f"{machine['cores']} cores" if machine.get("cores") else None]
-    words += [f"{machine['memory_gb']} GB" if machine.get("memory_gb") else None, machine.get("gpu") or "no GPU"]
-    words += [machine.get("system"), f"Python {machine['python']}" if machine.get("python") else None]
-    return ", ".join(str(w) for w in words if w)
-
-
 def render_sections(title: str, text: str, sections: Sequence[ReportSection], records: Sequence[Record]) -> str:
     """A page of sections alone, of records that belong to no tier and no study, as HTML."""
     facts = [r.provenance for r in records if r.provenance]
     commands = dict.fromkeys(str(p["command"]) for p in facts if p.get("command"))
     data = {p["data_sha256"][:16] for p in facts if p.get("data_sha256")}
     provenance = [
-        ("Commands", _joined(commands)),
-        ("Data", _joined(sorted(data))),
-        ("Versions", _joined(_versions(facts))),
+        ("Commands", joined(commands)),
+        ("Data", joined(sorted(data))),
+        ("Versions", joined(versions(facts))),
     ]
     return _template().render(
         tier={"name": title, "summary": text},

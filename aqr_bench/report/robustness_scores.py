@@ -12,10 +12,10 @@ import pandas as pd
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.robustness import CLEAN, robustness
 from aqr_bench.records.record import Record
-from aqr_bench.report.collect import collect_runs
+from aqr_bench.report.collect import collect_runs, further_suites
 from aqr_bench.report.score_statistics import paired_difference, summarise
 from aqr_bench.study.layout import RunLayout
-from aqr_bench.study.load import known_suites, load_suite, loadable
+from aqr_bench.study.load import known_suites, load_suite
 from aqr_bench.study.spec import Run, Study, Suite, Tier
 
 METRICS = ("mAP", "NDS")
@@ -59,13 +59,15 @@ class SuiteScores:
 def families(suite: Suite) -> dict[str, dict[int, str]]:
     """Corruption -> severity -> condition of a suite, without its first condition, which must be the clean one.
 
+    Derived conditions, which lack a sensor in addition, are left out: they are no corruptions of their own.
+
     A corruption is named like its conditions without ``_<severity>``; where a condition is not named so, like the
     registry's entry. UserError for a suite that has no clean score, or one severity twice.
     """
     if suite.conditions[0].corruption.key != CLEAN:
         raise UserError(f"{suite.path}: conditions: the first one must be '{CLEAN}', which robustness is relative to")
     groups: dict[str, dict[int, str]] = {}
-    for condition in suite.conditions[1:]:
+    for condition in (c for c in suite.conditions[1:] if c.name not in suite.derived):
         severity = condition.corruption.severity
         suffix = f"_{severity}"
         if severity and condition.name.endswith(suffix):
@@ -261,8 +263,7 @@ def _missing_rows(evaluations: pd.DataFrame, suite: str) -> pd.DataFrame:
 
 def all_suite_scores(records: Path, tier: Tier, study: Study) -> list[SuiteScores]:
     """Scores of a study under its own suite, if that corrupts, and under every known one that it has records of."""
-    names = [name for name in known_suites() if name != study.suite.name]
-    suites = [suite for suite in (study.suite, *loadable(load_suite, names)[0]) if corrupts(suite)]
+    suites = [suite for suite in (study.suite, *further_suites(records, tier, [study])) if corrupts(suite)]
     single = load_suite(SINGLE_SENSOR_SUITE) if SINGLE_SENSOR_SUITE in known_suites() else None
     variants = list(study.variants)
     all_scores = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from aqr_bench.errors import ARRAY_READ_ERRORS
+from aqr_bench.metrics.calibration import Reliability, reliability
 from aqr_bench.report.score_statistics import number
 from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.spec import Study
@@ -59,28 +62,51 @@ def sensing_table(study: Study, files: Mapping[Key, Path]) -> ReportTable:
     """ROC area of either weight, clean against the condition in which that sensor is missing, by variant and seed."""
     data, rows = [], []
     for variant in study.variants:
-        areas = {sensor: list(_roc_areas(study, files, variant, sensor)) for sensor in SENSORS}
-        if not any(areas.values()):
+        pairs = {sensor: list(_weight_pairs(study, files, variant, sensor)) for sensor in SENSORS}
+        if not any(pairs.values()):
             continue
-        for sensor, values in areas.items():
-            if values:
-                row = dict(variant=variant, sensor=sensor, seeds=len(values), mean=np.mean(values))
-                data.append({**row, "lowest": np.min(values)})
-        means = {_title(s): number(np.mean(values) if values else None) for s, values in areas.items()}
-        rows.append({"Variant": variant, **means})
+        cells = {}
+        for sensor, of_seeds in pairs.items():
+            areas, errors = [roc_area(*pair) for pair in of_seeds], [weight_bins(*pair).error() for pair in of_seeds]
+            if of_seeds:
+                row = dict(variant=variant, sensor=sensor, seeds=len(areas), mean=np.mean(areas), lowest=np.min(areas))
+                data.append({**row, "ece": np.mean(errors)})
+            cells[_title(sensor)] = number(np.mean(areas) if areas else None)
+            cells[f"{_title(sensor)}, ECE"] = number(np.mean(errors) if errors else None)
+        rows.append({"Variant": variant, **cells})
     return ReportTable(
         f"{study.name}_sensing",
         "Does the router see what is missing",
-        pd.DataFrame(data, columns=["variant", "sensor", "seeds", "mean", "lowest"]),
+        pd.DataFrame(data, columns=["variant", "sensor", "seeds", "mean", "lowest", "ece"]),
         pd.DataFrame(rows),
         "Area under the ROC curve over all queries of all frames, mean over seeds: how well a weight distinguishes the "
-        "clean input from the one without its sensor. 1: always, 0.5: not at all.",
-        numeric=frozenset(map(_title, SENSORS)),
+        "clean input from the one without its sensor. 1: always, 0.5: not at all. ECE: expected calibration error of "
+        "the weight, scaled to 0 to 1, as the chance that the sensor is there.",
+        numeric=frozenset(f"{_title(sensor)}{end}" for sensor in SENSORS for end in ("", ", ECE")),
     )
 
 
-def _roc_areas(study: Study, files: Mapping[Key, Path], variant: str, sensor: str) -> Iterator[float]:
-    """One area per condition without the sensor and seed whose weights can be read."""
+def weight_bins(present: np.ndarray, missing: np.ndarray) -> Reliability:
+    """How often a sensor is there, by its weight: ``(weight + 1) / 2`` is taken for the chance of it."""
+    share = np.clip(np.nan_to_num((np.concatenate([present, missing]) + 1) / 2), 0, 1)
+    return reliability(share, np.arange(len(share)) < len(present))
+
+
+def weight_reliability(study: Study, files: Mapping[Key, Path]) -> dict[str, dict[str, Reliability]]:
+    """By sensor and variant, all seeds; without variants whose weights are all the same."""
+    by_sensor: dict[str, dict[str, Reliability]] = {}
+    for sensor in SENSORS:
+        for variant in study.variants:
+            bins = [weight_bins(*pair) for pair in _weight_pairs(study, files, variant, sensor)]
+            if bins and (total := reduce(add, bins)).count.max() < total.count.sum():
+                by_sensor.setdefault(_title(sensor), {})[variant] = total
+    return by_sensor
+
+
+def _weight_pairs(
+    study: Study, files: Mapping[Key, Path], variant: str, sensor: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A sensor's weights with it and without, per condition without it and seed whose weights can be read."""
     clean = study.suite.conditions[0].name
     for condition in study.suite.conditions[1:]:
         if MISSING.get(condition.corruption.key) != sensor:
@@ -88,8 +114,8 @@ def _roc_areas(study: Study, files: Mapping[Key, Path], variant: str, sensor: st
         for seed in study.seeds:
             paths = files.get((variant, seed, clean)), files.get((variant, seed, condition.name))
             present, missing = (None if path is None else load_weights(path) for path in paths)
-            if present is not None and missing is not None:
-                yield roc_area(getattr(present, sensor), getattr(missing, sensor))
+            if present is not None and missing is not None and len(present.lidar) and len(missing.lidar):
+                yield getattr(present, sensor), getattr(missing, sensor)
 
 
 def _title(sensor: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -76,12 +77,18 @@ def load_matches(path: Path | None) -> Matches | None:
 
 def resampled_run(path: Path | None, score: float) -> Resampled | None:
     """mAP on every draw of scenes; None if the file is missing, damaged, or of another evaluation than ``score``."""
-    matches = load_matches(path)
     try:
-        draws = None if matches is None else resample(matches)
+        draws = None if path is None else _resampled(path, path.stat().st_mtime_ns)
     except ARRAY_READ_ERRORS:
         return None
     return draws if draws is not None and abs(draws.value - score) <= AGREEMENT else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _resampled(path: Path, _written_ns: int) -> Resampled | None:
+    """Several tables of a report are made of the same draws: a few kB each, and some seconds at the size of val."""
+    matches = load_matches(path)
+    return None if matches is None else resample(matches)
 
 
 def scene_intervals(study: Study, evaluated: Iterable[EvaluatedRun]) -> dict[tuple[str, str], SceneInterval]:

@@ -13,9 +13,9 @@ import pandas as pd
 from aqr_bench.data.digests import known_infos_digest, noted_digest
 from aqr_bench.errors import short
 from aqr_bench.records.freshness import MISSING, STALE, DataState, Verdict, asked_files, causes, grouped_reasons, judge
+from aqr_bench.report.collect import further_suites
 from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.layout import RunLayout
-from aqr_bench.study.load import known_suites, load_suite, loadable
 from aqr_bench.study.plan import Selection
 from aqr_bench.study.spec import Study, Tier
 
@@ -131,14 +131,7 @@ def _text(reasons: Iterator[tuple[str | None, list[str]]]) -> str:
 def find_stale(records: Path, tier: Tier, studies: Sequence[Study]) -> StaleRecords:
     """Judge the records of the studies below ``records/<tier>``, under every known suite that they have records of."""
     layout = RunLayout(tier.name, records)
-    own = {study.suite.name for study in studies}
-    folders = [layout.root / study.name for study in studies]
-    names = [
-        name
-        for name in known_suites()
-        if name not in own and any(True for folder in folders for _ in folder.glob(f"*/seed*/evaluate.{name}.jsonl"))
-    ]
-    further = tuple(loadable(load_suite, names)[0])
+    further = further_suites(records, tier, studies)
     selection = Selection(tier, tuple(studies), {study.name: study for study in studies}, further)
     digest = functools.partial(noted_digest, infos=layout.infos)
     state = DataState(known_infos_digest(layout.infos), digest=digest)

@@ -175,17 +175,18 @@ def tier_path(path_or_name: str | Path) -> Path:
 def load_suite(path_or_name: str | Path) -> Suite:
     """Load a condition suite by name (``ablations/conditions/<name>.yaml``) or by file."""
     data, path = _load(path_or_name, "conditions", "suite")
-    names = [c["name"] for c in data["conditions"]]
-    repeated = next((n for n in names if names.count(n) > 1), None)
-    if repeated is not None:
-        raise UserError(f"{path}: conditions: '{repeated}' is given twice; every condition needs its own name")
     conditions = []
     for entry in data["conditions"]:
         try:
             conditions.append(resolve_condition(**entry))
         except UserError as error:
             raise UserError(f"{path}: conditions: {entry['name']}: {error}") from None
-    return Suite(data["name"], data["summary"], tuple(conditions), path)
+    derived = without_each_sensor(conditions) if data.get("without_each_sensor") else []
+    names = [condition.name for condition in (*conditions, *derived)]
+    repeated = next((n for n in names if names.count(n) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{path}: conditions: '{repeated}' is given twice; every condition needs its own name")
+    return Suite(data["name"], data["summary"], (*conditions, *derived), path, frozenset(c.name for c in derived))
 
 
 def resolve_condition(
@@ -212,6 +213,31 @@ def resolve_condition(
     key = name if corruption is None else corruption
     settings = {"name": name, "corruption": key, "severity": severity, "options": dict(options or {})}
     return Condition(name, get_corruption(key, severity, options), settings)
+
+
+def without_each_sensor(conditions: Sequence[Condition]) -> list[Condition]:
+    """Each condition once more without the LiDAR, and once more without the cameras, zero-filled.
+
+    Left out is what is there already: without a sensor, all conditions that change nothing else are the same.
+    """
+    from aqr_bench.corruptions.suites.missing_sensors import WITHOUT_SENSOR, ZERO, sensor_input
+
+    inputs = {sensor_input(condition.corruption) for condition in conditions}
+    derived = []
+    for condition in (c for c in conditions if not c.corruption.removed_sensors):
+        settings = condition.settings
+        parts = settings.get("corruptions") or [{key: settings[key] for key in ("corruption", "severity", "options")}]
+        for sensor, corruption in WITHOUT_SENSOR.items():
+            key = sensor_input(condition.corruption, then_removed={sensor: ZERO})
+            if key in inputs:
+                continue
+            inputs.add(key)
+            if key is None or key.rest:
+                composed = [*parts, {"corruption": corruption}]
+                derived.append(resolve_condition(f"{condition.name}-{corruption}", corruptions=composed))
+            else:
+                derived.append(resolve_condition(corruption))
+    return derived
 
 
 def read_study(path_or_name: str | Path) -> tuple[dict[str, Any], Path]:

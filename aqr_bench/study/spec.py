@@ -161,12 +161,16 @@ class Condition:
 
 @dataclass(frozen=True)
 class Suite:
-    """Conditions every trained model is evaluated under. The first one is the reference."""
+    """Conditions every trained model is evaluated under. The first one is the reference.
+
+    ``derived``: names of those that the file does not list, but asks for by ``without_each_sensor``.
+    """
 
     name: str
     summary: str
     conditions: tuple[Condition, ...]
     path: Path
+    derived: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from metrics_boxes import CONFIG, random_boxes
-from metrics_devkit import from_eval_boxes, match_boxes
+from metrics_devkit import match_boxes
+from metrics_matches import DESCRIPTIONS, with_properties
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
-from aqr_bench.metrics.boxes import PROPERTIES, BoxArrays, box_properties
-from aqr_bench.metrics.matches import Matches, collect_matches
+from aqr_bench.metrics.boxes import PROPERTIES
+from aqr_bench.metrics.matches import Matches
 from aqr_bench.metrics.nuscenes import evaluate
 from aqr_bench.metrics.slices import ALL, BINS, SCENE_SLICES, has_slices, scene_condition, slice_scores
-
-DESCRIPTIONS = ("Night, rain", "After rain, bus", "dusk", "train, parked cars", "Night", "", "day", "rainy", "x", "y")
-
-
-def with_properties(scenes: int = 10, seed: int = 0):
-    """Truth, detections (arrays), and their matches; ranges, speeds and sizes are random, some speeds unknown."""
-    truth, detections, scene_of = random_boxes(scenes=scenes, seed=seed, quality=4)
-    tokens = tuple(scene_of)
-    index = {token: i for i, token in enumerate(tokens)}
-    rng = np.random.default_rng(seed)
-    boxes = [spread(from_eval_boxes(side, index), rng) for side in (truth, detections)]
-    names = tuple(sorted(set(scene_of.values())))
-    scene = np.array([names.index(scene_of[token]) for token in tokens])
-    objects = np.c_[box_properties(boxes[0], boxes[0].translation[:, :2]), rng.integers(0, 30, len(boxes[0]))]
-    visibility = np.where(rng.uniform(size=len(objects)) < 0.1, np.nan, rng.integers(0, 4, len(objects)))
-    properties = np.c_[objects, visibility].astype(np.float32), box_properties(boxes[1], boxes[1].translation[:, :2])
-    result = evaluate(*boxes, len(tokens), CONFIG)
-    matches = collect_matches(result, *boxes, tokens, names, scene, CONFIG, properties, DESCRIPTIONS[:scenes])
-    return boxes, properties, matches
-
-
-def spread(boxes: BoxArrays, rng: np.random.Generator) -> BoxArrays:
-    velocity = rng.normal(0, 2, (len(boxes), 2)) * rng.integers(0, 2, (len(boxes), 1))
-    velocity[rng.uniform(size=len(boxes)) < 0.1] = np.nan
-    size = rng.uniform(0.5, 9, (len(boxes), 3))
-    return replace(boxes, translation=3 * boxes.translation, velocity=velocity, size=size)
 
 
 @pytest.fixture(scope="module")

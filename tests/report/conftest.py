@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from aqr_bench.report import folded
 from aqr_bench.report.figures import robustness, study, style
 
 
@@ -26,6 +27,6 @@ def save_blank(figure, folder, name, footer=""):
 def blank_figures():
     """Layout and rendering of the figures are most of a report's time."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (study, robustness):
+        for module in (study, robustness, folded):
             patch.setattr(module, "save", save_blank)
         yield

@@ -17,7 +17,8 @@ from aqr_bench.records.request import Request
 from aqr_bench.report.__main__ import main
 from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import collect_base, collect_study, mixtures
-from aqr_bench.report.page import _as_typed, build_report
+from aqr_bench.report.page import build_report
+from aqr_bench.report.provenance_rows import as_typed
 from aqr_bench.report.tables.cost import cost_table
 from aqr_bench.report.tables.study import scores_table
 from aqr_bench.study.load import load_study, load_tier
@@ -64,15 +65,16 @@ def test_complete_report(tmp_path):
     (pictures / "b.png").write_text("no picture")
     page = report_on(tmp_path, study_path)
     assert "Is &lt;b&gt;this&lt;/b&gt; escaped?" in page and "<b>this" not in page and "<i>more" not in page
+    assert 'id="made_up-worth"' in page and "No variant changes what a sensor is worth" in page
     assert "within the noise" in page and "aqr-bench run --tier smoke --study made_up" in page
     # Self-contained: every picture is embedded, and nothing is fetched from anywhere.
     sources = re.findall(r'<img[^>]* src="([^"]+)"', page)
-    assert len(sources) == 9 and all(s.startswith("data:image/") for s in sources)
+    assert len(sources) == 10 and all(s.startswith("data:image/") for s in sources)
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page
     assert base64.b64decode(sources[0].split(",")[1]).startswith(b"\x89PNG")
     assert "b.png (cannot identify" in page and len(page) < 15_000_000
     figures = {p.name for p in (tmp_path / "report" / "figures").iterdir()}
-    wanted = ("metric", "metrics", "difference", "heatmap", "pareto", "router", "classes", "curves")
+    wanted = ("metric", "metrics", "difference", "heatmap", "pareto", "router", "classes", "curves", "worth")
     assert figures == {f"made_up_{name}{suffix}" for name in wanted for suffix in (".png", ".pdf")}
     scores = pd.read_csv(tmp_path / "report" / "tables" / "made_up_scores.csv")
     assert list(scores["ok"]) == [2] * 6 and scores["difference"].dropna().between(0.05, 0.06).all()
@@ -264,5 +266,5 @@ def test_each_study_has_a_page_that_stays_when_others_are_reported(tmp_path):
 
 def test_the_command_that_repeats_it_names_files_by_their_path():
     root = Path(__file__).resolve().parents[2]
-    assert _as_typed(root / "ablations" / "tiers" / "quick.yaml", "quick") == "quick"
-    assert _as_typed(root / "examples" / "mine" / "tier.yaml", "tier") == "examples/mine/tier.yaml"
+    assert as_typed(root / "ablations" / "tiers" / "quick.yaml", "quick") == "quick"
+    assert as_typed(root / "examples" / "mine" / "tier.yaml", "tier") == "examples/mine/tier.yaml"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ FRONT = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT")
 BACK = ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
 CAMERAS = FRONT + BACK
 ZERO, ABSENT = "zero", "absent"
+WITHOUT_SENSOR = {"lidar": "no_lidar", "camera": "no_cameras"}  # corruptions that remove it from every sample
+_NOTHING: Mapping[str, str] = {}
 _CMT = "CMT (ICCV 2023), masked-modal test: junjie18/CMT, ModalMask3D in transform_3d.py"
 _HERE = "defined here"
 
@@ -59,6 +61,57 @@ def pick_cameras(frame: Frame, stream: RandomStream, count: int) -> list[str]:
     if count > len(names):
         raise FrameError(f"sample {frame.token}: cannot drop {count} cameras, it has {len(names)}")
     return [names[i] for i in stream(frame.token, "cameras").choice(len(names), count, replace=False)]
+
+
+@dataclass(frozen=True)
+class SensorInput:
+    """What a model is given under a corruption: other corruptions that equal ones make equal inputs of.
+
+    ``rest``: what changes a sensor that is there, in its order. ``removed``: the sensors (``lidar``, ``camera``) that
+    are removed from every sample, each with its form.
+    """
+
+    rest: tuple[str, ...]
+    removed: frozenset[tuple[str, str]]
+
+    @property
+    def sensors(self) -> frozenset[str]:
+        """The sensors that are removed."""
+        return frozenset(sensor for sensor, _ in self.removed)
+
+
+def sensor_input(
+    corruption: Corruption, unused: Collection[str] = (), then_removed: Mapping[str, str] = _NOTHING
+) -> SensorInput | None:
+    """The input under a corruption, so that what it does to a sensor that is then removed does not count.
+
+    A wrong calibration stays: it moves where images are looked at, even black ones.
+
+    Args:
+        unused: sensors that the model is never given.
+        then_removed: sensors that are removed behind the corruption, each with its form.
+    Returns:
+        None where the order matters: a removed sensor is changed, or removed again, after that.
+    """
+    rest: list[Corruption] = []
+    removed = {sensor: ZERO for sensor in unused}
+    for part in corruption.parts or (corruption,):
+        changed = part.changed_sensors
+        if changed & removed.keys() - set(unused):
+            return None
+        if changed and changed == part.removed_sensors:
+            removed |= {sensor: part.parameters["form"] for sensor in changed}
+        elif part.modality != "none":
+            rest.append(part)
+    removed |= then_removed
+    rest = [part for part in rest if not _lost(part, removed)]
+    names = tuple(f"{part} {dict(part.parameters)!r}" for part in rest)
+    return SensorInput(names, frozenset(removed.items()))
+
+
+def _lost(part: Corruption, removed: Mapping[str, str]) -> bool:
+    """Whether all that a corruption changes is removed."""
+    return bool(part.changed_sensors) and part.changed_sensors <= removed.keys()
 
 
 def _clean(frame: Frame, _stream: RandomStream, _parameters: Mapping[str, Any]) -> Frame:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from corruption_frames import make_frame
 
-from aqr_bench.corruptions import FrameError, corrupt, get_corruption
-from aqr_bench.corruptions.suites.missing_sensors import CAMERAS
+from aqr_bench.corruptions import FrameError, corrupt, get_composition, get_corruption
+from aqr_bench.corruptions.suites.missing_sensors import CAMERAS, sensor_input
 
 
 def dark(frame):
@@ -65,3 +65,34 @@ def test_key_frame_only():
     frame = make_frame(sweeps=3)
     out = corrupt(get_corruption("key_frame_only"), frame)
     assert len(out.clouds) == 1 and np.array_equal(out.clouds[0].points, frame.clouds[0].points)
+
+
+BEAMS = {"corruption": "nuscenes_r.beam_reduction", "severity": 3}
+FOG = {"corruption": "multicorrupt.fog", "severity": 3}
+
+
+def test_inputs_are_the_same_where_a_removed_sensor_is_what_was_changed():
+    beams, fog = (get_corruption(**{"name": c["corruption"], "severity": c["severity"]}) for c in (BEAMS, FOG))
+    no_lidar, clean = get_corruption("no_lidar"), get_corruption("clean")
+    lost = sensor_input(get_composition([BEAMS, {"corruption": "no_lidar"}]))
+    assert lost == sensor_input(no_lidar) == sensor_input(clean, then_removed={"lidar": "zero"})
+    assert lost == sensor_input(beams, then_removed={"lidar": "zero"}) == sensor_input(beams, unused=["lidar"])
+    assert lost.sensors == {"lidar"} and lost.rest == ()
+    assert lost == sensor_input(get_corruption("nuscenes_r.lidar_drop"))
+    # Fog changes the images as well, an absent LiDAR is not a zero-filled one, and severities differ.
+    different = [lost, sensor_input(fog, unused=["lidar"]), sensor_input(get_corruption("no_lidar_absent"))]
+    different += [sensor_input(get_corruption("multicorrupt.fog", s), unused=["lidar"]) for s in (1, 2)]
+    different += [sensor_input(c) for c in (clean, beams, fog, beams.with_options({"sweeps": "key"}))]
+    assert len(set(different)) == len(different)
+
+
+def test_inputs_without_cameras_keep_a_wrong_calibration():
+    noise = get_corruption("nuscenes_r.extrinsic_noise", 2)
+    assert sensor_input(noise, then_removed={"camera": "zero"}) != sensor_input(get_corruption("no_cameras"))
+
+
+def test_what_removes_some_is_no_removed_sensor_and_the_order_matters():
+    assert sensor_input(get_corruption("modality_drop", 3)).removed == frozenset()
+    assert sensor_input(get_corruption("no_lidar_random_cameras", 2)).removed == frozenset()
+    assert sensor_input(get_corruption("no_cam_front")).removed == frozenset()
+    assert sensor_input(get_composition([{"corruption": "no_lidar"}, BEAMS])) is None

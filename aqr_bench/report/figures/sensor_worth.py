@@ -1,0 +1,52 @@
+"""The figure of what each sensor is worth: a panel for each sensor, a row for each condition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from aqr_bench.corruptions.suites.missing_sensors import WITHOUT_SENSOR, ZERO
+from aqr_bench.report.figures.style import GREY, Colour, legend_below, on_white, panels, variant_axis
+from aqr_bench.report.score_statistics import ScoreDifference
+from aqr_bench.report.sensor_worth import SENSOR_NAMES, WorthRow
+
+MAX_CONDITIONS = 24  # more are in the table alone
+CAPTION = (
+    "What a sensor is worth: score under the condition minus that without the sensor (diamond; empty: nothing beyond "
+    "the noise), with its 95 % interval over seeds (thick line) and over scenes (thin line, with ends)."
+)
+
+
+def worth_figure(rows: Sequence[WorthRow], palette: Mapping[str, Colour], metric: str) -> Figure | None:
+    """None where there is no row of a sensor that is zero-filled."""
+    rows = [row for row in rows if row.form == ZERO]
+    conditions = list(dict.fromkeys(row.condition for row in rows))[:MAX_CONDITIONS]
+    models = list(dict.fromkeys(row.model for row in rows))
+    if not rows:
+        return None
+    step = 0.8 / len(models)
+    figure, axes = panels(len(WITHOUT_SENSOR), 1.0 + len(conditions) * (0.18 + 0.2 * len(models)), width=4.0)
+    for i, (axis, sensor) in enumerate(zip(axes, WITHOUT_SENSOR, strict=True)):
+        for row in rows:
+            if row.sensor == sensor and row.condition in conditions:
+                y = conditions.index(row.condition) + (models.index(row.model) - (len(models) - 1) / 2) * step
+                _draw(axis, row.worth, y, step, palette[row.model])
+        for y in range(len(conditions) - 1):
+            axis.axhline(y + 0.5, color="0.9", lw=0.8, zorder=0)
+        axis.axvline(0, color=GREY, lw=0.9, ls="--", zorder=0)
+        axis.grid(axis="y", visible=False)
+        name = SENSOR_NAMES[sensor]
+        axis.set_title(f"{name[0].upper()}{name[1:]}")
+        axis.set_xlabel(f"{metric} lost without")
+        variant_axis(axis, conditions, i == 0)
+    legend_below(figure, palette, models)
+    return figure
+
+
+def _draw(axis, worth: ScoreDifference, y: float, step: float, colour: Colour) -> None:
+    if worth.low is not None:
+        axis.plot([worth.low, worth.high], [y, y], "-", color=colour, lw=2.2, solid_capstyle="butt")
+    if worth.scenes is not None:
+        axis.plot([worth.scenes.low, worth.scenes.high], [y + 0.3 * step] * 2, "|-", color=colour, lw=1.0, ms=4)
+    axis.plot(worth.mean, y, "D", color=colour, ms=5, mfc=on_white(colour, 1.0 if worth.beyond_noise else 0.0))
