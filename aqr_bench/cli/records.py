@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aqr_bench.data.digests import known_infos_digest
+from aqr_bench.errors import UserError, join_names
 from aqr_bench.records.freshness import causes
 from aqr_bench.records.loose import record_path, stale_reasons
-from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, ok_of, read_run
+from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, ok_of, read_run, record_files
 from aqr_bench.study.layout import RunLayout
 
 
@@ -18,9 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     """``check``: 0 if every record is ok, also where some are stale, 1 if any failed. UserError: a missing file."""
     parser = argparse.ArgumentParser(prog="aqr-bench records", description="Check what runs left behind.")
     parser.add_argument("action", choices=["check"])
-    parser.add_argument("records", nargs="+", type=Path, help="record files (.jsonl)")
+    parser.add_argument("records", nargs="+", type=Path, help="record files (.jsonl), or folders of them")
     args = parser.parse_args(argv)
-    by_file = {path: read_run(path) for path in args.records}
+    by_file = {path: read_run(path) for place in args.records for path in record_files(place)}
+    if not by_file:
+        raise UserError(f"no record file in {join_names(args.records)}. Run a step that writes one first.")
     records = [record for of_file in by_file.values() for record in of_file]
     failed = [r for r in records if r.failed]
     for record in failed:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from asked_records import selected, with_config, write_asked
 
 from aqr_bench.cli.records import main
+from aqr_bench.errors import UserError
 from aqr_bench.study.load import load_study
 
 
@@ -16,9 +18,15 @@ def test_stale_records_are_named_with_the_reason(tmp_path, capsys):
     assert main(["check", *files]) == 0
     output = capsys.readouterr()
     assert output.out == "14 of 14 records ok\n"
+    assert main(["check", str(tmp_path)]) == 0 and capsys.readouterr() == output
     (line,) = output.err.splitlines()
     assert line.startswith("stale: ") and "aqr.bev_window unset -> 5" in line
     assert "results/smoke/smoke/cross/measure.jsonl" in line and "/none/" not in line
+
+
+def test_a_folder_without_records_is_a_mistake(tmp_path):
+    with pytest.raises(UserError, match="no record file in "):
+        main(["check", str(tmp_path)])
 
 
 def test_info_files_beside_the_records_count(tmp_path, capsys):
