@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def open_nuscenes(root: str | Path, version: str, vocabulary: Vocabulary | None 
         )
     from nuscenes import NuScenes
 
-    with reading(root / version, "the nuScenes tables", CHECK):
+    with reading(root / version, "the nuScenes tables", CHECK), _without_map_masks():
         try:
             nusc = NuScenes(version=version, dataroot=str(root), verbose=False)
         except ValueError as error:
@@ -59,6 +60,19 @@ def open_nuscenes(root: str | Path, version: str, vocabulary: Vocabulary | None 
             raise UserError(f"the nuScenes tables in {root / version} do not load: {damage}", remedy) from error
         _translate(nusc, vocabulary or Vocabulary())
     return nusc
+
+
+@contextmanager
+def _without_map_masks() -> Iterator[None]:
+    """Open tables without the images of map.json: the devkit refuses a root that lacks them, and nothing reads them."""
+    from nuscenes import nuscenes as devkit
+
+    mask = devkit.MapMask
+    devkit.MapMask = lambda path, resolution: None
+    try:
+        yield
+    finally:
+        devkit.MapMask = mask
 
 
 def _translate(nusc: Any, vocabulary: Vocabulary) -> None:
