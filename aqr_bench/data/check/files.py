@@ -212,7 +212,8 @@ def image_fault(path: Path, size: tuple[int, int]) -> str:
 def check_masks(root: Path, masks: Table) -> list[Finding]:
     """The images that map.json names exist: other code may need them, which opens the root with nuscenes-devkit."""
     names = [name for name in masks.columns["filename"] if name and not _is_regular_file(root, name)]
-    what = f"{number(len(names), 'map mask')} of map.json missing; nothing here reads them, but nuscenes-devkit by itself refuses the root"
+    count = number(len(names), "map mask")
+    what = f"{count} of map.json missing; nothing here reads them, but nuscenes-devkit by itself refuses the root"
     return about_names("maps", what, "mask", names, warning=True)
 
 
