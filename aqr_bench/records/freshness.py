@@ -327,11 +327,14 @@ def causes(reasons: Iterable[str]) -> tuple[str, ...]:
 
 
 def grouped_reasons(verdicts: Sequence[Verdict], max_jobs: int = 3) -> list[str]:
-    """One line for each set of reasons, with the jobs that it concerns; those with a cause of their own first."""
+    """One line for each set of causes, with the jobs that it concerns; what only follows from others has one line."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for verdict in verdicts:
         if verdict.state != FRESH:
-            groups.setdefault(verdict.reasons, []).append(verdict.asked.label)
+            groups.setdefault(causes(verdict.reasons), []).append(verdict.asked.label)
+    follow = [reasons for reasons in groups if all(reason.endswith(DONE_AGAIN) for reason in reasons)]
+    if len(follow) > 1:
+        groups[(f"what they start from{DONE_AGAIN}",)] = [label for reasons in follow for label in groups.pop(reasons)]
     lines = []
     for reasons, labels in groups.items():
         more = f" and {len(labels) - max_jobs} more" if len(labels) > max_jobs else ""

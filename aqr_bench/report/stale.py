@@ -42,7 +42,7 @@ class StaleRecords:
         """What is stale and why, human-readable; nothing where all is current."""
         if not self.verdicts:
             return []
-        groups = grouped_reasons([replace(verdict, reasons=causes(verdict.reasons)) for verdict in self.verdicts])
+        groups = grouped_reasons(self.verdicts)
         more = [f"and {len(groups) - MAX_LINES} more reasons"] if len(groups) > MAX_LINES else []
         counts = f"{len(self.verdicts)} of {len(self.judged)} record files"
         head = f"{counts} are not of what is asked for now, and marked as stale"
