@@ -56,9 +56,7 @@ def test_scores_robustness_and_slices_of_two_models(tmp_path, capsys):
 
 def test_the_worth_of_a_sensor_to_each_model(tmp_path):
     conditions, models = ("clean", "no_lidar", "no_cameras"), (("a", 0), ("b", 0.2))
-    files = [
-        write_scored(tmp_path, name, effect, "missing_sensors", conditions) for name, effect in (("a", 0), ("b", 0.2))
-    ]
+    files = [write_scored(tmp_path, name, effect, "missing_sensors", conditions) for name, effect in models]
     assert report(tmp_path, *files) == 0
     rows = pd.read_csv(tmp_path / "report" / "tables" / "models_missing_sensors_worth.csv").set_index(
         ["sensor", "model"]
