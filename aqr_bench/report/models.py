@@ -13,6 +13,7 @@ from aqr_bench.errors import UserError, join_names
 from aqr_bench.metrics.bootstrap import Resampled, paired_scene_bootstrap
 from aqr_bench.records.record import Record
 from aqr_bench.report.collect import METRICS, MISSING, classes_frame, evaluations_frame
+from aqr_bench.report.diagnosis import diagnose
 from aqr_bench.report.loose_records import MODELS, LooseEvaluations
 from aqr_bench.report.page import render_sections
 from aqr_bench.report.result_sets import ResultSet, incompatible, read_set
@@ -20,8 +21,11 @@ from aqr_bench.report.robustness_scores import SINGLE_SENSOR, corrupts
 from aqr_bench.report.scene_bootstrap import EvaluatedRun, matches_beside, resampled_run
 from aqr_bench.report.score_statistics import number, span
 from aqr_bench.report.section import ReportSection
+from aqr_bench.report.sensor_worth import ScoredInput, worth_rows
 from aqr_bench.report.slice_scores import load_slices, slice_rows
+from aqr_bench.report.tables.diagnosis import calibration_table, error_types_table
 from aqr_bench.report.tables.robustness import corruptions_table, summary_table
+from aqr_bench.report.tables.sensor_worth import worth_table
 from aqr_bench.report.tables.slices import table_of_slices
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
 from aqr_bench.study.load import load_suite
@@ -72,12 +76,24 @@ def _model(results: ResultSet) -> Model:
 
 
 def _section(models: Sequence[Model], suite: str) -> ReportSection:
-    """Scores, robustness and slices under one suite."""
+    """Scores, robustness, slices, types of errors, calibration and the worth of sensors under one suite."""
     conditions = list(dict.fromkeys(c for model in models for s, c in model.records if s == suite))
+    diagnoses = {
+        (model.name, SEED, c): diagnosis
+        for c in conditions
+        for model in models
+        if (diagnosis := diagnose(model.matches.get((suite, c)))) is not None
+    }
+    name = f"{STUDY}_{suite}"
+    further = [
+        _slices(models, suite, conditions[0]),
+        error_types_table(f"{name}_errors", diagnoses, "Model"),
+        calibration_table(f"{name}_calibration", diagnoses, "Model"),
+        _worth(models, suite),
+    ]
     tables = [scores_table(models, suite, conditions), *_robustness(models, suite)]
-    slices = _slices(models, suite, conditions[0])
     text = f"Models under {len(conditions)} conditions; differences are to {models[0].name}."
-    return ReportSection(suite, f"Suite {suite}", text, (*tables, *([slices] if len(slices) else [])))
+    return ReportSection(suite, f"Suite {suite}", text, (*tables, *(table for table in further if len(table))))
 
 
 def scores_table(models: Sequence[Model], suite: str, conditions: Sequence[str]) -> ReportTable:
@@ -152,6 +168,23 @@ def _single_sensor(models: Sequence[Model]) -> list[EvaluatedRun]:
         for (_, condition), record in model.records.items()
         if condition in SINGLE_SENSOR
     ]
+
+
+def _worth(models: Sequence[Model], name: str) -> ReportTable:
+    """What each sensor is worth by mAP, where the suite is one that is here; no row where no condition lacks one."""
+    try:
+        corruptions = {condition.name: condition.corruption for condition in load_suite(name).conditions}
+    except UserError:
+        corruptions = {}
+    inputs = [
+        ScoredInput(model.name, SEED, condition, corruptions[condition], score, model.matches.get((suite, condition)))
+        for model in models
+        for (suite, condition), record in model.records.items()
+        if suite == name and condition in corruptions and (score := record.scores.get("mAP")) is not None
+    ]
+    against = {model.name: models[0].name for model in models[1:]}
+    note = f"mAP. Changes are to {models[0].name}."
+    return worth_table(f"{STUDY}_{name}_worth", "mAP", worth_rows(inputs, against), note, "Model")
 
 
 def _slices(models: Sequence[Model], suite: str, condition: str) -> ReportTable:

@@ -31,7 +31,8 @@ from aqr_bench.report.score_statistics import (
 from aqr_bench.study.spec import Run, Study, Suite, Tier
 
 SENSOR_NAMES = {"lidar": "LiDAR", "camera": "cameras"}
-USED, HARMFUL, DECORATIVE, ONE_SEED = "used", "harmful", "decorative", "one seed, noise unknown"
+USED, HARMFUL, DECORATIVE = "used", "harmful", "decorative"
+ONE_SEED, NOTHING = "one seed, noise unknown", "detects nothing"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class WorthRow:
 
     @property
     def verdict(self) -> str:
-        """Used, harmful, decorative (nothing beyond the noise), or one seed."""
+        """Used, harmful, decorative (nothing beyond the noise), or why there is none."""
+        if max(side.mean or 0.0 for side in (self.score, self.without)) < MIN_DIFFERENCE:
+            return NOTHING
         if self.worth.low is None:
             return ONE_SEED
         if not self.worth.beyond_noise:
@@ -259,7 +262,7 @@ def worth_alarms(rows: Iterable[WorthRow], study: str, metric: str) -> list[Alar
     """A notice for each model to which a sensor is worth nothing beyond the noise; none where it detects nothing."""
     alarms = []
     for row in rows:
-        if row.verdict != DECORATIVE or (row.score.mean or 0.0) < MIN_DIFFERENCE:
+        if row.verdict != DECORATIVE:
             continue
         text = (
             f"Without the {SENSOR_NAMES[row.sensor]} the score does not change beyond the noise: to the model this "

@@ -29,6 +29,7 @@ def test_scores_robustness_and_slices_of_two_models(tmp_path, capsys):
         f"models_robustness_{SUITE}",
         f"models_robustness_{SUITE}_corruptions",
         f"models_{SUITE}_slices",
+        f"models_{SUITE}_calibration",
     }
     scores = tables[f"models_{SUITE}_scores"].set_index(["condition", "model"])
     clean = {record.condition: record.scores["mAP"] for record in read_records(files[1])}["clean"]
@@ -51,6 +52,23 @@ def test_scores_robustness_and_slices_of_two_models(tmp_path, capsys):
         and "aqr-bench score cmt" in page
         and "report: " in capsys.readouterr().out
     )
+
+
+def test_the_worth_of_a_sensor_to_each_model(tmp_path):
+    conditions, models = ("clean", "no_lidar", "no_cameras"), (("a", 0), ("b", 0.2))
+    files = [write_scored(tmp_path, name, effect, "missing_sensors", conditions) for name, effect in models]
+    assert report(tmp_path, *files) == 0
+    rows = pd.read_csv(tmp_path / "report" / "tables" / "models_missing_sensors_worth.csv").set_index(
+        ["sensor", "model"]
+    )
+    scores = {record.condition: record.scores["mAP"] for record in read_records(files[1])}
+    row = rows.loc[("lidar", "b")]
+    assert (
+        row["worth"] == pytest.approx(scores["clean"] - scores["no_lidar"])
+        and row["verdict"] == "one seed, noise unknown"
+    )
+    assert row["worth_scenes_low95"] <= row["worth"] <= row["worth_scenes_high95"]
+    assert row["change"] == pytest.approx(row["worth"] - rows.loc[("lidar", "a"), "worth"]) and len(rows) == 4
 
 
 def test_what_cannot_be_in_one_report(tmp_path):

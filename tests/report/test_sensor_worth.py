@@ -14,6 +14,7 @@ from aqr_bench.report.figures.style import palette_of
 from aqr_bench.report.sensor_worth import (
     DECORATIVE,
     HARMFUL,
+    NOTHING,
     ONE_SEED,
     USED,
     ScoredInput,
@@ -82,7 +83,7 @@ def test_a_sensor_that_moves_nothing_is_decorative_and_noticed():
     one = worth_rows(evaluations(scores=scores, seeds=(0,)), {})
     assert {row.verdict for row in one} == {ONE_SEED} and not worth_alarms(one, "study", "mAP")
     dead = worth_rows(evaluations(scores=dict.fromkeys(scores, 0.0), spread=0), {})
-    assert {row.verdict for row in dead} == {DECORATIVE} and not worth_alarms(dead, "study", "mAP")
+    assert {row.verdict for row in dead} == {NOTHING} and not worth_alarms(dead, "study", "mAP")
 
 
 def test_a_change_is_the_difference_of_two_worths_paired_by_seed():

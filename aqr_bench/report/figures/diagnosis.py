@@ -55,7 +55,7 @@ def errors_figure(diagnoses: Mapping[Key, Diagnosis], palette: Mapping[str, Colo
         axis.set_title(condition)
         axis.set_xlabel("gain if fixed")
         variant_axis(axis, labels, i % 3 == 0)
-        axis.set_xlim(left=0)
+        axis.set_xlim(left=-0.03 * axis.get_xlim()[1])  # rings at 0 are complete
     legend_below(figure, palette, variants)
     return figure
 

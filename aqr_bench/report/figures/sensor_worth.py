@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from aqr_bench.corruptions.suites.missing_sensors import WITHOUT_SENSOR, ZERO
 from aqr_bench.report.figures.style import GREY, Colour, legend_below, on_white, panels, variant_axis
@@ -27,6 +29,7 @@ def worth_figure(rows: Sequence[WorthRow], palette: Mapping[str, Colour], metric
         return None
     step = 0.8 / len(models)
     figure, axes = panels(len(WITHOUT_SENSOR), 1.0 + len(conditions) * (0.18 + 0.2 * len(models)), width=4.0)
+    axes[1].sharex(axes[0])  # so that the sensors compare
     for i, (axis, sensor) in enumerate(zip(axes, WITHOUT_SENSOR, strict=True)):
         for row in rows:
             if row.sensor == sensor and row.condition in conditions:
@@ -40,11 +43,12 @@ def worth_figure(rows: Sequence[WorthRow], palette: Mapping[str, Colour], metric
         axis.set_title(f"{name[0].upper()}{name[1:]}")
         axis.set_xlabel(f"{metric} lost without")
         variant_axis(axis, conditions, i == 0)
+        axis.xaxis.set_major_locator(MaxNLocator(4, prune="both"))  # labels of neighbours would touch
     legend_below(figure, palette, models)
     return figure
 
 
-def _draw(axis, worth: ScoreDifference, y: float, step: float, colour: Colour) -> None:
+def _draw(axis: Axes, worth: ScoreDifference, y: float, step: float, colour: Colour) -> None:
     if worth.low is not None:
         axis.plot([worth.low, worth.high], [y, y], "-", color=colour, lw=2.2, solid_capstyle="butt")
     if worth.scenes is not None:

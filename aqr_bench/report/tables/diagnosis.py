@@ -29,21 +29,24 @@ CALIBRATION_RULE = (
 )
 
 
-def error_types_table(name: str, diagnoses: Mapping[Key, Diagnosis]) -> ReportTable:
-    """Gain by type of error; no row where the evaluations recorded no distances to the nearest objects."""
+def error_types_table(name: str, diagnoses: Mapping[Key, Diagnosis], who: str = "Variant") -> ReportTable:
+    """Gain by type of error; no row where the evaluations recorded no distances to the nearest objects.
+
+    ``who``: heading of the column of models.
+    """
     data, text = [], []
     for condition, variant, by_seed in _groups(diagnoses):
         errors = [diagnosis.errors for diagnosis in by_seed if diagnosis.errors is not None]
         if not errors:
             continue
-        key = {"condition": condition, "variant": variant}
-        row = {"Condition": condition, "Variant": variant}
+        key = {"condition": condition, who.lower(): variant}
+        row = {"Condition": condition, who: variant}
         for kind in TYPES:
             data.append({**key, "type": kind, **_error_row([of_seed[kind] for of_seed in errors])})
             gain = data[-1]["nds_gain" if kind == WRONG_HEADING else "map_gain"]
             row[_column(kind)] = number(gain, sign=True)
         text.append({**row, "Seeds": str(len(errors))})
-    columns = ["condition", "variant", "type", "seeds", "count", "map_gain", "map_gain_sd", "nds_gain"]
+    columns = ["condition", who.lower(), "type", "seeds", "count", "map_gain", "map_gain_sd", "nds_gain"]
     return ReportTable(
         name,
         "Types of errors, and what fixing each would give",
@@ -71,7 +74,7 @@ def _error_row(errors: Sequence[ErrorType]) -> dict[str, float | None]:
     }
 
 
-def calibration_table(name: str, diagnoses: Mapping[Key, Diagnosis]) -> ReportTable:
+def calibration_table(name: str, diagnoses: Mapping[Key, Diagnosis], who: str = "Variant") -> ReportTable:
     """Expected calibration error; no row where there are no matches, or scores that are not from 0 to 1."""
     data, text = [], []
     for condition, variant, by_seed in _groups(diagnoses):
@@ -81,7 +84,7 @@ def calibration_table(name: str, diagnoses: Mapping[Key, Diagnosis]) -> ReportTa
         pooled = {"all": [reduce(add, run.values()) for run in runs]}
         by_class = {class_name: [run[class_name] for run in runs if class_name in run] for class_name in runs[0]}
         rows = {class_name: _reliability_row(bins) for class_name, bins in {**pooled, **by_class}.items()}
-        data += [{"condition": condition, "variant": variant, "class": c, **row} for c, row in rows.items()]
+        data += [{"condition": condition, who.lower(): variant, "class": c, **row} for c, row in rows.items()]
         row = rows["all"]
         cells = {"ECE": row["ece"], "ECE, confident": row["ece_confident"]}
         cells |= {"Mean score": row["score"], "Precision": row["precision"]}
@@ -89,9 +92,9 @@ def calibration_table(name: str, diagnoses: Mapping[Key, Diagnosis]) -> ReportTa
             "Mean score, confident": row["score_confident"],
             "Precision, confident": row["precision_confident"],
         }
-        text.append({"Condition": condition, "Variant": variant, **{k: number(v) for k, v in cells.items()}})
+        text.append({"Condition": condition, who: variant, **{k: number(v) for k, v in cells.items()}})
         text[-1]["Seeds"] = str(len(runs))
-    columns = ["condition", "variant", "class", "seeds", "detections", "ece", "ece_sd", "ece_confident", "score"]
+    columns = ["condition", who.lower(), "class", "seeds", "detections", "ece", "ece_sd", "ece_confident", "score"]
     columns += ["precision", "score_confident", "precision_confident"]
     return ReportTable(
         name,
@@ -99,7 +102,7 @@ def calibration_table(name: str, diagnoses: Mapping[Key, Diagnosis]) -> ReportTa
         pd.DataFrame(data, columns=columns),
         pd.DataFrame(text),
         CALIBRATION_RULE,
-        numeric=frozenset(text[0]) - {"Condition", "Variant"} if text else frozenset(),
+        numeric=frozenset(text[0]) - {"Condition", who} if text else frozenset(),
     )
 
 

@@ -12,9 +12,9 @@ from aqr_bench.report.tables.table import ReportTable, Row, make_table
 
 RULE = (
     "Worth: score under the condition minus that without the sensor, paired by seed and by scene. "
-    f"{DECORATIVE.capitalize()}: nothing beyond the noise is lost with it. Change: worth to this variant minus worth "
-    "to the one that it is compared with. Single-sensor model: score of the variant that never has the sensor, on the "
-    "same input; empty where there is none."
+    f"{DECORATIVE.capitalize()}: nothing beyond the noise is lost with it (where the interval is wide, there are too "
+    "few seeds to tell). Change: worth to this variant minus worth to the one that it is compared with. Single-sensor "
+    "model: score of the variant that never has the sensor, on the same input; empty where there is none."
 )
 SAME_INPUT = (
     "What a corruption does to a sensor that is then removed is no part of the input: without the LiDAR, few beams are "
