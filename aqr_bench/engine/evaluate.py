@@ -238,7 +238,12 @@ class Evaluator:
 
         folder = self.work / condition.name
         scores = score_detections(
-            submission, self.tables, submission.parent, matches=folder / "matches.npz", results=results
+            submission,
+            self.tables,
+            submission.parent,
+            matches=folder / "matches.npz",
+            results=results,
+            custom=self.tier.metrics,
         )
         router = log.save(folder / "router.npz")
         extra = {
