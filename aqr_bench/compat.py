@@ -27,6 +27,17 @@ from aqr_bench.foreign_files import HEAD_BYTES, placeholder
 GUARD_FLAG = "__aqr_bench_guard__"
 
 
+class MissingOperatorError(RuntimeError):
+    """A compiled operator of mmcv was called, and mmcv-lite has none; ``operator`` is its name."""
+
+    def __init__(self, operator: str) -> None:
+        self.operator = operator
+        super().__init__(
+            f"mmcv's compiled operator '{operator}' was called, but mmcv-lite has none. "
+            "Install compiled mmcv (pip install mmcv==2.1.0) or use a config that does not need it."
+        )
+
+
 class _MissingOps(types.ModuleType):
     """Stands in for ``mmcv._ext`` with mmcv-lite: every op exists and raises when it is called."""
 
@@ -35,10 +46,7 @@ class _MissingOps(types.ModuleType):
             raise AttributeError(name)
 
         def missing(*_args, **_kwargs):
-            raise RuntimeError(
-                f"mmcv's compiled operator '{name}' was called, but mmcv-lite has none. "
-                "Install compiled mmcv (pip install mmcv==2.1.0) or use a config that does not need it."
-            )
+            raise MissingOperatorError(name)
 
         missing.__name__ = name
         return missing

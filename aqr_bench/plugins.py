@@ -1,7 +1,7 @@
 """Code of the user by name: ``my_file.py:NAME``, ``package.module:NAME``, or a name that is registered.
 
-Names are registered by an installed package, as entry points of the groups ``aqr_bench.routers`` and
-``aqr_bench.corruptions``, or by ``register`` in a module that is imported already.
+Names are registered by an installed package, as entry points of ``GROUPS``, or by ``register`` in a module that is
+imported already.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from typing import Any
 from aqr_bench.errors import UserError, nearest, short
 from aqr_bench.folders import project_folder
 
-ROUTERS, CORRUPTIONS = "aqr_bench.routers", "aqr_bench.corruptions"  # groups of entry points
+# Groups of entry points.
+GROUPS = ROUTERS, CORRUPTIONS, METRICS, WORLD_CLASSES = tuple(
+    f"aqr_bench.{kind}" for kind in ("routers", "corruptions", "metrics", "world_classes")
+)
 PACKAGE = "aqr_bench"
 _REFERENCE = re.compile(r"([^:\s]+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
-_REGISTERED: dict[str, dict[str, Any]] = {ROUTERS: {}, CORRUPTIONS: {}}
+_REGISTERED: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
 
 
 def is_reference(text: str) -> bool:

@@ -28,7 +28,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "config/config.yaml").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(plugins, "_REGISTERED", {ROUTERS: {}, CORRUPTIONS: {}})
+    monkeypatch.setattr(plugins, "_REGISTERED", {group: {} for group in plugins.GROUPS})
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from aqr_bench.cli.gpu_devices import visible_gpus
 from aqr_bench.console import positive_int
@@ -25,6 +26,11 @@ def main(argv: list[str] | None = None) -> int:
         )
     if not args.keyframe and (args.pictures or not args.out):
         raise UserError("evaluate needs --out, the record file to write (--pictures belongs to --keyframe)")
+    if args.infos and args.work and args.infos.endswith(".pkl"):
+        from aqr_bench.data.foreign_infos import import_infos
+
+        args.infos = str(import_infos(args.infos, Path(args.work) / "infos"))
+        print(f"info file of mmdet3d: taken as it is -> {args.infos}")
     if args.config:
         from aqr_bench.engine.evaluate_checkpoint import evaluate_config
 
@@ -73,13 +79,14 @@ def _workers(count: int) -> Workers:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="aqr-bench evaluate", description=__doc__)
     parser.add_argument("--tier")
-    parser.add_argument("--infos", help="folder that aqr-bench data wrote")
+    parser.add_argument("--infos", help="folder that aqr-bench data wrote, or mmdet3d's nuscenes_infos_val.pkl")
     parser.add_argument("--suite", nargs="+", action="extend", help="condition suites, files or names")
     parser.add_argument("--keyframe", help="instead: a folder with an info file (.pkl) and the files that it names")
     parser.add_argument("--pictures", metavar="DIR", help="with --keyframe: folder for pictures and detections.json")
     parser.add_argument("--train", help="train record of the model")
     parser.add_argument("--config", help="instead of --tier and --train: an mmdet3d config (file or mmdet3d::...)")
     parser.add_argument("--checkpoint", help="with --config: weights of the model (.pth)")
+    parser.add_argument("--metrics", nargs="+", default=[], help="with --config: custom metrics, my_file.py:NAME")
     parser.add_argument("--batch-size", type=positive_int, default=1, help="with --config: samples at a time")
     parser.add_argument(
         "--workers", type=positive_int, default=1, metavar="N", help="spread conditions over N processes and all GPUs"

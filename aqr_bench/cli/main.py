@@ -40,8 +40,11 @@ COMMANDS = {
         "look into a published checkpoint of CMT or MoME, or convert it for these configs",
     ),
     "studies": ("aqr_bench.cli.studies", "list, check or cost the studies, tiers and condition suites"),
-    "new": ("aqr_bench.cli.new", "write the template of a router, corruption, study, tier or detector, and its test"),
-    "config": ("aqr_bench.cli.config", "show the config of a training, or what tier and study change in it"),
+    "new": (
+        "aqr_bench.cli.new",
+        "write the template of a router, corruption, metric, study, tier, ... and its test",
+    ),
+    "config": ("aqr_bench.cli.config", "show the config of a training; check which detectors' configs work"),
     "doctor": ("aqr_bench.cli.doctor", "which tiers work on this machine, and what the others need"),
     "records": ("aqr_bench.cli.records", "list the failed runs among records"),
     "merge": ("aqr_bench.cli.merge", "results of several machines into one folder"),

@@ -1,4 +1,4 @@
-"""Write a template into the project folder, with its test: a router, a corruption, a study, a tier or a detector.
+"""Write a template into the project folder, with its test: a router, corruption, metric, study, tier, detector, ...
 
 aqr-bench new router near_first        routers/near_first.py and a test of it
 aqr-bench new corruption dust          also the suite ablations/conditions/dust.yaml
@@ -26,6 +26,8 @@ FILES = {
         "corruptions/$name.py": "corruption.py.txt",
         "ablations/conditions/$name.yaml": "corruption.suite.txt",
     },
+    "metric": {"metrics/$name.py": "metric.py.txt"},
+    "world_class": {"world_classes/$name.py": "world_class.py.txt"},
     "study": {"ablations/$name.yaml": "study.yaml.txt"},
     "tier": {"ablations/tiers/$name.yaml": "tier.yaml.txt"},
     "detector": {"detectors/$name.py": "detector.config.txt", "detectors/${name}_model.py": "detector.model.txt"},
@@ -33,6 +35,8 @@ FILES = {
 USES = {
     "router": "In a study: model.pts_bbox_head.aqr: {site: cross, router: 'routers/$name.py:$class_name'}",
     "corruption": "Try it: aqr-bench run --tier smoke --study smoke --suites ablations/conditions/$name.yaml",
+    "metric": "In a tier: evaluate: {metrics: ['metrics/$name.py:$name']}",
+    "world_class": "In a tier: world: {classes: ['world_classes/$name.py:$name']}",
     "study": "Try it: aqr-bench run --tier smoke --study ablations/$name.yaml",
     "tier": "Try it: aqr-bench run --tier ablations/tiers/$name.yaml --study smoke",
     "detector": "In a tier in ablations/tiers/: model: ../../detectors/$name.py",

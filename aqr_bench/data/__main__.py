@@ -10,19 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 
 from aqr_bench.atomic import write_text
 from aqr_bench.console import non_negative_int, positive_int
 from aqr_bench.data.check.before_infos import validate_root
 from aqr_bench.data.complete_scenes import incomplete_scenes, require_files, without_scenes
-from aqr_bench.data.digests import file_digests, table_digests, tables_digest
-from aqr_bench.data.infos import CHECK, INFO_CLASSES, build_infos, open_nuscenes, write_infos
+from aqr_bench.data.dataset import data_summary
+from aqr_bench.data.infos import CHECK, build_infos, open_nuscenes, write_infos
 from aqr_bench.errors import UserError, join_names, reading, require_file, run_main
 from aqr_bench.metrics.detection import evaluated_truth
 from aqr_bench.metrics.splits import TEST, VERSIONS
-from aqr_bench.study.layout import relative_path
 from aqr_bench.study.load import load_tier
 from aqr_bench.study.vocabulary import Vocabulary
 
@@ -76,19 +74,12 @@ def main(argv: list[str] | None = None) -> int:
         else:
             evaluated_truth(nusc)  # what is scored after all trainings is there
     paths = write_infos(infos, args.out, version, vocabulary)
-    tables = table_digests(args.root, version, args.out)
-    summary = {
-        "root": relative_path(args.root, args.out),
-        "version": version,
-        "data_sha256": tables_digest(tables),
-        "max_sweeps": args.max_sweeps,
+    further = {
         **({"vocabulary": vocabulary.as_dict()} if vocabulary.as_dict() else {}),
         **({"code": args.code} if args.code else {}),
         **({"skipped_scenes": skipped} if skipped else {}),
-        "splits": {split: _counts(entries) for split, entries in infos.items()},
-        "files": {split: path.name for split, path in paths.items()},
-        "sha256": {"infos": file_digests(paths.values(), args.out), "tables": tables},
     }
+    summary = data_summary(args.root, version, args.out, infos, paths, args.max_sweeps, **further)
     if args.database:
         summary["database"] = {"objects": _database(args, args.max_sweeps)}
     write_text(Path(args.out) / "data.json", json.dumps(summary, indent=1))
@@ -110,11 +101,6 @@ def _database(args: argparse.Namespace, sweeps: int) -> dict[str, int]:
         return build_database(args.out, args.root, args.out, args.workers, sweeps, args.quiet)
     except BadFrameError as error:
         raise UserError(str(error), "Restore the file and run the same command again.") from error
-
-
-def _counts(entries: list[dict]) -> dict:
-    labels = Counter(i["bbox_label_3d"] for entry in entries for i in entry["instances"])
-    return {"samples": len(entries), "boxes": {name: labels[i] for i, name in enumerate(INFO_CLASSES)}}
 
 
 if __name__ == "__main__":

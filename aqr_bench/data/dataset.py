@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.data.digests import file_digests, infos_digest, table_digests, tables_digest
-from aqr_bench.errors import READ_ERRORS, UserError, quoted, reading, require_file, short
-from aqr_bench.metrics.splits import TEST, VERSIONS
+from aqr_bench.data.digests import INFO_FILES, file_digests, infos_digest, table_digests, tables_digest
+from aqr_bench.data.infos import INFO_CLASSES
+from aqr_bench.errors import READ_ERRORS, UserError, is_file, quoted, reading, require_file, short
+from aqr_bench.metrics.splits import OFFICIAL, TEST, VERSIONS
+from aqr_bench.study.layout import relative_path
 from aqr_bench.study.vocabulary import Vocabulary
 
 INFO_FILE_REMEDY = "Make it again: aqr-bench data."
@@ -50,6 +53,7 @@ def load_data(infos: str | Path) -> DataSet:
         UserError: info files are damaged or not those that were written; the tables were edited since.
     """
     folder = Path(infos)
+    _raise_if_foreign(folder)
     path = require_file(folder / "data.json", "info summary", "Run: aqr-bench data --out " + str(folder))
     again = "Delete it and run aqr-bench data again."
     with reading(path, "info summary", again):
@@ -83,6 +87,59 @@ def load_data(infos: str | Path) -> DataSet:
     return DataSet(
         folder.resolve(), root, version, sha256, infos_digest(folder), skipped, train, vocabulary, max_sweeps
     )
+
+
+def _raise_if_foreign(infos: Path) -> None:
+    """UserError for an info file of mmdet3d, or its folder, in the place of a folder that ``aqr-bench data`` wrote."""
+    if infos.suffix == ".pkl":
+        files = [infos]
+    elif is_file(infos / "data.json"):
+        return
+    else:
+        files = sorted(file for file in infos.glob("*infos_val*.pkl") if file.name not in INFO_FILES)
+    if files and is_file(files[0]):
+        what = f"--infos {infos}: no data.json of aqr-bench data is there, but an info file from elsewhere, {files[0]}"
+        command = data_command(files[0].parent, None)
+        raise UserError(what, f"Type: {command} (evaluate also takes a val file as it is: --infos {files[0]})")
+
+
+def data_command(root: Path, version: str | None) -> str:
+    """The command that makes the info files of a root, in full; None: of the version whose tables are there."""
+    version = version or next((name for name in OFFICIAL if (root / name).is_dir()), "v1.0-trainval")
+    return f"aqr-bench data --version {version} --root {root} --out results/{version}/infos"
+
+
+def data_summary(
+    root: str | Path,
+    version: str,
+    out: str | Path,
+    infos: Mapping[str, Sequence[Mapping[str, Any]]],
+    paths: Mapping[str, Path],
+    max_sweeps: int,
+    **further: Any,
+) -> dict[str, Any]:
+    """What ``data.json`` holds of the info files in ``out``, for :func:`load_data`.
+
+    Args:
+        infos, paths: entries and file of each split.
+        further: entries that not every data set has.
+    """
+    tables = table_digests(root, version, out)
+    return {
+        "root": relative_path(root, out),
+        "version": version,
+        "data_sha256": tables_digest(tables),
+        "max_sweeps": max_sweeps,
+        **further,
+        "splits": {split: _counts(entries) for split, entries in infos.items()},
+        "files": {split: path.name for split, path in paths.items()},
+        "sha256": {"infos": file_digests(paths.values(), out), "tables": tables},
+    }
+
+
+def _counts(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    labels = Counter(i["bbox_label_3d"] for entry in entries for i in entry.get("instances", ()))
+    return {"samples": len(entries), "boxes": {name: labels[i] for i, name in enumerate(INFO_CLASSES)}}
 
 
 def require_train_split(data: DataSet) -> None:

@@ -31,8 +31,14 @@ def check_configs(tier: Tier, studies: Iterable[Study]) -> int:
     Raises:
         UserError: the first mistake, with file and variant: a key that the model's config does not have, a value of
             another type than the one it replaces, values that contradict one another, an argument that a part of the
-            head does not take; of a model that does not ship here, whatever opening or building it raises.
+            head does not take; a metric that breaks its contract; of a model that does not ship here, whatever
+            opening or building it raises.
     """
+    if tier.metrics:
+        from aqr_bench.metrics.custom import check_metric  # nuscenes-devkit, seconds
+
+        for name in tier.metrics:
+            check_metric(name)
     opened: dict[str, Any] = {}  # configs of models; opening one takes longer than all the rest
     base_classes: list[str] | None = None
     count = 0
@@ -100,6 +106,7 @@ def check_configs_once(tier: Tier, studies: Iterable[Study], folder: Path) -> No
     studies = list(studies)
     settings = [training_settings(tier), *(training_settings(tier, pretrain=branch) for branch in tier.pretrain)]
     settings += [training_settings(tier, study, variant) for study in studies for variant in study.variants]
+    settings.append({"metrics": tier.metrics})
     texts = config_uses((), {"settings": settings}).texts
     code = {"train": code_hash_for("train"), **plugin_hashes(texts)}
     marker = folder / config_hash({"settings": settings, "code": code})

@@ -53,11 +53,37 @@ def open_config(model: str, import_modules: bool = True) -> Any:
 
     ``import_modules``: also those of ``custom_imports``, which a model needs and a look at its config does not.
     """
+    config = _read_config(model, import_modules)
+    from mmengine.utils import import_modules_from_strings
+
+    path = model_file(model)
+    # The Runner writes its config out four times, and laying that text out nicely took longer than the whole of a smoke
+    # training. mmengine 0.10.7 has an option against it, format_python_code, which fromfile passes over.
+    object.__setattr__(config, "_format_python_code", False)
+    with opening_config(path):
+        adapt(config, model)
+        if import_modules:
+            import_modules_from_strings(**config.custom_imports)  # what was added; the file's own are imported with it
+    return config
+
+
+def dataset_type(model: str) -> str | None:
+    """Name of the data set class that the test loader of a config reads, None where it has none; see ``open_config``.
+
+    Raises:
+        UserError: the config cannot be read.
+    """
+    loader = _read_config(model, import_modules=False).get("test_dataloader") or {}
+    kind = inner_dataset(loader.get("dataset") or {}).get("type")
+    return getattr(kind, "__name__", kind)  # configs in pure Python name the class itself
+
+
+def _read_config(model: str, import_modules: bool) -> Any:
+    """The config as it is written."""
     from aqr_bench import compat
 
     compat.prepare()
     from mmengine.config import Config
-    from mmengine.utils import import_modules_from_strings
 
     path = model_file(model)
     make_importable(model)
@@ -67,13 +93,6 @@ def open_config(model: str, import_modules: bool = True) -> Any:
             # The list of a config replaces that of its base: a module of the user would put the others out.
             bases = [Config.fromfile(base, import_custom_modules=False) for base in base_files(model)]
             add_imports(config, *(base.get("custom_imports") for base in bases), {"imports": IMPORTS})
-    # The Runner writes its config out four times, and laying that text out nicely took longer than the whole of a smoke
-    # training. mmengine 0.10.7 has an option against it, format_python_code, which fromfile passes over.
-    object.__setattr__(config, "_format_python_code", False)
-    with opening_config(path):
-        adapt(config, model)
-        if import_modules:
-            import_modules_from_strings(**config.custom_imports)  # what was added; the file's own are imported with it
     return config
 
 

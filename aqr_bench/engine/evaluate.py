@@ -240,7 +240,12 @@ class Evaluator:
         from aqr_bench.metrics.detection import metric_engine, score_detections
 
         scores = score_detections(
-            submission, self.tables, submission.parent, matches=folder / "matches.npz", results=results
+            submission,
+            self.tables,
+            submission.parent,
+            matches=folder / "matches.npz",
+            results=results,
+            custom=self.tier.metrics,
         )
         router = log.save(folder / "router.npz")
         extra = {

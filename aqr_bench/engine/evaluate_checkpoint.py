@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from aqr_bench.data.dataset import DataSet, load_data
@@ -34,7 +35,12 @@ def evaluate_config(args: argparse.Namespace, workers: Workers = IN_THIS_PROCESS
         wrong = [f"--{n} is missing" for n in missing] + [f"--{n} belongs to models of a tier" for n in unrelated]
         raise UserError(f"evaluate --config needs --checkpoint, --infos, --suite, --out and --work: {wrong[0]}")
     data, suite = load_data(args.infos), load_suite(args.suite)
-    tier = adhoc_tier(args.config, data, args.batch_size)
+    tier = replace(adhoc_tier(args.config, data, args.batch_size), metrics=tuple(args.metrics))
+    if tier.metrics:
+        from aqr_bench.metrics.custom import check_metric  # nuscenes-devkit, seconds
+
+        for name in tier.metrics:
+            check_metric(name)
     checkpoint = require_file(args.checkpoint, "checkpoint", "Give the file that the training wrote (.pth).")
     config = base_config(tier, data)
     require_sweeps(config, data, ["test_dataloader"])

@@ -11,6 +11,7 @@ from typing import Any
 
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.metrics.boxes import box_properties
+from aqr_bench.metrics.custom import custom_scores
 from aqr_bench.metrics.ground_truth import GroundTruth, filter_boxes, ground_truth
 from aqr_bench.metrics.matches import collect_matches
 from aqr_bench.metrics.nuscenes import UNDEFINED, evaluate
@@ -41,6 +42,7 @@ def score_detections(
     engine: str | None = None,
     results: Mapping[str, Sequence[Mapping]] | None = None,
     split: str | None = None,
+    custom: Sequence[str] = (),
 ) -> dict:
     """Score a submission with our metric, or with the devkit's DetectionEval.
 
@@ -53,9 +55,10 @@ def score_detections(
         engine: "fast" or "devkit"; None: see :func:`metric_engine`. Both give the same numbers.
         results: the submission's entries by sample token, if in memory; the fast metric reads no file then.
         split: that it is scored on; None: the val split, see splits.py.
+        custom: names of metrics of the user, see custom.py; with ``matches``, or by the fast metric.
     Returns:
         ``{mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE, classes: {name: {AP, AP_dist, ATE, ...}}}``; a number that the
-        devkit leaves undefined is None.
+        devkit leaves undefined is None. With ``custom``, what they give is ``custom``, by name.
     """
     from nuscenes.eval.common.config import config_factory
 
@@ -76,9 +79,10 @@ def score_detections(
         properties = truth.properties(), box_properties(detections, samples.offset(detections))
         more = rules, properties, samples.descriptions
         collect_matches(evaluation, truth.boxes, detections, *where, *more).save(matches)
+    further = {"custom": custom_scores(custom, detections, truth.boxes, samples)} if custom else {}
     if by_devkit:
-        return _score_with_devkit(results_json, nusc, out_dir, rules, split)
-    return flatten_summary(evaluation.summary)
+        return _score_with_devkit(results_json, nusc, out_dir, rules, split) | further
+    return flatten_summary(evaluation.summary) | further
 
 
 def _split(nusc: Any) -> str:

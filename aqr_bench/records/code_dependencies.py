@@ -90,16 +90,16 @@ def code_parts(step: str, model: str | None = None, settings: Mapping[str, Any] 
 
 
 def plugin_hashes(texts: Iterable[str]) -> dict[str, str]:
-    """Hash of each file of the user behind the names of routers and corruptions among some texts, by its name."""
+    """Hash of each file of the user behind the names of plug-ins (``plugins.GROUPS``) among some texts, by its name."""
     return {name: source_hash(file)[:SHORT] for name, file in sorted(_plugin_files(texts).items())}
 
 
 def _plugin_files(texts: Iterable[str]) -> dict[str, Path]:
-    groups, files = (plugins.ROUTERS, plugins.CORRUPTIONS), {}
-    known = {name for group in groups for name in plugins.installed(group)}
+    files: dict[str, Path] = {}
+    known = {name for group in plugins.GROUPS for name in plugins.installed(group)}
     for text in texts:
         if text in known or plugins.is_reference(text):
-            for group in groups:
+            for group in plugins.GROUPS:
                 files |= plugins.source_files(text, group)
     return files
 

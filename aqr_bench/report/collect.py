@@ -53,6 +53,17 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
+class CustomRow:
+    """A number of a metric of the user."""
+
+    variant: str
+    seed: int
+    condition: str | None
+    metric: str
+    value: float | None
+
+
+@dataclass(frozen=True)
 class TrainingRow:
     variant: str
     seed: int
@@ -118,6 +129,7 @@ class Results:
     router_files every query's weights by (variant, seed, condition), where there is a router
     match_files  matched detections by (variant, seed, condition), where the evaluation wrote them
     scenes       scene bootstrap of the difference to the baseline by (variant, condition), where there is one
+    custom       CustomRow by variant, seed, condition and metric of the user
     """
 
     evaluations: pd.DataFrame
@@ -130,6 +142,7 @@ class Results:
     router_files: Mapping[tuple[str, int, str], Path] = field(default_factory=dict)
     match_files: Mapping[tuple[str, int, str], Path] = field(default_factory=dict)
     scenes: Mapping[tuple[str, str], SceneInterval] = field(default_factory=dict)
+    custom: pd.DataFrame = field(default_factory=lambda: custom_frame(()))
 
     def not_applicable(self, variant: str, condition: str) -> bool:
         """Whether the condition cannot concern the variant's model, so that no score is wanted."""
@@ -208,6 +221,7 @@ def collect_runs(
         router_files={e.key: e.router for e in evaluated if e.router is not None},
         match_files={e.key: e.matches for e in evaluated if e.matches is not None},
         scenes=scene_intervals(study, evaluated) if study else {},
+        custom=custom_frame(evaluated),
     )
 
 
@@ -224,6 +238,16 @@ def classes_frame(evaluated: Iterable[EvaluatedRun]) -> pd.DataFrame:
         for name, scores in e.record.scores.get("classes", {}).items()
     )
     return _frame(ClassRow, rows)
+
+
+def custom_frame(evaluated: Iterable[EvaluatedRun]) -> pd.DataFrame:
+    """CustomRow of each number of each evaluation that metrics of the user gave."""
+    rows = (
+        CustomRow(e.variant, e.seed, e.record.condition, name, value)
+        for e in evaluated
+        for name, value in e.record.scores.get("custom", {}).items()
+    )
+    return _frame(CustomRow, rows)
 
 
 def _frame(row: type, rows: Iterable[Any]) -> pd.DataFrame:

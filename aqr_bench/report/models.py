@@ -84,7 +84,7 @@ def _section(models: Sequence[Model], suite: str) -> ReportSection:
         for model in models
         if (diagnosis := diagnose(model.matches.get((suite, c)))) is not None
     }
-    name = f"{STUDY}_{suite}"
+    name = f"{MODELS}_{suite}"
     further = [
         _slices(models, suite, conditions[0]),
         error_types_table(f"{name}_errors", diagnoses, "Model"),
@@ -184,7 +184,7 @@ def _worth(models: Sequence[Model], name: str) -> ReportTable:
     ]
     against = {model.name: models[0].name for model in models[1:]}
     note = f"mAP. Changes are to {models[0].name}."
-    return worth_table(f"{STUDY}_{name}_worth", "mAP", worth_rows(inputs, against), note, "Model")
+    return worth_table(f"{MODELS}_{name}_worth", "mAP", worth_rows(inputs, against), note, "Model")
 
 
 def _slices(models: Sequence[Model], suite: str, condition: str) -> ReportTable:

@@ -155,6 +155,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         tf32=data.get("tf32", False),
         cache_features=data.get("cache_features", False),
         cluster_gpu=data.get("cluster_gpu", True),
+        metrics=tuple(evaluate.get("metrics", ())),
         **{key: tuple(data[key]) for key in ("studies", "suites") if key in data},
     )
 

@@ -32,6 +32,11 @@ def is_foreign(model: str) -> bool:
     return PACKAGE in model or is_file_name(model)
 
 
+def is_package_config(model: str) -> bool:
+    """Whether a model is a config of an installed package, ``mmdet3d::folder/name.py``."""
+    return PACKAGE in model
+
+
 def model_slug(name: str) -> str:
     """The name of a model that belongs to no tier, as its records have it: lower case, digits, ``_`` and ``-``."""
     return re.sub(r"[^a-z0-9_-]+", "_", name.lower()).lstrip("_-") or "model"
@@ -66,7 +71,7 @@ def _package_file(package: str, name: str) -> Path:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
         raise UserError(f"model config {package}{PACKAGE}{name}: the package '{package}' is not installed")
-    configs = Path(spec.origin).parent / ".mim" / "configs"
+    configs = _package_configs(spec.origin)
     path = configs / name
     if not path.is_file():
         known = [p.relative_to(configs).as_posix() for p in configs.rglob("*.py")]
@@ -74,6 +79,43 @@ def _package_file(package: str, name: str) -> Path:
         hint = "" if close.startswith("; known") else close
         raise UserError(f"model config {package}{PACKAGE}{name}: no such file in {configs}{hint}")
     return path
+
+
+def _package_configs(origin: str) -> Path:
+    """Where mim keeps the configs of a package."""
+    return Path(origin).parent / ".mim" / "configs"
+
+
+def configs_below(name: str) -> list[str]:
+    """The configs that a name stands for: those of a folder, of a package (``mmdet3d``), or the one that it names.
+
+    Of a folder or package, Python files that look like configs, by their content; parts that others inherit from, in
+    folders called ``_base_``, are left out.
+
+    Raises:
+        UserError: there is no such folder, package or config, or there are no configs in it.
+    """
+    spec = importlib.util.find_spec(name) if name.isidentifier() and not Path(name).is_dir() else None
+    if spec is not None and spec.origin is not None:
+        folder, prefix = _package_configs(spec.origin), f"{name}{PACKAGE}"
+    elif Path(name).is_dir():
+        folder, prefix = Path(name), f"{name.rstrip('/')}/"
+    else:
+        model_file(name)
+        return [name]
+    files = [path.relative_to(folder) for path in folder.rglob("*.py") if _looks_like_config(path)]
+    names = sorted(f"{prefix}{path.as_posix()}" for path in files if "_base_" not in path.parts)
+    if not names:
+        raise UserError(f"no configs in {folder}", "Give a folder with mmdet3d configs, or the name of its package.")
+    return names
+
+
+def _looks_like_config(path: Path) -> bool:
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return False
+    return re.search(rb"^(_base_|test_dataloader)\s*=|read_base\(\)", text, re.MULTILINE) is not None
 
 
 def own_sources(model: str) -> list[Path]:

@@ -206,5 +206,9 @@ def launcher_of(tier: Tier, schedule: Schedule) -> Launcher:
 
 def evaluation_settings(tier: Tier, suite: Suite) -> dict[str, Any]:
     """What an evaluation depends on besides the model and its config."""
-    conditions = [condition.settings for condition in suite.conditions]
-    return {"conditions": conditions, "batch_size": tier.evaluate_batch_size}
+    return {"conditions": [condition.settings for condition in suite.conditions], **scoring_settings(tier)}
+
+
+def scoring_settings(tier: Tier) -> dict[str, Any]:
+    """What every evaluation of a tier depends on."""
+    return {"batch_size": tier.evaluate_batch_size, **({"metrics": list(tier.metrics)} if tier.metrics else {})}

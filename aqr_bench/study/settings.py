@@ -13,7 +13,7 @@ from typing import Any
 
 from aqr_bench.study.hashes import canonical_json, config_hash
 from aqr_bench.study.model_files import model_file, source_hashes
-from aqr_bench.study.plan import launcher_of
+from aqr_bench.study.plan import launcher_of, scoring_settings
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Condition, Launcher, Schedule, Study, Tier
 
@@ -42,7 +42,7 @@ def condition_settings(
         model = {**_model_settings(tier, tier.model), "config": tier.base.config}
     else:
         model = _variant_settings(tier, variant_schedule(tier, study, variant))
-    return _plain({**model, "condition": condition.settings, "batch_size": tier.evaluate_batch_size})
+    return _plain({**model, "condition": condition.settings, **scoring_settings(tier)})
 
 
 def measure_settings(tier: Tier, study: Study, variant: str) -> Settings:

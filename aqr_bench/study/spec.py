@@ -135,6 +135,7 @@ class Tier:
     tf32: bool = False  # TensorFloat-32 in float32 products and convolutions on a GPU
     vocabulary: Vocabulary = field(default_factory=Vocabulary)  # of a data set whose names are not nuScenes'
     cache_features: bool = False  # store those of frozen branches on disk: faster on a CPU, and no result differs
+    metrics: tuple[str, ...] = ()  # of the user, beside nuScenes', by name
     cluster_gpu: bool = True  # whether its jobs ask a cluster for GPUs; on one machine they take those that are there
 
 

@@ -42,7 +42,8 @@ def paint(
     value *= np.exp(variation * rng.normal(0, 0.12)) * (0.5 if dark else 1.0)
     base = rgb(hue, saturation, value)
     tail = np.array([0.95, 0.06, 0.05]) if attribute == "vehicle.stopped" else np.array([0.55, 0.05, 0.05])
-    painted = [_PAINTERS[info.name](_plain(base), role, base, tail, rng) for role in roles]
+    painter = _PAINTERS.get(info.name)  # none for classes of the user: one colour
+    painted = [painter(_plain(base), role, base, tail, rng) if painter else _plain(base) for role in roles]
     if category == "human.pedestrian.construction_worker":
         painted[0][:4, 5:8] = (0.75, 0.95, 0.15)
     painted = np.clip(np.stack(painted), 0, 1)

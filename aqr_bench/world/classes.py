@@ -7,6 +7,7 @@ tell them apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,10 +87,14 @@ NUSCENES_COUNTS: dict[str, int] = {
 }
 
 
-def class_shares(class_mix: str) -> np.ndarray:
-    """Return the share (10,) of each of CLASSES among the objects, for ``class_mix`` balanced or nuscenes."""
-    nuscenes = class_mix == "nuscenes"
-    weights = [NUSCENES_COUNTS[info.name] if nuscenes else info.frequency for info in CLASSES]
+def class_shares(class_mix: str, classes: Sequence[ClassInfo] = CLASSES) -> np.ndarray:
+    """Return the share of each class among the objects, for ``class_mix`` balanced or nuscenes.
+
+    A class that does not ship has its ``frequency``, beside the others' sum of 1, in either mix.
+    """
+    total = sum(NUSCENES_COUNTS.values()) if class_mix == "nuscenes" else 1
+    counts = NUSCENES_COUNTS if class_mix == "nuscenes" else {}
+    weights = [counts.get(info.name, info.frequency * total) for info in classes]
     return np.array(weights) / sum(weights)
 
 

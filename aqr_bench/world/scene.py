@@ -10,7 +10,8 @@ import numpy as np
 from aqr_bench.errors import UserError
 from aqr_bench.world.actor import Actor, cuboids
 from aqr_bench.world.appearance import paint
-from aqr_bench.world.classes import CLASSES, CYCLE_ALONE_PARTS, ClassInfo, class_shares
+from aqr_bench.world.classes import CYCLE_ALONE_PARTS, ClassInfo, class_shares
+from aqr_bench.world.custom_classes import classes_with
 from aqr_bench.world.geometry import Solids, arc, rotate
 from aqr_bench.world.light import Light, draw_light
 from aqr_bench.world.placement import Occupancy, Placement, PlacementSampler
@@ -128,7 +129,8 @@ def simulate(spec: WorldSpec, split: int, index: int) -> Scene:
     scenery, plots, lamps = draw_scenery(layout, travel_m, occupancy, light, spec.clutter, rng)
 
     sampler = PlacementSampler(layout, occupancy, lidar, spec.half_range_m, spec.hidden_share, rng)
-    shares = class_shares(spec.class_mix)
+    classes = classes_with(spec.classes)
+    shares = class_shares(spec.class_mix, classes)
     wanted = spec.objects_per_frame * rng.uniform(0.8, 1.2)
     actors: list[Actor] = []
     for labelled, count in ((True, wanted), (False, wanted * spec.distractor_ratio)):
@@ -142,7 +144,7 @@ def simulate(spec: WorldSpec, split: int, index: int) -> Scene:
                     "lower world.objects_per_frame, world.distractor_ratio or world.clutter, or raise "
                     "world.half_range_m"
                 )
-            info = CLASSES[rng.choice(len(CLASSES), p=shares)]
+            info = classes[rng.choice(len(classes), p=shares)]
             size = np.array(info.size_lwh) * np.exp(rng.normal(0, spec.size_jitter, 3).clip(-0.35, 0.35))
             speed = float(rng.uniform(*info.speed)) if labelled and rng.random() < info.moving_share else 0.0
             for _ in range(_MAX_TRIES_PER_OBJECT):

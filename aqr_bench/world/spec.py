@@ -13,6 +13,7 @@ from typing import Any
 from aqr_bench.errors import UserError, nearest, quoted, require_file, short
 from aqr_bench.study.schema import read_yaml
 from aqr_bench.study.spec import SPLITS
+from aqr_bench.world.custom_classes import class_hashes, classes_with
 
 GENERATOR_VERSION = "2"  # raise it whenever the same spec would give other bytes
 
@@ -103,12 +104,14 @@ class WorldSpec:
     ``night_share`` and ``dusk_share`` are shares of scenes (the night's comes first if they exceed 1 together).
     ``light`` is the range of a scene's brightness by day, ``dropout`` that of its share of lost LiDAR returns;
     ``half_return_m`` is the range at which a surface of reflectance 10 of 255, met head-on, returns half the pulses.
+    ``classes``: object classes of the user beside the ten that ship, by name, see ``custom_classes``.
     ``level`` gives the defaults in ``LEVELS``: use ``from_dict``, the constructor does not look at it.
     """
 
     seed: int = 1
     level: str = "normal"
     class_mix: str = "balanced"
+    classes: tuple[str, ...] = ()
     version: str = "v1.0-trainval"
     train_scenes: int = 150
     val_scenes: int = 24
@@ -143,12 +146,16 @@ class WorldSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON-able values, in field order."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        if not self.classes:  # worlds of before have no such key
+            del values["classes"]
+        return values
 
     @property
     def sha256(self) -> str:
-        """Return the identity of the world: spec and generator version, as 64 hex digits."""
-        text = json.dumps({"generator": GENERATOR_VERSION, "spec": self.as_dict()}, sort_keys=True)
+        """Return the identity of the world: spec, generator version and files of the user, as 64 hex digits."""
+        files = {"files": class_hashes(self.classes)} if self.classes else {}
+        text = json.dumps({"generator": GENERATOR_VERSION, "spec": self.as_dict(), **files}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
@@ -205,6 +212,14 @@ def _checked(key: str, value: Any, source: str) -> Any:
             choices = ", ".join(sorted(_CHOICES[key]))
             raise UserError(f"{source}: world.{key} is {quoted(value)}; it must be one of {choices}")
         return value
+    if key == "classes":
+        if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+            raise UserError(f"{source}: world.classes must be a list of names, got {quoted(value)}")
+        try:
+            classes_with(value)
+        except UserError as error:
+            raise UserError(f"{source}: world.classes: {error.message}", error.remedy) from error
+        return tuple(value)
     if key not in _PAIRS:
         return _number(key, value, source)
     if not isinstance(value, list | tuple) or len(value) != 2:

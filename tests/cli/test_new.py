@@ -31,6 +31,12 @@ def run_tests(path) -> int:
     return len(tests)
 
 
+@pytest.mark.parametrize(("kind", "tests"), [("metric", 2), ("world_class", 1)])
+def test_the_tests_of_a_metric_and_of_an_object_class_pass_as_written(project, kind, tests):
+    write_template(kind, "my_own", project)
+    assert run_tests(project / "tests" / f"test_{kind}_my_own.py") == tests
+
+
 @pytest.mark.parametrize("kind", ["router", "corruption"])
 def test_the_tests_of_a_template_pass_as_written_and_fail_on_a_mistake(project, kind, capsys):
     assert main([kind, "near_first"]) == 0

@@ -15,6 +15,8 @@ def test_the_page_has_all_kinds_of_extensions(page):
     for command in (
         "aqr-bench new router",
         "aqr-bench new corruption",
+        "aqr-bench new metric",
+        "aqr-bench new world_class",
         "aqr-bench table",
         "studies check",
         "--suites",
@@ -30,11 +32,14 @@ def test_the_page_has_all_kinds_of_extensions(page):
 def test_every_command_runs_as_written(page):
     done = page.run(page.blocks(NAME))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert done.stdout.count("report: ") == 2 and done.stdout.count("jobs to do") == 5
+    assert done.stdout.count("report: ") == 3 and done.stdout.count("jobs to do") == 5
     assert "near_dust" in done.stdout and "passed" in done.stdout  # the new corruption, with its tests
     for name in ("my_tier", "small_centerpoint"):
         load_tier(page.folder / f"{name}.yaml")
     load_study(page.folder / "small_study.yaml")
+    fleet = (page.folder / "results" / "my_fleet").rglob("evaluate.*.jsonl")
+    values = [record.scores["custom"]["near_recall"] for file in fleet for record in read_records(file) if record.ok]
+    assert values and all(0 <= value <= 1 for value in values)
     for name, count in (("checkpoint", 5), ("confident", 3)):
         records = read_records(page.folder / "results" / name / "evaluate.jsonl")
         assert len(records) == count and not any(record.failed for record in records)

@@ -66,10 +66,10 @@ def test_relative_links_lead_to_files_and_headings(page):
 def test_paths_and_modules_exist(page):
     text = text_of(page)
     written = set(re.findall(r"cat > (\S+)", text))  # by a command of the page
-    written |= {f"tests/test_{kind}_{name}.py" for kind, name in re.findall(r"aqr-bench new ([a-z]+) (\w+)", text)}
+    written |= {f"tests/test_{kind}_{name}.py" for kind, name in re.findall(r"aqr-bench new ([a-z_]+) (\w+)", text)}
     paths = {path for path in PATH.findall(text) if not PLACEHOLDER.search(path)} - written - OTHER_PROJECTS
     assert not [path for path in sorted(paths) if not any(ROOT.glob(path))]
-    modules = set(re.findall(r"\baqr_bench(?:\.\w+)+", text)) - {plugins.ROUTERS, plugins.CORRUPTIONS}  # entry points
+    modules = set(re.findall(r"\baqr_bench(?:\.\w+)+", text)) - set(plugins.GROUPS)  # entry points
     assert not [module for module in modules if not exists(module)]
 
 

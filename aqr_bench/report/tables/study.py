@@ -174,9 +174,12 @@ def base_table(suite_conditions: Sequence[str], results: Results) -> ReportTable
 
 
 def _means(name: str, title: str, results: Results, keys: Sequence[tuple[str, str]], wanted: int) -> ReportTable:
-    rows = []
+    rows, custom = [], results.custom
+    names = list(dict.fromkeys(custom["metric"]))
     for condition, variant in keys:
         summaries = {m: summarise(list(by_seed(results, variant, condition, m).values())) for m in METRICS}
+        here = custom[(custom["variant"] == variant) & (custom["condition"] == condition)].dropna(subset="value")
+        summaries |= {m: summarise(list(here[here["metric"] == m]["value"])) for m in names}
         n = max(s.n for s in summaries.values())
         not_applicable = results.not_applicable(variant, condition)
         data = {
@@ -195,7 +198,9 @@ def _means(name: str, title: str, results: Results, keys: Sequence[tuple[str, st
         }
         rows.append(Row(data, text, n < wanted and not not_applicable))
     note = "mAP and NDS: higher is better. mATE (m), mASE, mAOE (rad), mAVE (m/s), mAAE: lower is better."
-    return make_table(name, title, rows, note, METRICS)
+    if names:
+        note += f" Metrics of the user: {', '.join(names)}."
+    return make_table(name, title, rows, note, [*METRICS, *names])
 
 
 def router_table(study: Study, results: Results) -> ReportTable:
