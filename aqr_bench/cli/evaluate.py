@@ -86,7 +86,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--train", help="train record of the model")
     parser.add_argument("--config", help="instead of --tier and --train: an mmdet3d config (file or mmdet3d::...)")
     parser.add_argument("--checkpoint", help="with --config: weights of the model (.pth)")
-    parser.add_argument("--metrics", nargs="+", default=[], help="with --config: custom metrics, my_file.py:NAME")
+    parser.add_argument(
+        "--metrics", nargs="+", action="extend", default=[], help="with --config: custom metrics, my_file.py:NAME"
+    )
     parser.add_argument("--batch-size", type=positive_int, default=1, help="with --config: samples at a time")
     parser.add_argument(
         "--workers", type=positive_int, default=1, metavar="N", help="spread conditions over N processes and all GPUs"
