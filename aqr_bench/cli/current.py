@@ -6,23 +6,19 @@ store; stored records that are asked for again are put back.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from aqr_bench.atomic import write_text
-from aqr_bench.data.digests import known_infos_digest, noted_digest, table_digests, tables_digest
 from aqr_bench.records.cache import replace_in_identity
-from aqr_bench.records.code_dependencies import code_hash_for, hash_of_parts
+from aqr_bench.records.code_dependencies import hash_of_parts
 from aqr_bench.records.freshness import (
     FRESH,
     MISSING,
     STALE,
     AskedFile,
-    DataState,
     Rows,
     Verdict,
     asked_files,
@@ -33,12 +29,11 @@ from aqr_bench.records.freshness import (
     read_provenance,
 )
 from aqr_bench.records.provenance import utc_now
-from aqr_bench.records.request import CODE, code_changed
+from aqr_bench.records.request import CODE
 from aqr_bench.records.store import archive, is_stored, restore, stored_rows
+from aqr_bench.report.data_state import data_reasons, data_state, prepare_code, read_json
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.plan import Selection
-from aqr_bench.world.spec import read_tier
-from aqr_bench.world.write import WORLD_JSON
 
 
 @dataclass(frozen=True)
@@ -91,81 +86,31 @@ def current_state(
         stored: judge as if ``put_back`` had been called, without an effect on the disk.
     """
     layout = RunLayout(selection.tier.name, results)
-    others = _data_reasons(selection, layout)
+    others = data_reasons(selection.tier, layout)
     files = asked_files(selection, results, every_target)
     read = _with_stored(selection, results, files) if stored else None
-    verdicts = judge(files, selection.tier, _data_state(layout, others), read)
+    verdicts = judge(files, selection.tier, data_state(layout, others), read)
     others |= _summary_reasons(selection, layout, verdicts)
     chosen = [v for v in verdicts.values() if not every_target or v.state != MISSING]
     return Current(selection, results, tuple(chosen), others)
 
 
-def _data_state(layout: RunLayout, reasons: Mapping[Path, str]) -> DataState:
-    """The info files as they are; ``reasons`` of ``_data_reasons``."""
-    rebuilt = next((f"info files rebuilt ({why})" for path, why in reasons.items() if path != layout.database), None)
-    return DataState(known_infos_digest(layout.infos), rebuilt, functools.partial(noted_digest, infos=layout.infos))
-
-
-def _data_reasons(selection: Selection, layout: RunLayout) -> dict[Path, str]:
-    """Why world, info files or the database of objects are to be made again; nothing where they are missing."""
-    tier, reasons = selection.tier, {}
-    if tier.kind == "synthetic":
-        world = _read_json(layout.world / WORLD_JSON)
-        if world is not None and world.get("sha256") != read_tier(tier.path).sha256:
-            reasons[layout.world_marker] = "world changed"
-    summary = _read_json(layout.info_summary)
-    if summary is None:
-        return reasons
-    root = tier.data_root or layout.world
-    tables = table_digests(root, tier.version, layout.infos)
-    if reasons:
-        reasons[layout.info_summary] = "world changed"
-    elif tables and summary.get("data_sha256") != tables_digest(tables):
-        reasons[layout.info_summary] = "tables of the data set changed"
-    elif summary.get("skipped_scenes") and not tier.skip_missing:
-        reasons[layout.info_summary] = "scenes that lack files are no longer left out"
-    elif summary.get("vocabulary", {}) != tier.vocabulary.as_dict():
-        reasons[layout.info_summary] = "data.categories or data.attributes of the tier changed"
-    elif summary.get("code", prepare_code()) != prepare_code():
-        reasons[layout.info_summary] = code_changed(["data"])
-    # Info files of earlier versions do not say whether the database was made from them.
-    if layout.database.is_file() and (reasons or ("code" in summary and "database" not in summary)):
-        reasons[layout.database] = "info files rebuilt"
-    return reasons
-
-
-def prepare_code() -> str:
-    """Hash of the code that makes info files."""
-    return code_hash_for("prepare")
-
-
 def _summary_reasons(selection: Selection, layout: RunLayout, verdicts: Mapping[Path, Verdict]) -> dict[Path, str]:
     """Why pictures and page are to be made again."""
     reasons = {}
-    if selection.trained and (pictures := _read_json(layout.pictures)) is not None:
+    if selection.trained and (pictures := read_json(layout.pictures)) is not None:
         run, suite = selection.pictured_run(), selection.trained[0].suite
         shown = layout.train(run), layout.evaluate(run, suite.name)
         states = [verdicts[path].state for path in shown if path in verdicts]
         if set(states) != {FRESH} or pictures.get("identity") != pictures_identity(*shown):
             reasons[layout.pictures] = "records of the pictured model changed"
     if layout.page.is_file():
-        note = _read_json(layout.page_note) or {}
+        note = read_json(layout.page_note) or {}
         asked = {Path(path) for path in selection.records}
         states = {v.state for v in verdicts.values() if selection.results / v.path.relative_to(layout.results) in asked}
         if reasons or states - {FRESH} or note.get("identity") != page_identity(layout.root, selection.studies):
             reasons[layout.page] = "records, studies or the code of the report changed"
     return reasons
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Content of a JSON file; ``{}`` if damaged, None if there is none."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 # ---------------------------------------------------------------- the store
@@ -209,7 +154,7 @@ def _judge_again(
     selection: Selection, results: Path, files: list, read: Callable[[Path], Rows | None] | None = None
 ) -> dict[Path, Verdict]:
     layout = RunLayout(selection.tier.name, results)
-    return judge(files, selection.tier, _data_state(layout, _data_reasons(selection, layout)), read)
+    return judge(files, selection.tier, data_state(layout, data_reasons(selection.tier, layout)), read)
 
 
 def store_stale(current: Current, paths: Iterable[Path]) -> None:
@@ -228,8 +173,8 @@ def accept_code(selection: Selection, results: Path = RESULTS) -> list[Path]:
     Returns the record files. Never a change of config, data or starting weights.
     """
     layout, accepted = RunLayout(selection.tier.name, results), []
-    summary = _read_json(layout.info_summary) or {}
-    if _data_reasons(selection, layout).get(layout.info_summary, "").startswith(CODE):
+    summary = read_json(layout.info_summary) or {}
+    if data_reasons(selection.tier, layout).get(layout.info_summary, "").startswith(CODE):
         note = {"date": utc_now(), "code": summary["code"]}
         summary |= {"code": prepare_code(), "accepted": [*summary.get("accepted", ()), note]}
         write_text(layout.info_summary, json.dumps(summary, indent=1))

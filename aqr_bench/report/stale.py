@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from aqr_bench.data.digests import known_infos_digest, noted_digest
 from aqr_bench.errors import short
-from aqr_bench.records.freshness import MISSING, STALE, DataState, Verdict, asked_files, causes, grouped_reasons, judge
+from aqr_bench.records.freshness import MISSING, STALE, Verdict, asked_files, causes, grouped_reasons, judge
 from aqr_bench.report.collect import further_suites
+from aqr_bench.report.data_state import data_reasons, data_state
 from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.plan import Selection
@@ -133,7 +133,6 @@ def find_stale(records: Path, tier: Tier, studies: Sequence[Study]) -> StaleReco
     layout = RunLayout(tier.name, records)
     further = further_suites(records, tier, studies)
     selection = Selection(tier, tuple(studies), {study.name: study for study in studies}, further)
-    digest = functools.partial(noted_digest, infos=layout.infos)
-    state = DataState(known_infos_digest(layout.infos), digest=digest)
+    state = data_state(layout, data_reasons(tier, layout))
     verdicts = judge(asked_files(selection, records), tier, state).values()
     return StaleRecords(tuple(verdict for verdict in verdicts if verdict.state != MISSING))

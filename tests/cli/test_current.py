@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from asked_records import INFOS, selected, with_config, write_asked
 
-from aqr_bench.cli import current
-from aqr_bench.cli.current import _data_reasons, accept_code, current_state, prepare_code, put_back
+from aqr_bench.cli.current import accept_code, current_state, put_back
 from aqr_bench.records import freshness
 from aqr_bench.records.cache import save_cache_entry
 from aqr_bench.records.code_dependencies import hash_of_parts
 from aqr_bench.records.store import archive
+from aqr_bench.report import data_state
+from aqr_bench.report.data_state import data_reasons, prepare_code
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.vocabulary import Vocabulary
@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 @pytest.fixture
 def results(tmp_path, monkeypatch) -> Path:
     """Records of another config of one variant, and those of the shipped one in the store."""
-    monkeypatch.setattr(current, "known_infos_digest", lambda infos: INFOS)
+    monkeypatch.setattr(data_state, "known_infos_digest", lambda infos: INFOS)
     results = tmp_path / "results"
     write_asked(results, selected())
     for path in sorted(results.rglob("*.jsonl")):
@@ -72,16 +72,16 @@ def test_info_files_are_made_again_for_another_mapping_of_names(tmp_path):
     layout.info_summary.parent.mkdir(parents=True)
     layout.info_summary.write_text(json.dumps({"code": prepare_code()}))  # of a data set with nuScenes' names
     mapped = replace(tier, vocabulary=Vocabulary({"car": "vehicle.car"}))
-    assert _data_reasons(SimpleNamespace(tier=tier), layout) == {}
-    reasons = _data_reasons(SimpleNamespace(tier=mapped), layout)
+    assert data_reasons(tier, layout) == {}
+    reasons = data_reasons(mapped, layout)
     assert reasons == {layout.info_summary: "data.categories or data.attributes of the tier changed"}
     layout.info_summary.write_text(json.dumps({"code": prepare_code(), "vocabulary": mapped.vocabulary.as_dict()}))
-    assert _data_reasons(SimpleNamespace(tier=mapped), layout) == {}
+    assert data_reasons(mapped, layout) == {}
 
 
 @pytest.mark.parametrize("infos", [INFOS, None])
 def test_code_is_accepted_also_where_there_are_no_info_files(tmp_path, monkeypatch, infos):
-    monkeypatch.setattr(current, "known_infos_digest", lambda folder: infos)
+    monkeypatch.setattr(data_state, "known_infos_digest", lambda folder: infos)
     results = tmp_path / "results"
     write_asked(results, selected())
     path = results / "smoke/smoke/cross/seed0/evaluate.missing_sensors.jsonl"
@@ -109,7 +109,7 @@ def test_code_is_accepted_also_where_there_are_no_info_files(tmp_path, monkeypat
 
 
 def test_nothing_is_worked_out_for_records_that_are_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(current, "known_infos_digest", lambda infos: INFOS)
+    monkeypatch.setattr(data_state, "known_infos_digest", lambda infos: INFOS)
     monkeypatch.setattr(freshness, "_requests", lambda *file: pytest.fail("asked for"))
     (tmp_path / "smoke/store").mkdir(parents=True)
     assert {v.state for v in current_state(selected(), tmp_path, stored=True).verdicts} == {"missing"}

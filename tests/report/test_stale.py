@@ -22,9 +22,11 @@ from aqr_bench.report.result_sets import read_set
 from aqr_bench.report.stale import find_stale
 from aqr_bench.report.tables.speed import speed_section
 from aqr_bench.report.tables.study import classes_table, metrics_table, runs_table, scores_table
+from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.plan import with_variants
 from aqr_bench.study.runs import limit_seeds
+from aqr_bench.world.spec import read_tier
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -49,6 +51,23 @@ def marks(table, **columns) -> list[str]:
     for column, value in columns.items():
         rows = rows[rows[column] == value]
     return sorted(set(rows["stale"]))
+
+
+def test_a_world_of_other_settings_makes_all_stale_before_info_files_are_rebuilt(tmp_path):
+    path = make_study(tmp_path)
+    fill(tmp_path / "results", path)
+    tier, study = load_tier("smoke"), load_study(path)
+    assert find_stale(tmp_path / "results", tier, [study]).verdicts == ()
+    marker = RunLayout("smoke", tmp_path / "results").world_marker
+    marker.parent.mkdir()
+    marker.write_text(json.dumps({"sha256": read_tier(tier.path).sha256}))
+    assert find_stale(tmp_path / "results", tier, [study]).verdicts == ()
+    marker.write_text(json.dumps({"sha256": "0" * 64}))
+    stale = find_stale(tmp_path / "results", tier, [study])
+    assert stale.verdicts == stale.judged
+    assert {reason for verdict in stale.verdicts for reason in verdict.reasons if "world changed" in reason} == {
+        "info files rebuilt (world changed)"
+    }
 
 
 def test_rows_of_a_changed_variant_are_marked_and_no_others(place):
