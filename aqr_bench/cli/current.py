@@ -38,7 +38,6 @@ from aqr_bench.records.store import archive, is_stored, restore, stored_rows
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.plan import Selection
 from aqr_bench.world.spec import read_tier
-from aqr_bench.world.write import WORLD_JSON
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _data_reasons(selection: Selection, layout: RunLayout) -> dict[Path, str]:
     """Why world, info files or the database of objects are to be made again; nothing where they are missing."""
     tier, reasons = selection.tier, {}
     if tier.kind == "synthetic":
-        world = _read_json(layout.world / WORLD_JSON)
+        world = _read_json(layout.world_marker)
         if world is not None and world.get("sha256") != read_tier(tier.path).sha256:
             reasons[layout.world_marker] = "world changed"
     summary = _read_json(layout.info_summary)
