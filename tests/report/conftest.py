@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from aqr_bench.report import folded
+from aqr_bench.report import folded, page
 from aqr_bench.report.figures import robustness, study, style
 
 
@@ -30,3 +30,10 @@ def blank_figures():
         for module in (study, robustness, folded):
             patch.setattr(module, "save", save_blank)
         yield
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """For tests of what else is on the page: figures take seconds also where they are not rendered."""
+    for name in ("draw_study", "draw_costs"):
+        monkeypatch.setattr(page, name, lambda *_: [])

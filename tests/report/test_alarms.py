@@ -30,7 +30,7 @@ from aqr_bench.report.page import build_report
 from aqr_bench.study.load import load_study, load_tier, resolve_condition
 from aqr_bench.study.runs import limit_seeds
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 TIER = load_tier("smoke")
 CONDITION_NAMES = ("clean", "no_lidar", "no_cameras")

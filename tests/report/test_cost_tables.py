@@ -13,7 +13,7 @@ from aqr_bench.report.tables.cost import cost_table, cost_tables
 from aqr_bench.report.tables.speed import published_speeds, speed_section
 from aqr_bench.study.load import load_study, load_tier
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def times(median: float, ratio: float) -> dict:

@@ -27,7 +27,7 @@ from aqr_bench.report.score_statistics import paired_difference, phrase, verdict
 from aqr_bench.report.tables.study import by_seed, differences, scores_table
 from aqr_bench.study.load import load_study, load_tier
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 TIER = load_tier("smoke")
 SCENES = SceneInterval(seeds=3, scenes=64, mean=0.05, low=0.03, high=0.07, sd=0.01)

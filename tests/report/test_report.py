@@ -23,6 +23,8 @@ from aqr_bench.report.tables.cost import cost_table
 from aqr_bench.report.tables.study import scores_table
 from aqr_bench.study.load import load_study, load_tier
 
+NO_FIGURES = pytest.mark.usefixtures("no_figures")
+
 
 def report_on(tmp_path: Path, study_path: Path) -> str:
     out = tmp_path / "report"
@@ -76,12 +78,14 @@ def test_complete_report(tmp_path):
     figures = {p.name for p in (tmp_path / "report" / "figures").iterdir()}
     wanted = ("metric", "metrics", "difference", "heatmap", "pareto", "router", "classes", "curves", "worth")
     assert figures == {f"made_up_{name}{suffix}" for name in wanted for suffix in (".png", ".pdf")}
+    assert (tmp_path / "report" / "figures" / "made_up_router.png").stat().st_size > 10_000
     scores = pd.read_csv(tmp_path / "report" / "tables" / "made_up_scores.csv")
     assert list(scores["ok"]) == [2] * 6 and scores["difference"].dropna().between(0.05, 0.06).all()
     markdown = (tmp_path / "report" / "tables" / "made_up_scores.md").read_text()
     assert "| clean | none | 0.40" in markdown
 
 
+@NO_FIGURES
 def test_what_the_router_does_is_shown_where_there_is_one(tmp_path):
     study = make_study(tmp_path)
     fill(tmp_path / "results", study)
@@ -91,7 +95,6 @@ def test_what_the_router_does_is_shown_where_there_is_one(tmp_path):
     row = table[(table["condition"] == "no_lidar") & (table["group"] == "all")].iloc[0]
     assert (row["variant"], row["runs"]) == ("cross", 2)
     assert (row["lidar_mean"], row["camera_mean"]) == pytest.approx((0.1, 0.25))
-    assert (tmp_path / "report" / "figures" / "made_up_router.png").stat().st_size > 10_000
     shown = (tmp_path / "report" / "tables" / "made_up_router.md").read_text()
     assert "+0.50 | 0.110 | – | +0.25 |" in shown
     without = make_study(tmp_path, variants=("none", "self"))
@@ -99,6 +102,7 @@ def test_what_the_router_does_is_shown_where_there_is_one(tmp_path):
     assert "What the router does" not in report_on(tmp_path, without)
 
 
+@NO_FIGURES
 def test_failed_and_missing_runs_are_shown_and_take_nothing_down(tmp_path):
     study_path = make_study(tmp_path, seeds=(0, 1, 2))
     fill(tmp_path / "results", study_path, fail={("cross", 1)}, skip={("none", 2)})
@@ -119,6 +123,7 @@ def test_no_records_at_all(tmp_path):
     assert "There are no records yet" in page and "No answer yet" in page and "<img" not in page
 
 
+@NO_FIGURES
 def test_a_single_variant(tmp_path):
     study_path = make_study(tmp_path, variants=("none",), seeds=(0,))
     fill(tmp_path / "results", study_path)

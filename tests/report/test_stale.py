@@ -28,7 +28,7 @@ from aqr_bench.study.plan import with_variants
 from aqr_bench.study.runs import limit_seeds
 from aqr_bench.world.spec import read_tier
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 REFERENCE = shipped_folder() / "results" / "reference" / "quick_0.1.0" / "records"
 WINDOW = "a cross -> b"
@@ -115,9 +115,7 @@ def test_speeds_of_a_stale_measurement_are_marked(place):
     assert "stale" not in speed_section(tier, [study], place / "results")[0].tables[0].data["source"][0]
 
 
-def test_the_command_says_it_on_page_and_terminal(place, tmp_path, capsys, monkeypatch):
-    for name in ("draw_study", "draw_costs"):  # which take seconds
-        monkeypatch.setattr(page, name, lambda *arguments: [])
+def test_the_command_says_it_on_page_and_terminal(place, tmp_path, capsys):
     arguments = ["--tier", "smoke", "--study", str(place / "made_up.yaml"), "--records", str(place / "results")]
     assert report.main([*arguments, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
