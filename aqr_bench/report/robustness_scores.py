@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from aqr_bench.corruptions import Corruption
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.robustness import CLEAN, robustness
 from aqr_bench.records.record import Record
@@ -62,23 +63,29 @@ def families(suite: Suite) -> dict[str, dict[int, str]]:
     Derived conditions, which lack a sensor in addition, are left out: they are no corruptions of their own.
 
     A corruption is named like its conditions without ``_<severity>``; where a condition is not named so, like the
-    registry's entry. UserError for a suite that has no clean score, or one severity twice.
+    registry's entry. The severity of several corruptions is the one that all of them have, else 0. UserError for a
+    suite that has no clean score, or one severity twice.
     """
     if suite.conditions[0].corruption.key != CLEAN:
         raise UserError(f"{suite.path}: conditions: the first one must be '{CLEAN}', which robustness is relative to")
     groups: dict[str, dict[int, str]] = {}
     for condition in (c for c in suite.conditions[1:] if c.name not in suite.derived):
-        severity = condition.corruption.severity
+        severity = _severity(condition.corruption)
         suffix = f"_{severity}"
         if severity and condition.name.endswith(suffix):
             name = condition.name.removesuffix(suffix)
         else:
-            name = condition.corruption.name if severity else condition.name
+            name = condition.corruption.name if condition.corruption.severity else condition.name
         if severity in groups.setdefault(name, {}) or name == CLEAN:
             other = groups[name].get(severity, suite.conditions[0].name)
             raise UserError(f"{suite.path}: conditions: '{condition.name}' is the same corruption as '{other}'")
         groups[name][severity] = condition.name
     return groups
+
+
+def _severity(corruption: Corruption) -> int:
+    of_parts = {part.severity for part in corruption.parts}
+    return of_parts.pop() if len(of_parts) == 1 else corruption.severity
 
 
 def corrupts(suite: Suite) -> bool:

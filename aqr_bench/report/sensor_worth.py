@@ -20,6 +20,7 @@ from aqr_bench.report.collect import Results, collect_runs, further_suites
 from aqr_bench.report.input_alarms import unused_sensors
 from aqr_bench.report.scene_bootstrap import METRIC, resampled_run
 from aqr_bench.report.score_statistics import (
+    FEW_SEEDS,
     MIN_DIFFERENCE,
     ScoreDifference,
     Summary,
@@ -32,7 +33,7 @@ from aqr_bench.study.spec import Run, Study, Suite, Tier
 
 SENSOR_NAMES = {"lidar": "LiDAR", "camera": "cameras"}
 USED, HARMFUL, DECORATIVE = "used", "harmful", "decorative"
-ONE_SEED, NOTHING = "one seed, noise unknown", "detects nothing"
+FEW, NOTHING = "too few seeds", "detects nothing"
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,8 @@ class WorthRow:
         """Used, harmful, decorative (nothing beyond the noise), or why there is none."""
         if max(side.mean or 0.0 for side in (self.score, self.without)) < MIN_DIFFERENCE:
             return NOTHING
-        if self.worth.low is None:
-            return ONE_SEED
         if not self.worth.beyond_noise:
-            return DECORATIVE
+            return DECORATIVE if self.worth.n >= FEW_SEEDS else FEW
         return USED if self.worth.mean > 0 else HARMFUL
 
 

@@ -15,7 +15,7 @@ from report_records import make_study
 
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, write_records
-from aqr_bench.report import robustness_scores
+from aqr_bench.report import collect, robustness_scores
 from aqr_bench.report.__main__ import main as report
 from aqr_bench.report.figures.robustness import MEAN, degradation_figure, resistance, resistance_figure
 from aqr_bench.report.robustness_scores import collect_suite_scores, corrupts, families
@@ -256,8 +256,9 @@ def test_on_the_page(tmp_path):
 
 def test_a_study_is_shown_under_every_suite_it_was_evaluated_under(tmp_path, monkeypatch):
     suite, study = made_up_suite(tmp_path), load_study(make_study(tmp_path))
-    monkeypatch.setattr(robustness_scores, "known_suites", lambda: ["graded", "missing_sensors"])
-    monkeypatch.setattr(robustness_scores, "load_suite", lambda name: suite if name == "graded" else load_suite(name))
+    for module in (collect, robustness_scores):
+        monkeypatch.setattr(module, "known_suites", lambda: ["graded", "missing_sensors"])
+        monkeypatch.setattr(module, "load_suite", lambda name: suite if name == "graded" else load_suite(name))
     tier = load_tier("smoke")
     put(tmp_path, "none", 0, NONE, suite="missing_sensors")
     assert robustness_scores.all_suite_scores(tmp_path, tier, study) == []

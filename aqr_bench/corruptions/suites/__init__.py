@@ -1,5 +1,5 @@
 """Published sets of corruptions, one module each: what a corruption does to a frame, and its entries."""
 
-from aqr_bench.corruptions.suites import missing_sensors, multicorrupt, nuscenes_c, nuscenes_r
+from aqr_bench.corruptions.suites import missing_sensors, msc_bench, multicorrupt, nuscenes_c, nuscenes_r
 
-SUITES = (missing_sensors, nuscenes_r, multicorrupt, nuscenes_c)
+SUITES = (missing_sensors, nuscenes_r, multicorrupt, nuscenes_c, msc_bench)
