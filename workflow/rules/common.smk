@@ -152,9 +152,23 @@ def another_run_is_at_work():
     return locks.is_dir() and any(locks.iterdir())
 
 
-onstart:
+def before_the_first_job(_log=None):
     refuse_missing_gpus()
     store_what_is_made_again()
+
+
+onstart:
+    before_the_first_job()
+
+
+def behind(first):
+    """``before_the_first_job`` after what another file has Snakemake do when it starts."""
+    return lambda log: (first(log), before_the_first_job())
+
+
+# Of a module Snakemake does not run onstart, but only that of the file that takes it.
+if not workflow.modifier.is_main_snakefile():
+    workflow._onstart = behind(workflow._onstart)
 
 
 SELECTION = load_selection(config)
