@@ -189,8 +189,8 @@ def _floor(
     floors: Mapping[tuple[SensorInput, str], Mapping[int, ScoredInput]], given: SensorInput | None
 ) -> tuple[str, Summary] | None:
     """The model that never has the sensor, and its scores on the same input; the best where there are several."""
-    found = [(model, summarise(list(_scores(side).values()))) for (key, model), side in floors.items() if key == given]
-    return max(found, key=lambda pair: pair[1].mean or 0.0, default=None)
+    candidates = [(model, summarise(list(_scores(side).values()))) for (key, model), side in floors.items() if key == given]
+    return max(candidates, key=lambda pair: pair[1].mean or 0.0, default=None)
 
 
 def _scores(side: Mapping[int, ScoredInput]) -> dict[int, float]:
