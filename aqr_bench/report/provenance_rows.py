@@ -24,7 +24,7 @@ def provenance_rows(tier: Tier, studies: Sequence[Study], records: Sequence[Reco
     seeds = sorted({seed for study in studies for seed in study.seeds})
     rows = [
         ("Reproduce", f"aqr-bench run --tier {as_typed(tier.path, tier.name)} --study {names}"),
-        ("Tier", f"{tier.name}: {tier.summary} Data: {tier.kind} {tier.version}. Model config: {tier.model}."),
+        ("Tier", f"{tier.name}: {tier.summary} Data: {tier.kind} {tier.version}. Model config: {tier.model}"),
         ("Schedule", _schedule(tier)),
         ("Seeds", ", ".join(map(str, seeds)) or "none: nothing is trained"),
         ("Git commit of the runs", joined(commits)),
