@@ -86,7 +86,7 @@ class View:
         draw_sample(path, images, matrices, self.points, truth, none, title, range_m=54.0)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_points_and_boxes_stay_on_the_objects_through_the_whole_augmentation(keyframe, seed):
     """A LiDAR point, and the centre of a box, shows the same patch of the real images before and after.
 
@@ -205,9 +205,8 @@ def test_a_full_size_step_of_the_router_of_mome_on_a_cpu(keyframe):
     assert facts["with_gradient"] == 16  # the names in mome.aqr_only.csv
 
 
-@pytest.mark.parametrize(
-    "name", [R50, *(pytest.param(n, marks=pytest.mark.slow) for n in (VOV, LIDAR, CAMERA, "mome"))]
-)
+@pytest.mark.slow  # every day, tests/cmt builds these models and runs their heads
+@pytest.mark.parametrize("name", [R50, VOV, LIDAR, CAMERA, "mome"])
 def test_a_full_size_inference_on_a_cpu(keyframe, name):
     facts = run_full_size(name, "predict", keyframe)
     assert facts["finite"] and 0 < facts["boxes"] <= 300

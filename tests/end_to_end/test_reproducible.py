@@ -90,6 +90,7 @@ def test_another_seed_is_another_training(place, alone):
     assert {"curve.1", "provenance.checkpoint_sha256"} <= {difference.name for difference in result.different}
 
 
+@pytest.mark.slow  # the import alone takes longer than the training
 def test_a_process_of_its_own_with_another_hash_seed_gives_the_same(place, alone):
     words = command(place, "hashed", workers=1)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "12345"}

@@ -310,7 +310,8 @@ class Checkout:
     def _fork(self, command: tuple[str, ...], environment: dict[str, str]) -> subprocess.CompletedProcess:
         """``python -m`` with the command, forked from a process that has imported what takes long."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["snakemake.cli", "numpy", "scipy", "cv2", "yaml", "jsonschema", "psutil"])
+        libraries = ["snakemake.cli", "snakemake.report", "smart_open", "numpy", "scipy", "cv2", "jsonschema", "psutil"]
+        context.set_forkserver_preload(libraries)
         env = self._environment(environment)
         with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
             process = context.Process(target=_as_module, args=(str(self.root), command, env, out.name, err.name))
