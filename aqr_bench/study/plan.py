@@ -207,4 +207,4 @@ def launcher_of(tier: Tier, schedule: Schedule) -> Launcher:
 def evaluation_settings(tier: Tier, suite: Suite) -> dict[str, Any]:
     """What an evaluation depends on besides the model and its config."""
     conditions = [condition.settings for condition in suite.conditions]
-    return {"conditions": conditions, "batch_size": tier.evaluate_batch_size}
+    return {"conditions": conditions, "batch_size": tier.evaluate_batch_size, **tier.scoring.entry()}

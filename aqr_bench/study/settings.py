@@ -42,7 +42,8 @@ def condition_settings(
         model = {**_model_settings(tier, tier.model), "config": tier.base.config}
     else:
         model = _variant_settings(tier, variant_schedule(tier, study, variant))
-    return _plain({**model, "condition": condition.settings, "batch_size": tier.evaluate_batch_size})
+    scored = {"batch_size": tier.evaluate_batch_size, **tier.scoring.entry()}
+    return _plain({**model, "condition": condition.settings, **scored})
 
 
 def measure_settings(tier: Tier, study: Study, variant: str) -> Settings:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aqr_bench.metrics.scoring_rules import ScoringRules
 from aqr_bench.study.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class Tier:
     tf32: bool = False  # TensorFloat-32 in float32 products and convolutions on a GPU
     vocabulary: Vocabulary = field(default_factory=Vocabulary)  # of a data set whose names are not nuScenes'
     cache_features: bool = False  # store those of frozen branches on disk: faster on a CPU, and no result differs
+    scoring: ScoringRules = field(default_factory=ScoringRules)  # where not nuScenes'
     cluster_gpu: bool = True  # whether its jobs ask a cluster for GPUs; on one machine they take those that are there
 
 
