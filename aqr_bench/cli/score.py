@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from aqr_bench.console import print_line
 from aqr_bench.errors import UserError
 
 
@@ -18,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     # Imports of the devkit take seconds: only once the arguments are known to be good.
     from aqr_bench.engine.score_submission import find_submissions, find_target, score_submissions
+    from aqr_bench.metrics.scoring_rules import ScoringRules, parse_ranges
     from aqr_bench.study.load import load_suite
 
     suite = None if args.suite is None else load_suite(args.suite)
@@ -25,7 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     target = find_target(args.root, args.version, args.split)
     first = args.submissions[0].resolve()
     name = args.name or (first if first.is_dir() else first.parent).name
-    score_submissions(submissions, target, name, suite, args.out)
+    rules = ScoringRules(parse_ranges(args.ranges), args.classes)
+    rules.class_range()  # raises for what is no class
+    if not rules.official:
+        print_line(f"not nuScenes' rules, so no official numbers: {rules.text}")
+    score_submissions(submissions, target, name, suite, args.out, rules)
     return 0
 
 
@@ -48,6 +54,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--suite", help="condition suite, file or name, that has the conditions")
     parser.add_argument("--name", metavar="MODEL", help="name of the model (default: the folder of the submissions)")
+    parser.add_argument(
+        "--classes",
+        choices=["all", "present"],
+        default="all",
+        help="the mean is over nuScenes' ten classes, or over those that the split has objects of",
+    )
+    parser.add_argument(
+        "--ranges", nargs="+", default=[], metavar="CLASS=METRES", help="other ranges than nuScenes' for some classes"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="RECORDS", help="record file to write (.jsonl)")
     args = parser.parse_args(argv)
     if args.out.suffix != ".jsonl":

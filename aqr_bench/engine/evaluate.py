@@ -246,11 +246,13 @@ class Evaluator:
             matches=folder / "matches.npz",
             results=results,
             custom=self.tier.metrics,
+            rules=self.tier.scoring,
         )
         router = log.save(folder / "router.npz")
         extra = {
             "matches": {"file": "matches.npz"},
             "metric": metric_engine(),
+            **self.tier.scoring.entry(),
             **({"skipped_scenes": list(self.data.skipped_scenes)} if self.data.skipped_scenes else {}),
             **({"router": router} if router else {}),
         }
@@ -265,7 +267,7 @@ class Evaluator:
         name = f"{inputs} {self.checkpoint.name if self.checkpoint else ''} {scores['mAP']!r}"
         if metric_engine() == "devkit" or not cross_check.is_drawn(name, cross_check.SHARE):
             return {}
-        check = cross_check.check_submission(submission, scores, self.tables)
+        check = cross_check.check_submission(submission, scores, self.tables, rules=self.tier.scoring)
         if not check.agrees:
             first = check.mismatches[0] if check.mismatches else "nothing was compared"
             raise RuntimeError(f"our metric and nuscenes-devkit differ in {len(check.mismatches)} numbers: {first}")
@@ -274,14 +276,13 @@ class Evaluator:
     def detect(self, condition: Condition, path: Path) -> tuple[Path, dict[str, list], dict[str, Fingerprint]]:
         """Write the nuScenes submission of the val split to ``path``: path, entries, inputs' fingerprints by token."""
         import torch
-        from nuscenes.eval.common.config import config_factory
 
         from aqr_bench.metrics.submission import sample_detections, write_submission
 
         loader = build_loader(self.config, condition, self.tier.evaluate_batch_size, self.dataset)
         self.dataset = loader.dataset
         infos = {info["token"]: info for info in map(loader.dataset.get_data_info, range(len(loader.dataset)))}
-        names, ranges = loader.dataset.metainfo["classes"], config_factory("detection_cvpr_2019").class_range
+        names, ranges = loader.dataset.metainfo["classes"], self.tier.scoring.class_range()
         fingerprints: dict[str, Fingerprint] = {}
         results: dict[str, list] = {}
         for batch in _batches(loader, condition.name):

@@ -18,6 +18,7 @@ from aqr_bench.engine.condition_cache import condition_line
 from aqr_bench.engine.job import cost_since
 from aqr_bench.errors import UserError, join_names, nearest
 from aqr_bench.metrics.detection import evaluated_truth, metric_engine, score_detections
+from aqr_bench.metrics.scoring_rules import OFFICIAL_RULES, ScoringRules
 from aqr_bench.metrics.splits import OFFICIAL, evaluation_split, require_split
 from aqr_bench.records.job import Job
 from aqr_bench.records.provenance import portable_path, provenance, utc_now
@@ -125,7 +126,12 @@ def find_target(root: Path, version: str | None, split: str | None) -> Target:
 
 
 def score_submissions(
-    submissions: Sequence[Submission], target: Target, model: str, suite: Suite | None, out: Path
+    submissions: Sequence[Submission],
+    target: Target,
+    model: str,
+    suite: Suite | None,
+    out: Path,
+    rules: ScoringRules = OFFICIAL_RULES,
 ) -> list[Record]:
     """Score all, print a line for each, and write their records to ``out``; matches go beside it (matches_folder).
 
@@ -135,7 +141,7 @@ def score_submissions(
     nusc = open_nuscenes(target.root, target.version)
     data_sha256 = tables_digest(table_digests(target.root, target.version))
     # What is wrong with the tables is not to be blamed on a submission.
-    tokens = evaluated_truth(nusc, split=target.split).samples.tokens
+    tokens = evaluated_truth(nusc, target.split, rules).samples.tokens
     for submission in submissions:
         _require_manifest_fits(submission, target, data_sha256, tokens)
     records: list[Record] = []
@@ -143,10 +149,12 @@ def score_submissions(
         started, clock = utc_now(), (time.perf_counter(), time.process_time())
         sha256 = sha256_file(submission.path) if submission.path.is_file() else ""
         matches = matches_folder(out) / submission.condition / "matches.npz"
-        scores = score_detections(submission.path, nusc, matches.parent, matches=matches, split=target.split)
+        scores = score_detections(
+            submission.path, nusc, matches.parent, matches=matches, split=target.split, rules=rules
+        )
         manifest, manifest_sha256 = submission.written or (None, "")
         inputs = (sha256, manifest_sha256) if manifest else (sha256,)
-        job = Job("score", None, data_sha256, None, {"split": target.split}, inputs)
+        job = Job("score", None, data_sha256, None, {"split": target.split, **rules.entry()}, inputs)
         facts = provenance(
             job,
             started=started,
@@ -165,7 +173,7 @@ def score_submissions(
             scores=scores,
             cost={**cost_since(clock), "samples": len(tokens)},
             provenance=facts,
-            extra={"matches": {"file": matches.name}, "metric": metric_engine(), "submission": source},
+            extra={"matches": {"file": matches.name}, "metric": metric_engine(), "submission": source, **rules.entry()},
         )
         records.append(record)
         print_line(condition_line(record, len(records), len(submissions)))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.metrics.scoring_rules import OFFICIAL_RULES, ScoringRules
+
 TOLERANCE = 1e-9
 SHARE = 0.1  # of all evaluations that are scored by the devkit as well
 
@@ -91,10 +93,15 @@ def is_drawn(name: str, share: float = SHARE, seed: int = 0) -> bool:
 
 
 def check_submission(
-    submission: str | Path, scores: Mapping[str, Any], nusc: Any, tolerance: float = TOLERANCE
+    submission: str | Path,
+    scores: Mapping[str, Any],
+    nusc: Any,
+    tolerance: float = TOLERANCE,
+    rules: ScoringRules = OFFICIAL_RULES,
 ) -> CrossCheck:
-    """Score a submission with the devkit and compare the scores of its record with that."""
+    """Score a submission with the devkit, by the same rules, and compare the scores of its record with that."""
     from aqr_bench.metrics.detection import score_detections
 
     with tempfile.TemporaryDirectory() as folder:
-        return cross_check(scores, score_detections(submission, nusc, folder, engine="devkit"), tolerance)
+        by_devkit = score_detections(submission, nusc, folder, engine="devkit", rules=rules)
+        return cross_check(scores, by_devkit, tolerance)

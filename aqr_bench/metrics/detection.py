@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nuscenes.eval.detection.constants import DETECTION_NAMES
+
 from aqr_bench.errors import UserError, nearest
 from aqr_bench.metrics.boxes import box_properties
 from aqr_bench.metrics.custom import custom_scores
 from aqr_bench.metrics.ground_truth import GroundTruth, filter_boxes, ground_truth
 from aqr_bench.metrics.matches import collect_matches
 from aqr_bench.metrics.nuscenes import UNDEFINED, evaluate
+from aqr_bench.metrics.scoring_rules import ALL, OFFICIAL_RULES, ScoringRules
 from aqr_bench.metrics.splits import evaluation_split
 from aqr_bench.metrics.submission import from_results, load_results, read_submission
 
@@ -37,12 +40,12 @@ def score_detections(
     results_json: str | Path,
     nusc: Any,
     out_dir: str | Path,
-    config: str = "detection_cvpr_2019",
     matches: str | Path | None = None,
     engine: str | None = None,
     results: Mapping[str, Sequence[Mapping]] | None = None,
     split: str | None = None,
     custom: Sequence[str] = (),
+    rules: ScoringRules = OFFICIAL_RULES,
 ) -> dict:
     """Score a submission with our metric, or with the devkit's DetectionEval.
 
@@ -50,38 +53,37 @@ def score_detections(
         results_json: nuScenes submission of every sample of the split.
         nusc: devkit NuScenes of the data set (v1.0-mini or v1.0-trainval).
         out_dir: where the devkit may write.
-        config: devkit evaluation configuration.
         matches: where to save which detection is matched to which object (see matches.py), or None; by our metric.
         engine: "fast" or "devkit"; None: see :func:`metric_engine`. Both give the same numbers.
         results: the submission's entries by sample token, if in memory; the fast metric reads no file then.
         split: that it is scored on; None: the val split, see splits.py.
         custom: names of metrics of the user, see custom.py; with ``matches``, or by the fast metric.
+        rules: where not nuScenes'.
     Returns:
         ``{mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE, classes: {name: {AP, AP_dist, ATE, ...}}}``; a number that the
         devkit leaves undefined is None. With ``custom``, what they give is ``custom``, by name.
     """
-    from nuscenes.eval.common.config import config_factory
-
-    rules = config_factory(config)
     by_devkit = metric_engine(engine) == "devkit"
+    if by_devkit and matches is None and rules.classes == ALL:
+        return _score_with_devkit(results_json, nusc, out_dir, rules.config(()), split)
+    truth = evaluated_truth(nusc, split, rules)
+    samples, config = truth.samples, rules.config(DETECTION_NAMES[label] for label in set(truth.boxes.label.tolist()))
     if by_devkit and matches is None:
-        return _score_with_devkit(results_json, nusc, out_dir, rules, split)
-    truth = evaluated_truth(nusc, config, split)
-    samples = truth.samples
+        return _score_with_devkit(results_json, nusc, out_dir, config, split)
     if results is None:
-        detections = read_submission(results_json, samples.index_by_token, rules.max_boxes_per_sample)
+        detections = read_submission(results_json, samples.index_by_token, config.max_boxes_per_sample)
     else:
-        detections = from_results(results, samples.index_by_token, rules.max_boxes_per_sample)
-    detections = filter_boxes(detections, samples, rules.class_range)
-    evaluation = evaluate(truth.boxes, detections, len(samples.tokens), rules)
+        detections = from_results(results, samples.index_by_token, config.max_boxes_per_sample)
+    detections = filter_boxes(detections, samples, config.class_range)
+    evaluation = evaluate(truth.boxes, detections, len(samples.tokens), config)
     if matches is not None:
         where = samples.tokens, samples.scenes, samples.scene
         properties = truth.properties(), box_properties(detections, samples.offset(detections))
-        more = rules, properties, samples.descriptions
+        more = config, properties, samples.descriptions
         collect_matches(evaluation, truth.boxes, detections, *where, *more).save(matches)
     further = {"custom": custom_scores(custom, detections, truth.boxes, samples)} if custom else {}
     if by_devkit:
-        return _score_with_devkit(results_json, nusc, out_dir, rules, split) | further
+        return _score_with_devkit(results_json, nusc, out_dir, config, split) | further
     return flatten_summary(evaluation.summary) | further
 
 
@@ -89,23 +91,23 @@ def _split(nusc: Any) -> str:
     return evaluation_split(getattr(nusc, "dataroot", None), nusc.version)
 
 
-def evaluated_truth(nusc: Any, config: str = "detection_cvpr_2019", split: str | None = None) -> GroundTruth:
+def evaluated_truth(nusc: Any, split: str | None = None, rules: ScoringRules = OFFICIAL_RULES) -> GroundTruth:
     """The objects that detections are scored with, see :func:`score_detections`; UserError where there are none."""
-    from nuscenes.eval.common.config import config_factory
-
-    return ground_truth(nusc, split or _split(nusc), config_factory(config).class_range)
+    return ground_truth(nusc, split or _split(nusc), rules.class_range())
 
 
-def _score_with_devkit(results_json: str | Path, nusc: Any, out_dir: str | Path, rules: Any, split: str | None) -> dict:
+def _score_with_devkit(
+    results_json: str | Path, nusc: Any, out_dir: str | Path, config: Any, split: str | None
+) -> dict:
     from nuscenes.eval.detection.evaluate import DetectionEval
 
     if not any(load_results(results_json).values()):
         # A collapsed model detects nothing; the devkit stops with "Invalid box type: None" on such a file.
-        return empty_submission_scores(rules.class_names)
+        return empty_submission_scores(config.class_names)
     with _quiet_devkit():
         evaluation = DetectionEval(
             nusc,
-            config=rules,
+            config=config,
             result_path=str(results_json),
             eval_set=split or _split(nusc),
             output_dir=str(out_dir),

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from aqr_bench.metrics.bootstrap import SceneInterval
+from aqr_bench.metrics.scoring_rules import rules_of
 from aqr_bench.records.record import NOT_APPLICABLE, Record, fail_unchanged_inputs, read_records
 from aqr_bench.records.request import code_versions, listed
 from aqr_bench.report.scene_bootstrap import EvaluatedRun, evaluation_file, scene_intervals
@@ -354,6 +355,14 @@ def mixtures(records: Iterable[Record]) -> list[str]:
             values = {p.get(key) for p in rows} - {None}
             if len(values) > 1:
                 warnings.append(f"{kind} records come from {len(values)} different {what}")
+        if kind == "evaluate":
+            rules = {rules_of(r.extra).text for r in records if r.kind == kind and r.ok}
+            if len(rules) > 1:
+                warnings.append(
+                    f"scores are by {len(rules)} different rules ({'; '.join(sorted(filter(None, rules)))})"
+                )
+            elif any(rules):
+                warnings.append(f"scores are not by nuScenes' rules ({rules.pop()}), so no official numbers")
         if kind == "measure":
             machines = {(p.get("machine") or {}).get("cpu") for p in rows} - {None}
             if len(machines) > 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from aqr_bench.errors import UserError, join_names, nearest
+from aqr_bench.metrics.scoring_rules import rules_of
 from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, read_records, record_files
 from aqr_bench.report.collect import classes_frame, evaluations_frame, evaluations_of
 from aqr_bench.report.robustness_scores import SINGLE_SENSOR, SuiteScores, families, suite_scores
@@ -106,6 +107,10 @@ def read_evaluations(places: Sequence[str], suite: Suite, models: Sequence[str] 
         for record in evaluations_of(records, suite)
     ]
     read = tuple(record for _, _, records in runs for record in records)
+    rules = {rules_of(record.extra).text for record in read if record.ok}
+    if len(rules) > 1:
+        texts = "; ".join(sorted(text or "nuScenes' rules" for text in rules))
+        raise UserError(f"records are scored by different rules, and no table mixes them: {texts}")
     return LooseEvaluations(suite, evaluations_frame(evaluated), classes_frame(evaluated), read, tuple(warnings))
 
 

@@ -52,7 +52,7 @@ def build_models_report(paths: Sequence[Path], out: Path) -> Path:
     for results in sets:
         if not results.without_tier:
             raise UserError(f"{results.label}: records of tier '{results.tier}': name it with --tier, and its studies")
-        if data := [reason for reason in incompatible(sets[0], results) if "different data" in reason]:
+        if data := [reason for reason in incompatible(sets[0], results) if "different" in reason]:
             raise UserError(f"{sets[0].label} and {results.label} cannot be in one report: {data[0]}")
     models = [_model(results) for results in sets]
     names = [model.name for model in models]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aqr_bench.data.digests import known_infos_digest
 from aqr_bench.errors import UserError, nearest
+from aqr_bench.metrics.scoring_rules import rules_of
 from aqr_bench.records.diff import cost_ratios
 from aqr_bench.records.freshness import causes
 from aqr_bench.records.loose import record_path, stale_reasons
@@ -115,6 +116,10 @@ def incompatible(a: ResultSet, b: ResultSet) -> list[str]:
             first, second = (", ".join(sorted(d[:12] for d in hashes)) for hashes in data)
             reasons.append(f"they were evaluated on different data ({key} {first} and {second})")
             break
+    rules = [{rules_of(r.extra).text for r in s.of("evaluate").values()} for s in (a, b)]
+    if all(rules) and rules[0] != rules[1]:
+        first, second = (" and ".join(sorted(text or "nuScenes' rules" for text in texts)) for texts in rules)
+        reasons.append(f"they are scored by different rules ({first}; {second})")
     conditions = [_conditions(s) for s in (a, b)]
     for suite in sorted(set(conditions[0]) & set(conditions[1])):
         first, second = (c[suite] for c in conditions)

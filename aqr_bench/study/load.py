@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from aqr_bench.errors import UserError, is_file, join_names, nearest, short
 from aqr_bench.folders import ablation_folders
+from aqr_bench.metrics.scoring_rules import ALL, ScoringRules
 from aqr_bench.study.grid import grid_variants
 from aqr_bench.study.model_files import named_beside
 from aqr_bench.study.overrides import merge_overrides
@@ -152,6 +153,7 @@ def load_tier(path_or_name: str | Path) -> Tier:
         skip_missing=data["data"].get("skip_missing", False),
         vocabulary=Vocabulary(data["data"].get("categories", {}), data["data"].get("attributes", {})),
         launcher=Launcher(**data.get("launcher", {})),
+        scoring=ScoringRules(evaluate.get("ranges", {}), evaluate.get("classes", ALL)),
         tf32=data.get("tf32", False),
         cache_features=data.get("cache_features", False),
         cluster_gpu=data.get("cluster_gpu", True),

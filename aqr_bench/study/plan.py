@@ -211,4 +211,5 @@ def evaluation_settings(tier: Tier, suite: Suite) -> dict[str, Any]:
 
 def scoring_settings(tier: Tier) -> dict[str, Any]:
     """What every evaluation of a tier depends on."""
-    return {"batch_size": tier.evaluate_batch_size, **({"metrics": list(tier.metrics)} if tier.metrics else {})}
+    custom = {"metrics": list(tier.metrics)} if tier.metrics else {}
+    return {"batch_size": tier.evaluate_batch_size, **custom, **tier.scoring.entry()}

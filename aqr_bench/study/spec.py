@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aqr_bench.metrics.scoring_rules import ScoringRules
 from aqr_bench.study.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class Tier:
     vocabulary: Vocabulary = field(default_factory=Vocabulary)  # of a data set whose names are not nuScenes'
     cache_features: bool = False  # store those of frozen branches on disk: faster on a CPU, and no result differs
     metrics: tuple[str, ...] = ()  # of the user, beside nuScenes', by name
+    scoring: ScoringRules = field(default_factory=ScoringRules)  # where not nuScenes'
     cluster_gpu: bool = True  # whether its jobs ask a cluster for GPUs; on one machine they take those that are there
 
 

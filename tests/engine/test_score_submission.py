@@ -80,6 +80,18 @@ def test_a_folder_is_a_record_for_each_condition(world, tokens, tmp_path, capsys
     assert "warning: suite 'missing_sensors': no submission of no_cameras" in printed
 
 
+def test_other_rules_are_in_the_record_and_named_as_no_official_numbers(world, tokens, tmp_path, capsys):
+    file, out = save(tmp_path / "clean.json", {token: [] for token in tokens}), tmp_path / "mine.jsonl"
+    arguments = [str(file), "--root", str(world), "--out", str(out), "--classes", "present", "--ranges"]
+    assert main([*arguments, "car=30"]) == 0
+    assert "no official numbers: car within 30 m, mean over the classes with objects" in capsys.readouterr().out
+    (record,) = read_records(out)
+    assert record.extra["scoring"] == {"ranges": {"car": 30.0}, "classes": "present"}
+    assert 0 < len(record.scores["classes"]) <= 10
+    with pytest.raises(UserError, match="range of 'cra': no detection class of that name; did you mean 'car'"):
+        main([*arguments, "cra=30"])
+
+
 def test_names_of_conditions(tmp_path):
     files = [save(tmp_path / f"{name}.json", {}) for name in ("fog_3", "clean", "dark")]
     assert [s.condition for s in find_submissions([tmp_path], None, None)] == ["clean", "dark", "fog_3"]

@@ -11,6 +11,7 @@ from worlds import link_tables
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.cross_check import cross_check
 from aqr_bench.metrics.detection import score_detections
+from aqr_bench.metrics.scoring_rules import ScoringRules
 
 VERSION = "v1.0-mini"
 
@@ -63,3 +64,11 @@ def test_a_custom_split_is_scored_as_by_the_devkit(folder, tmp_path):
     assert ours["mAP"] == devkit["mAP"] > 0 and cross_check(ours, devkit, 1e-12).mismatches == ()
     with pytest.raises(UserError, match="sample"):
         score_detections(folder / "results_nusc.json", nusc, tmp_path)
+
+
+def test_other_rules_are_scored_as_by_the_devkit(folder, nusc, tmp_path):
+    rules = ScoringRules({"car": 30.0, "pedestrian": 60.0}, "present")
+    path = folder / "results_nusc.json"
+    ours, devkit = (score_detections(path, nusc, tmp_path, engine=e, rules=rules) for e in ("fast", "devkit"))
+    assert cross_check(ours, devkit).agrees and ours["mAP"] != 0.07551617930781714
+    assert 0 < len(ours["classes"]) <= 10

@@ -237,8 +237,8 @@ def _check_names(study: Study, suite: Suite, entry: Mapping[str, Any]) -> None:
 
 
 def published_tables(study: Study, tier: Tier, results: Results, records: Path) -> list[ReportTable]:
-    """All tables of a study that is compared with published numbers; none where it is not."""
-    if not study.published:
+    """All tables of a study that is compared with published numbers; none where it is not, or scored by other rules."""
+    if not study.published or not tier.scoring.official:
         return []
     others = study.published.get("protocols", [])
     first = comparison_table(study, tier, results, records)
