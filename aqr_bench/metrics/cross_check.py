@@ -93,8 +93,9 @@ def is_drawn(name: str, share: float = SHARE, seed: int = 0) -> bool:
 def check_submission(
     submission: str | Path, scores: Mapping[str, Any], nusc: Any, tolerance: float = TOLERANCE
 ) -> CrossCheck:
-    """Score a submission with the devkit and compare the scores of its record with that."""
+    """Score a submission with the devkit and compare the scores of its record with that, but for custom metrics."""
     from aqr_bench.metrics.detection import score_detections
 
+    scores = {name: value for name, value in scores.items() if name != "custom"}
     with tempfile.TemporaryDirectory() as folder:
         return cross_check(scores, score_detections(submission, nusc, folder, engine="devkit"), tolerance)
