@@ -26,7 +26,8 @@ WEB_PAGE = Foreign(
 )
 OLD_INFOS = Foreign(
     "an info file of mmdet3d 0.x",
-    "Make info files of mmdet3d 1.x: aqr-bench data, or mmdet3d's tools/dataset_converters/update_infos_to_v2.py.",
+    "Make info files of mmdet3d 1.x: aqr-bench data --version v1.0-trainval --root ROOT --out DIR, or mmdet3d's "
+    "tools/dataset_converters/update_infos_to_v2.py.",
 )
 OLD_CONFIG = Foreign(
     "a config of mmdet3d 0.x (data=dict(train=..., test=...))",

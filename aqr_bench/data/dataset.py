@@ -54,7 +54,9 @@ def load_data(infos: str | Path) -> DataSet:
     """
     folder = Path(infos)
     _raise_if_foreign(folder)
-    path = require_file(folder / "data.json", "info summary", "Run: aqr-bench data --out " + str(folder))
+    path = require_file(
+        folder / "data.json", "info summary", f"Run: aqr-bench data --version v1.0-trainval --root ROOT --out {folder}"
+    )
     again = "Delete it and run aqr-bench data again."
     with reading(path, "info summary", again):
         summary = json.loads(path.read_text(encoding="utf-8"))

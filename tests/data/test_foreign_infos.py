@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from worlds import linked_copy, smallest_world
+from worlds import as_mmdet3d_writes, linked_copy, smallest_world
 
 from aqr_bench.compat import load_safe_pickle
 from aqr_bench.data.dataset import load_data
@@ -18,20 +17,6 @@ from aqr_bench.errors import UserError
 
 NAME = "nuscenes_infos_val.pkl"
 COMMAND = "aqr-bench data --version v1.0-mini --root {root} --out results/v1.0-mini/infos"
-
-
-def as_mmdet3d_writes(infos: dict) -> dict:
-    """Our info file without what mmdet3d's has not: scenes, the samples before, images between keyframes."""
-    infos = copy.deepcopy(infos)
-    for entry in infos["data_list"]:
-        for key in ("scene_token", "prev"):
-            del entry[key]
-        for view in entry["images"].values():
-            for key in ("sweeps", "height", "width"):
-                del view[key]
-        if not entry["lidar_sweeps"]:
-            del entry["lidar_sweeps"]
-    return infos
 
 
 @pytest.fixture(scope="module")

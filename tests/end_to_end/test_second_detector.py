@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 import yaml
-from worlds import copy_infos
+from worlds import as_mmdet3d_writes, copy_infos, linked_copy
 
 from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.cli.main import main as aqr_bench
 from aqr_bench.cli.pictures import main as pictures
+from aqr_bench.compat import load_safe_pickle
 from aqr_bench.cost.measure import main as measure
+from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.train import main as train
 from aqr_bench.records.record import read_records
 from aqr_bench.study.load import load_study, load_tier
@@ -169,14 +172,23 @@ def test_a_class_of_ones_own_lies_beside_its_config(place, trained):
         '"quiet_point"], allow_failed_imports=False)\nmodel = dict(type="QuietPoint")\n'
     )
     checkpoint = trained.parent / read_records(trained)[0].provenance["checkpoint"]
+    infos = load_data(place / "infos")
+    root = linked_copy(infos.root, folder / "root")
+    theirs = as_mmdet3d_writes(load_safe_pickle(infos.infos / "infos_val.pkl"))
+    (root / "nuscenes_infos_val.pkl").write_bytes(pickle.dumps(theirs))
+    (folder / "counts.py").write_text("def counts(d, a, s): return {'objects': len(a)}\n")
     (place / "one.yaml").write_text("name: one\nsummary: x\nconditions:\n  - {name: clean}\n")
     arguments = ["evaluate", "--config", str(folder / "config.py"), "--checkpoint", str(checkpoint)]
-    arguments += ["--infos", str(place / "infos"), "--suite", str(place / "one.yaml"), "--work", str(folder / "work")]
+    arguments += ["--infos", str(root / "nuscenes_infos_val.pkl"), "--metrics", f"{folder / 'counts.py'}:counts"]
+    arguments += ["--suite", str(place / "one.yaml"), "--work", str(folder / "work")]
     assert aqr_bench([*arguments, "--out", str(folder / "out.jsonl")]) == 0
     (record,) = read_records(folder / "out.jsonl")
     assert record.ok, record.reason
     (before,) = [r for r in read_records(trained.parent / "evaluate.three.jsonl") if r.condition == "clean"]
     assert record.provenance["code_sha256"] != before.provenance["code_sha256"]
+    # mmdet3d's info file gives the same input, and half of every score the same ranking.
+    assert record.provenance["input_sha256"] == before.provenance["input_sha256"]
+    assert record.scores["mAP"] == before.scores["mAP"] and record.scores["custom"]["objects"] > 0
     detections = (folder / "work" / "detections" / "one" / "clean" / "results_nusc.json").read_text()
     import json
 

@@ -27,6 +27,7 @@ from aqr_bench.cli.rerun import weight_difference
 from aqr_bench.cmt.feature_cache import FeatureCache, _checksum
 from aqr_bench.compat import load_safe_pickle
 from aqr_bench.data.dbinfos import read_dbinfos
+from aqr_bench.data.foreign_infos import import_infos
 from aqr_bench.data.gt_database import _train_frames
 from aqr_bench.data.raw_frames import InfoFile
 from aqr_bench.engine.checkpoint import read_checkpoint
@@ -76,8 +77,11 @@ def test_the_bomb_is_one(tmp_path):
 
 @pytest.mark.parametrize(
     "read",
-    [load_safe_pickle, _train_frames, read_dbinfos, lambda path: InfoFile(path, path.parent)],
-    ids=["plain pickle", "info file of a database", "object database", "info file"],
+    [
+        *(load_safe_pickle, _train_frames, read_dbinfos),
+        *(lambda path: InfoFile(path, path.parent), lambda path: import_infos(path, path.parent / "out")),
+    ],
+    ids=["plain pickle", "info file of a database", "object database", "info file", "info file of mmdet3d"],
 )
 def test_pickles_of_a_data_set(read, bomb):
     with pytest.raises(UserError, match=r"bomb\.pkl asks for .*\.system', which is no plain data") as caught:

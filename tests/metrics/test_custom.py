@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from worlds import smallest_world
 
 from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.errors import UserError
+from aqr_bench.metrics.cross_check import check_submission
 from aqr_bench.metrics.custom import check_metric, custom_scores, probe_boxes
 from aqr_bench.metrics.detection import evaluated_truth, score_detections
 from aqr_bench.records.code_dependencies import code_parts
@@ -112,6 +114,8 @@ def test_it_gets_the_boxes_that_nuscenes_counts(project):
     boxes = [{**box, "sample_token": token} for box in (entry, far)]
     results = {t: boxes if t == token else [] for t in tokens}
     scores = score_detections("no file", nusc, project, results=results, custom=["mine.py:counts"])
-    assert scores["custom"] == {"objects": len(truth.boxes), "detections": 1} and "custom" not in score_detections(
-        "no file", nusc, project, results=results
-    )
+    assert scores["custom"] == {"objects": len(truth.boxes), "detections": 1}
+    assert "custom" not in score_detections("no file", nusc, project, results=results)
+    submission = project / "results_nusc.json"
+    submission.write_text(json.dumps({"meta": {}, "results": results}))
+    assert check_submission(submission, scores, nusc).agrees, "the devkit does not know of it"

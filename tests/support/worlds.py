@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -116,6 +117,20 @@ def link_tables(folder: Path, root: Path, version: str = "v1.0-mini") -> Path:
     for mask in json.loads((folder / version / "map.json").read_text()):
         (root / mask["filename"]).touch()
     return root
+
+
+def as_mmdet3d_writes(infos: dict) -> dict:
+    """Our info file without what mmdet3d's has not: scenes, the samples before, images between keyframes."""
+    infos = copy.deepcopy(infos)
+    for entry in infos["data_list"]:
+        for key in ("scene_token", "prev"):
+            del entry[key]
+        for view in entry["images"].values():
+            for key in ("sweeps", "height", "width"):
+                del view[key]
+        if not entry["lidar_sweeps"]:
+            del entry["lidar_sweeps"]
+    return infos
 
 
 def replace(path: Path, content: bytes) -> None:
