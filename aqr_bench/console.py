@@ -1,15 +1,17 @@
-"""The terminal: progress of long work (elsewhere, only lines about what is finished), types of numeric arguments."""
+"""The terminal: progress of long work, JSON for programs, types of arguments and options that commands share."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
@@ -103,6 +105,26 @@ def print_line(line: str) -> None:
         sys.stdout.flush()
     else:
         print(line, flush=True)
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``, the same for every command that lists, checks or compares."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def print_json(facts: Mapping[str, Any]) -> None:
+    """Print one JSON object; a number that JSON does not have (NaN, infinity) is null, a path its text."""
+    print(json.dumps(_as_json(facts), indent=1, allow_nan=False))
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    if isinstance(value, float):  # numpy's as well
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
 
 
 MAX_SEED = 2**32 - 1  # as numpy has it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pty
 import re
@@ -15,12 +16,13 @@ import time
 from fcntl import ioctl
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aqr_bench.cli.estimate import job_groups
 from aqr_bench.cli.progress import EXCLUSIVE, MINOR_S, Progress, TimeLeft, expected_seconds
 from aqr_bench.cli.snakemake_events import RECORD_SEPARATOR
-from aqr_bench.console import duration
+from aqr_bench.console import duration, print_json
 from aqr_bench.study.load import load_study, load_suite, load_tier
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +44,14 @@ OUTPUT = [
     started(25, "train_base", "Base training, tier quick, seed 0"),
     started(26, "train_base", "Base training, tier quick, seed 1"),
 ]
+
+
+def test_json_holds_no_number_that_json_lacks(capsys):
+    facts = {"nan": math.nan, "numpy": np.float64(0.5), 2: [math.inf, {"path": Path("a/b")}], "bool": True}
+    print_json(facts)
+    assert json.loads(capsys.readouterr().out) == {
+        "nan": None, "numpy": 0.5, "2": [None, {"path": "a/b"}], "bool": True,
+    }  # fmt: skip
 
 
 class Clock:

@@ -13,9 +13,11 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.console import add_json_option, print_json
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.study.load import load_study, load_tier
 
@@ -42,9 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     show.add_argument("--diff", action="store_true", help="only what tier and study change in the model's config")
     check = actions.add_parser("check", help="open, build and run configs on one sample, as a Markdown table")
     check.add_argument("names", nargs="+", metavar="NAME", help="config files, folders of them, or a package: mmdet3d")
+    add_json_option(check)
     args = parser.parse_args(argv)
     if args.action == "check":
-        return check_names(args.names)
+        return check_names(args.names, args.json)
     if (args.study is None) != (args.variant is None):
         raise UserError("--study and --variant go together")
     from aqr_bench.engine.check_configs import model_config, variant_config  # mmengine and torch
@@ -59,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def check_names(names: Sequence[str]) -> int:
-    """Print a table of what becomes of each config; 1 where one does not work.
+def check_names(names: Sequence[str], as_json: bool = False) -> int:
+    """Print a table of what becomes of each config, or a JSON object; 1 where one does not work.
 
     Of folders and packages the configs that read nuScenes. The sample is one of a synthetic world.
     """
@@ -72,23 +75,28 @@ def check_names(names: Sequence[str]) -> int:
     from aqr_bench.world.spec import WorldSpec
     from aqr_bench.world.write import write_world
 
-    models, every_one_works = nuscenes_configs(names), True
+    models, trials = nuscenes_configs(names), []
     with tempfile.TemporaryDirectory() as folder:
         root, infos = Path(folder) / "world", Path(folder) / "infos"
         with contextlib.redirect_stdout(sys.stderr):
             write_world(WorldSpec.from_dict(SAMPLE_WORLD), root)
             write_infos(["--version", "v1.0-mini", "--root", str(root), "--out", str(infos), "--quiet"])
         data = load_data(infos)
-        print("| config | result | reason |", "|---|---|---|", sep="\n")
+        if not as_json:
+            print("| config | result | reason |", "|---|---|---|", sep="\n")
         for model in models:
             if is_package_config(model):
                 trial = try_config(model, data)
             else:  # two configs from elsewhere may register different classes under one name
                 with spawn_pool(1) as pool:
                     trial = pool.submit(try_config, model, data).result()
-            every_one_works &= trial.result == WORKS
-            print(markdown_row(trial), flush=True)
-    return 0 if every_one_works else 1
+            trials.append(trial)
+            if not as_json:
+                print(markdown_row(trial), flush=True)
+    all_work = all(trial.result == WORKS for trial in trials)
+    if as_json:
+        print_json({"ok": all_work, "configs": [asdict(trial) for trial in trials]})
+    return 0 if all_work else 1
 
 
 def changes(old: Any, new: Any, key: str = "") -> Iterator[str]:

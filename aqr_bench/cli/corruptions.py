@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aqr_bench import plugins
-from aqr_bench.console import non_negative_int, positive_float, positive_int, seed
+from aqr_bench.console import add_json_option, non_negative_int, positive_float, positive_int, print_json, seed
 from aqr_bench.corruptions import CORRUPTIONS, Corruption, Frame, FrameError, corrupt
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, nearest, run_main
 
@@ -26,7 +26,10 @@ SUITES = sorted({condition.suite for condition in CORRUPTIONS.every()})
 def main(argv: list[str] | None = None) -> int:
     """0: done, 3: a condition cannot be written. UserError: an unknown condition, suite or sample."""
     args = _arguments(argv)
-    if args.action == "list":
+    if args.action in ("list", "show") and args.json:
+        families = listed(args.suite) if args.action == "list" else {args.name: family(args.name)}
+        print_json({"corruptions": [facts(conditions) for conditions in families.values()]})
+    elif args.action == "list":
         print(table(args.suite, args.markdown))
     elif args.action == "show":
         print(describe(args.name))
@@ -50,8 +53,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     listing = actions.add_parser("list", help="all conditions, or those of one suite, as a table")
     listing.add_argument("suite", nargs="?", help=", ".join(SUITES))
     listing.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    add_json_option(listing)
     show = actions.add_parser("show", help="one condition: its numbers at every severity, source and deviations")
     show.add_argument("name")
+    add_json_option(show)
     drawing = actions.add_parser("preview", help="picture sheets: six cameras and the LiDAR, clean and corrupted")
     drawing.add_argument("names", nargs="*", metavar="NAME", help="conditions or suites (default: all)")
     drawing.add_argument("--infos", help="folder that aqr-bench data wrote")
@@ -103,10 +108,8 @@ def _check_suite(name: str) -> str:
 
 def table(suite: str | None = None, markdown: bool = False) -> str:
     """One line per condition: name, severities, what it changes, summary."""
-    families = {key: e for key, e in CORRUPTIONS.items() if suite is None or e[0].suite == _check_suite(suite)}
-    families |= _installed() if suite is None else {}
     rows = [("condition", "severities", "changes", "needs", "what it does")]
-    for name, conditions in families.items():
+    for name, conditions in listed(suite).items():
         first = conditions[0]
         levels = ", ".join(str(c.severity) for c in conditions) if first.severity else "-"
         summary = first.summary if len(conditions) == 1 else f"{first.summary} ... {conditions[-1].summary}"
@@ -117,6 +120,25 @@ def table(suite: str | None = None, markdown: bool = False) -> str:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join("  ".join([*map(str.ljust, row[:4], widths), row[4]]) for row in rows)
+
+
+def listed(suite: str | None = None) -> dict[str, tuple[Corruption, ...]]:
+    """The conditions of one suite, or of all and those of other packages, each with its severities."""
+    families = {key: e for key, e in CORRUPTIONS.items() if suite is None or e[0].suite == _check_suite(suite)}
+    return families | (_installed() if suite is None else {})
+
+
+def family(name: str) -> tuple[Corruption, ...]:
+    """A condition at every severity; ``name`` may have one (``multicorrupt.fog@2``), which does not matter."""
+    return CORRUPTIONS.family(name.partition("@")[0])
+
+
+def facts(conditions: Sequence[Corruption]) -> dict:
+    """What ``list`` and ``show`` print about one condition, by name."""
+    first = conditions[0]
+    levels = [{"severity": c.severity, "summary": c.summary, "parameters": c.parameters} for c in conditions]
+    common = {"name": first.key, "suite": first.suite, "changes": first.modality, "needs": first.needs}
+    return common | {"severities": levels, "source": first.source, "deviations": first.deviations}
 
 
 def _installed() -> dict[str, tuple[Corruption, ...]]:
@@ -132,7 +154,7 @@ def _installed() -> dict[str, tuple[Corruption, ...]]:
 
 def describe(name: str) -> str:
     """Everything about one condition, its parameters at every severity side by side."""
-    conditions = CORRUPTIONS.family(name.partition("@")[0])
+    conditions = family(name)
     first = conditions[0]
     lines = [f"{first.key}: {first.summary}" if len(conditions) == 1 else first.key, f"  suite      {first.suite}"]
     lines += [f"  changes    {first.modality}", f"  needs      {', '.join(first.needs) or 'nothing more'}"]
@@ -199,8 +221,8 @@ def _families(names: Sequence[str]) -> list[tuple[Corruption, ...]]:
             of_suite = ((key, entries) for key, entries in CORRUPTIONS.items() if entries[0].suite == name)
             families |= {key: entries for key, entries in of_suite if key != "clean"}
         else:
-            family = CORRUPTIONS.family(name.partition("@")[0])
-            families[family[0].key] = family
+            conditions = family(name)
+            families[conditions[0].key] = conditions
     return list(families.values())
 
 

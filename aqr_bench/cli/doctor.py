@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import shutil
 import sys
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from aqr_bench.cli.cuda_builds import Advice, Driver, advise, find_driver, set_up_command, spconv_build
 from aqr_bench.cli.import_checks import ImportResult, check_imports
+from aqr_bench.console import add_json_option, print_json
 from aqr_bench.errors import UserError, require_disk, run_main
 from aqr_bench.folders import PACKAGE_DATA, is_installed, project_folder
 
@@ -335,7 +335,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="aqr-bench doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tier", default=DEFAULT_TIER, help=f"decides the exit code (default: {DEFAULT_TIER})")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    add_json_option(parser)
     args = parser.parse_args(argv)
     imports, driver = check_imports(), find_driver()
     checks = check_machine(imports, driver)
@@ -343,7 +343,7 @@ def main(argv: list[str] | None = None) -> int:
     verdict = next(v for v in reversed(verdicts) if v.tier in (args.tier, Path(args.tier).stem))
     if args.json:
         facts = {"machine": [asdict(c) for c in checks], "tiers": [asdict(v) for v in verdicts]}
-        print(json.dumps({"ok": verdict.works, "tier": verdict.tier, **facts}, indent=1))
+        print_json({"ok": verdict.works, "tier": verdict.tier, **facts})
     else:
         print(table(checks, verdicts, min(shutil.get_terminal_size((120, 24)).columns, 120)))
         print(f"\ntier {verdict.tier} {'works' if verdict.works else 'does not work'} here")

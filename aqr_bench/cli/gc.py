@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from aqr_bench.console import add_json_option, print_json
 from aqr_bench.records.store import ASIDE, STORE
 from aqr_bench.study.layout import FEATURES, results_folder
 
@@ -21,20 +22,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tier", nargs="+", action="extend", help="names of tiers (default: all that have results)")
     parser.add_argument("--delete", action="store_true", help="delete them: what is asked for again is made again")
     parser.add_argument("--results", type=Path, metavar="DIR", help="default: results/ of the project folder")
+    add_json_option(parser)
     args = parser.parse_args(argv)
     results = args.results or results_folder()
     tiers = args.tier or sorted(path.name for path in results.glob("*") if path.is_dir())
-    total = 0
+    entries = []
     for tier in tiers:
         work = results / tier / "work"
         for folder in (results / tier / STORE, work / ASIDE, work / FEATURES):
             for entry in stored_entries(folder):
-                size = freed_bytes(entry)
-                total += size
-                print(f"{size / 1e6:10.1f} MB  {entry}")
+                entries.append({"tier": tier, "path": entry, "bytes": freed_bytes(entry)})
+                if not args.json:
+                    print(f"{entries[-1]['bytes'] / 1e6:10.1f} MB  {entry}")
             if args.delete and folder.is_dir():
                 shutil.rmtree(folder)
-    print(f"{total / 1e6:10.1f} MB {'deleted' if args.delete else 'in all; --delete removes them'}")
+    total = sum(entry["bytes"] for entry in entries)
+    if args.json:
+        print_json({"deleted": args.delete, "bytes": total, "entries": entries})
+    else:
+        print(f"{total / 1e6:10.1f} MB {'deleted' if args.delete else 'in all; --delete removes them'}")
     return 0
 
 

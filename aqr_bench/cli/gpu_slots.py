@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aqr_bench.cli.gpu_devices import Gpu, show_only, visible_gpus
-from aqr_bench.console import non_negative_int
+from aqr_bench.console import add_json_option, non_negative_int, print_json
 from aqr_bench.errors import UserError, disk_error, join_names, run_main, short
 
 POLL_S = 0.3
@@ -225,16 +225,22 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--list", action="store_true", help="print the visible GPUs and which of them are taken")
+    add_json_option(parser)
     parser.add_argument("count", type=non_negative_int, nargs="?", help="how many GPUs")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run on them")
     args = parser.parse_args(argv)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if args.json and not args.list:
+        parser.error("--json goes with --list")
     if not args.list:
         if args.count is None or not command:
             parser.error("how many GPUs, and which command? For example: 1 -- nvidia-smi")
         run(args.count, command)
     gpus = visible_gpus()
     taken = taken_gpus(gpus, lock_folder()) if gpus else set()
+    if args.json:
+        print_json({"gpus": [{"name": gpu.entry, "uuid": gpu.uuid, "taken": gpu in taken} for gpu in gpus]})
+        return 0
     for gpu in gpus:
         print(f"{gpu.entry}\t{gpu.uuid}\t{'taken' if gpu in taken else 'free'}")
     if not gpus:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from aqr_bench.console import add_json_option, print_json
 from aqr_bench.data.digests import known_infos_digest
 from aqr_bench.errors import UserError, join_names
 from aqr_bench.records.freshness import causes
@@ -20,23 +21,39 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aqr-bench records", description="Check what runs left behind.")
     parser.add_argument("action", choices=["check"])
     parser.add_argument("records", nargs="+", type=Path, help="record files (.jsonl), or folders of them")
+    add_json_option(parser)
     args = parser.parse_args(argv)
     by_file = {path: read_run(path) for place in args.records for path in record_files(place)}
     if not by_file:
         raise UserError(f"no record file in {join_names(args.records)}. Run a step that writes one first.")
     records = [record for of_file in by_file.values() for record in of_file]
-    failed = [r for r in records if r.failed]
-    for record in failed:
+    failed = [(path, record) for path, of_file in by_file.items() for record in of_file if record.failed]
+    ok, others = sum(r.ok for r in records), sum(r.status == NOT_APPLICABLE for r in records)
+    if args.json:
+        counts = {"records": len(records), "records_ok": ok, "not_applicable": others}
+        failures = [
+            {"file": path, "record": describe(record), "status": record.status, "reason": record.reason}
+            for path, record in failed
+        ]
+        stale = [{"reason": why, "files": files} for why, files in stale_files(by_file).items()]
+        print_json({"ok": not failed, **counts, "failed": failures, "stale": stale})
+        return 1 if failed else 0
+    for _, record in failed:
         print(f"{record.status}: {describe(record)}: {record.reason}", file=sys.stderr)
     for line in stale_lines(by_file):
         print(f"stale: {line}", file=sys.stderr)
-    others = sum(r.status == NOT_APPLICABLE for r in records)
-    print(ok_of(sum(r.ok for r in records), len(records) - others, others))
+    print(ok_of(ok, len(records) - others, others))
     return 1 if failed else 0
 
 
 def stale_lines(by_file: Mapping[Path, Sequence[Record]]) -> list[str]:
-    """A line for each reason why records are not of what is asked for now, with the files; see ``records.loose``."""
+    """A line for each reason why records are not of what is asked for now, with the files."""
+    groups = stale_files(by_file).items()
+    return [f"{why}: {', '.join(files[:3])}{_more(len(files) - 3)}" for why, files in groups]
+
+
+def stale_files(by_file: Mapping[Path, Sequence[Record]]) -> dict[str, list[str]]:
+    """Files of records that are not of what is asked for now, by the reason; see ``records.loose``."""
     roots: dict[Path, list[Record]] = {}
     for path, records in by_file.items():
         depth = len(record_path(records[0]).parts) - len(RunLayout(records[0].tier).root.parts)
@@ -47,7 +64,7 @@ def stale_lines(by_file: Mapping[Path, Sequence[Record]]) -> list[str]:
         reasons = stale_reasons(records, known_infos_digest(RunLayout(root.name, root.parent).infos))
         for (path, _), why in reasons.items():
             groups.setdefault("; ".join(causes(why)), {})[path.as_posix()] = None
-    return [f"{why}: {', '.join(list(paths)[:3])}{_more(len(paths) - 3)}" for why, paths in groups.items()]
+    return {why: list(files) for why, files in groups.items()}
 
 
 def _more(count: int) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aqr_bench.cli.estimate import JobGroup, job_groups, job_seconds, known_times, wall_seconds, workflow_jobs
-from aqr_bench.console import duration, positive_int
+from aqr_bench.console import add_json_option, duration, positive_int, print_json
 from aqr_bench.errors import UserError, is_file, join_names, nearest, run_main, short
 from aqr_bench.folders import project_folder, shipped_folder
 from aqr_bench.study.layout import results_folder
@@ -47,6 +47,9 @@ MAX_WIDTH = 100  # columns of a table
 def main(argv: list[str] | None = None) -> int:
     """Print what was asked for; UserError for the first mistake in a file."""
     args = _parser().parse_args(argv)
+    if args.action != "cost" and args.json:
+        print_json(check_facts(args.names, args.tier) if args.action == "check" else list_facts(args.names))
+        return 0
     if args.action == "cost":
         records = results_folder() if args.records is None else Path(args.records)
         lines = cost_lines(args.study, args.tier, args.seeds, args.suites, args.cores, records)
@@ -58,11 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         describe = check_line if args.action == "check" else detail_lines
         lines = [line for entry in entries for line in describe(entry)]
         if args.action == "check":
-            chosen = [[entry for entry in entries if isinstance(entry, kind)] for kind in (Study, Tier)]
-            lines += configs_line(*chosen, args.tier, named=True)
+            lines += configs_line(*by_kind(entries)[:2], args.tier, named=True)
     else:
-        everything = [loadable(load, names()) for load, names in KINDS.values()]
-        entries, broken = [loaded for loaded, _ in everything], [error for _, errors in everything for error in errors]
+        entries, broken = everything()
         if args.action == "check":
             if broken:
                 raise broken[0]
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         part = actions.add_parser(action, help=summary, description=summary)
         if action == "check":
             part.add_argument("--tier", help="build the configs for this tier (default: one that can run the study)")
+        add_json_option(part)
         part.add_argument("names", nargs=number, metavar="NAME", help="name or file of a study, tier or suite")
     cost = actions.add_parser("cost", help="jobs of a run, about how long it takes, and how much disk")
     cost.add_argument("study", nargs="*", help="names or files (default: all studies that the tier can run)")
@@ -127,6 +129,17 @@ def kind_of(entry: Study | Tier | Suite) -> str:
     return type(entry).__name__.lower()
 
 
+def everything() -> tuple[list[list], list[UserError]]:
+    """All studies, tiers and suites that can be loaded, by kind, and what is wrong with the others."""
+    loaded = [loadable(load, names()) for load, names in KINDS.values()]
+    return [entries for entries, _ in loaded], [error for _, errors in loaded for error in errors]
+
+
+def by_kind(entries: Sequence[Study | Tier | Suite]) -> list[list]:
+    """Studies, tiers and suites apart."""
+    return [[entry for entry in entries if isinstance(entry, kind)] for kind in (Study, Tier, Suite)]
+
+
 def check_lines(studies: Sequence[Study], tiers: Sequence[Tier], suites: Sequence[Suite]) -> list[str]:
     """One line on what was loaded; a mistake has raised UserError before."""
     return [f"{len(studies)} studies, {len(tiers)} tiers, {len(suites)} condition suites: all well formed"]
@@ -140,7 +153,17 @@ def check_line(entry: Study | Tier | Suite) -> list[str]:
 def configs_line(
     studies: Sequence[Study], tiers: Sequence[Tier], tier_name: str | None, named: bool = False
 ) -> list[str]:
+    """One line on the configs that ``build_configs`` has built; none without a tier."""
+    number, names = build_configs(studies, tiers, tier_name, named)
+    return [f"{counted(number, 'config')} built, of {', '.join(f'tier {name}' for name in names)}"] if names else []
+
+
+def build_configs(
+    studies: Sequence[Study], tiers: Sequence[Tier], tier_name: str | None, named: bool = False
+) -> tuple[int, list[str]]:
     """Build the config of every variant for the tier of that name, or the first that can run it; those of tiers too.
+
+    Returns how many, and for which tiers.
 
     UserError: the first mistake; or a study that is named with a tier that cannot run it.
     """
@@ -156,11 +179,10 @@ def configs_line(
         for tier in fitting[:1]:
             by_tier.setdefault(tier.name, (tier, []))[1].append(study)
     if not by_tier:
-        return []
+        return 0, []
     from aqr_bench.engine.check_configs import check_configs  # mmengine and torch
 
-    number = sum(check_configs(tier, of_tier) for tier, of_tier in by_tier.values())
-    return [f"{counted(number, 'config')} built, of {', '.join(f'tier {name}' for name in by_tier)}"]
+    return sum(check_configs(tier, of_tier) for tier, of_tier in by_tier.values()), list(by_tier)
 
 
 def list_lines(studies: Sequence[Study], tiers: Sequence[Tier], suites: Sequence[Suite]) -> list[str]:
@@ -241,6 +263,44 @@ def detail_lines(entry: Study | Tier | Suite) -> list[str]:
 def _indented(rows: Sequence[tuple[str, str]]) -> list[str]:
     width = max((len(name) for name, _ in rows), default=0)
     return [f"  {name:{width}}  {text}" for name, text in rows]
+
+
+# ---------------------------------------------------------------- for programs
+
+
+def list_facts(names: Sequence[str]) -> dict:
+    """Studies, tiers and suites with their details: those named, or all, and then what is wrong with the others."""
+    tiers = loadable(load_tier, known_tiers())[0]
+    entries, broken = (by_kind([e for name in names for e in resolve(name)]), []) if names else everything()
+    kinds = zip(("studies", "tiers", "suites"), entries, strict=True)
+    listed = {kind: [entry_facts(entry, tiers) for entry in of_kind] for kind, of_kind in kinds}
+    return {**listed, "broken": [str(error) for error in broken]}
+
+
+def check_facts(names: Sequence[str], tier_name: str | None) -> dict:
+    """Names of what is well formed, and how many configs were built. UserError: the first mistake."""
+    entries, broken = (by_kind([e for name in names for e in resolve(name)]), []) if names else everything()
+    if broken:
+        raise broken[0]
+    number, tiers = build_configs(*entries[:2], tier_name, named=bool(names))
+    kinds = zip(("studies", "tiers", "suites"), entries, strict=True)
+    return {"ok": True, **{kind: [e.name for e in of_kind] for kind, of_kind in kinds}, "configs": number, "of": tiers}
+
+
+def entry_facts(entry: Study | Tier | Suite, tiers: Sequence[Tier]) -> dict:
+    """What ``list`` and ``show`` print, by name."""
+    facts = {"name": entry.name, "summary": entry.summary, "path": entry.path}
+    facts["ships"] = entry.path.resolve().is_relative_to(shipped_folder().resolve())
+    if isinstance(entry, Suite):
+        return facts | {"conditions": [{"name": c.name, "summary": c.corruption.summary} for c in entry.conditions]}
+    if isinstance(entry, Tier):
+        facts |= {"data": entry.kind, "version": entry.version, "model": entry.model, "seeds": entry.seeds}
+        facts["base"] = {"length": entry.base.length, "init": entry.base.init}
+        facts["variant"] = {"length": _variant_length(entry), "init": entry.variant.init}
+        return facts | {"studies": entry.studies}
+    facts |= {"question": entry.question, "seeds": entry.seeds, "suite": entry.suite.name, "metric": entry.metric}
+    facts |= {"baseline": entry.baseline, "tiers": [tier.name for tier in tiers if runnable(tier, entry)]}
+    return facts | {"variants": [{"name": v.name, "summary": v.summary} for v in entry.variants.values()]}
 
 
 # ---------------------------------------------------------------- what a run costs

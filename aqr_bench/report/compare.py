@@ -18,10 +18,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from aqr_bench.atomic import write_text
+from aqr_bench.console import add_json_option, print_json
 from aqr_bench.errors import UserError, run_main, short
 from aqr_bench.report.collect import METRICS
 from aqr_bench.report.result_sets import (
@@ -55,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="also write all differences (.csv) or the full comparison (.md)")
     parser.add_argument("--force", action="store_true", help="show sets that must not be compared, without differences")
+    add_json_option(parser)
     args = parser.parse_args(argv)
     if args.out is not None and args.out.suffix not in (".csv", ".md"):
         raise UserError(f"--out: '{args.out}' ends neither in .csv nor in .md")
@@ -63,7 +66,11 @@ def main(argv: list[str] | None = None) -> int:
         compare_sets(a, read_set(folder, args.tier), args.metric or list(DEFAULT_METRICS), args.force, args.slices)
         for folder in args.b
     ]
-    print("\n\n".join(pair.text for pair in pairs))
+    if args.json:
+        differ = any(pair.different for pair in pairs)
+        print_json({"different": differ, "comparisons": [pair.facts for pair in pairs]})
+    else:
+        print("\n\n".join(pair.text for pair in pairs))
     if args.out is not None:
         frames = [pair.table.data for pair in pairs]
         if len(pairs) > 1:
@@ -76,12 +83,13 @@ def main(argv: list[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class SetComparison:
-    """Two sets compared: for the terminal, as Markdown, and every score as a row of ``table``."""
+    """Two sets compared: for the terminal, as Markdown, and every score as a row of ``table``; ``facts``: as JSON."""
 
     text: str
     markdown: str
     table: ReportTable
     different: bool
+    facts: dict[str, Any]
 
 
 def compare_sets(
@@ -104,9 +112,9 @@ def compare_sets(
         raise UserError(f"nothing to compare: no score is in both of {a.label} and {b.label}")
     rows = [replace(row, stale=stale_reason(a, b, row.key)) for row in rows]
     table, failures, one_sided = differences_table(rows), outcomes(a, b), one_sided_values(a, b, metrics)
-    notes = [f"not compared: {reason}" for reason in reasons] + [f"changed: {text}" for text in changes(a, b)]
-    notes += [f"changed: {text}" for text in one_sided] + [f"cost: {text}" for text in costs]
-    notes += [f"stale in {text}" for text in stale_lines(a, b)]
+    changed, stale = [*changes(a, b), *one_sided], stale_lines(a, b)
+    notes = [f"not compared: {reason}" for reason in reasons] + [f"changed: {text}" for text in changed]
+    notes += [f"cost: {text}" for text in costs] + [f"stale in {text}" for text in stale]
     ending = conclusion(rows, failures, reasons, one_sided)
     shown = table.text[[row.test != "identical" for row in rows]]
     lines = [*facts_lines(a, b), *([""] if notes else []), *notes]
@@ -114,7 +122,14 @@ def compare_sets(
         lines += ["", shown.to_string(index=False), "", table.note]
     parts = [facts_table(a, b).markdown(), *(f"- {note}" for note in notes), "", table.markdown(), ending, ""]
     different = bool(reasons or one_sided) or differs(rows, failures)
-    return SetComparison("\n".join([*lines, "", ending]), "\n".join(parts), table, different)
+    facts = {
+        **dict(a=a.label, b=b.label, different=different, not_compared=reasons, changed=changed, cost=costs),
+        "stale": stale,
+        "sides": [{"name": name, "a": first, "b": second} for name, first, second in side_by_side(a, b)],
+        "scores": table.data.astype(object).where(table.data.notna(), None).to_dict("records"),
+        "conclusion": ending,
+    }
+    return SetComparison("\n".join([*lines, "", ending]), "\n".join(parts), table, different, facts)
 
 
 # ---------------------------------------------------------------- the differences

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -26,6 +28,16 @@ def test_a_condition_is_described_with_its_numbers():
     assert "cameras = 1 | 2 | 3 | 4 | 5" in text and "form = zero" in text and "source" in text
     with pytest.raises(UserError, match="did you mean 'no_lidar'"):
         describe("no_lidr")
+
+
+def test_json_has_every_condition_with_its_numbers(capsys):
+    assert main(["list", "--json"]) == 0
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["corruptions"]}
+    assert listed.keys() == dict(CORRUPTIONS.items()).keys()
+    assert main(["show", "random_cameras@2", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)["corruptions"]
+    assert shown == listed["random_cameras"] and shown["changes"] == "camera"
+    assert [level["parameters"]["cameras"] for level in shown["severities"]] == [1, 2, 3, 4, 5]
 
 
 def test_sheets_of_the_real_keyframe(keyframe, tmp_path, capsys):

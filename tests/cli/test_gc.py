@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -30,6 +31,14 @@ def test_it_lists_and_deletes_nothing_by_itself(results, capsys):
     assert len(lines) == 5 and lines[-1] == "       4.0 MB in all; --delete removes them"
     assert "       2.0 MB  results/quick/work/.aside/s/cross/seed0/abcd" in lines
     assert len(list(results.rglob("records.stored"))) == 2
+
+
+def test_json_has_what_the_lines_say(results, capsys):
+    assert main(["--tier", "quick", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["deleted"], facts["bytes"]) == (False, 2_001_000)
+    work = "results/quick/work/.aside/s/cross/seed0/abcd"
+    assert {"tier": "quick", "path": work, "bytes": 2_000_000} in facts["entries"] and len(facts["entries"]) == 2
 
 
 def test_it_deletes_the_stored_of_a_tier_alone(results, capsys):

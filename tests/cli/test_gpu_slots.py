@@ -238,6 +238,10 @@ def test_the_list_says_which_are_taken(place, monkeypatch, capsys):
     assert gpu_slots.main(["--list"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [(row[0], row[2]) for row in rows] == [("0", "taken"), ("1", "free")]
+    assert gpu_slots.main(["--list", "--json"]) == 0
+    assert [(gpu["name"], gpu["taken"]) for gpu in json.loads(capsys.readouterr().out)["gpus"]] == [
+        ("0", True), ("1", False),
+    ]  # fmt: skip
 
 
 def test_it_starts_without_anything_heavy():

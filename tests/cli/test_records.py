@@ -22,6 +22,16 @@ def test_stale_records_are_named_with_the_reason(tmp_path, capsys):
     (line,) = output.err.splitlines()
     assert line.startswith("stale: ") and "aqr.bev_window unset -> 5" in line
     assert "results/smoke/smoke/cross/measure.jsonl" in line and "/none/" not in line
+    assert main(["check", str(tmp_path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["ok"], facts["records"], facts["records_ok"], facts["failed"]) == (True, 14, 14, [])
+    (stale,) = facts["stale"]
+    assert "aqr.bev_window unset -> 5" in stale["reason"] and len(stale["files"]) == 3
+    file = tmp_path / "smoke/smoke/none/measure.jsonl"
+    file.write_text("{")
+    assert main(["check", str(file), "--json"]) == 1
+    (failed,) = json.loads(capsys.readouterr().out)["failed"]
+    assert (failed["file"], failed["record"]) == (str(file), "measure smoke smoke none")
 
 
 def test_a_folder_without_records_is_a_mistake(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from pathlib import Path
@@ -62,6 +63,35 @@ def test_details_of_a_study_a_tier_and_a_suite(capsys):
     assert [line.split(":")[0] for line in printed(capsys, "show", "smoke") if line[0] != " "] == [
         "study smoke", "tier smoke",
     ]  # fmt: skip
+
+
+def from_json(capsys, *arguments: str) -> dict:
+    assert studies.main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_json_lists_what_the_tables_do(capsys):
+    facts = from_json(capsys, "list")
+    assert [[e["name"] for e in facts[kind]] for kind in ("studies", "tiers", "suites")] == [
+        studies.known_studies(), studies.known_tiers(), studies.known_suites(),
+    ]  # fmt: skip
+    by_name = {entry["name"]: entry for entry in facts["studies"]}
+    assert len(by_name["bias_site"]["variants"]) == 4 and by_name["bias_site"]["seeds"] == [0, 1, 2, 3, 4]
+    assert "quick" not in by_name["paper_cmt"]["tiers"] and facts["broken"] == []
+    named = from_json(capsys, "show", "bias_site", "quick")
+    assert named["studies"] == [by_name["bias_site"]] and named["suites"] == []
+    assert named["tiers"][0]["variant"] == {"length": "300 iterations", "init": "features"}
+    assert named["tiers"][0]["ships"] and from_json(capsys, "list", "bias_site", "quick") == named
+
+
+def test_json_of_a_check_counts_the_configs(capsys, tmp_path):
+    facts = from_json(capsys, "check", "bias_site", "quick")
+    expected = {"studies": ["bias_site"], "tiers": ["quick"], "suites": [], "configs": 6, "of": ["quick"]}
+    assert facts == {"ok": True, **expected}
+    (tmp_path / "wrong.yaml").write_text("name: wrong\n")
+    with pytest.raises(UserError):
+        studies.main(["check", str(tmp_path / "wrong.yaml"), "--json"])
+    assert capsys.readouterr().out == ""
 
 
 def test_check_tells_a_study_a_tier_and_a_suite_apart(capsys, tmp_path):

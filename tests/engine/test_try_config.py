@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,6 +89,11 @@ def test_the_command_prints_a_table_of_a_folder_and_its_exit_code_says_whether_a
     assert printed[0] == "| config | result | reason |" and len(printed) == 4
     assert f"| `{tmp_path}/broken.py` | refused |" in printed[2] and "not_there.py" in printed[2]
     assert f"| `{tmp_path}/half.py` | refused | no train_dataloader; a config that" in printed[3]
+    assert config_command(["check", str(tmp_path / "broken.py"), "--json"]) == 1
+    facts = json.loads(capsys.readouterr().out)
+    assert not facts["ok"] and [(c["model"], c["result"]) for c in facts["configs"]] == [
+        (str(tmp_path / "broken.py"), REFUSED)
+    ]
 
 
 def test_names_that_stand_for_no_config(tmp_path):

@@ -87,6 +87,22 @@ def test_a_loss_in_every_seed_is_outside_the_noise(tmp_path, capsys):
     assert by_variant(b, a)["b", "clean"].corrected == "better"
 
 
+def test_json_has_what_the_text_says(tmp_path, capsys):
+    a = make_set(tmp_path / "a", shift=noise(0.001))
+    b = make_set(tmp_path / "b", shift=lambda v, c, s: -0.1 * (v == "b" and c == "clean") + 0.001 * s, config="y")
+    out = tmp_path / "all.csv"
+    assert main([str(a), str(b), str(a), "--json", "--out", str(out)]) == 1
+    facts = json.loads(capsys.readouterr().out)
+    first, second = facts["comparisons"]
+    assert facts["different"] and (first["different"], second["different"]) == (True, False)
+    assert (first["a"], first["b"]) == (str(a), str(b)) and first["changed"] == ["config of made_up/b"]
+    rows = pd.read_csv(out)
+    assert len(first["scores"]) + len(second["scores"]) == len(rows) and first["scores"][0].keys() < {*rows}
+    worse = [(s["variant"], s["condition"]) for s in first["scores"] if s["verdict_holm"] == "worse"]
+    assert set(worse) == {("b", "clean")} and "is worse in B" in first["conclusion"]
+    assert {"name": "studies", "a": "made_up", "b": "made_up"} in first["sides"]
+
+
 def test_noise_is_called_noise(tmp_path):
     a, b = make_set(tmp_path / "a", shift=noise(0.01, 1)), make_set(tmp_path / "b", shift=noise(0.01, 2))
     rows = by_variant(a, b)

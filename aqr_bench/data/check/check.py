@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aqr_bench.console import non_negative_int, seed
+from aqr_bench.console import add_json_option, non_negative_int, print_json, seed
 from aqr_bench.data.check.clouds import COLUMNS, POINT_FORMAT
 from aqr_bench.data.check.clouds import REMEDIES as CLOUD_REMEDIES
 from aqr_bench.data.check.files import check_contents, check_masks, check_presence, draw, recordings
@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=non_negative_int, default=20, metavar="N", help=samples_help)
     parser.add_argument("--seed", type=seed, default=0, help="draws these samples (default: 0)")
     parser.add_argument("--partial", action="store_true", help="a part of a release: do not ask for all of its scenes")
-    parser.add_argument("--json", action="store_true", help="print a JSON object instead of lines")
+    add_json_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
 
@@ -273,5 +273,8 @@ def main(argv: list[str] | None = None) -> int:
         report = check_root(args.root, args.version, args.samples, args.seed, args.partial, progress, vocabulary)
     except ValueError as error:  # a path that no file system takes
         raise UserError(f"--root {args.root!r}: {error}") from None
-    print(json.dumps(report.as_dict(), indent=1) if args.json else "\n".join(report.lines()))
+    if args.json:
+        print_json(report.as_dict())
+    else:
+        print("\n".join(report.lines()))
     return 1 if report.errors else 0
