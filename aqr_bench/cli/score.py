@@ -61,7 +61,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="the mean is over nuScenes' ten classes, or over those that the split has objects of",
     )
     parser.add_argument(
-        "--ranges", nargs="+", default=[], metavar="CLASS=METRES", help="other ranges than nuScenes' for some classes"
+        "--ranges",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="CLASS=METRES",
+        help="other ranges than nuScenes' for some classes",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="RECORDS", help="record file to write (.jsonl)")
     args = parser.parse_args(argv)

@@ -99,7 +99,7 @@ def check_submission(
     tolerance: float = TOLERANCE,
     rules: ScoringRules = OFFICIAL_RULES,
 ) -> CrossCheck:
-    """Score a submission with the devkit, by the same rules, and compare the scores of its record, but for custom ones."""
+    """Score a submission with the devkit, by the same rules, and compare its record's scores, custom ones left out."""
     from aqr_bench.metrics.detection import score_detections
 
     scores = {name: value for name, value in scores.items() if name != "custom"}
