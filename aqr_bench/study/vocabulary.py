@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-CATEGORIES = (
-    "human.pedestrian.adult",
-    "human.pedestrian.child",
-    "human.pedestrian.wheelchair",
-    "human.pedestrian.stroller",
-    "human.pedestrian.personal_mobility",
-    "human.pedestrian.police_officer",
-    "human.pedestrian.construction_worker",
-    "animal",
-    "vehicle.car",
-    "vehicle.motorcycle",
-    "vehicle.bicycle",
-    "vehicle.bus.bendy",
-    "vehicle.bus.rigid",
-    "vehicle.truck",
-    "vehicle.construction",
-    "vehicle.emergency.ambulance",
-    "vehicle.emergency.police",
-    "vehicle.trailer",
-    "movable_object.barrier",
-    "movable_object.trafficcone",
-    "movable_object.pushable_pullable",
-    "movable_object.debris",
-    "static_object.bicycle_rack",
-)
-ATTRIBUTES = (
-    "vehicle.moving",
-    "vehicle.stopped",
-    "vehicle.parked",
-    "cycle.with_rider",
-    "cycle.without_rider",
-    "pedestrian.sitting_lying_down",
-    "pedestrian.standing",
-    "pedestrian.moving",
-)
+from aqr_bench.study.schema import schema_for
+
 IGNORE = "ignore"  # in place of a nuScenes name: objects of that category are background, the attribute is none
+
+
+@functools.cache
+def nuscenes_names(kind: str) -> tuple[str, ...]:
+    """nuScenes' names of ``categories`` or ``attributes``: those that the schema of tiers has."""
+    names = schema_for("tier").schema["properties"]["data"]["properties"][kind]["additionalProperties"]["enum"]
+    return tuple(name for name in names if name != IGNORE)
 
 
 @dataclass(frozen=True)
@@ -52,11 +27,11 @@ class Vocabulary:
 
     def unknown_categories(self, names: Iterable[str]) -> list[str]:
         """Those that are neither nuScenes' nor mapped, sorted."""
-        return sorted(set(names).difference(CATEGORIES, self.categories, [IGNORE]))
+        return sorted(set(names).difference(nuscenes_names("categories"), self.categories, [IGNORE]))
 
     def unknown_attributes(self, names: Iterable[str]) -> list[str]:
         """Those that are neither nuScenes' nor mapped, sorted."""
-        return sorted(set(names).difference(ATTRIBUTES, self.attributes, [IGNORE]))
+        return sorted(set(names).difference(nuscenes_names("attributes"), self.attributes, [IGNORE]))
 
     def as_dict(self) -> dict[str, dict[str, str]]:
         """For JSON and pickle; empty without any mapping."""

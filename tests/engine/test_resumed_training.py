@@ -46,12 +46,9 @@ CASES = [(kind, unit) for kind in KINDS for unit in ("iterations", "epochs")]
 EVERYDAY = {(kind, "iterations", 1.5, 0) for kind in KINDS} | {
     ("base", unit, passes, workers)
     for unit, passes, workers in [
-        ("iterations", 0.5, 0),
-        ("iterations", 1, 0),
         ("iterations", 2.5, 2),
         ("iterations", 3, 0),
         ("epochs", 1.5, 0),
-        ("epochs", 2.5, 2),
     ]
 }
 
