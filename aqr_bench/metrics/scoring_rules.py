@@ -60,10 +60,9 @@ class ScoringRules:
         """The devkit's DetectionConfig; ``present``: classes that the split has objects of."""
         from nuscenes.eval.common.config import config_factory
 
-        config, there = config_factory(OFFICIAL_CONFIG), set(present)
+        config, with_objects = config_factory(OFFICIAL_CONFIG), set(present)
         config.class_range = self.class_range()
-        names = [name for name in config.class_range if self.classes == ALL or name in there]
-        config.class_names = names
+        config.class_names = [name for name in config.class_range if self.classes == ALL or name in with_objects]
         return config
 
 

@@ -132,22 +132,22 @@ def worth_rows(evaluations: Sequence[ScoredInput], against: Mapping[str, str]) -
     conditions: dict[SensorInput, ScoredInput] = {}
     floors: dict[tuple[SensorInput, str], dict[int, ScoredInput]] = {}
     for entry in evaluations:
-        given = sensor_input(entry.corruption, entry.unused)
-        if given is None:
+        model_input = sensor_input(entry.corruption, entry.unused)
+        if model_input is None:
             continue
         if entry.unused:
-            floors.setdefault((given, entry.model), {}).setdefault(entry.seed, entry)
+            floors.setdefault((model_input, entry.model), {}).setdefault(entry.seed, entry)
             continue
-        cells.setdefault((entry.model, given), {}).setdefault(entry.seed, entry)
-        if not given.removed:
-            conditions.setdefault(given, entry)
+        cells.setdefault((entry.model, model_input), {}).setdefault(entry.seed, entry)
+        if not model_input.removed:
+            conditions.setdefault(model_input, entry)
     models = list(dict.fromkeys(model for model, _ in cells))
     rows = [
         row
-        for given, entry in conditions.items()
+        for model_input, entry in conditions.items()
         for sensor in WITHOUT_SENSOR
         for form in (ZERO, ABSENT)
-        for row in _rows(cells, floors, given, entry, sensor, form, models, against)
+        for row in _rows(cells, floors, model_input, entry, sensor, form, models, against)
     ]
     changes = correct({i: row.change for i, row in enumerate(rows)})
     return [replace(row, change=changes[i]) for i, row in enumerate(rows)]
@@ -156,7 +156,7 @@ def worth_rows(evaluations: Sequence[ScoredInput], against: Mapping[str, str]) -
 def _rows(
     cells: Mapping[tuple[str, SensorInput], Mapping[int, ScoredInput]],
     floors: Mapping[tuple[SensorInput, str], Mapping[int, ScoredInput]],
-    given: SensorInput,
+    model_input: SensorInput,
     entry: ScoredInput,
     sensor: str,
     form: str,
@@ -168,7 +168,7 @@ def _rows(
     if removed is None:
         return
     floor = _floor(floors, sensor_input(entry.corruption, [sensor]))
-    sides = {model: (cells.get((model, given), {}), cells.get((model, removed), {})) for model in models}
+    sides = {model: (cells.get((model, model_input), {}), cells.get((model, removed), {})) for model in models}
     for model, (score, without) in sides.items():
         worth = paired_difference(_scores(score), _scores(without))
         if worth is None:
@@ -186,11 +186,11 @@ def _rows(
 
 
 def _floor(
-    floors: Mapping[tuple[SensorInput, str], Mapping[int, ScoredInput]], given: SensorInput | None
+    floors: Mapping[tuple[SensorInput, str], Mapping[int, ScoredInput]], model_input: SensorInput | None
 ) -> tuple[str, Summary] | None:
     """The model that never has the sensor, and its scores on the same input; the best where there are several."""
     candidates = [
-        (model, summarise(list(_scores(side).values()))) for (key, model), side in floors.items() if key == given
+        (model, summarise(list(_scores(side).values()))) for (key, model), side in floors.items() if key == model_input
     ]
     return max(candidates, key=lambda pair: pair[1].mean or 0.0, default=None)
 

@@ -25,106 +25,106 @@ from aqr_bench.metrics.greedy_matching import nearest_objects
 from aqr_bench.metrics.matches import Matches
 
 
-def only(found: dict[str, ErrorType], *expected: str) -> None:
-    assert {name for name, error in found.items() if error.count} == set(expected)
-    assert {name for name, error in found.items() if abs(error.map_gain) > 1e-12} <= set(expected)
+def only(types: dict[str, ErrorType], *expected: str) -> None:
+    assert {name for name, error in types.items() if error.count} == set(expected)
+    assert {name for name, error in types.items() if abs(error.map_gain) > 1e-12} <= set(expected)
 
 
 def test_nothing_to_fix_in_perfect_detections():
-    found = error_types(matches_of(detected()))
-    assert tuple(found) == TYPES
-    only(found)
-    assert found[WRONG_HEADING].nds_gain == 0 and found[MISSED].nds_gain is None
+    types = error_types(matches_of(detected()))
+    assert tuple(types) == TYPES
+    only(types)
+    assert types[WRONG_HEADING].nds_gain == 0 and types[MISSED].nds_gain is None
 
 
 def test_a_duplicate_before_the_match_costs_precision():
     # Above all others in score, so every recall has one false positive more. The car at 0 is matched by it, the right
     # detection of that car is the duplicate.
-    found = error_types(matches_of(detected(extra=[("car", 0.2, 0.0, 0.9)])))
-    only(found, DUPLICATE)
-    assert found[DUPLICATE].count == 1 and 0 < found[DUPLICATE].map_gain < 0.1
+    types = error_types(matches_of(detected(extra=[("car", 0.2, 0.0, 0.9)])))
+    only(types, DUPLICATE)
+    assert types[DUPLICATE].count == 1 and 0 < types[DUPLICATE].map_gain < 0.1
 
 
 def test_background_is_far_from_everything():
-    found = error_types(matches_of(detected(extra=[("car", 10.0, 50.0, 0.9), ("bus", 10.0, 50.0, 0.9)])))
-    only(found, BACKGROUND)
-    assert found[BACKGROUND].count == 2
+    types = error_types(matches_of(detected(extra=[("car", 10.0, 50.0, 0.9), ("bus", 10.0, 50.0, 0.9)])))
+    only(types, BACKGROUND)
+    assert types[BACKGROUND].count == 2
     matches = matches_of(detected())
-    assert matches.map()[0] == pytest.approx(matches_of(detected(extra=[("car", 10, 50, 0.9)])).map()[0] + found[
+    assert matches.map()[0] == pytest.approx(matches_of(detected(extra=[("car", 10, 50, 0.9)])).map()[0] + types[
         BACKGROUND
     ].map_gain)  # fmt: skip
 
 
 def test_a_misplaced_detection_is_matched_once_it_is_moved():
-    found = error_types(matches_of(detected((0, "car", 3.0))))
-    assert found[MISPLACED].count == 1 and found[BACKGROUND].count == 0 and found[MISSED].count == 0
-    only(found, MISPLACED)
+    types = error_types(matches_of(detected((0, "car", 3.0))))
+    assert types[MISPLACED].count == 1 and types[BACKGROUND].count == 0 and types[MISSED].count == 0
+    only(types, MISPLACED)
     # At 4 m it is a match already; at the three other thresholds mAP of one class of ten is complete again.
-    whole = matches_of(detected()).map()[0]
-    assert matches_of(detected((0, "car", 3.0))).map()[0] + found[MISPLACED].map_gain == pytest.approx(whole)
+    complete = matches_of(detected()).map()[0]
+    assert matches_of(detected((0, "car", 3.0))).map()[0] + types[MISPLACED].map_gain == pytest.approx(complete)
 
 
 def test_only_the_best_of_several_misplaced_detections_is_matched():
-    found = error_types(matches_of(detected((0, "car", 3.0), extra=[("car", -3.5, 0.0, 0.4), ("car", 2.5, 0, 0.45)])))
-    assert found[MISPLACED].count == 3 and found[MISSED].count == 0
+    types = error_types(matches_of(detected((0, "car", 3.0), extra=[("car", -3.5, 0.0, 0.4), ("car", 2.5, 0, 0.45)])))
+    assert types[MISPLACED].count == 3 and types[MISSED].count == 0
     start = matches_of(detected((0, "car", 3.0), extra=[("car", -3.5, 0.0, 0.4), ("car", 2.5, 0, 0.45)])).map()[0]
     at_4 = matches_of(detected(extra=[("car", -3.5, 0.0, 0.4), ("car", 2.5, 0, 0.45)])).ap("car")[0, 3]
-    assert start + found[MISPLACED].map_gain == pytest.approx((3 * 2 + 1 + at_4) / 40)
+    assert start + types[MISPLACED].map_gain == pytest.approx((3 * 2 + 1 + at_4) / 40)
 
 
 def test_a_wrong_class_is_removed_from_one_class_and_matched_in_the_other():
-    found = error_types(matches_of(detected((0, "truck", 0.0))))
-    only(found, WRONG_CLASS)
-    whole = matches_of(detected()).map()[0]
-    assert found[WRONG_CLASS].count == 1 and found[MISSED].count == 0
-    assert matches_of(detected((0, "truck", 0.0))).map()[0] + found[WRONG_CLASS].map_gain == pytest.approx(whole)
+    types = error_types(matches_of(detected((0, "truck", 0.0))))
+    only(types, WRONG_CLASS)
+    complete = matches_of(detected()).map()[0]
+    assert types[WRONG_CLASS].count == 1 and types[MISSED].count == 0
+    assert matches_of(detected((0, "truck", 0.0))).map()[0] + types[WRONG_CLASS].map_gain == pytest.approx(complete)
 
 
 def test_a_wrong_class_on_an_object_that_is_matched_is_only_removed():
-    found = error_types(matches_of(detected(extra=[("bus", 0.0, 0.0, 0.9), ("truck", 20.0, 0.0, 0.9)])))
-    only(found, WRONG_CLASS)
+    types = error_types(matches_of(detected(extra=[("bus", 0.0, 0.0, 0.9), ("truck", 20.0, 0.0, 0.9)])))
+    only(types, WRONG_CLASS)
     start = matches_of(detected(extra=[("truck", 20.0, 0.0, 0.9)])).map()[0]
-    assert start + found[WRONG_CLASS].map_gain == pytest.approx(matches_of(detected()).map()[0])
+    assert start + types[WRONG_CLASS].map_gain == pytest.approx(matches_of(detected()).map()[0])
 
 
 def test_a_missed_object_is_taken_out_of_the_count():
-    found = error_types(matches_of(detected((0, None, 0.0), (1, None, 0.0))))
-    only(found, MISSED)
+    types = error_types(matches_of(detected((0, None, 0.0), (1, None, 0.0))))
+    only(types, MISSED)
     start = matches_of(detected((0, None, 0.0), (1, None, 0.0))).map()[0]
-    assert found[MISSED].count == 2
-    assert start + found[MISSED].map_gain == pytest.approx(matches_of(detected()).map()[0])
+    assert types[MISSED].count == 2
+    assert start + types[MISSED].map_gain == pytest.approx(matches_of(detected()).map()[0])
 
 
 def test_a_wrong_heading_costs_nds_alone():
-    found = error_types(matches_of(detected(yaw=np.pi)))
-    only(found, WRONG_HEADING)
-    assert found[WRONG_HEADING].count == 20 and found[WRONG_HEADING].map_gain == 0
+    types = error_types(matches_of(detected(yaw=np.pi)))
+    only(types, WRONG_HEADING)
+    assert types[WRONG_HEADING].count == 20 and types[WRONG_HEADING].map_gain == 0
     right, turned = (matches_of(detected(yaw=yaw)).scores().nds[0] for yaw in (0, np.pi))
-    assert found[WRONG_HEADING].nds_gain == pytest.approx(right - turned) and right > turned
+    assert types[WRONG_HEADING].nds_gain == pytest.approx(right - turned) and right > turned
     only(error_types(matches_of(detected(yaw=np.pi / 5))))
 
 
 def test_cones_have_no_heading_and_barriers_no_front():
     for name, count in (("traffic_cone", 0), ("barrier", 0), ("bus", 1)):
         truth = boxes([(name, 0.0, 0.0)])
-        found = error_types(matches_of(boxes([(name, 0.0, 0.0)], [0.5], yaw=np.pi), truth))
-        assert found[WRONG_HEADING].count == count, name
+        types = error_types(matches_of(boxes([(name, 0.0, 0.0)], [0.5], yaw=np.pi), truth))
+        assert types[WRONG_HEADING].count == count, name
 
 
 def test_the_nearest_explanation_comes_first():
     """A truck on a car that is detected, with another truck 3 m away: its class is wrong, its place is not."""
     truth = boxes([("car", 0.0, 0.0), ("truck", 3.0, 0.0)])
-    found = error_types(
+    types = error_types(
         matches_of(boxes([("car", 0.0, 0.0), ("truck", 3.0, 0.0), ("truck", 0.0, 0.0)], [0.5] * 3), truth)
     )
-    assert found[WRONG_CLASS].count == 1 and found[MISPLACED].count == 0
+    assert types[WRONG_CLASS].count == 1 and types[MISPLACED].count == 0
 
 
 def test_no_detection_and_no_object():
     nothing = boxes([], [])
     assert error_types(matches_of(nothing))[MISSED] == ErrorType(20, 0.0)
-    found = error_types(matches_of(detected(), truth=boxes([])))
-    assert found[BACKGROUND] == ErrorType(20, 0.0)
+    types = error_types(matches_of(detected(), truth=boxes([])))
+    assert types[BACKGROUND] == ErrorType(20, 0.0)
 
 
 def test_random_boxes_are_complete_and_survive_the_file(tmp_path):
@@ -137,10 +137,10 @@ def test_random_boxes_are_complete_and_survive_the_file(tmp_path):
         base = module._mean_ap(matches, detections.hit, detections.parts, positives)
         expected = np.mean([matches.ap(name)[0, d] for name in matches.classes])
         assert base == pytest.approx(expected, abs=1e-12), threshold
-    found = error_types(matches)
-    assert all(found[name].count for name in (MISPLACED, DUPLICATE, BACKGROUND, MISSED))
-    assert all(error.map_gain >= 0 for error in found.values())
-    assert error_types(Matches.load(matches.save(tmp_path / "matches.npz"))) == found
+    types = error_types(matches)
+    assert all(types[name].count for name in (MISPLACED, DUPLICATE, BACKGROUND, MISSED))
+    assert all(error.map_gain >= 0 for error in types.values())
+    assert error_types(Matches.load(matches.save(tmp_path / "matches.npz"))) == types
 
 
 def test_distances_are_those_of_a_plain_loop():

@@ -19,14 +19,14 @@ PALETTE = {"none": "grey", "cross": "blue"}
 @pytest.fixture(scope="module")
 def diagnoses(tmp_path_factory) -> dict:
     """Two variants, one of two seeds; the other has one duplicate and one detection of the wrong class."""
-    folder, found = tmp_path_factory.mktemp("matches"), {}
+    folder, by_run = tmp_path_factory.mktemp("matches"), {}
     worse = detected(
         (0, "truck", 0.0), extra=[("car", 20.2, 0.0, 0.9)] + [("bus", 10.0, 50.0 + i, 0.1) for i in range(30)]
     )
     for variant, seed, boxes in (("none", 0, detected()), ("none", 1, detected()), ("cross", 0, worse)):
         path = matches_of(boxes).save(folder / f"{variant}{seed}.npz")
-        found[variant, seed, "clean"] = diagnose(path)
-    return found
+        by_run[variant, seed, "clean"] = diagnose(path)
+    return by_run
 
 
 def test_gains_over_seeds(diagnoses):

@@ -32,9 +32,9 @@ WEIGHTS_CAPTION = (
 
 def errors_figure(diagnoses: Mapping[Key, Diagnosis], palette: Mapping[str, Colour]) -> Figure | None:
     """A panel per condition, a row per type; None where no evaluation has types of errors."""
-    found = {key: diagnosis.errors for key, diagnosis in diagnoses.items() if diagnosis.errors is not None}
-    conditions = list(dict.fromkeys(condition for _, _, condition in found))[:MAX_CONDITIONS]
-    variants = list(dict.fromkeys(variant for variant, _, _ in found))
+    errors_by_run = {key: diagnosis.errors for key, diagnosis in diagnoses.items() if diagnosis.errors is not None}
+    conditions = list(dict.fromkeys(condition for _, _, condition in errors_by_run))[:MAX_CONDITIONS]
+    variants = list(dict.fromkeys(variant for variant, _, _ in errors_by_run))
     if not conditions:
         return None
     step = min(0.6 / max(len(variants) - 1, 1), 0.25)
@@ -43,7 +43,7 @@ def errors_figure(diagnoses: Mapping[Key, Diagnosis], palette: Mapping[str, Colo
     for i, (axis, condition) in enumerate(zip(axes, conditions, strict=True)):
         for k, variant in enumerate(variants):
             for y, kind in enumerate(TYPES):
-                errors = [of[kind] for (v, _, c), of in found.items() if (v, c) == (variant, condition)]
+                errors = [of[kind] for (v, _, c), of in errors_by_run.items() if (v, c) == (variant, condition)]
                 gains = [error.nds_gain if kind == WRONG_HEADING else error.map_gain for error in errors]
                 if gains:
                     at = y + (k - (len(variants) - 1) / 2) * step
