@@ -68,10 +68,10 @@ def model_file(model: str) -> Path:
 
 
 def _package_file(package: str, name: str) -> Path:
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or spec.origin is None:
+    origin = _package_origin(package)
+    if origin is None:
         raise UserError(f"model config {package}{PACKAGE}{name}: the package '{package}' is not installed")
-    configs = _package_configs(spec.origin)
+    configs = _package_configs(origin)
     path = configs / name
     if not path.is_file():
         known = [p.relative_to(configs).as_posix() for p in configs.rglob("*.py")]
@@ -79,6 +79,15 @@ def _package_file(package: str, name: str) -> Path:
         hint = "" if close.startswith("; known") else close
         raise UserError(f"model config {package}{PACKAGE}{name}: no such file in {configs}{hint}")
     return path
+
+
+def _package_origin(package: str) -> str | None:
+    """The ``__init__.py`` of an installed package; None where there is none of that name."""
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except (ImportError, ValueError):  # __main__ has no spec
+        return None
+    return None if spec is None else spec.origin
 
 
 def _package_configs(origin: str) -> Path:
@@ -95,11 +104,10 @@ def configs_below(name: str) -> list[str]:
     Raises:
         UserError: there is no such folder, package or config, or there are no configs in it.
     """
-    spec = importlib.util.find_spec(name) if name.isidentifier() and not Path(name).is_dir() else None
-    if spec is not None and spec.origin is not None:
-        folder, prefix = _package_configs(spec.origin), f"{name}{PACKAGE}"
-    elif Path(name).is_dir():
+    if Path(name).is_dir():
         folder, prefix = Path(name), f"{name.rstrip('/')}/"
+    elif (origin := _package_origin(name)) is not None:
+        folder, prefix = _package_configs(origin), f"{name}{PACKAGE}"
     else:
         model_file(name)
         return [name]

@@ -99,5 +99,7 @@ def test_the_command_prints_a_table_of_a_folder_and_its_exit_code_says_whether_a
 def test_names_that_stand_for_no_config(tmp_path):
     with pytest.raises(UserError, match=f"no configs in {tmp_path}. Give a folder"):
         config_command(["check", str(tmp_path)])
+    with pytest.raises(UserError, match="no '__main__' in aqr_bench/cmt/configs"):
+        config_command(["check", "__main__"])
     with pytest.raises(UserError, match="did you mean 'pgd/pgd_"):
         config_command(["check", REFUSED_ROWS[0].replace("caffe", "cafe")])
