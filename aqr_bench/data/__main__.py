@@ -8,6 +8,7 @@ aqr-bench data check --root ROOT: is a nuScenes root complete and consistent?
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -24,14 +25,14 @@ from aqr_bench.metrics.splits import TEST, VERSIONS
 from aqr_bench.study.load import load_tier
 from aqr_bench.study.vocabulary import Vocabulary
 
+ACTIONS = {"check": "aqr_bench.data.check.check"}  # with an entry and options of their own
+
 
 def main(argv: list[str] | None = None) -> int:
     """Write infos_train.pkl, infos_val.pkl and data.json (what they hold); return 0. ``check`` is another entry."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] == ["check"]:
-        from aqr_bench.data.check.check import main as check
-
-        return check(argv[1:])
+    if argv and argv[0] in ACTIONS:
+        return importlib.import_module(ACTIONS[argv[0]]).main(argv[1:])
     parser = argparse.ArgumentParser(
         prog="aqr-bench data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
