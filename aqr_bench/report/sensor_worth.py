@@ -189,7 +189,9 @@ def _floor(
     floors: Mapping[tuple[SensorInput, str], Mapping[int, ScoredInput]], given: SensorInput | None
 ) -> tuple[str, Summary] | None:
     """The model that never has the sensor, and its scores on the same input; the best where there are several."""
-    candidates = [(model, summarise(list(_scores(side).values()))) for (key, model), side in floors.items() if key == given]
+    candidates = [
+        (model, summarise(list(_scores(side).values()))) for (key, model), side in floors.items() if key == given
+    ]
     return max(candidates, key=lambda pair: pair[1].mean or 0.0, default=None)
 
 
