@@ -67,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
                 pictures.append({"file": path.name, "condition": condition.name, "sample": index, "caption": caption})
     index_file = out / "pictures.json"
     identity = pictures_identity(Path(args.train), Path(args.evaluation)) if args.evaluation else None
-    write_text(index_file, json.dumps({"pictures": pictures, "reason": trained.reason, "identity": identity}))
+    run = {"study": trained.study, "variant": trained.variant, "seed": trained.seed}
+    content = {"pictures": pictures, "reason": trained.reason, "run": run, "identity": identity}
+    write_text(index_file, json.dumps(content))
     print(f"{len(pictures)} pictures -> {out}")
     return 0
 

@@ -5,25 +5,27 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from aqr_bench.errors import is_file
 from aqr_bench.report.figures.style import DPI
 from aqr_bench.report.section import ReportFigure
+from aqr_bench.report.tables.table import CellStyle, ReportTable
 
-PAGE_LIMIT = 14_000_000  # bytes of embedded images, as text: leaves room for tables in a page of 15 MB
+PAGE_LIMIT = 4_900_000  # bytes of a page with its embedded images: it can be sent, and opens at once
 MAX_PIXELS = 100_000_000  # of a picture in the page
 PICTURE_WIDTH = 1600  # pixels
 COLOURS = 256  # of a figure in the page; the file beside it has all
 
 
 class Budget:
-    """Bytes that the page may still grow by."""
+    """Bytes that a page of ``used`` bytes may still grow by."""
 
-    def __init__(self, left: int | None = None) -> None:
-        self.left = PAGE_LIMIT if left is None else left
+    def __init__(self, used: int = 0) -> None:
+        self.left = PAGE_LIMIT - used
 
     def take(self, address: str) -> bool:
         """Count an embedded image; False, and nothing counted, where it does not fit any more."""
@@ -66,19 +68,21 @@ def _figure(path: Path) -> EmbeddedImage:
         return EmbeddedImage(embed(buffer.getvalue(), "png"), round(image.width * 96 / DPI))
 
 
-def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, str]], list[str], str | None]:
+def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, Any]], list[str], str | None]:
     """Pictures below ``folder`` for the page, the names of those left out for their size, and a note.
 
-    ``pictures.json``, where present, gives order and captions; without it all PNG files are taken by name.
+    ``pictures.json``, where present, gives order, captions and run; without it all PNG files are taken by name. Every
+    picture has source, caption and anchor, and what its entry says of condition and run (None where it does not).
     """
     from PIL import Image
 
-    index, note = folder / "pictures.json", None
+    index, note, run = folder / "pictures.json", None, None
     listed: list[dict] = []
     if index.is_file():
         try:
             content = json.loads(index.read_text(encoding="utf-8"))
             listed, note = [dict(entry) for entry in content["pictures"]], content.get("reason")
+            run = dict(content["run"]) if content.get("run") else None  # files of earlier versions do not say
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
             note = f"pictures.json cannot be read: {err}"
     if not listed and folder.is_dir():
@@ -104,8 +108,24 @@ def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, str]]
             continue
         sample = f", sample {entry['sample']}" if "sample" in entry else ""
         caption = entry.get("caption") or f"{entry.get('condition', path.stem)}{sample}"
-        pictures.append({"source": source, "caption": caption})
+        anchor = f"picture-{len(pictures) + 1}"
+        condition = entry.get("condition")
+        pictures.append({"source": source, "caption": caption, "anchor": anchor, "condition": condition, "run": run})
     return pictures, left_out, note
+
+
+def link_pictures(table: ReportTable, study: str | None, pictures: Sequence[Mapping[str, Any]]) -> ReportTable:
+    """The table of a study's runs (None: of the base models) with links from its conditions to pictures of that run."""
+    anchors = {}
+    for picture in reversed(pictures):  # the first one of a condition remains
+        if (run := picture["run"]) is not None and run.get("study") == study:
+            anchors[run.get("variant"), run.get("seed") if study else None, picture["condition"]] = picture["anchor"]
+    if not anchors:
+        return table
+    rows = table.data.to_dict("records")
+    of_rows = [anchors.get((r.get("variant") if study else None, r.get("seed"), r["condition"])) for r in rows]
+    styles = {(i, "Condition"): CellStyle(link=anchor) for i, anchor in enumerate(of_rows) if anchor}
+    return replace(table, styles={**table.styles, **styles})
 
 
 def _shrunk(path: Path) -> bytes:

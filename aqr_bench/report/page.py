@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -18,7 +19,7 @@ from aqr_bench.report.alarms import Alarm, alarms_sentence, alarms_table, base_a
 from aqr_bench.report.answer import answer, cost_answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
 from aqr_bench.report.detectable_difference import detectable_difference_sentence, detectable_difference_table
-from aqr_bench.report.embed import Budget, collect_pictures, embed_figures
+from aqr_bench.report.embed import Budget, collect_pictures, embed_figures, link_pictures
 from aqr_bench.report.figures.study import draw_costs, draw_study
 from aqr_bench.report.folded import folded_sections
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
@@ -32,6 +33,7 @@ from aqr_bench.report.tables.robustness import RobustnessPart, robustness_parts
 from aqr_bench.report.tables.slices import slices_table
 from aqr_bench.report.tables.study import (
     base_table,
+    by_condition_table,
     classes_table,
     metrics_table,
     problems_table,
@@ -124,25 +126,13 @@ def _page(
     pictures_folder: Path | None,
 ) -> str:
     """The page of some studies, as HTML."""
-    budget = Budget()
-    # Where the page would grow too large, the last ones are left out.
-    figures = [figure for section in sections for figure in section.figures]
-    figures += [figure for section in sections for figure in section.robustness_figures]
-    figures += [figure for section in further for figure in section.figures]
-    figures += [figure for section in sections for figure in section.folded_figures]
-    embedded = embed_figures(figures, budget)
     everything = [*base_records, *(r for section in sections for r in section.records)]
-    none = ([], [], None)
-    pictures, left_out, note = none if pictures_folder is None else collect_pictures(pictures_folder, budget)
-    return _template().render(
+    render = partial(
+        _template().render,
         tier=tier,
         sections=sections,
         further=further,
         base=base_tables,
-        embedded=embedded,
-        pictures=pictures,
-        pictures_left_out=left_out,
-        picture_note=note,
         warnings=[*stale, *mixtures(everything)],
         alarms=alarms_table("sanity", alarms),
         alarms_sentence=alarms_sentence(alarms),
@@ -152,6 +142,18 @@ def _page(
         checked=cross_checked(everything),
         built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+    bare = render(embedded={}, pictures=[], pictures_left_out=[], picture_note=None)
+    budget = Budget(len(bare.encode()))
+    # Where the page would grow too large, the last ones are left out.
+    figures = [figure for section in sections for figure in section.figures if figure.lead]
+    figures += [figure for section in sections for figure in section.figures if not figure.lead]
+    figures += [figure for section in sections for figure in section.robustness_figures]
+    figures += [figure for section in further for figure in section.figures]
+    figures += [figure for section in sections for figure in section.folded_figures]
+    embedded = embed_figures(figures, budget)
+    none = ([], [], None)
+    pictures, left_out, note = none if pictures_folder is None else collect_pictures(pictures_folder, budget)
+    return render(embedded=embedded, pictures=pictures, pictures_left_out=left_out, picture_note=note)
 
 
 def _write_study(out: Path, study: str, studies: Sequence[str], page: str) -> None:
@@ -202,7 +204,8 @@ def _study_section(
         figures, text = draw_costs(study, results, output.figures, output.footer), cost_answer(study, results)
     else:
         tables |= {
-            "scores": scores_table(study, results),
+            "scores": (scores := scores_table(study, results)),
+            "by_condition": by_condition_table(study, scores),
             "resolution": detectable_difference_table(study, results),
             "router": router_table(study, results),
             "sensing": sensing_table(study, results.router_files),
@@ -290,4 +293,5 @@ def _template() -> jinja2.Template:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["html"] = lambda table: Markup(table.html())
+    environment.filters["linked"] = link_pictures
     return environment.get_template("index.html.j2")

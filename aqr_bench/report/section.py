@@ -26,10 +26,11 @@ class Output:
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure of the page: caption and PNG file."""
+    """A figure of the page: caption and PNG file; ``lead``: among the few that are not folded."""
 
     caption: str
     path: Path
+    lead: bool = False
 
 
 @dataclass(frozen=True)

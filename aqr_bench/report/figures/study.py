@@ -35,6 +35,8 @@ from aqr_bench.report.section import ReportFigure
 from aqr_bench.report.tables.study import by_seed, comparison_target, differences
 from aqr_bench.study.spec import LOWER_IS_BETTER, Study
 
+LEAD = ("difference",)  # beside the table by condition, enough to answer; a reader opens the others
+
 
 def metric_figure(study: Study, results: Results) -> Figure | None:
     """Score of every seed (rings) and their mean (diamond), one panel per condition."""
@@ -309,7 +311,7 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path, foot
         if isinstance(figure, tuple):
             caption, figure = figure
         if figure is not None:
-            drawn.append(ReportFigure(caption, save(figure, folder, f"{study.name}_{name}", footer)))
+            drawn.append(ReportFigure(caption, save(figure, folder, f"{study.name}_{name}", footer), name in LEAD))
     return drawn
 
 
@@ -327,4 +329,4 @@ def draw_costs(study: Study, results: Results, folder: Path, footer: str = "") -
     axes[0].set_xlabel("latency, ms (median)")
     axes[1].set_xlabel("peak memory, MB")
     caption = "Median latency of an inference, and peak memory of the process, by variant."
-    return [ReportFigure(caption, save(figure, folder, f"{study.name}_costs", footer))]
+    return [ReportFigure(caption, save(figure, folder, f"{study.name}_costs", footer), lead=True)]

@@ -22,12 +22,14 @@ from aqr_bench.report.score_statistics import (
     summarise,
     verdict,
 )
-from aqr_bench.report.tables.table import ReportTable, Row, make_table
+from aqr_bench.report.tables.table import CellStyle, ReportTable, Row, make_table
 from aqr_bench.study.spec import Study
 
 NOT_APPLICABLE_TEXT = "not applicable"  # the condition changes a sensor that the model does not use
 SEEDS_INTERVAL, SCENES_INTERVAL, HOLM_VERDICT = "95 %, seeds", "95 %, scenes", "Corrected"  # columns
 FINDINGS = ("better", "worse")  # verdicts that the correction can revoke
+HINTS = ("sd", "Difference", SEEDS_INTERVAL, SCENES_INTERVAL, "Verdict", HOLM_VERDICT, "Runs")  # of a mean, on hover
+MAX_SHADE = 0.45  # of a cell's ground: text remains readable, on light and on dark
 
 
 def by_seed(results: Results, variant: str, condition: str, metric: str) -> dict[int, float]:
@@ -113,6 +115,36 @@ def _score_row(study: Study, results: Results, condition: str, variant: str, del
         "Runs": "–" if not_applicable else _runs(summary.n, wanted, delta),
     }
     return Row(data, text, summary.n < wanted and not not_applicable)
+
+
+def by_condition_table(study: Study, scores: ReportTable) -> ReportTable:
+    """Mean score, one row per condition and one column per variant: the rows of ``scores_table`` side by side.
+
+    On the page a better cell has more colour, and every one has interval and runs on hover.
+    """
+    means = scores.data[f"{study.metric}_mean"].astype(float)
+    best, worst = (means.max(), means.min()) if study.higher_is_better else (means.min(), means.max())
+    rows: dict[str, tuple[dict, dict]] = {}
+    styles = {}
+    for mean, (_, text) in zip(means, scores.text.iterrows(), strict=True):
+        condition, variant = text["Condition"], text["Variant"]
+        new = {"condition": condition}, {"Condition": condition}
+        data, display = rows.setdefault(condition, new)
+        data[variant], display[variant] = mean, text[study.metric]
+        if mean == mean:
+            share = (mean - worst) / (best - worst) if best != worst else 0.0
+            hint = ". ".join(f"{c}: {text[c]}" for c in HINTS if text[c] not in ("–", "baseline"))
+            hint = f"{variant}, {condition}: {study.metric} {text[study.metric]}. {hint}"
+            styles[len(rows) - 1, variant] = CellStyle(hint, shade=MAX_SHADE * share)
+    table = make_table(
+        f"{study.name}_by_condition",
+        f"Mean {study.metric}, condition by variant",
+        [Row(data, text) for data, text in rows.values()],
+        f"More colour is better, from {number(worst)} to {number(best)}." if styles else "",
+        study.variants,
+        (["condition", *study.variants], ["Condition", *study.variants]),
+    )
+    return replace(table, styles=styles)
 
 
 def _runs(finished: int, wanted: int, delta: ScoreDifference | None) -> str:

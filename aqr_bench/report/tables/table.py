@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,23 @@ class Row:
     marked: bool = False
 
 
+LONG = 40  # rows; a longer table scrolls in a box of the page
+
+
+@dataclass(frozen=True)
+class CellStyle:
+    """How a cell looks on the page beyond its text: ``link`` is an anchor of the page, ``shade`` in 0..1."""
+
+    hint: str = ""  # appears on hover
+    link: str = ""
+    shade: float | None = None
+
+
 @dataclass(frozen=True)
 class ReportTable:
     """``data`` holds full precision, ``text`` the same rows as text; ``marked`` are row numbers to highlight.
 
-    ``numeric``: columns of ``text`` that are right-aligned. ``bold``: cells, by row number and column.
+    ``numeric``: columns of ``text`` that are right-aligned. ``bold``, ``styles``: of cells, by row number and column.
     """
 
     name: str
@@ -38,6 +50,7 @@ class ReportTable:
     marked: frozenset[int] = frozenset()
     numeric: frozenset[str] = frozenset()
     bold: frozenset[tuple[int, str]] = frozenset()
+    styles: Mapping[tuple[int, str], CellStyle] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.text)
@@ -47,9 +60,14 @@ class ReportTable:
         columns = list(self.text.columns)
 
         def cell(tag: str, column: str, value: object, row: int = -1) -> str:
-            kind = ' class="n"' if column in self.numeric else ""
+            style = self.styles.get((row, column), CellStyle())
+            attributes = ' class="n"' if column in self.numeric else ""
+            attributes += f' title="{html.escape(style.hint)}"' if style.hint else ""
+            attributes += "" if style.shade is None else f' style="--shade:{100 * style.shade:.0f}%"'
             text = html.escape(str(value))
-            return f"<{tag}{kind}>{f'<strong>{text}</strong>' if (row, column) in self.bold else text}</{tag}>"
+            text = f"<strong>{text}</strong>" if (row, column) in self.bold else text
+            text = f'<a href="#{html.escape(style.link)}">{text}</a>' if style.link else text
+            return f"<{tag}{attributes}>{text}</{tag}>"
 
         head = "".join(cell("th", c, c) for c in columns)
         rows = []
@@ -57,7 +75,8 @@ class ReportTable:
             kind = ' class="gap"' if i in self.marked else ""
             rows.append(f"<tr{kind}>{''.join(cell('td', c, v, i) for c, v in zip(columns, row, strict=True))}</tr>")
         body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-        return f'<div class="scroll"><table data-csv="{html.escape(self.name)}">{body}</table></div>'
+        box = "scroll long" if len(self) > LONG else "scroll"
+        return f'<div class="{box}"><table data-csv="{html.escape(self.name)}">{body}</table></div>'
 
     def markdown(self, footer: str = "") -> str:
         """The text as a Markdown table, with title, note and footer."""
