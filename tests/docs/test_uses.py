@@ -21,7 +21,7 @@ def records(folder: Path) -> list:
 def test_every_block_is_run_or_is_no_shell(page, name):
     text = (Path(__file__).resolve().parents[2] / "docs" / name).read_text(encoding="utf-8")
     kinds = {line.removeprefix("```") for line in text.splitlines() if line.startswith("```")}
-    assert kinds <= {"", "sh", "console"} and len(page.blocks(name)) >= 3
+    assert kinds <= {"", "sh", "console", "yaml"} and len(page.blocks(name)) >= 3
 
 
 @pytest.mark.slow
