@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         each = [argparse.Namespace(**{**vars(args), "suite": suite, "out": out}) for suite, out in outs.items()]
         codes = [evaluate_config(one_suite, _workers(args.workers)) for one_suite in each]
         return 0 if args.allow_failures else max(codes)
+    if args.metrics:
+        raise UserError("--metrics belongs to --config", "A tier names its metrics itself: evaluate: {metrics: [...]}.")
     if not (args.tier and args.train):
         raise UserError("evaluate needs --tier and --train (or --config and --checkpoint)")
     if args.keyframe:

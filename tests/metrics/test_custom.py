@@ -11,6 +11,7 @@ import pytest
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 from worlds import smallest_world
 
+from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.cross_check import check_submission
@@ -119,3 +120,8 @@ def test_it_gets_the_boxes_that_nuscenes_counts(project):
     submission = project / "results_nusc.json"
     submission.write_text(json.dumps({"meta": {}, "results": results}))
     assert check_submission(submission, scores, nusc).agrees, "the devkit does not know of it"
+
+
+def test_a_tier_names_its_metrics_itself():
+    with pytest.raises(UserError, match=r"--metrics belongs to --config\. A tier names its metrics itself"):
+        evaluate(["--tier", "smoke", "--train", "x", "--out", "y", "--metrics", "mine.py:counts"])
