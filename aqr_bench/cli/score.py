@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from aqr_bench.console import add_quiet_option, hide_progress
 from aqr_bench.errors import UserError
 
 
@@ -25,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     target = find_target(args.root, args.version, args.split)
     first = args.submissions[0].resolve()
     name = args.name or (first if first.is_dir() else first.parent).name
-    score_submissions(submissions, target, name, suite, args.out)
+    with hide_progress(args.quiet):
+        score_submissions(submissions, target, name, suite, args.out)
     return 0
 
 
@@ -49,6 +51,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--suite", help="condition suite, file or name, that has the conditions")
     parser.add_argument("--name", metavar="MODEL", help="name of the model (default: the folder of the submissions)")
     parser.add_argument("--out", required=True, type=Path, metavar="RECORDS", help="record file to write (.jsonl)")
+    add_quiet_option(parser)
     args = parser.parse_args(argv)
     if args.out.suffix != ".jsonl":
         raise UserError(f"--out: '{args.out}' does not end in .jsonl")
