@@ -10,6 +10,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -37,6 +39,29 @@ def is_terminal(file: TextIO) -> bool:
     return file.isatty() and os.environ.get("TERM") != "dumb"
 
 
+_progress_hidden: ContextVar[bool] = ContextVar("progress_hidden", default=False)
+
+
+def add_quiet_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``-q``, ``--quiet``, the same for every command that prints progress."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress: only results, warnings and errors")
+
+
+@contextmanager
+def hide_progress(hidden: bool = True) -> Iterator[None]:
+    """While it is open, ``steps``, ``LiveLine`` and ``print_progress`` show nothing, if ``hidden``."""
+    token = _progress_hidden.set(hidden)
+    try:
+        yield
+    finally:
+        _progress_hidden.reset(token)
+
+
+def progress_hidden() -> bool:
+    """Whether progress is not to be shown."""
+    return _progress_hidden.get()
+
+
 class LiveLine:
     """Context manager: one line at the bottom of a terminal, redrawn every second and cleared at the end.
 
@@ -45,7 +70,7 @@ class LiveLine:
 
     def __init__(self, text: Callable[[], str], file: TextIO | None = None, every_s: float = 1.0) -> None:
         self.text, self.file, self.every_s = text, file or sys.stdout, every_s
-        self.live = is_terminal(self.file)
+        self.live = is_terminal(self.file) and not progress_hidden()
         self._bar: Any = None
         self._stop = threading.Event()
 
@@ -83,7 +108,7 @@ class LiveLine:
 
 def steps(items: Collection[T], title: str, name: Callable[[T], str] = str) -> Iterator[T]:
     """Iterate over the items of a long step; on a terminal (stderr) a bar shows the current one and the time left."""
-    if not is_terminal(sys.stderr) or len(items) < 2 or find_spec("tqdm") is None:
+    if progress_hidden() or not is_terminal(sys.stderr) or len(items) < 2 or find_spec("tqdm") is None:
         yield from items
         return
     from tqdm import tqdm
@@ -94,6 +119,12 @@ def steps(items: Collection[T], title: str, name: Callable[[T], str] = str) -> I
             bar.set_postfix_str(name(item))
             yield item
             bar.update()
+
+
+def print_progress(line: str) -> None:
+    """``print_line``, unless progress is hidden."""
+    if not progress_hidden():
+        print_line(line)
 
 
 def print_line(line: str) -> None:

@@ -22,7 +22,7 @@ import pytest
 from aqr_bench.cli.estimate import job_groups
 from aqr_bench.cli.progress import EXCLUSIVE, MINOR_S, Progress, TimeLeft, expected_seconds
 from aqr_bench.cli.snakemake_events import RECORD_SEPARATOR
-from aqr_bench.console import duration, print_json
+from aqr_bench.console import LiveLine, duration, hide_progress, print_json, print_line, print_progress, steps
 from aqr_bench.study.load import load_study, load_suite, load_tier
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -263,6 +263,21 @@ def test_a_long_step_shows_its_progress_and_its_lines_stay(folder):
     code, text = on_terminal(STEPS, folder)
     assert code == 0 and "suite weather: 1/3, fog [" in text
     assert screen(text) == ["clean done", "fog done", "snow done"]
+
+
+def test_hidden_progress_leaves_results_and_warnings(monkeypatch, capsys):
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert LiveLine(str).live
+    with hide_progress():
+        assert list(steps(["clean", "fog"], "suite weather")) == ["clean", "fog"] and not LiveLine(str).live
+        print_progress("1 of 2")
+        with hide_progress(False):
+            print_progress("2 of 2")
+        print_line("warning: snow is empty")
+    output = capsys.readouterr()
+    assert output.out.splitlines() == ["2 of 2", "warning: snow is empty"] and "suite weather" not in output.err
 
 
 def test_a_dumb_terminal_gets_plain_lines(folder):

@@ -16,7 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from aqr_bench import plugins
-from aqr_bench.console import add_json_option, non_negative_int, positive_float, positive_int, print_json, seed
+from aqr_bench.console import (
+    add_json_option,
+    add_quiet_option,
+    hide_progress,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    print_json,
+    seed,
+)
 from aqr_bench.corruptions import CORRUPTIONS, Corruption, Frame, FrameError, corrupt
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, nearest, run_main
 
@@ -77,6 +86,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--sweeps", type=non_negative_int, default=10, help="LiDAR sweeps of a keyframe, as of the detector (10)"
     )
     writing.add_argument("--workers", type=positive_int, default=1, help="processes (default: 1)")
+    add_quiet_option(writing)
     return parser.parse_args(argv)
 
 
@@ -96,7 +106,8 @@ def write(args: argparse.Namespace) -> int:
 
     target = find_target(args.root, args.version, args.split)
     source = open_source(target.root, target.version, target.split, args.sweeps, args.out)
-    refused = write_conditions(suite.name, conditions, source, args.out, args.sweeps, args.workers)
+    with hide_progress(args.quiet):
+        refused = write_conditions(suite.name, conditions, source, args.out, args.sweeps, args.workers)
     return EXIT_FAILED_RECORDS if refused else 0
 
 

@@ -211,18 +211,17 @@ def judge_tier(
     studies: Sequence[Study],
     checks: Sequence[Check],
     imports: Mapping[str, ImportResult],
-    folder: Path,
+    results: Path,
     driver: Driver | None = None,
 ) -> Verdict:
-    """Whether the tier's studies can be run from ``folder``; every reason is given, not the first alone."""
-    from aqr_bench.study.layout import RESULTS
+    """Whether the tier's studies can be run into the folder ``results``; every reason is given, not the first alone."""
     from aqr_bench.study.requirements import disk_needed, missing_inputs, schedules
     from aqr_bench.study.settings import initial_file
 
     reasons = [Reason(f"{check.name}: {check.seen}", check.remedy) for check in checks if check.state == "broken"]
     problems = list(missing_inputs(tier, studies))
     try:
-        require_disk(folder / RESULTS, disk_needed(tier, studies), f"tier {tier.name}")
+        require_disk(results, disk_needed(tier, studies), f"tier {tier.name}")
     except UserError as error:
         problems.append(error)
     reasons += [Reason(problem.message, problem.remedy or "correct that file") for problem in problems]
@@ -272,13 +271,18 @@ def _trains_sparse_encoder(tier: Tier, plan: Schedule) -> bool:
 
 
 def judge_tiers(
-    names: Sequence[str], checks: Sequence[Check], imports: Mapping[str, ImportResult], driver: Driver | None
+    names: Sequence[str],
+    checks: Sequence[Check],
+    imports: Mapping[str, ImportResult],
+    driver: Driver | None,
+    results: Path | None = None,
 ) -> list[Verdict]:
     """A verdict on every tier that ships and on those named, with the studies that each runs where none is named.
 
     UserError: there is no such tier, or a mistake in its file.
     """
     try:
+        from aqr_bench.study.layout import RESULTS
         from aqr_bench.study.load import known_tiers, load_study, load_tier
         from aqr_bench.study.runs import limit_seeds
 
@@ -292,7 +296,7 @@ def judge_tiers(
                 verdicts.append(Verdict(name, False, (Reason(error.message, error.remedy),)))  # a draft
                 continue
             studies = [limit_seeds(load_study(study), tier) for study in tier.studies]
-            verdicts.append(judge_tier(tier, studies, checks, imports, project_folder(), driver))
+            verdicts.append(judge_tier(tier, studies, checks, imports, results or project_folder() / RESULTS, driver))
         return verdicts
     except ImportError as error:  # of numpy, yaml or the like: no file of ours can be read
         return [Verdict(name, False, (Reason(f"a package is missing or broken: {error}", LOCKED),)) for name in names]
@@ -335,11 +339,12 @@ def main(argv: list[str] | None = None) -> int:
         prog="aqr-bench doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tier", default=DEFAULT_TIER, help=f"decides the exit code (default: {DEFAULT_TIER})")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="where they are to go: is its disk large enough?")
     add_json_option(parser)
     args = parser.parse_args(argv)
     imports, driver = check_imports(), find_driver()
     checks = check_machine(imports, driver)
-    verdicts = judge_tiers([args.tier], checks, imports, driver)
+    verdicts = judge_tiers([args.tier], checks, imports, driver, args.results)
     verdict = next(v for v in reversed(verdicts) if v.tier in (args.tier, Path(args.tier).stem))
     if args.json:
         facts = {"machine": [asdict(c) for c in checks], "tiers": [asdict(v) for v in verdicts]}

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from aqr_bench.cli.gpu_devices import visible_gpus
-from aqr_bench.console import positive_int
+from aqr_bench.console import add_quiet_option, hide_progress, positive_int
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.evaluate_suite import Workers, evaluate_suite
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError
@@ -20,6 +20,12 @@ def main(argv: list[str] | None = None) -> int:
     With --allow-failures 0 in that case too: for the workflow a record of a failure is a result.
     """
     args = _arguments(argv)
+    with hide_progress(args.quiet):
+        return evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """The exit code. UserError: options that do not go together, a file that cannot be used."""
     if args.keyframe and (args.out or not args.pictures):
         raise UserError(
             "evaluate --keyframe writes pictures and no records: give their folder with --pictures, not --out"
@@ -101,4 +107,5 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--allow-failures", action="store_true", help="exit with 0 also where a condition failed")
     parser.add_argument("--work", help="folder for detections")
+    add_quiet_option(parser)
     return parser.parse_args(argv)

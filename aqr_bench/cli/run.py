@@ -19,7 +19,7 @@ from pathlib import Path
 from aqr_bench.cli.current import accept_code, current_state
 from aqr_bench.cli.gpu_devices import limited, visible_gpus
 from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
-from aqr_bench.console import LiveLine, is_terminal, positive_int
+from aqr_bench.console import LiveLine, add_quiet_option, hide_progress, is_terminal, positive_int, progress_hidden
 from aqr_bench.engine.check_configs import check_configs_once
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, join_names, require_disk
 from aqr_bench.folders import project_folder, shipped
@@ -112,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     results = Path(relative_path(args.results, project_folder())) if args.results else RESULTS
     options = dict(gpus=args.gpus, retry_failed=args.retry_failed, why=args.why, accept=args.accept, results=results)
     with ExitStack() as stack:
+        stack.enter_context(hide_progress(args.quiet))
         studies = args.study
         if args.settings:
             tier, settings = load_tier(args.tier), parse_settings(args.settings)
@@ -170,7 +171,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--retry-failed", action="store_true", help="run again what is recorded as failed; of a suite, those conditions"
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1, not 3, if any run is recorded as failed")
-    parser.add_argument("--verbose", action="store_true", help="show all of Snakemake's output")
+    output = parser.add_mutually_exclusive_group()
+    add_quiet_option(output)
+    output.add_argument("-v", "--verbose", action="store_true", help="show all of Snakemake's output")
     return parser.parse_args(argv)
 
 
@@ -224,11 +227,12 @@ def run_workflow(
     # As JSON: in plain text, Snakemake would guess types, and names could hold no comma. It strips quotes at both ends,
     # which the spaces keep.
     command += ["--config", *(f"{key}= {json.dumps(v)} " for key, v in settings.items() if v or v == 0)]
-    times, live = {}, is_terminal(sys.stdout)
+    times, live = {}, is_terminal(sys.stdout) and not progress_hidden()
     if live and not dry_run:  # else nobody sees the time left, for which all records are read
         times = expected_seconds(tier, studies, selection.suites, layout.results)
     records = [folder / path for path in (*map(selection.layout.train, pretrain_runs(tier)), *selection.records)]
-    progress = Progress(tier.threads, len(usable), dry_run, not live, verbose, TimeLeft(times))
+    announce = not live and not progress_hidden()
+    progress = Progress(tier.threads, len(usable), dry_run, announce, verbose, TimeLeft(times))
     if dry_run:
         if retry_failed and (failed := set_aside_failed(records, dry_run=True)):
             print(f"to be run again, and what depends on them: {join_names(f.relative_to(folder) for f in failed)}")

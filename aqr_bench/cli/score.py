@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aqr_bench.console import print_line
+from aqr_bench.console import add_quiet_option, hide_progress, print_line
 from aqr_bench.errors import UserError
 
 
@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     rules.class_range()  # raises for what is no class
     if not rules.official:
         print_line(f"not nuScenes' rules, so no official numbers: {rules.text}")
-    score_submissions(submissions, target, name, suite, args.out, rules)
+    with hide_progress(args.quiet):
+        score_submissions(submissions, target, name, suite, args.out, rules)
     return 0
 
 
@@ -69,6 +70,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="other ranges than nuScenes' for some classes",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="RECORDS", help="record file to write (.jsonl)")
+    add_quiet_option(parser)
     args = parser.parse_args(argv)
     if args.out.suffix != ".jsonl":
         raise UserError(f"--out: '{args.out}' does not end in .jsonl")

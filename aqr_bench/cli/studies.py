@@ -97,7 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         "--suites", nargs="+", action="extend", default=[], metavar="SUITE", help="further condition suites"
     )
     cost.add_argument("--cores", type=positive_int, help="cores to use (default: those of this machine)")
-    cost.add_argument("--records", help="results folder whose records tell how long things take")
+    cost.add_argument(
+        "--results",
+        "--records",
+        dest="records",
+        metavar="DIR",
+        help="results folder whose records tell how long things take",
+    )
     return parser
 
 

@@ -11,6 +11,7 @@ import argparse
 import time
 import traceback
 
+from aqr_bench.console import add_quiet_option, hide_progress
 from aqr_bench.cost.measurement import PARTS, check_parts, measure, status_of_measurement
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import build_config, files_of, hashable
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--infos", help="folder that `aqr-bench data` wrote (default: results/TIER/infos)")
     parser.add_argument("--out", help="record file (.jsonl)")
     parser.add_argument("--parts", nargs="+", action="extend", metavar="PART", help=f"only these of {', '.join(PARTS)}")
+    add_quiet_option(parser)
     args = parser.parse_args(argv)
     tier, study, parts = load_tier(args.tier), load_study(args.study), check_parts(args.parts or PARTS)
     data = load_data(args.infos or RunLayout(tier.name).infos)
@@ -46,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     request = measurement_request(tier, study, args.variant, data.infos_sha256)
     started, clock = utc_now(), (time.perf_counter(), time.process_time())
     try:
-        facts = measure(tier, study, args.variant, data, parts)
+        with hide_progress(args.quiet):
+            facts = measure(tier, study, args.variant, data, parts)
         status, reason = status_of_measurement(facts)
     except Exception as error:
         raise_if_disk_error(error)

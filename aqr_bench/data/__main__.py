@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from aqr_bench.atomic import write_text
-from aqr_bench.console import non_negative_int, positive_int
+from aqr_bench.console import add_quiet_option, non_negative_int, positive_int
 from aqr_bench.data.check.before_infos import validate_root
 from aqr_bench.data.complete_scenes import incomplete_scenes, require_files, without_scenes
 from aqr_bench.data.dataset import data_summary
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=positive_int, default=1, help="processes of --database (default: 1)")
     parser.add_argument("--skip-missing", action="store_true", help="leave out scenes that lack files of their sensors")
     parser.add_argument("--code", help="hash to be noted in data.json, by which a workflow knows who made it")
-    parser.add_argument("--quiet", action="store_true")
+    add_quiet_option(parser)
     args = parser.parse_args(argv)
     if args.database_only:
         remedy = "Run the same command without --database-only first."

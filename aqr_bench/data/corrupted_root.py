@@ -18,7 +18,7 @@ from typing import Any
 
 from aqr_bench import compat
 from aqr_bench.atomic import write_text
-from aqr_bench.console import print_line, steps
+from aqr_bench.console import print_line, print_progress, steps
 from aqr_bench.corruptions import FrameError
 from aqr_bench.data.complete_scenes import CHANNELS
 from aqr_bench.data.corrupted_sample import NotWritableError, SampleWriter, not_writable_reason
@@ -186,7 +186,7 @@ def write_conditions(
     todo, refused, size = [], [], 0
     for writer in writers:
         if writer.is_finished():
-            print_line(f"{writer.folder}: already written")
+            print_progress(f"{writer.folder}: already written")
             continue
         reason = not_writable_reason(writer.condition.corruption)
         if reason is None:
@@ -197,7 +197,7 @@ def write_conditions(
             refused.append(_refuse(writer, reason))
     if todo:
         count = f"{len(todo)} condition{'s' * (len(todo) > 1)} of {len(source.tokens)} samples"
-        print_line(f"{count} will take about {size / 1e9:.2f} GB under {out}")
+        print_progress(f"{count} will take about {size / 1e9:.2f} GB under {out}")
         require_disk(out, size, "what is to be written")
     parallel = compat.spawn_pool(workers, compat.use_one_thread) if workers > 1 and todo else nullcontext()
     with parallel as pool:
@@ -207,7 +207,7 @@ def write_conditions(
             except NotWritableError as error:
                 refused.append(_refuse(writer, str(error)))
             else:
-                print_line(f"{writer.folder}: {len(source.tokens)} samples ({number} of {len(todo)})")
+                print_progress(f"{writer.folder}: {len(source.tokens)} samples ({number} of {len(todo)})")
     return refused
 
 

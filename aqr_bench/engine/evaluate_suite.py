@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aqr_bench.console import print_line
+from aqr_bench.console import print_line, print_progress
 from aqr_bench.corruptions.fingerprint import emptied_sensors
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.condition_cache import ConditionCache, condition_line, conditions_left, files_of
@@ -108,7 +108,7 @@ def evaluate_conditions(
     left, total = conditions_left(suite, finished), len(suite.conditions)
     if finished:
         next_name = f", next: {left[0].name}" if left else ""
-        print_line(f"resuming: {len(finished)} of {total} conditions are finished{next_name}")
+        print_progress(f"resuming: {len(finished)} of {total} conditions are finished{next_name}")
     records: Iterable[Record] = ()
     if workers.count > 1 and len(left) > 1:
         records = evaluate_in_processes(model, suite, left, workers.count, workers.gpus)
@@ -118,7 +118,7 @@ def evaluate_conditions(
         finished[str(record.condition)] = record
         if not record.failed:
             cache.add(record, files_of([record]))
-        print_line(condition_line(record, len(finished), total, model.work))
+        _print_condition(record, len(finished), total, model.work)
     return [finished[condition.name] for condition in suite.conditions]
 
 
@@ -166,7 +166,12 @@ def _failures(
 
 def _print_lines(records: Sequence[Record], work: Path = Path()) -> None:
     for number, record in enumerate(records, 1):
-        print_line(condition_line(record, number, len(records), work))
+        _print_condition(record, number, len(records), work)
+
+
+def _print_condition(record: Record, number: int, total: int, work: Path) -> None:
+    """A line for a finished condition; one that failed is no mere progress."""
+    (print_line if record.failed else print_progress)(condition_line(record, number, total, work))
 
 
 def _reused_records(folder: Path, entry: dict, work: Path, trained: Record) -> list[Record]:

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from aqr_bench.atomic import write_text
-from aqr_bench.console import duration
+from aqr_bench.console import duration, print_progress
 from aqr_bench.engine import seeding as seeding  # configs import this module alone: its hooks are registered with these
 from aqr_bench.errors import join_names
 
@@ -135,4 +135,4 @@ class Progress(Hook):
             names = [name for name in runner.message_hub.log_scalars if "loss" in name]
             means = {n.partition("/")[2]: runner.message_hub.log_scalars[n].mean(self.every) for n in names}
             losses = " ".join(f"{name} {value:.2f}" for name, value in means.items())
-            print(f"iter {runner.iter + 1}/{runner.max_iters} {losses}{seconds}", flush=True)
+            print_progress(f"iter {runner.iter + 1}/{runner.max_iters} {losses}{seconds}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aqr_bench.console import print_line
+from aqr_bench.console import print_line, print_progress
 from aqr_bench.data.digests import table_digests, tables_digest
 from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.data.manifest import MANIFEST, Manifest, read_manifest
@@ -176,7 +176,7 @@ def score_submissions(
             extra={"matches": {"file": matches.name}, "metric": metric_engine(), "submission": source, **rules.entry()},
         )
         records.append(record)
-        print_line(condition_line(record, len(records), len(submissions)))
+        print_progress(condition_line(record, len(records), len(submissions)))
     write_records(out, records)
     for line in _remarks(records, suite):
         print_line(f"warning: {line}")

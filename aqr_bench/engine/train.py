@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.compat import with_pickle_name
-from aqr_bench.console import seed
+from aqr_bench.console import add_quiet_option, hide_progress, seed
 from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import files_of
 from aqr_bench.engine.distributed import ProcessGroup, RankFailure, exit_now, split_batch, world_size
@@ -91,7 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     group.on_failure(lambda failure: write(start, failure.status, _reason(failure), cost_since(clock)))
     try:
         start = resolve_start(plan, start)
-        result = train(plan, start, group, clock)
+        with hide_progress(args.quiet):
+            result = train(plan, start, group, clock)
         checkpoint_sha256 = sha256_file(result.checkpoint)
     except UserError:
         raise
@@ -223,6 +224,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--features", nargs="+", action="extend", default=[], help="train records of the pretrained branches"
     )
+    add_quiet_option(parser)
     return parser.parse_args(argv)
 
 

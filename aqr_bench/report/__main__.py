@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--study", nargs="+", action="extend", help="names or files (default: the tier's)")
     parser.add_argument(
         "--records",
+        "--results",
+        dest="records",
         type=Path,
         nargs="+",
         action="extend",

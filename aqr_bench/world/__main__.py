@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from aqr_bench.console import non_negative_int
+from aqr_bench.console import add_quiet_option, non_negative_int
 from aqr_bench.errors import report_error
 from aqr_bench.study.load import tier_path
 from aqr_bench.world.spec import read_tier
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tier", required=True, help="name or file of a tier with a 'world' mapping")
     parser.add_argument("--out", required=True, help="folder to write; replaced if it holds another synthetic world")
     parser.add_argument("--workers", type=non_negative_int, default=0, help="processes (default: one per usable core)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    add_quiet_option(parser)
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers: many small arrays, one thread each
     try:

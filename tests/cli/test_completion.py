@@ -75,6 +75,17 @@ def test_bash_completes_commands_actions_options_and_values(complete):
     ]  # fmt: skip
 
 
+def test_quiet_and_verbose_are_the_same_everywhere_and_on_the_page(places):
+    flags = {" ".join(place.words): {option.names for option in place.options} for place in places}
+    quiet = {name for name, options in flags.items() if ("-q", "--quiet") in options}
+    assert {name for name, options in flags.items() if "--quiet" in str(options)} == quiet
+    page = (shipped_folder() / "docs" / "running.md").read_text(encoding="utf-8")
+    sentence = page.partition("So have it ")[2].partition(". ")[0]
+    assert set(re.findall(r"`([a-z -]+)`", sentence)) == quiet
+    assert [options for options in flags.values() if "--verbose" in str(options)] == [flags["run"]]
+    assert ("-v", "--verbose") in flags["run"]
+
+
 def test_the_page_names_every_command_with_json(places):
     page = (shipped_folder() / "docs" / "running.md").read_text(encoding="utf-8")
     section = page.partition("## Output for programs")[2].partition("\n## ")[0]

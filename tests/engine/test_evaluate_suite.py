@@ -13,6 +13,7 @@ import torch
 from worlds import as_test_split, shared_world
 
 from aqr_bench.cli.evaluate import main as evaluate
+from aqr_bench.console import hide_progress
 from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine import evaluate_suite as suites
@@ -340,3 +341,13 @@ def test_a_condition_whose_files_are_gone_is_evaluated_again(finished, spoil):
     work, suite, job, _ = finished
     spoil(work / "detections/short/clean/matches.npz")
     assert ConditionCache(work, suite, job).load() == {}
+
+
+def test_without_progress_a_failed_condition_is_still_named(capsys):
+    with hide_progress():
+        for state in (
+            {"status": "ok", "scores": {"mAP": 0.5, "NDS": 0.5}},
+            {"status": "oom", "reason": "out of memory"},
+        ):
+            suites._print_condition(Record("evaluate", tier="smoke", condition="fog", suite="x", **state), 1, 2, Path())
+    assert capsys.readouterr().out == "fog: out of memory (1 of 2)\n"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.atomic import write_text
-from aqr_bench.console import print_line, steps
+from aqr_bench.console import add_quiet_option, hide_progress, print_line, print_progress, steps
 from aqr_bench.cost.gpu_check.parts import CPU_FACTOR, Part, parts_of, work
 from aqr_bench.cost.gpu_check.settings import SIZES, Settings, settings_for
 from aqr_bench.cost.gpu_check.text import markdown
@@ -49,17 +49,19 @@ def main(argv: list[str] | None = None) -> int:
     started, allowed = time.monotonic(), 0.0
     result: dict[str, Any] = {"device": settings.device, "size": settings.size, "started": utc_now()}
     result |= {"machine": machine(), "packages": packages(), "parts": []}
-    for part in steps(chosen, "gpu-check", lambda part: part.name):
-        # Time that earlier parts did not use extends the limit, to twice the budget at most.
-        budget = part.budget_s * (CPU_FACTOR if settings.device == "cpu" else 1)
-        allowed += budget
-        limit = min(2 * budget, max(budget, allowed - (time.monotonic() - started)))
-        result["parts"].append(run(part, settings, args.out, limit))
-        result["seconds"] = round(time.monotonic() - started, 1)
-        write(result, args.out)
-        part_result = result["parts"][-1]
-        error = f": {part_result['error']}" if "error" in part_result else ""
-        print_line(f"{part.name}: {part_result['status']} in {part_result['seconds']:.0f} s{error}")
+    with hide_progress(args.quiet):
+        for part in steps(chosen, "gpu-check", lambda part: part.name):
+            # Time that earlier parts did not use extends the limit, to twice the budget at most.
+            budget = part.budget_s * (CPU_FACTOR if settings.device == "cpu" else 1)
+            allowed += budget
+            limit = min(2 * budget, max(budget, allowed - (time.monotonic() - started)))
+            result["parts"].append(run(part, settings, args.out, limit))
+            result["seconds"] = round(time.monotonic() - started, 1)
+            write(result, args.out)
+            part_result = result["parts"][-1]
+            error = f": {part_result['error']}" if "error" in part_result else ""
+            show = print_progress if part_result["status"] == "ok" else print_line
+            show(f"{part.name}: {part_result['status']} in {part_result['seconds']:.0f} s{error}")
     print(f"{args.out / 'table.md'} and gpu_check.json: {result['seconds']:.0f} s in all")
     return int(any(part["status"] != "ok" for part in result["parts"]))
 
@@ -84,6 +86,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--parts", nargs="+", action="extend", default=[], metavar="PART", help="only these: a kind, or kind and object"
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # run this part, with its rows into the file --out
+    add_quiet_option(parser)
     return parser.parse_args(argv)
 
 

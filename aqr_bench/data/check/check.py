@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aqr_bench.console import add_json_option, non_negative_int, print_json, seed
+from aqr_bench.console import add_json_option, add_quiet_option, non_negative_int, print_json, seed
 from aqr_bench.data.check.clouds import COLUMNS, POINT_FORMAT
 from aqr_bench.data.check.clouds import REMEDIES as CLOUD_REMEDIES
 from aqr_bench.data.check.files import check_contents, check_masks, check_presence, draw, recordings
@@ -262,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=seed, default=0, help="draws these samples (default: 0)")
     parser.add_argument("--partial", action="store_true", help="a part of a release: do not ask for all of its scenes")
     add_json_option(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_quiet_option(parser)
     args = parser.parse_args(argv)
 
     def progress(items: Iterable, title: str) -> Iterable:
