@@ -6,10 +6,13 @@ import re
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
-from installation import Installed
+from installation import ROOT, Installed
 
 from aqr_bench.records.record import read_records
+
+NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
 
 pytestmark = pytest.mark.slow
 
@@ -101,12 +104,11 @@ def test_a_researcher_brings_a_config_and_weights_and_gets_a_table_as_latex(envi
     out = walk(environment, RESEARCHER, tmp_path)
     records = read_records(tmp_path / "centerpoint.jsonl")
     assert len(records) == 11 and not any(r.failed for r in records)
-    assert {r.condition for r in records if r.status == "not_applicable"} == {
-        "missingcamera_3", "brightness_3", "dark_3", "motionblur_3",
-    }  # fmt: skip
+    cameras_alone = {"missingcamera_3", "brightness_3", "dark_3"}
+    assert {r.condition for r in records if r.status == "not_applicable"} == cameras_alone
     table = out[out.index("\\begin{table") :]
     assert "\\end{table" in table and "centerpoint" in table and "fog" in table
-    assert {"paper.tex"} <= {file.name for file in (tmp_path / "tables").iterdir()}
+    assert (tmp_path / "tables" / "table_multicorrupt_3_NDS.tex").read_text(encoding="utf-8") == table
 
 
 ENGINEER = """\
@@ -124,3 +126,8 @@ def test_an_engineer_runs_the_smoke_tier_in_an_empty_folder(environment, tmp_pat
     assert '"ok": true' in out and (tmp_path / "results" / "smoke" / "report" / "index.html").is_file()
     assert not re.search(r"\[\d+/\d+\]", out)  # no progress
     assert {entry.name for entry in tmp_path.iterdir()} <= {"results", "logs", ".snakemake"}
+    # The notebook, where its run has nothing to do.
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (tmp_path / "cells.py").write_text("\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code"))
+    out = walk(environment, "python cells.py", tmp_path)
+    assert "nothing to do" in out and "smoke_metrics" in out and "no_lidar" in out and "index.html" in out
