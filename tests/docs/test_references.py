@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from command_lines import unknown_words
 
 from aqr_bench import plugins
 from aqr_bench.cli import main
@@ -82,6 +83,11 @@ def test_commands_are_those_of_the_help(page):
     # A step has one command; what is no step goes by its module.
     modules = {module for module, _ in main.COMMANDS.values()}
     assert not modules & {name for name in re.findall(r"python -m (aqr_bench\.[\w.]+)", text) if page != HISTORY}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != HISTORY])
+def test_options_are_those_of_the_commands(page):
+    assert unknown_words(code_of(text_of(page))) == []
 
 
 def code_of(text: str) -> list[str]:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
 import yaml
+from installation import Installed, build, clean_environment
 
 from aqr_bench.records.code_dependencies import ENTRIES, code_hash_for
 from aqr_bench.records.record import read_records
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("aqr_bench", "workflow", "ablations", "config", "examples", "results/published")
-FILES = ("setup.py", "MANIFEST.in", "pyproject.toml", "README.md", "LICENSE", "NOTICE", "CHANGELOG.md")
-FILES += ("CITATION.cff", "Snakefile", "environment.yml", "requirements.lock")
-LIBRARIES = Path(pytest.__file__).parents[1]
-BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[2])"
 HASHES = """
 import json
 from aqr_bench.records.code_dependencies import ENTRIES, code_hash_for
@@ -29,61 +20,6 @@ print(json.dumps({step: code_hash_for(step) for step in ENTRIES}))
 """
 
 pytestmark = pytest.mark.slow
-
-
-def clean_environment() -> dict[str, str]:
-    """Without the checkout on the path of modules."""
-    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-
-
-def build(kind: str, source: Path, target: Path) -> Path:
-    """``wheel`` or ``sdist`` of a source tree, by the backend itself: nothing is downloaded."""
-    before = set(target.iterdir())
-    command = [sys.executable, "-c", BUILD, kind, str(target)]
-    subprocess.run(command, cwd=source, env=clean_environment(), check=True, capture_output=True, timeout=600)
-    return (set(target.iterdir()) - before).pop()
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> dict[str, Path]:
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in SOURCES:
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in FILES:
-        shutil.copy(ROOT / name, source)
-    return {kind: build(kind, source, target) for kind in ("sdist", "wheel")}
-
-
-class Installed:
-    """An environment with aqr-bench from one file, all else from the environment of the tests, and a project folder."""
-
-    def __init__(self, folder: Path, distribution: Path):
-        self.python = folder / "venv" / "bin" / "python"
-        self.project = folder / "project"
-        self.project.mkdir()
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
-        packages = next((folder / "venv" / "lib").iterdir()) / "site-packages"
-        (packages / "libraries.pth").write_text(f"{LIBRARIES}\n")
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            str(self.python),
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--no-index",
-        ]
-        subprocess.run([*pip, "--no-build-isolation", str(distribution)], check=True, env=clean_environment())
-
-    def run(self, *words: str, code: int = 0) -> str:
-        command = [str(self.python.with_name("aqr-bench")), *words]
-        done = subprocess.run(
-            command, cwd=self.project, env=clean_environment(), capture_output=True, text=True, timeout=1800
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout
 
 
 @pytest.fixture(scope="module", params=["sdist", "wheel"])

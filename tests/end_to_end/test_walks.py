@@ -1,0 +1,133 @@
+"""Three newcomers with a fresh environment and a folder: every command as they type it, nothing of a checkout."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from installation import ROOT, Installed
+
+from aqr_bench.records.record import read_records
+
+NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def environment(built, tmp_path_factory) -> Installed:
+    return Installed(tmp_path_factory.mktemp("walks"), built["wheel"])
+
+
+def walk(environment: Installed, script: str, folder: Path) -> str:
+    """What the commands print; how long they took is shown by ``pytest -s``."""
+    begin = time.monotonic()
+    done = environment.follow(script, folder)
+    print(f"{time.monotonic() - begin:.0f} s")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+STUDENT = """\
+aqr-bench init thesis
+cd thesis
+aqr-bench new router near_first
+aqr-bench new corruption dust
+python -m pytest -q tests
+cat > ablations/my_router.yaml <<'EOF_STUDY'
+name: my_router
+question: Does a router that sees the position alone route as well?
+baseline: learned
+seeds: [0]
+conditions: missing_sensors
+metric: mAP
+variants:
+  learned:
+    summary: The router of AQR
+    config:
+      model.pts_bbox_head.aqr: {site: cross, profile: gaussian, router: learned}
+  position:
+    summary: A router of two linear layers on the position of the query
+    config:
+      model.pts_bbox_head.aqr: {site: cross, profile: gaussian, router: "routers/near_first.py:NearFirst"}
+EOF_STUDY
+aqr-bench studies check my_router --tier smoke
+aqr-bench run --tier smoke --study my_router --suites dust --results before
+sed -i 's/hidden_dims: int = 64/hidden_dims: int = 32/' routers/near_first.py
+aqr-bench run --tier smoke --study my_router --suites dust --results after
+aqr-bench compare before/smoke after/smoke
+"""
+
+
+def test_a_student_adds_a_router_and_a_corruption_and_compares_two_result_folders(environment, tmp_path):
+    out = walk(environment, STUDENT, tmp_path)
+    assert out.count("report: ") == 2 and " passed" in out and "built, of tier smoke" in out
+    for folder in ("before", "after"):
+        records = [r for f in (tmp_path / "thesis" / folder).rglob("evaluate.dust.jsonl") for r in read_records(f)]
+        assert {r.variant for r in records} == {"learned", "position"} and all(r.ok for r in records)
+        assert {r.condition for r in records} == {"clean", "dust_1", "dust_2", "dust_3"}
+    comparison = out[out.rindex("report: ") :]
+    assert "changed: code" in comparison or "position" in comparison, comparison
+    assert "Nothing is outside the noise" in comparison and not (tmp_path / "thesis" / "results").exists()
+
+
+RESEARCHER = """\
+aqr-bench config check centerpoint.py
+aqr-bench world --tier smoke --out world
+aqr-bench data check --root world
+aqr-bench data --version v1.0-mini --root world --out infos
+aqr-bench evaluate --config centerpoint.py --checkpoint centerpoint.pth --infos infos --suite multicorrupt_3 \\
+  --work work --out centerpoint.jsonl
+aqr-bench table centerpoint.jsonl --suite multicorrupt_3 --format latex --out tables
+"""
+CENTERPOINT = "centerpoint/centerpoint_pillar02_second_secfpn_head-circlenms_8xb4-cyclic-20e_nus-3d.py"
+
+
+def save_random_weights(config: str, path: Path) -> None:
+    import torch
+    from mmdet3d.registry import MODELS
+
+    import aqr_bench.cmt.preprocessor  # noqa: F401
+    from aqr_bench.engine.config import open_config
+
+    torch.manual_seed(0)
+    torch.save({"state_dict": MODELS.build(open_config(config).model).state_dict()}, path)
+
+
+def test_a_researcher_brings_a_config_and_weights_and_gets_a_table_as_latex(environment, tmp_path):
+    """Her detector is mmdet3d's CenterPoint as it ships; what it detects with random weights does not matter."""
+    (tmp_path / "centerpoint.py").write_text(f'_base_ = ["mmdet3d::{CENTERPOINT}"]\n')
+    save_random_weights(f"mmdet3d::{CENTERPOINT}", tmp_path / "centerpoint.pth")
+    out = walk(environment, RESEARCHER, tmp_path)
+    records = read_records(tmp_path / "centerpoint.jsonl")
+    assert len(records) == 11 and not any(r.failed for r in records)
+    cameras_alone = {"missingcamera_3", "brightness_3", "dark_3"}
+    assert {r.condition for r in records if r.status == "not_applicable"} == cameras_alone
+    table = out[out.index("\\begin{table") :]
+    assert "\\end{table" in table and "centerpoint" in table and "fog" in table
+    assert (tmp_path / "tables" / "table_multicorrupt_3_NDS.tex").read_text(encoding="utf-8") == table
+
+
+ENGINEER = """\
+aqr-bench --version
+aqr-bench doctor --tier smoke
+aqr-bench run --tier smoke --study smoke --cores 2 --quiet
+aqr-bench run --tier smoke --study smoke --quiet
+aqr-bench records check results --json
+"""
+
+
+def test_an_engineer_runs_the_smoke_tier_in_an_empty_folder(environment, tmp_path):
+    out = walk(environment, ENGINEER, tmp_path)
+    assert "tier smoke works here" in out and "nothing to do, all is up to date" in out
+    assert '"ok": true' in out and (tmp_path / "results" / "smoke" / "report" / "index.html").is_file()
+    assert not re.search(r"\[\d+/\d+\]", out)  # no progress
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"results", "logs", ".snakemake"}
+    # The notebook, where its run has nothing to do.
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (tmp_path / "cells.py").write_text("\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code"))
+    out = walk(environment, "python cells.py", tmp_path)
+    assert "nothing to do" in out and "smoke_metrics" in out and "no_lidar" in out and "index.html" in out
