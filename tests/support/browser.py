@@ -99,3 +99,21 @@ def screenshot(page: Path, width: int, height: int, picture: Path) -> Path:
     frame = _frame(page, width, height, picture.parent)
     _run(f"--window-size={max(width, 500)},{height}", f"--screenshot={picture}", frame.as_uri())
     return picture
+
+
+def run_in_page(page: Path, folder: Path, steps: str) -> dict:
+    """What statements in JavaScript put into ``result`` when they run at the end of a copy of the page.
+
+    Raises AssertionError with the console's lines where a statement, or the page's own script, fails.
+    """
+    script = (
+        "<pre id='test-result' hidden></pre><script>{ const result = {};"
+        f"{steps}\ndocument.getElementById('test-result').textContent = JSON.stringify(result); }}</script></body>"
+    )
+    copy = folder / "with_steps.html"
+    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
+    done = _run("--dump-dom", copy.as_uri())
+    console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    text = re.search(r"<pre id=[\"']test-result[\"'][^>]*>(.+?)</pre>", done.stdout, re.DOTALL)
+    assert text and not console, console
+    return json.loads(html.unescape(text[1]))

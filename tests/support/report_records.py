@@ -10,10 +10,10 @@ import numpy as np
 import yaml
 
 from aqr_bench.metrics.matches import ClassMatches, Matches
-from aqr_bench.records.record import Record, write_records
+from aqr_bench.records.record import Record, plain_json, write_records
 from aqr_bench.records.request import evaluation_requests, measurement_request, training_request
 from aqr_bench.study.layout import detections_folder
-from aqr_bench.study.load import load_study, load_tier
+from aqr_bench.study.load import load_study, load_suite, load_tier
 from aqr_bench.study.runs import base_runs, matrix
 
 EFFECT = {"none": 0.0, "cross": 0.05}
@@ -29,7 +29,7 @@ def make_study(folder: Path, variants=("none", "cross"), seeds=(0, 1), **changes
         "metric": "mAP",
         "variants": {v: {"summary": f"{v} & <i>more</i>", "config": {"a": v}} for v in variants},
     }
-    path = folder / "made_up.yaml"
+    path = folder / f"{changes.get('name', 'made_up')}.yaml"
     path.write_text(yaml.safe_dump({**data, **changes}, sort_keys=False))
     return path
 
@@ -133,3 +133,33 @@ def write_scored(
         scores = {"mAP": score, "NDS": score}
         records.append(Record("evaluate", "ok", model, **state, scores=scores, provenance=facts))
     return write_records(folder / f"{model}.jsonl", records)
+
+
+SUITES = ("nuscenes_c", "multicorrupt", "nuscenes_r", "msc_bench")  # together more than 237 conditions
+# Studies, variants and conditions of a report with a long tail; three conditions are the suite of missing sensors.
+WIDE = {"studies": (20, 4, 3), "conditions": (1, 4, 237), "variants": (1, 16, 3)}
+
+
+def wide_studies(folder: Path, shape: str) -> list[Path]:
+    """Studies of a shape of ``WIDE``, with records of three seeds below ``folder/results``."""
+    studies, variants, conditions = WIDE[shape]
+    suite = "missing_sensors" if conditions == 3 else str(_wide_suite(folder, conditions))
+    names = ["none", *(f"variant_{i:02d}" for i in range(1, variants))]
+    effects = {name: 0.01 * i for i, name in enumerate(names)}
+    files = []
+    for i in range(studies):
+        path = make_study(folder, names, (0, 1, 2), name=f"study_{i:02d}", conditions=suite)
+        fill(folder / "results", path, effects=effects)
+        files.append(path)
+    return files
+
+
+def _wide_suite(folder: Path, count: int) -> Path:
+    """A suite of so many conditions: the corruptions of several suites."""
+    conditions = [(name, condition) for name in SUITES for condition in load_suite(name).conditions[1:]]
+    settings = [{**c.settings, "name": f"{name}_{c.name}"} for name, c in conditions]
+    # An option that a condition does not have is not written.
+    entries = [{"name": "clean"}, *({k: v for k, v in entry.items() if v not in (None, {})} for entry in settings)]
+    path = folder / "wide.yaml"
+    path.write_text(yaml.safe_dump({"name": "wide", "summary": "Many.", "conditions": plain_json(entries[:count])}))
+    return path
