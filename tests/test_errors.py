@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -71,7 +72,7 @@ def test_a_full_disk_is_no_result_of_a_model(monkeypatch, tmp_path):
     evaluator = SimpleNamespace(config=None, job=None, run=full, work=tmp_path)
     monkeypatch.setattr(evaluate, "not_applicable_reason", lambda *_: None)
     with pytest.raises(UserError, match="results/a: no space is left"):
-        evaluate.evaluate_one(evaluator, SimpleNamespace(name="clean"), None, None)
+        evaluate.evaluate_one(evaluator, SimpleNamespace(name="clean"), SimpleNamespace(name="s"), None)
 
 
 def test_an_error_that_is_raised_twice_is_recorded_once(monkeypatch):
@@ -82,7 +83,9 @@ def test_an_error_that_is_raised_twice_is_recorded_once(monkeypatch):
 
     monkeypatch.setattr(evaluate, "not_applicable_reason", lambda *_: None)
     monkeypatch.setattr(evaluate.traceback, "print_exc", worker_dies)
-    evaluator = SimpleNamespace(config=None, job=None, run=worker_dies, work="work", tier=SimpleNamespace(name="t"))
+    evaluator = SimpleNamespace(
+        config=None, job=None, run=worker_dies, work=Path("work"), tier=SimpleNamespace(name="t")
+    )
     asked = SimpleNamespace(name="clean"), SimpleNamespace(name="s"), Record("train", "ok", "t", seed=0)
     record = evaluate.evaluate_one(evaluator, *asked)
     assert record.status == "failed" and "DataLoader worker" in record.reason and record.condition == "clean"

@@ -24,7 +24,7 @@ def page_of(tmp_path: Path, *studies) -> str:
     """The page's text without tags, styles and pictures; it never shows a number that is none."""
     (tmp_path / "results").mkdir(exist_ok=True)
     raw = build_report(TIER, studies, tmp_path / "results", tmp_path / "out").read_text(encoding="utf-8")
-    text = html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", raw, flags=re.DOTALL))
+    text = html.unescape(re.sub(r"<(style|script)\b.*?</\1>|<[^>]+>", " ", raw, flags=re.DOTALL))
     text = " ".join(text.split())
     assert not re.search(r"\b(nan|NaN|None|inf)\b", text), re.findall(r".{40}\b(?:nan|NaN|None|inf)\b.{20}", text)
     return text

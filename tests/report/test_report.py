@@ -244,13 +244,15 @@ def test_too_many_pictures_are_left_out_by_name(tmp_path, monkeypatch):
 
     from aqr_bench.report import embed
 
-    monkeypatch.setattr(embed, "PAGE_LIMIT", 40_000)
+    study = load_study(make_study(tmp_path))
+    (tmp_path / "results").mkdir()
+    without = build_report(load_tier("smoke"), [study], tmp_path / "results", tmp_path / "out")
+    monkeypatch.setattr(embed, "PAGE_LIMIT", without.stat().st_size + 40_000)
     folder = tmp_path / "results" / "smoke" / "pictures"
     folder.mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8)
     for i in range(4):
         Image.fromarray(noise).save(folder / f"p{i}.png")
-    study = load_study(make_study(tmp_path))
     built = build_report(load_tier("smoke"), [study], tmp_path / "results", tmp_path / "out").read_text()
     assert "p3.png (the page would grow too large)" in built and "Detections: p0" in built
 
