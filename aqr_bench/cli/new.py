@@ -1,6 +1,6 @@
 """Write a template into the project folder, with its test: a router, corruption, metric, study, tier, detector, ...
 
-aqr-bench new router near_first        routers/near_first.py and a test of it
+aqr-bench new router near_first        routers/near_first.py, a study of it, ablations/near_first.yaml, and its test
 aqr-bench new corruption dust          also the suite ablations/conditions/dust.yaml
 """
 
@@ -21,7 +21,7 @@ from aqr_bench.study.spec import RESERVED
 
 # Files of each kind, by the template that they are made of; and how it is used.
 FILES = {
-    "router": {"routers/$name.py": "router.py.txt"},
+    "router": {"routers/$name.py": "router.py.txt", "ablations/$name.yaml": "router.study.txt"},
     "corruption": {
         "corruptions/$name.py": "corruption.py.txt",
         "ablations/conditions/$name.yaml": "corruption.suite.txt",
@@ -33,7 +33,7 @@ FILES = {
     "detector": {"detectors/$name.py": "detector.config.txt", "detectors/${name}_model.py": "detector.model.txt"},
 }
 USES = {
-    "router": "In a study: model.pts_bbox_head.aqr: {site: cross, router: 'routers/$name.py:$class_name'}",
+    "router": "Try it: aqr-bench run --tier smoke --study ablations/$name.yaml --seeds 1",
     "corruption": "Try it: aqr-bench run --tier smoke --study smoke --suites ablations/conditions/$name.yaml",
     "metric": "In a tier: evaluate: {metrics: ['metrics/$name.py:$name']}",
     "world_class": "In a tier: world: {classes: ['world_classes/$name.py:$name']}",
@@ -79,7 +79,7 @@ def _validate_name(kind: str, name: str) -> None:
         problem = "no name: lower-case letters, digits and '_', a letter first"
     elif keyword.iskeyword(name):
         problem = "a keyword of Python"
-    elif kind == "study" and name in RESERVED:
+    elif "ablations/$name.yaml" in FILES[kind] and name in RESERVED:
         problem = "reserved for a folder or target"
     if problem:
         raise UserError(f"new {kind}: '{name}' is {problem}", "Choose another name.")

@@ -61,6 +61,13 @@ def test_the_suite_of_a_corruption_names_it(project):
     assert [str(c.corruption) for c in suite.conditions] == ["clean", *(f"custom.dust@{s}" for s in (1, 2, 3))]
 
 
+def test_the_study_of_a_router_compares_it_with_the_learned_one(project):
+    write_template("router", "near_first", project)
+    study = load_study(project / "ablations/near_first.yaml")
+    routers = {name: v.config["model.pts_bbox_head.aqr"]["router"] for name, v in study.variants.items()}
+    assert routers == {"learned": "learned", "near_first": "routers/near_first.py:NearFirst"}
+
+
 def test_a_study_and_a_tier_can_be_loaded(project):
     write_template("study", "my_study", project)
     write_template("tier", "my_tier", project)
@@ -96,6 +103,7 @@ def test_every_template_is_python_or_yaml_with_the_name_in_it(project, kind):
         (["router", "My-Router"], "'My-Router' is no name: lower-case letters"),
         (["router", "class"], "'class' is a keyword of Python"),
         (["study", "report"], "'report' is reserved"),
+        (["router", "base"], "'base' is reserved"),
         (["study", "no"], "'no' is false"),
         (["tier", "there"], "there.yaml is there already"),
     ],
