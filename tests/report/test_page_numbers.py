@@ -39,7 +39,7 @@ SAME = {
     },
 }
 SAME |= {name: {"Runs": ["ok", "wanted"]} for name in ("base", "made_up_metrics")}
-MAIN = {"made_up_scores", "made_up_cost", "made_up_metrics", "made_up_classes", "made_up_runs", "base"}
+MAIN = {"base", *(f"made_up_{n}" for n in ("scores", "by_condition", "cost", "metrics", "classes", "runs"))}
 
 
 class Tables(HTMLParser):
@@ -148,6 +148,20 @@ def report(tmp_path_factory):
 def test_every_number_of_the_page_is_the_csvs(report):
     compared = check_page(report)
     assert compared.keys() >= MAIN and compared["made_up_scores"] >= 36 and compared["made_up_runs"] >= 36
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_no_script(report):
+    page = (report / "index.html").read_text(encoding="utf-8")
+    without = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert page.count("<script") == 1 and len(without) < len(page)
+    # Neither script nor style fetches anything; links lead to parts of the page that are there.
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)|@import|url\(|https?:|fetch\(|XMLHttp|import\(""", page)
+    anchors = set(re.findall(r'id="([^"]+)"', without))
+    assert set(re.findall(r'href="#([^"]+)"', without)) <= anchors
+    # Every table and row is in the text of the page, unfolded or in parts that open without a script.
+    assert Tables(without).tables == Tables(page).tables
+    assert without.count("<details") == without.count("</details>") == without.count("<summary>") >= 8
+    assert re.findall(r'<\w+[^>]* id="([^"]+)"[^>]* hidden', without) == ["tools"]
 
 
 def test_the_numbers_of_the_answer_are_the_csvs(report):

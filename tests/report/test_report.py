@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,10 +18,12 @@ from aqr_bench.records.request import Request
 from aqr_bench.report.__main__ import main
 from aqr_bench.report.answer import answer
 from aqr_bench.report.collect import collect_base, collect_study, mixtures
+from aqr_bench.report.embed import link_pictures
 from aqr_bench.report.page import build_report
 from aqr_bench.report.provenance_rows import as_typed
 from aqr_bench.report.tables.cost import cost_table
-from aqr_bench.report.tables.study import scores_table
+from aqr_bench.report.tables.study import by_condition_table, scores_table
+from aqr_bench.report.tables.table import LONG, CellStyle, ReportTable
 from aqr_bench.study.load import load_study, load_tier
 
 NO_FIGURES = pytest.mark.usefixtures("no_figures")
@@ -244,17 +247,58 @@ def test_too_many_pictures_are_left_out_by_name(tmp_path, monkeypatch):
 
     from aqr_bench.report import embed
 
-    study = load_study(make_study(tmp_path))
-    (tmp_path / "results").mkdir()
-    without = build_report(load_tier("smoke"), [study], tmp_path / "results", tmp_path / "out")
-    monkeypatch.setattr(embed, "PAGE_LIMIT", without.stat().st_size + 40_000)
     folder = tmp_path / "results" / "smoke" / "pictures"
     folder.mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8)
     for i in range(4):
         Image.fromarray(noise).save(folder / f"p{i}.png")
-    built = build_report(load_tier("smoke"), [study], tmp_path / "results", tmp_path / "out").read_text()
+    study, tier = load_study(make_study(tmp_path)), load_tier("smoke")
+    bare = build_report(tier, [study], tmp_path / "nothing", tmp_path / "bare").stat().st_size
+    monkeypatch.setattr(embed, "PAGE_LIMIT", bare + 40_000)
+    page = build_report(tier, [study], tmp_path / "results", tmp_path / "out")
+    built = page.read_text()
     assert "p3.png (the page would grow too large)" in built and "Detections: p0" in built
+    assert bare + 10_000 < page.stat().st_size < bare + 41_000  # with captions, and the names of what is left out
+
+
+def test_a_run_is_linked_to_its_pictures():
+    frame = pd.DataFrame({"variant": ["a", "a", "b"], "seed": [0, 1, 0], "condition": ["x <1>"] * 3})
+    table = ReportTable("t", "T", frame, frame.map(str).rename(columns=str.capitalize))
+    run = {"study": "s", "variant": "a", "seed": 1}
+    pictures = [{"anchor": f"picture-{i}", "condition": "x <1>", "run": run} for i in (1, 2)]
+    linked = link_pictures(table, "s", pictures)
+    assert linked.styles == {(1, "Condition"): CellStyle(link="picture-1")}  # the first of that run alone
+    assert linked.html().count('<a href="#picture-1">x &lt;1&gt;</a>') == 1
+    assert not link_pictures(table, "other", pictures).styles
+    assert not link_pictures(table, "s", [{**pictures[0], "run": None}]).styles  # the file does not name its run
+    base = replace(table, data=frame[["condition"]][:1], text=table.text[["Condition"]][:1])
+    of_base = [{**pictures[0], "run": {"study": None, "variant": None, "seed": 0}}]
+    assert link_pictures(base, None, of_base).styles == {(0, "Condition"): CellStyle(link="picture-1")}
+    assert not link_pictures(table, "s", of_base).styles
+
+
+def test_a_better_mean_has_more_colour_and_its_interval_on_hover(tmp_path):
+    study = load_study(make_study(tmp_path, seeds=(0, 1, 2)))
+    fill(tmp_path / "results", study.path, skip={("cross", 2)})
+    scores = scores_table(study, collect_study(tmp_path / "results", load_tier("smoke"), study))
+    table = by_condition_table(study, scores)
+    means = scores.data.set_index(["condition", "variant"])["mAP_mean"]
+    assert list(table.text.columns) == ["Condition", "none", "cross"] and len(table) == 3
+    assert all(table.data.set_index("condition").loc[key] == means[key] for key in means.index)
+    shades = {key: style.shade for key, style in table.styles.items()}
+    assert max(shades, key=shades.get) == (0, "cross") and shades[0, "cross"] == pytest.approx(0.45)
+    assert min(shades.values()) == 0 and table.styles[0, "cross"].hint.startswith("cross, clean: mAP 0.45")
+    assert "95 %, seeds: +0.0" in table.styles[0, "cross"].hint and "2 of 3" in table.styles[0, "cross"].hint
+    errors = replace(study, metric="mATE")
+    data = scores.data.rename(columns={"mAP_mean": "mATE_mean"})
+    lower = by_condition_table(errors, replace(scores, data=data, text=scores.text.rename(columns={"mAP": "mATE"})))
+    assert lower.styles[0, "cross"].shade == 0
+
+
+def test_a_long_table_scrolls_in_a_box():
+    frame = pd.DataFrame({"a": range(LONG + 1)})
+    assert '<div class="scroll long">' in ReportTable("t", "T", frame, frame).html()
+    assert '<div class="scroll">' in ReportTable("t", "T", frame[:LONG], frame[:LONG]).html()
 
 
 def test_each_study_has_a_page_that_stays_when_others_are_reported(tmp_path):

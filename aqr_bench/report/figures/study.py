@@ -36,12 +36,14 @@ from aqr_bench.report.tables.study import by_seed, comparison_target, difference
 from aqr_bench.study.spec import LOWER_IS_BETTER, Study
 
 LEAD = ("difference",)  # beside the table by condition, enough to answer; a reader opens the others
+MAX_LEAD_CONDITIONS = 12  # with more panels a figure is folded: the table by condition is read more easily
 
 
 def metric_figure(study: Study, results: Results) -> Figure | None:
     """Score of every seed (rings) and their mean (diamond), one panel per condition."""
     palette, names = colours(study), list(study.variants)
-    figure, axes = panels(len(study.suite.conditions), 0.9 + 0.34 * len(names))
+    # variant_axis makes the axes alike; matplotlib takes minutes to share one among the panels of a long suite.
+    figure, axes = panels(len(study.suite.conditions), 0.9 + 0.34 * len(names), sharey=False)
     drawn = 0
     for i, (axis, condition) in enumerate(zip(axes, study.suite.conditions, strict=True)):
         values: list[float] = []
@@ -114,7 +116,7 @@ def difference_figure(study: Study, results: Results) -> Figure | None:
     names = [v for v in study.variants if v != study.baseline]
     if not any(d is not None for d in deltas.values()):
         return None
-    figure, axes = panels(len(study.suite.conditions), 1.0 + 0.34 * len(names))
+    figure, axes = panels(len(study.suite.conditions), 1.0 + 0.34 * len(names), sharey=False)
     for i, (axis, condition) in enumerate(zip(axes, study.suite.conditions, strict=True)):
         axis.axvline(0, color=GREY, lw=0.9, ls="--", zorder=0)
         reach = 0.005
@@ -311,7 +313,8 @@ def draw_study(study: Study, results: Results, base: Results, folder: Path, foot
         if isinstance(figure, tuple):
             caption, figure = figure
         if figure is not None:
-            drawn.append(ReportFigure(caption, save(figure, folder, f"{study.name}_{name}", footer), name in LEAD))
+            lead = name in LEAD and len(study.suite.conditions) <= MAX_LEAD_CONDITIONS
+            drawn.append(ReportFigure(caption, save(figure, folder, f"{study.name}_{name}", footer), lead))
     return drawn
 
 

@@ -1,0 +1,53 @@
+"""All numbers of records as one tidy table, for pandas, R or DuckDB: aqr-bench export RECORDS... --out FILE.csv."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from aqr_bench.atomic import atomic_write
+from aqr_bench.errors import UserError, join_names
+from aqr_bench.records.record import read_run, record_files
+from aqr_bench.records.tidy import COLUMNS, tidy_rows
+
+SUFFIXES = (".csv", ".parquet")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the table, print its size. UserError: no record, another suffix, or Parquet without pyarrow."""
+    parser = argparse.ArgumentParser(
+        prog="aqr-bench export",
+        description="All numbers of records as one tidy table: a row for each record, metric, class and distance, with "
+        "the hashes of what it depends on. A record without a number has one row with its reason.",
+    )
+    parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="results folders or record files")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"{' or '.join(SUFFIXES)}")
+    args = parser.parse_args(argv)
+    if args.out.suffix not in SUFFIXES:
+        raise UserError(f"--out: '{args.out}' is no file of {join_names(SUFFIXES)}", "Give it one of these suffixes.")
+    files = list(dict.fromkeys(file for place in args.records for file in record_files(place)))
+    if not files:
+        raise UserError(f"no record file in {join_names(map(str, args.records))}", "Give a folder such as results.")
+    rows = [row for file in files for row in tidy_rows(read_run(file), file.as_posix())]
+    write_table(pd.DataFrame(rows, columns=list(COLUMNS)), args.out)
+    print(f"{len(rows)} rows of {len(files)} record files -> {args.out}")
+    return 0
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write CSV or Parquet, by the suffix; numbers in full precision, seeds as integers also beside missing ones."""
+    numbers = {"seed": "Int64", "distance_m": "float64", "value": "float64"}
+    frame = frame.astype({name: numbers.get(name, "object") for name in frame.columns})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        if path.suffix == ".csv":
+            frame.to_csv(temporary, index=False, lineterminator="\n")
+            return
+        try:
+            frame.to_parquet(temporary, engine="pyarrow", index=False)
+        except ImportError:
+            raise UserError(
+                f"{path}: Parquet needs pyarrow", "Install it: pip install 'aqr-bench[parquet]'; or write a .csv."
+            ) from None
