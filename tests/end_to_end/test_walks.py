@@ -88,9 +88,8 @@ def test_a_researcher_brings_a_config_and_weights_and_gets_a_table_as_latex(envi
     assert len(records) == 11 and not any(r.failed for r in records)
     cameras_alone = {"missingcamera_3", "brightness_3", "dark_3"}
     assert {r.condition for r in records if r.status == "not_applicable"} == cameras_alone
-    table = out[out.index("\\begin{table") :]
-    assert "\\end{table" in table and "centerpoint" in table and "fog" in table
-    assert (tmp_path / "tables" / "table_multicorrupt_3_NDS.tex").read_text(encoding="utf-8") == table
+    table = (tmp_path / "tables" / "table_multicorrupt_3_NDS.tex").read_text(encoding="utf-8")
+    assert out.endswith(table) and "\\begin{table}" in table and "centerpoint" in table and "fog" in table
 
 
 ENGINEER = """\
