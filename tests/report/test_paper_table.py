@@ -106,6 +106,9 @@ def test_what_is_missing_is_a_dash_and_never_skipped(tmp_path, suite):
     table = paper_table(loose, "NDS", None)
     assert table.text.to_numpy().tolist() == [["ours", "50.0", "–", "10.0", "–"]] and "A dash:" in table.note
     assert loose.robustness(None).missing["reason"].tolist() == ["out of memory"]
+    put(tmp_path / "c.jsonl", {**PLAIN, "clean": 0.0})
+    table = paper_table(read_evaluations([str(tmp_path / "c.jsonl")], suite), "NDS", None)
+    assert table.text.iloc[0, -1] == "–" and "mRA of a clean score of 0" in table.note
     # A record of the suite that is not there counts as missing too.
     put(tmp_path / "b.jsonl", {name: PLAIN[name] for name in ("clean", "no_lidar")})
     assert paper_table(read_evaluations([str(tmp_path / "b.jsonl")], suite), "NDS", None).text.iloc[0, 2] == "–"

@@ -178,7 +178,7 @@ def _note(
     if left_out := loose.not_applicable:
         text.append(f"Left out, since they change no sensor of any of these models: {', '.join(left_out)}.")
     if any(not scores.by_seed[key] for key in scores.by_seed):
-        text.append("A dash: not evaluated, failed, or not applicable.")
+        text.append(f"A dash: not evaluated, failed, not applicable, or {MEAN_RA} of a clean score of 0.")
     return " ".join(text)
 
 
