@@ -17,8 +17,8 @@ SHARE = Path("aqr_bench") / "share"
 def shared_files() -> dict[str, Path]:
     """Files of the checkout that the wheel holds besides the package, by their path in it."""
     entries = map(Path, SHARED)
-    found = [file for entry in entries for file in ([entry] if entry.is_file() else sorted(entry.rglob("*")))]
-    files = [file for file in found if file.is_file() and "__pycache__" not in file.parts]
+    listed = [file for entry in entries for file in ([entry] if entry.is_file() else sorted(entry.rglob("*")))]
+    files = [file for file in listed if file.is_file() and "__pycache__" not in file.parts]
     return {(SHARE / file).as_posix(): file for file in files}
 
 

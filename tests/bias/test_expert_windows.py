@@ -52,17 +52,17 @@ def test_a_point_that_no_camera_sees_has_the_official_corner_of_view_0():
 def test_a_point_that_two_cameras_see_has_the_official_window_in_the_first_alone():
     wide = torch.tensor(np.concatenate([ring(3, 48, 80)[:1], ring(3, 48, 80)[:1], ring(3, 48, 80)[2:]]))[None].float()
     point = torch.tensor([[[10.0, 0.5, 0.0]]])
-    official, mended = (f(point, wide, SHAPE, LAYOUT, 0, 3) for f in (official_windows, grid_windows))
+    official, corrected = (f(point, wide, SHAPE, LAYOUT, 0, 3) for f in (official_windows, grid_windows))
     assert [w.centre_BQ3[0, 0, 0].item() for w in official] == [0]
-    assert [w.centre_BQ3[0, 0, 0].item() for w in mended] == [0, 1]
-    assert torch.equal(official[0].centre_BQ3, mended[0].centre_BQ3)
+    assert [w.centre_BQ3[0, 0, 0].item() for w in corrected] == [0, 1]
+    assert torch.equal(official[0].centre_BQ3, corrected[0].centre_BQ3)
 
 
 def test_a_point_behind_a_camera_may_count_as_seen_officially():
     matrix = torch.eye(4).repeat(1, 3, 1, 1)  # looks along z
     behind = torch.tensor([[[1e-4, 2e-4, -3.0]]])
-    official, mended = (f(behind, matrix, SHAPE, LAYOUT, 0, 3) for f in (official_windows, grid_windows))
-    assert official[0].centre_BQ3[0, 0].tolist() == [0, 2, 1] and mended == ()
+    official, corrected = (f(behind, matrix, SHAPE, LAYOUT, 0, 3) for f in (official_windows, grid_windows))
+    assert official[0].centre_BQ3[0, 0].tolist() == [0, 2, 1] and corrected == ()
 
 
 def test_a_reference_that_is_not_finite_has_no_cell_that_breaks_indexing():

@@ -1,4 +1,4 @@
-"""MoME: the official names, shapes and numbers (konyul/MoME at ddbec03), its two stages, and its mended form."""
+"""MoME: the official names, shapes and numbers (konyul/MoME at ddbec03), its two stages, and its corrected form."""
 
 from __future__ import annotations
 
