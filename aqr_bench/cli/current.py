@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aqr_bench.atomic import write_text
+from aqr_bench.data.digests import read_json
 from aqr_bench.records.cache import replace_in_identity
 from aqr_bench.records.code_dependencies import hash_of_parts
 from aqr_bench.records.freshness import (
@@ -31,7 +32,7 @@ from aqr_bench.records.freshness import (
 from aqr_bench.records.provenance import utc_now
 from aqr_bench.records.request import CODE
 from aqr_bench.records.store import archive, is_stored, restore, stored_rows
-from aqr_bench.report.data_state import data_reasons, data_state, prepare_code, read_json
+from aqr_bench.report.data_state import data_reasons, data_state, prepare_code
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.plan import Selection
 

@@ -53,7 +53,7 @@ def noted_digest(file: Path, infos: str | Path) -> str:
 def file_digests(files: Iterable[Path], infos: str | Path | None) -> dict[str, str]:
     """SHA-256 of each file by name, noted in the folder ``infos``."""
     notes = None if infos is None else Path(infos) / NOTES
-    noted = {} if notes is None else _read(notes)
+    noted = {} if notes is None else read_json(notes) or {}
     fresh = dict(noted)
     digests = {}
     for file in files:
@@ -69,12 +69,15 @@ def file_digests(files: Iterable[Path], infos: str | Path | None) -> dict[str, s
     return digests
 
 
-def _read(notes: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Content of a JSON file; ``{}`` if damaged, None if there is none."""
     try:
-        noted = json.loads(notes.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, RecursionError):
         return {}
-    return noted if isinstance(noted, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _is_sha256(text: Any) -> bool:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from aqr_bench.data.digests import known_infos_digest, noted_digest, table_digests, tables_digest
+from aqr_bench.data.digests import known_infos_digest, noted_digest, read_json, table_digests, tables_digest
 from aqr_bench.records.code_dependencies import code_hash_for
 from aqr_bench.records.freshness import DataState
 from aqr_bench.records.request import code_changed
@@ -54,14 +52,3 @@ def data_state(layout: RunLayout, reasons: Mapping[Path, str]) -> DataState:
 def prepare_code() -> str:
     """Hash of the code that makes info files."""
     return code_hash_for("prepare")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Content of a JSON file; ``{}`` if damaged, None if there is none."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
