@@ -7,7 +7,7 @@ without a second look (``notice``).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from scipy import stats
 from aqr_bench.records.record import Record
 from aqr_bench.report.collect import BASE, METRICS
 from aqr_bench.report.input_alarms import implausible_inputs, single_sensor, unequal_inputs
+from aqr_bench.report.routers import load_weights
 from aqr_bench.report.scene_bootstrap import evaluation_file, load_matches
 from aqr_bench.report.score_statistics import MIN_DIFFERENCE
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
@@ -86,8 +87,11 @@ def _evaluations(root: Path, suites: dict[str, Suite], evaluations: Sequence[Rec
         of_suite = [r for r in evaluations if r.suite == name]
         for record in of_suite:
             alarms += _evaluation(record)
+            alarms += _damaged(record, evaluation_file(root, record.run, record, "router"), load_weights)
             if record.condition == suite.conditions[0].name:
-                alarms += _duplicates(record, evaluation_file(root, record.run, record, "matches"))
+                matches = evaluation_file(root, record.run, record, "matches")
+                alarms += _damaged(record, matches, load_matches)
+                alarms += _duplicates(record, matches)
         alarms += _suite(suite, of_suite)
     return alarms
 
@@ -127,6 +131,16 @@ def _evaluation(record: Record) -> Iterator[Alarm]:
 
 def _near_axis_error(maoe: float | None) -> bool:
     return maoe is not None and abs(maoe - AXIS_ERROR) <= AXIS_BAND
+
+
+def _damaged(record: Record, path: Path | None, load: Callable[[Path], object | None]) -> Iterator[Alarm]:
+    """A file that the evaluation left beside its record, and that ``load`` refuses."""
+    if path is not None and path.is_file() and load(path) is None:
+        sentence = (
+            "A file that the evaluation left beside its record is damaged, or has a number that is not finite: tables "
+            "and figures that need it are without this run. Delete the evaluation's record and run again."
+        )
+        yield Alarm("damaged file", ALARM, sentence, f"{describe_run(record)} ({path.name})")
 
 
 def _duplicates(record: Record, matches: Path | None) -> Iterator[Alarm]:

@@ -49,13 +49,14 @@ class Weights(NamedTuple):
 
 
 def load_weights(path: Path) -> Weights | None:
-    """Weights of all queries of an evaluation; None if the file is missing or damaged."""
+    """Weights of all queries of an evaluation; None if the file is missing or damaged, or a weight is not finite."""
     try:
         with np.load(path, allow_pickle=False) as file:
             weight = np.asarray(file["weight"], np.float32)
     except ARRAY_READ_ERRORS:
         return None
-    return Weights(*weight.reshape(-1, 2).T) if weight.ndim == 3 and weight.shape[-1] == 2 else None
+    valid = weight.ndim == 3 and weight.shape[-1] == 2 and np.isfinite(weight).all()
+    return Weights(*weight.reshape(-1, 2).T) if valid else None
 
 
 def sensing_table(study: Study, files: Mapping[Key, Path]) -> ReportTable:
@@ -88,7 +89,7 @@ def sensing_table(study: Study, files: Mapping[Key, Path]) -> ReportTable:
 
 def weight_bins(present: np.ndarray, missing: np.ndarray) -> Reliability:
     """How often a sensor is there, by its weight: ``(weight + 1) / 2`` is taken for the chance of it."""
-    share = np.clip(np.nan_to_num((np.concatenate([present, missing]) + 1) / 2), 0, 1)
+    share = np.clip((np.concatenate([present, missing]) + 1) / 2, 0, 1)
     return reliability(share, np.arange(len(share)) < len(present))
 
 

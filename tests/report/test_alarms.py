@@ -149,7 +149,22 @@ def test_recall_far_above_precision(study, tmp_path):
     recall, precision = recall_and_precision(work / "seed0" / "detections" / "clean" / "matches.npz")
     assert 0.5 < recall <= 1 and precision > 0.5
     (work / "seed1" / "detections" / "clean" / "matches.npz").write_bytes(b"PK no file")
+    assert raised(study, records, tmp_path) == [("damaged file", ALARM)]
+
+
+def test_router_weights_that_are_not_finite(study, tmp_path):
+    records = changed(
+        healthy(study),
+        lambda r: replace(r, extra={**r.extra, "router": {"file": "router.npz"}}),
+        kind="evaluate",
+        variant="cross",
+    )
+    folder = tmp_path / "smoke" / "work" / "made_up" / "cross" / "seed0" / "detections" / "clean"
+    folder.mkdir(parents=True)
+    np.savez(folder / "router.npz", weight=np.ones((2, 3, 2), np.float16))
     assert raised(study, records, tmp_path) == []
+    np.savez(folder / "router.npz", weight=np.full((2, 3, 2), np.nan, np.float16))
+    assert raised(study, records, tmp_path) == [("damaged file", ALARM)]
 
 
 # ---------------------------------------------------------------- twins

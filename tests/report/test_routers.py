@@ -40,5 +40,6 @@ def test_tables_and_figure_from_files(tmp_path):
 def test_damaged_files_are_nothing(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 cut off")
     np.savez(tmp_path / "b.npz", weight=np.zeros(4))
-    assert all(load_weights(tmp_path / name) is None for name in ("a.npz", "b.npz", "none.npz"))
+    np.savez(tmp_path / "c.npz", weight=np.full((2, 3, 2), np.nan, np.float16))
+    assert all(load_weights(tmp_path / name) is None for name in ("a.npz", "b.npz", "c.npz", "none.npz"))
     assert sensing_table(load_study("router"), {("learned", 0, "clean"): tmp_path / "a.npz"}).text.empty
