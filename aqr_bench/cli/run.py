@@ -21,6 +21,7 @@ from aqr_bench.cli.gpu_devices import limited, visible_gpus
 from aqr_bench.cli.progress import Progress, TimeLeft, expected_seconds
 from aqr_bench.console import LiveLine, add_quiet_option, hide_progress, is_terminal, positive_int, progress_hidden
 from aqr_bench.engine.check_configs import check_configs_once
+from aqr_bench.engine.tracking import TRACKERS, VARIABLE, chosen_trackers
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, join_names, require_disk
 from aqr_bench.folders import project_folder, shipped
 from aqr_bench.records.summary import print_summary, set_aside_failed
@@ -111,6 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     chosen = (args.seeds, args.suites, args.variants)
     results = Path(relative_path(args.results, project_folder())) if args.results else RESULTS
     options = dict(gpus=args.gpus, retry_failed=args.retry_failed, why=args.why, accept=args.accept, results=results)
+    if args.track:
+        os.environ[VARIABLE] = ",".join(args.track)
+    chosen_trackers()  # raises for one that the trainings could not use
     with ExitStack() as stack:
         stack.enter_context(hide_progress(args.quiet))
         studies = args.study
@@ -169,6 +173,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--retry-failed", action="store_true", help="run again what is recorded as failed; of a suite, those conditions"
+    )
+    parser.add_argument(
+        "--track",
+        nargs="+",
+        action="extend",
+        choices=TRACKERS,
+        default=[],
+        metavar="TRACKER",
+        help=f"log trainings to {', '.join(TRACKERS)} too",
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1, not 3, if any run is recorded as failed")
     output = parser.add_mutually_exclusive_group()

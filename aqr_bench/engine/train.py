@@ -27,6 +27,7 @@ from aqr_bench.engine.job import cost_since, failure_status, summed_costs
 from aqr_bench.engine.memory_limit import memory_limit
 from aqr_bench.engine.resume import latest_valid_checkpoint, name_resumed_checkpoint
 from aqr_bench.engine.third_party import build_model
+from aqr_bench.engine.tracking import chosen_trackers, with_trackers
 from aqr_bench.engine.training_plan import (
     Start,
     TrainingPlan,
@@ -245,6 +246,8 @@ def run_training(
         parts: prefixes of the parameters that the final checkpoint keeps; None: all.
         model: name or file of the model's config; None: the tier's.
         work_root: work folder of the tier, where features of frozen branches may be stored; None: they are not.
+
+    Trackers that the environment names get its losses (:mod:`aqr_bench.engine.tracking`).
     """
     from aqr_bench import compat
 
@@ -264,7 +267,9 @@ def run_training(
     config.launcher = "none" if world_size() == 1 else "pytorch"
     config.model_wrapper_cfg = dict(MODEL_WRAPPER)
     # Evaluation is a job of its own; the Runner asks for a test loop where it sees a test loader.
-    runner = Runner.from_cfg(_without_test(config))
+    run_name = work.name if work_root is None else work.relative_to(work_root).as_posix()
+    tracked = with_trackers(config, chosen_trackers(), "aqr-bench", f"{tier.name}/{run_name}")
+    runner = Runner.from_cfg(_without_test(tracked))
     use_feature_cache(inner_model(runner), tier, model or tier.model, work_root)
     if init and not config.resume:
         merged = merged_weights(init, work / "init.pth")

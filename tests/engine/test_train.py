@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from worlds import copy_infos
 
 from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import build_config
+from aqr_bench.engine.tracking import VARIABLE
 from aqr_bench.engine.train import main, run_training
 from aqr_bench.engine.weights import load_weights, trained_checkpoint
 from aqr_bench.errors import UserError
@@ -171,17 +175,23 @@ def test_features_are_stored_below_the_work_folder_of_a_tier_that_says_so(place,
             assert started.value.args[0] == (None if model is detector else "none")
 
 
-def test_a_resumed_run_equals_an_unbroken_one(place, base):
+def test_a_resumed_and_tracked_run_equals_an_unbroken_one(place, base, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "tensorboard")
     tier, data = load_tier(place / "tiny.yaml"), load_data(place)
     work = place / "resumed"
     config = build_config(tier, data, 0, work, None, None)
+    config.default_hooks.logger.interval = 1
+    resumed_config = copy.deepcopy(config)
     config.custom_hooks.append(dict(type="StopAfterTwo", priority="LOWEST"))  # after the checkpoint of iteration 2
     with pytest.raises(InterruptedError):
         run_training(config, tier, None)
     assert (work / "iter_2.pth").is_file() and not (work / "final.pth").exists()
-    result = run_training(build_config(tier, data, 0, work, None, None), tier, None)
+    result = run_training(resumed_config, tier, None)
     path, facts = result.checkpoint, result.cost
     assert facts["iterations"] == 3
+    events = EventAccumulator(str(work / "tensorboard")).Reload()
+    losses = events.Scalars("loss")
+    assert [event.step for event in losses] == [1, 2, 3] and all(np.isfinite(event.value) for event in losses)
     resumed, unbroken = torch.load(path, weights_only=True)["state_dict"], weights(base)
     for name, value in unbroken.items():
         assert torch.equal(resumed[name], value), name
