@@ -9,7 +9,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHARED = ("Snakefile", "environment.yml", "requirements.lock")
+SHARED = ("Snakefile", "environment.yml", "requirements.lock", "requirements-slurm.lock")
 SHARED += ("workflow", "ablations", "config", "examples", "results/published")
 SHARE = Path("aqr_bench") / "share"
 

@@ -10,6 +10,7 @@ from setuptools import Distribution
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ("workflow", "ablations", "config", "examples", "results/published")
+FILES = {"Snakefile", "environment.yml", "requirements.lock", "requirements-slurm.lock"}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_the_whole_package(wheel_files):
 
 def test_what_lies_beside_the_package(wheel_files):
     asked = {name for folder in SHARED for name in files_below(folder)}
-    asked |= {"Snakefile", "environment.yml", "requirements.lock"}
+    asked |= FILES
     assert {name for name in wheel_files if name.startswith("aqr_bench/share/")} == {
         f"aqr_bench/share/{name}" for name in asked
     }
@@ -50,4 +51,4 @@ def test_the_sdist_has_the_same(wheel_files):
     grafted = {name for rule, names in rules if rule == "graft" for name in names}
     included = {name for rule, names in rules if rule == "include" for name in names}
     assert grafted == set(SHARED)
-    assert {"setup.py", "Snakefile", "environment.yml", "requirements.lock"} <= included
+    assert {"setup.py", *FILES} <= included

@@ -242,7 +242,7 @@ def _gpu_reasons(
     tier: Tier, plans: Sequence[Schedule], imports: Mapping[str, ImportResult], driver: Driver | None
 ) -> Iterator[Reason]:
     """A sparse encoder trains on a GPU alone (spconv has no backward on the CPU), by spconv's CUDA build."""
-    from aqr_bench.cli.studies import counted
+    from aqr_bench.cli.estimate import counted
 
     trained = [plan for plan in plans if plan.iterations != 0]
     if not any(_trains_sparse_encoder(tier, plan) for plan in trained):

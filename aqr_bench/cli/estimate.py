@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from aqr_bench.console import duration
 from aqr_bench.records.record import read_records
 from aqr_bench.study.hashes import canonical_json
+from aqr_bench.study.requirements import FEATURES_BYTES, disk_needed
 from aqr_bench.study.runs import base_runs
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Study, Suite, Tier
@@ -146,3 +150,73 @@ def wall_seconds(groups: Sequence[JobGroup], times: JobTimes, processes: int) ->
             parallel_jobs = max(1, processes // group.processes)
             total += sum(each) if group.exclusive else max(max(each), sum(each) / parallel_jobs)
     return total, unknown
+
+
+# ---------------------------------------------------------------- for a terminal and for programs
+
+
+def cost_facts(
+    tier: Tier, studies: Sequence[Study], suites: Sequence[Suite], cores: int | None, records: Path
+) -> dict[str, Any]:
+    """Counts, time and disk of a run from nothing. UserError: a study that the tier cannot run.
+
+    ``suites``: further ones. ``cores``: None: those of this machine. ``records``: results folder that tells the times.
+    """
+    groups = job_groups(tier, studies, suites)
+    times = known_times(tier, records)
+    cores = cores or os.cpu_count() or 1
+    total, unknown = wall_seconds(groups, times, max(1, cores // tier.threads)) if times else (None, [])
+    features = FEATURES_BYTES if tier.cache_features else 0
+    return {
+        **dict(tier=tier.name, studies=[study.name for study in studies], jobs=workflow_jobs(groups)),
+        "steps": [_step_facts(group, times) for group in groups if group.jobs],
+        **dict(cores=cores, seconds=total, seconds_without=unknown, records=records),
+        "times_from": None if times is None else times.source,
+        "bytes": disk_needed(tier, studies) + features,
+    }
+
+
+def _step_facts(group: JobGroup, times: JobTimes | None) -> dict[str, Any]:
+    """``units``: iterations or conditions of all jobs, None where they are counted by epochs; seconds None: unknown."""
+    unit = {"world_s": None, "measure_s": None, "evaluate_s": "condition"}.get(group.kind, "iteration")
+    each = job_seconds(group, times) if times else None
+    return {
+        **dict(name=group.name, jobs=group.jobs, reused=group.jobs - len(group.counts), unit=unit),
+        "units": None if unit is None or None in group.counts else sum(group.counts),
+        "core_seconds": None if each is None else sum(each) * (1 if group.exclusive else group.processes),
+        "exclusive": group.exclusive,
+    }
+
+
+def cost_lines(facts: Mapping[str, Any]) -> list[str]:
+    """``cost_facts`` to be read."""
+
+    def line(step: Mapping[str, Any]) -> str:
+        amount = ""
+        if step["unit"]:
+            amount = ", by epochs" if step["units"] is None else f", {counted(step['units'], step['unit'])}"
+        where = "alone on the machine" if step["exclusive"] else "of one core"
+        seconds = step["core_seconds"]
+        took = "time unknown"
+        if seconds is not None:
+            took = f"{duration(seconds)}{',' if step['exclusive'] else ''} {where}"
+        shared = f" ({step['reused']} of them reuse the result of another)" if step["reused"] else ""
+        return f"  {step['name']}: {step['jobs']}{shared}{amount}; {took}"
+
+    studies, tier = facts["studies"], facts["tier"]
+    lines = [f"tier {tier}, {counted(len(studies), 'study')}: {', '.join(studies)}", *map(line, facts["steps"])]
+    lines.append(f"  jobs of the workflow: {facts['jobs']}")
+    if facts["times_from"] is None:
+        lines.append(f"time: unknown; tier {tier} has no records in {facts['records']} and assumes no costs")
+    else:
+        gap = f", without {', '.join(facts['seconds_without'])}" if facts["seconds_without"] else ""
+        cores = counted(facts["cores"], "core")
+        lines.append(f"time: about {duration(facts['seconds'])} on {cores}{gap}, from {facts['times_from']}")
+    lines.append(f"disk: at most {facts['bytes'] / 1e9:.1f} GB")
+    return [*lines, "This counts a run from nothing; `aqr-bench run --dry-run` reports what is left to do."]
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``, ``3 studies``."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number} {noun if number == 1 else plural}"

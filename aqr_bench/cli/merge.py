@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from aqr_bench.console import add_json_option, print_json
 from aqr_bench.data.digests import known_infos_digest
 from aqr_bench.errors import UserError
 from aqr_bench.records.cache import reuse_file
@@ -24,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="results folders, or those of a tier")
     parser.add_argument("--into", type=Path, metavar="RESULTS", help="default: results/ of the project folder")
+    add_json_option(parser)
     args = parser.parse_args(argv)
     args.into = args.into or results_folder()
     for folder in args.folders:
@@ -44,9 +47,12 @@ def main(argv: list[str] | None = None) -> int:
     apply_merge(steps, args.into)
     for tier in {step.file.target.parts[0] for step in steps}:
         _copy_infos([by_tier[tier] for by_tier in infos.values() if tier in by_tier], RunLayout(tier, args.into).infos)
-    for source in sources:
-        _print_steps(source, [step for step in steps if step.file.source == source])
-    _print_steps(args.into, [step for step in steps if step.file.source == args.into])
+    by_source = {source: [step for step in steps if step.file.source == source] for source in (*sources, args.into)}
+    if args.json:
+        print_json({"into": args.into, "folders": [_facts(source, of) for source, of in by_source.items() if of]})
+    else:
+        for source, of in by_source.items():
+            _print_steps(source, of)
     return 0
 
 
@@ -61,6 +67,12 @@ def _copy_infos(folders: list[Path], target: Path) -> None:
     if known_infos_digest(target) is None:
         for file in (file for folder in folders[:1] for file in folder.iterdir() if file.is_file()):
             reuse_file(file, target / file.name)
+
+
+def _facts(source: Path, steps: list[MergeStep]) -> dict[str, Any]:
+    """How many record files of a folder were taken, stored and so on, and what became of each of them."""
+    files = [{"file": s.file.target, "action": s.action, "reason": s.reason or None} for s in steps]
+    return {"folder": source, "counts": Counter(step.action for step in steps), "files": files}
 
 
 def _print_steps(source: Path, steps: list[MergeStep]) -> None:

@@ -16,14 +16,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from aqr_bench.cli.records import stale_lines
-from aqr_bench.console import duration
+from aqr_bench.console import add_json_option, duration, print_json
 from aqr_bench.data.dataset import load_data
 from aqr_bench.errors import UserError, nearest, run_main
 from aqr_bench.records.diff import Comparison, compare, cost_ratios, summary_lines
@@ -46,15 +47,21 @@ def main(argv: list[str] | None = None) -> int:
     given = {name: getattr(args, name) for name in ("infos", *YAML_FILES, *TRAIN_RECORDS)}
     given = {name: tuple(v) if isinstance(v, list) else (v,) for name, v in given.items() if v}
     records = choose(args.record, args.line, args.condition)
-    for line in stale_lines({args.record: records}):
-        print(f"stale: {line}")
-    with folder_for(args.keep) as folder:
-        comparisons = run_again(args.record, records, given, folder)
-    if len(records) > 1:
-        print(f"{sum(c.same for c in comparisons)} of {len(records)} records have identical results")
-    if args.keep:
-        print(f"new records, checkpoints and log: {args.keep}")
-    return 0 if all(comparison.same for comparison in comparisons) else 1
+    stale = stale_lines({args.record: records})
+    with redirect_stdout(sys.stderr) if args.json else nullcontext():
+        for line in stale:
+            print(f"stale: {line}")
+        with folder_for(args.keep) as folder:
+            repeated = run_again(args.record, records, given, folder)
+        if len(records) > 1:
+            print(f"{sum(r.comparison.same for r in repeated)} of {len(records)} records have identical results")
+        if args.keep:
+            print(f"new records, checkpoints and log: {args.keep}")
+    identical = all(r.comparison.same for r in repeated)
+    if args.json:
+        facts = {"identical": identical, "record": args.record, "stale": stale, "kept": args.keep}
+        print_json({**facts, "records": [r.facts for r in repeated]})
+    return 0 if identical else 1
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -66,6 +73,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     which.add_argument("--line", type=int, metavar="N", help="only the record in this line, from 1 (default: all)")
     which.add_argument("--condition", metavar="NAME", help="only the record of this condition")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what the run writes, in this new folder")
+    add_json_option(parser)
     where = parser.add_argument_group("where things are now, if they are no longer where the record's command had them")
     where.add_argument("--infos", help="folder that `aqr-bench data` wrote")
     for name in YAML_FILES:
@@ -227,7 +235,20 @@ def folder_for(keep: Path | None) -> Iterator[Path]:
     yield keep
 
 
-def run_again(path: Path, records: Sequence[Record], given: Options, folder: Path) -> list[Comparison]:
+@dataclass(frozen=True)
+class RepeatedRecord:
+    """A record, how its repetition compares, and what goes beyond the comparison of values."""
+
+    record: Record
+    comparison: Comparison
+    notes: tuple[str, ...]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"condition": self.record.condition, **self.comparison.facts, "notes": self.notes}
+
+
+def run_again(path: Path, records: Sequence[Record], given: Options, folder: Path) -> list[RepeatedRecord]:
     """Run the command of records of one file again and print how each compares. UserError if it cannot be run."""
     first, out = records[0], folder / path.name
     options = prepared_options(first, path, given) | {"out": (str(out),)}
@@ -241,7 +262,7 @@ def run_again(path: Path, records: Sequence[Record], given: Options, folder: Pat
     print(f"running again{f' (it took {duration(took)} then)' if took else ''}, log: {folder / LOG}", flush=True)
     run_step(options, first, folder / LOG)
     again = {record.condition: record for record in read_records(out)}
-    comparisons = []
+    repeated = []
     for then in records:
         if then.condition not in again:
             raise UserError(f"{path}: the run wrote no record of condition '{then.condition}'")
@@ -252,10 +273,10 @@ def run_again(path: Path, records: Sequence[Record], given: Options, folder: Pat
         comparison = compare(then, now)
         head, *lines = summary_lines(comparison)
         head = f"{then.condition}: {head}" if then.condition else head
-        details = [f"  {line}" for line in further_lines(then, now, path, out, comparison)]
-        print("\n".join([head, *lines, *details]), flush=True)
-        comparisons.append(comparison)
-    return comparisons
+        notes = tuple(further_lines(then, now, path, out, comparison))
+        print("\n".join([head, *lines, *(f"  {note}" for note in notes)]), flush=True)
+        repeated.append(RepeatedRecord(then, comparison, notes))
+    return repeated
 
 
 def further_lines(then: Record, now: Record, path: Path, out: Path, comparison: Comparison) -> list[str]:

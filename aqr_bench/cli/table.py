@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from aqr_bench.errors import UserError, nearest, run_main
-from aqr_bench.report.collect import mixtures
+from aqr_bench.report.collect import MetricChoices, mixtures, require_metric
 from aqr_bench.report.loose_records import read_evaluations
 from aqr_bench.report.robustness_scores import METRICS
 from aqr_bench.report.tables.paper import class_table, paper_table, write_workbook
@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--baseline: no model '{baseline}'{nearest(baseline, loose.models)}")
     for line in (*loose.warnings, *mixtures(loose.records)):
         print(f"warning: {line}", file=sys.stderr)
+    require_metric(loose.records, args.metric)
     paper = paper_table(loose, args.metric, baseline)
     scores = loose.robustness(baseline)
     tables = [paper, summary_table(scores), corruptions_table(scores), class_table(loose)]
@@ -60,7 +61,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--models", nargs="+", action="extend", metavar="MODEL", help="those to show, in this order (default: all)"
     )
     parser.add_argument("--baseline", help="what RRA, mCE and marks are relative to (default: the first of several)")
-    parser.add_argument("--metric", default="NDS", choices=METRICS, help="of the table that is printed (default: NDS)")
+    parser.add_argument(
+        "--metric", default="NDS", choices=MetricChoices(METRICS), metavar="METRIC",
+        help="of the table that is printed: mAP, NDS, or custom.NAME of a custom metric (default: NDS)",
+    )  # fmt: skip
     parser.add_argument("--format", default="markdown", choices=["markdown", "latex", "csv"], help="what is printed")
     parser.add_argument("--out", type=Path, help="folder for all tables, each as .md, .tex and .csv")
     parser.add_argument("--excel", type=Path, metavar="FILE", help="all tables in one spreadsheet (.xlsx)")

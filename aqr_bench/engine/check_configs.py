@@ -20,6 +20,7 @@ from aqr_bench.study.hashes import config_hash
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.model_files import is_foreign
 from aqr_bench.study.overrides import type_conflict
+from aqr_bench.study.requirements import require_metrics
 from aqr_bench.study.runs import base_runs
 from aqr_bench.study.settings import training_settings
 from aqr_bench.study.spec import Study, Tier
@@ -31,18 +32,19 @@ def check_configs(tier: Tier, studies: Iterable[Study]) -> int:
     Raises:
         UserError: the first mistake, with file and variant: a key that the model's config does not have, a value of
             another type than the one it replaces, values that contradict one another, an argument that a part of the
-            head does not take; a metric that breaks its contract; of a model that does not ship here, whatever
-            opening or building it raises.
+            head does not take; a metric that breaks its contract, or a study whose metric none gives; of a model that
+            does not ship here, whatever opening or building it raises.
     """
+    studies, numbers = list(studies), []
     if tier.metrics:
         from aqr_bench.metrics.custom import check_metric  # nuscenes-devkit, seconds
 
-        for name in tier.metrics:
-            check_metric(name)
+        numbers = [number for name in tier.metrics for number in check_metric(name)]
+    require_metrics(tier, studies, numbers)
     opened: dict[str, Any] = {}  # configs of models; opening one takes longer than all the rest
     base_classes: list[str] | None = None
     count = 0
-    for study, variant, pretrain in _trainings(tier, list(studies)):
+    for study, variant, pretrain in _trainings(tier, studies):
         model = _model(tier, study, variant, pretrain)
         if model not in opened:
             opened[model] = open_config(model, import_modules=is_foreign(model))
@@ -106,7 +108,7 @@ def check_configs_once(tier: Tier, studies: Iterable[Study], folder: Path) -> No
     studies = list(studies)
     settings = [training_settings(tier), *(training_settings(tier, pretrain=branch) for branch in tier.pretrain)]
     settings += [training_settings(tier, study, variant) for study in studies for variant in study.variants]
-    settings.append({"metrics": tier.metrics})
+    settings.append({"metrics": tier.metrics, "asked": [study.metric for study in studies]})
     texts = config_uses((), {"settings": settings}).texts
     code = {"train": code_hash_for("train"), **plugin_hashes(texts)}
     marker = folder / config_hash({"settings": settings, "code": code})

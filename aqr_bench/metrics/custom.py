@@ -59,8 +59,8 @@ def custom_scores(
     return scores
 
 
-def check_metric(name: str) -> None:
-    """Compute a metric twice on a few boxes, and without detections.
+def check_metric(name: str) -> list[str]:
+    """Compute a metric twice on a few boxes, and without detections; returns the names of its numbers.
 
     Raises:
         UserError: it cannot be found, fails, breaks the contract (``custom_scores``), or gives another result twice.
@@ -72,6 +72,7 @@ def check_metric(name: str) -> None:
     if results[0].keys() != results[2].keys():
         differing = join_names(sorted(results[0].keys() ^ results[2].keys()))
         raise UserError(f"metric '{short(name)}' gives other names without detections: {differing}")
+    return list(results[0])
 
 
 def probe_boxes(seed: int = 0) -> tuple[BoxArrays, BoxArrays, Samples]:

@@ -63,6 +63,13 @@ class Comparison:
     def same(self) -> bool:
         return not self.different
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As JSON: how many values are equal, and all that differ."""
+        different = [{"name": d.name, "then": d.then, "now": d.now} for d in ordered(self.different)]
+        facts = {"identical": self.same, "equal": len(self.equal), "different": different}
+        return {**facts, "not_compared": self.unknown, "causes": self.causes}
+
 
 def compare(then: Record, now: Record) -> Comparison:
     """Compare the results of two records of one run, and collect what may explain a difference."""

@@ -16,7 +16,7 @@ from aqr_bench.errors import UserError, require_file
 from aqr_bench.records.provenance import portable_path
 from aqr_bench.study.layout import NOT_RECORDS
 from aqr_bench.study.schema import schema_error
-from aqr_bench.study.spec import Run
+from aqr_bench.study.spec import CUSTOM, Run
 
 SCHEMA_VERSION = 1
 NOT_APPLICABLE = "not_applicable"
@@ -61,6 +61,12 @@ class Record:
     def failed(self) -> bool:
         """Not ok, and not a question that does not arise (a LiDAR condition for a model without LiDAR)."""
         return self.status not in ("ok", NOT_APPLICABLE)
+
+    def score(self, metric: str) -> Any:
+        """A score by name: of nuScenes, or ``custom.NAME`` of a custom metric. None: undefined, or not there."""
+        if metric.startswith(CUSTOM):
+            return self.scores.get("custom", {}).get(metric.removeprefix(CUSTOM))
+        return self.scores.get(metric)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN and infinities become None, empty ``curve`` and ``extra`` are left out."""

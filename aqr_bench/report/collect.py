@@ -9,15 +9,24 @@ from typing import Any
 
 import pandas as pd
 
+from aqr_bench.errors import UserError, nearest
 from aqr_bench.metrics.bootstrap import SceneInterval
 from aqr_bench.metrics.scoring_rules import rules_of
-from aqr_bench.records.record import NOT_APPLICABLE, Record, fail_unchanged_inputs, read_records
+from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, fail_unchanged_inputs, read_records
 from aqr_bench.records.request import code_versions, listed
 from aqr_bench.report.scene_bootstrap import EvaluatedRun, evaluation_file, scene_intervals
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import known_suites, load_suite, loadable
 from aqr_bench.study.runs import base_runs, matrix
-from aqr_bench.study.spec import Run, Study, Suite, Tier
+from aqr_bench.study.spec import CUSTOM, Run, Study, Suite, Tier
+
+
+class MetricChoices(tuple[str, ...]):
+    """Metrics that an argument takes; ``custom.NAME`` is one of them, whatever the name."""
+
+    def __contains__(self, text: object) -> bool:
+        return super().__contains__(text) or str(text).startswith(CUSTOM)
+
 
 METRICS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MISSING = "missing"
@@ -51,17 +60,6 @@ class ClassRow:
     condition: str | None
     class_name: str
     AP: float | None
-
-
-@dataclass(frozen=True)
-class CustomRow:
-    """A number of a metric of the user."""
-
-    variant: str
-    seed: int
-    condition: str | None
-    metric: str
-    value: float | None
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class RouterRow:
 class Results:
     """Records of one study, or of the base models, each at the path that the study expects.
 
-    evaluations  EvaluationRow by variant, seed and condition
+    evaluations  ``evaluations_frame`` by variant, seed and condition
     classes      ClassRow by variant, seed, condition and class
     trainings    TrainingRow by variant and seed
     measures     MeasureRow by variant
@@ -130,7 +128,6 @@ class Results:
     router_files every query's weights by (variant, seed, condition), where there is a router
     match_files  matched detections by (variant, seed, condition), where the evaluation wrote them
     scenes       scene bootstrap of the difference to the baseline by (variant, condition), where there is one
-    custom       CustomRow by variant, seed, condition and metric of the user
     """
 
     evaluations: pd.DataFrame
@@ -143,7 +140,6 @@ class Results:
     router_files: Mapping[tuple[str, int, str], Path] = field(default_factory=dict)
     match_files: Mapping[tuple[str, int, str], Path] = field(default_factory=dict)
     scenes: Mapping[tuple[str, str], SceneInterval] = field(default_factory=dict)
-    custom: pd.DataFrame = field(default_factory=lambda: custom_frame(()))
 
     def not_applicable(self, variant: str, condition: str) -> bool:
         """Whether the condition cannot concern the variant's model, so that no score is wanted."""
@@ -211,6 +207,8 @@ def collect_runs(
                 files = (evaluation_file(records, run, record, kind) for kind in ("matches", "router"))
                 evaluated.append(EvaluatedRun(variant, run.seed, record, *files))
     read += measures.values()
+    if study is not None:
+        require_metric(read, study.metric)
     return Results(
         evaluations=evaluations_frame(evaluated),
         classes=classes_frame(evaluated),
@@ -222,13 +220,28 @@ def collect_runs(
         router_files={e.key: e.router for e in evaluated if e.router is not None},
         match_files={e.key: e.matches for e in evaluated if e.matches is not None},
         scenes=scene_intervals(study, evaluated) if study else {},
-        custom=custom_frame(evaluated),
     )
 
 
 def evaluations_frame(evaluated: Iterable[EvaluatedRun]) -> pd.DataFrame:
-    """EvaluationRow of each evaluation."""
-    return _frame(EvaluationRow, map(_evaluation_row, evaluated))
+    """EvaluationRow of each evaluation, with a further column ``custom.NAME`` for each number of custom metrics."""
+    evaluated = list(evaluated)
+    names = dict.fromkeys(f"{CUSTOM}{name}" for e in evaluated for name in e.record.scores.get("custom", {}))
+    custom = {name: pd.Series([e.record.score(name) for e in evaluated], dtype=float) for name in names}
+    return _frame(EvaluationRow, map(_evaluation_row, evaluated)).assign(**custom)
+
+
+def require_metric(records: Iterable[Record], metric: str) -> None:
+    """UserError for the first evaluation that is ok and has no number of a custom metric, not even an undefined one."""
+    for record in records if metric.startswith(CUSTOM) else ():
+        custom = [f"{CUSTOM}{name}" for name in record.scores.get("custom", {})]
+        if record.kind == "evaluate" and record.ok and metric not in custom:
+            hint = nearest(metric, custom) if custom else "; it has no custom metric"
+            raise UserError(
+                f"no '{metric}' in the record of {describe(record)}{hint}",
+                "Name the metric that gives it (in a tier evaluate: {metrics: [...]}, else evaluate --metrics) and "
+                "evaluate again.",
+            )
 
 
 def classes_frame(evaluated: Iterable[EvaluatedRun]) -> pd.DataFrame:
@@ -239,16 +252,6 @@ def classes_frame(evaluated: Iterable[EvaluatedRun]) -> pd.DataFrame:
         for name, scores in e.record.scores.get("classes", {}).items()
     )
     return _frame(ClassRow, rows)
-
-
-def custom_frame(evaluated: Iterable[EvaluatedRun]) -> pd.DataFrame:
-    """CustomRow of each number of each evaluation that metrics of the user gave."""
-    rows = (
-        CustomRow(e.variant, e.seed, e.record.condition, name, value)
-        for e in evaluated
-        for name, value in e.record.scores.get("custom", {}).items()
-    )
-    return _frame(CustomRow, rows)
 
 
 def _frame(row: type, rows: Iterable[Any]) -> pd.DataFrame:

@@ -25,7 +25,7 @@ import pandas as pd
 from aqr_bench.atomic import write_text
 from aqr_bench.console import add_json_option, print_json
 from aqr_bench.errors import UserError, run_main, short
-from aqr_bench.report.collect import METRICS
+from aqr_bench.report.collect import METRICS, MetricChoices
 from aqr_bench.report.result_sets import (
     ResultSet,
     changes,
@@ -40,6 +40,7 @@ from aqr_bench.report.result_sets import (
 from aqr_bench.report.score_comparison import ScoreComparison, ScoreKey, compare_scores, compare_slices
 from aqr_bench.report.score_statistics import FEW_SEEDS, difference_data, difference_text, number
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
+from aqr_bench.study.spec import CUSTOM
 
 DEFAULT_METRICS = ("mAP", "NDS")
 SCENES = "95 %, scenes"  # column, where there are slices
@@ -51,7 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("a", type=Path, help="results folder (results/quick), or a folder of records")
     parser.add_argument("b", type=Path, nargs="+", help="the other one, or several: each is compared with A, as B - A")
     parser.add_argument("--tier", help="which tier, where a folder holds several")
-    parser.add_argument("--metric", nargs="+", action="extend", choices=METRICS, metavar="METRIC")
+    parser.add_argument(
+        "--metric", nargs="+", action="extend", choices=MetricChoices(METRICS), metavar="METRIC",
+        help=f"{', '.join(METRICS)}, or custom.NAME of a custom metric (default: {' '.join(DEFAULT_METRICS)})",
+    )  # fmt: skip
     parser.add_argument(
         "--slices", action="store_true", help="also mAP by slice of the data, with intervals over scenes"
     )
@@ -106,6 +110,9 @@ def compare_sets(
             "--force shows them side by side, without differences."
         )
     rows, costs = compare_scores(a, b, metrics, judge=not reasons), cost_lines(a, b)
+    for metric in metrics:
+        if metric.startswith(CUSTOM) and all(row.key.metric != metric for row in rows):
+            raise UserError(f"--metric: no record in {a.label} or {b.label} has '{metric}'")
     if slices:
         rows += compare_slices(a, b, judge=not reasons)
     if not reasons and all(row.delta is None for row in rows) and not costs:

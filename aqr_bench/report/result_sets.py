@@ -250,7 +250,7 @@ def one_sided_values(a: ResultSet, b: ResultSet, metrics: Iterable[str]) -> list
     evaluations = a.of("evaluate"), b.of("evaluate")
     for key in (k for k in evaluations[0] if k in evaluations[1]):
         for metric in metrics:
-            has = [_is_score(records[key].scores.get(metric)) for records in evaluations]
+            has = [_is_score(records[key].score(metric)) for records in evaluations]
             if has[0] != has[1]:
                 texts.append(f"only in {'A' if has[0] else 'B'}: {metric} of {describe(evaluations[0][key])}")
     return texts

@@ -145,7 +145,7 @@ def _scores(results: ResultSet, metric: str) -> dict[ScoreKey, dict[int, float]]
     """Finite scores by seed of every variant and condition."""
     scores: dict[ScoreKey, dict[int, float]] = {}
     for (_, study, variant, seed, suite, condition), record in results.of("evaluate").items():
-        value = record.scores.get(metric)
+        value = record.score(metric)
         if isinstance(value, int | float) and math.isfinite(value):
             scores.setdefault(ScoreKey(metric, study, variant, suite, condition), {})[seed or 0] = float(value)
     return scores

@@ -16,7 +16,7 @@ from aqr_bench.corruptions.suites.missing_sensors import (
 )
 from aqr_bench.metrics.bootstrap import Resampled, SceneInterval, paired_scene_bootstrap
 from aqr_bench.report.alarms import NOTICE, Alarm
-from aqr_bench.report.collect import Results, collect_runs, further_suites
+from aqr_bench.report.collect import Results, collect_runs, further_suites, require_metric
 from aqr_bench.report.input_alarms import unused_sensors
 from aqr_bench.report.scene_bootstrap import METRIC, resampled_run
 from aqr_bench.report.score_statistics import (
@@ -91,6 +91,8 @@ def study_inputs(records: Path, tier: Tier, study: Study, results: Results, metr
     runs = [Run(tier.name, study.name, variant, seed) for variant in study.variants for seed in study.seeds]
     suites = [(study.suite, results)]
     suites += [(suite, collect_runs(records, runs, [suite], {})) for suite in further_suites(records, tier, [study])]
+    for _, of_suite in suites:
+        require_metric(of_suite.records, metric)
     unused = _unused(suites)
     return [entry for suite, of_suite in suites for entry in _scored(suite, of_suite, metric, unused)]
 
@@ -108,7 +110,7 @@ def _unused(suites: Iterable[tuple[Suite, Results]]) -> dict[str, frozenset[str]
 def _scored(suite: Suite, results: Results, metric: str, unused: Mapping[str, frozenset[str]]) -> Iterator[ScoredInput]:
     corruptions = {condition.name: condition.corruption for condition in suite.conditions}
     rows = results.evaluations
-    rows = rows[(rows["status"] == "ok") & rows[metric].notna()]
+    rows = rows[rows["status"] == "ok"].dropna(subset=[metric]) if metric in rows else rows[:0].assign(**{metric: None})
     for variant, seed, condition, score in zip(
         rows["variant"], rows["seed"], rows["condition"], rows[metric], strict=True
     ):

@@ -15,6 +15,7 @@ from aqr_bench.study.overrides import merge_overrides
 from aqr_bench.study.schedule import tier_schedule
 from aqr_bench.study.schema import name_problem, read_yaml, schema_error
 from aqr_bench.study.spec import (
+    CUSTOM,
     RESERVED,
     Condition,
     Launcher,
@@ -298,6 +299,9 @@ def load_study(path_or_name: str | Path) -> Study:
             others = [other for other in variants if other != name]
             hint = nearest(variant.against, others)
             raise UserError(f"{path}: variants.{name}.against: no other variant '{short(variant.against)}'{hint}")
+    metric = data.get("metric", "")
+    if "lower_is_better" in data and not metric.startswith(CUSTOM):
+        raise UserError(f"{path}: lower_is_better: not allowed here: it belongs to a metric {CUSTOM}NAME")
     if data["baseline"] not in variants:
         hint = nearest(data["baseline"], variants)
         raise UserError(f"{path}: baseline: unknown variant '{short(data['baseline'])}'{hint}")
@@ -314,10 +318,11 @@ def load_study(path_or_name: str | Path) -> Study:
         baseline=data["baseline"],
         seeds=tuple(data.get("seeds", ())),
         suite=suite,
-        metric=data.get("metric", ""),
+        metric=metric,
         variants=variants,
         path=path,
         gate=data.get("gate", False),
         measure_only=data.get("measure_only", False),
         published=data.get("published", {}),
+        lower_is_better=data.get("lower_is_better", False),
     )

@@ -15,7 +15,7 @@ from aqr_bench.errors import UserError, nearest, short
 from aqr_bench.folders import ablation_folders
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.load import known_studies, known_suites, load_study, load_suite, load_tier, loadable
-from aqr_bench.study.requirements import require_inputs
+from aqr_bench.study.requirements import require_inputs, require_metrics
 from aqr_bench.study.runs import base_runs, limit_seeds, matrix
 from aqr_bench.study.spec import Launcher, Run, Schedule, Study, Suite, Tier
 
@@ -139,6 +139,7 @@ def select(
         chosen = with_variants(chosen, variants)
     further = unique("suite", map(load_suite, suites))
     own_suites = {s.name: s for s in unique("suite", [*(study.suite for study in chosen), *further])}
+    require_metrics(loaded, chosen)
     base_runs(loaded, chosen)  # raises where the tier cannot run one of them
     require_inputs(loaded, chosen)
     # A shipped study under a suite of which another file's namesake is chosen is no target of this call.
@@ -185,8 +186,9 @@ def unique(what: str, entries: Iterable[N]) -> tuple[N, ...]:
 
 
 def can_run(tier: Tier, study: Study) -> bool:
-    """Whether the tier has all that the study's variants start from."""
+    """Whether the tier has all that the study's variants start from, and a custom metric where the study names one."""
     try:
+        require_metrics(tier, [study])
         base_runs(tier, [study])
     except UserError:
         return False

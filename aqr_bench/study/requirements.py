@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from aqr_bench.errors import UserError
+from aqr_bench.errors import UserError, nearest
 from aqr_bench.foreign_files import misplaced_tables
 from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.model_files import model_file
 from aqr_bench.study.runs import base_runs, matrix
 from aqr_bench.study.schedule import variant_schedule
-from aqr_bench.study.spec import Schedule, Study, Tier
+from aqr_bench.study.spec import CUSTOM, Schedule, Study, Tier
 
 # Of a tier that stores the features of frozen branches. The quick tier has 1.1 MB a sample: twice 1500 clouds (they are
 # turned at random) and 1500 sets of images, and some evaluations.
@@ -91,3 +91,22 @@ def disk_needed(tier: Tier, studies: Sequence[Study], layout: RunLayout | None =
     trainings = sum(layout is None or not layout.train(run).exists() for run in runs)
     rest = 200_000_000 if layout is None or frames or trainings else 20_000_000  # info files, records, the report
     return 500_000 * frames + 60_000_000 * trainings + rest
+
+
+def require_metrics(tier: Tier, studies: Iterable[Study], numbers: Sequence[str] | None = None) -> None:
+    """UserError for a study whose metric is a number that no custom metric of the tier gives.
+
+    ``numbers``: what they give, where that is known; without it, only a tier that has no custom metric is refused.
+    """
+    for study in studies:
+        name = study.metric.removeprefix(CUSTOM)
+        if study.metric == name or (name in numbers if numbers is not None else tier.metrics):
+            continue
+        if tier.metrics:
+            what = f"the metrics of tier {tier.name} give no '{name}'{nearest(name, numbers)}"
+        else:
+            what = f"tier {tier.name} has no custom metric"
+        raise UserError(
+            f"{study.path}: metric: {study.metric}: {what}",
+            "Name a metric that gives it in the tier: evaluate: {metrics: [my_file.py:NAME]}.",
+        )

@@ -78,6 +78,7 @@ SPLITS = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_v
 
 
 LOWER_IS_BETTER = frozenset(["mATE", "mASE", "mAOE", "mAVE", "mAAE"])
+CUSTOM = "custom."  # before the name of a number that a custom metric gives, where a metric is named
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,7 @@ class Variant:
 class Study:
     """A question, the variants that answer it, and what they are compared under.
 
+    ``metric``: of nuScenes, or ``custom.NAME``; ``lower_is_better`` is of the latter.
     ``gate``: its variants are fixed biases, and the report says in one line whether they move the score.
     ``measure_only``: its variants compute the same thing and differ in cost: nothing is trained or evaluated, there are
     no seeds and no metric, and the first condition of the suite is what is measured on.
@@ -217,6 +219,7 @@ class Study:
     gate: bool = False
     measure_only: bool = False
     published: Mapping[str, Any] = field(default_factory=dict)
+    lower_is_better: bool = False
 
     def compared_with(self, variant: str) -> str:
         """Name of the variant that ``variant`` is compared with."""
@@ -224,7 +227,7 @@ class Study:
 
     @property
     def higher_is_better(self) -> bool:
-        return self.metric not in LOWER_IS_BETTER
+        return not self.lower_is_better and self.metric not in LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,12 @@ def test_seeds_of_two_machines_and_what_came_from_where(two, capsys):
         f"{a}: 8 record files taken",
         f"{b}: 8 record files there already, 6 record files taken",
     ]
+    assert main([str(b), "--into", str(into), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["into"] == str(into) and [entry["folder"] for entry in facts["folders"]] == [str(b)]
+    (entry,) = facts["folders"]
+    assert entry["counts"] == {"there already": 14} and len(entry["files"]) == 14
+    assert {"file": str(CROSS / "train.jsonl"), "action": "there already", "reason": None} in entry["files"]
     assert {state for state, _ in states(with_seeds(0, 7), into).values()} == {"fresh"}
     assert (into / "smoke/work/smoke/cross/seed7/final.pth").is_file()
     assert read_records(into / CROSS / "train.jsonl") == read_records(a / CROSS / "train.jsonl")

@@ -121,8 +121,14 @@ def test_what_came_out_different_and_why_is_said(here, capsys, tmp_path):
     other = replace(record, scores={**record.scores, "mAP": 0.75}, provenance=facts)
     moved_to = write_records(tmp_path / "kept" / "base" / "seed0" / "evaluate.two.jsonl", [other])
     shutil.copy(here / "train.jsonl", moved_to.parent)  # its checkpoint is where the command had it
-    assert main([str(moved_to)]) == 1
-    output = capsys.readouterr().out
+    assert main([str(moved_to), "--json"]) == 1
+    printed, output = capsys.readouterr()
+    facts = json.loads(printed)
+    (entry,) = facts["records"]
+    assert not facts["identical"] and (entry["condition"], entry["identical"]) == ("clean", False)
+    (different,) = entry["different"]
+    assert different == {"name": "scores.mAP", "then": 0.75, "now": record.scores["mAP"]}
+    assert "torch 1.0 then" in entry["causes"][0] and entry["equal"] > 3 and facts["kept"] is None
     assert "clean: different: 1 of " in output and "scores.mAP: 0.75 then, " in output
     assert "perhaps because of torch 1.0 then" in output
 

@@ -175,6 +175,12 @@ def test_times_are_medians_of_the_records_and_the_source_is_said(tmp_path, capsy
 def test_without_records_the_tiers_own_numbers_or_none(tmp_path, capsys):
     output = cost(capsys, "bias_site", "--records", str(tmp_path), "--cores", "2")
     assert "from defaults of tier quick (Intel Xeon" in output and "disk: at most" in output
+    facts = json.loads(cost(capsys, "bias_site", "--records", str(tmp_path), "--cores", "2", "--json"))
+    assert facts["tier"] == "quick" and facts["studies"] == ["bias_site"] and facts["cores"] == 2
+    assert f"time: about {duration(facts['seconds'])} on 2 cores, from {facts['times_from']}" in output
+    assert f"jobs of the workflow: {facts['jobs']}\n" in output and f"at most {facts['bytes'] / 1e9:.1f} GB" in output
+    evaluations = next(step for step in facts["steps"] if step["name"] == "evaluations")
+    assert f"evaluations: {evaluations['jobs']}, {evaluations['units']} conditions; " in output
     tier = yaml.safe_load(load_tier("smoke").path.read_text())
     tier.pop("costs", None)
     output = cost(capsys, "smoke", "--tier", str(write(tmp_path, tier)), "--records", str(tmp_path))
@@ -182,6 +188,10 @@ def test_without_records_the_tiers_own_numbers_or_none(tmp_path, capsys):
         "time: unknown; tier smoke has no records" in output
         and "variant trainings: 2, 4 iterations; time unk" in output
     )
+    facts = json.loads(
+        cost(capsys, "smoke", "--tier", str(tmp_path / "smoke.yaml"), "--records", str(tmp_path), "--json")
+    )
+    assert facts["seconds"] is facts["times_from"] is facts["steps"][-1]["core_seconds"] is None
 
 
 def test_the_disk_for_stored_features_is_counted(tmp_path, capsys):

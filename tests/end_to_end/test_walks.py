@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
 import pytest
 from installation import ROOT, Installed
+from one_node_slurm import FAST, cluster, jobs, missing
 
 from aqr_bench.records.record import read_records
 
@@ -23,10 +26,10 @@ def environment(built, tmp_path_factory) -> Installed:
     return Installed(tmp_path_factory.mktemp("walks"), built["wheel"])
 
 
-def walk(environment: Installed, script: str, folder: Path) -> str:
+def walk(environment: Installed, script: str, folder: Path, variables: Mapping[str, str] = os.environ) -> str:
     """What the commands print; how long they took is shown by ``pytest -s``."""
     begin = time.monotonic()
-    done = environment.follow(script, folder)
+    done = environment.follow(script, folder, variables)
     print(f"{time.monotonic() - begin:.0f} s")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -112,3 +115,28 @@ def test_an_engineer_runs_the_smoke_tier_in_an_empty_folder(environment, tmp_pat
     (tmp_path / "cells.py").write_text("\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code"))
     out = walk(environment, "python cells.py", tmp_path)
     assert "nothing to do" in out and "smoke_metrics" in out and "no_lidar" in out and "index.html" in out
+
+
+ON_SLURM = f"""\
+SHARE="$(python -c 'from aqr_bench.folders import shipped_folder; print(shipped_folder())')"
+test -f "$SHARE/requirements-slurm.lock"
+python -m snakemake --snakefile "$SHARE/workflow/Snakefile" --workflow-profile "$SHARE/workflow/profiles/slurm" \\
+  --config tier=smoke studies=smoke {" ".join(FAST)}
+aqr-bench run --tier smoke --study smoke
+aqr-bench records check results
+"""
+
+
+def test_an_engineer_runs_the_smoke_tier_on_a_cluster_of_one_node(environment, tmp_path):
+    """Set-up and commands of docs/cluster.md; the plugin is that of the tests' environment."""
+    if reason := missing():
+        pytest.skip(reason)
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    with cluster(tmp_path / "slurm") as variables:
+        out = walk(environment, ON_SLURM, folder, variables)
+        submitted = jobs(variables)
+    assert len(submitted) == 12 and {job["JobState"] for job in submitted} == {"COMPLETED"}
+    assert "nothing to do, all is up to date" in out and "14 of 14 records ok" in out
+    assert {entry.name for entry in folder.iterdir()} == {"results", "logs", ".snakemake"}
+    assert (folder / "logs" / "smoke" / "world.log").is_file()

@@ -42,7 +42,7 @@ def use_study(path: Path) -> None:
     study = files.load_study(path)
     lines = look.check_line(study) + look.list_lines([study], [], []) + look.detail_lines(study)
     if look.runnable(default_tier(), study):
-        lines += look.cost_lines([str(path)], "quick", None, [], 2, path.parent / "none")
+        lines += look.cost_lines(look.cost_facts(default_tier(), [study], [], 2, path.parent / "none"))
     "\n".join(lines).encode()
 
 
@@ -52,7 +52,7 @@ def use_tier(path: Path) -> None:
     if tier.kind == "synthetic":
         read_tier(path)
     lines = look.list_lines([], [tier], []) + look.detail_lines(tier)
-    lines += look.cost_lines(["smoke"], str(path), None, [], 2, path.parent / "none")
+    lines += look.cost_lines(look.cost_facts(tier, [files.load_study("smoke")], [], 2, path.parent / "none"))
     disk_needed(tier, [files.load_study("smoke")])
     "\n".join(lines).encode()
 

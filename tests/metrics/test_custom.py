@@ -13,14 +13,16 @@ from worlds import smallest_world
 
 from aqr_bench.cli.evaluate import main as evaluate
 from aqr_bench.data.infos import open_nuscenes
+from aqr_bench.engine.check_configs import check_configs
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.cross_check import check_submission
 from aqr_bench.metrics.custom import check_metric, custom_scores, probe_boxes
 from aqr_bench.metrics.detection import evaluated_truth, score_detections
 from aqr_bench.records.code_dependencies import code_parts
 from aqr_bench.records.record import Record
-from aqr_bench.study.load import load_suite, load_tier
+from aqr_bench.study.load import load_study, load_suite, load_tier
 from aqr_bench.study.plan import evaluation_settings
+from aqr_bench.study.requirements import require_metrics
 from aqr_bench.study.settings import condition_settings, training_settings
 
 COUNTS = """
@@ -39,13 +41,15 @@ def project(tmp_path, monkeypatch):
 
 
 def test_its_numbers_go_by_their_names(project):
-    check_metric("mine.py:counts")
+    assert check_metric("mine.py:counts") == ["detections", "empty", "far"]
     detections, annotations, samples = probe_boxes()
     scores = custom_scores(["mine.py:counts"], detections, annotations, samples)
     assert scores == {"detections": 12.0, "empty": None, "far": pytest.approx(annotations.translation[:, :2].max())}
     assert annotations.score.flags.writeable, "views are read-only, the arrays stay as they were"
     record = Record("evaluate", "ok", "t", condition="clean", suite="s", scores={"mAP": 0.1, "custom": scores})
-    assert Record.from_dict(record.to_dict()).scores["custom"]["empty"] is None
+    again = Record.from_dict(record.to_dict())
+    assert again.scores["custom"]["empty"] is None and again.score("mAP") == 0.1
+    assert again.score("custom.detections") == 12 and again.score("custom.mAP") is None
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,13 @@ def test_a_name_that_is_none_and_a_function_of_other_arguments(project):
         check_metric("other.py:metric")
     with pytest.raises(UserError, match="another metric gives 'detections' as well"):
         custom_scores(["mine.py:counts"] * 2, *probe_boxes())
+
+
+def test_a_study_with_a_number_that_no_metric_gives_is_refused_before_anything_runs(project):
+    tier, study = replace(load_tier("smoke"), metrics=("mine.py:counts",)), load_study("smoke")
+    with pytest.raises(UserError, match=r"custom.fa: the metrics of tier smoke give no 'fa'; did you mean 'far'"):
+        check_configs(tier, [replace(study, metric="custom.fa")])
+    require_metrics(tier, [replace(study, metric="custom.far"), study], check_metric("mine.py:counts"))
 
 
 def test_a_change_of_it_evaluates_again_and_trains_nothing(project):

@@ -10,7 +10,7 @@ import yaml
 
 from aqr_bench.cli.table import main
 from aqr_bench.errors import UserError
-from aqr_bench.records.record import NOT_APPLICABLE, Record, write_records
+from aqr_bench.records.record import NOT_APPLICABLE, Record, read_records, write_records
 from aqr_bench.report.loose_records import read_evaluations
 from aqr_bench.report.tables.paper import class_table, paper_table
 from aqr_bench.study.load import load_suite
@@ -112,6 +112,23 @@ def test_what_is_missing_is_a_dash_and_never_skipped(tmp_path, suite):
     # A record of the suite that is not there counts as missing too.
     put(tmp_path / "b.jsonl", {name: PLAIN[name] for name in ("clean", "no_lidar")})
     assert paper_table(read_evaluations([str(tmp_path / "b.jsonl")], suite), "NDS", None).text.iloc[0, 2] == "–"
+
+
+def test_a_custom_metric_is_printed_as_it_is(tmp_path, suite, capsys):
+    for model, shift in (("a", 0.0), ("b", 1.5)):
+        file = put(tmp_path / f"{model}.jsonl", {**PLAIN, "no_lidar": "out of memory"})
+        for record in (records := read_records(file)):
+            if record.ok:
+                record.scores["custom"] = {"distance_m": 10 * record.scores["NDS"] + shift}
+        write_records(file, records)
+    words = [f"{m}={tmp_path / f'{m}.jsonl'}" for m in "ab"] + ["--suite", str(suite.path)]
+    assert main([*words, "--metric", "custom.distance_m"]) == 0
+    printed = capsys.readouterr().out
+    assert "| a | 5.000 | 3.000 | – |" in printed and "| b | 6.500 | 4.500 | – |" in printed
+    note = printed.partition("custom.distance_m, of 1 seed;")[2].partition("|")[0]
+    assert note and "percent" not in note and "mRA" not in note and "Bold" not in note and "or undefined." in note
+    with pytest.raises(UserError, match=r"no 'custom.distance' in the record of evaluate centerpoint .*did you mean"):
+        main([*words, "--metric", "custom.distance"])
 
 
 def test_conditions_that_concern_no_model_are_left_out_and_named(tmp_path, suite):

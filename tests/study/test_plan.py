@@ -61,6 +61,17 @@ def test_a_study_that_the_tier_cannot_run_is_refused_if_it_is_chosen_and_no_targ
     assert not plan.can_run(SMOKE, load_study(tmp_path / "branches.yaml")) and plan.can_run(SMOKE, STUDY)
 
 
+def test_a_study_with_a_custom_metric_needs_a_tier_with_one(tmp_path):
+    data = yaml.safe_load(STUDY.path.read_text()) | {"name": "judged", "metric": "custom.recall"}
+    (tmp_path / "judged.yaml").write_text(yaml.safe_dump(data))
+    study = load_study(tmp_path / "judged.yaml")
+    with pytest.raises(
+        UserError, match=r"judged.yaml: metric: custom.recall: tier smoke has no custom metric\. Name a"
+    ):
+        plan.select("smoke", [str(study.path)])
+    assert not plan.can_run(SMOKE, study) and plan.can_run(replace(SMOKE, metrics=("a.py:recall",)), study)
+
+
 def test_records_of_a_selection():
     selection = plan.select("smoke", ["smoke"])
     base, none = "results/smoke/base/seed0", "results/smoke/smoke/none"

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,14 +15,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("aqr_bench", "workflow", "ablations", "config", "examples", "results/published")
 FILES = ("setup.py", "MANIFEST.in", "pyproject.toml", "README.md", "LICENSE", "NOTICE", "CHANGELOG.md")
-FILES += ("CITATION.cff", "Snakefile", "environment.yml", "requirements.lock")
+FILES += ("CITATION.cff", "Snakefile", "environment.yml", "requirements.lock", "requirements-slurm.lock")
 LIBRARIES = Path(pytest.__file__).parents[1]
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[2])"
 
 
-def clean_environment() -> dict[str, str]:
+def clean_environment(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Without the checkout on the path of modules."""
-    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    return {key: value for key, value in variables.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
 
 
 def build(kind: str, source: Path, target: Path) -> Path:
@@ -49,7 +51,9 @@ class Installed:
         self.project.mkdir()
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
         packages = next((folder / "venv" / "lib").iterdir()) / "site-packages"
-        (packages / "libraries.pth").write_text(f"{LIBRARIES}\n")
+        plugin = find_spec("snakemake_executor_plugin_slurm")  # may be elsewhere on the path of the tests
+        libraries = dict.fromkeys([LIBRARIES, *([Path(plugin.origin).parents[1]] if plugin else [])])
+        (packages / "libraries.pth").write_text("".join(f"{folder}\n" for folder in libraries))
         pip = [
             sys.executable,
             "-m",
@@ -71,9 +75,11 @@ class Installed:
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 
-    def follow(self, script: str, folder: Path) -> subprocess.CompletedProcess:
+    def follow(
+        self, script: str, folder: Path, variables: Mapping[str, str] = os.environ
+    ) -> subprocess.CompletedProcess:
         """A shell script as typed with the environment activated; it ends at the first command that fails."""
-        environment = clean_environment() | {"PATH": f"{self.python.parent}:{os.environ['PATH']}"}
+        environment = clean_environment(variables) | {"PATH": f"{self.python.parent}:{variables['PATH']}"}
         trapped = f"set -eu\ntrap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n{script}"
         return subprocess.run(
             ["bash", "-c", trapped], cwd=folder, env=environment, capture_output=True, text=True, timeout=5400

@@ -20,6 +20,8 @@ LIKE_CHILDREN = ("setpriv", "--pdeathsig", "TERM")  # they end with the tests, a
 SEARCHED = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 # config_overrides: the node is taken to be as large as it says here, whatever the machine has, so that the profile's
 # requests fit. The GPUs are counted; no device is behind them.
+# Of Snakemake: jobs of a second, on one machine; the profile's waits are for clusters.
+FAST = ("--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "8", "--seconds-between-status-checks", "1")
 NOT_GPUS = ("null", "zero", "full", "random")
 CONFIGURATION = """
 ClusterName=test

@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 from checkout import REPOSITORY, Checkout, copy_repository, copy_workflow
-from one_node_slurm import cluster, jobs, missing
+from one_node_slurm import FAST, cluster, jobs, missing
 from packaging.version import Version
 
 PROFILE = REPOSITORY / "workflow" / "profiles" / "slurm" / "config.yaml"
-# Jobs of one second: the profile's waits are for clusters.
-FAST = ["--slurm-init-seconds-before-status-checks", "8", "--seconds-between-status-checks", "1"]
-SLURM = ["--workflow-profile", "workflow/profiles/slurm", "--latency-wait", "5", *FAST]
+SLURM = ["--workflow-profile", "workflow/profiles/slurm", *FAST]
 SUBMITTED = {"world": 1, "prepare": 1, "train_base": 1, "train_variant": 2, "evaluate": 3, "measure": 2, "pictures": 1}
 SUBMITTED |= {"report": 1}
 WITH_MODEL = {"train_base", "train_variant", "evaluate", "measure", "pictures"}

@@ -19,6 +19,7 @@ from aqr_bench.report.score_statistics import (
     summarise,
 )
 from aqr_bench.report.tables.table import ReportTable, Row, make_table
+from aqr_bench.study.spec import CUSTOM
 
 MARK = "*"
 MEAN_RA = "mRA"
@@ -26,21 +27,37 @@ MEAN_RA = "mRA"
 
 @dataclass(frozen=True)
 class _Scores:
-    """Score by seed (a fraction of 1) of each model and column: clean, corruptions (mean over severities), mRA."""
+    """Score by seed of each model and column: clean, corruptions (mean over severities), mRA.
 
+    A score of nuScenes is a fraction of 1, printed in percent, and higher is better. Of a custom metric neither is
+    known: it is printed as it is, without mRA and bold type.
+    """
+
+    metric: str
     models: tuple[str, ...]
     columns: tuple[str, ...]
     by_seed: Mapping[tuple[str, str], Mapping[int, float]]
 
+    @property
+    def custom(self) -> bool:
+        return self.metric.startswith(CUSTOM)
+
+    @property
+    def title(self) -> str:
+        return self.metric if self.custom else f"{self.metric} in percent"
+
     def mean(self, model: str, column: str) -> float | None:
         return summarise(list(self.by_seed[model, column].values())).mean
+
+    def printed(self, value: float) -> str:
+        return number(value) if self.custom else number(100 * value, 1)
 
 
 def paper_table(loose: LooseEvaluations, metric: str, baseline: str | None) -> ReportTable:
     """Models by corruptions: ``45.3 ± 0.4`` in percent. CSV: fractions, one row per model and column.
 
     Args:
-        metric: mAP or NDS. ``baseline``: model that the marks of the others refer to; None: no marks.
+        metric: mAP, NDS or ``custom.NAME``. ``baseline``: model that the marks of the others refer to; None: no marks.
     """
     scores = _scores(loose, metric)
     deltas: dict[tuple[str, str], ScoreDifference | None] = {}
@@ -62,10 +79,10 @@ def paper_table(loose: LooseEvaluations, metric: str, baseline: str | None) -> R
     ]
     return ReportTable(
         f"table_{loose.suite.name}_{metric}",
-        f"{metric} in percent, {loose.suite.name}",
+        f"{scores.title}, {loose.suite.name}",
         pd.DataFrame(data),
         pd.DataFrame(rows),
-        _note(loose, scores, deltas, metric, baseline),
+        _note(loose, scores, deltas, baseline),
         numeric=frozenset(scores.columns),
         bold=frozenset(_best(scores)),
     )
@@ -93,11 +110,12 @@ def class_table(loose: LooseEvaluations) -> ReportTable:
 
 
 def _scores(loose: LooseEvaluations, metric: str) -> _Scores:
+    custom = metric.startswith(CUSTOM)
     rows = loose.evaluations[loose.evaluations["status"] == "ok"]
     values = {
         (model, int(seed), condition): float(value)
         for model, seed, condition, value in zip(
-            rows["variant"], rows["seed"], rows["condition"], rows[metric], strict=True
+            rows["variant"], rows["seed"], rows["condition"], rows.get(metric, ()), strict=True
         )
         if math.isfinite(value)
     }
@@ -117,15 +135,16 @@ def _scores(loose: LooseEvaluations, metric: str) -> _Scores:
             for s in seeds
             if corrupted and clean.get(s) and all(s in scores for scores in corrupted)
         }
-    return _Scores(tuple(loose.models), (*groups, *([MEAN_RA] if len(groups) > 1 else [])), by_seed)
+    resistance = [MEAN_RA] if len(groups) > 1 and not custom else []
+    return _Scores(metric, tuple(loose.models), (*groups, *resistance), by_seed)
 
 
 def _cell(scores: _Scores, model: str, column: str, delta: ScoreDifference | None) -> str:
     summary = summarise(list(scores.by_seed[model, column].values()))
     if summary.mean is None:
         return "–"
-    spread = "" if summary.sd is None else f" ± {number(100 * summary.sd, 1)}"
-    return f"{number(100 * summary.mean, 1)}{spread}{MARK if delta is not None and delta.survives else ''}"
+    spread = "" if summary.sd is None else f" ± {scores.printed(summary.sd)}"
+    return f"{scores.printed(summary.mean)}{spread}{MARK if delta is not None and delta.survives else ''}"
 
 
 def _numbers(
@@ -139,11 +158,11 @@ def _numbers(
 
 
 def _best(scores: _Scores) -> list[tuple[int, str]]:
-    """The cells with the highest mean of each column, as printed; none where all are alike."""
+    """The cells with the highest mean of each column, as printed; none where all are alike, or of a custom metric."""
     cells = []
-    for column in scores.columns:
+    for column in scores.columns if not scores.custom else ():
         means = {i: mean for i, m in enumerate(scores.models) if (mean := scores.mean(m, column)) is not None}
-        printed = {i: number(100 * mean, 1) for i, mean in means.items()}
+        printed = {i: scores.printed(mean) for i, mean in means.items()}
         if len(means) > 1:
             best = printed[max(means, key=means.__getitem__)]
             cells += [(i, column) for i, text in printed.items() if text == best and len(set(printed.values())) > 1]
@@ -154,18 +173,16 @@ def _note(
     loose: LooseEvaluations,
     scores: _Scores,
     deltas: Mapping[tuple[str, str], ScoreDifference | None],
-    metric: str,
     baseline: str | None,
 ) -> str:
     """How to read the table: what a cell, bold type and a mark mean, and what is left out."""
     seeds = sorted({len(scores.by_seed[model, CLEAN]) for model in scores.models})
     words = f"{seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     spread = "mean ± sd over" if seeds[-1] > 1 else "of"
-    text = [
-        f"{metric} in percent, {spread} {words}; a corruption: mean over its severities. "
-        f"{MEAN_RA}: share of the clean score that is left, mean over corruptions."
-    ]
-    if len(scores.models) > 1:
+    text = [f"{scores.title}, {spread} {words}; a corruption: mean over its severities."]
+    if MEAN_RA in scores.columns:
+        text.append(f"{MEAN_RA}: share of the clean score that is left, mean over corruptions.")
+    if len(scores.models) > 1 and not scores.custom:
         text.append("Bold: the best of its column.")
     tested = [d for d in deltas.values() if d is not None and d.p is not None]
     if tested:
@@ -177,8 +194,9 @@ def _note(
         text.append(f"No marks: a test against '{baseline}' needs two seeds that both have.")
     if left_out := loose.not_applicable:
         text.append(f"Left out, since they change no sensor of any of these models: {', '.join(left_out)}.")
-    if any(not scores.by_seed[key] for key in scores.by_seed):
-        text.append(f"A dash: not evaluated, failed, not applicable, or {MEAN_RA} of a clean score of 0.")
+    if any(not scores.by_seed[model, column] for model in scores.models for column in scores.columns):
+        why = "undefined" if scores.custom else f"{MEAN_RA} of a clean score of 0"
+        text.append(f"A dash: not evaluated, failed, not applicable, or {why}.")
     return " ".join(text)
 
 

@@ -23,7 +23,7 @@ from aqr_bench.report.score_statistics import (
     verdict,
 )
 from aqr_bench.report.tables.table import CellStyle, ReportTable, Row, make_table
-from aqr_bench.study.spec import Study
+from aqr_bench.study.spec import CUSTOM, Study
 
 NOT_APPLICABLE_TEXT = "not applicable"  # the condition changes a sensor that the model does not use
 SEEDS_INTERVAL, SCENES_INTERVAL, HOLM_VERDICT = "95 %, seeds", "95 %, scenes", "Corrected"  # columns
@@ -34,6 +34,8 @@ MAX_SHADE = 0.45  # of a cell's ground: text remains readable, on light and on d
 
 def by_seed(results: Results, variant: str, condition: str, metric: str) -> dict[int, float]:
     """Score per seed of the evaluations that are ok and have one."""
+    if metric not in results.evaluations:  # a custom metric, and no evaluation is ok
+        return {}
     # Called thousands of times for a long suite: arrays of pandas' columns are compared much faster than the columns.
     names = ("variant", "condition", "status", "seed", metric)
     variants, conditions, status, seeds, scores = (results.evaluations[n].to_numpy(dtype=object) for n in names)
@@ -208,12 +210,12 @@ def base_table(suite_conditions: Sequence[str], results: Results) -> ReportTable
 
 
 def _means(name: str, title: str, results: Results, keys: Sequence[tuple[str, str]], wanted: int) -> ReportTable:
-    rows, custom = [], results.custom
-    names = list(dict.fromkeys(custom["metric"]))
+    rows, names = [], [name for name in results.evaluations if name.startswith(CUSTOM)]
     for condition, variant in keys:
-        summaries = {m: summarise(list(by_seed(results, variant, condition, m).values())) for m in METRICS}
-        here = custom[(custom["variant"] == variant) & (custom["condition"] == condition)].dropna(subset="value")
-        summaries |= {m: summarise(list(here[here["metric"] == m]["value"])) for m in names}
+        summaries = {
+            m.removeprefix(CUSTOM): summarise(list(by_seed(results, variant, condition, m).values()))
+            for m in (*METRICS, *names)
+        }
         n = max(s.n for s in summaries.values())
         not_applicable = results.not_applicable(variant, condition)
         data = {
@@ -232,6 +234,7 @@ def _means(name: str, title: str, results: Results, keys: Sequence[tuple[str, st
         }
         rows.append(Row(data, text, n < wanted and not not_applicable))
     note = "mAP and NDS: higher is better. mATE (m), mASE, mAOE (rad), mAVE (m/s), mAAE: lower is better."
+    names = [name.removeprefix(CUSTOM) for name in names]
     if names:
         note += f" Metrics of the user: {', '.join(names)}."
     return make_table(name, title, rows, note, [*METRICS, *names])
