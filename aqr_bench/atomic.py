@@ -1,11 +1,14 @@
-"""Atomic writes: under a temporary name, renamed when the file is complete."""
+"""Atomic writes (a temporary name, renamed when the file is complete), and folders with one writer at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from aqr_bench.errors import UserError
 
 
 @contextmanager
@@ -32,3 +35,26 @@ def write_text(path: str | Path, text: str) -> Path:
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+@contextmanager
+def exclusive_folder(folder: str | Path) -> Iterator[int]:
+    """Create a folder where needed and lock it; yields the descriptor. The lock ends with the process, even if killed.
+
+    Raises:
+        UserError: another process has locked it, or it cannot be created.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is writing to {folder}; wait for it or choose another --out") from None
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aqr_bench.atomic import atomic_write, write_text
-from aqr_bench.errors import disk_error
+from aqr_bench.atomic import atomic_write, exclusive_folder, write_text
+from aqr_bench.errors import UserError, disk_error
 
 
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -15,6 +15,20 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
         temporary.write_text("half")
         raise ZeroDivisionError
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path):
+    folder = tmp_path / "new" / "out"
+    with exclusive_folder(folder):
+        with pytest.raises(UserError, match=f"another process is writing to {folder}; wait for it"):
+            exclusive_folder(folder).__enter__()
+        with exclusive_folder(tmp_path):
+            pass
+    with exclusive_folder(folder):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write to .*file: File exists; choose another --out"):
+        exclusive_folder(tmp_path / "file").__enter__()
 
 
 def test_what_a_killed_process_left_is_written_over(tmp_path):

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aqr_bench import plugins
+from aqr_bench.atomic import exclusive_folder
 from aqr_bench.console import (
     add_json_option,
     add_quiet_option,
@@ -91,7 +92,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def write(args: argparse.Namespace) -> int:
-    """Write the conditions of a suite; exit code. UserError: the suite lacks a condition, or what cannot be read."""
+    """Write the conditions of a suite; exit code.
+
+    UserError: the suite lacks a condition, another process is writing to --out, or what cannot be read.
+    """
     # Imports of torch, mmdet3d and the devkit take seconds: only once the arguments are known to be good.
     from aqr_bench.study.load import load_suite
 
@@ -105,8 +109,8 @@ def write(args: argparse.Namespace) -> int:
     from aqr_bench.engine.score_submission import find_target
 
     target = find_target(args.root, args.version, args.split)
-    source = open_source(target.root, target.version, target.split, args.sweeps, args.out)
-    with hide_progress(args.quiet):
+    with hide_progress(args.quiet), exclusive_folder(args.out):
+        source = open_source(target.root, target.version, target.split, args.sweeps, args.out)
         refused = write_conditions(suite.name, conditions, source, args.out, args.sweeps, args.workers)
     return EXIT_FAILED_RECORDS if refused else 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from aqr_bench.data.raw_frames import read_image
 from aqr_bench.engine.evaluate import Evaluator, build_loader, load_evaluator
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.metrics.sample_f1 import SampleObjects, best_and_worst, count_detections
+from aqr_bench.metrics.scoring_rules import ScoringRules
 from aqr_bench.records.freshness import pictures_identity
 from aqr_bench.records.record import Record, read_records
 from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, draw_sample
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             dataset = build_loader(evaluator.config, condition, 1, dataset).dataset
             record = next((r for r in evaluated if r.condition == condition.name), None)
             detections = None if record is None else submission_of(Path(args.work), record)
-            for name, index, why in chosen_samples(dataset, detections, args.samples, args.threshold):
+            for name, index, why in chosen_samples(dataset, detections, args.samples, args.threshold, tier.scoring):
                 path = out / f"{condition.name}.{name}.png"
                 draw_detections(evaluator, dataset, index, condition, path, args.threshold, why)
                 caption = f"{condition.name}, {why}; detections with a score of at least {args.threshold:g}"
@@ -81,7 +83,9 @@ def submission_of(work: Path, record: Record) -> Path | None:
     return next((file for file in files if record.ok and file.is_file()), None)
 
 
-def chosen_samples(dataset: Any, detections: Path | None, count: int, threshold: float) -> list[tuple[str, int, str]]:
+def chosen_samples(
+    dataset: Any, detections: Path | None, count: int, threshold: float, scoring: ScoringRules
+) -> list[tuple[str, int, str]]:
     """The samples to draw: name, index in the data set, and the reason for its choice, for the caption.
 
     The best and the worst by F1 of the detections above the threshold, where the evaluation's detections still exist;
@@ -93,7 +97,8 @@ def chosen_samples(dataset: Any, detections: Path | None, count: int, threshold:
         return [(str(number), int(index), why) for number, index in enumerate(indices)]
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     index_of = {info["token"]: i for i, info in enumerate(infos)}
-    truth = {info["token"]: global_objects(info, dataset.metainfo["classes"]) for info in infos}
+    ranges = scoring.class_range()
+    truth = {info["token"]: global_objects(info, dataset.metainfo["classes"], ranges) for info in infos}
     counts = count_detections(detected_objects(detections, threshold), truth, MATCH_M)
     chosen = []
     for word, tokens in zip(("best", "worst"), best_and_worst(counts, count), strict=True):
@@ -117,14 +122,11 @@ def detected_objects(path: Path, threshold: float) -> dict[str, SampleObjects]:
     return objects
 
 
-def global_objects(info: dict, classes: list[str]) -> SampleObjects:
-    """Annotated objects of a sample that count in its evaluation; centres in the global frame."""
-    from nuscenes.eval.common.config import config_factory
-
+def global_objects(info: dict, classes: list[str], ranges: Mapping[str, float]) -> SampleObjects:
+    """Annotated objects of a sample within ``ranges`` (m, by class) of the car; centres in the global frame."""
     boxes = truth_boxes(info["eval_ann_info"], classes)
     lidar2ego, ego2global = (np.asarray(m, np.float64) for m in (info["lidar_points"]["lidar2ego"], info["ego2global"]))
     ego = boxes.boxes_n7[:, :3] @ lidar2ego[:3, :3].T + lidar2ego[:3, 3]
-    ranges = config_factory("detection_cvpr_2019").class_range
     near = [i for i, name in enumerate(boxes.labels) if np.hypot(*ego[i, :2]) <= ranges[name]]
     centre = ego[near] @ ego2global[:3, :3].T + ego2global[:3, 3]
     return SampleObjects(centre[:, :2], [boxes.labels[i] for i in near])

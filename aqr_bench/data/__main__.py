@@ -21,6 +21,7 @@ from aqr_bench.data.dataset import data_summary
 from aqr_bench.data.infos import CHECK, build_infos, open_nuscenes, write_infos
 from aqr_bench.errors import UserError, join_names, reading, require_file, run_main
 from aqr_bench.metrics.detection import evaluated_truth
+from aqr_bench.metrics.scoring_rules import OFFICIAL_RULES
 from aqr_bench.metrics.splits import TEST, VERSIONS
 from aqr_bench.study.load import load_tier
 from aqr_bench.study.vocabulary import Vocabulary
@@ -73,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         if version == TEST:
             print(f"{version} has no annotations: an evaluation writes leaderboard files, and has no score")
         else:
-            evaluated_truth(nusc)  # what is scored after all trainings is there
+            rules = OFFICIAL_RULES if tier is None else tier.scoring
+            evaluated_truth(nusc, rules=rules)  # what is scored after all trainings is there
     paths = write_infos(infos, args.out, version, vocabulary)
     further = {
         **({"vocabulary": vocabulary.as_dict()} if vocabulary.as_dict() else {}),

@@ -15,7 +15,6 @@ from aqr_bench.world.scene import Scene
 
 SUPERSAMPLE = 2
 NEAR_M = 0.1
-HAZE_M = 90.0  # depth at which 63 % of a colour is lost in the haze
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,8 @@ def render(
         image = np.empty(noise.shape, np.uint8)
         rays.shade(
             *fan, depth, part, center, heading, half, texture_of, scene.textures,
-            faces, haze, _clear(), _sky(view, light), plain, drawing, ground.REACH_M, exposure, noise, image,
+            faces, haze, _clear(light.haze_m), _sky(view, light), plain, drawing, ground.REACH_M, exposure, noise,
+            image,
         )  # fmt: skip
         images.append(image)
     return images, visible, unoccluded
@@ -114,9 +114,9 @@ def _sky(view: _View, light: Light) -> np.ndarray:
 
 
 @cache
-def _clear() -> np.ndarray:
+def _clear(haze_m: float) -> np.ndarray:
     """Return the share (N,) of a colour that gets through the haze, for depths in quarters of a metre."""
-    return np.exp(-(np.arange(1200) + 0.5) / 4 / HAZE_M)
+    return np.exp(-(np.arange(1200) + 0.5) / 4 / haze_m)
 
 
 def _brightness(scene: Scene, solids: Solids, ego_pose: np.ndarray) -> np.ndarray:

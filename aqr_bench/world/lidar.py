@@ -11,16 +11,25 @@ from aqr_bench.world.spec import WorldSpec
 
 GROUND_ROUGHNESS_M = 0.015
 GROUND_INTENSITY = 14.0
-GROUND = -1  # owner of a return from the ground
+GROUND = -1  # owner of a return from the ground, or from a drop of rain
+RAIN_EXTINCTION_PER_M = 0.012  # loss of light each way: drops in the air, and water on surfaces and window
+WET_GROUND = 0.5  # reflectance of wet ground, as a share
+DROP_SHARE, DROP_NEAREST_M, DROP_MEAN_M = 0.02, 1.5, 5.0  # pulses that drops return, and their mean range beyond that
 
 
 def scan(
-    solids: Solids, intensity: np.ndarray, dropout: float, spec: WorldSpec, rng: np.random.Generator
+    solids: Solids,
+    intensity: np.ndarray,
+    dropout: float,
+    spec: WorldSpec,
+    rng: np.random.Generator,
+    rain: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scan cuboids given in the ego frame; ``intensity`` (P,) is their mean reflectance (0 .. 255).
 
     A share ``dropout`` of the pulses is lost. Of the others 1 - 2 ** -(s (h / r)^2 / 10) come back from range r,
     where s is reflectance times incidence and h is ``spec.half_return_m``: dark, slanted and far surfaces fade out.
+    In the ``rain`` they fade out sooner, wet ground returns less, and drops return some pulses from near the car.
 
     Returns points (N, 5) float32 in the LiDAR frame (x right, y forward, z up; metres), intensity 0 .. 255 and ring
     (0 lowest), in firing order, and the owner (N,) of each: an owner of ``solids``, or ``GROUND``.
@@ -45,13 +54,20 @@ def scan(
 
     lost = rng.standard_exponential(shape)
     lost[rng.random(shape) < dropout] = np.inf
+    ground_intensity = GROUND_INTENSITY
+    if rain:
+        ground_intensity *= WET_GROUND
+        distance = DROP_NEAREST_M + DROP_MEAN_M * rng.standard_exponential(shape)
+        drop = (rng.random(shape) < DROP_SHARE) & (distance * level[:, None] < depth)
+        depth[drop], part[drop] = (distance * level[:, None])[drop], rays.MISS
+        lost *= np.exp(2 * RAIN_EXTINCTION_PER_M * depth / level[:, None])
     noise = spec.range_noise_m * rng.standard_normal(shape)
     speckle = np.exp(0.25 * rng.standard_normal(shape))
     strength = np.log(2) / 10 * spec.half_return_m**2
     cloud, owners = np.empty((part.size, 5), np.float32), np.empty(part.size, np.int64)
     number = rays.returns(
         origin, dx, dy, slope, level, depth, part, center, heading, half, owner, np.asarray(intensity, float),
-        GROUND_INTENSITY, spec.max_range_m, strength, lost, noise, speckle, cloud, owners,
+        ground_intensity, spec.max_range_m, strength, lost, noise, speckle, cloud, owners,
     )  # fmt: skip
     return cloud[:number], owners[:number]
 

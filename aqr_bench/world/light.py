@@ -1,8 +1,8 @@
-"""The light of a scene: time of day, sun and sky, and by night the headlights and street lamps."""
+"""The light of a scene: time of day, sun and sky, rain, and by night the headlights and street lamps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,9 @@ NIGHT_FLOOR = 0.55  # brightness of what no lamp lights by night, as a share of 
 BEAM_GAIN, BEAM_RANGE_M, BEAM_WIDTH_RAD = 1.8, 22.0, 0.36  # the ego car's headlights
 LAMP_GAIN, LAMP_REACH_M = 1.5, 8.0  # a street lamp
 LIT = 2.6  # how much brighter than painted a lit lamp or window is by night
+HAZE_M, RAIN_HAZE_M = 90.0, 30.0  # depth at which 63 % of a colour is lost in the haze
+RAIN_GAIN = 0.72  # brightness in the rain, as a share
+WET = 0.6  # brightness of wet ground and asphalt, as a share
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Light:
     asphalt: np.ndarray
     noise: float  # standard deviation of the pixel noise, in grey levels of 255
     dusk: bool = False
+    haze_m: float = HAZE_M
 
     @property
     def name(self) -> str:
@@ -60,6 +64,23 @@ def draw_light(spec: WorldSpec, rng: np.random.Generator) -> Light:
         return Light(False, gain * 0.6, sun, 0.65, 0.75, sky, haze, ground, asphalt, 1.4 * noise, True)
     haze = 0.5 * sky + 0.5 * np.array([0.86, 0.88, 0.90])
     return Light(False, gain, sun, 0.5 + 0.2 * overcast, 0.5 + 0.25 * overcast, sky, haze, ground, asphalt, noise)
+
+
+def in_rain(light: Light) -> Light:
+    """The same light in the rain: darker, no sun and no shadows, wet ground, and less contrast with distance."""
+    grey = np.full(3, light.haze.mean()) * np.array([0.97, 1.0, 1.03])
+    return replace(
+        light,
+        gain=light.gain * RAIN_GAIN,
+        ambient=max(light.ambient, 0.92),
+        shadow=max(light.shadow, 0.92),
+        sky=0.25 * light.sky + 0.75 * grey,
+        haze=grey,
+        ground=light.ground * WET,
+        asphalt=light.asphalt * WET,
+        noise=1.4 * light.noise,
+        haze_m=RAIN_HAZE_M,
+    )
 
 
 def lamplight(light: Light, lamps_ego: np.ndarray, xy: np.ndarray) -> np.ndarray:

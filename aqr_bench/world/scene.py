@@ -13,7 +13,7 @@ from aqr_bench.world.appearance import paint
 from aqr_bench.world.classes import CYCLE_ALONE_PARTS, ClassInfo, class_shares
 from aqr_bench.world.custom_classes import classes_with
 from aqr_bench.world.geometry import Solids, arc, rotate
-from aqr_bench.world.light import Light, draw_light
+from aqr_bench.world.light import Light, draw_light, in_rain
 from aqr_bench.world.placement import Occupancy, Placement, PlacementSampler
 from aqr_bench.world.rig import lidar_pose
 from aqr_bench.world.road import MAX_CURVATURE, Layout, Street, draw_layout
@@ -22,6 +22,7 @@ from aqr_bench.world.spec import WorldSpec
 
 MAP_SIZE_M = 400.0  # scenes lie near the middle of a square map of this side
 DARK_REFLECTANCE = 0.07  # what a dark vehicle reflects, as a share of what others do
+_RAIN_STREAM = 3  # 1 and 2 are those of the sensors
 _MAX_TRIES_PER_OBJECT = 10  # so many places are tried before an object is given up and another class drawn
 
 
@@ -45,6 +46,7 @@ class Scene:
     layout: Layout | None = None
     plots: tuple[Plot, ...] = ()
     lamps: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    rain: bool = False
 
     def ego_pose(self, time_s: float | np.ndarray) -> np.ndarray:
         """Return the ego pose (x, y, yaw) at a time, or poses (T, 3) at times (T,), in the global frame."""
@@ -118,6 +120,8 @@ def simulate(spec: WorldSpec, split: int, index: int) -> Scene:
     curvature = float(np.clip(rng.normal(0, 0.01), -MAX_CURVATURE, MAX_CURVATURE))
     ego_yaw_rate = ego_speed * curvature
     light = draw_light(spec, rng)
+    rain = bool(stream(spec, split, index, _RAIN_STREAM).random() < spec.rain_share)
+    light = in_rain(light) if rain else light
     dropout = float(rng.uniform(*spec.dropout))
 
     keys = keyframe_times(spec)
@@ -158,7 +162,7 @@ def simulate(spec: WorldSpec, split: int, index: int) -> Scene:
                     break
     return Scene(
         split, index, start, ego_speed, ego_yaw_rate, light, dropout, tuple(actors), tuple(scenery), layout,
-        tuple(plots), lamps,
+        tuple(plots), lamps, rain,
     )  # fmt: skip
 
 

@@ -75,6 +75,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "hidden_share": (0, 0.6),
     "night_share": (0, 1),
     "dusk_share": (0, 1),
+    "rain_share": (0, 1),
     "colour_variation": (0, 3),
     "light": (0.2, 2),
     "size_jitter": (0, 0.4),
@@ -102,6 +103,7 @@ class WorldSpec:
     ``clutter`` (0 .. 1) is how built-up and overgrown the roadside is, ``dark_share`` the share of vehicles that
     reflect almost no LiDAR light, ``hidden_share`` that of standing objects put behind something on purpose.
     ``night_share`` and ``dusk_share`` are shares of scenes (the night's comes first if they exceed 1 together).
+    ``rain_share`` is the share of scenes in the rain, by day or night; streets and objects are those of the dry scene.
     ``light`` is the range of a scene's brightness by day, ``dropout`` that of its share of lost LiDAR returns;
     ``half_return_m`` is the range at which a surface of reflectance 10 of 255, met head-on, returns half the pulses.
     ``classes``: object classes of the user beside the ten that ship, by name, see ``custom_classes``.
@@ -130,6 +132,7 @@ class WorldSpec:
     hidden_share: float = 0.08
     night_share: float = 0.12
     dusk_share: float = 0.12
+    rain_share: float = 0.0
     colour_variation: float = 1.0
     light: tuple[float, float] = (0.6, 1.1)
     size_jitter: float = 0.12
@@ -147,8 +150,9 @@ class WorldSpec:
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON-able values, in field order."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
-        if not self.classes:  # worlds of before have no such key
-            del values["classes"]
+        for key in ("classes", "rain_share"):  # worlds of before have no such keys
+            if not values[key]:
+                del values[key]
         return values
 
     @property

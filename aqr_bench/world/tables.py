@@ -156,6 +156,9 @@ class SceneTables:
     def _scene_records(self) -> None:
         spec, frames = self.spec, self.spec.frames_per_scene
         surroundings = "straight road" if self.scene.roads.crossing is None else "crossing"
+        conditions = self.scene.light.name
+        if spec.rain_share:  # in nuScenes' spelling; worlds without rain keep theirs
+            conditions = ("Rain, " if self.scene.rain else "") + conditions.capitalize()
         self.records["log"].append(
             {
                 "token": self.token("log"),
@@ -173,7 +176,7 @@ class SceneTables:
                 "first_sample_token": self.token("sample", 0),
                 "last_sample_token": self.token("sample", frames - 1),
                 "name": self.name,
-                "description": f"Synthetic, {self.scene.light.name}, {surroundings}, {self.scene.ego_speed:.1f} m/s",
+                "description": f"Synthetic, {conditions}, {surroundings}, {self.scene.ego_speed:.1f} m/s",
             }
         )
         for frame, time_s in enumerate(keyframe_times(spec)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aqr_bench import compat
-from aqr_bench.atomic import write_text
+from aqr_bench.atomic import exclusive_folder, write_text
 from aqr_bench.errors import UserError, require_disk
 from aqr_bench.world import write_scene
 from aqr_bench.world.scene import MAP_SIZE_M
@@ -100,24 +99,13 @@ def _raise_if_foreign(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(partial: Path) -> Iterator[None]:
-    """Hold the work folder alone; create it where needed. The lock goes with the process, whatever ends it."""
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        handle = os.open(partial, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"cannot write to {partial}: {error.strerror}; choose another --out") from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is writing to {partial}; wait for it or choose another --out") from None
-        if not partial.is_dir() or partial.stat().st_ino != os.fstat(handle).st_ino:
+    """Hold the work folder alone; create it where needed."""
+    with exclusive_folder(partial) as descriptor:
+        if not partial.is_dir() or partial.stat().st_ino != os.fstat(descriptor).st_ino:
             raise UserError(f"another process has just finished {partial}; run the same command again")
         if not (partial / MARKER).is_file():
             (partial / MARKER).write_text("unfinished\n", encoding="utf-8")
         yield
-    finally:
-        os.close(handle)
 
 
 def _start_over(partial: Path, spec: WorldSpec) -> None:

@@ -45,7 +45,7 @@ def write_scene(spec: WorldSpec, split: int, index: int, name: str, root: Path) 
         for sweep, time_s in enumerate(lidar_times[frame]):
             rng = stream(spec, split, index, _LIDAR_STREAM, frame, sweep)
             solids = scene.solids(time_s).relative_to(scene.ego_pose(time_s))
-            points, _ = lidar.scan(solids, scene.intensity, scene.dropout, spec, rng)
+            points, _ = lidar.scan(solids, scene.intensity, scene.dropout, spec, rng, scene.rain)
             filename = tables.add_recording(LIDAR_CHANNEL, frame, time_s, sweep == spec.lidar_sweeps)
             save(filename, points.tobytes())
         inside = points_inside(points[:, :3], [record for _, record in annotated], lidar_pose(scene.ego_pose(time_s)))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from worlds import shared_world
 
+from aqr_bench.atomic import exclusive_folder
 from aqr_bench.cli.corruptions import main
 from aqr_bench.data.check.check import main as check
 from aqr_bench.data.complete_scenes import CHANNELS
@@ -165,6 +166,13 @@ def test_a_killed_call_resumes_and_its_result_is_the_same(written, world, suite,
     (foreign / "thesis.tex").touch()
     with pytest.raises(UserError, match="holds other files; nothing was changed"):
         write_conditions("written", [condition], source, tmp_path / "foreign", SWEEPS, 1)
+
+
+def test_two_writers_of_one_folder_are_refused_by_name(world, suite, tmp_path):
+    words = ["write", str(suite), "--root", str(world), "--out", str(tmp_path), "--sweeps", "1"]
+    with exclusive_folder(tmp_path), pytest.raises(UserError, match=f"another process is writing to {tmp_path};"):
+        main(words)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(world, suite, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from aqr_bench.cli.pictures import chosen_samples, detected_objects
 from aqr_bench.cli.pictures import main as pictures
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.sample_f1 import DetectionCounts, SampleObjects, best_and_worst, count_detections
+from aqr_bench.metrics.scoring_rules import OFFICIAL_RULES
 
 
 def objects(*rows) -> SampleObjects:
@@ -61,7 +62,7 @@ def test_detections_below_the_threshold_are_left_out(tmp_path):
 
 
 def test_without_detections_samples_are_evenly_spread_and_the_caption_reports_it():
-    rows = chosen_samples(range(11), None, 1, 0.25)
+    rows = chosen_samples(range(11), None, 1, 0.25, OFFICIAL_RULES)
     assert [row[:2] for row in rows] == [("0", 5)] and "not chosen by its score" in rows[0][2]
 
 

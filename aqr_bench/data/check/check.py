@@ -30,6 +30,7 @@ from aqr_bench.data.check.values import REMEDIES as VALUE_REMEDIES
 from aqr_bench.data.check.values import check_values, table_values
 from aqr_bench.errors import UserError
 from aqr_bench.foreign_files import LFS_POINTER, WEB_PAGE, misplaced_tables
+from aqr_bench.metrics.scoring_rules import OFFICIAL_RULES, ScoringRules
 from aqr_bench.metrics.splits import FILE, TEST, VERSIONS, read_splits
 from aqr_bench.study.load import load_tier
 from aqr_bench.study.spec import SPLITS
@@ -91,6 +92,7 @@ def check_root(
     partial: bool = False,
     progress: Progress = lambda items, title: items,
     vocabulary: Vocabulary | None = None,
+    scoring: ScoringRules = OFFICIAL_RULES,
 ) -> Report:
     """Check a nuScenes root.
 
@@ -99,7 +101,7 @@ def check_root(
         version: folder of the tables; None: the only one.
         samples: of so many samples all keyframes are opened, and so many sweeps; drawn with ``seed``.
         partial: a part of a release on purpose; counts and scenes of the release are not asked for.
-        vocabulary: of a data set with names of its own.
+        vocabulary: of a data set with names of its own. ``scoring``: ranges in which objects count.
     Raises:
         UserError: ``version`` is None and there are tables of several versions.
     """
@@ -117,7 +119,7 @@ def check_root(
         if kind == "nuscenes":
             findings += check_release(version, tables)
     if "scene" in tables:
-        findings += check_splits(root, version, tables, kind, vocabulary or Vocabulary())
+        findings += check_splits(root, version, tables, kind, vocabulary or Vocabulary(), scoring)
     if "map" in tables:
         findings += check_masks(root, tables["map"])
     files, opened = 0, 0
@@ -184,7 +186,12 @@ def check_world(path: Path, digest: str | None) -> list[Finding]:
 
 
 def check_splits(
-    root: Path, version: str, tables: Mapping[str, Table], kind: str, vocabulary: Vocabulary
+    root: Path,
+    version: str,
+    tables: Mapping[str, Table],
+    kind: str,
+    vocabulary: Vocabulary,
+    scoring: ScoringRules,
 ) -> list[Finding]:
     """The scenes are those of the splits: all of a release and of splits.json, some of both in any other root.
 
@@ -208,7 +215,7 @@ def check_splits(
         elif split.custom or kind == "nuscenes":
             what = f"{len(missing)} of {len(split.scenes)} scenes of the {split.label} missing in scene.json"
             findings += about_names("splits", what, "splits" if split.custom else "release", missing)
-    return findings + ([] if version == TEST else check_scored(tables, splits["val"], vocabulary))
+    return findings + ([] if version == TEST else check_scored(tables, splits["val"], vocabulary, scoring))
 
 
 def remedies(version: str, kind: str) -> dict[str, str]:
@@ -257,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", required=True, help="nuScenes root: v1.0-*/, samples/, sweeps/, maps/")
     parser.add_argument("--version", choices=sorted(VERSIONS), help="version of the tables (default: the only one)")
     samples_help = "open all keyframe files of N samples, and N sweeps (default: 20; 0: none; more than there are: all)"
-    parser.add_argument("--tier", help="tier file or name: the data set's names of categories and attributes are its")
+    parser.add_argument("--tier", help="tier file or name: it maps categories and attributes, and has the ranges")
     parser.add_argument("--samples", type=non_negative_int, default=20, metavar="N", help=samples_help)
     parser.add_argument("--seed", type=seed, default=0, help="draws these samples (default: 0)")
     parser.add_argument("--partial", action="store_true", help="a part of a release: do not ask for all of its scenes")
@@ -268,9 +275,12 @@ def main(argv: list[str] | None = None) -> int:
     def progress(items: Iterable, title: str) -> Iterable:
         return tqdm(items, desc=title, leave=False, disable=True if args.quiet else None)  # None: not into a file
 
-    vocabulary = load_tier(args.tier).vocabulary if args.tier else None
+    tier = load_tier(args.tier) if args.tier else None
+    vocabulary, scoring = (None, OFFICIAL_RULES) if tier is None else (tier.vocabulary, tier.scoring)
     try:
-        report = check_root(args.root, args.version, args.samples, args.seed, args.partial, progress, vocabulary)
+        report = check_root(
+            args.root, args.version, args.samples, args.seed, args.partial, progress, vocabulary, scoring
+        )
     except ValueError as error:  # a path that no file system takes
         raise UserError(f"--root {args.root!r}: {error}") from None
     if args.json:

@@ -10,12 +10,13 @@ from aqr_bench.data.check.finding import Finding
 from aqr_bench.data.check.links import channels_of
 from aqr_bench.data.check.tables import Table
 from aqr_bench.data.complete_scenes import CHANNELS, LIDAR
+from aqr_bench.metrics.scoring_rules import ScoringRules
 from aqr_bench.metrics.splits import Split
 from aqr_bench.study.vocabulary import Vocabulary
 
 REMEDIES = {
-    "scored": "Annotate objects in its scenes, or let other scenes be this split in splits.json (docs/extend.md): "
-    "aqr-bench data refuses it."
+    "scored": "Annotate objects in its scenes, let other scenes be this split in splits.json (docs/extend.md), or "
+    "check with the --tier that has ranges of its own (evaluate.ranges): aqr-bench data refuses it."
 }
 # Where any of it is missing or bad, an object that counts might be among it.
 _NEEDED = {
@@ -29,11 +30,13 @@ _NEEDED = {
 }
 
 
-def check_scored(tables: Mapping[str, Table], split: Split, vocabulary: Vocabulary) -> list[Finding]:
+def check_scored(
+    tables: Mapping[str, Table], split: Split, vocabulary: Vocabulary, scoring: ScoringRules
+) -> list[Finding]:
     """A finding where no object of the split counts; none where that is not certain, or there is no sample of it.
 
     As in the metric, an object counts whose category is a detection class, in which a point was counted, and which is
-    within its class's range of the car. (That cycles in a bicycle rack do not count is left out.)
+    within its class's range of the car, by ``scoring``. (That cycles in a bicycle rack do not count is left out.)
     """
     if not all(name in tables and tables[name].complete("token", *fields) for name, fields in _NEEDED.items()):
         return []
@@ -46,7 +49,7 @@ def check_scored(tables: Mapping[str, Table], split: Split, vocabulary: Vocabula
     if annotation.count and not points.any():
         return []  # a finding of all annotations, see check_values
     rows = np.flatnonzero(np.isin(annotation.hashes["sample_token"], samples))
-    range_m = _class_ranges(tables, annotation.hashes["instance_token"][rows], vocabulary)
+    range_m = _class_ranges(tables, annotation.hashes["instance_token"][rows], vocabulary, scoring)
     if np.isnan(range_m).any():
         return []
     rows, range_m = rows[range_m > 0], range_m[range_m > 0]
@@ -62,15 +65,16 @@ def check_scored(tables: Mapping[str, Table], split: Split, vocabulary: Vocabula
     return [Finding("scored", f"{what}out of the range of their class", "scored")]
 
 
-def _class_ranges(tables: Mapping[str, Table], instances: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+def _class_ranges(
+    tables: Mapping[str, Table], instances: np.ndarray, vocabulary: Vocabulary, scoring: ScoringRules
+) -> np.ndarray:
     """Metres around the car in which annotations of these instances count.
 
     0 for what is no detection class, NaN where the name of the category is unknown.
     """
-    from nuscenes.eval.common.config import config_factory  # late: the import takes a second or two
-    from nuscenes.eval.detection.utils import category_to_detection_name
+    from nuscenes.eval.detection.utils import category_to_detection_name  # late: the import takes a second or two
 
-    ranges = config_factory("detection_cvpr_2019").class_range
+    ranges = scoring.class_range()
     names = tables["category"].columns["name"]
     unknown = set(vocabulary.unknown_categories(names))
     classes = [category_to_detection_name(vocabulary.categories.get(name, name)) for name in names]

@@ -6,12 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
+from metrics_boxes import CONFIG
 from worlds import with_tables_to_edit
 
+from aqr_bench.data.__main__ import main as make_infos
 from aqr_bench.data.check.check import check_root
+from aqr_bench.data.check.check import main as check
 from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.detection import evaluated_truth
+from aqr_bench.metrics.scoring_rules import OFFICIAL_RULES, ScoringRules
+from aqr_bench.study.load import load_tier
 from aqr_bench.study.vocabulary import IGNORE, Vocabulary
 
 VERSION = "v1.0-mini"
@@ -38,8 +44,8 @@ def write(root: Path, table: str, rows: list[dict]) -> None:
     (root / VERSION / f"{table}.json").write_text(json.dumps(rows))
 
 
-def scored(root: Path, vocabulary: Vocabulary | None = None) -> list[str]:
-    findings = check_root(root, partial=True, samples=0, vocabulary=vocabulary).findings
+def scored(root: Path, vocabulary: Vocabulary | None = None, scoring: ScoringRules = OFFICIAL_RULES) -> list[str]:
+    findings = check_root(root, partial=True, samples=0, vocabulary=vocabulary, scoring=scoring).findings
     return [finding.line() for finding in findings if finding.group == "scored"]
 
 
@@ -86,6 +92,24 @@ def test_nothing_to_score_is_an_error(root, val_samples, change, ours, metrics):
     (line,) = scored(root)
     assert line.startswith("error: scored: split mini_val, the one that is evaluated, ") and ours in line
     assert metrics in refused(root)
+
+
+def test_objects_count_within_the_configured_ranges(root):
+    write(root, "sample_annotation", far_away(read(root, "sample_annotation"), set()))
+    assert scored(root) and scored(root, scoring=ScoringRules({"car": 40.0}))
+    assert scored(root, scoring=ScoringRules({"car": 140.0})) == []
+
+
+def test_a_tier_brings_its_ranges_to_the_check_and_to_the_info_files(world, tmp_path, capsys):
+    ranges = dict.fromkeys(CONFIG.class_range, 0.1)
+    tier = yaml.safe_load(load_tier("smoke").path.read_text()) | {"name": "near"}
+    tier["evaluate"] = {**tier.get("evaluate", {}), "ranges": ranges}
+    (tmp_path / "near.yaml").write_text(yaml.safe_dump(tier))
+    words = ["--tier", str(tmp_path / "near.yaml"), "--root", str(world)]
+    assert check([*words, "--samples", "0"]) == 1
+    assert "that counts: of" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no object that counts"):
+        make_infos([*words, "--out", str(tmp_path / "infos"), "--quiet"])
 
 
 def test_the_least_object_is_enough(root, val_samples):
