@@ -143,7 +143,8 @@ def observe_sample(
         detections = detected_boxes(evaluator.predict(pseudo_collate([packed]))[0], classes)
     cameras = sample.metainfo.get("cameras", ())  # none for a detector without cameras
     if condition.corruption.key == "clean" and len(projections):
-        images, lidar2img = original_views(info)
+        originals, projection_of = original_views(info)
+        images, lidar2img = ({c: views[c] for c in cameras} for views in (originals, projection_of))
     else:
         images = {c: view.transpose(1, 2, 0)[..., ::-1] for c, view in zip(cameras, network_images, strict=True)}
         lidar2img = dict(zip(cameras, projections, strict=True))

@@ -77,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         write_recording(args.out, frames)
     else:
         write_viewer(args.out, frames[0], caption, columns=len(conditions) if len(conditions) > 1 else len(models))
-    print(f"sample {sample.index} ({frames[0][0].token}), {caption} -> {args.out}")
+    scene = f", {len(frames)} samples of its scene" if args.out.suffix == ".rrd" else ""
+    print(f"sample {sample.index}{scene}: {caption} -> {args.out}")
     return 0
 
 
@@ -247,7 +248,7 @@ def write_attention(
     images = packed["inputs"]["img"].numpy() if "img" in packed["inputs"] else None
     points = packed["inputs"]["points"].numpy() if "points" in packed["inputs"] else None
     title = f"{model.name}, {condition.name}, sample {index}"
-    return draw_attention(out, attention, images, points, title)
+    return draw_attention(out, attention, images, points, title, packed["data_samples"].metainfo.get("cameras", ()))
 
 
 if __name__ == "__main__":

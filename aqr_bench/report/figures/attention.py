@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from aqr_bench.report.figures.detections import CAMERA_GRID
 
 if TYPE_CHECKING:
     from aqr_bench.engine.attention_maps import QueryAttention
@@ -23,13 +22,13 @@ def draw_attention(
     images_NCHW: np.ndarray | None,
     points_PC: np.ndarray | None,
     title: str,
-    cameras: tuple[str, ...] = CAMERA_GRID,
+    cameras: Sequence[str],
 ) -> str:
     """Write the figure (PNG) and return its caption: what share of the attention is inside the window.
 
     Args:
         images_NCHW: what the network gets, BGR; None without cameras. points_PC: its cloud, None without LiDAR.
-        cameras: their names.
+        cameras: names of the images.
     """
     import matplotlib
 
@@ -66,11 +65,12 @@ def draw_attention(
     caption = attention_caption(attention)
     weight = "" if attention.weights is None else ", router: LiDAR {:+.2f}, camera {:+.2f}".format(*attention.weights)
     x, y, z = attention.reference_3
-    head = (
-        f"{title}\nquery {attention.query} (score {attention.score:.2f}) at x {x:.1f}, y {y:.1f}, z {z:.1f} m{weight}"
-    head += "\ncolour: square root of the weight, on one scale without and with the bias"
-    )
-    figure.suptitle(head, fontsize=9)
+    head = [
+        title,
+        f"query {attention.query} (score {attention.score:.2f}) at x {x:.1f}, y {y:.1f}, z {z:.1f} m{weight}",
+        "colour: square root of the weight, on one scale without and with the bias",
+    ]
+    figure.suptitle("\n".join(head), fontsize=9)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Description": caption})
     plt.close(figure)
@@ -138,6 +138,7 @@ def _draw_bev(
         low, high = np.maximum(low, centre - half), np.minimum(high, centre + half)
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     axis.tick_params(labelsize=6)
+    axis.set_xlabel("x (m)", fontsize=6, labelpad=1)
 
 
 def _draw_camera(

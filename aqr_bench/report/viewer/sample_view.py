@@ -26,7 +26,8 @@ class QueryViews:
     reference_Q3, score_Q: reference points (m, LiDAR frame); largest class score of the last layer.
     weight_Q2: LiDAR and camera weight.
     bev_window_Q4: x0, y0, x1, y1 (m) of the window cells; None without a BEV window.
-    camera_windows_W6: query, camera and u0, v0, u1, v1 as shares of the image's width and height; 0 rows without.
+    camera_windows_W6: query, number of the camera, u0, v0, u1, v1 as shares of the image's width and height; 0 rows
+        without a camera window.
     """
 
     reference_Q3: np.ndarray
@@ -42,7 +43,7 @@ class SampleView:
 
     model, condition, token, scene: names; ``scene`` may be empty. ``timestamp_s``: of the keyframe.
     points_P4: x, y, z (m, LiDAR frame) and intensity, as the network gets them, with sweeps.
-    images: RGB uint8 [h, w, 3] by camera; lidar2img: 4 x 4 by camera, to pixels of these images.
+    images: RGB uint8 [h, w, 3] by camera, in the network's order; lidar2img: 4 x 4 by camera, to pixels of these.
     detections: those above the threshold; ``true_positive_D``: which of them match an object.
     truth: None without annotations; ``detected_T``: which objects a detection matches.
     queries: None for a model without a router.
