@@ -26,6 +26,7 @@ COMMANDS = {
     "score": ("aqr_bench.cli.score", "records of detections from elsewhere: nuScenes submissions, without their model"),
     "measure": ("aqr_bench.cost.measure", "measure latency, throughput and memory of a variant"),
     "pictures": ("aqr_bench.cli.pictures", "draw the best and the worst detections of an evaluation"),
+    "view": ("aqr_bench.cli.view", "look at a sample in 3D, or at what the attention does"),
     "rerun": ("aqr_bench.cli.rerun", "run a record again and compare the result"),
     "gpu-check": (
         "aqr_bench.cost.gpu_check.__main__",

@@ -1,4 +1,4 @@
-"""F1 of the detections of each sample, to choose good and bad samples."""
+"""F1 of the detections of each sample: good and bad samples, the best score threshold, matched boxes of one sample."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
 from aqr_bench.metrics.boxes import NO_ATTRIBUTE, NOT_COUNTED, BoxArrays
-from aqr_bench.metrics.greedy_matching import match
+from aqr_bench.metrics.greedy_matching import Matching, match
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,55 @@ def count_detections(
     All detections count: leave out those with a low score before. Keys are sample tokens.
     """
     tokens = list(truth)
-    empty = SampleObjects(np.zeros((0, 2)), [], np.zeros(0))
-    detected = _boxes([detections.get(token, empty) for token in tokens])
-    actual = _boxes([truth[token] for token in tokens])
-    matching = match(actual, detected, len(tokens), [distance_m])
+    detected, actual, matching = _matched(tokens, detections, truth, distance_m)
     matched = matching.order[matching.matched[:, 0] >= 0]
     per_sample = (
         np.bincount(sample, minlength=len(tokens)).tolist()
         for sample in (detected.sample[matched], detected.sample, actual.sample)
     )
     return {token: DetectionCounts(tp, n - tp, m - tp) for token, tp, n, m in zip(tokens, *per_sample, strict=True)}
+
+
+def best_threshold(
+    detections: Mapping[str, SampleObjects], truth: Mapping[str, SampleObjects], distance_m: float = 2.0
+) -> float | None:
+    """The score threshold with the highest F1 over all samples, to three decimals; None where nothing is detected.
+
+    Detections are matched by descending score, so those above a threshold match the same whatever lies below it.
+    """
+    detected, actual, matching = _matched(list(truth), detections, truth, distance_m)
+    scores = detected.score[matching.order]
+    descending = np.argsort(-scores, kind="stable")
+    true_positives = np.cumsum(matching.matched[descending, 0] >= 0)
+    if not true_positives.size or not true_positives[-1]:
+        return None
+    f1 = 2 * true_positives / (np.arange(1, len(scores) + 1) + len(actual.sample))
+    return float(np.floor(scores[descending][f1.argmax()] * 1000) / 1000)
+
+
+def matched_boxes(
+    detections: SampleObjects, truth: SampleObjects, distance_m: float = 2.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which detections [n] of one sample match an object, and which objects [m] a detection, bool."""
+    _, _, matching = _matched(["sample"], {"sample": detections}, {"sample": truth}, distance_m)
+    true_positive, detected = np.zeros(len(detections.names), bool), np.zeros(len(truth.names), bool)
+    hit = matching.matched[:, 0] >= 0
+    true_positive[matching.order[hit]] = True
+    detected[matching.matched[hit, 0]] = True
+    return true_positive, detected
+
+
+def _matched(
+    tokens: Sequence[str],
+    detections: Mapping[str, SampleObjects],
+    truth: Mapping[str, SampleObjects],
+    distance_m: float,
+) -> tuple[BoxArrays, BoxArrays, Matching]:
+    """Detections and objects of all samples as arrays, and which of them match."""
+    empty = SampleObjects(np.zeros((0, 2)), [], np.zeros(0))
+    detected = _boxes([detections.get(token, empty) for token in tokens])
+    actual = _boxes([truth[token] for token in tokens])
+    return detected, actual, match(actual, detected, len(tokens), [distance_m])
 
 
 def _boxes(samples: Sequence[SampleObjects]) -> BoxArrays:

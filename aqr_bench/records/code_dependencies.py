@@ -22,7 +22,7 @@ from aqr_bench.records.imports import PACKAGE, closure, imported_files, is_part_
 from aqr_bench.study.hashes import SHORT, canonical_json, config_hash, source_files_hash, source_hash
 from aqr_bench.study.model_files import CONFIGS, config_files, is_file_name, source_hashes
 
-_SOURCE_SUFFIXES = {".py", ".j2", ".css", ".yaml", ".json", ".npz"}
+_SOURCE_SUFFIXES = {".py", ".j2", ".css", ".js", ".yaml", ".json", ".npz"}
 # What a step runs, and folders of data that it reads. tests/records/test_code_dependencies.py compares what follows
 # from this with the imports as another reader of the package sees them.
 ENTRIES: dict[str, tuple[str, ...]] = {
@@ -32,7 +32,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "evaluate": ("engine/evaluate_suite.py", "engine/evaluate_checkpoint.py"),
     "score": ("engine/score_submission.py",),
     "measure": ("cost/measure.py",),
-    "pictures": ("cli/pictures.py",),
+    "pictures": ("cli/pictures.py", "report/viewer"),
     "report": ("report/__main__.py", "report/templates"),
 }
 WITH_MODEL = ("train", "evaluate", "measure")  # steps that depend on a model and its settings

@@ -26,8 +26,12 @@ class DrawnBoxes:
 
     def above(self, threshold: float) -> DrawnBoxes:
         """Those with at least this score."""
-        keep = np.flatnonzero(self.scores >= threshold)
-        return DrawnBoxes(self.boxes_n7[keep], [self.labels[i] for i in keep], self.scores[keep])
+        return self.select(self.scores >= threshold)
+
+    def select(self, keep_n: np.ndarray) -> DrawnBoxes:
+        """Those that the bool array selects."""
+        scores = None if self.scores is None else self.scores[keep_n]
+        return DrawnBoxes(self.boxes_n7[keep_n], [self.labels[i] for i in np.flatnonzero(keep_n)], scores)
 
 
 def corners(boxes_n7: np.ndarray) -> np.ndarray:

@@ -1,0 +1,255 @@
+"""Look at a sample: what a trained model gets and detects, in 3D, and what its attention does.
+
+aqr-bench view RECORD [--sample N] [--condition NAME ...] [--against RECORD] --out sample.html
+
+The suffix of --out says what is written. .html: a page without further files. .rrd: a recording for the Rerun viewer
+(extra `viewer`) with all samples of the scene on a time line and the queries of the router. .png, with --attention: the
+cross-attention of a query with and without the bias, layer by layer. The model is run on the sample, so its checkpoint
+has to be there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aqr_bench.cli.rerun import located, parse_command
+from aqr_bench.cli.sample_views import ChosenSample, chosen_samples, observe_sample, submission_of
+from aqr_bench.console import non_negative_int, unit_fraction
+from aqr_bench.data.dataset import load_data
+from aqr_bench.engine.evaluate import Evaluator, build_loader, load_evaluator
+from aqr_bench.errors import UserError, run_main
+from aqr_bench.records.record import Record, read_records
+from aqr_bench.report.viewer.html import write_viewer
+from aqr_bench.report.viewer.sample_view import SampleView
+from aqr_bench.study.load import is_path, load_suite, load_tier, resolve_condition
+from aqr_bench.study.spec import Condition
+
+SUFFIXES = (".html", ".rrd", ".png")
+
+
+@dataclass(frozen=True)
+class ViewedModel:
+    """The model of a record, ready to detect, with what is known of its evaluation.
+
+    conditions: of the evaluation's suite, by name; none for a train record.
+    evaluated: records of the file; work: where the evaluation left its detections, None where that is gone.
+    """
+
+    name: str
+    evaluator: Evaluator
+    conditions: dict[str, Condition] = field(default_factory=dict)
+    evaluated: tuple[Record, ...] = ()
+    work: Path | None = None
+
+    def detections_under(self, condition: Condition) -> Path | None:
+        """The submission of an evaluation under the condition, or else under the first one; None if it is gone."""
+        records = [record for record in self.evaluated if record.ok]
+        chosen = [record for record in records if record.condition == condition.name] or records
+        return submission_of(self.work, chosen[0]) if chosen and self.work is not None else None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the page, the recording or the figure that the suffix of ``--out`` asks for."""
+    args = _arguments(argv)
+    with tempfile.TemporaryDirectory(prefix="aqr-bench-view-") as folder:
+        models = [load_model(path, args.infos, Path(folder)) for path in (args.record, args.against) if path]
+        first = models[0]
+        conditions = viewed_conditions(first, args.condition)
+        datasets = _datasets(models, conditions)
+        dataset = datasets[0][0]
+        sample, threshold = viewed_sample(first, dataset, conditions[0], args.sample, args.threshold)
+        if args.attention is not None:
+            caption = write_attention(first, dataset, sample.index, conditions[0], args.attention, args.out)
+            print(f"{caption}\n-> {args.out}")
+            return 0
+        indices = scene_of(dataset, sample.index) if args.out.suffix == ".rrd" else [sample.index]
+        frames = [_views(models, datasets, conditions, index, threshold) for index in indices]
+    reason = f"{sample.reason}; " if sample.reason else ""
+    caption = f"{reason}detections with a score of at least {threshold:g}"
+    if args.out.suffix == ".rrd":
+        from aqr_bench.report.viewer.rrd import write_recording
+
+        write_recording(args.out, frames)
+    else:
+        write_viewer(args.out, frames[0], caption, columns=len(conditions) if len(conditions) > 1 else len(models))
+    scene = f", {len(frames)} samples of its scene" if args.out.suffix == ".rrd" else ""
+    print(f"sample {sample.index}{scene}: {caption} -> {args.out}")
+    return 0
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="aqr-bench view", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "record", type=Path, metavar="RECORD", help="train or evaluate record file of the model (.jsonl)"
+    )
+    parser.add_argument("--against", type=Path, metavar="RECORD", help="of another model, to be seen beside the first")
+    parser.add_argument(
+        "--sample", default="worst", metavar="N", help="index in the val split, or best or worst by F1 (default: worst)"
+    )
+    parser.add_argument(
+        "--condition", nargs="+", metavar="NAME", help="conditions beside each other (default: the suite's first)"
+    )
+    parser.add_argument("--threshold", type=unit_fraction, help="minimum score of detections (default: best F1)")
+    parser.add_argument(
+        "--attention", nargs="?", const="best", metavar="QUERY",
+        help="draw the attention of this query (default: the one with the highest score) into a .png",
+    )  # fmt: skip
+    parser.add_argument("--infos", help="folder that `aqr-bench data` wrote, if it is no longer where the record says")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write: .html, .rrd or .png")
+    args = parser.parse_args(argv)
+    if args.out.suffix not in SUFFIXES:
+        raise UserError(f"--out {args.out}: its suffix says what to write", f"Give one of {', '.join(SUFFIXES)}.")
+    if (args.attention is not None) != (args.out.suffix == ".png"):
+        raise UserError(f"--out {args.out}: .png is for --attention, and --attention writes a .png")
+    if args.attention is not None and args.against:
+        raise UserError("--attention draws one model: leave --against out")
+    if args.sample not in ("best", "worst"):
+        args.sample = _index("--sample", args.sample, "best or worst")
+    if args.attention not in (None, "best"):
+        args.attention = _index("--attention", args.attention, "no value at all")
+    if args.out.suffix == ".rrd":
+        from aqr_bench.report.viewer.rrd import require_rerun
+
+        require_rerun()  # before the model is loaded
+    return args
+
+
+def _index(option: str, text: str, instead: str) -> int:
+    try:
+        return non_negative_int(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{option} {text}: {error}", f"Give an index, from 0, or {instead}.") from error
+
+
+# ---------------------------------------------------------------- the model of a record
+
+
+def load_model(path: Path, infos: str | None, folder: Path) -> ViewedModel:
+    """The model that a train or evaluate record is of; ``folder`` takes what its config wants to write.
+
+    Raises:
+        UserError: a record of another kind, without a checkpoint, or whose inputs are no longer where they were.
+    """
+    records = read_records(path)
+    record = records[0]
+    if record.extra.get("damaged"):
+        raise UserError(record.reason, "Give another record.")
+    if record.kind not in ("train", "evaluate"):
+        raise UserError(f"{path} is a {record.kind} record, which is of no trained model", "Give train.jsonl.")
+    options = parse_command(record, path)
+    if "tier" not in options:
+        raise UserError(
+            f"{path} is of a model of no tier (evaluate --config), which view cannot load",
+            "aqr-bench pictures and view are for models that were trained by a tier.",
+        )
+    out = next(iter(options.pop("out", ())), path.name)
+
+    def located_option(name: str) -> str | None:
+        text = next(iter(options.get(name, ())), None)
+        return text if text is None or not is_path(text) else str(located(text, name, path, out))
+
+    data = load_data(infos or located_option("infos"))
+    train = path if record.kind == "train" else Path(located_option("train"))
+    trained = read_records(train)[0]
+    if not trained.ok:
+        raise UserError(f"{train}: the training failed ({trained.reason}); there is no model to look at")
+    evaluator = load_evaluator(load_tier(located_option("tier")), data, trained, train, folder, located_option("study"))
+    name = " ".join([trained.variant or "base", f"seed {trained.seed or 0}"])
+    if record.kind == "train":
+        return ViewedModel(name, evaluator)
+    suite = load_suite(located_option("suite"))
+    conditions = {condition.name: condition for condition in suite.conditions}
+    try:
+        work = Path(located_option("work"))
+    except UserError:  # copied without it
+        work = None
+    return ViewedModel(name, evaluator, conditions, tuple(records), work)
+
+
+def viewed_conditions(model: ViewedModel, names: Sequence[str] | None) -> list[Condition]:
+    """The conditions of these names, of the record's suite or else of the registry."""
+    if not names:
+        return [next(iter(model.conditions.values()), None) or resolve_condition("clean")]
+    return [model.conditions.get(name) or resolve_condition(name) for name in names]
+
+
+def viewed_sample(
+    model: ViewedModel, dataset: Any, condition: Condition, asked: int | str, threshold: float | None
+) -> tuple[ChosenSample, float]:
+    """The sample and the score threshold to look at it with, see :func:`chosen_samples`."""
+    if isinstance(asked, int) and asked >= len(dataset):
+        raise UserError(f"--sample {asked}: the split has {len(dataset)} samples", f"Give 0 to {len(dataset) - 1}.")
+    ranges = model.evaluator.tier.scoring.class_range()
+    samples, threshold = chosen_samples(dataset, model.detections_under(condition), 1, threshold, ranges)
+    if isinstance(asked, int):
+        return ChosenSample(str(asked), asked, ""), threshold
+    return next((sample for sample in samples if sample.name == asked), samples[0]), threshold
+
+
+# ---------------------------------------------------------------- what is seen
+
+
+def _datasets(models: Sequence[ViewedModel], conditions: Sequence[Condition]) -> list[list[Any]]:
+    """The data set of each model under each condition. UserError: the models are not of the same samples."""
+    datasets = []
+    for model in models:
+        row = [build_loader(model.evaluator.config, conditions[0], 1).dataset]
+        row += [build_loader(model.evaluator.config, condition, 1, row[0]).dataset for condition in conditions[1:]]
+        datasets.append(row)
+    sizes = {len(row[0]) for row in datasets}
+    if len(sizes) > 1 or len({row[0].get_data_info(0)["token"] for row in datasets}) > 1:
+        raise UserError("--against: its model was evaluated on other samples", "Give a record of the same data set.")
+    return datasets
+
+
+def _views(
+    models: Sequence[ViewedModel],
+    datasets: Sequence[Sequence[Any]],
+    conditions: Sequence[Condition],
+    index: int,
+    threshold: float,
+) -> list[SampleView]:
+    """Of one sample: each model under each condition, model by model."""
+    return [
+        observe_sample(model.evaluator, dataset, index, condition, threshold, model.name)[0]
+        for model, row in zip(models, datasets, strict=True)
+        for condition, dataset in zip(conditions, row, strict=True)
+    ]
+
+
+def scene_of(dataset: Any, index: int) -> list[int]:
+    """Indices of the samples in the scene of a sample, by time; that sample alone where info files name no scenes."""
+    scene = dataset.get_data_info(index).get("scene_token")
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))] if scene else []
+    members = [i for i, info in enumerate(infos) if info.get("scene_token") == scene]
+    return sorted(members, key=lambda i: infos[i].get("timestamp", i)) or [index]
+
+
+def write_attention(
+    model: ViewedModel, dataset: Any, index: int, condition: Condition, query: int | str, out: Path
+) -> str:
+    """Draw the cross-attention of a query on a sample; returns the caption of the figure."""
+    from mmengine.dataset import pseudo_collate
+
+    from aqr_bench.data.dataset import reading_samples
+    from aqr_bench.engine.attention_maps import query_attention
+    from aqr_bench.report.figures.attention import draw_attention
+
+    with reading_samples(dataset.ann_file):
+        packed = dataset[index]
+    attention = query_attention(model.evaluator, pseudo_collate([packed]), None if query == "best" else int(query))
+    images = packed["inputs"]["img"].numpy() if "img" in packed["inputs"] else None
+    points = packed["inputs"]["points"].numpy() if "points" in packed["inputs"] else None
+    title = f"{model.name}, {condition.name}, sample {index}"
+    return draw_attention(out, attention, images, points, title, packed["data_samples"].metainfo.get("cameras", ()))
+
+
+if __name__ == "__main__":
+    run_main(main)

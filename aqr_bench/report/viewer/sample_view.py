@@ -1,0 +1,74 @@
+"""One sample under one condition as one model sees it: cloud, images, boxes by outcome, queries with their windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from aqr_bench.report.figures.detections import DrawnBoxes
+
+# Outcomes of a box. The first two are of detections, the others of objects.
+TRUE_POSITIVE, FALSE_POSITIVE, DETECTED_OBJECT, MISSED = "tp", "fp", "gt", "fn"
+OUTCOMES = {
+    TRUE_POSITIVE: "true positive",
+    FALSE_POSITIVE: "false positive",
+    MISSED: "missed object",
+    DETECTED_OBJECT: "detected object (ground truth)",
+}
+
+
+@dataclass(frozen=True)
+class QueryViews:
+    """What the router gives each query, and where the bias acts.
+
+    reference_Q3, score_Q: reference points (m, LiDAR frame); largest class score of the last layer.
+    weight_Q2: LiDAR and camera weight.
+    bev_window_Q4: x0, y0, x1, y1 (m) of the window cells; None without a BEV window.
+    camera_windows_W6: query, number of the camera, u0, v0, u1, v1 as shares of the image's width and height; 0 rows
+        without a camera window.
+    """
+
+    reference_Q3: np.ndarray
+    score_Q: np.ndarray
+    weight_Q2: np.ndarray
+    bev_window_Q4: np.ndarray | None
+    camera_windows_W6: np.ndarray
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """A sample under a condition, with what a model detects.
+
+    model, condition, token, scene: names; ``scene`` may be empty. ``timestamp_s``: of the keyframe.
+    points_P4: x, y, z (m, LiDAR frame) and intensity, as the network gets them, with sweeps.
+    images: RGB uint8 [h, w, 3] by camera, in the network's order; lidar2img: 4 x 4 by camera, to pixels of these.
+    detections: those above the threshold; ``true_positive_D``: which of them match an object.
+    truth: None without annotations; ``detected_T``: which objects a detection matches.
+    queries: None for a model without a router.
+    """
+
+    model: str
+    condition: str
+    token: str
+    scene: str
+    timestamp_s: float
+    points_P4: np.ndarray
+    images: Mapping[str, np.ndarray]
+    lidar2img: Mapping[str, np.ndarray]
+    detections: DrawnBoxes
+    truth: DrawnBoxes | None
+    true_positive_D: np.ndarray
+    detected_T: np.ndarray
+    queries: QueryViews | None = None
+
+    def boxes_by_outcome(self) -> dict[str, DrawnBoxes]:
+        """All boxes by outcome; every outcome has an entry. Without annotations all detections count as false."""
+        truth = self.truth or DrawnBoxes(np.zeros((0, 7)), [])
+        return {
+            DETECTED_OBJECT: truth.select(self.detected_T),
+            MISSED: truth.select(~self.detected_T),
+            FALSE_POSITIVE: self.detections.select(~self.true_positive_D),
+            TRUE_POSITIVE: self.detections.select(self.true_positive_D),
+        }
