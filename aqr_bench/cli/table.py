@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from aqr_bench.errors import UserError, nearest, run_main
-from aqr_bench.report.collect import MetricChoices, mixtures, require_metric
+from aqr_bench.report.collect import mixtures
 from aqr_bench.report.loose_records import read_evaluations
 from aqr_bench.report.robustness_scores import METRICS
+from aqr_bench.report.rows import MetricChoices, require_metric
 from aqr_bench.report.tables.paper import class_table, paper_table, write_workbook
 from aqr_bench.report.tables.robustness import corruptions_table, missing_table, summary_table
 from aqr_bench.study.load import load_suite

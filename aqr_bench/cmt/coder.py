@@ -61,6 +61,14 @@ def add_metre_offsets(
     return {**outputs, "center": OFFSET_UNIT_M * outputs["center"] + points_LBQ3[..., :2]}
 
 
+def clamped_centres(outputs: dict[str, Tensor], points_BQ3: Tensor, pc_range: Sequence[float]) -> Tensor:
+    """Gravity centres [B, Q, 3] (metres, clamped to the range) of offsets as in :func:`add_metre_offsets`."""
+    xy = OFFSET_UNIT_M * outputs["center"] + points_BQ3[..., :2]
+    centre = torch.cat([xy, outputs["dim"][..., 1:2]], -1)  # the second number of ``dim`` is z: see stack_codes
+    low, high = centre.new_tensor(pc_range[:3]), centre.new_tensor(pc_range[3:])
+    return centre.clamp(low, high)
+
+
 @TASK_UTILS.register_module()
 class MultiTaskBBoxCoder:
     """Pick the ``max_num`` best (query, class) pairs of a sample and turn their codes into boxes.

@@ -10,7 +10,7 @@ import torch
 from mmcv.cnn import ConvModule
 from mmdet3d.registry import MODELS
 from mmdet3d.structures import LiDARInstance3DBoxes
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from aqr_bench.bias import LocalityPrior, MemoryLayout
 from aqr_bench.bias.arguments import attention_bias, from_kwargs
 from aqr_bench.cmt.attention import set_backend
 from aqr_bench.cmt.build import bev_range_3d, build_model, build_task_util
-from aqr_bench.cmt.coder import OFFSET_UNIT_M, add_logit_offsets, add_metre_offsets
+from aqr_bench.cmt.coder import add_logit_offsets, add_metre_offsets, clamped_centres
 from aqr_bench.cmt.denoising import DenoisingQueries, make_denoising_queries
 from aqr_bench.cmt.embedding import PositionEmbeddings, grid_references, mlp
 from aqr_bench.cmt.encoding import clamp_reference, to_metres
@@ -27,11 +27,11 @@ from aqr_bench.cmt.head_losses import HeadLosses
 from aqr_bench.cmt.image_points import ImagePoints
 from aqr_bench.cmt.layer_bias import PLAIN_CMT, BiasOfLayer, Memory, make_biases
 from aqr_bench.cmt.losses import LossFunctions, TaskSlice
+from aqr_bench.cmt.task_head import task_heads
 from aqr_bench.cmt.transformer import DecoderOutput, fuse_memory
 from aqr_bench.errors import UserError
 
 Outputs = tuple[list[dict[str, Any]], ...]  # [task][level] -> name: [layers, B, Q, C]
-COMMON_HEADS = dict(center=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2))
 
 
 @MODELS.register_module()
@@ -160,17 +160,8 @@ class CmtHead(BaseModule):
         self.embeddings = PositionEmbeddings(
             self.bev_embedding, self.rv_embedding, hidden_dim, depth_num, self.pc_range, key_range
         )
-        # mmengine's list passes init_weights on; torch's, which the official code uses, leaves the -2.19 unset.
-        self.task_heads = ModuleList(
-            build_model(
-                {
-                    **(separate_head or dict(type="SeparateTaskHead")),
-                    "in_channels": hidden_dim,
-                    "heads": {**(common_heads or COMMON_HEADS), "cls_logits": (n, 2)},
-                    "groups": self.transformer.decoder.num_layers,
-                }
-            )
-            for n in counts
+        self.task_heads = task_heads(
+            separate_head, common_heads, counts, hidden_dim, self.transformer.decoder.num_layers
         )
         self.locality = self.image_points = self.aqr = None
         if locality:
@@ -322,11 +313,7 @@ class CmtHead(BaseModule):
     def _predicted_centres(self, state_BQC: Tensor, layer: int, before_BQ3: Tensor) -> Tensor:
         """Gravity centres [B, Q, 3] (metres) that ``layer`` predicts, clamped to the range, without gradient."""
         outputs = self.task_heads[0].one_layer(state_BQC, layer, ("center", "dim"))
-        # The second number of ``dim`` is z: see the order of the codes in MultiTaskBBoxCoder.
-        xy = OFFSET_UNIT_M * outputs["center"] + before_BQ3[..., :2]
-        centre = torch.cat([xy, outputs["dim"][..., 1:2]], -1).detach()
-        low, high = centre.new_tensor(self.pc_range[:3]), centre.new_tensor(self.pc_range[3:])
-        return centre.clamp(low, high)
+        return clamped_centres(outputs, before_BQ3, self.pc_range).detach()
 
     # ------------------------------------------------------------------ training
 

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from mmdet3d.registry import MODELS
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
+
+from aqr_bench.cmt.build import build_model
+
+COMMON_HEADS = dict(center=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2))
 
 
 class GroupLayerNorm1d(nn.Module):
@@ -103,3 +107,31 @@ class SeparateTaskHead(BaseModule):
         B, Q, _ = x_BQC.shape
         x = x_BQC.transpose(1, 2).repeat(1, self.groups, 1)
         return {name: getattr(self, name)(x).view(B, self.groups, -1, Q)[:, index].transpose(1, 2) for name in names}
+
+
+def task_heads(
+    config: Mapping | None,
+    common_heads: Mapping | None,
+    num_classes: Sequence[int],
+    in_channels: int,
+    num_layers: int,
+) -> ModuleList:
+    """A head for each task, for every decoder layer.
+
+    Args:
+        config: of the head (default: SeparateTaskHead), completed by the other arguments.
+        common_heads: regression outputs, name -> (channels, convolutions); by default those of CMT.
+        num_classes: of each task.
+    """
+    # mmengine's list passes init_weights on; torch's, which the official code uses, leaves the -2.19 unset.
+    return ModuleList(
+        build_model(
+            {
+                **(config or dict(type="SeparateTaskHead")),
+                "in_channels": in_channels,
+                "heads": {**(common_heads or COMMON_HEADS), "cls_logits": (number, 2)},
+                "groups": num_layers,
+            }
+        )
+        for number in num_classes
+    )

@@ -15,9 +15,10 @@ import numpy as np
 from scipy import stats
 
 from aqr_bench.records.record import Record
-from aqr_bench.report.collect import BASE, METRICS
+from aqr_bench.report.collect import BASE
 from aqr_bench.report.input_alarms import implausible_inputs, single_sensor, unequal_inputs
 from aqr_bench.report.routers import load_weights
+from aqr_bench.report.rows import METRICS
 from aqr_bench.report.scene_bootstrap import evaluation_file, load_matches
 from aqr_bench.report.score_statistics import MIN_DIFFERENCE
 from aqr_bench.report.tables.table import ReportTable, Row, make_table

@@ -25,7 +25,6 @@ import pandas as pd
 from aqr_bench.atomic import write_text
 from aqr_bench.console import add_json_option, print_json
 from aqr_bench.errors import UserError, run_main, short
-from aqr_bench.report.collect import METRICS, MetricChoices
 from aqr_bench.report.result_sets import (
     ResultSet,
     changes,
@@ -37,6 +36,7 @@ from aqr_bench.report.result_sets import (
     side_by_side,
     stale_lines,
 )
+from aqr_bench.report.rows import METRICS, MetricChoices
 from aqr_bench.report.score_comparison import ScoreComparison, ScoreKey, compare_scores, compare_slices
 from aqr_bench.report.score_statistics import FEW_SEEDS, difference_data, difference_text, number
 from aqr_bench.report.tables.table import ReportTable, Row, make_table

@@ -12,8 +12,9 @@ import pandas as pd
 from aqr_bench.errors import UserError, join_names, nearest
 from aqr_bench.metrics.scoring_rules import rules_of
 from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, read_records, record_files
-from aqr_bench.report.collect import classes_frame, evaluations_frame, evaluations_of
+from aqr_bench.report.collect import evaluations_of
 from aqr_bench.report.robustness_scores import SINGLE_SENSOR, SuiteScores, families, suite_scores
+from aqr_bench.report.rows import classes_frame, evaluations_frame
 from aqr_bench.report.scene_bootstrap import EvaluatedRun
 from aqr_bench.study.spec import Suite
 

@@ -12,12 +12,13 @@ from aqr_bench.atomic import write_text
 from aqr_bench.errors import UserError, join_names
 from aqr_bench.metrics.bootstrap import Resampled, paired_scene_bootstrap
 from aqr_bench.records.record import Record
-from aqr_bench.report.collect import METRICS, MISSING, classes_frame, evaluations_frame
+from aqr_bench.report.collect import MISSING
 from aqr_bench.report.diagnosis import diagnose
 from aqr_bench.report.loose_records import MODELS, LooseEvaluations
 from aqr_bench.report.page import render_sections
 from aqr_bench.report.result_sets import ResultSet, incompatible, read_set
 from aqr_bench.report.robustness_scores import SINGLE_SENSOR, corrupts
+from aqr_bench.report.rows import METRICS, classes_frame, evaluations_frame
 from aqr_bench.report.scene_bootstrap import EvaluatedRun, matches_beside, resampled_run
 from aqr_bench.report.score_statistics import number, span
 from aqr_bench.report.section import ReportSection

@@ -16,8 +16,9 @@ from aqr_bench.corruptions.suites.missing_sensors import (
 )
 from aqr_bench.metrics.bootstrap import Resampled, SceneInterval, paired_scene_bootstrap
 from aqr_bench.report.alarms import NOTICE, Alarm
-from aqr_bench.report.collect import Results, collect_runs, further_suites, require_metric
+from aqr_bench.report.collect import Results, collect_runs, further_suites
 from aqr_bench.report.input_alarms import unused_sensors
+from aqr_bench.report.rows import require_metric
 from aqr_bench.report.scene_bootstrap import METRIC, resampled_run
 from aqr_bench.report.score_statistics import (
     FEW_SEEDS,

@@ -230,31 +230,6 @@ def test_failure_summary_ends_with_the_logs_last_line(tmp_path):
     assert "and 2 more" in text and "5 jobs failed" in text
 
 
-def test_lock_is_held_by_one_and_freed(tmp_path):
-    refused = pytest.raises(UserError, match="another run is at work")
-    with run.only_workflow_in(tmp_path), refused, run.only_workflow_in(tmp_path):
-        pytest.fail("two at once")
-    with run.only_workflow_in(tmp_path):
-        assert run.clear_stale_lock(tmp_path) is False
-
-
-def test_a_job_left_running_is_noticed(tmp_path):
-    job = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)", "-m", "aqr_bench", "train"], cwd=tmp_path
-    )
-    try:
-        assert run.workers_in(tmp_path) == [(job.pid, "aqr-bench train")]
-        with (
-            pytest.raises(UserError, match=f"aqr-bench train as process {job.pid}"),
-            run.only_workflow_in(tmp_path),
-        ):
-            pytest.fail("ran beside it")
-    finally:
-        job.kill()
-        job.wait()
-    assert run.workers_in(tmp_path) == []
-
-
 def test_a_misspelled_world_key_is_said_before_anything_runs(tmp_path, capsys):
     text = load_tier("smoke").path.read_text().replace("frames_per_scene", "frames_per_scenes")
     tier = tmp_path / "smoke.yaml"

@@ -14,7 +14,7 @@ from checkout import copy_workflow
 from fault_processes import kill_all
 from fault_stages import CLOCK, steady_records
 
-from aqr_bench.cli.run import workers_in
+from aqr_bench.cli.folder_lock import workers_in
 
 RUN = [sys.executable, "-m", "aqr_bench", "run", "--tier", "smoke", "--study", "smoke", "--cores", "2"]
 KILLS = 10

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from aqr_bench.cli.run import workers_in
+from aqr_bench.cli.folder_lock import workers_in
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT_S = 1500

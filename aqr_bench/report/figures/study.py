@@ -14,7 +14,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from aqr_bench.report.collect import METRICS, Results
+from aqr_bench.report.collect import Results
 from aqr_bench.report.figures.pareto import SCORE, pareto_figure
 from aqr_bench.report.figures.precision_recall import DISTANCE_M, recall_figure
 from aqr_bench.report.figures.style import (
@@ -30,6 +30,7 @@ from aqr_bench.report.figures.style import (
 )
 from aqr_bench.report.figures.window_grid import grid_figure
 from aqr_bench.report.routers import bev_figure, distribution_figure
+from aqr_bench.report.rows import METRICS
 from aqr_bench.report.score_statistics import interval_half, number, summarise
 from aqr_bench.report.section import ReportFigure
 from aqr_bench.report.tables.study import by_seed, comparison_target, differences

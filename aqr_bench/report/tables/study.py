@@ -8,7 +8,8 @@ from dataclasses import replace
 import pandas as pd
 
 from aqr_bench.records.record import NOT_APPLICABLE
-from aqr_bench.report.collect import BASE, METRICS, Results
+from aqr_bench.report.collect import BASE, Results
+from aqr_bench.report.rows import METRICS
 from aqr_bench.report.score_statistics import (
     FEW_SEEDS,
     MIN_DIFFERENCE,
