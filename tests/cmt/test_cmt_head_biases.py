@@ -136,3 +136,26 @@ def test_the_attention_backends_train_alike(profile):
     for backend in ("masked", "window"):
         for mine, theirs in zip(gradients[backend], gradients["literal"], strict=True):
             torch.testing.assert_close(mine, theirs, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("backend", "changes"),
+    [
+        ("masked", {}),
+        ("literal", {}),
+        ("masked", dict(profile="hard")),
+        ("auto", dict(site="cross", router="oracle", routing="mask")),
+    ],
+)
+def test_a_bias_acts_in_half_precision_attention(backend, changes):
+    """Windows, hard windows and masks of sensors, with gradients: as in float32, to rounding."""
+    gradients = []
+    for dtype in ("float32", "bfloat16"):
+        head = small_head(aqr={**AQR, **changes}, attention_backend=backend, attention_dtype=dtype)
+        if head.aqr.router is not None:
+            wake_router(head)
+        train_step(head, with_truth(metas(2), [4, 3]), *features(2))
+        assert_finite_gradients(head)
+        gradients.append(torch.cat([p.grad.flatten() for p in head.transformer.parameters()]))
+    difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
+    assert 0 < difference < 0.05
