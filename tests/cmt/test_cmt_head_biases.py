@@ -18,6 +18,7 @@ from cmt_small import (
     with_truth,
 )
 
+from aqr_bench.bias.attention.window_cells import CellGeometry
 from aqr_bench.records.code_dependencies import PACKAGE, code_parts
 
 AQR = dict(site="both", bev_window=3, camera_window=3, ffn_dims=32)
@@ -159,3 +160,20 @@ def test_a_bias_acts_in_half_precision_attention(backend, changes):
         gradients.append(torch.cat([p.grad.flatten() for p in head.transformer.parameters()]))
     difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
     assert 0 < difference < 0.05
+
+
+@pytest.mark.parametrize(
+    ("backend", "profile", "times"),
+    [("masked", "uniform", 2), ("window", "uniform", 4), ("window", "hard", 5)],  # LiDAR, two views at most; merged too
+)
+def test_cells_are_ordered_once_for_all_layers_and_both_passes(backend, profile, times, monkeypatch):
+    ordered = []
+    order = CellGeometry._order
+    monkeypatch.setattr(CellGeometry, "_order", lambda *args: ordered.append(args) or order(*args))
+    counts = []
+    for layers in (1, 3):
+        head = small_head(layers=layers, aqr={**AQR, "site": "cross", "profile": profile}, attention_backend=backend)
+        ordered.clear()
+        train_step(head, with_truth(metas(2), [4, 3]), *features(2))
+        counts.append(len(ordered))
+    assert counts[0] == counts[1] <= times
