@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +72,20 @@ class WindowBias:
         """Columns of each window; all of them where ``grids`` is empty."""
         ends = list(itertools.accumulate(g.size**2 for g in self.grids)) or [self.index_BQW.shape[-1]]
         return tuple(slice(a, b) for a, b in zip([0, *ends], ends, strict=False))
+
+    @cached_property
+    def shared(self) -> dict[str, Any]:
+        """What attention derives from the cells alone, by name: once for all decoder layers, and not from the values.
+
+        Some of it waits for a GPU.
+        """
+        return {}
+
+    def detached(self) -> WindowBias:
+        """The same bias without a gradient, with the same :attr:`shared`."""
+        bias = replace(self, value_BQW=self.value_BQW.detach())
+        bias.__dict__["shared"] = self.shared
+        return bias
 
     def dense(self) -> Tensor:
         """The same bias as a [B, Q, K] tensor, differentiable in ``value_BQW``."""

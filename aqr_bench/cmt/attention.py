@@ -19,6 +19,13 @@ Role = Literal["self", "cross"]
 # Official attention types, and whether their dropout rate also applies to the attention probabilities.
 # PETRMultiheadFlashAttention hands its rate to the position of `bias` in FlashMHA: no attention dropout.
 ATTENTION_TYPES = {"MultiheadAttention": True, "PETRMultiheadAttention": True, "PETRMultiheadFlashAttention": False}
+# Precisions of cross-attention; None: that of its inputs, which is float32 in a head.
+ATTENTION_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+# Its extra dimensions hold squared distances of up to 5800 m^2 that cancel in the scores: half precision leaves errors
+# of whole units there, and a fused kernel takes one precision for all dimensions.
+PRIOR_NEEDS_FLOAT32 = "a locality prior needs attention_dtype 'float32'"
 
 
 class PackedProjections(nn.Module):
@@ -37,7 +44,8 @@ class DecoderAttention(BaseModule):
     """Multi-head attention with position embeddings, bias, residual connection and dropout.
 
     ``out = x + dropout(out_proj(attention(x + query_pos, key + key_pos, value)))``. The role is an argument, not
-    guessed from sequence lengths.
+    guessed from sequence lengths. With ``dtype`` (see :func:`set_attention_dtype`), projected queries, keys and values
+    are cast to it and the attention's output is cast back, as in the official FlashMHA.
 
     Args:
         role: ``self`` (keys and values are the queries) or ``cross``.
@@ -68,6 +76,7 @@ class DecoderAttention(BaseModule):
         self.num_heads = num_heads
         self.attn_drop = attn_drop
         self.backend = backend
+        self.dtype: torch.dtype | None = None
         self.attn = PackedProjections(embed_dims)
         self.out_drop = nn.Dropout(out_drop)
         numbers = 9 if offset_values == "points" else 7
@@ -121,7 +130,12 @@ class DecoderAttention(BaseModule):
                 raise ValueError("offset_values needs the head's locality prior: set pts_bbox_head.locality")
             v = torch.cat([v, prior.values_B1KV.to(v).expand(-1, self.num_heads, -1, -1)], -1)
         dims = None if prior is None else prior.dims
+        if self.dtype is not None:
+            if prior is not None:
+                raise ValueError(PRIOR_NEEDS_FLOAT32)
+            q, k, v = (t.to(self.dtype) for t in (q, k, v))
         out = biased_attention(q, k, v, mask=mask, bias=bias, prior=dims, dropout_p=drop, backend=self.backend)
+        out = out.to(x_BQC.dtype)
         x = self.attn.out_proj(out[..., :width].transpose(1, 2).flatten(2))
         if self.offset_proj is not None:
             x = x + self.offset_proj(prior.offsets(out[..., width:]).transpose(1, 2).flatten(2))
@@ -145,3 +159,27 @@ def set_backend(module: nn.Module, backend: str) -> None:
     for child in module.modules():
         if isinstance(child, DecoderAttention):
             child.backend = "masked" if backend == "flex" and child.role == "self" else backend
+
+
+def set_attention_dtype(module: nn.Module, name: str, local: bool = False) -> None:
+    """Choose the precision of every cross-attention inside ``module``; self-attention keeps that of its inputs.
+
+    Args:
+        name: a key of ``ATTENTION_DTYPES``.
+        local: whether the model has a locality prior.
+    Raises:
+        UserError: unknown dtype, or half precision with a locality prior or with backend ``window``.
+    """
+    if name not in ATTENTION_DTYPES:
+        raise UserError(f"attention_dtype '{name}' is unknown{nearest(str(name), ATTENTION_DTYPES)}")
+    dtype = ATTENTION_DTYPES[name]
+    if dtype is not None and local:
+        raise UserError(f"pts_bbox_head: attention_dtype is '{name}', but {PRIOR_NEEDS_FLOAT32}")
+    for child in module.modules():
+        if isinstance(child, DecoderAttention) and child.role == "cross":
+            if dtype is not None and child.backend == "window":
+                raise UserError(
+                    f"pts_bbox_head: attention_backend 'window' needs attention_dtype 'float32', not '{name}'; use "
+                    "'masked' or 'auto'"
+                )
+            child.dtype = dtype

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aqr_bench.bias import LocalityPrior, MemoryLayout
 from aqr_bench.bias.arguments import attention_bias, from_kwargs
-from aqr_bench.cmt.attention import set_backend
+from aqr_bench.cmt.attention import set_attention_dtype, set_backend
 from aqr_bench.cmt.build import bev_range_3d, build_model, build_task_util
 from aqr_bench.cmt.coder import add_logit_offsets, add_metre_offsets, clamped_centres
 from aqr_bench.cmt.denoising import DenoisingQueries, make_denoising_queries
@@ -60,6 +60,8 @@ class CmtHead(BaseModule):
         image_points: keyword arguments of :class:`ImagePoints` (less ``channels``): image keys become points, with the
             position embedding of a BEV key there beside that of their ray; None or {} = rays, as CMT.
         attention_backend: see :func:`aqr_bench.bias.biased_attention`.
+        attention_dtype: precision of the decoder's cross-attention, float32, float16 or bfloat16; in half precision,
+            queries, keys and values are cast to it and the output back, as in the official code on a GPU.
         reference_init: ``random`` (uniform in the range, as CMT) or ``grid`` (even in x and y, mid-height).
         bev_range: (x0, y0, x1, y1) in metres that the BEV map really covers, where it is not the whole
             point cloud range. Windows and the locality prior use it.
@@ -108,6 +110,7 @@ class CmtHead(BaseModule):
         locality: dict | None = None,
         image_points: dict | None = None,
         attention_backend: str = "auto",
+        attention_dtype: str = "float32",
         reference_init: str = "random",
         bev_range: Sequence[float] | None = None,
         stretch_bev_keys: bool = True,
@@ -172,6 +175,7 @@ class CmtHead(BaseModule):
         if aqr:  # an empty dict is what overrides of single keys are merged into
             self.aqr = attention_bias(aqr, hidden_dim)
         set_backend(self.transformer, attention_backend)
+        set_attention_dtype(self.transformer, attention_dtype, local=self.locality is not None)
         self._init_references()
 
     @property

@@ -121,7 +121,7 @@ class _Measurement:
         config = build_config(self.tier, self.data, 0, "", self.study, variant)
         return load_benchmark_model(config, self.study.suite.conditions[0], like)
 
-    def _or_reason(self, facts: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _or_reason(self, facts: Callable[[], Any]) -> Any:
         """``facts()``, or status and reason of its error; the models are left as they were, for the other parts."""
         try:
             free_memory()
@@ -167,22 +167,25 @@ class _Measurement:
         return self._or_reason(facts)
 
     def flops(self) -> dict[str, Any]:
-        """FLOPs of one sample's inference, and of one sample's training step."""
+        """FLOPs of one sample's inference and training step, and the attention kernels that these run."""
+        from aqr_bench.cost.attention_kernels import kernels_of
         from aqr_bench.cost.flops import count_flops
 
-        inference = self._or_reason(lambda: count_flops(self.variant.inference(1)))
-        return {"flops": {"inference": inference, "training": self._training_flops()}}
+        facts: dict[str, Any] = {}
+        for key, measured in (("flops", count_flops), ("attention_kernels", kernels_of)):
+            inference = self._or_reason(lambda measured=measured: measured(self.variant.inference(1)))
+            facts[key] = {"inference": inference, "training": self._of_training_step(measured)}
+        return facts
 
-    def _training_flops(self) -> dict[str, Any] | None:
+    def _of_training_step(self, measured: Callable[[TrainingStep], Any]) -> Any:
+        """What ``measured`` gives for a training step with one sample; None where the tier measures no training."""
         if not self.tier.measure.train_rounds:
             return None
 
-        from aqr_bench.cost.flops import count_flops
-
-        def facts() -> dict[str, Any]:
+        def facts() -> Any:
             step = TrainingStep(self.variant, 1)
             try:
-                return count_flops(step)
+                return measured(step)
             finally:
                 step.close()
 
@@ -289,7 +292,7 @@ def _run(step: Callable[[], None], times: int) -> None:
 def failed_parts(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Status and reason of what could not be measured, by part: ``latency``, ``flops.inference`` and the like."""
     parts = {part: facts.get(part) for part in ("latency", "stages", "training")}
-    for part in ("memory", "flops"):
+    for part in ("memory", "flops", "attention_kernels"):
         parts |= {f"{part}.{what}": entry for what, entry in (facts.get(part) or {}).items()}
     # Running out of memory with a batch size is a result.
     rows = [row for row in facts.get("throughput") or [] if row["status"] != "oom"]
@@ -297,7 +300,7 @@ def failed_parts(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {
         part: {key: entry[key] for key in ("status", "reason")}
         for part, entry in parts.items()
-        if entry and entry.get("status", "ok") != "ok"
+        if isinstance(entry, Mapping) and entry.get("status", "ok") != "ok"
     }
 
 

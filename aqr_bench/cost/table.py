@@ -22,7 +22,15 @@ def table(record: Record) -> str:
     if "batch_size_reason" in cost:
         rows.append(("  smaller batch", f"{cost['batch_size_reason']}; asked for {cost['batch_size_asked']}"))
     rows.append(("parameters", f"{cost['parameters']:,}".replace(",", " ")))
-    rows += _latency(cost) + _throughput(cost) + _memory(cost) + _flops(cost) + _stages(cost) + _training(cost)
+    rows += (
+        _latency(cost)
+        + _throughput(cost)
+        + _memory(cost)
+        + _flops(cost)
+        + _kernels(cost)
+        + _stages(cost)
+        + _training(cost)
+    )
     width = max(len(name) for name, _ in rows)
     return "\n".join([*failure, *(f"{name:<{width}}  {text}" for name, text in rows)])
 
@@ -87,6 +95,12 @@ def _flops(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
         text = f"{part['total'] / 1e9:.2f} GFLOP a sample; {len(part['uncounted'])} operators not counted: {names}"
         rows.append((f"FLOPs, {what}", f"{text}, ..." if len(part["uncounted"]) > MAX_OPERATORS else text))
     return rows
+
+
+def _kernels(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
+    parts = {what: part for what, part in cost.get("attention_kernels", {}).items() if part is not None}
+    texts = {what: _failure(part) if isinstance(part, Mapping) else part or "none" for what, part in parts.items()}
+    return [(f"attention kernels, {what}", text) for what, text in texts.items()]
 
 
 def _failure(part: Mapping[str, Any]) -> str:

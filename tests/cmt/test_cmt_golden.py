@@ -13,6 +13,7 @@ import aqr_bench.cmt  # noqa: F401  (registers)
 
 OUTPUTS = ("center", "height", "dim", "rot", "vel", "cls_logits")
 ATOL, ATOL_METRES = 2e-5, 1e-4  # float32; center and height are in metres
+ATOL_HALF = 2e-3  # cross-attention in float16, as the official code runs it on a GPU; metres as above
 
 
 def tolerance(name: str) -> float:
@@ -24,8 +25,8 @@ def load(shared, name: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def small_head():
-    return fill(MODELS.build(golden_head_config())).eval()
+def small_head(**changes):
+    return fill(MODELS.build(golden_head_config(**changes))).eval()
 
 
 def golden_metas(golden) -> list[dict]:
@@ -62,6 +63,20 @@ def test_fusion_head_gives_the_official_outputs(shared):
     np.testing.assert_allclose(decoded[0], golden["outs_dec"], atol=ATOL, rtol=0)
     for name in OUTPUTS:
         np.testing.assert_allclose(outputs[0][0][name], golden[f"out.{name}"], atol=tolerance(name), rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "times"), [("float16", 1), ("bfloat16", 8)])  # 3 bits of the mantissa fewer
+def test_half_precision_attention_is_within_the_tolerance_of_half_precision(shared, dtype, times):
+    golden = load(shared, "cmt_head_voxel0100_small.npz")
+    head, (x, x_img) = small_head(attention_dtype=dtype), golden_inputs()
+    with torch.no_grad():
+        outputs = head([x], [x_img], golden_metas(golden))
+    for name in OUTPUTS:
+        out, atol = outputs[0][0][name], ATOL_HALF * times * tolerance(name) / ATOL
+        assert out.dtype == torch.float32
+        np.testing.assert_allclose(out, golden[f"out.{name}"], atol=atol, rtol=0, err_msg=name)
+    # It is another arithmetic than float32's.
+    assert not np.allclose(outputs[0][0]["cls_logits"], golden["out.cls_logits"], atol=ATOL, rtol=0)
 
 
 def test_position_embeddings_are_the_official_ones(shared):

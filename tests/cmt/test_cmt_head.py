@@ -232,6 +232,12 @@ def test_references_start_as_asked():
         (dict(aqr=dict(windows=5)), "windows"),
         (dict(locality=dict(bev_sigma=-1.0)), "bev_sigma"),
         (dict(attention_backend="fast"), "attention_backend 'fast'"),
+        (dict(attention_dtype="half"), "attention_dtype 'half'"),
+        (
+            dict(attention_dtype="float16", locality=dict(bev_sigma=4.0)),
+            "locality prior needs attention_dtype 'float32'",
+        ),
+        (dict(attention_dtype="float16", attention_backend="window"), "'window' needs attention_dtype 'float32'"),
         (dict(reference_init="grids"), "reference_init"),
         (dict(hidden_dim=64), "hidden_dim is 64"),
         (dict(bev_range=[0, 0, -1, 1]), "bev_range"),

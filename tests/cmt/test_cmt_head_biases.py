@@ -18,6 +18,7 @@ from cmt_small import (
     with_truth,
 )
 
+from aqr_bench.bias.attention.window_cells import CellGeometry
 from aqr_bench.records.code_dependencies import PACKAGE, code_parts
 
 AQR = dict(site="both", bev_window=3, camera_window=3, ffn_dims=32)
@@ -136,3 +137,43 @@ def test_the_attention_backends_train_alike(profile):
     for backend in ("masked", "window"):
         for mine, theirs in zip(gradients[backend], gradients["literal"], strict=True):
             torch.testing.assert_close(mine, theirs, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("backend", "changes"),
+    [
+        ("masked", {}),
+        ("literal", {}),
+        ("masked", dict(profile="hard")),
+        ("auto", dict(site="cross", router="oracle", routing="mask")),
+    ],
+)
+def test_a_bias_acts_in_half_precision_attention(backend, changes):
+    """Windows, hard windows and masks of sensors, with gradients: as in float32, to rounding."""
+    gradients = []
+    for dtype in ("float32", "bfloat16"):
+        head = small_head(aqr={**AQR, **changes}, attention_backend=backend, attention_dtype=dtype)
+        if head.aqr.router is not None:
+            wake_router(head)
+        train_step(head, with_truth(metas(2), [4, 3]), *features(2))
+        assert_finite_gradients(head)
+        gradients.append(torch.cat([p.grad.flatten() for p in head.transformer.parameters()]))
+    difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
+    assert 0 < difference < 0.05
+
+
+@pytest.mark.parametrize(
+    ("backend", "profile", "times"),
+    [("masked", "uniform", 2), ("window", "uniform", 4), ("window", "hard", 5)],  # LiDAR, two views at most; merged too
+)
+def test_cells_are_ordered_once_for_all_layers_and_both_passes(backend, profile, times, monkeypatch):
+    ordered = []
+    order = CellGeometry._order
+    monkeypatch.setattr(CellGeometry, "_order", lambda *args: ordered.append(args) or order(*args))
+    counts = []
+    for layers in (1, 3):
+        head = small_head(layers=layers, aqr={**AQR, "site": "cross", "profile": profile}, attention_backend=backend)
+        ordered.clear()
+        train_step(head, with_truth(metas(2), [4, 3]), *features(2))
+        counts.append(len(ordered))
+    assert counts[0] == counts[1] <= times

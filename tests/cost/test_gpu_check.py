@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from aqr_bench.cost.attention_kernels import kernels_of
 from aqr_bench.cost.gpu_check import __main__ as gpu_check
 from aqr_bench.cost.gpu_check import attention_cases, detector, end_to_end, training
-from aqr_bench.cost.gpu_check.attention_table import BACKENDS, attention_rows, kernels_of
+from aqr_bench.cost.gpu_check.attention_table import BACKENDS, attention_rows
 from aqr_bench.cost.gpu_check.head_cost import TrainingHead
 from aqr_bench.cost.gpu_check.parity import HEADS, bias_rows, head_rows, relative_distance, with_tolerance
 from aqr_bench.cost.gpu_check.parts import Part, parts_of, work

@@ -65,6 +65,7 @@ def test_the_record_holds_every_part(measured):
     for what in ("inference", "training"):
         assert cost["memory"][what]["rss_peak_mb"] > 100 and cost["flops"][what]["total"] > 1e8
         assert cost["flops"][what]["uncounted"]["aten.mul"] > 0
+        assert "flash on a CPU" in cost["attention_kernels"][what]
     assert cost["flops"]["training"]["total"] > cost["flops"]["inference"]["total"]
     training = cost["training"]
     assert training["status"] == "ok" and training["batch_size"] == 2 and training["precision"] == "float32"
@@ -78,7 +79,15 @@ def test_the_record_holds_every_part(measured):
 def test_the_table_for_people(measured):
     record, printed = measured
     assert printed.startswith("smoke/cross, tier smoke") and f"{record.cost['latency_ms']['median']:.1f} ms" in printed
-    for name in ("without voxelisation", "samples per s", "memory, training", "FLOPs", "stages", "training step"):
+    for name in (
+        "without voxelisation",
+        "samples per s",
+        "memory, training",
+        "FLOPs",
+        "attention kernels, inference",
+        "stages",
+        "training step",
+    ):
         assert name in printed
 
 

@@ -70,19 +70,21 @@ def biased_attention(
     added, fully_masked_BQ = _open_fully_masked_rows(added, bias)
     empty = 0 in q.shape[:3] or k.shape[2] == 0
     if backend == "literal" or empty:
-        out = _literal(q, k, v_BHKd, _dense(added, bias, fully_masked_BQ), scale, dropout_p)
+        out = _literal(q, k, v_BHKd, _dense(added, bias, fully_masked_BQ, q.dtype), scale, dropout_p)
     else:
         q, k, v = _pad_to_equal_widths(q, k, v_BHKd)
         windows = isinstance(bias, WindowBias) and not (mask is not None and mask.requires_grad)
+        if windows:
+            bias = _with_spare_column(bias, fully_masked_BQ, mask is not None)
         if windows and dropout_p and bias.hard:
-            out = _literal_at_cells(q, k, v, _with_spare_column(bias, fully_masked_BQ), added, scale, dropout_p)
+            out = _literal_at_cells(q, k, v, bias, added, scale, dropout_p)
         elif windows and not dropout_p:
             name = choose_backend(q, bias, prior is not None) if backend == "auto" else backend
             if name == "window" and q.dtype not in (torch.float32, torch.float64):
                 raise ValueError(f"attention backend 'window' needs float32 or float64, not {q.dtype}; use 'masked'")
-            out = WINDOW_BACKENDS[name](q, k, v, _with_spare_column(bias, fully_masked_BQ), added, scale)
+            out = WINDOW_BACKENDS[name](q, k, v, bias, added, scale)
         else:
-            dense = _dense(added, bias, fully_masked_BQ)
+            dense = _dense(added, bias, fully_masked_BQ, q.dtype)
             dense = None if dense is None else dense.expand(len(q), -1, -1, -1)
             out = scaled_dot_product_attention(q, k, v, attn_mask=dense, dropout_p=dropout_p, scale=scale)
         out = out[..., :width]
@@ -164,27 +166,35 @@ def _open_fully_masked_rows(added: Tensor | None, bias: Bias | None) -> tuple[Te
     return None if added is None else added.masked_fill(fully_masked[..., None], 0), fully_masked
 
 
-def _with_spare_column(bias: WindowBias, fully_masked_BQ: Tensor | None) -> WindowBias:
-    """The bias with one more column, by which fully masked rows attend to the first key; their output is not used."""
+def _with_spare_column(bias: WindowBias, fully_masked_BQ: Tensor | None, has_mask: bool) -> WindowBias:
+    """The bias with one more column, by which fully masked rows attend to the first key; their output is not used.
+
+    Without a mask these rows are the same in all layers, and so is the result.
+    """
     if not bias.hard or fully_masked_BQ is None:
         return bias
     column = fully_masked_BQ[..., None]
-    return replace(
+    longer = replace(
         bias,
         index_BQW=torch.cat([bias.index_BQW, torch.zeros_like(column, dtype=torch.long)], -1),
         valid_BQW=torch.cat([bias.valid_BQW & ~column, column], -1),
         value_BQW=pad(bias.value_BQW, (0, 1)),
     )
+    if not has_mask:
+        longer.__dict__["shared"] = bias.shared.setdefault("with spare column", longer.shared)
+    return longer
 
 
-def _dense(added: Tensor | None, bias: Bias | None, fully_masked_BQ: Tensor | None) -> Tensor | None:
-    """Sum of all terms that are added to the scores, [B or 1, 1, Q, K]."""
+def _dense(
+    added: Tensor | None, bias: Bias | None, fully_masked_BQ: Tensor | None, dtype: torch.dtype
+) -> Tensor | None:
+    """Sum of all terms that are added to the scores, [B or 1, 1, Q, K], in the scores' dtype."""
     if bias is not None:
         dense = bias.dense() if isinstance(bias, WindowBias) else bias
         added = dense if added is None else added + dense
         if fully_masked_BQ is not None:
             added = added.masked_fill(fully_masked_BQ[..., None], 0)
-    return None if added is None else added[:, None]
+    return None if added is None else added[:, None].to(dtype)
 
 
 def _literal(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, scale: float, dropout_p: float) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from aqr_bench.bias.attention.fused_kernels import AttentionResult, attend, attend_backward, empty_mask
-from aqr_bench.bias.attention.window_cells import cell_gradients, like_heads, make_cells
+from aqr_bench.bias.attention.window_cells import cell_geometry, cell_gradients, like_heads, make_cells
 from aqr_bench.bias.windows import WindowBias
 
 
@@ -64,8 +64,8 @@ class Scratch:
 
     def fill(self, sample: int) -> Tensor:
         """The mask of one sample as [1, 1, Q, K]; valid until the next call."""
-        row, cell = self.bias.valid_BQW[sample].nonzero(as_tuple=True)
-        at = (row, self.bias.index_BQW[sample][row, cell])
+        row, key, cell = cell_geometry(self.bias).by_sample[sample]
+        at = (row, key)
         value = self.value_BQW[sample][row, cell]
         self._clear()
         if self.mask is not None:
@@ -89,16 +89,15 @@ class _Masked(torch.autograd.Function):
         with Scratch(bias, mask, q) as scratch:
             results = [attend(q[b : b + 1], k[b : b + 1], v[b : b + 1], scratch.fill(b), scale) for b in range(len(q))]
         out, lse = torch.cat([r.out_BHQD for r in results]), torch.cat([r.lse_BHQ for r in results])
-        ctx.save_for_backward(q, k, v, out, lse, mask, bias.index_BQW, bias.valid_BQW, value)
-        ctx.num_keys, ctx.hard, ctx.grids = bias.num_keys, bias.hard, bias.grids
-        ctx.scale, ctx.rng = scale, [r.rng for r in results]
+        ctx.save_for_backward(q, k, v, out, lse, mask)
+        ctx.bias, ctx.scale, ctx.rng = bias.detached(), scale, [r.rng for r in results]
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        q, k, v, out, lse, mask, index, valid, value = ctx.saved_tensors
-        bias = WindowBias(index, valid, value, ctx.num_keys, ctx.hard, ctx.grids)
+        q, k, v, out, lse, mask = ctx.saved_tensors
+        bias = ctx.bias
         dq = dk = dv = dvalue = None
         if any(ctx.needs_input_grad[:3]):
             dq, dk, dv = (like_heads(x) for x in (q, k, v))
@@ -112,5 +111,5 @@ class _Masked(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             delta = (grad * out).sum(-1)
             cells = make_cells(bias, mask, correction=False)
-            dvalue = cell_gradients(q, k, v, lse, grad, delta, cells, value.shape[-1], ctx.scale, onto=None)
+            dvalue = cell_gradients(q, k, v, lse, grad, delta, cells, bias.value_BQW.shape[-1], ctx.scale, onto=None)
         return dq, dk, dv, dvalue, None, None, None

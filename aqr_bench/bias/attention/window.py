@@ -105,23 +105,23 @@ class _CorrectedAttention(torch.autograd.Function):
         mass = mass.masked_fill(guarded_BQ[:, None], 0)
         out = (plain.out_BHQD + change.out_BHQD) / (1 + mass)[..., None]
         lse = plain.lse_BHQ + mass.log1p()
-        ctx.save_for_backward(q, k, v, out, lse, mask, bias.index_BQW, bias.valid_BQW, value)
-        ctx.num_keys, ctx.grids, ctx.scale, ctx.rng = bias.num_keys, bias.grids, scale, plain.rng
+        ctx.save_for_backward(q, k, v, out, lse, mask)
+        ctx.bias, ctx.scale, ctx.rng = bias.detached(), scale, plain.rng
         ctx.mark_non_differentiable(guarded_BQ)
         return out, guarded_BQ
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
-        q, k, v, out, lse, mask, index, valid, value = ctx.saved_tensors
-        cells = make_cells(WindowBias(index, valid, value, ctx.num_keys, grids=ctx.grids), mask, correction=True)
+        q, k, v, out, lse, mask = ctx.saved_tensors
+        cells = make_cells(ctx.bias, mask, correction=True)
         delta = (grad * out).sum(-1)
         onto = None
         if any(ctx.needs_input_grad[:3]):
             added = None if mask is None else mask[:, None].expand(len(q), -1, -1, -1)
             onto = attend_backward(grad, q, k, v, AttentionResult(out, lse, ctx.rng), added, ctx.scale)
             onto = tuple(in_rows(x) for x in onto)
-        dvalue = cell_gradients(q, k, v, lse, grad, delta, cells, value.shape[-1], ctx.scale, onto)
+        dvalue = cell_gradients(q, k, v, lse, grad, delta, cells, ctx.bias.value_BQW.shape[-1], ctx.scale, onto)
         return *(onto or (None, None, None)), dvalue, None, None, None
 
 
@@ -131,16 +131,16 @@ class _HardWindowAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, value, bias, mask, scale):
         out, lse = attend_cells(q, k, v, make_cells(bias, mask, correction=False, merged=True), scale)
-        ctx.save_for_backward(q, k, v, out, lse, mask, bias.index_BQW, bias.valid_BQW, value)
-        ctx.num_keys, ctx.grids, ctx.scale = bias.num_keys, bias.grids, scale
+        ctx.save_for_backward(q, k, v, out, lse, mask)
+        ctx.bias, ctx.scale = bias.detached(), scale
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        q, k, v, out, lse, mask, index, valid, value = ctx.saved_tensors
-        cells = make_cells(WindowBias(index, valid, value, ctx.num_keys, grids=ctx.grids), mask, correction=False)
+        q, k, v, out, lse, mask = ctx.saved_tensors
+        cells = make_cells(ctx.bias, mask, correction=False)
         onto = tuple(like_heads(x).zero_() for x in (q, k, v))
         delta = (grad * out).sum(-1)
-        dvalue = cell_gradients(q, k, v, lse, grad, delta, cells, value.shape[-1], ctx.scale, onto)
+        dvalue = cell_gradients(q, k, v, lse, grad, delta, cells, ctx.bias.value_BQW.shape[-1], ctx.scale, onto)
         return *onto, dvalue, None, None, None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,6 +54,75 @@ class Cells:
             start = end
 
 
+@dataclass(frozen=True)
+class CellOrder:
+    """The part of :class:`Cells` that does not depend on values and mask; ``index_BQW``: keys of the columns' cells."""
+
+    columns: slice
+    index_BQW: Tensor
+    valid_BQW: Tensor
+    row_N: Tensor
+    key_NW: Tensor
+    count_N: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CellGeometry:
+    """Where the cells of a :class:`WindowBias` are, without its values; its orders are computed once each.
+
+    Computing them waits for a GPU: use :func:`cell_geometry`, so that all layers and both passes share them.
+    """
+
+    index_BQW: Tensor
+    valid_BQW: Tensor
+    num_keys: int
+    parts: tuple[slice, ...]
+
+    @cached_property
+    def orders(self) -> list[CellOrder]:
+        """Window by window."""
+        return [self._order(columns) for columns in self.parts if columns.stop > columns.start]
+
+    @cached_property
+    def merged_orders(self) -> list[CellOrder]:
+        """All windows of a query as one."""
+        everything = slice(0, self.index_BQW.shape[-1])
+        if self.parts == (everything,):
+            return self.orders
+        return [self._order(everything)] if everything.stop else []
+
+    @cached_property
+    def by_sample(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(query, key, column) of all valid cells of each sample."""
+        cells = []
+        for index, valid in zip(self.index_BQW, self.valid_BQW, strict=True):
+            query, column = valid.nonzero(as_tuple=True)
+            cells.append((query, index[query, column], column))
+        return cells
+
+    def _order(self, columns: slice) -> CellOrder:
+        index, valid = self.index_BQW[..., columns], self.valid_BQW[..., columns]
+        batch, _, width = index.shape
+        index = index.masked_fill(~valid, 0)
+        key = index + torch.arange(batch, device=index.device)[:, None, None] * self.num_keys
+        if len(self.parts) > 1:
+            # Few cells are invalid here: keep the order by position.
+            count = valid.any(-1).flatten() * width
+        else:
+            count = (valid * torch.arange(1, width + 1, device=valid.device)).amax(-1).flatten()
+        # Most cells first, so that a chunk pads little; then neighbours merged, whose keys are in the cache already.
+        order = (width - count) * (batch * self.num_keys) + key[..., width // 2].flatten()
+        row = order.argsort(stable=True)[: int((count > 0).sum())]
+        return CellOrder(columns, index, valid, row, key.flatten(0, 1)[row], tuple(count[row].tolist()))
+
+
+def cell_geometry(bias: WindowBias) -> CellGeometry:
+    """The cells of a bias: the same object for the same bias."""
+    if "cells" not in bias.shared:
+        bias.shared["cells"] = CellGeometry(bias.index_BQW, bias.valid_BQW, bias.num_keys, bias.parts)
+    return bias.shared["cells"]
+
+
 def make_cells(bias: WindowBias, mask: Tensor | None, correction: bool, merged: bool = False) -> list[Cells]:
     """The cells of a window bias, window by window.
 
@@ -62,24 +132,14 @@ def make_cells(bias: WindowBias, mask: Tensor | None, correction: bool, merged: 
         correction: the bias as a factor e^b - 1 on probabilities without bias, instead of as a term of the scores.
         merged: all windows of a query as one.
     """
-    parts = [slice(0, bias.index_BQW.shape[-1])] if merged else bias.parts
-    return [_part(bias, columns, mask, correction) for columns in parts if columns.stop > columns.start]
+    geometry, value = cell_geometry(bias), bias.value_BQW.detach()
+    orders = geometry.merged_orders if merged else geometry.orders
+    return [_with_values(order, value[..., order.columns], mask, correction) for order in orders]
 
 
-def _part(bias: WindowBias, columns: slice, mask: Tensor | None, correction: bool) -> Cells:
-    index, valid, value = (x.detach()[..., columns] for x in (bias.index_BQW, bias.valid_BQW, bias.value_BQW))
-    batch, _, width = index.shape
-    index = index.masked_fill(~valid, 0)
-    key = index + torch.arange(batch, device=index.device)[:, None, None] * bias.num_keys
-    if bias.grids and len(bias.parts) > 1:
-        # Few cells are invalid here: keep the order by position.
-        count = valid.any(-1).flatten() * width
-    else:
-        count = (valid * torch.arange(1, width + 1, device=valid.device)).amax(-1).flatten()
-    # Most cells first, so that a chunk pads little; then neighbours merged, whose keys are in the cache already.
-    order = (width - count) * (batch * bias.num_keys) + key[..., width // 2].flatten()
-    row = order.argsort(stable=True)[: int((count > 0).sum())]
-    added = None if mask is None else mask.expand(batch, -1, -1).gather(-1, index)
+def _with_values(order: CellOrder, value: Tensor, mask: Tensor | None, correction: bool) -> Cells:
+    valid = order.valid_BQW
+    added = None if mask is None else mask.expand(len(valid), -1, -1).gather(-1, order.index_BQW)
     factor = slope = None
     if correction:
         factor = value.expm1().masked_fill(~valid, 0)
@@ -87,8 +147,8 @@ def _part(bias: WindowBias, columns: slice, mask: Tensor | None, correction: boo
     else:
         value = value.masked_fill(~valid, float("-inf"))
         added = value if added is None else added + value
-    ordered = (None if x is None else x.flatten(0, 1)[row] for x in (key, added, factor, slope))
-    return Cells(columns, row, *ordered, tuple(count[row].tolist()))
+    ordered = (None if x is None else x.flatten(0, 1)[order.row_N] for x in (added, factor, slope))
+    return Cells(order.columns, order.row_N, order.key_NW, *ordered, order.count_N)
 
 
 @dataclass(frozen=True)

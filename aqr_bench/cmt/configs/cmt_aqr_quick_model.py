@@ -119,6 +119,7 @@ model = dict(
         image_points=dict(hidden=64, loss_weight=1.0),
         aqr=dict(),
         attention_backend="auto",
+        attention_dtype="float32",
         bbox_coder=dict(
             type="MultiTaskBBoxCoder",
             post_center_range=[-40.0, -40.0, -10.0, 40.0, 40.0, 10.0],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from aqr_bench.bias import choose_backend
+from aqr_bench.cost.attention_kernels import kernels_of
 from aqr_bench.cost.gpu_check.attention_cases import ATTENTION, SIZES, Attention, Case, make_case, step
 from aqr_bench.cost.gpu_check.settings import DTYPES, Emit, Settings
 from aqr_bench.cost.memory import PeakMemory
@@ -18,16 +19,6 @@ from aqr_bench.engine.job import one_line
 MODES = ("forward", "forward+backward")
 BACKENDS = ("none", "window", "masked", "literal")  # `auto` is one of them, named in the rows
 WINDOWS = (5, 15)  # cells a side, BEV and camera
-# Names of PyTorch's attention operators in a profile, and their kernels. The CPU's is first, since its name contains
-# that of another.
-KERNELS = {
-    "flash_attention_for_cpu": "flash on a CPU",
-    "scaled_dot_product_flash_attention": "flash",
-    "scaled_dot_product_efficient_attention": "efficient",
-    "scaled_dot_product_cudnn_attention": "cudnn",
-    "scaled_dot_product_fused_attention_overrideable": "other fused",
-    "scaled_dot_product_attention_math": "math",
-}
 
 
 def attention_rows(settings: Settings, size: str, emit: Emit) -> None:
@@ -75,22 +66,6 @@ def _numbers(settings: Settings, case: Case, name: str, mode: str, times: dict[s
     if settings.device == "cuda":  # the resident set of a process that has run others is of no use
         numbers["peak_mb"] = peak(case, ATTENTION[name], mode == MODES[1], settings.device)
     return numbers
-
-
-def kernels_of(function: Callable[[], Any]) -> str:
-    """The kernels of PyTorch's attention that ``function`` runs: flash, efficient, cudnn, math; empty for none."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        function()
-    ran = {}
-    for event in profiled.events():
-        name = event.name.removeprefix("aten::_")
-        for word, kernel in KERNELS.items():
-            if name.removesuffix("_backward").endswith(word):
-                ran.setdefault(kernel)
-                break
-    return ", ".join(ran)
 
 
 def unsupported_reason(backend: str, dtype: str, device: str, mode: str) -> str | None:

@@ -110,6 +110,7 @@ model = dict(
         tasks=[dict(num_class=10, class_names=_class_names)],
         aqr=dict(),  # keyword arguments of the router and its bias; empty: plain CMT
         attention_backend="auto",
+        attention_dtype="float32",
         bbox_coder=dict(
             type="MultiTaskBBoxCoder",
             post_center_range=[-61.2, -61.2, -10.0, 61.2, 61.2, 10.0],
