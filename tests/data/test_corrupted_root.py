@@ -9,16 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stock_mmdet3d as stock
 from worlds import shared_world
 
 from aqr_bench.atomic import exclusive_folder
 from aqr_bench.cli.corruptions import main
+from aqr_bench.corruptions import Cloud
 from aqr_bench.data.check.check import main as check
 from aqr_bench.data.complete_scenes import CHANNELS
+from aqr_bench.data.conditions import SensorCondition
 from aqr_bench.data.corrupted_root import JOURNAL, ConditionWriter, open_source, write_conditions
 from aqr_bench.data.corrupted_sample import SampleWriter, not_writable_reason
 from aqr_bench.data.infos import EXACT, build_infos, open_nuscenes
 from aqr_bench.data.manifest import MANIFEST, read_manifest
+from aqr_bench.data.nuscenes_dataset import NuScenesDataset
+from aqr_bench.data.raw_frames import SWEEP_CLOUDS
+from aqr_bench.data.transforms import LoadViewImages
 from aqr_bench.errors import UserError
 from aqr_bench.metrics.detection import evaluated_truth
 from aqr_bench.study.hashes import sha256_file
@@ -37,9 +43,12 @@ conditions:
   - {name: extrinsics, corruption: nuscenes_c.spatial_misalignment, severity: 3}
   - {name: stuck, corruption: nuscenes_r.lidar_stuck, severity: 9}
   - {name: lag, corruption: nuscenes_c.temporal_misalignment, severity: 3}
+  - {name: sector, corruption: nuscenes_r.limited_fov, severity: 2}
+  - {name: motion, corruption: nuscenes_c.motion_compensation, severity: 5}
   - {name: absent, corruption: no_cameras_absent}
 """
-NAMES = ["clean", "no_lidar", "fewer_beams", "dark", "extrinsics", "stuck", "lag"]
+STOCK_STEPS = [stock.POINTS, {**stock.SWEEPS, "sweeps_num": SWEEPS, "remove_close": False}, stock.IMAGES]
+NAMES = ["clean", "no_lidar", "fewer_beams", "dark", "extrinsics", "stuck", "lag", "sector", "motion"]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +88,39 @@ def test_a_written_root_read_under_clean_gives_the_input_of_the_condition(writte
     manifest, clean = (read_manifest(written / folder)[0].samples for folder in (name, "clean"))
     assert len(manifest) == 4 and fingerprints(written / name, tmp_path) == manifest
     assert (manifest == clean) == (name == "clean")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mmdet3d_alone_reads_the_input_of_the_condition(written, world, suite, tmp_path, name):
+    """Its converter, data set and loaders. What it does otherwise is done here too: the motion of sweeps, R p + R^T T,
+    and the keyframe repeated where there are none (as some stock configs ask for: ``pad_empty_sweeps``).
+    """
+    theirs = stock.dataset(written / name, stock.convert(written / name, tmp_path), STOCK_STEPS, ())
+    source = open_source(world, VERSION, "mini_val", SWEEPS, tmp_path)
+    condition = next(c for c in load_suite(suite).conditions if c.name == name)
+    paths = {"ann_file": str(source.infos), "data_root": str(source.root), "sweeps_num": SWEEPS}
+    steps = [stock.POINTS, LoadViewImages(), SensorCondition(**condition.transform_arguments, **paths)]
+    ours = stock.dataset(world, source.infos, steps, (), NuScenesDataset)
+    for index in range(len(ours)):
+        expected, actual = ours[index], theirs[index]
+        key, sweeps = expected["points"].numpy(), expected[SWEEP_CLOUDS].clouds
+        key[:, 4] = 0
+        moved = [as_mmdet3d_moves(cloud, expected) for cloud in sweeps] or [key] * SWEEPS
+        points = actual["points"].numpy()
+        np.testing.assert_allclose(points, np.concatenate([key, *moved]), rtol=0, atol=1e-5)  # its infos are float32
+        np.testing.assert_array_equal(points[: len(key)], key)
+        for view, image in zip(expected["img"], actual["img"], strict=True):
+            np.testing.assert_array_equal(view, image)
+        for camera, number in zip(actual["images"].values(), range(6), strict=True):
+            np.testing.assert_allclose(camera["lidar2cam"], expected["lidar2cam"][number], atol=1e-6)
+            np.testing.assert_allclose(camera["cam2img"], np.asarray(expected["cam2img"][number])[:3, :3])
+
+
+def as_mmdet3d_moves(cloud: Cloud, results: dict) -> np.ndarray:
+    points, lidar2sensor = cloud.points.copy(), np.linalg.inv(cloud.to_key)
+    points[:, :3] = points[:, :3] @ lidar2sensor[:3, :3] - lidar2sensor[:3, 3]
+    points[:, 4] = results["timestamp"] - cloud.time
+    return points
 
 
 def test_the_hashes_are_those_of_the_files(written):
