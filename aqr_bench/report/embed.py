@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,7 +73,8 @@ def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, Any]]
     """Pictures below ``folder`` for the page, the names of those left out for their size, and a note.
 
     ``pictures.json``, where present, gives order, captions and run; without it all PNG files are taken by name. Every
-    picture has source, caption and anchor, and what its entry says of condition and run (None where it does not).
+    picture has source, caption and anchor, what its entry says of condition and run (None where it does not), and the
+    name of its viewer, a page beside it with its stem, where there is one.
     """
     from PIL import Image
 
@@ -110,8 +112,21 @@ def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, Any]]
         caption = entry.get("caption") or f"{entry.get('condition', path.stem)}{sample}"
         anchor = f"picture-{len(pictures) + 1}"
         condition = entry.get("condition")
-        pictures.append({"source": source, "caption": caption, "anchor": anchor, "condition": condition, "run": run})
+        viewer = path.with_suffix(".html")
+        facts = {"condition": condition, "run": run, "viewer": viewer.name if is_file(viewer) else None}
+        pictures.append({"source": source, "caption": caption, "anchor": anchor, **facts})
     return pictures, left_out, note
+
+
+def copy_viewers(folder: Path, out: Path) -> list[str]:
+    """Copy the viewers of samples (``.html``) below ``folder`` into ``out``, and return their names."""
+    for file in out.glob("*.html"):
+        file.unlink()
+    viewers = sorted(folder.glob("*.html")) if folder.is_dir() else []
+    for file in viewers:
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, out / file.name)
+    return [file.name for file in viewers]
 
 
 def link_pictures(table: ReportTable, study: str | None, pictures: Sequence[Mapping[str, Any]]) -> ReportTable:

@@ -19,7 +19,7 @@ from aqr_bench.report.alarms import Alarm, alarms_sentence, alarms_table, base_a
 from aqr_bench.report.answer import answer, cost_answer
 from aqr_bench.report.collect import Results, collect_base, collect_study, mixtures
 from aqr_bench.report.detectable_difference import detectable_difference_sentence, detectable_difference_table
-from aqr_bench.report.embed import Budget, collect_pictures, embed_figures, link_pictures
+from aqr_bench.report.embed import Budget, collect_pictures, copy_viewers, embed_figures, link_pictures
 from aqr_bench.report.figures.study import draw_costs, draw_study
 from aqr_bench.report.folded import folded_sections
 from aqr_bench.report.gate import gate, gate_sentence, gate_table
@@ -46,6 +46,7 @@ from aqr_bench.study.spec import Study, Tier
 
 # The folders of a report, with the kinds of files in them.
 KINDS = {"tables": (".csv", ".md", ".tex"), "figures": (".png", ".pdf")}
+VIEWERS = "viewers"  # folder of a report with pages of samples in 3D: too large to be part of the page
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def build_report(
         of_section = stale.of_study(section.study.name).lines()
         page = _page(tier, [section], [], base_tables, base.records, [*of_base, *of_study], of_section, None)
         _write_study(out, section.study.name, [study.name for study in studies], page)
-    page = _page(tier, sections, further, base_tables, base.records, alarms, stale.lines(), pictures)
+    viewers = copy_viewers(pictures, out / VIEWERS)
+    page = _page(tier, sections, further, base_tables, base.records, alarms, stale.lines(), pictures, viewers)
     return write_text(out / "index.html", page)
 
 
@@ -124,8 +126,9 @@ def _page(
     alarms: Sequence[Alarm],
     stale: Sequence[str],
     pictures_folder: Path | None,
+    viewers: Sequence[str] = (),
 ) -> str:
-    """The page of some studies, as HTML."""
+    """The page of some studies, as HTML. ``viewers``: names of pages of samples in its folder VIEWERS."""
     everything = [*base_records, *(r for section in sections for r in section.records)]
     render = partial(
         _template().render,
@@ -140,6 +143,8 @@ def _page(
         provenance=provenance_rows(tier, [section.study for section in sections], everything),
         counts={"ok": sum(r.ok for r in everything), "all": sum(r.ok or r.failed for r in everything)},
         checked=cross_checked(everything),
+        viewers=viewers,
+        viewers_folder=VIEWERS,
         built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     bare = render(embedded={}, pictures=[], pictures_left_out=[], picture_note=None)
@@ -276,6 +281,8 @@ def render_sections(title: str, text: str, sections: Sequence[ReportSection], re
         pictures=[],
         pictures_left_out=[],
         picture_note=None,
+        viewers=[],
+        viewers_folder=VIEWERS,
         warnings=mixtures(records),
         alarms=alarms_table("sanity", []),
         alarms_sentence="",

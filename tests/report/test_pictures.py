@@ -5,13 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from sample_views import BOX, CENTRE, FOCAL, LOOKING_ALONG_Y
 
 from aqr_bench.report.figures.detections import NEAR_M, DrawnBoxes, corners, draw_sample, projected_edges
-
-FOCAL, CENTRE = 100.0, (80.0, 45.0)
-# A camera at the origin of the LiDAR frame that looks along y: u grows with x, v with falling z.
-LOOKING_ALONG_Y = np.array([[FOCAL, CENTRE[0], 0, 0], [0, CENTRE[1], -FOCAL, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
-BOX = [0.0, 10.0, 0.0, 2.0, 4.0, 2.0, 0.0]  # 2 m along x, 4 m along y, 2 m high
 
 
 def test_a_box_in_front_lands_where_the_pinhole_says():

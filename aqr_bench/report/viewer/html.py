@@ -63,13 +63,15 @@ def _panel(view: SampleView) -> dict[str, Any]:
     return {
         "title": " · ".join(part for part in (view.condition, view.model) if part),
         "facts": f"{counts}; {len(view.points_P4):,} points{share}",
-        # "</" cannot occur: names of classes, numbers and base64 alone.
-        "data": Markup(
-            json.dumps({"points": encode_points(drawn), "boxes": _box_entries(boxes)}, separators=(",", ":"))
-        ),
+        "data": _json({"points": encode_points(drawn), "boxes": _box_entries(boxes)}),
         "top": {"source": _top_view(view.points_P4), "paths": _top_paths(boxes)},
         "images": [_image(view, camera, boxes) for camera in CAMERA_GRID] if view.images else [],
     }
+
+
+def _json(content: Any) -> Markup:
+    """JSON that may be inside of a script element, whatever its texts are."""
+    return Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def decimate(points_P4: np.ndarray, count: int) -> np.ndarray:
