@@ -31,7 +31,7 @@ from aqr_bench.records.freshness import (
 )
 from aqr_bench.records.provenance import utc_now
 from aqr_bench.records.request import CODE
-from aqr_bench.records.store import archive, is_stored, restore, stored_rows
+from aqr_bench.records.store import archive, has_store, is_stored, restore, stored_rows
 from aqr_bench.report.data_state import data_reasons, data_state, prepare_code
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.plan import Selection
@@ -120,7 +120,7 @@ def _summary_reasons(selection: Selection, layout: RunLayout, verdicts: Mapping[
 def put_back(selection: Selection, results: Path = RESULTS, every_target: bool = False) -> int:
     """Put stored records that are asked for back in place; returns how many files. Nothing is lost by it."""
     root, count = RunLayout(selection.tier.name, results).root, 0
-    if not (root / "store").is_dir():
+    if not has_store(root):
         return 0
     while True:  # what starts from a training can be asked for by identity once that training is back
         files = asked_files(selection, results, every_target)
@@ -134,6 +134,8 @@ def put_back(selection: Selection, results: Path = RESULTS, every_target: bool =
 def _with_stored(selection: Selection, results: Path, files: list) -> Callable[[Path], Rows | None]:
     """The records of a file as ``put_back`` would leave them."""
     root, back = RunLayout(selection.tier.name, results).root, {}
+    if not has_store(root):
+        return read_provenance
 
     def read(path: Path) -> Rows | None:
         return back[path] if path in back else read_provenance(path)

@@ -43,6 +43,11 @@ def archive(root: Path, path: Path, into: Path | None = None) -> Path | None:
     return entry
 
 
+def has_store(root: Path) -> bool:
+    """Whether the tier's folder has any stored records."""
+    return (root / STORE).is_dir()
+
+
 def is_stored(root: Path, path: Path) -> bool:
     """Whether the store has anything of that path, of whatever identity."""
     return _entry(root, path, "").is_dir()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +56,7 @@ class Selection:
         """The chosen studies that train models."""
         return [study for study in self.studies if not study.measure_only]
 
-    @property
+    @cached_property  # reads files
     def suites_by_name(self) -> dict[str, Suite]:
         """By name, all that ship, those of the known studies, and the further ones."""
         shipped = {suite.name: suite for suite in loadable(load_suite, known_suites())[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import re
@@ -59,14 +60,21 @@ _Loader.add_implicit_resolver(
 )
 
 
+@functools.lru_cache(maxsize=256)  # by contents: a start of the workflow reads each suite several times
+def _parsed(source: bytes) -> Any:
+    """Plain values; not to be changed."""
+    data = yaml.load(source.decode("utf-8"), Loader=_Loader)
+    _require_plain(data)
+    return data
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping of plain values; UserError names the file, and the line or key where it is known."""
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise UserError(f"{path}: {size / 1e6:.1f} MB are more than any study, tier or suite has")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        _require_plain(data)
+        data = copy.deepcopy(_parsed(path.read_bytes()))
     except UserError as err:
         raise UserError(f"{path}: {err}") from None
     except RecursionError:

@@ -357,3 +357,12 @@ def test_a_condition_of_several_corruptions(tmp_path):
         load(corruptions=parts[:1])
     with pytest.raises(UserError, match="conditions: both: corruptions: 'no_cameras' is given twice"):
         load(corruptions=[parts[1], parts[1]])
+
+
+def test_a_file_that_is_read_again_is_as_written_whatever_a_reader_did(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("seeds: [0, 1]\n")
+    read_yaml(file)["seeds"].append(2)
+    assert read_yaml(file) == {"seeds": [0, 1]}
+    file.write_text("seeds: [0, 2]\n")
+    assert read_yaml(file) == {"seeds": [0, 2]}

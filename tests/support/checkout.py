@@ -191,8 +191,13 @@ def main(words=None):
 """
 
 
-# What the code of each file says is worked out once for all processes of a test run: with a dozen in a run of the
-# workflow, the parsing would be half of the work. The key holds all that the answers depend on.
+# What the source files and the YAML files say is worked out once for all processes of a test run: with a dozen in a run
+# of the workflow, the parsing would be half of the work. The key holds all that the answers depend on.
+CACHED_FUNCTIONS = (
+    ("records/imports.py", "imported_files"),
+    ("study/hashes.py", "_syntax_hash"),
+    ("study/schema.py", "_parsed"),
+)
 CACHED = """
 
 def _cached_on_disk(function):
@@ -252,7 +257,7 @@ def _write_repository(target: Path) -> None:
         file.write("\n\ncheck_configs = lambda tier, studies: 0\n")
     cache = target.with_name(f"{target.name}-parsed")
     cache.mkdir(exist_ok=True)
-    for place, function in (("records/imports.py", "imported_files"), ("study/hashes.py", "_syntax_hash")):
+    for place, function in CACHED_FUNCTIONS:
         with (package / place).open("a") as file:
             file.write(f"\n\nimport hashlib\n{CACHED.replace('FOLDER', repr(str(cache)))}\n")
             file.write(f"{function} = _cached_on_disk({function})\n")
