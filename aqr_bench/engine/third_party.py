@@ -55,7 +55,11 @@ def building_model(where: str) -> Iterator[None]:
 
 
 def build_model(config: Any) -> Any:
-    """The detector of a config, with random weights. Raises whatever its modules and constructors raise."""
+    """The detector of a config, with random weights. Raises whatever its modules and constructors raise.
+
+    Some constructors (mmdet3d's projects/BEVFusion) load or download what ``init_cfg`` names. A checkpoint replaces all
+    of it, and the machine may have no network.
+    """
     from mmengine.registry import init_default_scope
     from mmengine.utils import import_modules_from_strings
 
@@ -63,7 +67,20 @@ def build_model(config: Any) -> Any:
     init_default_scope(config.default_scope)
     from mmdet3d.registry import MODELS
 
-    return MODELS.build(config.model)
+    return MODELS.build(without_pretrained(config.model))
+
+
+def without_pretrained(part: Any) -> Any:
+    """A copy of the config of a model without every ``init_cfg`` that names a file of weights."""
+    if isinstance(part, dict):
+        parts = {key: value for key, value in part.items() if key != "init_cfg" or not _is_pretrained(value)}
+        return type(part)({key: without_pretrained(value) for key, value in parts.items()})
+    return type(part)(map(without_pretrained, part)) if isinstance(part, list | tuple) else part
+
+
+def _is_pretrained(init_cfg: Any) -> bool:
+    several = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
+    return any(isinstance(entry, dict) and entry.get("type") == "Pretrained" for entry in several)
 
 
 def _with_place(error: BaseException) -> str:
