@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 from report_records import fill, make_study
 
 from aqr_bench.errors import UserError
@@ -259,6 +260,24 @@ def test_too_many_pictures_are_left_out_by_name(tmp_path, monkeypatch):
     built = page.read_text()
     assert "p3.png (the page would grow too large)" in built and "Detections: p0" in built
     assert bare + 10_000 < page.stat().st_size < bare + 41_000  # with captions, and the names of what is left out
+
+
+@NO_FIGURES
+def test_samples_in_3d_are_linked_where_their_pages_exist(tmp_path):
+    study = make_study(tmp_path)
+    pictures, viewers = tmp_path / "results" / "smoke" / "pictures", tmp_path / "report" / "viewers"
+    for folder in (pictures, viewers):
+        folder.mkdir(parents=True)
+    Image.new("RGB", (30, 10)).save(pictures / "clean.best.png")
+    Image.new("RGB", (30, 10)).save(pictures / "clean.worst.png")
+    for name in ("clean.best", "two variants & more"):
+        (pictures / f"{name}.html").write_text(name)
+    (viewers / "of_an_earlier_report.html").touch()
+    page = report_on(tmp_path, study)
+    assert page.count("See it in 3D") == 1 and '<a href="viewers/clean.best.html">See it in 3D</a>' in page
+    assert '<a href="viewers/two%20variants%20%26%20more.html">two variants &amp; more</a>' in page
+    assert {file.name for file in viewers.iterdir()} == {"clean.best.html", "two variants & more.html"}
+    assert (viewers / "clean.best.html").read_text() == "clean.best"
 
 
 def test_a_run_is_linked_to_its_pictures():

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MAX_CELLS = 64  # of the BEV map, around the reference point
 WINDOW_COLOUR = "#0072B2"
+CELL, HEAD, LEFT = (3.1, 2.9), 0.75, 0.5  # inches: width and height of a panel, height of the title, labels
 GAMMA = 0.5  # of the colour scale: small weights stay visible
 
 
@@ -39,10 +40,13 @@ def draw_attention(
     camera = _shown_camera(attention)
     sides = ("without the bias", "with the bias") if attention.window_K is not None else ("",)
     parts = [part for part, there in (("bev", layout.num_bev), ("camera", camera is not None)) if there]
+    # Inches, laid out by hand: constrained layout takes several times as long as all the rest.
+    rows, columns = len(layers), len(sides) * len(parts)
+    width, height = LEFT + CELL[0] * columns, HEAD + CELL[1] * rows
+    margins = dict(left=LEFT / width, right=1 - 0.08 / width, top=1 - (HEAD + 0.35) / height, bottom=0.32 / height)
     figure, axes = plt.subplots(
-        len(layers), len(sides) * len(parts), squeeze=False, layout="constrained",
-        figsize=(3.1 * len(sides) * len(parts) + 0.4, 2.75 * len(layers) + 0.9),
-    )  # fmt: skip
+        rows, columns, squeeze=False, figsize=(width, height), gridspec_kw=dict(wspace=0.14, hspace=0.38, **margins)
+    )
     for number, (layer, row) in enumerate(zip(layers, axes, strict=True), start=1):
         weights = (layer.plain_K, layer.biased_K) if len(sides) == 2 else (layer.biased_K,)
         cells = iter(row)
@@ -70,7 +74,7 @@ def draw_attention(
         f"query {attention.query} (score {attention.score:.2f}) at x {x:.1f}, y {y:.1f}, z {z:.1f} m{weight}",
         "colour: square root of the weight, on one scale without and with the bias",
     ]
-    figure.suptitle("\n".join(head), fontsize=9)
+    figure.suptitle("\n".join(head), fontsize=9, y=1 - 0.08 / height, va="top")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Description": caption})
     plt.close(figure)

@@ -3,7 +3,7 @@
 (() => {
   const root = document.documentElement;
   root.classList.add("script");
-  const START = { yaw: -Math.PI / 2, pitch: 0.62, distance: 62, x: 0, y: 0 };
+  const START = { yaw: -Math.PI / 2, pitch: 0.62, distance: 68, x: 0, y: 0 };
   const TOP = { yaw: -Math.PI / 2, pitch: Math.PI / 2, distance: 85, x: 0, y: 0 };
   const NEAR = 0.5, STYLE = { tp: [2, []], fp: [2, []], fn: [1.6, [6, 4]], gt: [1, []] };
   const EDGES = [[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7], [8, 9]];

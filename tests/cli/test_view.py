@@ -1,0 +1,80 @@
+"""aqr-bench view: the pages, figures and messages for a record of a tiny training and of its evaluation."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tiny_runs import RUN, tiny_checkout
+
+from aqr_bench.cli import view
+from aqr_bench.cli.main import main
+from aqr_bench.errors import UserError
+from aqr_bench.records.record import Record, write_records
+
+
+@pytest.fixture
+def here(monkeypatch) -> Path:
+    checkout = tiny_checkout()
+    monkeypatch.chdir(checkout)
+    return checkout
+
+
+def test_two_conditions_and_two_models_are_beside_each_other(here, tmp_path, capsys):
+    """The model against itself: the same sample, detections and images four times, under two conditions."""
+    out, record = tmp_path / "x.html", f"{RUN}/evaluate.two.jsonl"
+    command = f"view {record} --against {RUN}/train.jsonl --condition clean no_lidar --sample 2 --out {out}"
+    assert main(command.split()) == 0
+    assert re.search(r"sample 2: detections with a score of at least [0-9.]+ -> ", capsys.readouterr().out)
+    page = out.read_text()
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [f"{name} · base seed 0" for name in ("clean", "no_lidar")] * 2
+    assert "--columns: 2" in page
+    data = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)]
+    assert data[0] == data[2] and data[1] == data[3] and data[0]["points"] != data[1]["points"]
+    objects = [sum(box[0] in ("gt", "fn") for box in panel["boxes"]) for panel in data]
+    assert len(set(objects)) == 1 and objects[0] > 0
+
+
+def test_the_attention_of_a_train_record(here, tmp_path, capsys):
+    out = tmp_path / "x.png"
+    assert main(f"view {RUN}/train.jsonl --attention 3 --sample 0 --out {out}".split()) == 0
+    assert "Query 3: the model has no bias" in capsys.readouterr().out and out.stat().st_size > 10_000
+
+
+def test_the_scene_of_a_sample_is_what_the_time_line_has():
+    class Samples(list):
+        def get_data_info(self, index: int) -> dict:
+            return self[index]
+
+    scenes = Samples({"scene_token": name, "timestamp": time} for name, time in (("a", 2), ("b", 1), ("a", 1)))
+    assert view.scene_of(scenes, 0) == [2, 0] and view.scene_of(scenes, 1) == [1]
+    assert view.scene_of(Samples([{}, {}]), 1) == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--out x.pdf", "--out x.pdf: its suffix says what to write"),
+        ("--out x.png", ".png is for --attention"),
+        ("--attention --out x.html", ".png is for --attention"),
+        ("--attention --against r.jsonl --out x.png", "leave --against out"),
+        ("--sample last --out x.html", "--sample last: .*Give an index, from 0, or best or worst"),
+        ("--attention -1 --out x.png", "--attention -1: .*Give an index, from 0, or no value at all"),
+        ("--out x.html", "r.jsonl is a measure record, which is of no trained model"),
+    ],
+)
+def test_what_cannot_be_viewed_is_refused(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_records("r.jsonl", [Record("measure", "ok", "t", "s", "v")])
+    with pytest.raises(UserError, match=message):
+        view.main(["r.jsonl", *options.split()])
+
+
+def test_a_record_of_a_model_of_no_tier_is_refused(tmp_path):
+    command = "aqr-bench evaluate --config a.py --checkpoint b.pth --out r.jsonl"
+    record = Record("evaluate", "ok", "t", condition="clean", suite="s", provenance={"command": command})
+    path = write_records(tmp_path / "r.jsonl", [record])
+    with pytest.raises(UserError, match="of a model of no tier"):
+        view.main([str(path), "--out", "x.html"])
