@@ -100,8 +100,8 @@ def make(config: Any, name: str, mode: str, args: argparse.Namespace) -> tuple[A
     aqr = {} if weights is None else {**windows, **weights}
     changes = {"aqr": aqr, "attention_backend": backend}
     if name == MOME:
-        theirs = load_model_config("mome").model.pts_bbox_head
-        changes |= {"type": theirs.type, "transformer": theirs.transformer}
+        mome_head = load_model_config("mome").model.pts_bbox_head
+        changes |= {"type": mome_head.type, "transformer": mome_head.transformer}
     head = build_head(config, changes)
     if name == MOME:  # or nearly all queries may go to one expert
         torch.nn.init.normal_(head.transformer.selected_cls.weight, std=0.5)
@@ -162,9 +162,9 @@ def times(config: Any, variants: list[str], mode: str, args: argparse.Namespace)
 
 def row(pairs: list[tuple[dict[str, float], dict[str, float]]], mode: str) -> dict[str, Any]:
     """Medians of the stages in ms, and ratios with their quartiles; those of the plain head to itself are the noise."""
-    mine = [a for a, _ in pairs]
-    names = [name for name in ("router", "decoder", "head", "other", "whole") if any(name in run for run in mine)]
-    row: dict[str, Any] = {"ms": {n: round(statistics.median(run[n] for run in mine), 1) for n in names}}
+    runs = [a for a, _ in pairs]
+    names = [name for name in ("router", "decoder", "head", "other", "whole") if any(name in run for run in runs)]
+    row: dict[str, Any] = {"ms": {n: round(statistics.median(run[n] for run in runs), 1) for n in names}}
     row["head_ratio"] = spread([a["whole"] / b["whole"] for a, b in pairs])
     if mode == "inference":
         row["decoder_ratio"] = spread([(a.get("router", 0.0) + a["decoder"]) / b["decoder"] for a, b in pairs])

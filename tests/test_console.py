@@ -174,18 +174,18 @@ def on_terminal(
     code: str, folder: Path, *arguments: str, columns: int = 70, interrupt_after: str = ""
 ) -> tuple[int, str]:
     """Exit code and everything that a program writes to a terminal of so many columns."""
-    ours, theirs = pty.openpty()
-    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    master, terminal = pty.openpty()
+    ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs,
+        [sys.executable, "-c", code, *arguments], cwd=folder, stdin=terminal, stdout=terminal, stderr=terminal,
         env={**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    os.close(theirs)
+    os.close(terminal)
     text, sent = "", False
     while True:
         try:
-            piece = os.read(ours, 4096)
+            piece = os.read(master, 4096)
         except OSError:  # the terminal's other side is closed
             break
         if not piece:
@@ -195,7 +195,7 @@ def on_terminal(
             time.sleep(0.1)
             process.send_signal(signal.SIGINT)
             sent = True
-    os.close(ours)
+    os.close(master)
     return process.wait(timeout=60), text
 
 

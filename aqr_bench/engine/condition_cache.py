@@ -38,9 +38,9 @@ class ConditionCache:
             if record is not None and record.condition not in records:
                 records[str(record.condition)] = record
                 lines.append(line)
-        kept = "".join(f"{line}\n" for line in lines)
-        if kept != text:
-            write_text(self.path, kept)
+        valid = "".join(f"{line}\n" for line in lines)
+        if valid != text:
+            write_text(self.path, valid)
         return records
 
     def add(self, record: Record, files: Iterable[Path]) -> None:

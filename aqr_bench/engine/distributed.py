@@ -126,14 +126,14 @@ class ProcessGroup:
         Raises:
             the error itself, if a peer is gone without a report: it was killed.
         """
-        mine = RankFailure(self.rank, status, reason)
+        failure = RankFailure(self.rank, status, reason)
         if self.size == 1:
-            return mine
+            return failure
         self._ending.acquire()  # and never released: the watching thread has nothing left to do
         if not _is_lost_peer(error):
             if self._store.add(FAILURES, 1) == 1:
-                self._store.set(FAILURE, json.dumps(vars(mine)))
-            return mine
+                self._store.set(FAILURE, json.dumps(vars(failure)))
+            return failure
         first = self.failure()
         if first is None:
             raise error

@@ -120,10 +120,10 @@ class _Worker:
     def __init__(self, model: ModelEvaluation, gpu: str | None) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would copy the threads of torch in any state
         self.gpu = gpu
-        self.channel, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, model, gpu))
+        self.channel, worker_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(worker_end, model, gpu))
         self.process.start()
-        theirs.close()
+        worker_end.close()
 
     def send(self, name: str) -> None:
         with suppress(OSError):  # where the process is dead, which is noticed when its answer is awaited

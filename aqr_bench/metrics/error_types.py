@@ -174,10 +174,10 @@ def _mean_ap(
     matches: Matches, hit: np.ndarray, parts: tuple[slice, ...], positives: np.ndarray, keep: np.ndarray | None = None
 ) -> float:
     """Mean AP of the classes, of the detections that are kept (None: all)."""
-    of_class = (hit[part] if keep is None else hit[part][keep[part]] for part in parts)
+    hits_by_part = (hit[part] if keep is None else hit[part][keep[part]] for part in parts)
     values = [
         _ap(hits, int(count), matches.min_recall, matches.min_precision)
-        for hits, count in zip(of_class, positives, strict=True)
+        for hits, count in zip(hits_by_part, positives, strict=True)
     ]
     return float(np.mean(values))
 

@@ -52,8 +52,8 @@ class MergedFile:
 
     def same_results(self, other: MergedFile) -> bool:
         """Equal bit for bit; times and machines do not count."""
-        mine, theirs = ({r.condition: r for r in file.records} for file in (self, other))
-        return mine.keys() == theirs.keys() and all(compare(mine[name], theirs[name]).same for name in mine)
+        first, second = ({r.condition: r for r in file.records} for file in (self, other))
+        return first.keys() == second.keys() and all(compare(first[name], second[name]).same for name in first)
 
 
 @dataclass(frozen=True)

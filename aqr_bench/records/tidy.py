@@ -42,10 +42,10 @@ def tidy_rows(records: Iterable[Record], file: str) -> list[dict[str, Any]]:
 def _scores(scores: Mapping[str, Any]) -> Iterator[tuple[str, str | None, float | None, float | None]]:
     """(metric, class, distance, value) of every score; AP_dist holds the AP at each distance of a match."""
     yield from _leaves({name: value for name, value in scores.items() if name != "classes"}, "")
-    for name, of_class in scores.get("classes", {}).items():
-        for distance, value in of_class.get("AP_dist", {}).items():
+    for name, class_scores in scores.get("classes", {}).items():
+        for distance, value in class_scores.get("AP_dist", {}).items():
             yield "AP", name, float(distance), value
-        for metric, _, _, value in _leaves({k: v for k, v in of_class.items() if k != "AP_dist"}, ""):
+        for metric, _, _, value in _leaves({k: v for k, v in class_scores.items() if k != "AP_dist"}, ""):
             yield metric, name, None, value
 
 

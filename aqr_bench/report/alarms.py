@@ -165,8 +165,8 @@ def recall_and_precision(path: Path | None) -> tuple[float, float] | None:
     if matches is None or DISTANCE_M not in matches.distances:
         return None
     column, points = matches.distances.index(DISTANCE_M), []
-    for of_class in matches.classes.values():
-        objects, hits = of_class.positives.sum(), np.cumsum(of_class.tp[:, column])
+    for class_matches in matches.classes.values():
+        objects, hits = class_matches.positives.sum(), np.cumsum(class_matches.tp[:, column])
         if objects < MIN_OBJECTS or not len(hits):
             continue
         f1 = 2 * hits / (objects + np.arange(1, len(hits) + 1))

@@ -44,8 +44,8 @@ class Occupancy:
         offset = self.poses[..., :2] - poses[:, :2]
         other, moment = np.nonzero((offset**2).sum(-1) < reach[:, None] ** 2)
         if len(other):
-            mine = np.broadcast_to(wide, (len(other), 2))
-            if overlap(self.poses[other, moment], self.sizes[other], poses[moment], mine).any():
+            size_with_gap = np.broadcast_to(wide, (len(other), 2))
+            if overlap(self.poses[other, moment], self.sizes[other], poses[moment], size_with_gap).any():
                 return False
         if self._count == len(self._sizes):
             self._poses = np.concatenate([self._poses, np.empty_like(self._poses)])

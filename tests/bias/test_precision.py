@@ -34,7 +34,7 @@ def test_errors_below_1e_5_while_scores_differ_by_less_than_15(backend, gap, lev
 @pytest.mark.parametrize("gap", [20, 50, 100, 400])
 def test_beyond_that_at_most_twice_those_of_fused_attention_with_the_dense_mask(gap, level):
     fused, ours = worst_errors("masked", gap, level), worst_errors("window", gap, level)
-    assert all(mine < max(2 * theirs, 3e-6) for mine, theirs in zip(ours, fused, strict=True)), (ours, fused)
+    assert all(error < max(2 * limit, 3e-6) for error, limit in zip(ours, fused, strict=True)), (ours, fused)
 
 
 def test_without_its_guard_the_correction_cancels(monkeypatch):

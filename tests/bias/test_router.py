@@ -45,10 +45,10 @@ def assert_same(local: WindowBias, heads: int, seed: int, backend: str = "litera
     torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-10)
     weight = torch.randn_like(actual)
     leaves = [*tokens, *module.parameters()]
-    for mine, theirs in zip(
+    for value, reference in zip(
         *(torch.autograd.grad((out * weight).sum(), leaves) for out in (actual, wanted)), strict=True
     ):
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(value, reference, rtol=1e-9, atol=1e-10)
 
 
 @settings(max_examples=25, deadline=None)

@@ -42,12 +42,12 @@ def test_voxels_hold_their_points():
         inside = ((cloud[:, :3] >= low) & (cloud[:, :3] < torch.tensor(RANGE[3:]))).all(1)
         cells = ((cloud[inside, :3] - low) / size).floor().long().flip(1)
         expected, number = torch.unique(cells, dim=0, return_counts=True)
-        mine = coors[:, 0] == b
-        order = sorted(range(int(mine.sum())), key=lambda i, m=mine: coors[m][i, 1:].tolist())
-        assert coors[mine][order][:, 1:].tolist() == expected.tolist()
-        assert counts[mine][order].tolist() == number.clamp(max=3).tolist()
+        of_sample = coors[:, 0] == b
+        order = sorted(range(int(of_sample.sum())), key=lambda i, m=of_sample: coors[m][i, 1:].tolist())
+        assert coors[of_sample][order][:, 1:].tolist() == expected.tolist()
+        assert counts[of_sample][order].tolist() == number.clamp(max=3).tolist()
         known = {tuple(p) for p in cloud.tolist()}
-        for voxel, count in zip(voxels[mine], counts[mine], strict=True):
+        for voxel, count in zip(voxels[of_sample], counts[of_sample], strict=True):
             assert all(tuple(p) in known for p in voxel[:count].tolist()) and (voxel[count:] == 0).all()
 
 
@@ -73,17 +73,17 @@ def test_pillars_are_those_of_mmdet3d_without_the_padding():
     )
     torch.manual_seed(0)
     ours = MODELS.build(dict(config, type="SparsePillarFeatureNet")).eval()
-    theirs = MODELS.build(dict(config, type="PillarFeatureNet", with_distance=False, legacy=False)).eval()
-    theirs.load_state_dict(ours.state_dict())
+    reference = MODELS.build(dict(config, type="PillarFeatureNet", with_distance=False, legacy=False)).eval()
+    reference.load_state_dict(ours.state_dict())
     cloud = torch.cat([encoding.to_metres(torch.rand(400, 3), RANGE), torch.rand(400, 2)], 1)
     voxels, counts, coors = voxelizer().eval()([cloud])
     actual = ours(voxels, counts, coors)
     full = counts == 3  # no padding: the same numbers
     assert 3 < full.sum() < len(counts)
-    torch.testing.assert_close(actual[full], theirs(voxels, counts, coors)[full], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(actual[full], reference(voxels, counts, coors)[full], atol=1e-5, rtol=1e-4)
     for i in (~full).nonzero().flatten().tolist():  # with padding: the parent on the real points alone
         n = int(counts[i])
-        alone = theirs(voxels[i : i + 1, :n].clone(), counts[i : i + 1], coors[i : i + 1])
+        alone = reference(voxels[i : i + 1, :n].clone(), counts[i : i + 1], coors[i : i + 1])
         torch.testing.assert_close(actual[i], alone.flatten(), atol=1e-5, rtol=1e-4)
     ours.train()(voxels, counts, coors).square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in ours.parameters())

@@ -201,8 +201,8 @@ def test_mmdet3d_style_loss_and_predict_equal_the_official_calls():
     head.train()
     ours = head.loss([x], [x_img], [sample])
     torch.manual_seed(1)
-    theirs = head.loss([meta["gt_bboxes_3d"]], [meta["gt_labels_3d"]], head([x], [x_img], [meta]))
-    for name, value in theirs.items():
+    by_cmt = head.loss([meta["gt_bboxes_3d"]], [meta["gt_labels_3d"]], head([x], [x_img], [meta]))
+    for name, value in by_cmt.items():
         torch.testing.assert_close(ours[name], value)
     head.eval()
     with torch.no_grad():

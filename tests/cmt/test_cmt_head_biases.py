@@ -135,8 +135,8 @@ def test_the_attention_backends_train_alike(profile):
         gradients[backend] = (losses, {name: p.grad for name, p in head.named_parameters()})
     assert gradients["literal"][1]["aqr.scale"].abs() > 0
     for backend in ("masked", "window"):
-        for mine, theirs in zip(gradients[backend], gradients["literal"], strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=2e-3, atol=2e-5)
+        for value, reference in zip(gradients[backend], gradients["literal"], strict=True):
+            torch.testing.assert_close(value, reference, rtol=2e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize(

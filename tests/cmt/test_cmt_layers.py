@@ -26,8 +26,8 @@ def test_group_norm_is_layer_norm_of_each_group_and_position():
     expected = plain * norm.weight[:, None] + norm.bias[:, None]
     torch.testing.assert_close(norm(x), expected, atol=1e-6, rtol=1e-5)
     (ours,) = torch.autograd.grad(norm(x).square().sum(), x)
-    (theirs,) = torch.autograd.grad(expected.square().sum(), x)
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    (reference,) = torch.autograd.grad(expected.square().sum(), x)
+    torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
 
 
 def test_task_head_has_separate_weights_for_every_layer_and_the_reach_of_its_kernel():
@@ -52,17 +52,17 @@ def test_class_logits_start_unlikely_after_init_weights():
 def test_attention_equals_torch_multihead_attention(role):
     torch.manual_seed(0)
     ours = DecoderAttention(role, 16, 4)
-    theirs = torch.nn.MultiheadAttention(16, 4, batch_first=True)
-    theirs.load_state_dict(ours.attn.state_dict())
+    reference = torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    reference.load_state_dict(ours.attn.state_dict())
     x, pos = torch.randn(2, 5, 16), torch.randn(2, 5, 16)
     memory, memory_pos = torch.randn(2, 5, 16), torch.randn(2, 5, 16)  # as many keys as queries
     mask = torch.rand(5, 5) > 0.6
     mask.fill_diagonal_(False)
     if role == "self":
-        expected = x + theirs(x + pos, x + pos, x, attn_mask=mask)[0]
+        expected = x + reference(x + pos, x + pos, x, attn_mask=mask)[0]
         actual = ours(x, pos, mask=mask)
     else:
-        expected = x + theirs(x + pos, memory + memory_pos, memory, attn_mask=mask)[0]
+        expected = x + reference(x + pos, memory + memory_pos, memory, attn_mask=mask)[0]
         actual = ours(x, pos, memory, memory_pos, mask=mask)
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 

@@ -122,8 +122,8 @@ def test_kernels_of_either_layout_load(layout, metadata):
     remaining = {key: value.clone() for key, value in state.items()}
     result = target.load_state_dict(state)
     assert not result.missing_keys and not result.unexpected_keys
-    for (name, mine), other in zip(target.state_dict().items(), source.state_dict().values(), strict=True):
-        assert torch.equal(mine, other), name
+    for (name, value), other in zip(target.state_dict().items(), source.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
     assert all(torch.equal(remaining[key], state[key]) for key in remaining)  # the given dict is not changed
     copied = copy.deepcopy(target)
     copied.load_state_dict(dict(state))

@@ -95,12 +95,12 @@ def test_the_other_hooks_and_the_rest_of_the_model_are_those_of_the_tier(config)
     plain = Config.fromfile(CONFIGS / f"{tier.model}.py")
     assert [hook for hook in config.custom_hooks if hook.type != "TwoStages"] == plain.custom_hooks
     _merge(plain, variant_schedule(tier, study, "none").config)
-    ours, theirs = (c.model.pts_bbox_head.transformer.decoder.to_dict() for c in (config, plain))
+    shipped, standard = (c.model.pts_bbox_head.transformer.decoder.to_dict() for c in (config, plain))
     assert MODELS.build(config.model.pts_bbox_head).transformer.decoder.state_dict().keys() == (
         MODELS.build(plain.model.pts_bbox_head).transformer.decoder.state_dict().keys()
     )
-    assert ours["num_layers"] == theirs["num_layers"]
-    layers = [decoder["transformerlayers"] for decoder in (ours, theirs)]
+    assert shipped["num_layers"] == standard["num_layers"]
+    layers = [decoder["transformerlayers"] for decoder in (shipped, standard)]
     assert [len(layer["attn_cfgs"]) for layer in layers] == [2, 2]
     sizes = [
         [(a["embed_dims"], a["num_heads"], a["dropout"]) for a in layer["attn_cfgs"]]

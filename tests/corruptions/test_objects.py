@@ -33,9 +33,9 @@ def boxed_frame(sweeps=1) -> Frame:
     pose[:3, :3], pose[:3, 3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]], [3.0, 1, 0]
     clouds = [Cloud(points[:: sweeps + 1].astype(np.float32), token="key")]
     for k in range(1, sweeps + 1):
-        mine = points[k :: sweeps + 1].copy()
-        mine[:, :3] = (mine[:, :3] - pose[:3, 3]) @ pose[:3, :3]
-        clouds.append(Cloud(mine.astype(np.float32), pose, -0.05 * k, f"sweep{k}"))
+        part = points[k :: sweeps + 1].copy()
+        part[:, :3] = (part[:, :3] - pose[:3, 3]) @ pose[:3, :3]
+        clouds.append(Cloud(part.astype(np.float32), pose, -0.05 * k, f"sweep{k}"))
     return Frame("token", tuple(clouds), boxes=BOXES)
 
 

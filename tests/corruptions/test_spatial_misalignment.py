@@ -44,11 +44,11 @@ def test_slices_of_the_turn_move_as_rigid_bodies():
     assert out.dtype == np.float32 and np.array_equal(out[:, 3:], points[:, 3:])
     moved = []
     for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1)):  # four slices are the four quadrants
-        mine = (np.sign(points[:, :2]) == signs).all(1)
+        quadrant = (np.sign(points[:, :2]) == signs).all(1)
         # A rigid motion is affine: four numbers per axis explain all points of a slice, to float32.
-        design = np.concatenate([points[mine, :3], np.ones((mine.sum(), 1))], 1).astype(np.float64)
-        motion, *_ = np.linalg.lstsq(design, out[mine, :3].astype(np.float64), rcond=None)
-        assert np.abs(design @ motion - out[mine, :3]).max() < 2e-5
+        design = np.concatenate([points[quadrant, :3], np.ones((quadrant.sum(), 1))], 1).astype(np.float64)
+        motion, *_ = np.linalg.lstsq(design, out[quadrant, :3].astype(np.float64), rcond=None)
+        assert np.abs(design @ motion - out[quadrant, :3]).max() < 2e-5
         assert np.allclose(motion[:3] @ motion[:3].T, np.eye(3), atol=1e-5)
         moved.append(motion)
     assert len(np.unique(np.array(moved).round(4), axis=0)) == 4

@@ -21,8 +21,8 @@ def test_the_95th_percentile_is_one_of_the_values():
 
 def test_ratios_are_taken_round_by_round():
     # The machine was twice as slow in the second half: the ratio of the medians would not be 1.2.
-    theirs = [10.0, 10.0, 10.0, 20.0, 20.0, 20.0]
-    result = ratio([12.0, 12.0, 12.0, 24.0, 24.0, 24.0], theirs)
+    reference = [10.0, 10.0, 10.0, 20.0, 20.0, 20.0]
+    result = ratio([12.0, 12.0, 12.0, 24.0, 24.0, 24.0], reference)
     assert result == pytest.approx({"median": 1.2, "low": 1.2, "high": 1.2})
     assert ratio([3.0], [2.0]) == {"median": 1.5, "low": 1.5, "high": 1.5}
 

@@ -75,9 +75,9 @@ def test_points_stay_at_their_pixels_when_the_world_moves(transform):
     # Corners of boxes move with the points.
     first, second = (pixels(r, r["gt_bboxes_3d"].corners.numpy().reshape(-1, 3).astype(float)) for r in (before, after))
     for u, w in zip(first.reshape(2, 2, 8, 3), second.reshape(2, 2, 8, 3), strict=True):
-        for mine, other in zip(u, w, strict=True):
-            if (mine[:, 2] > 1).all():  # a mirror image lists its corners in another order
-                order = [row[np.lexsort(row[:, :2].round(2).T)] for row in (mine, other)]
+        for corners, other in zip(u, w, strict=True):
+            if (corners[:, 2] > 1).all():  # a mirror image lists its corners in another order
+                order = [row[np.lexsort(row[:, :2].round(2).T)] for row in (corners, other)]
                 np.testing.assert_allclose(order[0][:, :2], order[1][:, :2], atol=5e-3)
 
 

@@ -101,9 +101,9 @@ def test_points_and_boxes_stay_on_the_objects_through_the_whole_augmentation(key
         plain.draw(ARTEFACTS / "augmentation.before.png", "as recorded: ground truth and LiDAR points")
     changed.draw(ARTEFACTS / f"augmentation.after{seed}.png", f"after the whole training augmentation, draw {seed}")
 
-    numbers, mine, others = np.intersect1d(plain.points[:, 3], changed.points[:, 3], return_indices=True)
+    numbers, rows, changed_rows = np.intersect1d(plain.points[:, 3], changed.points[:, 3], return_indices=True)
     assert len(numbers) > 20_000
-    check_colours(plain, changed, np.stack([mine, others], 1))
+    check_colours(plain, changed, np.stack([rows, changed_rows], 1))
     check_boxes(plain, changed)
 
 

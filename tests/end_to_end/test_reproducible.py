@@ -79,8 +79,8 @@ def test_loader_workers_change_nothing(place, alone, scored, workers):
     assert result.same and {"curve.1", "curve.2", "curve.3", "provenance.checkpoint_sha256"} <= set(result.equal)
     assert record.provenance["config_sha256"] == alone.provenance["config_sha256"]
     assert (alone.provenance["loader_workers"], record.provenance["loader_workers"]) == (0, workers)
-    theirs = evaluated(place, f"workers{workers}", place / f"workers{workers}" / "train.jsonl")
-    for then, now in zip(scored, theirs, strict=True):
+    by_workers = evaluated(place, f"workers{workers}", place / f"workers{workers}" / "train.jsonl")
+    for then, now in zip(scored, by_workers, strict=True):
         assert compare(then, now).same and len(now.provenance["predictions_sha256"]) == 64
 
 

@@ -174,8 +174,8 @@ def test_a_class_of_ones_own_lies_beside_its_config(place, trained):
     checkpoint = trained.parent / read_records(trained)[0].provenance["checkpoint"]
     infos = load_data(place / "infos")
     root = linked_copy(infos.root, folder / "root")
-    theirs = as_mmdet3d_writes(load_safe_pickle(infos.infos / "infos_val.pkl"))
-    (root / "nuscenes_infos_val.pkl").write_bytes(pickle.dumps(theirs))
+    as_written = as_mmdet3d_writes(load_safe_pickle(infos.infos / "infos_val.pkl"))
+    (root / "nuscenes_infos_val.pkl").write_bytes(pickle.dumps(as_written))
     (folder / "counts.py").write_text("def counts(d, a, s): return {'objects': len(a)}\n")
     (place / "one.yaml").write_text("name: one\nsummary: x\nconditions:\n  - {name: clean}\n")
     arguments = ["evaluate", "--config", str(folder / "config.py"), "--checkpoint", str(checkpoint)]

@@ -37,8 +37,8 @@ def test_the_official_summary_of_a_result_is_met(folder, nusc, tmp_path):
     official = json.loads((folder / "metrics_summary.json").read_text())
     scores = score_detections(folder / "results_nusc.json", nusc, tmp_path)
     assert scores["mAP"] == official["mean_ap"] == 0.07551617930781714
-    for ours, theirs in {"mATE": "trans_err", "mASE": "scale_err", "mAVE": "vel_err"}.items():
-        assert scores[ours] == pytest.approx(official["tp_errors"][theirs], rel=1e-14)
+    for name, devkit_name in {"mATE": "trans_err", "mASE": "scale_err", "mAVE": "vel_err"}.items():
+        assert scores[name] == pytest.approx(official["tp_errors"][devkit_name], rel=1e-14)
     for name, by_distance in official["label_aps"].items():
         assert scores["classes"][name]["AP_dist"] == by_distance
 
@@ -60,8 +60,8 @@ def test_a_custom_split_is_scored_as_by_the_devkit(folder, tmp_path):
     submission["results"] = {token: boxes for token, boxes in submission["results"].items() if token in tokens}
     path = tmp_path / "results.json"
     path.write_text(json.dumps(submission))
-    ours, devkit = (score_detections(path, nusc, tmp_path, engine=engine) for engine in ("fast", "devkit"))
-    assert ours["mAP"] == devkit["mAP"] > 0 and cross_check(ours, devkit, 1e-12).mismatches == ()
+    fast, devkit = (score_detections(path, nusc, tmp_path, engine=engine) for engine in ("fast", "devkit"))
+    assert fast["mAP"] == devkit["mAP"] > 0 and cross_check(fast, devkit, 1e-12).mismatches == ()
     with pytest.raises(UserError, match="sample"):
         score_detections(folder / "results_nusc.json", nusc, tmp_path)
 
@@ -69,6 +69,6 @@ def test_a_custom_split_is_scored_as_by_the_devkit(folder, tmp_path):
 def test_other_rules_are_scored_as_by_the_devkit(folder, nusc, tmp_path):
     rules = ScoringRules({"car": 30.0, "pedestrian": 60.0}, "present")
     path = folder / "results_nusc.json"
-    ours, devkit = (score_detections(path, nusc, tmp_path, engine=e, rules=rules) for e in ("fast", "devkit"))
-    assert cross_check(ours, devkit).agrees and ours["mAP"] != 0.07551617930781714
-    assert 0 < len(ours["classes"]) <= 10
+    fast, devkit = (score_detections(path, nusc, tmp_path, engine=e, rules=rules) for e in ("fast", "devkit"))
+    assert cross_check(fast, devkit).agrees and fast["mAP"] != 0.07551617930781714
+    assert 0 < len(fast["classes"]) <= 10

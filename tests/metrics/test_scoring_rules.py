@@ -39,9 +39,12 @@ def test_other_ranges_and_the_classes_that_are_there():
     assert MINE.text == "car within 40 m, mean over the classes with objects"
     truth = boxes([("car", 0.0, 0.0), ("bus", 30.0, 0.0)])
     detections = boxes([("car", 0.0, 0.0)], [0.5])
-    official, mine = (evaluate(truth, detections, 1, c).summary for c in (CONFIG, config))
-    assert mine["mean_ap"] == pytest.approx(5 * official["mean_ap"]) and set(mine["mean_dist_aps"]) == {"car", "bus"}
-    assert np.isfinite(mine["nd_score"])
+    official, custom = (evaluate(truth, detections, 1, c).summary for c in (CONFIG, config))
+    assert custom["mean_ap"] == pytest.approx(5 * official["mean_ap"]) and set(custom["mean_dist_aps"]) == {
+        "car",
+        "bus",
+    }
+    assert np.isfinite(custom["nd_score"])
 
 
 @pytest.mark.parametrize(("ranges", "message"), [({"cra": 40.0}, "did you mean 'car'"), ({"car": 0.0}, "not above 0")])
@@ -59,11 +62,11 @@ def test_ranges_of_a_command_line():
 
 def test_a_tier_has_rules_and_its_evaluations_depend_on_them():
     tier, suite, clean = load_tier("smoke"), load_suite("missing_sensors"), resolve_condition("clean")
-    mine = replace(tier, scoring=MINE)
+    custom = replace(tier, scoring=MINE)
     assert tier.scoring.official and "scoring" not in evaluation_settings(tier, suite)
-    assert evaluation_settings(mine, suite)["scoring"] == {"ranges": {"car": 40.0}, "classes": "present"}
-    assert condition_settings(mine, clean)["scoring"] == evaluation_settings(mine, suite)["scoring"]
-    assert condition_settings(mine, clean) != condition_settings(tier, clean)
+    assert evaluation_settings(custom, suite)["scoring"] == {"ranges": {"car": 40.0}, "classes": "present"}
+    assert condition_settings(custom, clean)["scoring"] == evaluation_settings(custom, suite)["scoring"]
+    assert condition_settings(custom, clean) != condition_settings(tier, clean)
 
 
 def test_a_tier_file_names_them(tmp_path):

@@ -75,16 +75,16 @@ def test_equals_mmdet3d(tmp_path):
         "labels_3d": torch.from_numpy(labels),
     }
     written = Path(metric._format_lidar_bbox([predicted], [0], NAMES, str(tmp_path)))
-    theirs = json.loads(written.read_text())["results"]["t0"]
+    reference = json.loads(written.read_text())["results"]["t0"]
 
-    assert 0 < len(ours) < len(boxes) and len(ours) == len(theirs)  # some are out of range
-    for mine, other in zip(ours, theirs, strict=True):
+    assert 0 < len(ours) < len(boxes) and len(ours) == len(reference)  # some are out of range
+    for entry, other in zip(ours, reference, strict=True):
         for key in ("sample_token", "detection_name", "attribute_name"):
-            assert mine[key] == other[key]
+            assert entry[key] == other[key]
         for key in ("translation", "size", "velocity", "detection_score"):
-            assert mine[key] == pytest.approx(other[key], abs=2e-5)
-        sign = np.sign(np.dot(mine["rotation"], other["rotation"]))  # q and -q are one rotation
-        assert np.multiply(mine["rotation"], sign) == pytest.approx(other["rotation"], abs=1e-6)
+            assert entry[key] == pytest.approx(other[key], abs=2e-5)
+        sign = np.sign(np.dot(entry["rotation"], other["rotation"]))  # q and -q are one rotation
+        assert np.multiply(entry["rotation"], sign) == pytest.approx(other["rotation"], abs=1e-6)
 
 
 def test_no_detection_is_an_empty_list_and_files_are_written_atomically(tmp_path):

@@ -47,8 +47,8 @@ class Results:
 @pytest.fixture(scope="module")
 def results(request, pretended, tmp_path_factory) -> Results:
     """Runs the module's RUNNER with the cases that are selected: the parameter ``case`` of its tests."""
-    mine = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
-    names = list(dict.fromkeys(i.callspec.params["case"] for i in mine if "case" in i.callspec.params and runs(i)))
+    with_case = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    names = list(dict.fromkeys(i.callspec.params["case"] for i in with_case if "case" in i.callspec.params and runs(i)))
     out = tmp_path_factory.mktemp("cases") / "results.json"
     command = [sys.executable, str(HERE / request.module.RUNNER), str(out), *names]
     done = subprocess.run(command, env=pretended(), cwd=out.parent, capture_output=True, text=True, timeout=PATIENCE_S)

@@ -121,9 +121,9 @@ def near(name: str, score: float, true: float) -> bool:
 
 def test_losses_are_those_of_the_cpu(on_gpu, on_cpu):
     """Of the base model in training, with CUDA's memory layout on the CPU as well."""
-    (mine,) = [record for record in on_gpu if record.kind == "train" and record.study is None]
+    (base,) = [record for record in on_gpu if record.kind == "train" and record.study is None]
     (other,) = [record for record in on_cpu if record.kind == "train"]
-    assert mine.curve == [pytest.approx(point, rel=LOSS_LIMIT) for point in other.curve]
+    assert base.curve == [pytest.approx(point, rel=LOSS_LIMIT) for point in other.curve]
 
 
 def flat(scores: dict[str, Any], name: str = "") -> dict[str, float]:

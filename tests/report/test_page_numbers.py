@@ -102,25 +102,27 @@ def check_table(name: str, rows: list[list[str]], csv: pd.DataFrame) -> int:
     compared = 0
     for row in body:
         cells = dict(zip(head, row, strict=True))
-        mine = csv
+        matching = csv
         for key in keys:
             if key.lower() in lower:
-                mine = mine[[is_key(v, cells[key]) for v in mine[lower[key.lower()]]]]
-        assert len(mine), (name, row)
+                matching = matching[[is_key(v, cells[key]) for v in matching[lower[key.lower()]]]]
+        assert len(matching), (name, row)
         for column in head:
             if column in keys:
                 continue
             result = numbers(cells[column])
             exact = SAME.get(name, {}).get(column) or [c for c in [lower.get(column.lower())] if c]
             if name in MAIN and result:
-                assert len(mine) == 1 and len(exact) == len(result), (name, column, cells[column])
-                pairs = zip((float(mine.iloc[0][c]) for c in exact), result, strict=True)
+                assert len(matching) == 1 and len(exact) == len(result), (name, column, cells[column])
+                pairs = zip((float(matching.iloc[0][c]) for c in exact), result, strict=True)
                 assert all(shown_as(value, text) for value, text in pairs), (name, column, row)
             elif name in MAIN and column not in ("Verdict", "Corrected", "Status", "Measured"):
-                assert mine[exact].isna().all(axis=None), (name, column, row)  # nothing shown: nothing there
+                assert matching[exact].isna().all(axis=None), (name, column, row)  # nothing shown: nothing there
             else:
-                pool = [v for c in mine.columns for v in floats(mine[c])]
-                pool += [value for part in mine.select_dtypes("number").columns for value in [mine[part].mean()]]
+                pool = [v for c in matching.columns for v in floats(matching[c])]
+                pool += [
+                    value for part in matching.select_dtypes("number").columns for value in [matching[part].mean()]
+                ]
                 assert all(any(shown_as(v, t) for v in pool) for t in result), (name, column, cells[column])
             compared += len(result)
     return compared

@@ -39,14 +39,12 @@ def run(checkout: Checkout, *arguments: str, **environment: str) -> tuple[subpro
 
 
 def test_a_changed_config_is_noticed_without_snakemakes_notes(copy):
-    shutil.rmtree(copy.root / ".snakemake")
-    done, steps = run(copy)
-    assert "nothing to do" in done.stdout and steps == []
     old, before = window_of(copy), (copy.root / CROSS).read_text()
     set_window(copy, 3)
     shutil.rmtree(copy.root / ".snakemake")
     why, steps = run(copy, "--why")
     assert f"train smoke/cross seed 0: aqr.bev_window {old} -> 3" in why.stdout and steps == []
+    assert "smoke/none" not in why.stdout and "base" not in why.stdout, why.stdout
     assert (copy.root / CROSS).read_text() == before
     done, steps = run(copy)
     assert done.returncode == 0 and sorted(steps) == ["evaluate", "measure", "train"], done.stdout + done.stderr
@@ -89,8 +87,6 @@ def test_results_of_another_machine_are_taken(copy, tmp_path):
 def test_changed_code_can_be_accepted(copy):
     with (copy.root / "aqr_bench/engine/train.py").open("a") as source:
         source.write("\nCHANGED = True\n")
-    why, _ = run(copy, "--why")
-    assert "train base seed 0: code: engine/train.py changed" in why.stdout
     before = json.loads((copy.root / CROSS).read_text())["provenance"]["request"]["code"]["engine/train.py"]
     done, steps = run(copy, "--accept")
     # Pictures and page take seconds, and are drawn by the code as it is.
@@ -136,25 +132,29 @@ def test_records_of_earlier_versions_are_made_again_and_not_lost(copy):
     assert not (copy.root / "results/smoke/store").exists() and (copy.root / CROSS).is_file()
 
 
-def test_bases_and_sub_packages_of_a_custom_config_count(copy):
-    mine = copy.root / "mine"
-    for folder in ("detectors/parts", "base"):
-        (mine / folder).mkdir(parents=True)
-    (mine / "detectors/careful.py").write_text('_base_ = ["../base/pillar.py"]\n')
-    (mine / "detectors/parts/head.py").write_text("WIDTH = 1\n")
-    (mine / "base/pillar.py").write_text("lr = 1\n")
+def test_files_beside_a_custom_config_count(copy):
+    """Bases, modules and sub-packages: each of them trains anew when it changes, and counts as before when put back."""
+    folder = copy.root / "custom"
+    for name in ("detectors/parts", "base"):
+        (folder / name).mkdir(parents=True)
+    (folder / "detectors/careful.py").write_text('_base_ = ["../base/pillar.py"]\n')
+    beside = [folder / name for name in ("base/pillar.py", "detectors/neck.py", "detectors/parts/head.py")]
+    for file in beside:
+        file.write_text("WIDTH = 1\n")
     tier = yaml.safe_load((copy.root / "ablations/tiers/smoke.yaml").read_text())
-    tier |= {"name": "mine", "model": "detectors/careful.py"}
-    (mine / "mine.yaml").write_text(yaml.safe_dump(tier))
-    base, config = "results/mine/base/seed0/train.jsonl", ("--config", "tier=mine/mine.yaml", "studies=smoke")
-    for file in (None, mine / "base/pillar.py", mine / "detectors/parts/head.py"):
-        if file:
-            file.write_text(file.read_text() + "CHANGED = 1\n")
-        copy.steps()
-        done = copy.snakemake(base, *config)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert [line.split()[0] for line in copy.steps()][-1] == "train"
-    assert "Nothing to be done" in (done := copy.snakemake(base, *config)).stdout + done.stderr and not copy.steps()
+    tier |= {"name": "custom", "model": "detectors/careful.py"}
+    (folder / "custom.yaml").write_text(yaml.safe_dump(tier))
+    base, config = "results/custom/base/seed0/train.jsonl", ("--config", "tier=custom/custom.yaml", "studies=smoke")
+    done = copy.snakemake(base, *config)
+    assert done.returncode == 0 and copy.steps()[-1].startswith("train"), done.stdout + done.stderr
+    for file, content in [*((file, "WIDTH = 2\n") for file in beside), (folder / "base/README.md", "A note.\n")]:
+        before = file.read_text() if file.exists() else ""
+        file.write_text(content)
+        plan = copy.snakemake(base, "--dry-run", *config)
+        again = "Nothing to be done" not in plan.stdout + plan.stderr
+        assert again == (file in beside) and plan.returncode == 0, (file, plan.stdout + plan.stderr)
+        assert not again or "rule train_base" in plan.stdout + plan.stderr
+        file.write_text(before)
 
 
 def test_merged_results_are_taken_also_without_world_and_info_files(copy, tmp_path):

@@ -68,12 +68,12 @@ def test_stand_ins_go_through_the_queue_once_each_with_what_they_ask_for(slurm, 
     before = {job["JobId"] for job in jobs(slurm)}
     done = snakemake(checkout.root, slurm, "--config", "tier=tiny", "studies=smoke")
     assert done.returncode == 0, done.stdout + done.stderr
-    mine = [job for job in jobs(slurm) if job["JobId"] not in before]
-    assert Counter(map(rule_of, mine)) == SUBMITTED
-    assert {job["JobState"] for job in mine} == {"COMPLETED"}
-    assert {rule_of(job) for job in mine if "gpu" in job.get("TresPerJob", "")} == WITH_MODEL
-    assert {job["OverSubscribe"] for job in mine if rule_of(job) == "measure"} == {"NO"}
-    assert {job["NumCPUs"] for job in mine if rule_of(job) == "world"} == {"8"}
+    submitted = [job for job in jobs(slurm) if job["JobId"] not in before]
+    assert Counter(map(rule_of, submitted)) == SUBMITTED
+    assert {job["JobState"] for job in submitted} == {"COMPLETED"}
+    assert {rule_of(job) for job in submitted if "gpu" in job.get("TresPerJob", "")} == WITH_MODEL
+    assert {job["OverSubscribe"] for job in submitted if rule_of(job) == "measure"} == {"NO"}
+    assert {job["NumCPUs"] for job in submitted if rule_of(job) == "world"} == {"8"}
     steps = Counter(line.split()[0] for line in checkout.steps())
     assert steps == {"world": 1, "prepare": 1, "train": 3, "evaluate": 3, "measure": 2, "pictures": 1}
     assert (checkout.root / "results/tiny/report/index.html").stat().st_size > 10_000
@@ -95,9 +95,9 @@ def test_real_smoke_tier(slurm, tmp_path):
     arguments = ["--jobs", "2", "--config", "tier=smoke", "studies=smoke"]
     done = snakemake(tmp_path, slurm, *arguments, own_package=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    mine = [job for job in jobs(slurm) if job["JobId"] not in before]
-    assert Counter(map(rule_of, mine)) == SUBMITTED
-    assert not any("gpu" in job.get("TresPerJob", "") for job in mine), "this tier is made for CPUs"
+    submitted = [job for job in jobs(slurm) if job["JobId"] not in before]
+    assert Counter(map(rule_of, submitted)) == SUBMITTED
+    assert not any("gpu" in job.get("TresPerJob", "") for job in submitted), "this tier is made for CPUs"
     files = sorted(str(file) for file in (tmp_path / "results" / "smoke").rglob("*.jsonl"))
     check = subprocess.run([sys.executable, "-m", "aqr_bench", "records", "check", *files], cwd=tmp_path)
     assert len(files) == 8 and check.returncode == 0

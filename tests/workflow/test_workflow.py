@@ -141,7 +141,7 @@ def test_an_edited_table_makes_info_files_and_all_that_depends_on_them_again(cop
     (copy.root / TABLE).write_text('[{"name": "another scene"}]')
     plan = planned(copy, *SMOKE)
     assert plan == {**{k: v for k, v in JOBS.items() if k != "world"}, "report": 1}
-    done = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke")
+    done = copy.run("aqr_bench.cli.main", "run", "--tier", "smoke", "--study", "smoke", STAND_IN_REPORT="1")
     assert done.returncode == 0 and copy.steps()[0].startswith("prepare"), done.stdout + done.stderr
     assert "another scene" in (copy.root / "results/smoke/infos/infos_train.pkl").read_text()
     assert planned(copy, *SMOKE) == {}
@@ -187,15 +187,11 @@ def test_failures_are_named_and_the_next_run_goes_on(checkout):
     log = checkout.root / "logs" / "smoke" / "base" / "seed0" / "evaluate.missing_sensors.log"
     assert f"log: {log}" in broken.stderr and "first line of the log" in log.read_text()
     checkout.steps()
-    done = checkout.run(*run, "--strict")
+    done = checkout.run(*run, "--strict", STAND_IN_REPORT="1")
     assert {line.split()[0] for line in checkout.steps()} == {"evaluate", "pictures"}
     assert done.returncode == 1 and "10 of 14 records ok" in done.stdout, done.stdout + done.stderr
     cause = "loss is not finite at iteration 3 (smoke/cross seed 0 and 3 more)"
     assert f"4 records failed: diverged: {cause}" in done.stdout
-    page = (checkout.root / "results" / "smoke" / "report" / "index.html").read_text()
-    assert "training failed: loss is not finite at iteration 3" in page
-    checked = checkout.snakemake("--quiet", "rules", *SMOKE, "--", "check")
-    assert checked.returncode != 0 and "10 of 14 records ok" in checked.stdout + checked.stderr
 
 
 def test_one_workflow_per_folder_and_a_clean_interruption(checkout):

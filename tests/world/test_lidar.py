@@ -51,8 +51,8 @@ def test_points_lie_on_the_surface_of_their_object(seed):
     _, ego, owner, solids = scan(scene, spec, 1.0)
     assert (owner >= 0).sum() > 500
     for actor in np.unique(owner[owner >= 0]):
-        mine = ego[owner == actor]
-        off = np.min([np.abs(signed_distance(mine, solids, p)) for p in np.nonzero(solids.owner == actor)[0]], 0)
+        hits = ego[owner == actor]
+        off = np.min([np.abs(signed_distance(hits, solids, p)) for p in np.nonzero(solids.owner == actor)[0]], 0)
         assert off.max() < 6 * spec.range_noise_m
         if len(off) > 100:
             assert np.median(off) < 1.5 * spec.range_noise_m

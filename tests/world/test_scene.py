@@ -49,8 +49,8 @@ def test_scenery_keeps_off_the_streets_and_off_everybody(scenes):
             assert scene.roads.clear_of_streets(edge, 0.0)
             for actor in scene.actors:
                 poses = actor.poses(times)
-                mine = np.broadcast_to(thing.start, poses.shape)
-                assert not overlap(poses, actor.size[:2], mine, thing.size[:2]).any()
+                pose = np.broadcast_to(thing.start, poses.shape)
+                assert not overlap(poses, actor.size[:2], pose, thing.size[:2]).any()
     assert min(solid.values()) > 0
 
 
@@ -150,15 +150,15 @@ def test_all_classes_move_and_stand_as_their_table_says(scenes):
     labelled = [actor for actor in actors if actor.category]
     seen = Counter(actor.class_name for actor in labelled)
     for info in CLASSES:
-        mine = [actor for actor in labelled if actor.class_name == info.name]
+        actors = [actor for actor in labelled if actor.class_name == info.name]
         assert seen[info.name] > 0.4 * info.frequency * len(labelled)
-        moving = [actor.speed for actor in mine if actor.speed]
+        moving = [actor.speed for actor in actors if actor.speed]
         assert all(info.speed[0] <= speed <= info.speed[1] for speed in moving)
         assert (len(moving) > 0) == (info.moving_share > 0)
-        assert {actor.category for actor in mine} <= {name for name, _ in info.categories}
-        length = np.median([actor.size[0] for actor in mine])
+        assert {actor.category for actor in actors} <= {name for name, _ in info.categories}
+        length = np.median([actor.size[0] for actor in actors])
         assert length == pytest.approx(info.size_lwh[0], rel=0.12)
-        for actor in mine:
+        for actor in actors:
             assert (actor.attribute in ("vehicle.moving", "pedestrian.moving")) <= (actor.speed > 0)
             assert (actor.attribute is None) == (info.attributes == "none")
     assert not any(actor.speed or actor.attribute for actor in actors if actor.category is None)

@@ -123,14 +123,14 @@ def test_scenes_and_instances_know_their_ends(tables):
     for scene in tables["scene"].values():
         assert not tables["sample"][scene["first_sample_token"]]["prev"]
         assert not tables["sample"][scene["last_sample_token"]]["next"]
-        mine = [row for row in tables["sample"].values() if row["scene_token"] == scene["token"]]
-        assert len(mine) == scene["nbr_samples"] == 3
+        rows = [row for row in tables["sample"].values() if row["scene_token"] == scene["token"]]
+        assert len(rows) == scene["nbr_samples"] == 3
     for instance in tables["instance"].values():
-        mine = [a for a in tables["sample_annotation"].values() if a["instance_token"] == instance["token"]]
-        assert len(mine) == instance["nbr_annotations"]
-        assert mine[0]["token"] == instance["first_annotation_token"] and not mine[0]["prev"]
-        assert mine[-1]["token"] == instance["last_annotation_token"] and not mine[-1]["next"]
-        assert len({tuple(a["size"]) for a in mine}) == 1
+        rows = [a for a in tables["sample_annotation"].values() if a["instance_token"] == instance["token"]]
+        assert len(rows) == instance["nbr_annotations"]
+        assert rows[0]["token"] == instance["first_annotation_token"] and not rows[0]["prev"]
+        assert rows[-1]["token"] == instance["last_annotation_token"] and not rows[-1]["next"]
+        assert len({tuple(a["size"]) for a in rows}) == 1
 
 
 def test_recordings_of_each_channel(tables, tiny_root):
@@ -139,15 +139,15 @@ def test_recordings_of_each_channel(tables, tiny_root):
     }
     names = set()
     for sample in tables["sample"].values():
-        mine = [row for row in tables["sample_data"].values() if row["sample_token"] == sample["token"]]
-        keys = [row for row in mine if row["is_key_frame"]]
+        rows = [row for row in tables["sample_data"].values() if row["sample_token"] == sample["token"]]
+        keys = [row for row in rows if row["is_key_frame"]]
         assert sorted(channel_of[row["calibrated_sensor_token"]] for row in keys) == sorted(CHANNELS)
         assert all(row["timestamp"] == sample["timestamp"] for row in keys)
-        (sweep,) = [row for row in mine if not row["is_key_frame"]]
+        (sweep,) = [row for row in rows if not row["is_key_frame"]]
         assert sweep["timestamp"] == sample["timestamp"] - 250_000
         assert sweep["filename"].startswith("sweeps/LIDAR_TOP/")
-        names |= {row["filename"] for row in mine}
-        for row in mine:
+        names |= {row["filename"] for row in rows}
+        for row in rows:
             content = (tiny_root / row["filename"]).read_bytes()
             pose = tables["ego_pose"][row["ego_pose_token"]]
             assert pose["timestamp"] == row["timestamp"]

@@ -39,8 +39,8 @@ def curves_by_class(study: Study, results: Results, condition: str) -> dict[str,
             if matches is None or DISTANCE_M not in matches.distances:
                 continue
             column = matches.distances.index(DISTANCE_M)
-            for name, of_class in matches.classes.items():
-                curve = precision_over_recall(of_class, column)
+            for name, class_matches in matches.classes.items():
+                curve = precision_over_recall(class_matches, column)
                 if curve is not None:
                     curves.setdefault(name, {}).setdefault(variant, []).append(curve)
     return {name: {v: np.mean(parts, axis=0) for v, parts in by.items()} for name, by in curves.items()}

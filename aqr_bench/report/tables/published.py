@@ -64,7 +64,7 @@ def published_rows(study: Study) -> pd.DataFrame:
     """
     settings = study.published
     tables = pd.concat([read_published(name) for name in settings["files"]], ignore_index=True)
-    names = {theirs: ours for ours, theirs in settings["conditions"].items()}
+    names = {published: name for name, published in settings["conditions"].items()}
     parts = []
     for variant in study.variants.values():
         if variant.published is None:
@@ -199,19 +199,19 @@ def protocol_table(study: Study, tier: Tier, records: Path, entry: Mapping[str, 
     full_name = rows["condition"] + ("/" + rows["severity"]).fillna("")
     column = f"{entry['model']} (published)"
     table_rows = []
-    for ours, theirs in entry["conditions"].items():
-        named = rows[(rows["condition"] == theirs) | (full_name == theirs)]
+    for name, published in entry["conditions"].items():
+        named = rows[(rows["condition"] == published) | (full_name == published)]
         if named.empty:
-            raise UserError(f"{where}: no condition '{theirs}' of {entry['model']} in {entry['file']}")
+            raise UserError(f"{where}: no condition '{published}' of {entry['model']} in {entry['file']}")
         for row in named.itertuples():
             values, texts = {}, {}
             for variant in study.variants:
-                mean = summarise(list(by_seed(measured, variant, ours, row.metric).values())).mean
+                mean = summarise(list(by_seed(measured, variant, name, row.metric).values())).mean
                 values[variant] = None if mean is None else 100 * mean
-                skipped = measured.not_applicable(variant, ours)
+                skipped = measured.not_applicable(variant, name)
                 texts[variant] = "not applicable" if skipped else number(values[variant], 1)
-            data = {"condition": ours, "metric": row.metric, **values, column: row.value, "source": row.source}
-            text = {"Condition": ours, "Metric": row.metric, **texts, column: f"{row.value:g}", "Source": row.source}
+            data = {"condition": name, "metric": row.metric, **values, column: row.value, "source": row.source}
+            text = {"Condition": name, "Metric": row.metric, **texts, column: f"{row.value:g}", "Source": row.source}
             table_rows.append(Row(data, text))
     if same := entry.get("variant"):
         who = f"{entry['model']} is the model of the variant {same}, under corruptions of other authors"

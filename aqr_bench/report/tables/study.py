@@ -281,8 +281,8 @@ def classes_table(study: Study, results: Results) -> ReportTable:
     for condition in study.suite.conditions:
         scores = results.classes[results.classes["condition"] == condition.name]
         for name in dict.fromkeys(scores["class_name"]):
-            of_class = scores[scores["class_name"] == name]
-            means = {v: summarise(list(of_class[of_class["variant"] == v]["AP"])).mean for v in study.variants}
+            class_rows = scores[scores["class_name"] == name]
+            means = {v: summarise(list(class_rows[class_rows["variant"] == v]["AP"])).mean for v in study.variants}
             text = {"Condition": condition.name, "Class": name, **{v: number(m) for v, m in means.items()}}
             rows.append(Row({"condition": condition.name, "class": name, **means}, text))
     columns = ["condition", "class", *study.variants], ["Condition", "Class", *study.variants]

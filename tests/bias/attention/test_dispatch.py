@@ -135,9 +135,9 @@ def test_half_precision(backend, dtype):
     inputs = grid_inputs(3).to(dtype)
     exact = with_gradients(inputs.to(torch.float64), None)
     actual = with_gradients(inputs, backend)
-    for mine, theirs in zip(actual, exact, strict=True):
-        assert mine.dtype == dtype
-        torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=0.03 * theirs.abs().max().item())
+    for value, reference in zip(actual, exact, strict=True):
+        assert value.dtype == dtype
+        torch.testing.assert_close(value.double(), reference, rtol=0, atol=0.03 * reference.abs().max().item())
 
 
 def test_window_refuses_half_precision():

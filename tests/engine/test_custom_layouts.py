@@ -72,13 +72,13 @@ def standard_samples(standard) -> list[dict]:
 
 
 def test_the_loaders_read_the_same_from_every_layout(standard_samples, moved):
-    ours, theirs = standard_samples, packed_samples(moved)
-    assert len(ours) == len(theirs) == 6
-    for a, b in zip(ours, theirs, strict=True):
+    expected, actual = standard_samples, packed_samples(moved)
+    assert len(expected) == len(actual) == 6
+    for a, b in zip(expected, actual, strict=True):
         assert a.keys() == b.keys() == {"points", "img"}
         assert all(torch.equal(a[key], b[key]) for key in a)
-    assert any((sample["points"][:, 4] > 0).any() for sample in ours), "some points are of a sweep"
-    assert not torch.equal(ours[0]["img"], ours[-1]["img"])
+    assert any((sample["points"][:, 4] > 0).any() for sample in expected), "some points are of a sweep"
+    assert not torch.equal(expected[0]["img"], expected[-1]["img"])
 
 
 def trained_and_evaluated(data: DataSet, folder: Path) -> list:
@@ -100,7 +100,7 @@ def standard_records(standard, tmp_path_factory) -> list:
 def test_a_training_and_its_evaluation_give_the_same_results(standard_records, moved, tmp_path):
     records = trained_and_evaluated(moved, tmp_path)
     assert [record.status for record in records] == ["ok"] * 3
-    for ours, theirs in zip(standard_records, records, strict=True):
-        assert ours.curve == theirs.curve and ours.scores == theirs.scores
+    for expected, actual in zip(standard_records, records, strict=True):
+        assert expected.curve == actual.curve and expected.scores == actual.scores
         for key in ("checkpoint_sha256", "input_sha256", "predictions_sha256"):
-            assert ours.provenance[key] == theirs.provenance[key]
+            assert expected.provenance[key] == actual.provenance[key]
