@@ -29,6 +29,7 @@ from aqr_bench.bias.layout import MemoryLayout
 from aqr_bench.bias.router import QueryRouter, RouterWeights, router_loss, sensor_weights
 from aqr_bench.bias.windows import (
     PROFILES,
+    ClosedForm,
     GridWindow,
     WindowBias,
     grid_windows,
@@ -243,9 +244,15 @@ class AttentionBias(nn.Module):
         mask = expert_mask(expert_BQ, layout, query_BQC)
         return BiasOutput(mask, None, expert_weights(expert_BQ, query_BQC), logits_BQ3)
 
-    def _scale(self, raw: Tensor) -> Tensor:
-        limit = min(MAX_BIAS, self.max_scale)
-        return (raw * self.scale.clamp(self.min_scale, self.max_scale)).clamp(-limit, limit)
+    @property
+    def _limit(self) -> float:
+        return min(MAX_BIAS, self.max_scale)
+
+    def _scaled(self, raw: Tensor, scale: Tensor) -> Tensor:
+        return (raw * scale).clamp(-self._limit, self._limit)
+
+    def _clamped_scale(self) -> Tensor:
+        return self.scale.clamp(self.min_scale, self.max_scale)
 
     def _cross_bias(self, weights: RouterWeights, windows: tuple[GridWindow, ...], num_keys: int) -> WindowBias:
         parts = []
@@ -254,14 +261,17 @@ class AttentionBias(nn.Module):
             offsets = window_offsets(window.size, weight_BQ.device)
             parts.append(weight_BQ[..., None] * window_profile(offsets, window.size, self.profile).to(weight_BQ))
         # Where no query has a window, an empty part keeps the router in the graph.
-        value = self._scale(torch.cat(parts or [weights.lidar_weight_BQ[..., None][..., :0]], -1))
-        return window_bias(windows, value, num_keys, hard=self.profile == "hard")
+        scale = self._clamped_scale()
+        value = self._scaled(torch.cat(parts or [weights.lidar_weight_BQ[..., None][..., :0]], -1), scale)
+        hard = self.profile == "hard"
+        form = ClosedForm(*weights, scale, "uniform" if hard else self.profile, self._limit)
+        return window_bias(windows, value, num_keys, hard, form)
 
     def _self_bias(self, weights: RouterWeights, reference_BQ3: Tensor, layout: MemoryLayout) -> WindowBias | None:
         if not (layout.num_bev and self.bev_size):
             return None
         index, valid, profile = self_window(reference_BQ3, layout, self.bev_size, self.profile)
-        value = self._scale(weights.lidar_weight_BQ[..., None] * profile)
+        value = self._scaled(weights.lidar_weight_BQ[..., None] * profile, self._clamped_scale())
         return WindowBias(index, valid, value, reference_BQ3.shape[1])
 
 

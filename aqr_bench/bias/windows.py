@@ -48,6 +48,24 @@ class GridWindow:
 
 
 @dataclass(frozen=True)
+class ClosedForm:
+    """A bias as clamp(scale * weight * profile, -limit, limit): what a kernel computes from offsets, without a table.
+
+    Args:
+        lidar_weight_BQ, camera_weight_BQ: of the windows in the BEV map and in all cameras.
+        scale: one number, as a tensor.
+        profile: ``uniform`` or ``gaussian``, see :func:`window_profile`.
+        limit: largest absolute value.
+    """
+
+    lidar_weight_BQ: Tensor
+    camera_weight_BQ: Tensor
+    scale: Tensor
+    profile: str
+    limit: float
+
+
+@dataclass(frozen=True)
 class WindowBias:
     """An attention bias that is zero outside W window keys of each query: the compact form of [B, Q, K].
 
@@ -58,6 +76,8 @@ class WindowBias:
         num_keys: K.
         hard: outside the windows the bias is -inf instead of 0 (MoME's local attention mask).
         grids: the windows whose cells the W columns are, in order; empty where the cells are not on a grid.
+        closed_form: the same values in closed form, with ``grids``; None where they have none.
+        in_patches: the keys are stored patch by patch (``tile_order``), and ``index_BQW`` counts them so.
     """
 
     index_BQW: Tensor
@@ -66,6 +86,8 @@ class WindowBias:
     num_keys: int
     hard: bool = False
     grids: tuple[GridWindow, ...] = ()
+    closed_form: ClosedForm | None = None
+    in_patches: bool = False
 
     @property
     def parts(self) -> tuple[slice, ...]:
@@ -83,7 +105,7 @@ class WindowBias:
 
     def detached(self) -> WindowBias:
         """The same bias without a gradient, with the same :attr:`shared`."""
-        bias = replace(self, value_BQW=self.value_BQW.detach())
+        bias = replace(self, value_BQW=self.value_BQW.detach(), closed_form=None)
         bias.__dict__["shared"] = self.shared
         return bias
 
@@ -110,8 +132,13 @@ def window_profile(offset_2: Tensor, size: int, profile: str) -> Tensor:
     ``gaussian``: exp(-d^2 / (2 s^2)) with s = size / 4 cells; ``uniform`` and ``hard``: 1 everywhere.
     """
     if profile == "gaussian":
-        return torch.exp(-offset_2.float().square().sum(-1) / (2 * (size / 4) ** 2))
+        return torch.exp(-offset_2.float().square().sum(-1) / (2 * profile_variance(size)))
     return torch.ones(offset_2.shape[:-1], device=offset_2.device)
+
+
+def profile_variance(size: int) -> float:
+    """s^2 of the Gaussian profile, cells^2."""
+    return (size / 4) ** 2
 
 
 def window_offsets(size: int, device: torch.device) -> Tensor:
@@ -173,13 +200,19 @@ def grid_windows(
     return tuple(windows)
 
 
-def window_bias(windows: Sequence[GridWindow], value_BQW: Tensor, num_keys: int, hard: bool = False) -> WindowBias:
+def window_bias(
+    windows: Sequence[GridWindow],
+    value_BQW: Tensor,
+    num_keys: int,
+    hard: bool = False,
+    closed_form: ClosedForm | None = None,
+) -> WindowBias:
     """The bias with ``value_BQW`` on the cells of ``windows``, in order; there may be no window."""
     cells = [w.cells() for w in windows]
     nothing = value_BQW.new_zeros(*value_BQW.shape[:2], 0)
     index = torch.cat([nothing.long(), *(index for index, _ in cells)], -1)
     valid = torch.cat([nothing.bool(), *(valid for _, valid in cells)], -1)
-    return WindowBias(index, valid, value_BQW, num_keys, hard, tuple(windows))
+    return WindowBias(index, valid, value_BQW, num_keys, hard, tuple(windows), closed_form)
 
 
 def has_windows(layout: MemoryLayout, bev_size: int, camera_size: int) -> bool:

@@ -9,6 +9,7 @@ import torch
 from bias_reference import ring_of_cameras
 
 from aqr_bench.bias import MemoryLayout, WindowBias, biased_attention, grid_windows, window_bias
+from aqr_bench.bias.windows import ClosedForm, window_offsets, window_profile
 
 RANGE = (-10.0, -8.0, -3.0, 10.0, 8.0, 3.0)
 
@@ -59,6 +60,33 @@ def grid_inputs(seed, sizes=(3, 3), focal=8.0, Q=6, hard=False, masked=False, dt
     value = (torch.randn(2, Q, cells, generator=g, dtype=dtype) * 3).clamp(-5, 5)
     mask = (torch.rand(Q, layout.num_keys, generator=g) > 0.5) if masked else None
     return Inputs(q, k, v, window_bias(windows, value, layout.num_keys, hard), mask)
+
+
+def closed_form_inputs(
+    seed, sizes=(3, 3), focal=8.0, Q=70, profile="uniform", scale=0.7, hard=False, width=4, dtype=torch.float64
+) -> Inputs:
+    """True windows in maps that fill several tiles, and a bias in closed form, as the generator makes it."""
+    g = torch.Generator().manual_seed(seed)
+    layout = MemoryLayout((11, 13), (4, 5, 19), RANGE)
+    points = (torch.rand(2, Q, 3, generator=g, dtype=torch.float64) - 0.5) * torch.tensor([22.0, 18.0, 4.0]).double()
+    lidar2img = ring_of_cameras(4, 32, 24, focal).expand(2, -1, -1, -1)
+    shapes = torch.tensor([24.0, 32.0], dtype=torch.float64).expand(2, 4, 2)
+    windows = grid_windows(points, lidar2img, shapes, layout, *sizes)
+    q, k, v = (torch.randn(2, 2, n, width, generator=g).to(dtype) for n in (Q, layout.num_keys, layout.num_keys))
+    weights = (torch.rand(2, 2, Q, generator=g) * 2 - 1).to(dtype)
+    form = ClosedForm(*weights, torch.tensor(scale, dtype=dtype), "uniform" if hard else profile, 5.0)
+    return with_closed_form(Inputs(q, k, v, window_bias(windows, q.new_zeros(2, Q, 0), layout.num_keys, hard)), form)
+
+
+def with_closed_form(inputs: Inputs, form: ClosedForm) -> Inputs:
+    """The same windows with the values of this closed form."""
+    values = [
+        (form.camera_weight_BQ if w.is_camera else form.lidar_weight_BQ)[..., None]
+        * window_profile(window_offsets(w.size, inputs.q.device), w.size, form.profile).to(form.scale)
+        for w in inputs.bias.grids
+    ]
+    value = (torch.cat(values, -1) * form.scale).clamp(-form.limit, form.limit)
+    return replace(inputs, bias=replace(inputs.bias, value_BQW=value, closed_form=form))
 
 
 def peaked_inputs(seed, gap, level, Q=24, K=600, W=25, d=16) -> Inputs:

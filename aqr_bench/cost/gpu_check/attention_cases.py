@@ -103,25 +103,22 @@ def make_case(
     """
     s, g = SIZES[size], torch.Generator().manual_seed(seed)
     s = replace(s, queries=(queries or s.queries) + (math.prod(DENOISING) if kind == "self" else 0))
-    layout = MemoryLayout(s.bev, s.cameras, (-s.reach_m, -s.reach_m, -5.0, s.reach_m, s.reach_m, 3.0))
+    layout = layout_of(s)
     keys = s.queries if kind == "self" else layout.num_keys
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=g).to(device, dtype)
 
-    spread = torch.tensor([2 * s.reach_m, 2 * s.reach_m, 3.0])
-    points = ((torch.rand(s.batch, s.queries, 3, generator=g) - 0.5) * spread).to(device)
-    matrices = ring_of_cameras(s.cameras[0], s.image, 70.0 * 6 / s.cameras[0]).expand(s.batch, -1, -1, -1).to(device)
-    shapes = torch.tensor(s.image).float().expand(s.batch, s.cameras[0], 2).to(device)
+    points, *cameras = random_points(s, g, device)
     if kind == "self":
         index, valid, _ = self_window(points, layout, bev_window, "uniform")
         geometry = WindowBias(index, valid, valid.to(dtype), keys)
     else:
-        windows = grid_windows(points, matrices, shapes, layout, bev_window, camera_window)
+        windows = grid_windows(points, *cameras, layout, bev_window, camera_window)
         zeros = torch.zeros(s.batch, s.queries, sum(w.size**2 for w in windows), device=device, dtype=dtype)
         geometry = window_bias(windows, zeros, keys, hard=kind == "hard")
     weight = ((torch.rand(s.batch, s.queries, 2, generator=g) - 0.5) * 4).to(device, dtype)
-    prior = LocalityPrior(s.heads).to(device)(points, matrices, shapes, layout).dims if kind == "prior" else None
+    prior = LocalityPrior(s.heads).to(device)(points, *cameras, layout).dims if kind == "prior" else None
     return Case(
         s,
         normal(s.batch, s.queries, s.width).requires_grad_(),
@@ -134,6 +131,21 @@ def make_case(
         denoising_mask(s.queries, device) if kind == "self" else None,
         None if prior is None else tuple(x.detach().to(dtype) for x in prior),
     )
+
+
+def layout_of(size: Size) -> MemoryLayout:
+    """The memory of a size."""
+    reach = size.reach_m
+    return MemoryLayout(size.bev, size.cameras, (-reach, -reach, -5.0, reach, reach, 3.0))
+
+
+def random_points(size: Size, generator: torch.Generator, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """Reference points (metres) in the whole range, and projections and image shapes of a ring of cameras."""
+    spread = torch.tensor([2 * size.reach_m, 2 * size.reach_m, 3.0])
+    points = (torch.rand(size.batch, size.queries, 3, generator=generator) - 0.5) * spread
+    matrices = ring_of_cameras(size.cameras[0], size.image, 70.0 * 6 / size.cameras[0]).expand(size.batch, -1, -1, -1)
+    shapes = torch.tensor(size.image).float().expand(size.batch, size.cameras[0], 2)
+    return points.to(device), matrices.to(device), shapes.to(device)
 
 
 def denoising_mask(queries: int, device: str) -> Tensor:
