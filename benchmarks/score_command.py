@@ -108,14 +108,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where to keep the generated data; default: a temporary folder")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.folder or Path(temporary)
+        folder = (args.folder or Path(temporary)).resolve()
         root = folder / "root"
         if not root.exists():
             tables = make_tables(args.samples, np.random.default_rng(0))
-            for number in (1, 2):
+            for number in (1, 2):  # the same detections twice: it is time that is compared
                 (folder / f"model{number}").mkdir(parents=True)
-                submission, rng = folder / f"model{number}" / "clean.json", np.random.default_rng(number)
-                write_submission(submission, tables, args.boxes, rng)
+            write_submission(folder / "model1" / "clean.json", tables, args.boxes, np.random.default_rng(1))
+            (folder / "model2" / "clean.json").symlink_to(folder / "model1" / "clean.json")
             write_tables(tables, root / VERSION, args.recordings)
             del tables
         records = [str(folder / f"model{number}.jsonl") for number in (1, 2)]
