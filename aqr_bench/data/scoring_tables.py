@@ -1,7 +1,7 @@
 """The nuScenes tables as far as detections are scored with them: of recordings and poses the keyframes of the LiDAR.
 
 nuScenes trainval has 2.6 million recordings and as many poses, of which scoring reads 34 thousand; the devkit makes
-Python objects of all of them, 2.5 kB for a recording with its pose.
+Python objects of all of them, 2.2 kB for a recording with its pose.
 """
 
 from __future__ import annotations
