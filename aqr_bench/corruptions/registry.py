@@ -48,7 +48,7 @@ class Corruption:
     """A named change of what the sensors recorded, at one severity.
 
     Args:
-        name: unique in its suite. ``suite``: missing_sensors, nuscenes_r, multicorrupt, nuscenes_c or msc_bench.
+        name: unique in its suite. ``suite``: of those in ``suites``.
         severity: 1, 2, ...; 0 where there is only one.
         modality: what it changes: none, lidar, camera, both or calibration.
         summary: one line.

@@ -30,10 +30,11 @@ EXACT = "exact"  # key of a row of sample_data that ``data.corrupted_tables`` wr
 CHECK = "See what is wrong: aqr-bench data check --root ROOT."
 
 
-def open_nuscenes(root: str | Path, version: str, vocabulary: Vocabulary | None = None) -> Any:
+def open_nuscenes(root: str | Path, version: str, vocabulary: Vocabulary | None = None, scoring: bool = False) -> Any:
     """Load nuscenes-devkit's NuScenes, or raise UserError naming what is missing.
 
     ``vocabulary``: of a data set with names of its own; the tables have nuScenes' names then, wherever they are read.
+    ``scoring``: only to score detections, see ``data.scoring_tables``.
     """
     root = Path(root)
     if not root.is_dir():
@@ -48,11 +49,12 @@ def open_nuscenes(root: str | Path, version: str, vocabulary: Vocabulary | None 
         raise UserError(
             f"no tables of version '{version}' in {root} (it has: {versions})", "Set data.version in the tier file."
         )
-    from nuscenes import NuScenes
+    from aqr_bench.data.scoring_tables import NuScenes, ScoringTables  # late: the devkit takes a second or two
 
+    tables = ScoringTables if scoring else NuScenes
     with reading(root / version, "the nuScenes tables", CHECK), _without_map_masks():
         try:
-            nusc = NuScenes(version=version, dataroot=str(root), verbose=False)
+            nusc = tables(version=version, dataroot=str(root), verbose=False)
         except ValueError as error:
             damage, remedy = _damaged_table(root / version)
             if not damage:

@@ -199,7 +199,7 @@ class Evaluator:
         from aqr_bench.data.complete_scenes import without_scenes
         from aqr_bench.data.infos import open_nuscenes
 
-        nusc = open_nuscenes(self.data.root, self.data.version, self.data.vocabulary)
+        nusc = open_nuscenes(self.data.root, self.data.version, self.data.vocabulary, scoring=True)
         return without_scenes(nusc, self.data.skipped_scenes)
 
     def predict(self, batch: dict) -> list:

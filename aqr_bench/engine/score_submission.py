@@ -138,7 +138,7 @@ def score_submissions(
     Raises:
         UserError: a file is no submission, or one that does not fit the split; nothing is written then.
     """
-    nusc = open_nuscenes(target.root, target.version)
+    nusc = open_nuscenes(target.root, target.version, scoring=True)
     data_sha256 = tables_digest(table_digests(target.root, target.version))
     # What is wrong with the tables is not to be blamed on a submission.
     tokens = evaluated_truth(nusc, target.split, rules).samples.tokens
