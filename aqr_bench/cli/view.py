@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.cli.rerun import located, parse_command
+from aqr_bench.cli.rerun import has_checkpoint, located, parse_command
 from aqr_bench.cli.sample_views import ChosenSample, chosen_samples, observe_sample, submission_of
 from aqr_bench.console import non_negative_int, unit_fraction
 from aqr_bench.data.dataset import load_data
@@ -131,6 +131,41 @@ def _index(option: str, text: str, instead: str) -> int:
 # ---------------------------------------------------------------- the model of a record
 
 
+@dataclass(frozen=True)
+class RecordCommand:
+    """The command that wrote a record, and where what it names is now."""
+
+    path: Path
+    options: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def of(cls, record: Record, path: Path) -> RecordCommand:
+        """UserError: the record is damaged, or of a command without a tier."""
+        if record.extra.get("damaged"):
+            raise UserError(str(record.reason), "Give another record.")
+        options = parse_command(record, path)
+        if "tier" not in options:
+            raise UserError(
+                f"{path} is of a model of no tier (evaluate --config), which view cannot load",
+                "It is for models that were trained by a tier.",
+            )
+        return cls(path, options)
+
+    def locate(self, name: str) -> str | None:
+        """The value of an option, a path as it is now; None: the command has no such option. UserError: not found."""
+        text = next(iter(self.options.get(name, ())), None)
+        if text is None or not is_path(text):
+            return text
+        return str(located(text, name, self.path, next(iter(self.options.get("out", ())), self.path.name)))
+
+    def locate_first(self, name: str, other: RecordCommand) -> str | None:
+        """The same, or where that is not found, of another command."""
+        try:
+            return self.locate(name)
+        except UserError:
+            return other.locate(name)
+
+
 def load_model(path: Path, infos: str | None, folder: Path) -> ViewedModel:
     """The model that a train or evaluate record is of; ``folder`` takes what its config wants to write.
 
@@ -139,38 +174,32 @@ def load_model(path: Path, infos: str | None, folder: Path) -> ViewedModel:
     """
     records = read_records(path)
     record = records[0]
-    if record.extra.get("damaged"):
-        raise UserError(record.reason, "Give another record.")
     if record.kind not in ("train", "evaluate"):
         raise UserError(f"{path} is a {record.kind} record, which is of no trained model", "Give train.jsonl.")
-    options = parse_command(record, path)
-    if "tier" not in options:
-        raise UserError(
-            f"{path} is of a model of no tier (evaluate --config), which view cannot load",
-            "aqr-bench pictures and view are for models that were trained by a tier.",
-        )
-    out = next(iter(options.pop("out", ())), path.name)
-
-    def located_option(name: str) -> str | None:
-        text = next(iter(options.get(name, ())), None)
-        return text if text is None or not is_path(text) else str(located(text, name, path, out))
-
-    data = load_data(infos or located_option("infos"))
-    train = path if record.kind == "train" else Path(located_option("train"))
+    command = RecordCommand.of(record, path)
+    train = path
+    if record.kind == "evaluate":
+        # An evaluation that was reused has the command of another run, and the training of this run beside it.
+        beside = path.parent / "train.jsonl"
+        train = beside if beside.is_file() and has_checkpoint(beside) else Path(str(command.locate("train")))
     trained = read_records(train)[0]
     if not trained.ok:
         raise UserError(f"{train}: the training failed ({trained.reason}); there is no model to look at")
-    evaluator = load_evaluator(load_tier(located_option("tier")), data, trained, train, folder, located_option("study"))
+    of_training = RecordCommand.of(trained, train)
+    data = load_data(infos or str(command.locate_first("infos", of_training)))
+    tier = load_tier(str(command.locate_first("tier", of_training)))
+    evaluator = load_evaluator(tier, data, trained, train, folder, of_training.locate("study"))
     name = " ".join([trained.variant or "base", f"seed {trained.seed or 0}"])
     if record.kind == "train":
         return ViewedModel(name, evaluator)
-    suite = load_suite(located_option("suite"))
-    conditions = {condition.name: condition for condition in suite.conditions}
+    texts = command.options.get("suite", ())  # one command may evaluate several
+    suites = [load_suite(RecordCommand(path, {**command.options, "suite": [t]}).locate("suite")) for t in texts]
+    conditions = next((suite.conditions for suite in suites if suite.name == record.suite), ())
     try:
-        work = Path(located_option("work"))
+        work = Path(str(command.locate_first("work", of_training)))
     except UserError:  # copied without it
         work = None
-    return ViewedModel(name, evaluator, conditions, tuple(records), work)
+    return ViewedModel(name, evaluator, {c.name: c for c in conditions}, tuple(records), work)
 
 
 def viewed_conditions(model: ViewedModel, names: Sequence[str] | None) -> list[Condition]:
