@@ -63,14 +63,19 @@ def main(argv: list[str] | None = None) -> int:
         datasets = _datasets(models, conditions)
         dataset = datasets[0][0]
         sample, threshold = viewed_sample(first, dataset, conditions[0], args.sample, args.threshold)
+        thresholds = [threshold]
+        for model, row in zip(models[1:], datasets[1:], strict=True):  # each at the score that suits it, where known
+            wanted = args.threshold if model.detections_under(conditions[0]) else threshold
+            thresholds.append(viewed_sample(model, row[0], conditions[0], sample.index, wanted)[1])
         if args.attention is not None:
             caption = write_attention(first, dataset, sample.index, conditions[0], args.attention, args.out)
             print(f"{caption}\n-> {args.out}")
             return 0
         indices = scene_of(dataset, sample.index) if args.out.suffix == ".rrd" else [sample.index]
-        frames = [_views(models, datasets, conditions, index, threshold) for index in indices]
+        frames = [_views(models, datasets, conditions, index, thresholds) for index in indices]
+    scores = " and ".join(f"{threshold:g}" for threshold in dict.fromkeys(thresholds))
     reason = f"{sample.reason}; " if sample.reason else ""
-    caption = f"{reason}detections with a score of at least {threshold:g}"
+    caption = f"{reason}detections with a score of at least {scores}"
     if args.out.suffix == ".rrd":
         from aqr_bench.report.viewer.rrd import write_recording
 
@@ -215,6 +220,8 @@ def viewed_sample(
     """The sample and the score threshold to look at it with, see :func:`chosen_samples`."""
     if isinstance(asked, int) and asked >= len(dataset):
         raise UserError(f"--sample {asked}: the split has {len(dataset)} samples", f"Give 0 to {len(dataset) - 1}.")
+    if isinstance(asked, int) and threshold is not None:
+        return ChosenSample(str(asked), asked, ""), threshold
     ranges = model.evaluator.tier.scoring.class_range()
     samples, threshold = chosen_samples(dataset, model.detections_under(condition), 1, threshold, ranges)
     if isinstance(asked, int):
@@ -243,12 +250,12 @@ def _views(
     datasets: Sequence[Sequence[Any]],
     conditions: Sequence[Condition],
     index: int,
-    threshold: float,
+    thresholds: Sequence[float],
 ) -> list[SampleView]:
-    """Of one sample: each model under each condition, model by model."""
+    """Of one sample: each model, with the score threshold of that model, under each condition; model by model."""
     return [
         observe_sample(model.evaluator, dataset, index, condition, threshold, model.name)[0]
-        for model, row in zip(models, datasets, strict=True)
+        for model, row, threshold in zip(models, datasets, thresholds, strict=True)
         for condition, dataset in zip(conditions, row, strict=True)
     ]
 
