@@ -163,6 +163,7 @@ def observe_sample(
         images,
         lidar2img,
         drawn,
+        threshold,
         truth,
         *matches,
         query_views(head, log, windows),

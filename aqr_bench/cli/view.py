@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.cli.rerun import located, parse_command
+from aqr_bench.cli.rerun import has_checkpoint, located, parse_command
 from aqr_bench.cli.sample_views import ChosenSample, chosen_samples, observe_sample, submission_of
 from aqr_bench.console import non_negative_int, unit_fraction
 from aqr_bench.data.dataset import load_data
@@ -63,14 +63,19 @@ def main(argv: list[str] | None = None) -> int:
         datasets = _datasets(models, conditions)
         dataset = datasets[0][0]
         sample, threshold = viewed_sample(first, dataset, conditions[0], args.sample, args.threshold)
+        thresholds = [threshold]
+        for model, row in zip(models[1:], datasets[1:], strict=True):  # each at the score that suits it, where known
+            wanted = args.threshold if model.detections_under(conditions[0]) else threshold
+            thresholds.append(viewed_sample(model, row[0], conditions[0], sample.index, wanted)[1])
         if args.attention is not None:
             caption = write_attention(first, dataset, sample.index, conditions[0], args.attention, args.out)
             print(f"{caption}\n-> {args.out}")
             return 0
         indices = scene_of(dataset, sample.index) if args.out.suffix == ".rrd" else [sample.index]
-        frames = [_views(models, datasets, conditions, index, threshold) for index in indices]
+        frames = [_views(models, datasets, conditions, index, thresholds) for index in indices]
+    scores = " and ".join(f"{threshold:g}" for threshold in dict.fromkeys(thresholds))
     reason = f"{sample.reason}; " if sample.reason else ""
-    caption = f"{reason}detections with a score of at least {threshold:g}"
+    caption = f"{reason}detections with a score of at least {scores}"
     if args.out.suffix == ".rrd":
         from aqr_bench.report.viewer.rrd import write_recording
 
@@ -131,6 +136,41 @@ def _index(option: str, text: str, instead: str) -> int:
 # ---------------------------------------------------------------- the model of a record
 
 
+@dataclass(frozen=True)
+class RecordCommand:
+    """The command that wrote a record, and where what it names is now."""
+
+    path: Path
+    options: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def of(cls, record: Record, path: Path) -> RecordCommand:
+        """UserError: the record is damaged, or of a command without a tier."""
+        if record.extra.get("damaged"):
+            raise UserError(str(record.reason), "Give another record.")
+        options = parse_command(record, path)
+        if "tier" not in options:
+            raise UserError(
+                f"{path} is of a model of no tier (evaluate --config), which view cannot load",
+                "It is for models that were trained by a tier.",
+            )
+        return cls(path, options)
+
+    def locate(self, name: str) -> str | None:
+        """The value of an option, a path as it is now; None: the command has no such option. UserError: not found."""
+        text = next(iter(self.options.get(name, ())), None)
+        if text is None or not is_path(text):
+            return text
+        return str(located(text, name, self.path, next(iter(self.options.get("out", ())), self.path.name)))
+
+    def locate_first(self, name: str, other: RecordCommand) -> str | None:
+        """The same, or where that is not found, of another command."""
+        try:
+            return self.locate(name)
+        except UserError:
+            return other.locate(name)
+
+
 def load_model(path: Path, infos: str | None, folder: Path) -> ViewedModel:
     """The model that a train or evaluate record is of; ``folder`` takes what its config wants to write.
 
@@ -139,38 +179,32 @@ def load_model(path: Path, infos: str | None, folder: Path) -> ViewedModel:
     """
     records = read_records(path)
     record = records[0]
-    if record.extra.get("damaged"):
-        raise UserError(record.reason, "Give another record.")
     if record.kind not in ("train", "evaluate"):
         raise UserError(f"{path} is a {record.kind} record, which is of no trained model", "Give train.jsonl.")
-    options = parse_command(record, path)
-    if "tier" not in options:
-        raise UserError(
-            f"{path} is of a model of no tier (evaluate --config), which view cannot load",
-            "aqr-bench pictures and view are for models that were trained by a tier.",
-        )
-    out = next(iter(options.pop("out", ())), path.name)
-
-    def located_option(name: str) -> str | None:
-        text = next(iter(options.get(name, ())), None)
-        return text if text is None or not is_path(text) else str(located(text, name, path, out))
-
-    data = load_data(infos or located_option("infos"))
-    train = path if record.kind == "train" else Path(located_option("train"))
+    command = RecordCommand.of(record, path)
+    train = path
+    if record.kind == "evaluate":
+        # An evaluation that was reused has the command of another run, and the training of this run beside it.
+        beside = path.parent / "train.jsonl"
+        train = beside if beside.is_file() and has_checkpoint(beside) else Path(str(command.locate("train")))
     trained = read_records(train)[0]
     if not trained.ok:
         raise UserError(f"{train}: the training failed ({trained.reason}); there is no model to look at")
-    evaluator = load_evaluator(load_tier(located_option("tier")), data, trained, train, folder, located_option("study"))
+    of_training = RecordCommand.of(trained, train)
+    data = load_data(infos or str(command.locate_first("infos", of_training)))
+    tier = load_tier(str(command.locate_first("tier", of_training)))
+    evaluator = load_evaluator(tier, data, trained, train, folder, of_training.locate("study"))
     name = " ".join([trained.variant or "base", f"seed {trained.seed or 0}"])
     if record.kind == "train":
         return ViewedModel(name, evaluator)
-    suite = load_suite(located_option("suite"))
-    conditions = {condition.name: condition for condition in suite.conditions}
+    texts = command.options.get("suite", ())  # one command may evaluate several
+    suites = [load_suite(RecordCommand(path, {**command.options, "suite": [t]}).locate("suite")) for t in texts]
+    conditions = next((suite.conditions for suite in suites if suite.name == record.suite), ())
     try:
-        work = Path(located_option("work"))
+        work = Path(str(command.locate_first("work", of_training)))
     except UserError:  # copied without it
         work = None
-    return ViewedModel(name, evaluator, conditions, tuple(records), work)
+    return ViewedModel(name, evaluator, {c.name: c for c in conditions}, tuple(records), work)
 
 
 def viewed_conditions(model: ViewedModel, names: Sequence[str] | None) -> list[Condition]:
@@ -186,6 +220,8 @@ def viewed_sample(
     """The sample and the score threshold to look at it with, see :func:`chosen_samples`."""
     if isinstance(asked, int) and asked >= len(dataset):
         raise UserError(f"--sample {asked}: the split has {len(dataset)} samples", f"Give 0 to {len(dataset) - 1}.")
+    if isinstance(asked, int) and threshold is not None:
+        return ChosenSample(str(asked), asked, ""), threshold
     ranges = model.evaluator.tier.scoring.class_range()
     samples, threshold = chosen_samples(dataset, model.detections_under(condition), 1, threshold, ranges)
     if isinstance(asked, int):
@@ -214,12 +250,12 @@ def _views(
     datasets: Sequence[Sequence[Any]],
     conditions: Sequence[Condition],
     index: int,
-    threshold: float,
+    thresholds: Sequence[float],
 ) -> list[SampleView]:
-    """Of one sample: each model under each condition, model by model."""
+    """Of one sample: each model, with the score threshold of that model, under each condition; model by model."""
     return [
         observe_sample(model.evaluator, dataset, index, condition, threshold, model.name)[0]
-        for model, row in zip(models, datasets, strict=True)
+        for model, row, threshold in zip(models, datasets, thresholds, strict=True)
         for condition, dataset in zip(conditions, row, strict=True)
     ]
 

@@ -78,3 +78,32 @@ def test_a_record_of_a_model_of_no_tier_is_refused(tmp_path):
     path = write_records(tmp_path / "r.jsonl", [record])
     with pytest.raises(UserError, match="of a model of no tier"):
         view.main([str(path), "--out", "x.html"])
+
+
+def test_a_reused_evaluation_is_viewed_with_the_training_beside_it(tmp_path, monkeypatch):
+    """Its command is that of the run which it was taken from, whose folders are not beside it in the same way."""
+    calls = []
+    monkeypatch.setattr(view, "load_evaluator", lambda *args: calls.append(args))
+    monkeypatch.setattr(view, "load_data", Path)
+    results = tmp_path / "copy"
+    folder = results / "study_b" / "v" / "seed0"
+    for path in (folder, results / "infos", results / "work"):
+        path.mkdir(parents=True)
+    (folder / "final.pth").touch()
+
+    def write(name: str, run: str, **fields) -> Path:
+        command = f"aqr-bench {fields['kind']} --tier smoke --infos results/smoke/infos --work results/smoke/work"
+        if name.startswith("evaluate"):
+            command += f" --suite mome missing_sensors --study a --train results/smoke/{run}/seed0/train.jsonl"
+        facts = {"command": f"{command} --out results/smoke/{run}/seed0/{name}", "checkpoint": "final.pth"}
+        return write_records(folder / name, [Record(**fields, status="ok", tier="smoke", provenance=facts)])
+
+    fields = dict(study="study_b", variant="v", seed=0)
+    train = write("train.jsonl", "study_b/v", kind="train", **fields)
+    fields |= dict(suite="missing_sensors", condition="clean")
+    record = write("evaluate.missing_sensors.jsonl", "study_a/w", kind="evaluate", **fields)
+    model = view.load_model(record, None, tmp_path)
+    tier, data, trained, path, _, study = calls[-1]
+    assert (tier.name, data, trained.study, path, study) == ("smoke", results / "infos", "study_b", train, None)
+    assert list(model.conditions) == ["clean", "no_lidar", "no_cameras"] and model.name == "v seed 0"
+    assert model.work == results / "work"

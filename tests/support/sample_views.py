@@ -29,6 +29,7 @@ def made_up_view(points: int = 500, model: str = "cross seed 0", condition: str 
         images={"CAM_BACK": image, "CAM_FRONT": image},
         lidar2img={"CAM_BACK": LOOKING_ALONG_Y * [[1], [1], [-1], [1]], "CAM_FRONT": LOOKING_ALONG_Y},
         detections=DrawnBoxes(np.array([BOX, away]), ["car", "bus"], np.array([0.9, 0.4])),
+        threshold=0.3,
         truth=DrawnBoxes(np.array([BOX, [-5.0, -8.0, *BOX[2:]]]), ["car", "car"]),
         true_positive_D=np.array([True, False]),
         detected_T=np.array([True, False]),

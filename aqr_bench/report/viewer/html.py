@@ -62,7 +62,7 @@ def _panel(view: SampleView) -> dict[str, Any]:
     share = "" if len(drawn) == len(view.points_P4) else f", {len(drawn):,} drawn"
     return {
         "title": " · ".join(part for part in (view.condition, view.model) if part),
-        "facts": f"{counts}; {len(view.points_P4):,} points{share}",
+        "facts": f"{counts} (scores from {view.threshold:g}); {len(view.points_P4):,} points{share}",
         "data": _json({"points": encode_points(drawn), "boxes": _box_entries(boxes)}),
         "top": {"source": _top_view(view.points_P4), "paths": _top_paths(boxes)},
         "images": [_image(view, camera, boxes) for camera in CAMERA_GRID] if view.images else [],

@@ -44,7 +44,7 @@ class SampleView:
     model, condition, token, scene: names; ``scene`` may be empty. ``timestamp_s``: of the keyframe.
     points_P4: x, y, z (m, LiDAR frame) and intensity, as the network gets them, with sweeps.
     images: RGB uint8 [h, w, 3] by camera, in the network's order; lidar2img: 4 x 4 by camera, to pixels of these.
-    detections: those above the threshold; ``true_positive_D``: which of them match an object.
+    detections: those with a score of at least ``threshold``; ``true_positive_D``: which of them match an object.
     truth: None without annotations; ``detected_T``: which objects a detection matches.
     queries: None for a model without a router.
     """
@@ -58,6 +58,7 @@ class SampleView:
     images: Mapping[str, np.ndarray]
     lidar2img: Mapping[str, np.ndarray]
     detections: DrawnBoxes
+    threshold: float
     truth: DrawnBoxes | None
     true_positive_D: np.ndarray
     detected_T: np.ndarray
