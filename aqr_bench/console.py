@@ -20,12 +20,6 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 seed``, ``2 seeds``, ``3 studies``."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{number} {noun if number == 1 else plural}"
-
-
 def duration(seconds: float) -> str:
     """Human-readable seconds, rounded as an estimate deserves: ``40 s``, ``12 min``, ``3.5 h``."""
     if seconds < 90:

@@ -1,17 +1,14 @@
-"""The jobs that studies need on a tier, about how long they take and how much disk: reused results count once."""
+"""The jobs that studies need on a tier and about how long they take: reused results count once, times from records."""
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aqr_bench.console import counted, duration
 from aqr_bench.records.record import read_records
 from aqr_bench.study.hashes import canonical_json
-from aqr_bench.study.requirements import FEATURES_BYTES, disk_needed
 from aqr_bench.study.runs import base_runs
 from aqr_bench.study.schedule import variant_schedule
 from aqr_bench.study.spec import Study, Suite, Tier
@@ -149,39 +146,3 @@ def wall_seconds(groups: Sequence[JobGroup], times: JobTimes, processes: int) ->
             parallel_jobs = max(1, processes // group.processes)
             total += sum(each) if group.exclusive else max(max(each), sum(each) / parallel_jobs)
     return total, unknown
-
-
-def cost_lines(
-    tier: Tier, studies: Sequence[Study], suites: Iterable[Suite], cores: int | None, records: Path
-) -> list[str]:
-    """Counts, time and disk of a run from nothing; ``suites``: further ones. UserError: the tier cannot run a study."""
-    groups = job_groups(tier, studies, suites)
-    times = known_times(tier, records)
-
-    def line(group: JobGroup) -> str:
-        each = job_seconds(group, times) if times else None
-        if group.kind in ("world_s", "measure_s"):
-            amount = ""
-        else:
-            unit = "condition" if group.kind == "evaluate_s" else "iteration"
-            amount = ", by epochs" if None in group.counts else f", {counted(sum(group.counts), unit)}"
-        reused = group.jobs - len(group.counts)
-        took = "time unknown" if each is None else f"{duration(sum(each) * group.processes)} of one core"
-        if each is not None and group.exclusive:
-            took = f"{duration(sum(each))}, alone on the machine"
-        shared = f" ({reused} of them reuse the result of another)" if reused else ""
-        return f"  {group.name}: {group.jobs}{shared}{amount}; {took}"
-
-    cores = cores or os.cpu_count() or 1
-    lines = [f"tier {tier.name}, {counted(len(studies), 'study')}: {', '.join(s.name for s in studies)}"]
-    lines += [line(group) for group in groups if group.jobs]
-    lines.append(f"  jobs of the workflow: {workflow_jobs(groups)}")
-    if times is None:
-        lines.append(f"time: unknown; tier {tier.name} has no records in {records} and assumes no costs")
-    else:
-        total, unknown = wall_seconds(groups, times, max(1, cores // tier.threads))
-        gap = f", without {', '.join(unknown)}" if unknown else ""
-        lines.append(f"time: about {duration(total)} on {counted(cores, 'core')}{gap}, from {times.source}")
-    features = FEATURES_BYTES if tier.cache_features else 0
-    lines.append(f"disk: at most {(disk_needed(tier, studies) + features) / 1e9:.1f} GB")
-    return [*lines, "This counts a run from nothing; `aqr-bench run --dry-run` reports what is left to do."]

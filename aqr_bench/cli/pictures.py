@@ -17,8 +17,7 @@ from aqr_bench.console import positive_int, unit_fraction
 from aqr_bench.data.dataset import keyframe_data, load_data, point_at_keyframe, reading_samples
 from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.data.raw_frames import read_image
-from aqr_bench.engine.evaluate import Evaluator, load_evaluator
-from aqr_bench.engine.loader import build_loader
+from aqr_bench.engine.evaluate import Evaluator, build_loader, load_evaluator
 from aqr_bench.errors import UserError, run_main
 from aqr_bench.metrics.sample_f1 import SampleObjects, best_and_worst, count_detections
 from aqr_bench.records.freshness import pictures_identity

@@ -9,13 +9,14 @@ aqr-bench studies cost [STUDY ...] [--tier T]     jobs of a run, about how long 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aqr_bench.cli.estimate import cost_lines
-from aqr_bench.console import add_json_option, counted, positive_int, print_json
+from aqr_bench.cli.estimate import JobGroup, job_groups, job_seconds, known_times, wall_seconds, workflow_jobs
+from aqr_bench.console import add_json_option, duration, positive_int, print_json
 from aqr_bench.errors import UserError, is_file, join_names, nearest, run_main, short
 from aqr_bench.folders import project_folder, shipped_folder
 from aqr_bench.study.layout import results_folder
@@ -30,6 +31,7 @@ from aqr_bench.study.load import (
     loadable,
 )
 from aqr_bench.study.plan import can_run
+from aqr_bench.study.requirements import FEATURES_BYTES, disk_needed
 from aqr_bench.study.runs import limit_seeds
 from aqr_bench.study.schema import read_yaml, schema_for
 from aqr_bench.study.spec import Study, Suite, Tier
@@ -50,11 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.action == "cost":
         records = results_folder() if args.records is None else Path(args.records)
-        tier, studies = planned(args.study, args.tier, args.seeds)
-        lines = cost_lines(tier, studies, map(load_suite, args.suites), args.cores, records)
+        lines = cost_lines(args.study, args.tier, args.seeds, args.suites, args.cores, records)
         from aqr_bench.engine.check_configs import check_configs  # mmengine and torch
 
-        check_configs(tier, studies)
+        check_configs(*planned(args.study, args.tier, args.seeds))
     elif args.names:
         entries = [entry for name in args.names for entry in resolve(name)]
         describe = check_line if args.action == "check" else detail_lines
@@ -308,7 +309,7 @@ def entry_facts(entry: Study | Tier | Suite, tiers: Sequence[Tier]) -> dict:
     return facts | {"variants": [{"name": v.name, "summary": v.summary} for v in entry.variants.values()]}
 
 
-# ---------------------------------------------------------------- what a tier can run
+# ---------------------------------------------------------------- what a run costs
 
 
 def planned(names: Sequence[str], tier_name: str, seeds: int | None) -> tuple[Tier, list[Study]]:
@@ -321,6 +322,43 @@ def planned(names: Sequence[str], tier_name: str, seeds: int | None) -> tuple[Ti
     return tier, [limit_seeds(s, tier, min(seeds, len(s.seeds)) if seeds else None) for s in every]
 
 
+def cost_lines(
+    names: Sequence[str], tier_name: str, seeds: int | None, suites: Sequence[str], cores: int | None, records: Path
+) -> list[str]:
+    """Counts, time and disk of a run from nothing. UserError: an unknown name, or a study that the tier cannot run."""
+    tier, studies = planned(names, tier_name, seeds)
+    groups = job_groups(tier, studies, [load_suite(name) for name in suites])
+    times = known_times(tier, records)
+
+    def line(group: JobGroup) -> str:
+        each = job_seconds(group, times) if times else None
+        if group.kind in ("world_s", "measure_s"):
+            amount = ""
+        else:
+            unit = "condition" if group.kind == "evaluate_s" else "iteration"
+            amount = ", by epochs" if None in group.counts else f", {counted(sum(group.counts), unit)}"
+        reused = group.jobs - len(group.counts)
+        took = "time unknown" if each is None else f"{duration(sum(each) * group.processes)} of one core"
+        if each is not None and group.exclusive:
+            took = f"{duration(sum(each))}, alone on the machine"
+        shared = f" ({reused} of them reuse the result of another)" if reused else ""
+        return f"  {group.name}: {group.jobs}{shared}{amount}; {took}"
+
+    cores = cores or os.cpu_count() or 1
+    lines = [f"tier {tier.name}, {counted(len(studies), 'study')}: {', '.join(s.name for s in studies)}"]
+    lines += [line(group) for group in groups if group.jobs]
+    lines.append(f"  jobs of the workflow: {workflow_jobs(groups)}")
+    if times is None:
+        lines.append(f"time: unknown; tier {tier.name} has no records in {records} and assumes no costs")
+    else:
+        total, unknown = wall_seconds(groups, times, max(1, cores // tier.threads))
+        gap = f", without {', '.join(unknown)}" if unknown else ""
+        lines.append(f"time: about {duration(total)} on {counted(cores, 'core')}{gap}, from {times.source}")
+    features = FEATURES_BYTES if tier.cache_features else 0
+    lines.append(f"disk: at most {(disk_needed(tier, studies) + features) / 1e9:.1f} GB")
+    return [*lines, "This counts a run from nothing; `aqr-bench run --dry-run` reports what is left to do."]
+
+
 def _variant_length(tier: Tier) -> str:
     """Of a training that starts where the tier's variants do; one without a base model is as long as that would be."""
     return (tier.variant if tier.variant.init == "base" else tier.base).length
@@ -329,6 +367,12 @@ def _variant_length(tier: Tier) -> str:
 def runnable(tier: Tier, study: Study) -> bool:
     """Whether the tier has all that the study's variants start from; published numbers are of nuScenes alone."""
     return (tier.kind == "nuscenes" or not study.published) and can_run(tier, study)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``, ``3 studies``."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number} {noun if number == 1 else plural}"
 
 
 if __name__ == "__main__":

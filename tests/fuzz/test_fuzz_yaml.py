@@ -15,7 +15,6 @@ from fuzz_mutations import billion_laughs, spoiled_bytes, spoiled_text, spoiled_
 from hypothesis import strategies as st
 
 from aqr_bench.cli import studies as look
-from aqr_bench.cli.estimate import cost_lines
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.config import build_config
 from aqr_bench.study import load as files
@@ -43,7 +42,7 @@ def use_study(path: Path) -> None:
     study = files.load_study(path)
     lines = look.check_line(study) + look.list_lines([study], [], []) + look.detail_lines(study)
     if look.runnable(default_tier(), study):
-        lines += cost_lines(*look.planned([str(path)], "quick", None), [], 2, path.parent / "none")
+        lines += look.cost_lines([str(path)], "quick", None, [], 2, path.parent / "none")
     "\n".join(lines).encode()
 
 
@@ -53,7 +52,7 @@ def use_tier(path: Path) -> None:
     if tier.kind == "synthetic":
         read_tier(path)
     lines = look.list_lines([], [tier], []) + look.detail_lines(tier)
-    lines += cost_lines(*look.planned(["smoke"], str(path), None), [], 2, path.parent / "none")
+    lines += look.cost_lines(["smoke"], str(path), None, [], 2, path.parent / "none")
     disk_needed(tier, [files.load_study("smoke")])
     "\n".join(lines).encode()
 
