@@ -24,7 +24,8 @@ compat.prepare()
 from mmengine.logging import MMLogger  # noqa: E402
 
 from aqr_bench.data.dataset import load_data  # noqa: E402
-from aqr_bench.engine.evaluate import build_loader, load_evaluator  # noqa: E402
+from aqr_bench.engine.evaluate import load_evaluator  # noqa: E402
+from aqr_bench.engine.loader import build_loader  # noqa: E402
 from aqr_bench.records.record import read_records  # noqa: E402
 from aqr_bench.study.load import load_suite, load_tier  # noqa: E402
 

@@ -29,7 +29,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """What may follow ``words`` (a command and its action, without ``aqr-bench``): options, and the next word.
 
     ``next_words``: commands, actions or the choices of the first positional argument, with their summaries.
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="aqr-bench completion", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
-    print(SHELLS[parser.parse_args(argv).shell](list(places())))
+    print(SHELLS[parser.parse_args(argv).shell](list(positions())))
     return 0
 
 
@@ -73,22 +73,22 @@ def command_parser(command: Callable[[list[str]], int]) -> argparse.ArgumentPars
     raise AssertionError(f"{command} parses no arguments")
 
 
-def places() -> Iterator[Place]:
-    """All places of the command line; imports the modules of all commands, which takes seconds."""
+def positions() -> Iterator[Position]:
+    """All positions of the command line; imports the modules of all commands, which takes seconds."""
     from aqr_bench.cli.main import COMMANDS, build_parser
 
-    yield next(_places(build_parser(), ()))
+    yield next(_positions(build_parser(), ()))
     for name, (module_name, _) in COMMANDS.items():
         module = importlib.import_module(module_name)
         actions = getattr(module, "ACTIONS", {})  # those with an entry elsewhere
-        first, *others = _places(command_parser(module.main), (name,))
-        yield Place(first.words, first.options, (*first.next_words, *((action, "") for action in actions)))
+        first, *others = _positions(command_parser(module.main), (name,))
+        yield Position(first.words, first.options, (*first.next_words, *((action, "") for action in actions)))
         yield from others
         for action, entry in actions.items():
-            yield from _places(command_parser(importlib.import_module(entry).main), (name, action))
+            yield from _positions(command_parser(importlib.import_module(entry).main), (name, action))
 
 
-def _places(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Iterator[Place]:
+def _positions(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Iterator[Position]:
     options, next_words, inner = [], [], {}
     for action in parser._actions:
         if action.help == argparse.SUPPRESS:
@@ -102,9 +102,9 @@ def _places(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Iterator
             next_words += [(name, summaries.get(name, "")) for name in choices]
         elif not next_words:
             next_words += [(name, "") for name in choices]
-    yield Place(words, tuple(options), tuple(next_words))
+    yield Position(words, tuple(options), tuple(next_words))
     for name, part in inner.items():
-        yield from _places(part, (*words, name))
+        yield from _positions(part, (*words, name))
 
 
 def _line(help_text: str | None) -> str:
@@ -115,9 +115,9 @@ def _line(help_text: str | None) -> str:
 
 BASH = """\
 # bash completion of aqr-bench {version}, written by: aqr-bench completion bash
-_aqr_bench_place() {{
+_aqr_bench_position() {{
     case "$1" in
-{places}
+{positions}
     *) return 1 ;;
     esac
 }}
@@ -128,15 +128,15 @@ _aqr_bench_values() {{
     esac
 }}
 _aqr_bench() {{
-    local current="${{COMP_WORDS[COMP_CWORD]}}" place="" depth=1 word next="" options=""
+    local current="${{COMP_WORDS[COMP_CWORD]}}" position="" depth=1 word next="" options=""
     for word in "${{COMP_WORDS[1]-}}" "${{COMP_WORDS[2]-}}"; do
-        if [ "$depth" -lt "$COMP_CWORD" ] && _aqr_bench_place "${{place:+$place }}$word"; then
-            place="${{place:+$place }}$word" depth=$((depth + 1))
+        if [ "$depth" -lt "$COMP_CWORD" ] && _aqr_bench_position "${{position:+$position }}$word"; then
+            position="${{position:+$position }}$word" depth=$((depth + 1))
         fi
     done
-    _aqr_bench_place "$place"
+    _aqr_bench_position "$position"
     if [ "$depth" -ne "$COMP_CWORD" ]; then next=""; fi
-    if [ "$COMP_CWORD" -gt 1 ]; then _aqr_bench_values "$place ${{COMP_WORDS[COMP_CWORD-1]-}}"; fi
+    if [ "$COMP_CWORD" -gt 1 ]; then _aqr_bench_values "$position ${{COMP_WORDS[COMP_CWORD-1]-}}"; fi
     case "$current" in -*) next="$options" ;; esac
     COMPREPLY=($(compgen -W "$next" -- "$current"))
 }}
@@ -161,36 +161,36 @@ complete -c aqr-bench -n "test (count (commandline -opc)) -eq 1" -f
 {lines}"""
 
 
-def bash_script(of: list[Place]) -> str:
-    """Candidates by place; where there is none, bash completes names of files."""
+def bash_script(of: list[Position]) -> str:
+    """Candidates by position; where there is none, bash completes names of files."""
     lines, values = [], []
-    for place in of:
-        path = " ".join(place.words)
-        names = " ".join(name for option in place.options for name in option.names)
-        lines.append(f'    "{path}") next="{" ".join(word for word, _ in place.next_words)}" options="{names}" ;;')
-        for option in (option for option in place.options if option.values):
+    for position in of:
+        path = " ".join(position.words)
+        names = " ".join(name for option in position.options for name in option.names)
+        lines.append(f'    "{path}") next="{" ".join(word for word, _ in position.next_words)}" options="{names}" ;;')
+        for option in (option for option in position.options if option.values):
             patterns = " | ".join(f'"{path} {name}"' for name in option.names)
             values.append(f'    {patterns}) next="{" ".join(option.values)}" ;;')
-    return BASH.format(version=__version__, places="\n".join(lines), values="\n".join(values))
+    return BASH.format(version=__version__, positions="\n".join(lines), values="\n".join(values))
 
 
-def zsh_script(of: list[Place]) -> str:
+def zsh_script(of: list[Position]) -> str:
     """That of bash, by zsh's own emulation of bash's completion."""
     return ZSH.format(version=__version__, bash=bash_script(of).partition("\n")[2])
 
 
-def fish_script(of: list[Place]) -> str:
+def fish_script(of: list[Position]) -> str:
     """A line for each candidate, with its summary."""
     lines = []
-    for place in of:
-        path = " ".join(place.words)
+    for position in of:
+        path = " ".join(position.words)
         after = f"__aqr_bench_after {path}" if path else "test (count (commandline -opc)) -eq 1"
-        inner = [" ".join(other.words) for other in of if path and other.words[:-1] == place.words]
+        inner = [" ".join(other.words) for other in of if path and other.words[:-1] == position.words]
         at = "; and not ".join(f"__aqr_bench_at {words}" for words in (path, *inner)) if path else after
         lines += [
-            f'complete -c aqr-bench -n "{after}" -f -a {word}{_described(text)}' for word, text in place.next_words
+            f'complete -c aqr-bench -n "{after}" -f -a {word}{_described(text)}' for word, text in position.next_words
         ]
-        for option in place.options:
+        for option in position.options:
             flags = "".join(f" -{'l' if n.startswith('--') else 's'} {n.lstrip('-')}" for n in option.names)
             flags += f' -x -a "{" ".join(option.values)}"' if option.values else " -r" if option.takes_value else ""
             lines.append(f'complete -c aqr-bench -n "{at}"{flags}{_described(option.help)}')
@@ -201,7 +201,7 @@ def _described(text: str) -> str:
     return " -d '{}'".format(text.replace("\\", "\\\\").replace("'", "\\'")) if text else ""
 
 
-SHELLS: dict[str, Callable[[list[Place]], str]] = {"bash": bash_script, "zsh": zsh_script, "fish": fish_script}
+SHELLS: dict[str, Callable[[list[Position]], str]] = {"bash": bash_script, "zsh": zsh_script, "fish": fish_script}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
 
+from aqr_bench.engine.loader import build_loader
 from aqr_bench.study.hashes import config_hash
 from aqr_bench.study.spec import Condition
 
@@ -105,8 +106,6 @@ class BenchmarkModel:
             self.model.test_step(copy.copy(batch))
 
     def _test_samples(self) -> Samples:
-        from aqr_bench.engine.evaluate import build_loader
-
         identity = {"loader": self.config.test_dataloader.to_dict(), "condition": self.condition.settings}
         return self._samples("test", identity, lambda: build_loader(self.config, self.condition, 1), BATCHES)
 

@@ -1,6 +1,6 @@
-"""Facts that stand in several places of a config: classes, point cloud range, voxels, image size, sweeps, box limit.
+"""Facts that stand in several parts of a config: classes, point cloud range, voxels, image size, sweeps, box limit.
 
-A fact is compared wherever a known key has it, in the model and in both pipelines; unknown places are left alone.
+A fact is compared wherever a known key has it, in the model and in both pipelines; unknown keys are left alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VOXEL_LAYERS = ("pts_voxel_layer", "voxel_layer", "voxelize_cfg")
 
 
 @dataclass(frozen=True)
-class Place:
+class ConfigValue:
     """A value and the dotted key of the config that has it, as an override names it."""
 
     key: str
@@ -32,23 +32,23 @@ class Place:
 
 
 def check_facts(config: Mapping[str, Any], where: str | Path) -> None:
-    """Compare what several places of a config state, and with what nuScenes allows.
+    """Compare what several parts of a config state, and with what nuScenes allows.
 
     Args:
         config: as a plain mapping, adapted (:func:`aqr_bench.engine.adapt_config.adapt`).
         where: the config, study or tier, for messages.
     Raises:
-        UserError: two places differ; names both, their values, and all keys that have to change together.
+        UserError: two values differ; names the keys, the values, and all keys that have to change together.
     """
     _check_classes(config, where)
-    for name, places in (
-        ("point cloud range", range_places(config)),
-        ("voxel size", voxel_places(config)),
-        ("number of BEV cells (x, y)", grid_places(config)),
-        ("image size (height, width)", image_places(config)),
-        ("number of LiDAR sweeps", sweep_places(config)),
+    for name, items in (
+        ("point cloud range", range_values(config)),
+        ("voxel size", voxel_values(config)),
+        ("number of BEV cells (x, y)", grid_values(config)),
+        ("image size (height, width)", image_values(config)),
+        ("number of LiDAR sweeps", sweep_values(config)),
     ):
-        _check_equal(name, places, where)
+        _check_equal(name, items, where)
     _check_box_limit(config, where)
 
 
@@ -60,67 +60,67 @@ def detection_classes(config: Mapping[str, Any]) -> list[str]:
 # ---------------------------------------------------------------- where facts are
 
 
-def range_places(config: Mapping[str, Any]) -> list[Place]:
+def range_values(config: Mapping[str, Any]) -> list[ConfigValue]:
     """(x0, y0, z0, x1, y1, z1) in metres; some heads have (x0, y0) alone."""
     return _numbers(config, ("point_cloud_range", "pc_range"))
 
 
-def voxel_places(config: Mapping[str, Any]) -> list[Place]:
+def voxel_values(config: Mapping[str, Any]) -> list[ConfigValue]:
     """(x, y, z) in metres; some heads have (x, y) alone."""
     return _numbers(config, ("voxel_size",))
 
 
-def grid_places(config: Mapping[str, Any]) -> list[Place]:
+def grid_values(config: Mapping[str, Any]) -> list[ConfigValue]:
     """Cells of the BEV grid along x and y.
 
     That of a sparse encoder is not compared with range and voxel size: it may be larger, or smaller on purpose.
     """
-    model, places = config["model"], []
+    model, items = config["model"], []
     for name in MIDDLE_ENCODERS:
         encoder = model.get(name)
         kind = encoder.get("type") if isinstance(encoder, Mapping) else None
         if kind == "PointPillarsScatter" and _is_numbers(encoder.get("output_shape")):
-            places.append(Place(f"model.{name}.output_shape", list(encoder["output_shape"])[::-1]))
-            places += _cells_of_voxels(model)
+            items.append(ConfigValue(f"model.{name}.output_shape", list(encoder["output_shape"])[::-1]))
+            items += _cells_of_voxels(model)
         elif kind == "SparseEncoder" and _is_numbers(encoder.get("sparse_shape")):
-            places.append(Place(f"model.{name}.sparse_shape", list(encoder["sparse_shape"])[:0:-1]))
+            items.append(ConfigValue(f"model.{name}.sparse_shape", list(encoder["sparse_shape"])[:0:-1]))
     sizes = [p for p in _walk(model, "model") if p.key.endswith(".grid_size") and _is_numbers(p.value)]
-    return places + [Place(p.key, list(p.value)[:2]) for p in sizes]
+    return items + [ConfigValue(p.key, list(p.value)[:2]) for p in sizes]
 
 
-def _cells_of_voxels(model: Mapping[str, Any]) -> list[Place]:
-    for place in _walk(model, "model"):
-        layer = place.value
-        if place.key.rpartition(".")[2] in VOXEL_LAYERS and isinstance(layer, Mapping):
+def _cells_of_voxels(model: Mapping[str, Any]) -> list[ConfigValue]:
+    for item in _walk(model, "model"):
+        layer = item.value
+        if item.key.rpartition(".")[2] in VOXEL_LAYERS and isinstance(layer, Mapping):
             limits, size = layer.get("point_cloud_range"), layer.get("voxel_size")
             if _is_numbers(limits) and _is_numbers(size) and len(limits) == 6 and all(s > 0 for s in size[:2]):
                 cells = [round((limits[i + 3] - limits[i]) / size[i]) for i in (0, 1)]
-                return [Place(f"{place.key} (range / voxel_size)", cells)]
+                return [ConfigValue(f"{item.key} (range / voxel_size)", cells)]
     return []
 
 
-def image_places(config: Mapping[str, Any]) -> list[Place]:
+def image_values(config: Mapping[str, Any]) -> list[ConfigValue]:
     """(height, width) in pixels of what enters the network, by steps that give all images one size."""
-    places = []
+    items = []
     for key, step in _steps(config):
         option, nested = "size" if step.get("type") == "ResizeViews" else "final_dim", step.get("data_aug_conf")
         options, inner = (nested, "data_aug_conf.") if isinstance(nested, Mapping) else (step, "")
         if _is_numbers(options.get(option)):
-            places.append(Place(f"{key}.{inner}{option}", list(options[option])))
-    return places
+            items.append(ConfigValue(f"{key}.{inner}{option}", list(options[option])))
+    return items
 
 
-def sweep_places(config: Mapping[str, Any]) -> list[Place]:
+def sweep_values(config: Mapping[str, Any]) -> list[ConfigValue]:
     """Sweeps beside the keyframe, of each pipeline that loads points, and of the condition in front of them."""
-    places = []
+    items = []
     for key, pipeline in _pipelines(config):
         named = list(_named_steps(pipeline, key))
         loads = any(step.get("type") == "LoadPointsFromFile" for _, step in named)
-        merged = [Place(f"{k}.sweeps_num", s.get("sweeps_num", DEFAULT_SWEEPS)) for k, s in named if _merges(s)]
-        places += merged or ([Place(f"{key} (no {CORRECTED_SWEEPS})", 0)] if loads else [])
+        merged = [ConfigValue(f"{k}.sweeps_num", s.get("sweeps_num", DEFAULT_SWEEPS)) for k, s in named if _merges(s)]
+        items += merged or ([ConfigValue(f"{key} (no {CORRECTED_SWEEPS})", 0)] if loads else [])
         conditions = [(k, s) for k, s in named if s.get("type") in CONDITIONS and "sweeps_num" in s]
-        places += [Place(f"{k}.sweeps_num", s["sweeps_num"]) for k, s in conditions if merged]
-    return places
+        items += [ConfigValue(f"{k}.sweeps_num", s["sweeps_num"]) for k, s in conditions if merged]
+    return items
 
 
 def _merges(step: Mapping[str, Any]) -> bool:
@@ -133,53 +133,53 @@ def _merges(step: Mapping[str, Any]) -> bool:
 def _check_classes(config: Mapping[str, Any], where: str | Path) -> None:
     loaders = [(name, inner_dataset(config[name]["dataset"])) for name in ("test_dataloader", "train_dataloader")]
     (_, test), (_, train) = loaders
-    reference = Place(f"{_dataset_key(config, 'test_dataloader')}.metainfo.classes", _dataset_classes(test))
+    reference = ConfigValue(f"{_dataset_key(config, 'test_dataloader')}.metainfo.classes", _dataset_classes(test))
     for name in reference.value:
         if name not in INFO_CLASSES:
             raise UserError(f"{where}: {reference.key}: '{name}' is no class of nuScenes{nearest(name, INFO_CLASSES)}")
-    _compare_classes(reference, _class_places(config, train), where)
-    for place in _class_counts(config["model"]):
-        if place.value != len(reference.value):
-            _raise_different("number of classes", place, Place(reference.key, len(reference.value)), where)
+    _compare_classes(reference, _class_values(config, train), where)
+    for item in _class_counts(config["model"]):
+        if item.value != len(reference.value):
+            _raise_different("number of classes", item, ConfigValue(reference.key, len(reference.value)), where)
     if absent := [name for name in INFO_CLASSES if name not in reference.value]:
         print(f"warning: {where}: not among the classes, and so AP 0 in the mAP: {', '.join(absent)}", file=sys.stderr)
 
 
-def _compare_classes(reference: Place, places: Iterable[Place], where: str | Path) -> None:
-    for place in places:
-        same = place.value == reference.value
-        if "ObjectNameFilter" in place.key:  # it counts its classes, their order is nothing to it
-            same = sorted(place.value) == sorted(reference.value)
-        elif "db_sampler" in place.key:  # may leave classes out at the end of the list
-            same = place.value == reference.value[: len(place.value)]
+def _compare_classes(reference: ConfigValue, items: Iterable[ConfigValue], where: str | Path) -> None:
+    for item in items:
+        same = item.value == reference.value
+        if "ObjectNameFilter" in item.key:  # it counts its classes, their order is nothing to it
+            same = sorted(item.value) == sorted(reference.value)
+        elif "db_sampler" in item.key:  # may leave classes out at the end of the list
+            same = item.value == reference.value[: len(item.value)]
         if not same:
-            _raise_different("class list", place, reference, where)
+            _raise_different("class list", item, reference, where)
 
 
-def _class_places(config: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[Place]:
+def _class_values(config: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[ConfigValue]:
     key = _dataset_key(config, "train_dataloader")
-    yield Place(f"{key}.metainfo.classes", _dataset_classes(train))
-    for place in _walk(train["pipeline"], f"{key}.pipeline"):
-        if place.key.endswith(("ObjectNameFilter.classes", "db_sampler.classes")) and _is_names(place.value):
-            yield Place(place.key, list(place.value))
+    yield ConfigValue(f"{key}.metainfo.classes", _dataset_classes(train))
+    for item in _walk(train["pipeline"], f"{key}.pipeline"):
+        if item.key.endswith(("ObjectNameFilter.classes", "db_sampler.classes")) and _is_names(item.value):
+            yield ConfigValue(item.key, list(item.value))
     for name, head in _heads(config["model"]):
         names = [task.get("class_names") for task in _tasks(head)]
         if names and all(map(_is_names, names)):
-            yield Place(f"model.{name}.tasks (class_names)", [name for task in names for name in task])
+            yield ConfigValue(f"model.{name}.tasks (class_names)", [name for task in names for name in task])
 
 
-def _class_counts(model: Mapping[str, Any]) -> Iterator[Place]:
+def _class_counts(model: Mapping[str, Any]) -> Iterator[ConfigValue]:
     auxiliary = model.get("auxiliary")
     if isinstance(auxiliary, Mapping) and isinstance(auxiliary.get("num_classes"), int):
-        yield Place("model.auxiliary.num_classes", auxiliary["num_classes"])
+        yield ConfigValue("model.auxiliary.num_classes", auxiliary["num_classes"])
     for name, head in _heads(model):
         coder = head.get("bbox_coder")
         for key, part in ((f"model.{name}", head), (f"model.{name}.bbox_coder", coder)):
             if isinstance(part, Mapping) and isinstance(part.get("num_classes"), int):
-                yield Place(f"{key}.num_classes", part["num_classes"])
+                yield ConfigValue(f"{key}.num_classes", part["num_classes"])
         counts = [task.get("num_class") for task in _tasks(head)]
         if counts and None not in counts:
-            yield Place(f"model.{name}.tasks (num_class)", sum(counts))
+            yield ConfigValue(f"model.{name}.tasks (num_class)", sum(counts))
 
 
 def _heads(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -206,37 +206,39 @@ def _check_box_limit(config: Mapping[str, Any], where: str | Path) -> None:
     test_key, test = ("test_cfg.pts", test["pts"]) if isinstance(test.get("pts"), Mapping) else ("test_cfg", test)
     if "post_max_size" in test:  # suppression of overlapping boxes, after which fewer are left
         return
-    places = [Place(f"model.{test_key}.max_num", test.get("max_num"))]
-    places += [
-        Place(f"model.{name}.bbox_coder.max_num", head["bbox_coder"].get("max_num"))
+    items = [ConfigValue(f"model.{test_key}.max_num", test.get("max_num"))]
+    items += [
+        ConfigValue(f"model.{name}.bbox_coder.max_num", head["bbox_coder"].get("max_num"))
         for name, head in _heads(model)
         if isinstance(head.get("bbox_coder"), Mapping)
     ]
-    for place in places:
-        if isinstance(place.value, int) and place.value > MAX_BOXES_PER_SAMPLE:
+    for item in items:
+        if isinstance(item.value, int) and item.value > MAX_BOXES_PER_SAMPLE:
             raise UserError(
-                f"{where}: {place.key} is {place.value}, but nuScenes allows {MAX_BOXES_PER_SAMPLE} boxes per sample",
-                f"Set {place.key} to {MAX_BOXES_PER_SAMPLE} or less.",
+                f"{where}: {item.key} is {item.value}, but nuScenes allows {MAX_BOXES_PER_SAMPLE} boxes per sample",
+                f"Set {item.key} to {MAX_BOXES_PER_SAMPLE} or less.",
             )
 
 
 # ---------------------------------------------------------------- comparing
 
 
-def _check_equal(name: str, places: Sequence[Place], where: str | Path) -> None:
+def _check_equal(name: str, items: Sequence[ConfigValue], where: str | Path) -> None:
     """UserError where two values differ; of values of different lengths, what both have is compared."""
-    for place in places:
-        other = next((other for other in places if not _agree(place.value, other.value)), None)
+    for item in items:
+        other = next((other for other in items if not _agree(item.value, other.value)), None)
         if other is not None:
-            odd, usual = sorted((place, other), key=lambda p: sum(_agree(p.value, q.value) for q in places))
-            others = [p.key for p in places if not _agree(p.value, odd.value)]
+            odd, usual = sorted((item, other), key=lambda p: sum(_agree(p.value, q.value) for q in items))
+            others = [p.key for p in items if not _agree(p.value, odd.value)]
             _raise_different(name, odd, usual, where, others)
 
 
-def _raise_different(name: str, place: Place, other: Place, where: str | Path, others: Sequence[str] = ()) -> None:
-    both = f"{place.key} is {quoted(place.value, 160)}, but {other.key} is {quoted(other.value, 160)}"
+def _raise_different(
+    name: str, item: ConfigValue, other: ConfigValue, where: str | Path, others: Sequence[str] = ()
+) -> None:
+    both = f"{item.key} is {quoted(item.value, 160)}, but {other.key} is {quoted(other.value, 160)}"
     keys = ", ".join(others or [other.key])
-    raise UserError(f"{where}: the {name} differs: {both}", f"Change them together: {place.key}, and {keys}.")
+    raise UserError(f"{where}: the {name} differs: {both}", f"Change them together: {item.key}, and {keys}.")
 
 
 def _agree(a: Any, b: Any) -> bool:
@@ -245,9 +247,9 @@ def _agree(a: Any, b: Any) -> bool:
     return a == b
 
 
-def _numbers(config: Mapping[str, Any], names: Sequence[str]) -> list[Place]:
+def _numbers(config: Mapping[str, Any], names: Sequence[str]) -> list[ConfigValue]:
     parts = [(config["model"], "model"), *((pipeline, key) for key, pipeline in _pipelines(config))]
-    walked = [place for part, key in parts for place in _walk(part, key)]
+    walked = [item for part, key in parts for item in _walk(part, key)]
     return [p for p in walked if p.key.rpartition(".")[2] in names and _is_numbers(p.value)]
 
 
@@ -264,9 +266,9 @@ def _steps(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 def _named_steps(pipeline: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The steps of a pipeline, and those inside of others, with their keys."""
-    for place in _walk(pipeline, key):
-        if isinstance(place.value, Mapping) and "type" in place.value:
-            yield place.key, place.value
+    for item in _walk(pipeline, key):
+        if isinstance(item.value, Mapping) and "type" in item.value:
+            yield item.key, item.value
 
 
 def _dataset_key(config: Mapping[str, Any], loader: str) -> str:
@@ -276,7 +278,7 @@ def _dataset_key(config: Mapping[str, Any], loader: str) -> str:
     return key
 
 
-def _walk(node: Any, key: str) -> Iterator[Place]:
+def _walk(node: Any, key: str) -> Iterator[ConfigValue]:
     """Everything inside a part of a config; an element of a list by its type, or by its index where that is no name."""
     entries: Iterable[tuple[Any, Any]] = ()
     if isinstance(node, Mapping):
@@ -286,7 +288,7 @@ def _walk(node: Any, key: str) -> Iterator[Place]:
         named = (kind if isinstance(kind, str) and types.count(kind) == 1 else i for i, kind in enumerate(types))
         entries = zip(named, node, strict=True)
     for name, value in entries:
-        yield Place(f"{key}.{name}", value)
+        yield ConfigValue(f"{key}.{name}", value)
         if not isinstance(value, str):
             yield from _walk(value, f"{key}.{name}")
 

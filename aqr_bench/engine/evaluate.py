@@ -9,12 +9,10 @@ from __future__ import annotations
 import functools
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.compat import to_cpu, with_pickle_name
-from aqr_bench.console import steps
+from aqr_bench.compat import to_cpu
 from aqr_bench.corruptions.fingerprint import Fingerprint, evaluation_fingerprint
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.adapt_config import inner_dataset
@@ -22,6 +20,7 @@ from aqr_bench.engine.config import build_config, hashable
 from aqr_bench.engine.features import use_feature_cache
 from aqr_bench.engine.job import cost_since, one_line
 from aqr_bench.engine.leaderboard import NO_SCORE, leaderboard_facts
+from aqr_bench.engine.loader import batches, build_loader
 from aqr_bench.engine.third_party import build_model, building_model
 from aqr_bench.engine.weights import load_weights, verified_checkpoint
 from aqr_bench.errors import UserError, join_names, raise_if_disk_error
@@ -285,7 +284,7 @@ class Evaluator:
         names, ranges = loader.dataset.metainfo["classes"], self.tier.scoring.class_range()
         fingerprints: dict[str, Fingerprint] = {}
         results: dict[str, list] = {}
-        for batch in _batches(loader, condition.name):
+        for batch in batches(loader, condition.name):
             for sample in self.predict(batch):
                 token, predictions = sample.metainfo["token"], sample.pred_instances_3d
                 fingerprints[token] = Fingerprint(**sample.metainfo["input_proof"])
@@ -305,50 +304,6 @@ class Evaluator:
         uses = inner_dataset(self.config.test_dataloader.dataset).modality
         sensors = dict(camera=uses.get("use_camera", False), lidar=uses.get("use_lidar", False))
         return write_submission(path, results, **sensors), results, fingerprints
-
-
-def _batches(loader: Any, name: str) -> Iterator[dict]:
-    try:
-        yield from steps(loader, name, lambda _: "batches")
-    except (ConnectionError, EOFError) as error:
-        # Where torch may meet a dead worker first: tensors are handed over by sockets.
-        raise RuntimeError(f"a worker process of the loader has died ({type(error).__name__}: {error})") from error
-
-
-def build_loader(config: Any, condition: Condition, batch_size: int, read: Any = None) -> Any:
-    """The config's test data loader with its SensorCondition set.
-
-    ``read``: the data set of another condition, so that the info file need not be read again.
-    """
-    from copy import copy, deepcopy
-
-    from mmengine.dataset import Compose
-    from mmengine.runner import Runner
-
-    loader = deepcopy(config.test_dataloader)
-    loader.batch_size = batch_size
-    steps = [s for s in loader.dataset.pipeline if s["type"] == "SensorCondition"]
-    if len(steps) != 1:
-        raise RuntimeError(f"the test pipeline needs exactly one SensorCondition, it has {len(steps)}")
-    steps[0].update(condition.transform_arguments)
-    steps[0].update(ann_file=loader.dataset.ann_file, data_root=loader.dataset.data_root)
-    with with_pickle_name(f"info file {loader.dataset.ann_file}"):
-        if read is None:
-            return _quietly(Runner.build_dataloader, loader)
-        pipeline, loader.dataset = Compose(loader.dataset.pipeline), copy(read)
-        loader.dataset.pipeline = None  # mmengine copies the whole data set, and not every pipeline can be copied
-        built = Runner.build_dataloader(loader)
-        built.dataset.pipeline = pipeline
-        return built
-
-
-def _quietly(function: Any, *args: Any) -> Any:
-    """Call mmdet3d code that prints tables and bars to stdout."""
-    import contextlib
-    import io
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        return function(*args)
 
 
 def load_evaluator(

@@ -12,8 +12,8 @@ from typing import Any
 from aqr_bench.compat import MissingOperatorError
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.config import base_config, dataset_type
-from aqr_bench.engine.evaluate import build_loader
 from aqr_bench.engine.evaluate_checkpoint import adhoc_tier
+from aqr_bench.engine.loader import build_loader
 from aqr_bench.engine.third_party import build_model, building_model
 from aqr_bench.errors import UserError, short
 from aqr_bench.study.load import resolve_condition

@@ -17,15 +17,15 @@ WITH_ACTIONS = {"corruptions": "list", "checkpoint": "inspect", "studies": "list
 
 
 @pytest.fixture(scope="module")
-def places() -> list[completion.Place]:
-    return list(completion.places())
+def positions() -> list[completion.Position]:
+    return list(completion.positions())
 
 
 @pytest.fixture(scope="module")
-def complete(places, tmp_path_factory):
+def complete(positions, tmp_path_factory):
     """Completes lines, each of which ends where the cursor is, in one bash."""
     script = tmp_path_factory.mktemp("completion") / "aqr-bench"
-    script.write_text(completion.bash_script(places))
+    script.write_text(completion.bash_script(positions))
 
     def run(*lines: str) -> list[list[str]]:
         code = [f"source {script}"]
@@ -41,7 +41,7 @@ def complete(places, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_every_option_that_the_command_refuses_or_takes_is_there(name, places, monkeypatch):
+def test_every_option_that_the_command_refuses_or_takes_is_there(name, positions, monkeypatch):
     """The options as the parsers get them, noted while the command refuses another one."""
     options, add = set(), argparse._ActionsContainer.add_argument
 
@@ -54,11 +54,11 @@ def test_every_option_that_the_command_refuses_or_takes_is_there(name, places, m
     for words in [[name], [name, WITH_ACTIONS[name]]] if name in WITH_ACTIONS else [[name]]:
         with pytest.raises(SystemExit):
             cli.main([*words, "--no-such-option"])
-    of_command = [place for place in places if place.words[:1] == (name,)]
-    assert {flag for place in of_command for option in place.options for flag in option.names} == options
-    for script in (completion.bash_script(places), completion.zsh_script(places)):
+    of_command = [position for position in positions if position.words[:1] == (name,)]
+    assert {flag for position in of_command for option in position.options for flag in option.names} == options
+    for script in (completion.bash_script(positions), completion.zsh_script(positions)):
         assert all(f" {option} " in script.replace('"', " ") for option in options)
-    lines = [line for line in completion.fish_script(places).splitlines() if f"_at {name}" in line]
+    lines = [line for line in completion.fish_script(positions).splitlines() if f"_at {name}" in line]
     assert all(any(f" -{'l' if o[:2] == '--' else 's'} {o.lstrip('-')} " in line for line in lines) for o in options)
 
 
@@ -75,8 +75,8 @@ def test_bash_completes_commands_actions_options_and_values(complete):
     ]  # fmt: skip
 
 
-def test_quiet_and_verbose_are_the_same_everywhere_and_on_the_page(places):
-    flags = {" ".join(place.words): {option.names for option in place.options} for place in places}
+def test_quiet_and_verbose_are_the_same_everywhere_and_on_the_page(positions):
+    flags = {" ".join(position.words): {option.names for option in position.options} for position in positions}
     quiet = {name for name, options in flags.items() if ("-q", "--quiet") in options}
     assert {name for name, options in flags.items() if "--quiet" in str(options)} == quiet
     page = (shipped_folder() / "docs" / "running.md").read_text(encoding="utf-8")
@@ -86,20 +86,22 @@ def test_quiet_and_verbose_are_the_same_everywhere_and_on_the_page(places):
     assert ("-v", "--verbose") in flags["run"]
 
 
-def test_the_page_names_every_command_with_json(places):
+def test_the_page_names_every_command_with_json(positions):
     page = (shipped_folder() / "docs" / "running.md").read_text(encoding="utf-8")
     section = page.partition("## Output for programs")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
     named = {" ".join(w for w in code.split() if w[0] != "-") for row in rows for code in re.findall(r"`(.+?)`", row)}
-    flags = {" ".join(place.words): {n for option in place.options for n in option.names} for place in places}
+    flags = {
+        " ".join(position.words): {n for option in position.options for n in option.names} for position in positions
+    }
     actions = {"records": "records check"}  # whose action is an argument
     assert {actions.get(name, name) for name, names in flags.items() if "--json" in names} == named
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_scripts_are_well_formed(shell, places, tmp_path):
+def test_the_scripts_are_well_formed(shell, positions, tmp_path):
     script = tmp_path / shell
-    script.write_text(completion.SHELLS[shell](places))
+    script.write_text(completion.SHELLS[shell](positions))
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     done = subprocess.run([shell, "--no-execute" if shell == "fish" else "-n", str(script)], capture_output=True)
@@ -116,5 +118,5 @@ def test_a_parser_is_had_without_running_its_command():
         ran.append(argv)
 
     parser = completion.command_parser(command)
-    assert not ran and [option.help for option in next(completion._places(parser, ())).options][1:] == ["a % of b"]
+    assert not ran and [option.help for option in next(completion._positions(parser, ())).options][1:] == ["a % of b"]
     assert command(["--x", "1"]) is None and ran

@@ -14,13 +14,6 @@ from aqr_bench.study.load import load_study, load_suite, load_tier
 from aqr_bench.study.model_files import own_sources
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
-
-
 def run_tests(path) -> int:
     """Run the tests of a file in this process; returns how many."""
     module = types.ModuleType(path.stem)

@@ -17,8 +17,9 @@ from aqr_bench.corruptions import CORRUPTIONS, FrameError, corrupt
 from aqr_bench.data import conditions
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.config import base_config
-from aqr_bench.engine.evaluate import build_loader, other_data
+from aqr_bench.engine.evaluate import other_data
 from aqr_bench.engine.evaluate_suite import emptied_lines
+from aqr_bench.engine.loader import build_loader
 from aqr_bench.records.record import Record, read_records, write_records
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_tier, resolve_condition

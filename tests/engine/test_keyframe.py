@@ -17,7 +17,7 @@ import torch
 from aqr_bench.cli.main import main
 from aqr_bench.data.dataset import DataSet, keyframe_data, point_at_keyframe
 from aqr_bench.engine.config import base_config
-from aqr_bench.engine.evaluate import build_loader
+from aqr_bench.engine.loader import build_loader
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, write_records
 from aqr_bench.report.figures.detections import DrawnBoxes, corners, projected_edges

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -33,11 +32,9 @@ def counts(detections, annotations, samples):
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(COUNTS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
+def project(project):
+    (project / "mine.py").write_text(COUNTS)
+    return project
 
 
 def test_its_numbers_go_by_their_names(project):

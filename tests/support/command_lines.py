@@ -15,8 +15,8 @@ CALL = re.compile(r"(?:(?<!-C )aqr-bench|python -m aqr_bench) ([a-z][^\n|;&>`]*)
 def _options() -> dict[str, frozenset[str]]:
     """Options by command and action."""
     return {
-        " ".join(place.words): frozenset(name for option in place.options for name in option.names)
-        for place in completion.places()
+        " ".join(position.words): frozenset(name for option in position.options for name in option.names)
+        for position in completion.positions()
     }
 
 
@@ -27,11 +27,11 @@ def unknown_words(code: Iterable[str]) -> list[str]:
         text = re.sub(r"\\\n", " ", re.sub(r"(?<!\S)#.*", "", block))
         for call in CALL.findall(text):
             words = call.split()
-            place = next((p for p in (" ".join(words[:2]), words[0]) if p in _options()), None)
-            if place is None:
+            position = next((p for p in (" ".join(words[:2]), words[0]) if p in _options()), None)
+            if position is None:
                 unknown.append(words[0])
                 continue
             typed = words[: words.index("--")] if "--" in words else words
             flags = [word.partition("=")[0] for word in typed if re.match(r"--?[a-z]", word)]
-            unknown += [f"{place} {flag}" for flag in flags if flag not in _options()[place]]
+            unknown += [f"{position} {flag}" for flag in flags if flag not in _options()[position]]
     return unknown

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from aqr_bench.errors import UserError
@@ -23,11 +21,9 @@ REFERENCE = "mine.py:van"
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(VAN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
+def project(project):
+    (project / "mine.py").write_text(VAN)
+    return project
 
 
 @pytest.mark.parametrize("mix", ["balanced", "nuscenes"])

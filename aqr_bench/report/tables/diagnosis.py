@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
@@ -27,6 +28,25 @@ CALIBRATION_RULE = (
     "and precision in bins of 0.05; 0: a score of 0.7 is right in 70 % of cases. Confident: detections with "
     f"{CONFIDENT:g} or more. All classes pooled; the CSV has each class. Mean over seeds."
 )
+CALIBRATION_COLUMNS = {  # of the page: heading and column of the CSV
+    "ECE": "ece",
+    "ECE, confident": "ece_confident",
+    "Mean score": "score",
+    "Precision": "precision",
+    "Mean score, confident": "score_confident",
+    "Precision, confident": "precision_confident",
+}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Of one condition and variant: ``rows`` of the CSV and ``cells`` of the page, both over so many seeds."""
+
+    condition: str
+    variant: str
+    seeds: int
+    rows: Sequence[Mapping[str, object]]
+    cells: Mapping[str, str]
 
 
 def error_types_table(name: str, diagnoses: Mapping[Key, Diagnosis], who: str = "Variant") -> ReportTable:
@@ -34,27 +54,17 @@ def error_types_table(name: str, diagnoses: Mapping[Key, Diagnosis], who: str = 
 
     ``who``: heading of the column of models.
     """
-    data, text = [], []
-    for condition, variant, by_seed in _groups(diagnoses):
+    groups = []
+    for condition, variant, by_seed in _by_condition_and_variant(diagnoses):
         errors = [diagnosis.errors for diagnosis in by_seed if diagnosis.errors is not None]
-        if not errors:
-            continue
-        key = {"condition": condition, who.lower(): variant}
-        row = {"Condition": condition, who: variant}
-        for kind in TYPES:
-            data.append({**key, "type": kind, **_error_row([of_seed[kind] for of_seed in errors])})
-            gain = data[-1]["nds_gain" if kind == WRONG_HEADING else "map_gain"]
-            row[_column(kind)] = number(gain, sign=True)
-        text.append({**row, "Seeds": str(len(errors))})
-    columns = ["condition", who.lower(), "type", "seeds", "count", "map_gain", "map_gain_sd", "nds_gain"]
-    return ReportTable(
-        name,
-        "Types of errors, and what fixing each would give",
-        pd.DataFrame(data, columns=columns),
-        pd.DataFrame(text),
-        ERRORS_RULE,
-        numeric=frozenset([*map(_column, TYPES), "Seeds"]),
-    )
+        if errors:
+            rows = {kind: _error_row([of_seed[kind] for of_seed in errors]) for kind in TYPES}
+            gains = {kind: row["nds_gain" if kind == WRONG_HEADING else "map_gain"] for kind, row in rows.items()}
+            cells = {_column(kind): number(gain, sign=True) for kind, gain in gains.items()}
+            csv = [{"type": kind, **row} for kind, row in rows.items()]
+            groups.append(_Group(condition, variant, len(errors), csv, cells))
+    columns = ("type", "seeds", "count", "map_gain", "map_gain_sd", "nds_gain")
+    return _table(name, "Types of errors, and what fixing each would give", groups, who, columns, ERRORS_RULE)
 
 
 def _column(kind: str) -> str:
@@ -76,34 +86,19 @@ def _error_row(errors: Sequence[ErrorType]) -> dict[str, float | None]:
 
 def calibration_table(name: str, diagnoses: Mapping[Key, Diagnosis], who: str = "Variant") -> ReportTable:
     """Expected calibration error; no row where there are no matches, or scores that are not from 0 to 1."""
-    data, text = [], []
-    for condition, variant, by_seed in _groups(diagnoses):
+    groups = []
+    for condition, variant, by_seed in _by_condition_and_variant(diagnoses):
         runs = [diagnosis.reliability for diagnosis in by_seed if diagnosis.reliability]
-        if not runs:
-            continue
-        pooled = {"all": [reduce(add, run.values()) for run in runs]}
-        by_class = {class_name: [run[class_name] for run in runs if class_name in run] for class_name in runs[0]}
-        rows = {class_name: _reliability_row(bins) for class_name, bins in {**pooled, **by_class}.items()}
-        data += [{"condition": condition, who.lower(): variant, "class": c, **row} for c, row in rows.items()]
-        row = rows["all"]
-        cells = {"ECE": row["ece"], "ECE, confident": row["ece_confident"]}
-        cells |= {"Mean score": row["score"], "Precision": row["precision"]}
-        cells |= {
-            "Mean score, confident": row["score_confident"],
-            "Precision, confident": row["precision_confident"],
-        }
-        text.append({"Condition": condition, who: variant, **{k: number(v) for k, v in cells.items()}})
-        text[-1]["Seeds"] = str(len(runs))
-    columns = ["condition", who.lower(), "class", "seeds", "detections", "ece", "ece_sd", "ece_confident", "score"]
-    columns += ["precision", "score_confident", "precision_confident"]
-    return ReportTable(
-        name,
-        "Calibration of the scores",
-        pd.DataFrame(data, columns=columns),
-        pd.DataFrame(text),
-        CALIBRATION_RULE,
-        numeric=frozenset(text[0]) - {"Condition", who} if text else frozenset(),
-    )
+        if runs:
+            pooled = {"all": [reduce(add, run.values()) for run in runs]}
+            by_class = {class_name: [run[class_name] for run in runs if class_name in run] for class_name in runs[0]}
+            rows = {class_name: _reliability_row(bins) for class_name, bins in {**pooled, **by_class}.items()}
+            cells = {heading: number(rows["all"][key]) for heading, key in CALIBRATION_COLUMNS.items()}
+            csv = [{"class": class_name, **row} for class_name, row in rows.items()]
+            groups.append(_Group(condition, variant, len(runs), csv, cells))
+    columns = ("class", "seeds", "detections", "ece", "ece_sd", "ece_confident", "score", "precision")
+    columns += ("score_confident", "precision_confident")
+    return _table(name, "Calibration of the scores", groups, who, columns, CALIBRATION_RULE)
 
 
 def _reliability_row(runs: Sequence[Reliability]) -> dict[str, float | None]:
@@ -126,9 +121,23 @@ def _shares(runs: Sequence[Reliability], lowest: float, ending: str) -> dict[str
     return {f"score{ending}": scores, f"precision{ending}": precisions}
 
 
-def _groups(diagnoses: Mapping[Key, Diagnosis]) -> Iterator[tuple[str, str, list[Diagnosis]]]:
+def _by_condition_and_variant(diagnoses: Mapping[Key, Diagnosis]) -> Iterator[tuple[str, str, list[Diagnosis]]]:
     """Condition, variant, and the diagnoses of its seeds."""
     groups: dict[tuple[str, str], list[Diagnosis]] = {}
     for (variant, _, condition), diagnosis in diagnoses.items():
         groups.setdefault((condition, variant), []).append(diagnosis)
     return ((condition, variant, by_seed) for (condition, variant), by_seed in groups.items())
+
+
+def _table(name: str, title: str, groups: Sequence[_Group], who: str, columns: Sequence[str], rule: str) -> ReportTable:
+    """A row of the page for each group, and as many of the CSV as it has."""
+    data = [{"condition": g.condition, who.lower(): g.variant, **row} for g in groups for row in g.rows]
+    text = [{"Condition": g.condition, who: g.variant, **g.cells, "Seeds": str(g.seeds)} for g in groups]
+    return ReportTable(
+        name,
+        title,
+        pd.DataFrame(data, columns=["condition", who.lower(), *columns]),
+        pd.DataFrame(text),
+        rule,
+        numeric=frozenset(text[0]) - {"Condition", who} if text else frozenset(),
+    )
