@@ -3,6 +3,7 @@
 #   make report                  set up if needed, run the quick tier, print where the report is
 #   make test                    set up if needed, run the everyday tests (make test-slow: all of them)
 #   make docs                    run the commands of the pages on the three uses and on extending, as written
+#   make site                    the documentation as a site, in site/; only its set-up needs the network
 #   make faults                  kill, fill, damage and disturb every stage: a table in results/faults
 #   make setup CUDA=cu126                               torch and spconv for a GPU; CUDA=cpu: the small CPU builds
 #   make gpu-wheels FOR=3.12     what gpu-check needs on a Linux machine with torch, its Python's version and no network
@@ -18,6 +19,7 @@ CORES  ?= $(shell nproc 2>/dev/null || echo 2)
 # The files of the tests, shared out among this many processes, each of which takes about 1 GB.
 SHARED_OUT = -n $(CORES) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 BIN    := $(VENV)/bin
+SITE_ENV ?= build/site-env
 STAMP  := $(VENV)/.ready
 PIP    ?= $(BIN)/python -m pip --disable-pip-version-check
 
@@ -39,7 +41,7 @@ endif
 WHEELS_FOR = $(foreach linux,2_28 2_27 2_17,--platform manylinux_$(linux)_x86_64) \
 	--platform manylinux2014_x86_64 --platform manylinux1_x86_64
 
-.PHONY: gpu-wheels other-builds report setup test test-slow docs faults lint clean
+.PHONY: gpu-wheels other-builds report setup test test-slow docs site faults lint clean
 .DEFAULT_GOAL := report
 
 report: $(STAMP)
@@ -58,6 +60,17 @@ test-slow: $(STAMP)
 
 docs: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --slow $(SHARED_OUT) tests/docs $(ARGS)
+
+site: $(SITE_ENV)/.ready
+	@NO_MKDOCS_2_WARNING=1 $(SITE_ENV)/bin/mkdocs build --quiet
+	@echo "site: $(CURDIR)/site/index.html (with search: $(PYTHON) -m http.server -d site)"
+
+# Small, and apart from $(VENV): the site is built from sources that are read and not imported.
+$(SITE_ENV)/.ready: pyproject.toml
+	@$(PYTHON) -m venv $(SITE_ENV)
+	@$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["optional-dependencies"]["docs"], sep="\n")' > $(SITE_ENV)/requirements.txt
+	@$(SITE_ENV)/bin/python -m pip --disable-pip-version-check install --quiet -r $(SITE_ENV)/requirements.txt -c requirements.lock
+	@touch $@
 
 # Without dependencies: mmdet3d declares far more than is imported.
 gpu-wheels: $(STAMP)
@@ -96,4 +109,4 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(if $(filter setup,$(MAKECMDGOALS)),,$(PYTHON) $(BUILDS) hint "$(CUDA)")
 
 clean:
-	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(SITE_ENV) site .snakemake .pytest_cache .ruff_cache

@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
             frame = load_frame(args.infos, args.keyframe, args.sample, args.sweeps)
         except (BadFrameError, FrameError) as error:
             raise UserError(f"{args.keyframe or args.infos}: {error}") from None
-        for path in preview(args.names, frame, Path(args.out), args.seed, args.range):
+        check_cameras(args.cameras or (), frame)
+        for path in preview(args.names, frame, Path(args.out), args.seed, args.range, args.cameras):
             print(path)
     return 0
 
@@ -75,6 +76,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     drawing.add_argument("--sweeps", type=non_negative_int, default=10, help="most LiDAR sweeps (default: 10)")
     drawing.add_argument("--seed", type=seed, default=0, help="benchmark seed")
     drawing.add_argument("--range", type=positive_float, default=40.0, help="half side of the top view, m (40)")
+    drawing.add_argument("--cameras", nargs="+", action="extend", metavar="CAMERA", help="to show (default: all six)")
     drawing.add_argument("--out", default="previews", help="folder for the pictures (default: previews)")
     writing = actions.add_parser("write", help="nuScenes roots with damaged files, a folder for each condition")
     writing.add_argument("suite", help="condition suite, file or name")
@@ -208,9 +210,24 @@ def load_frame(infos: str | None, keyframe: str | None, sample: str, sweeps: int
     return file.frame(number, sweeps)
 
 
-def preview(names: Sequence[str], frame: Frame, out: Path, seed: int = 0, range_m: float = 40.0) -> list[Path]:
+def check_cameras(names: Sequence[str], frame: Frame) -> None:
+    """UserError: a camera that the frame does not have."""
+    known = [view.camera for view in frame.views]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--cameras: the sample has no '{name}'{nearest(name, known)}")
+
+
+def preview(
+    names: Sequence[str],
+    frame: Frame,
+    out: Path,
+    seed: int = 0,
+    range_m: float = 40.0,
+    cameras: Sequence[str] | None = None,
+) -> list[Path]:
     """One sheet per condition (clean, then its severities) and ``overview.jpg`` with all at their highest severity."""
-    from aqr_bench.report.figures.frame_grid import GridRow, draw_frame_grid
+    from aqr_bench.report.figures.frame_grid import CAMERA_GRID, GridRow, draw_frame_grid
 
     families = _families(names)
     written, overview = [], [GridRow("clean", frame)]
@@ -218,7 +235,8 @@ def preview(names: Sequence[str], frame: Frame, out: Path, seed: int = 0, range_
         moved = conditions[0].modality == "calibration"
         rows = [GridRow("clean", frame, project=moved), *(_row(condition, frame, seed) for condition in conditions)]
         path = out / f"{conditions[0].key}.jpg"
-        draw_frame_grid(path, rows, f"{conditions[0].key}, sample {frame.token[:8]}", range_m=range_m)
+        title = f"{conditions[0].key}, sample {frame.token[:8]}"
+        draw_frame_grid(path, rows, title, cameras or CAMERA_GRID, range_m)
         written.append(path)
         overview.append(replace(rows[-1], label=_label(conditions[-1])))
     if len(families) > 1:

@@ -50,6 +50,10 @@ COMMANDS = {
     "records": ("aqr_bench.cli.records", "list the failed runs among records"),
     "merge": ("aqr_bench.cli.merge", "results of several machines into one folder"),
     "export": ("aqr_bench.cli.export", "all numbers of records as one tidy table: CSV or Parquet"),
+    "publish": (
+        "aqr_bench.cli.publish",
+        "a folder for a Pages branch or a Hugging Face data set: report, numbers, records",
+    ),
     "gc": ("aqr_bench.cli.gc", "list or delete stored results that are not asked for now"),
     "completion": ("aqr_bench.cli.completion", "shell completion for bash, zsh or fish"),
     "gpu-slots": ("aqr_bench.cli.gpu_slots", "run a command on GPUs that no other job uses"),

@@ -297,14 +297,19 @@ def file_identity(path: Path) -> str | None:
     return requests_identity(requests)
 
 
+def page_records(root: Path, studies: Sequence[Study]) -> dict[str, str]:
+    """SHA-256 of the record files of a page on some studies, by their path in the tier's folder ``root``."""
+    folders = [root / name for name in ("base", *sorted(study.name for study in studies))]
+    files = sorted(file for folder in folders for file in folder.rglob("*.jsonl"))
+    return {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
+
+
 def page_identity(root: Path, studies: Sequence[Study], stale: Sequence[str] = ()) -> str:
     """Of the page on some studies: what they say, their seeds, and all records in the tier's folder ``root``.
 
     ``stale``: what the page says of records that are not of what was asked for.
     """
-    folders = [root / name for name in ("base", *sorted(study.name for study in studies))]
-    files = sorted(file for folder in folders for file in folder.rglob("*.jsonl"))
-    records = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
+    records = page_records(root, studies)
     seeds = {study.name: [study.seeds, list(study.variants)] for study in studies}
     conditions = [condition.settings for study in studies for condition in study.suite.conditions]
     code = code_parts("report", settings={"conditions": conditions})

@@ -14,7 +14,7 @@ from aqr_bench.atomic import write_text
 from aqr_bench.console import positive_int
 from aqr_bench.errors import UserError, raise_if_disk_error, run_main
 from aqr_bench.folders import project_folder
-from aqr_bench.records.freshness import page_identity
+from aqr_bench.records.freshness import page_identity, page_records
 from aqr_bench.study.layout import RESULTS, RunLayout
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.plan import unique, with_variants
@@ -70,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     stale = find_stale(records, tier, studies).lines()
     for line in stale:
         print(line)
-    note = {"identity": page_identity(layout.root, studies, stale)}
+    note = {"identity": page_identity(layout.root, studies, stale), "studies": [study.name for study in studies]}
+    note["records"] = page_records(layout.root, studies)
     write_text(out / layout.page_note.name, json.dumps(note))
     print(f"report: {page.resolve()}")
     return 0
