@@ -130,12 +130,11 @@ class DecoderAttention(BaseModule):
                 raise ValueError("offset_values needs the head's locality prior: set pts_bbox_head.locality")
             v = torch.cat([v, prior.values_B1KV.to(v).expand(-1, self.num_heads, -1, -1)], -1)
         dims = None if prior is None else prior.dims
-        if self.dtype is not None:
-            if prior is not None:
-                raise ValueError(PRIOR_NEEDS_FLOAT32)
-            q, k, v = (t.to(self.dtype) for t in (q, k, v))
-        out = biased_attention(q, k, v, mask=mask, bias=bias, prior=dims, dropout_p=drop, backend=self.backend)
-        out = out.to(x_BQC.dtype)
+        if self.dtype is not None and prior is not None:
+            raise ValueError(PRIOR_NEEDS_FLOAT32)
+        out = biased_attention(
+            q, k, v, mask=mask, bias=bias, prior=dims, dropout_p=drop, backend=self.backend, dtype=self.dtype
+        )
         x = self.attn.out_proj(out[..., :width].transpose(1, 2).flatten(2))
         if self.offset_proj is not None:
             x = x + self.offset_proj(prior.offsets(out[..., width:]).transpose(1, 2).flatten(2))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,11 @@ class TileGeometry:
         """Where each query is among the sorted ones."""
         return self.query_BQ.argsort(-1)
 
+    @cached_property
+    def block_masks(self) -> dict[tuple[bool, int], Any]:
+        """FlexAttention's masks made of the table, by what they hold and their block size."""
+        return {}
+
     @property
     def padded_queries(self) -> int:
         """Number of queries, rounded up to whole tiles."""
@@ -96,33 +102,30 @@ class TileGeometry:
         more = self.padded_queries - index.shape[-1]
         return pad(x_BXQ.gather(-1, index), (0, more), value=0 if x_BXQ.is_floating_point() else FAR)
 
-    def offsets(self, b: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Offset (rows, columns) of stored keys from the centres of sorted queries' windows, and whether it is inside.
+    @cached_property
+    def slope(self) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Function of sample, sorted query and stored key, which broadcast: the profile, and whether it is inside.
 
-        All arguments and results broadcast; they may be scalar tensors, as in FlexAttention's functions.
+        The profile is float32, 0 outside of windows. FlexAttention can compile the function: it reads a few tensors.
         """
         keys, centre = self.keys, self.centre_B2MQ
-        number, is_camera = keys.map_K[k], keys.is_camera_K[k] == 1
-        down = keys.row_K[k] - centre[b, 0, number, q]
-        right = keys.col_K[k] - centre[b, 1, number, q]
+        map_K, row_K, col_K, is_camera_K = keys.map_K, keys.row_K, keys.col_K, keys.is_camera_K
+        row_BMQ, col_BMQ = (x.contiguous() for x in centre.unbind(1))  # Dynamo takes no constant as an index
         bev_half, camera_half = self.half_2
-        half = torch.where(is_camera, camera_half, bev_half)
-        return down, right, (down.abs() <= half) & (right.abs() <= half)
+        spreads = [2 * profile_variance(2 * half + 1) for half in self.half_2]
+        gaussian = self.profile == "gaussian"
 
-    def slope(self, b: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """The profile, float32, at the offset of each stored key from each sorted query, and whether it is inside."""
-        down, right, inside = self.offsets(b, q, k)
-        if self.profile != "gaussian":
-            return torch.where(inside, 1.0, 0.0), inside
-        bev_half, camera_half = self.half_2
-        rate = torch.where(
-            self.keys.is_camera_K[k] == 1,
-            -0.5 / profile_variance(2 * camera_half + 1),
-            -0.5 / profile_variance(2 * bev_half + 1),
-        )
-        # Far offsets would overflow int32 when squared.
-        square = (down * down + right * right).where(inside, 0)
-        return torch.where(inside, torch.exp(square * rate), 0.0), inside
+        def slope(b: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+            number, is_camera = map_K[k], is_camera_K[k] == 1
+            down, right = row_K[k] - row_BMQ[b, number, q], col_K[k] - col_BMQ[b, number, q]
+            half = torch.where(is_camera, camera_half, bev_half)
+            inside = (down.abs() <= half) & (right.abs() <= half)
+            if not gaussian:
+                return torch.where(inside, 1.0, 0.0), inside
+            square = torch.where(inside, down * down + right * right, 0)  # far offsets would overflow
+            return torch.where(inside, torch.exp(-square / torch.where(is_camera, spreads[1], spreads[0])), 0.0), inside
+
+        return slope
 
     def strengths(self, form: ClosedForm) -> Tensor:
         """[B, 2, padded Q]: scale times weight of the sorted queries, LiDAR and cameras; differentiable."""
