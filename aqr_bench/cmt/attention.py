@@ -148,7 +148,8 @@ class DecoderAttention(BaseModule):
 def set_backend(module: nn.Module, backend: str) -> None:
     """Choose the attention backend of every attention inside ``module``.
 
-    ``flex`` is for cross-attention: the windows of self-attention are not on a grid, and go through ``masked``.
+    ``flex`` and ``tiled`` are for cross-attention: the windows of self-attention are not on a grid, and go through
+    ``masked``.
 
     Raises:
         UserError: unknown backend.
@@ -157,7 +158,8 @@ def set_backend(module: nn.Module, backend: str) -> None:
         raise UserError(f"attention_backend '{backend}' is unknown{nearest(backend, BACKENDS)}")
     for child in module.modules():
         if isinstance(child, DecoderAttention):
-            child.backend = "masked" if backend == "flex" and child.role == "self" else backend
+            on_grids = child.role == "cross" or backend not in ("flex", "tiled")
+            child.backend = backend if on_grids else "masked"
 
 
 def set_attention_dtype(module: nn.Module, name: str, local: bool = False) -> None:

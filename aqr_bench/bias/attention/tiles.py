@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -137,6 +137,14 @@ def tile_geometry(bias: WindowBias) -> TileGeometry:
     if "tiles" not in bias.shared:
         bias.shared["tiles"] = TileGeometry(bias.grids, bias.num_keys, bias.closed_form.profile)
     return bias.shared["tiles"]
+
+
+def in_patches(bias: WindowBias) -> WindowBias:
+    """A bias in closed form for keys that are stored in patches already."""
+    geometry = tile_geometry(bias)
+    moved = replace(bias, index_BQW=geometry.keys.position_K[bias.index_BQW], in_patches=True)
+    moved.shared["tiles"] = geometry
+    return moved
 
 
 def tile_table(windows: Sequence[GridWindow], maps: Sequence[PatchedMaps], rank_BQ: Tensor, num_keys: int) -> Tensor:
