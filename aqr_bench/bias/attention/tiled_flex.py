@@ -117,13 +117,15 @@ def _attend(
 
     device = heads[0].device
     tiles = block_mask(geometry, with_cells, block_size(device))
-    # Tiles of the forward pass that divide the blocks; few queries would otherwise take another kernel.
-    options = {"fwd_BLOCK_M": TILE, "fwd_BLOCK_N": TILE, "FORCE_USE_FLEX_ATTENTION": True}
-    arguments = dict(score_mod=score_mod, block_mask=tiles, scale=scale, return_aux=AuxRequest(lse=True))
+    # Tiles of the forward pass that divide the blocks, also for few queries, which would take another kernel.
+    options = {"fwd_BLOCK_M": TILE, "fwd_BLOCK_N": TILE, "BACKEND": "TRITON"}
+    arguments = dict(
+        score_mod=score_mod, block_mask=tiles, scale=scale, return_aux=AuxRequest(lse=True), kernel_options=options
+    )
     if device.type == "cpu":
         out, more = uncompiled_flex()(*heads, **arguments)
     else:
-        out, more = compiled_flex("tiled", *heads, kernel_options=options, **arguments)
+        out, more = compiled_flex("tiled", *heads, **arguments)
     return out, more.lse
 
 

@@ -90,12 +90,6 @@ class TileGeometry:
         centre = self.sorted(centre[:, :, :count])
         return centre.to(torch.int32).contiguous()
 
-    @cached_property
-    def half_2(self) -> tuple[int, int]:
-        """Cells from the centre of a window to its border, BEV and cameras; -1 for none."""
-        sizes = {window.is_camera: window.size // 2 for window in self.windows}
-        return sizes.get(False, -1), sizes.get(True, -1)
-
     def sorted(self, x_BXQ: Tensor) -> Tensor:
         """[B, ..., Q] -> [B, ..., padded Q] in the order of the tiles; zeros behind, ``FAR`` for integers."""
         index = self.query_BQ.view(len(x_BXQ), *[1] * (x_BXQ.dim() - 2), -1).expand(x_BXQ.shape)
@@ -109,21 +103,22 @@ class TileGeometry:
         The profile is float32, 0 outside of windows. FlexAttention can compile the function: it reads a few tensors.
         """
         keys, centre = self.keys, self.centre_B2MQ
-        map_K, row_K, col_K, is_camera_K = keys.map_K, keys.row_K, keys.col_K, keys.is_camera_K
         row_BMQ, col_BMQ = (x.contiguous() for x in centre.unbind(1))  # Dynamo takes no constant as an index
-        bev_half, camera_half = self.half_2
-        spreads = [2 * profile_variance(2 * half + 1) for half in self.half_2]
+        map_K, row_K, col_K, is_camera_K = keys.map_K, keys.row_K, keys.col_K, keys.is_camera_K == 1
+        # Tensors, so that one kernel serves windows of all sizes.
+        bev, camera = ({w.size for w in self.windows if w.is_camera == which} or {1} for which in (False, True))
+        half_K = torch.where(is_camera_K, max(camera) // 2, max(bev) // 2).to(torch.int32)
+        spread_K = torch.where(is_camera_K, 2 * profile_variance(max(camera)), 2 * profile_variance(max(bev)))
         gaussian = self.profile == "gaussian"
 
         def slope(b: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-            number, is_camera = map_K[k], is_camera_K[k] == 1
+            number = map_K[k]
             down, right = row_K[k] - row_BMQ[b, number, q], col_K[k] - col_BMQ[b, number, q]
-            half = torch.where(is_camera, camera_half, bev_half)
-            inside = (down.abs() <= half) & (right.abs() <= half)
+            inside = torch.maximum(down.abs(), right.abs()) <= half_K[k]
             if not gaussian:
                 return torch.where(inside, 1.0, 0.0), inside
             square = torch.where(inside, down * down + right * right, 0)  # far offsets would overflow
-            return torch.where(inside, torch.exp(-square / torch.where(is_camera, spreads[1], spreads[0])), 0.0), inside
+            return torch.where(inside, torch.exp(-square / spread_K[k]), 0.0), inside
 
         return slope
 

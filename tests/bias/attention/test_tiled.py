@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from aqr_bench.bias import biased_attention
-from aqr_bench.bias.attention import tiled, tiled_flex
+from aqr_bench.bias.attention import flex, tiled, tiled_flex
 from aqr_bench.bias.attention.tile_order import TILE
 from aqr_bench.bias.windows import ClosedForm
 
@@ -120,6 +121,24 @@ def test_flexattention_gives_the_same(hard, block, monkeypatch):
     torch.testing.assert_close(
         with_weight_gradients(inputs, "tiled"), with_weight_gradients(inputs, None), atol=1e-5, rtol=1e-5
     )
+
+
+def test_one_compiled_graph_per_pass_for_all_windows_and_numbers_of_queries_up_to_the_next_tile(monkeypatch):
+    """As on CUDA, where a graph is a kernel and a break in it is an error."""
+    flex_on_cpu(monkeypatch)
+    torch._dynamo.reset()
+    graphs = []
+
+    def compiler(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(tiled_flex, "uncompiled_flex", lambda: partial(flex.compiled_flex, "tiled", compiler=compiler))
+    for sizes, focal, queries in (((3, 3), 8.0, 70), ((5, 1), 20.0, 100)):
+        inputs = closed_form_inputs(1, sizes, focal, queries)
+        with torch.no_grad():
+            torch.testing.assert_close(attend(inputs, "tiled"), formula(inputs), atol=1e-6, rtol=1e-6)
+    assert len(graphs) == 2
 
 
 def test_what_it_cannot_do_is_refused():
