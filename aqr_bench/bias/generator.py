@@ -33,6 +33,7 @@ from aqr_bench.bias.windows import (
     GridWindow,
     WindowBias,
     grid_windows,
+    hard_windows,
     has_windows,
     self_window,
     window_bias,
@@ -190,8 +191,7 @@ class AttentionBias(nn.Module):
             local = None
             if has_windows(layout, *self.router_windows):
                 windows = grid_windows(*geometry, *self.router_windows)
-                zeros = query_BQC.new_zeros(batch, queries, sum(w.size**2 for w in windows))
-                local = window_bias(windows, zeros, layout.num_keys, hard=True)
+                local = hard_windows(windows, query_BQC, layout.num_keys)
             logits = self.router(query_BQC, query_pos_BQC, memory_BKC, memory_pos_BKC, local)
         if self.routing == "mask":
             return self._mask_sensors(logits, query_BQC, layout, sensor_state_B)

@@ -215,6 +215,14 @@ def window_bias(
     return WindowBias(index, valid, value_BQW, num_keys, hard, tuple(windows), closed_form)
 
 
+def hard_windows(windows: Sequence[GridWindow], points_BQ3: Tensor, num_keys: int) -> WindowBias:
+    """A bias that restricts attention to the windows and is 0 in them; ``points_BQ3`` gives its sizes and dtype."""
+    zero_BQ = points_BQ3.new_zeros(points_BQ3.shape[:2])
+    zeros = zero_BQ[..., None].expand(-1, -1, sum(w.size**2 for w in windows))
+    form = ClosedForm(zero_BQ, zero_BQ, zero_BQ.new_ones(()), "uniform", 0.0)
+    return window_bias(windows, zeros, num_keys, True, form)
+
+
 def has_windows(layout: MemoryLayout, bev_size: int, camera_size: int) -> bool:
     """Whether windows of these sizes can have any cell in this memory."""
     return bool((layout.num_bev and bev_size) or (layout.num_camera and camera_size))

@@ -130,12 +130,11 @@ class DecoderAttention(BaseModule):
                 raise ValueError("offset_values needs the head's locality prior: set pts_bbox_head.locality")
             v = torch.cat([v, prior.values_B1KV.to(v).expand(-1, self.num_heads, -1, -1)], -1)
         dims = None if prior is None else prior.dims
-        if self.dtype is not None:
-            if prior is not None:
-                raise ValueError(PRIOR_NEEDS_FLOAT32)
-            q, k, v = (t.to(self.dtype) for t in (q, k, v))
-        out = biased_attention(q, k, v, mask=mask, bias=bias, prior=dims, dropout_p=drop, backend=self.backend)
-        out = out.to(x_BQC.dtype)
+        if self.dtype is not None and prior is not None:
+            raise ValueError(PRIOR_NEEDS_FLOAT32)
+        out = biased_attention(
+            q, k, v, mask=mask, bias=bias, prior=dims, dropout_p=drop, backend=self.backend, dtype=self.dtype
+        )
         x = self.attn.out_proj(out[..., :width].transpose(1, 2).flatten(2))
         if self.offset_proj is not None:
             x = x + self.offset_proj(prior.offsets(out[..., width:]).transpose(1, 2).flatten(2))
@@ -149,7 +148,8 @@ class DecoderAttention(BaseModule):
 def set_backend(module: nn.Module, backend: str) -> None:
     """Choose the attention backend of every attention inside ``module``.
 
-    ``flex`` is for cross-attention: the windows of self-attention are not on a grid, and go through ``masked``.
+    ``flex`` and ``tiled`` are for cross-attention: the windows of self-attention are not on a grid, and go through
+    ``masked``.
 
     Raises:
         UserError: unknown backend.
@@ -158,7 +158,8 @@ def set_backend(module: nn.Module, backend: str) -> None:
         raise UserError(f"attention_backend '{backend}' is unknown{nearest(backend, BACKENDS)}")
     for child in module.modules():
         if isinstance(child, DecoderAttention):
-            child.backend = "masked" if backend == "flex" and child.role == "self" else backend
+            on_grids = child.role == "cross" or backend not in ("flex", "tiled")
+            child.backend = backend if on_grids else "masked"
 
 
 def set_attention_dtype(module: nn.Module, name: str, local: bool = False) -> None:

@@ -25,7 +25,7 @@ from aqr_bench.cmt.encoding import clamp_reference, to_metres
 from aqr_bench.cmt.geometry import CameraGeometry, gravity_boxes, ground_truth, label_tensor, metas_of, sensor_states
 from aqr_bench.cmt.head_losses import HeadLosses
 from aqr_bench.cmt.image_points import ImagePoints
-from aqr_bench.cmt.layer_bias import PLAIN_CMT, BiasOfLayer, Memory, make_biases
+from aqr_bench.cmt.layer_bias import PLAIN_CMT, BiasOfLayer, Memory, make_biases, stored_in_patches
 from aqr_bench.cmt.losses import LossFunctions, TaskSlice
 from aqr_bench.cmt.task_head import task_heads
 from aqr_bench.cmt.transformer import DecoderOutput, fuse_memory
@@ -174,6 +174,7 @@ class CmtHead(BaseModule):
             self.image_points = from_kwargs(ImagePoints, "image_points", image_points, channels=hidden_dim)
         if aqr:  # an empty dict is what overrides of single keys are merged into
             self.aqr = attention_bias(aqr, hidden_dim)
+        self.stores_patches = attention_backend == "tiled"
         set_backend(self.transformer, attention_backend)
         set_attention_dtype(self.transformer, attention_dtype, local=self.locality is not None)
         self._init_references()
@@ -238,7 +239,10 @@ class CmtHead(BaseModule):
         if image_points is not None and self.training:
             extra["image_points"] = (image_points, memory.cameras, metas, memory.layout.camera_shape[1:])
         mask = None if denoising is None else denoising.attn_mask
-        decoded = self.transformer(query_pos, memory.tokens_BKC, memory.positions_BKC, mask, bias_of)
+        tokens, positions = memory.tokens_BKC, memory.positions_BKC
+        if self.stores_patches:
+            tokens, positions, bias_of = stored_in_patches(memory, bias_of)
+        decoded = self.transformer(query_pos, tokens, positions, mask, bias_of)
         return self._predictions(decoded, reference, denoising, extra)
 
     def _memory(self, bev: Tensor | None, images: Tensor | None, metas: list[dict]) -> tuple[Memory, Tensor | None]:

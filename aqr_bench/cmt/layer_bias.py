@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from aqr_bench.bias import AttentionBias, BiasOutput, LocalityPrior, MemoryLayout, Prior, WindowBias
+from aqr_bench.bias.attention.tiles import in_patches, tile_geometry
 from aqr_bench.cmt.geometry import CameraGeometry
 
 
@@ -72,6 +73,23 @@ class Memory:
         cameras = None if self.cameras is None else self.cameras.of_sample(sample)
         points = None if self.image_points_BK3 is None else self.image_points_BK3[i]
         return Memory(self.tokens_BKC[i], self.positions_BKC[i], self.layout, cameras, points)
+
+
+def stored_in_patches(memory: Memory, bias_of: BiasOfLayer) -> tuple[Tensor, Tensor, BiasOfLayer]:
+    """Tokens and positions of the memory with keys as attention backend ``tiled`` stores them, and biases for these.
+
+    Once for all layers. Where the biases have no window in closed form, or a prior of keys in their order, all is as it
+    was; that backend then stores its keys itself, layer by layer.
+    """
+    tokens, positions = memory.tokens_BKC, memory.positions_BKC
+    layers = bias_of.layers if isinstance(bias_of, FixedBiases) else ()
+    biases = [layer.cross_bias for layer in layers if layer.cross_bias is not None]
+    windows = bool(biases) and isinstance(biases[0], WindowBias) and biases[0].closed_form and biases[0].grids
+    if not windows or any(layer.prior is not None for layer in layers):
+        return tokens, positions, bias_of
+    keys, moved = tile_geometry(biases[0]).keys, in_patches(biases[0])
+    layers = [layer if layer.cross_bias is None else replace(layer, cross_bias=moved) for layer in layers]
+    return tokens[:, keys.key_K], positions[:, keys.key_K], FixedBiases(tuple(layers))
 
 
 def make_biases(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aqr_bench.bias import BiasOutput
 from aqr_bench.bias.expert_routing import choose_experts, expert_loss, expert_weights
 from aqr_bench.bias.expert_windows import official_windows
-from aqr_bench.bias.windows import WindowBias, grid_windows, has_windows, window_bias
+from aqr_bench.bias.windows import WindowBias, grid_windows, hard_windows, has_windows
 from aqr_bench.cmt import two_stages as two_stages  # registers its hook
 from aqr_bench.cmt.encoding import clamp_reference, to_metres
 from aqr_bench.cmt.geometry import sensor_states
@@ -154,8 +154,7 @@ class MultiExpertHead(CmtHead):
         projection = (None, None) if cameras is None else (cameras.lidar2img_BN44, cameras.key_BN2)
         make_windows = official_windows if self.official_quirks else grid_windows
         windows = make_windows(points, *projection, memory.layout, *sizes)
-        zeros = points.new_zeros(*points.shape[:2], sum(w.size**2 for w in windows))
-        return window_bias(windows, zeros, memory.layout.num_keys, hard=True)
+        return hard_windows(windows, points, memory.layout.num_keys)
 
     def _decode_routed(
         self, experts: Mapping[str, ExpertInput], expert_BQ: Tensor, reference_BQ3: Tensor, metas: Sequence[dict]

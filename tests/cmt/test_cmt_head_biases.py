@@ -113,7 +113,7 @@ def test_bias_can_be_limited_to_the_last_layer():
 
 def test_the_attention_backends_agree():
     x, x_img = features(2)
-    backends = ("literal", "auto", "masked", "window", "flex")
+    backends = ("literal", "auto", "masked", "window", "flex", "tiled")
     heads = [small_head(aqr=AQR, locality=LOCALITY, attention_backend=b) for b in backends]
     for head in heads:
         wake_router(head)
@@ -126,7 +126,7 @@ def test_the_attention_backends_agree():
 def test_the_attention_backends_train_alike(profile):
     """With denoising queries, whose mask the bias of self-attention comes on top of; router and scale included."""
     gradients = {}
-    for backend in ("literal", "masked", "window"):
+    for backend in ("literal", "masked", "window", "tiled"):
         head = small_head(aqr={**AQR, "site": "both", "profile": profile}, attention_backend=backend)
         wake_router(head)
         torch.manual_seed(7)
@@ -134,7 +134,7 @@ def test_the_attention_backends_train_alike(profile):
         losses = train_step(head, with_truth(metas(2), [3, 1]), x, x_img)
         gradients[backend] = (losses, {name: p.grad for name, p in head.named_parameters()})
     assert gradients["literal"][1]["aqr.scale"].abs() > 0
-    for backend in ("masked", "window"):
+    for backend in ("masked", "window", "tiled"):
         for value, reference in zip(gradients[backend], gradients["literal"], strict=True):
             torch.testing.assert_close(value, reference, rtol=2e-3, atol=2e-5)
 
@@ -177,3 +177,20 @@ def test_cells_are_ordered_once_for_all_layers_and_both_passes(backend, profile,
         train_step(head, with_truth(metas(2), [4, 3]), *features(2))
         counts.append(len(ordered))
     assert counts[0] == counts[1] <= times
+
+
+@pytest.mark.parametrize(("locality", "stored"), [({}, True), (LOCALITY, False)])
+def test_backend_tiled_gets_its_keys_in_patches_once_for_all_layers(locality, stored):
+    head, calls = small_head(aqr=dict(AQR, layers="last"), locality=locality, attention_backend="tiled"), []
+    head.transformer.register_forward_pre_hook(lambda _, args: calls.append(args))
+    plain = small_head()
+    plain.transformer.register_forward_pre_hook(lambda _, args: calls.append(args))
+    plain.load_state_dict(head.state_dict(), strict=False)
+    for each in (head, plain):
+        run(each, *features(1), metas(1))
+    (_, tokens, positions, _, bias_of), (_, plain_tokens, plain_positions, *_) = calls
+    assert [layer.cross_bias is not None for layer in bias_of.layers] == [False, True]
+    assert bias_of.layers[-1].cross_bias.in_patches == stored
+    for ours, theirs in ((tokens, plain_tokens), (positions, plain_positions)):
+        assert torch.equal(ours, theirs) != stored
+        assert torch.equal(ours.sort(1).values, theirs.sort(1).values)

@@ -14,7 +14,7 @@ import torch
 
 from aqr_bench.cost.attention_kernels import kernels_of
 from aqr_bench.cost.gpu_check import __main__ as gpu_check
-from aqr_bench.cost.gpu_check import attention_cases, detector, end_to_end, training
+from aqr_bench.cost.gpu_check import attention_cases, detector, end_to_end, tiled_table, training
 from aqr_bench.cost.gpu_check.attention_table import BACKENDS, attention_rows
 from aqr_bench.cost.gpu_check.head_cost import TrainingHead
 from aqr_bench.cost.gpu_check.parity import HEADS, bias_rows, head_rows, relative_distance, with_tolerance
@@ -95,7 +95,7 @@ def test_what_is_always_run_fits_into_eight_minutes_on_a_gpu():
     parts = parts_of(settings_for("cuda"))
     assert sum(part.budget_s for part in parts if not part.optional) <= 480
     assert all(part.budget_s < 600 for part in parts)
-    assert [part.name for part in parts if part.optional] == ["flex", "quick"]
+    assert [part.name for part in parts if part.optional] == ["flex", "tiled", "quick"]
     # What may end a CUDA context stands alone.
     assert sum(part.name.startswith("bias_parity ") for part in parts) == 3
 
@@ -158,6 +158,18 @@ def test_the_attention_table_has_every_backend_its_kernel_and_what_is_not_possib
     assert {row["kernel"] for row in timed if row["backend"] == "none"} == {"flash on a CPU"}
     assert {row["queries"] for row in timed} == {9, 12} and all(row["ratio"]["median"] > 0 for row in timed)
     assert [row["not possible"] for row in rows if row not in timed] == ["float32 and float64 only"] * 12
+
+
+def test_the_rows_of_backend_tiled():
+    rows = rows_of(tiled_table.tiled_rows)
+    assert not [row for row in rows if "failed" in row]
+    timed = [row for row in rows if "ratio" in row]
+    assert len(timed) == 2 * 2 * 3 * 2  # dtypes, queries, windows, modes
+    assert {row["kernel of none"] for row in timed} == {"flash on a CPU"} and {r["two runs"] for r in timed} == {
+        "equal"
+    }
+    assert all(0 < row["flagged"] <= 1 and row["ratio"]["low"] > 0 for row in timed)
+    assert len([row for row in rows if "error" in row]) == 2
 
 
 def test_the_kernel_of_an_attention_is_named():

@@ -27,7 +27,12 @@ class Inputs:
 
     def to(self, dtype: torch.dtype) -> Inputs:
         q, k, v = (x.to(dtype) for x in (self.q, self.k, self.v))
-        return replace(self, q=q, k=k, v=v, bias=replace(self.bias, value_BQW=self.bias.value_BQW.to(dtype)))
+        form = self.bias.closed_form
+        if form is not None:
+            names = ("lidar_weight_BQ", "camera_weight_BQ", "scale")
+            form = replace(form, **{name: getattr(form, name).to(dtype) for name in names})
+        bias = replace(self.bias, value_BQW=self.bias.value_BQW.to(dtype), closed_form=form)
+        return replace(self, q=q, k=k, v=v, bias=bias)
 
 
 def random_inputs(seed, B=2, H=2, Q=5, K=7, d=4, hard=False, masked=False, prior=False, dtype=torch.float64) -> Inputs:
@@ -85,7 +90,8 @@ def with_closed_form(inputs: Inputs, form: ClosedForm) -> Inputs:
         * window_profile(window_offsets(w.size, inputs.q.device), w.size, form.profile).to(form.scale)
         for w in inputs.bias.grids
     ]
-    value = (torch.cat(values, -1) * form.scale).clamp(-form.limit, form.limit)
+    nothing = inputs.q.new_zeros(*inputs.bias.index_BQW.shape[:2], 0)
+    value = (torch.cat([nothing, *values], -1) * form.scale).clamp(-form.limit, form.limit)
     return replace(inputs, bias=replace(inputs.bias, value_BQW=value, closed_form=form))
 
 

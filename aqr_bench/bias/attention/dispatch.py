@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,12 +13,17 @@ from torch.nn.functional import dropout, pad, scaled_dot_product_attention
 from aqr_bench.bias.attention.flex import flex_attention
 from aqr_bench.bias.attention.fused_kernels import on_cpu
 from aqr_bench.bias.attention.masked import masked_attention
+from aqr_bench.bias.attention.tiled import tiled_attention
 from aqr_bench.bias.attention.window import window_attention
 from aqr_bench.bias.windows import WindowBias
 
-BACKENDS = ("auto", "literal", "masked", "window", "flex")
+BACKENDS = ("auto", "literal", "masked", "window", "flex", "tiled")
 Bias = WindowBias | Tensor
-WINDOW_BACKENDS = {"masked": masked_attention, "window": window_attention, "flex": flex_attention}
+WINDOW_BACKENDS = {
+    "masked": masked_attention,
+    "window": window_attention,
+    "flex": flex_attention,
+}
 # With so many keys per window cell, correcting at the cells is faster than a dense mask (benchmarks/README.md).
 KEYS_PER_CELL = 100
 
@@ -32,6 +38,7 @@ def biased_attention(
     prior: tuple[Tensor, Tensor] | None = None,
     dropout_p: float = 0.0,
     backend: str = "auto",
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Multi-head attention with a bias that is the same for all heads (spec, part 4).
 
@@ -47,19 +54,28 @@ def biased_attention(
             - ``masked``: fused attention with one [Q, K] mask per sample, and a custom gradient.
             - ``window``: unbiased fused attention, corrected at the window cells. float32 and float64.
             - ``flex``: FlexAttention; on CUDA, heads at least 16 wide. Slower than the others in float32.
+            - ``tiled``: tiles of the scores with a window cell apart from the others, their bias in closed form
+              (:class:`aqr_bench.bias.windows.ClosedForm`). FlexAttention on CUDA; on a CPU a reference, slow.
             - ``auto``: see :func:`choose_backend`.
 
             Without a bias, with a dense one, with a mask that has a gradient, or with dropout, which fused kernels
             on a CPU do not support, all but ``literal`` are PyTorch's ``scaled_dot_product_attention`` with a dense
             mask. Hard windows with dropout are the formula at the window cells alone.
+        dtype: precision of the attention: q, k and v are cast to it, and the output is cast back; None: that of q.
     Returns:
         [B, H, Q, width of v]. A row whose keys are all masked gives zeros.
     Raises:
         ValueError: unknown backend; one that cannot do this (``window`` in half precision, ``flex`` on a CPU with
-            gradients, on CUDA with heads narrower than 16 or in float64, or with windows that are not on a grid).
+            gradients, on CUDA with heads narrower than 16 or in float64, or with windows that are not on a grid;
+            ``tiled`` with a mask or without a closed form, on CUDA as ``flex``).
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown attention backend '{backend}'; known: {', '.join(BACKENDS)}")
+    in_tiles = backend == "tiled" and isinstance(bias, WindowBias) and bias.index_BQW.shape[-1] and not dropout_p
+    if dtype not in (None, q_BHQd.dtype) and not in_tiles:
+        cast = (x.to(dtype) for x in (q_BHQd, k_BHKd, v_BHKd))
+        out = biased_attention(*cast, mask=mask, bias=bias, prior=prior, dropout_p=dropout_p, backend=backend)
+        return out.to(q_BHQd.dtype)
     width = v_BHKd.shape[-1]
     if isinstance(bias, WindowBias) and bias.index_BQW.shape[-1] == 0:  # no query has a window in this batch
         if bias.hard:
@@ -82,7 +98,8 @@ def biased_attention(
             name = choose_backend(q, bias, prior is not None) if backend == "auto" else backend
             if name == "window" and q.dtype not in (torch.float32, torch.float64):
                 raise ValueError(f"attention backend 'window' needs float32 or float64, not {q.dtype}; use 'masked'")
-            out = WINDOW_BACKENDS[name](q, k, v, bias, added, scale)
+            attend = partial(tiled_attention, dtype=dtype) if name == "tiled" else WINDOW_BACKENDS[name]
+            out = attend(q, k, v, bias, added, scale)
         else:
             dense = _dense(added, bias, fully_masked_BQ, q.dtype)
             dense = None if dense is None else dense.expand(len(q), -1, -1, -1)

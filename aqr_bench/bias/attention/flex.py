@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, bias: WindowBias, mask: Tens
             raise ValueError(
                 "attention backend 'flex' has no gradient on a CPU; use 'masked', 'window' or 'auto' there"
             )
-        return _uncompiled()(q, k, v, score_mod=score_function(bias, mask, q.dtype), scale=scale)
+        return uncompiled_flex()(q, k, v, score_mod=score_function(bias, mask, q.dtype), scale=scale)
     if q.shape[-1] < MIN_WIDTH or q.dtype == torch.float64:
         raise ValueError(
             f"attention backend 'flex' needs heads at least {MIN_WIDTH} wide in float32 or half precision on CUDA, not "
@@ -65,15 +66,28 @@ def compiled_attention(
     more = -queries % QUERY_STEP
     bias, mask = _with_more_queries(bias, mask, more)
     score = score_function(bias, mask, q.dtype)
+    q = pad(q, (0, 0, 0, more))
+    return compiled_flex("flex", q, k, v, compiler=compiler, score_mod=score, scale=scale)[:, :, :queries]
+
+
+def compiled_flex(backend: str, *tensors: Tensor, compiler: str = "inductor", **options: Any) -> Any:
+    """FlexAttention by one compiled kernel per shape.
+
+    Args:
+        backend: that it is for, for the message.
+        compiler: backend of ``torch.compile``.
+    Raises:
+        RuntimeError: more than ``MAX_KERNELS`` shapes: there is no silent fallback.
+    """
     try:
         with torch._dynamo.config.patch(recompile_limit=MAX_KERNELS):
-            out = _compiled(compiler)(pad(q, (0, 0, 0, more)), k, v, score_mod=score, scale=scale)
+            return _compiled(compiler)(*tensors, **options)
     except torch._dynamo.exc.FailOnRecompileLimitHit as error:
         raise RuntimeError(
-            f"attention backend 'flex': FlexAttention was compiled for {MAX_KERNELS} different shapes in this process "
-            "and would continue without a fused kernel; use attention_backend 'masked' or 'auto', or equal batches"
+            f"attention backend '{backend}': FlexAttention was compiled for {MAX_KERNELS} different shapes in this "
+            "process and would continue without a fused kernel; use attention_backend 'masked' or 'auto', or equal "
+            "batches"
         ) from error
-    return out[:, :, :queries]
 
 
 def score_function(bias: WindowBias, mask: Tensor | None, dtype: torch.dtype) -> Callable[..., Tensor]:
@@ -147,7 +161,7 @@ def _locate(window: GridWindow, key: Tensor, number: Tensor, row: Tensor, col: T
 
 
 @functools.cache
-def _uncompiled() -> Callable[..., Tensor]:
+def uncompiled_flex() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention as attention
 
     return attention
@@ -156,4 +170,4 @@ def _uncompiled() -> Callable[..., Tensor]:
 @functools.cache
 def _compiled(compiler: str) -> Callable[..., Tensor]:
     """``fullgraph``: an error instead of plain operators where it cannot be compiled."""
-    return torch.compile(_uncompiled(), dynamic=False, fullgraph=True, backend=compiler)
+    return torch.compile(uncompiled_flex(), dynamic=False, fullgraph=True, backend=compiler)

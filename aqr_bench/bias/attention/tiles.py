@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,11 @@ class TileGeometry:
         """Where each query is among the sorted ones."""
         return self.query_BQ.argsort(-1)
 
+    @cached_property
+    def block_masks(self) -> dict[tuple[bool, int], Any]:
+        """FlexAttention's masks made of the table, by what they hold and their block size."""
+        return {}
+
     @property
     def padded_queries(self) -> int:
         """Number of queries, rounded up to whole tiles."""
@@ -84,45 +90,37 @@ class TileGeometry:
         centre = self.sorted(centre[:, :, :count])
         return centre.to(torch.int32).contiguous()
 
-    @cached_property
-    def half_2(self) -> tuple[int, int]:
-        """Cells from the centre of a window to its border, BEV and cameras; -1 for none."""
-        sizes = {window.is_camera: window.size // 2 for window in self.windows}
-        return sizes.get(False, -1), sizes.get(True, -1)
-
     def sorted(self, x_BXQ: Tensor) -> Tensor:
         """[B, ..., Q] -> [B, ..., padded Q] in the order of the tiles; zeros behind, ``FAR`` for integers."""
         index = self.query_BQ.view(len(x_BXQ), *[1] * (x_BXQ.dim() - 2), -1).expand(x_BXQ.shape)
         more = self.padded_queries - index.shape[-1]
         return pad(x_BXQ.gather(-1, index), (0, more), value=0 if x_BXQ.is_floating_point() else FAR)
 
-    def offsets(self, b: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Offset (rows, columns) of stored keys from the centres of sorted queries' windows, and whether it is inside.
+    @cached_property
+    def slope(self) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Function of sample, sorted query and stored key, which broadcast: the profile, and whether it is inside.
 
-        All arguments and results broadcast; they may be scalar tensors, as in FlexAttention's functions.
+        The profile is float32, 0 outside of windows. FlexAttention can compile the function: it reads a few tensors.
         """
         keys, centre = self.keys, self.centre_B2MQ
-        number, is_camera = keys.map_K[k], keys.is_camera_K[k] == 1
-        down = keys.row_K[k] - centre[b, 0, number, q]
-        right = keys.col_K[k] - centre[b, 1, number, q]
-        bev_half, camera_half = self.half_2
-        half = torch.where(is_camera, camera_half, bev_half)
-        return down, right, (down.abs() <= half) & (right.abs() <= half)
+        row_BMQ, col_BMQ = (x.contiguous() for x in centre.unbind(1))  # Dynamo takes no constant as an index
+        map_K, row_K, col_K, is_camera_K = keys.map_K, keys.row_K, keys.col_K, keys.is_camera_K == 1
+        # Tensors, so that one kernel serves windows of all sizes.
+        bev, camera = ({w.size for w in self.windows if w.is_camera == which} or {1} for which in (False, True))
+        half_K = torch.where(is_camera_K, max(camera) // 2, max(bev) // 2).to(torch.int32)
+        spread_K = torch.where(is_camera_K, 2 * profile_variance(max(camera)), 2 * profile_variance(max(bev)))
+        gaussian = self.profile == "gaussian"
 
-    def slope(self, b: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """The profile, float32, at the offset of each stored key from each sorted query, and whether it is inside."""
-        down, right, inside = self.offsets(b, q, k)
-        if self.profile != "gaussian":
-            return torch.where(inside, 1.0, 0.0), inside
-        bev_half, camera_half = self.half_2
-        rate = torch.where(
-            self.keys.is_camera_K[k] == 1,
-            -0.5 / profile_variance(2 * camera_half + 1),
-            -0.5 / profile_variance(2 * bev_half + 1),
-        )
-        # Far offsets would overflow int32 when squared.
-        square = (down * down + right * right).where(inside, 0)
-        return torch.where(inside, torch.exp(square * rate), 0.0), inside
+        def slope(b: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+            number = map_K[k]
+            down, right = row_K[k] - row_BMQ[b, number, q], col_K[k] - col_BMQ[b, number, q]
+            inside = torch.maximum(down.abs(), right.abs()) <= half_K[k]
+            if not gaussian:
+                return torch.where(inside, 1.0, 0.0), inside
+            square = torch.where(inside, down * down + right * right, 0)  # far offsets would overflow
+            return torch.where(inside, torch.exp(-square / spread_K[k]), 0.0), inside
+
+        return slope
 
     def strengths(self, form: ClosedForm) -> Tensor:
         """[B, 2, padded Q]: scale times weight of the sorted queries, LiDAR and cameras; differentiable."""
@@ -134,6 +132,14 @@ def tile_geometry(bias: WindowBias) -> TileGeometry:
     if "tiles" not in bias.shared:
         bias.shared["tiles"] = TileGeometry(bias.grids, bias.num_keys, bias.closed_form.profile)
     return bias.shared["tiles"]
+
+
+def in_patches(bias: WindowBias) -> WindowBias:
+    """A bias in closed form for keys that are stored in patches already."""
+    geometry = tile_geometry(bias)
+    moved = replace(bias, index_BQW=geometry.keys.position_K[bias.index_BQW], in_patches=True)
+    moved.shared["tiles"] = geometry
+    return moved
 
 
 def tile_table(windows: Sequence[GridWindow], maps: Sequence[PatchedMaps], rank_BQ: Tensor, num_keys: int) -> Tensor:

@@ -12,8 +12,9 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from aqr_bench.bias import MemoryLayout, WindowBias, biased_attention, grid_windows, window_bias
+from aqr_bench.bias.generator import MAX_BIAS
 from aqr_bench.bias.locality_prior import LocalityPrior
-from aqr_bench.bias.windows import self_window
+from aqr_bench.bias.windows import ClosedForm, self_window
 from aqr_bench.cost.cameras import ring_of_cameras
 
 
@@ -75,7 +76,9 @@ class Case:
         """The bias of this step: the router's weights on the cells of their windows."""
         parts = [(int(g.is_camera), g.size**2) for g in self.geometry.grids] or [(0, self.geometry.index_BQW.shape[-1])]
         columns = [self.weight_BQ2[..., sensor, None].expand(-1, -1, cells) for sensor, cells in parts]
-        return replace(self.geometry, value_BQW=torch.cat(columns, -1))
+        scale = self.weight_BQ2.new_ones(())
+        form = ClosedForm(*self.weight_BQ2.unbind(-1), scale, "uniform", MAX_BIAS) if self.geometry.grids else None
+        return replace(self.geometry, value_BQW=torch.cat(columns, -1), closed_form=form)
 
     def heads(self) -> tuple[Tensor, Tensor, Tensor]:
         """Projected queries, keys and values, [B, H, Q or K, C / H]."""
@@ -178,7 +181,7 @@ def backend(name: str) -> Attention:
 
 ATTENTION: dict[str, Attention] = {
     "none": lambda case: output_projection(case, biased_attention(*case.heads())),
-    **{name: backend(name) for name in ("auto", "window", "masked", "literal", "flex")},
+    **{name: backend(name) for name in ("auto", "window", "masked", "literal", "flex", "tiled")},
 }
 
 

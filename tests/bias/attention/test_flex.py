@@ -24,7 +24,7 @@ def test_further_queries_change_nothing(hard, masked, more):
     def longer(q, k, v, bias, mask, scale):
         bias, mask = flex._with_more_queries(bias, mask, more)
         score = flex.score_function(bias, mask, q.dtype)
-        out = flex._uncompiled()(pad(q, (0, 0, 0, more)), k, v, score_mod=score, scale=scale)
+        out = flex.uncompiled_flex()(pad(q, (0, 0, 0, more)), k, v, score_mod=score, scale=scale)
         assert out.isfinite().all()
         return out[:, :, :-more]
 

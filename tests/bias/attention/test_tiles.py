@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from aqr_bench.bias import grid_windows, window_bias
 from aqr_bench.bias.attention.tile_order import CAMERA_PATCH, TILE, PatchedMaps, key_order, query_order
+from aqr_bench.bias.attention.tiled_flex import block_mask
 from aqr_bench.bias.attention.tiles import TileGeometry, tile_geometry
 from aqr_bench.bias.windows import GridWindow
 from aqr_bench.cost.gpu_check.attention_cases import SIZES, layout_of, random_points
@@ -140,6 +141,22 @@ def test_shapes_do_not_depend_on_how_many_cameras_see_a_query():
         shapes.add((geometry.centre_B2MQ.shape, geometry.table_BTS.shape, geometry.strengths(bias.closed_form).shape))
         assert tile_geometry(bias) is geometry
     assert len(shapes) == 1
+
+
+def test_nothing_waits_for_the_device():
+    """On the meta device there is nothing to wait for: an operator that needs a value on the host raises."""
+    bias = closed_form_inputs(0, profile="gaussian").bias
+    grids = tuple(replace(w, centre_BQ3=w.centre_BQ3.to("meta"), seen_BQ=w.seen_BQ.to("meta")) for w in bias.grids)
+    geometry = TileGeometry(grids, bias.num_keys, "gaussian")
+    form = replace(bias.closed_form, **{
+        name: getattr(bias.closed_form, name).to("meta") for name in ("lidar_weight_BQ", "camera_weight_BQ", "scale")
+    })  # fmt: skip
+    index = torch.zeros(3, dtype=torch.long, device="meta")
+    made = [geometry.table_BTS, geometry.strengths(form), *geometry.slope(index, index, index)]
+    for with_cells in (False, True):
+        tiles, coarse = (block_mask(geometry, with_cells, size) for size in (TILE, 2 * TILE))
+        made += [tiles.kv_indices, tiles.full_q_indices, coarse.full_kv_num_blocks]
+    assert all(x.is_meta for x in made)
 
 
 @pytest.mark.parametrize(
