@@ -14,6 +14,7 @@ import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         datasets = _datasets(models, conditions)
         dataset = datasets[0][0]
         sample, threshold = viewed_sample(first, dataset, conditions[0], args.sample, args.threshold)
-        thresholds = [threshold]
-        for model, row in zip(models[1:], datasets[1:], strict=True):  # each at the score that suits it, where known
-            wanted = args.threshold if model.detections_under(conditions[0]) else threshold
-            thresholds.append(viewed_sample(model, row[0], conditions[0], sample.index, wanted)[1])
+        threshold_of = partial(threshold_beside, dataset, conditions[0], args.threshold, threshold)
+        thresholds = [threshold, *map(threshold_of, models[1:])]
         if args.attention is not None:
             caption = write_attention(first, dataset, sample.index, conditions[0], args.attention, args.out)
             print(f"{caption}\n-> {args.out}")
@@ -227,6 +226,14 @@ def viewed_sample(
     if isinstance(asked, int):
         return ChosenSample(str(asked), asked, ""), threshold
     return next((sample for sample in samples if sample.name == asked), samples[0]), threshold
+
+
+def threshold_beside(
+    dataset: Any, condition: Condition, asked: float | None, first: float, model: ViewedModel
+) -> float:
+    """The score threshold of a model beside the ``first``: that of the user, else that suits it, else the first's."""
+    known = model.detections_under(condition) is not None
+    return viewed_sample(model, dataset, condition, 0, asked)[1] if asked is None and known else first
 
 
 # ---------------------------------------------------------------- what is seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_runs import RUN, tiny_checkout
@@ -13,6 +14,7 @@ from aqr_bench.cli import view
 from aqr_bench.cli.main import main
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, write_records
+from aqr_bench.study.load import load_tier, resolve_condition
 
 
 @pytest.fixture
@@ -41,6 +43,19 @@ def test_the_attention_of_a_train_record(here, tmp_path, capsys):
     out = tmp_path / "x.png"
     assert main(f"view {RUN}/train.jsonl --attention 3 --sample 0 --out {out}".split()) == 0
     assert "Query 3: the model has no bias" in capsys.readouterr().out and out.stat().st_size > 10_000
+
+
+def test_each_model_is_seen_at_the_threshold_that_suits_it(monkeypatch):
+    detections = {"strong": "a", "weak": "b", "without": None}
+    monkeypatch.setattr(view.ViewedModel, "detections_under", lambda self, _: detections[self.name])
+    monkeypatch.setattr(view, "chosen_samples", lambda _, file, *__: ([], {"a": 0.4, "b": 0.1}[file]))
+    condition, tier = resolve_condition("clean"), SimpleNamespace(tier=load_tier("smoke"))
+
+    def of(name: str, asked: float | None = None) -> float:
+        return view.threshold_beside([{}], condition, asked, 0.3, view.ViewedModel(name, tier))
+
+    assert [of(name) for name in detections] == [0.4, 0.1, 0.3]
+    assert of("weak", asked=0.3) == 0.3  # the first has what the user asked for
 
 
 def test_the_scene_of_a_sample_is_what_the_time_line_has():
