@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 DEFAULT_TIER = "quick"
 MEMORY_GB = 8  # what README.md asks for
 INSTALL = f"{sys.executable} -m pip install"
-LOCKED = f"{INSTALL} --no-deps -r {PACKAGE_DATA / 'requirements.lock' if is_installed() else 'requirements.lock'}"
+SHARE = PACKAGE_DATA if is_installed() else Path(__file__).resolve().parents[2]  # also where doctor runs elsewhere
+LOCKED = f"{INSTALL} --no-deps -r {SHARE / 'requirements.lock'}"
 INSTALL_DOC = "see docs/install.md"
 REMEDIES = {
     "torch": f"{INSTALL} torch==2.13.0",
@@ -137,7 +138,8 @@ def cuda_remedy(driver: Driver | None) -> str:
 def _check_imports(imports: Mapping[str, ImportResult], driver: Driver | None) -> Iterator[Check]:
     for name, result in imports.items():
         if result.error is not None:
-            yield Check(name, "broken", result.error, REMEDIES[name])
+            remedy = f"run doctor again, and if it hangs then, too: {REMEDIES[name]}" if result.slow else REMEDIES[name]
+            yield Check(name, "broken", result.error, remedy)
             if name == "torch":
                 yield Check("CUDA", "note", "not known without torch")
             continue

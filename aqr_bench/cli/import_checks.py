@@ -58,10 +58,14 @@ print(json.dumps({"version": importlib.metadata.version("nuscenes-devkit")}))
 
 @dataclass(frozen=True)
 class ImportResult:
-    """``error``: why the package does not work, in one line; None if it does, and then ``facts`` are known."""
+    """``error``: why the package does not work, in one line; None if it does, and then ``facts`` are known.
+
+    ``slow``: it was stopped. The first import compiles bytecode, so a second one may work.
+    """
 
     error: str | None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    slow: bool = False
 
 
 def check_import(script: str, timeout_s: float = TIMEOUT_S) -> ImportResult:
@@ -78,7 +82,9 @@ def check_import(script: str, timeout_s: float = TIMEOUT_S) -> ImportResult:
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        return ImportResult(f"did not import within {timeout_s:.0f} s")
+        return ImportResult(
+            f"did not import within {timeout_s:.0f} s, on a busy machine or for the first time", slow=True
+        )
     except OSError as error:
         return ImportResult(f"{sys.executable} could not be started ({error})")
     if done.returncode < 0:
