@@ -263,7 +263,7 @@ def run_training(
     config.resume, config.load_from = last is not None, None if last is None else str(last)
     config.launcher = "none" if world_size() == 1 else "pytorch"
     config.model_wrapper_cfg = dict(MODEL_WRAPPER)
-    # Evaluation is a job of its own; the Runner asks for a test loop where it sees a test loader.
+    # Evaluation is a separate job; the Runner asks for a test loop where it sees a test loader.
     runner = Runner.from_cfg(_without_test(config))
     use_feature_cache(inner_model(runner), tier, model or tier.model, work_root)
     if init and not config.resume:
