@@ -62,7 +62,7 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TierVerdict:
     """Whether a tier works on this machine; ``notes`` do not keep it from working."""
 
     tier: str
@@ -215,7 +215,7 @@ def judge_tier(
     imports: Mapping[str, ImportResult],
     results: Path,
     driver: Driver | None = None,
-) -> Verdict:
+) -> TierVerdict:
     """Whether the tier's studies can be run into the folder ``results``; every reason is given, not the first alone."""
     from aqr_bench.study.requirements import disk_needed, missing_inputs, schedules
     from aqr_bench.study.settings import initial_file
@@ -237,7 +237,7 @@ def judge_tier(
         what = f"not there, so what starts from it is recorded as failed: {', '.join(map(str, missing))}"
         enough = all(file is not None and file in missing for file in starts)
         (reasons if enough else notes).append(Reason(what, "docs/reproduce.md says where these files come from"))
-    return Verdict(tier.name, not reasons, tuple(reasons), tuple(notes))
+    return TierVerdict(tier.name, not reasons, tuple(reasons), tuple(notes))
 
 
 def _gpu_reasons(
@@ -278,7 +278,7 @@ def judge_tiers(
     imports: Mapping[str, ImportResult],
     driver: Driver | None,
     results: Path | None = None,
-) -> list[Verdict]:
+) -> list[TierVerdict]:
     """A verdict on every tier that ships and on those named, with the studies that each runs where none is named.
 
     UserError: there is no such tier, or a mistake in its file.
@@ -295,19 +295,21 @@ def judge_tiers(
             except UserError as error:
                 if name in names:
                     raise
-                verdicts.append(Verdict(name, False, (Reason(error.message, error.remedy),)))  # a draft
+                verdicts.append(TierVerdict(name, False, (Reason(error.message, error.remedy),)))  # a draft
                 continue
             studies = [limit_seeds(load_study(study), tier) for study in tier.studies]
             verdicts.append(judge_tier(tier, studies, checks, imports, results or project_folder() / RESULTS, driver))
         return verdicts
     except ImportError as error:  # of numpy, yaml or the like: no file of ours can be read
-        return [Verdict(name, False, (Reason(f"a package is missing or broken: {error}", LOCKED),)) for name in names]
+        return [
+            TierVerdict(name, False, (Reason(f"a package is missing or broken: {error}", LOCKED),)) for name in names
+        ]
 
 
 # ---------------------------------------------------------------- what is printed
 
 
-def table(checks: Sequence[Check], verdicts: Sequence[Verdict], width: int) -> str:
+def table(checks: Sequence[Check], verdicts: Sequence[TierVerdict], width: int) -> str:
     """Machine, then tiers, one thing a row; how to fix it below, after an arrow."""
     names = max(len(text) for text in [*(c.name for c in checks), *(v.tier for v in verdicts)])
     lines = ["this machine"]

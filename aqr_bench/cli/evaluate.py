@@ -74,7 +74,7 @@ def _record_files(args: argparse.Namespace) -> dict[str, str]:
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"--suite: '{repeated}' is given twice")
     if args.out.endswith(".jsonl"):
-        raise UserError(f"--out: {args.out} is a file", "Give a folder: each suite gets a file of its own in it.")
+        raise UserError(f"--out: {args.out} is a file", "Give a folder: each suite gets a file in it.")
     outs = [f"{args.out}/evaluate.{name}.jsonl" for name in names]
     return dict(zip(args.suite, outs, strict=True))
 

@@ -22,7 +22,7 @@ BATCHES = 4  # in a cycle
 
 
 @dataclass
-class Samples:
+class LoadedSamples:
     """Samples of a data loader with its collate function; loaders with equal samples have one ``identity``."""
 
     items: list[Any]
@@ -42,7 +42,7 @@ class BenchmarkModel:
     model: Any
     config: Any
     condition: Condition
-    loaded: dict[str, Samples] = field(default_factory=dict)
+    loaded: dict[str, LoadedSamples] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._trained = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
@@ -105,11 +105,11 @@ class BenchmarkModel:
             # The preprocessor may change its input: a shallow copy protects the batch.
             self.model.test_step(copy.copy(batch))
 
-    def _test_samples(self) -> Samples:
+    def _test_samples(self) -> LoadedSamples:
         identity = {"loader": self.config.test_dataloader.to_dict(), "condition": self.condition.settings}
         return self._samples("test", identity, lambda: build_loader(self.config, self.condition, 1), BATCHES)
 
-    def _samples(self, split: str, facts: dict, build: Callable[[], Any], count: int) -> Samples:
+    def _samples(self, split: str, facts: dict, build: Callable[[], Any], count: int) -> LoadedSamples:
         samples, identity = self.loaded.get(split), config_hash(facts)
         if samples is None or samples.identity != identity:
             self.loaded[split] = samples = _read(build, count, identity)
@@ -133,7 +133,7 @@ def load_benchmark_model(config: Any, condition: Condition, like: BenchmarkModel
     return BenchmarkModel(model, config, condition, dict(like.loaded) if like else {})
 
 
-def _read(build: Callable[[], Any], count: int, identity: str) -> Samples:
+def _read(build: Callable[[], Any], count: int, identity: str) -> LoadedSamples:
     """The first samples of a loader's data set, in this process and always with the same random numbers."""
     from aqr_bench.engine.seeding import seed_all
 
@@ -141,7 +141,7 @@ def _read(build: Callable[[], Any], count: int, identity: str) -> Samples:
         loader = build()
     seed_all(0)
     items = [loader.dataset[i] for i in range(min(count, len(loader.dataset)))]
-    return Samples(items, loader.collate_fn, identity)
+    return LoadedSamples(items, loader.collate_fn, identity)
 
 
 def _constant_layer(voxels: Sequence[Any]) -> Any:

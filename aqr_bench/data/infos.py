@@ -33,7 +33,7 @@ CHECK = "See what is wrong: aqr-bench data check --root ROOT."
 def open_nuscenes(root: str | Path, version: str, vocabulary: Vocabulary | None = None, scoring: bool = False) -> Any:
     """Load nuscenes-devkit's NuScenes, or raise UserError naming what is missing.
 
-    ``vocabulary``: of a data set with names of its own; the tables have nuScenes' names then, wherever they are read.
+    ``vocabulary``: of a data set with custom names; the tables have nuScenes' names then, wherever they are read.
     ``scoring``: only to score detections, see ``data.scoring_tables``.
     """
     root = Path(root)

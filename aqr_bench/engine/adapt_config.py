@@ -27,7 +27,7 @@ def adapt(config: Any, where: str) -> None:
     - Sweeps are merged by LoadPoseCorrectedSweeps, in training too: conditions work on separate sweeps, and mmdet3d's
       motion of a sweep is not exact. Frames with too few sweeps are not padded.
     - Images are read as BGR, whatever their files hold. Views of different size are scaled to one, each by itself.
-    - Training: a curve, seeds that survive a restart. Validation while training goes: evaluation is a job of its own.
+    - Training: a curve, seeds that survive a restart. Validation while training goes: evaluation is a separate job.
     - Where mmcv has no compiled operators, hard voxelisation is spconv's.
 
     Args:

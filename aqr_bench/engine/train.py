@@ -266,7 +266,7 @@ def run_training(
     config.resume, config.load_from = last is not None, None if last is None else str(last)
     config.launcher = "none" if world_size() == 1 else "pytorch"
     config.model_wrapper_cfg = dict(MODEL_WRAPPER)
-    # Evaluation is a job of its own; the Runner asks for a test loop where it sees a test loader.
+    # Evaluation is a separate job; the Runner asks for a test loop where it sees a test loader.
     run_name = work.name if work_root is None else work.relative_to(work_root).as_posix()
     tracked = with_trackers(config, chosen_trackers(), "aqr-bench", f"{tier.name}/{run_name}")
     runner = Runner.from_cfg(_without_test(tracked))

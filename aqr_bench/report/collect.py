@@ -91,7 +91,7 @@ def collect_base(records: Path, tier: Tier, studies: Sequence[Study]) -> Results
 
 
 def further_suites(records: Path, tier: Tier, studies: Sequence[Study]) -> tuple[Suite, ...]:
-    """Known suites that the studies have records of, beside the suites of their own."""
+    """Known suites that the studies have records of, beside their own suites."""
     own = {study.suite.name for study in studies}
     folders = [RunLayout(tier.name, records).root / study.name for study in studies]
     names = [

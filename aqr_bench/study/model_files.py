@@ -1,4 +1,4 @@
-"""Model configs: those that ship, those of installed packages (mmdet3d::...), and files of one's own."""
+"""Model configs: those that ship, those of installed packages (mmdet3d::...), and custom files."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def _base_names(file: Path) -> Iterator[str]:
 
 
 def make_importable(model: str) -> None:
-    """Let ``custom_imports`` of a config of one's own find the modules that lie beside it."""
+    """Let ``custom_imports`` of a custom config find the modules that lie beside it."""
     if PACKAGE in model or not is_file_name(model):
         return
     folder = str(model_file(model).parent.resolve())

@@ -57,7 +57,7 @@ def variant_schedule(tier: Tier, study: Study, variant: str) -> Schedule:
     init, model, who = entry.init or tier.variant.init, entry.model or tier.model, f"{study.path}: variant '{variant}'"
     files = tier.models.get(model, {})
     if model != tier.model and init in ("base", "features"):
-        raise UserError(f"{who} has a model of its own, so init must be 'published' or 'scratch', not '{init}'")
+        raise UserError(f"{who} has another model than the tier: init must be 'published' or 'scratch', not '{init}'")
     if init == "published" and "checkpoint" not in files:
         init = "scratch"  # a tier without the checkpoint trains the model
     if init == "features" and not tier.pretrain:

@@ -61,7 +61,7 @@ def data(tmp_path, monkeypatch):
 def test_on_a_cpu_the_synthetic_tiers_work_and_the_others_say_why_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("smoke", "quick", "standard"):
-        assert verdict(name, CPU, tmp_path) == doctor.Verdict(name, True, ())
+        assert verdict(name, CPU, tmp_path) == doctor.TierVerdict(name, True, ())
     mini = verdict("mini", CPU, tmp_path)
     assert not mini.works
     for text in ("no nuScenes v1.0-mini under 'data/nuscenes'", "on 1 GPU, and torch can use none", "its CPU build"):
@@ -75,7 +75,7 @@ def test_with_data_published_weights_are_evaluated_without_a_gpu_but_nothing_is_
     assert verdict("paper", CPU, data).works
     assert "on 8 GPUs, and torch can use none" in verdict("paper_train", CPU, data).reasons[0].what
     for name in ("mini", "paper", "paper_train"):
-        assert verdict(name, GPUS, data) == doctor.Verdict(name, True, ())
+        assert verdict(name, GPUS, data) == doctor.TierVerdict(name, True, ())
     one = replace(GPU_TORCH, facts={**GPU_TORCH.facts, "gpus": ["a GPU"]})
     assert verdict("mini", {**GPUS, "torch": one}, data).works
     assert "torch can use 1" in verdict("paper_train", {**GPUS, "torch": one}, data).reasons[0].what

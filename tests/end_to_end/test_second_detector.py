@@ -144,7 +144,7 @@ def test_without_a_tier_a_config_and_a_checkpoint_do(place, trained, capsys):
     assert "does not fit" in capsys.readouterr().err
 
 
-OWN = '''"""A detector class of one's own."""
+CUSTOM = '''"""A custom detector class."""
 
 from mmdet3d.models.detectors import CenterPoint
 from mmdet3d.registry import MODELS
@@ -165,7 +165,7 @@ class QuietPoint(CenterPoint):
 def test_a_class_of_ones_own_lies_beside_its_config(place, trained):
     folder = place / "own"
     folder.mkdir()
-    (folder / "quiet_point.py").write_text(OWN)
+    (folder / "quiet_point.py").write_text(CUSTOM)
     (folder / "config.py").write_text(
         f'_base_ = ["{EXAMPLE / "centerpoint_pillar.py"}"]\n'
         'custom_imports = dict(imports=["aqr_bench.cmt", "aqr_bench.cmt.preprocessor", "aqr_bench.data.conditions", '

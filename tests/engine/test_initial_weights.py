@@ -209,7 +209,7 @@ def test_where_a_variant_with_a_model_of_its_own_starts(tmp_path):
     with pytest.raises(UserError, match="base: has a length, but models"):
         load_tier(write_tier(tmp_path / "both.yaml", models={LIDAR: {"checkpoint": "x"}}, **changes))
     wrong = load_study(write_study(path, a={"model": CAMERA, "init": "base"}))
-    with pytest.raises(UserError, match="'a' has a model of its own, so init must be 'published' or 'scratch'"):
+    with pytest.raises(UserError, match="'a' has another model than the tier: init must be 'published' or 'scratch'"):
         variant_schedule(tier, wrong, "a")
 
 

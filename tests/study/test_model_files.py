@@ -1,4 +1,4 @@
-"""Model configs by name, by file and from a package, and what belongs to a config of one's own."""
+"""Model configs by name, by file and from a package, and what belongs to a custom config."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def check_root(
         version: folder of the tables; None: the only one.
         samples: of so many samples all keyframes are opened, and so many sweeps; drawn with ``seed``.
         partial: a part of a release on purpose; counts and scenes of the release are not asked for.
-        vocabulary: of a data set with names of its own. ``scoring``: ranges in which objects count.
+        vocabulary: of a data set with custom names. ``scoring``: ranges in which objects count.
     Raises:
         UserError: ``version`` is None and there are tables of several versions.
     """

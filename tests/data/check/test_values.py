@@ -124,11 +124,11 @@ def findings_of_files(root: Path) -> list[str]:
     return result
 
 
-# ---------------------------------------------------------------- a data set with names of its own
+# ---------------------------------------------------------------- a data set with custom names
 
 
 @pytest.fixture
-def own_names(root) -> Path:
+def custom_names(root) -> Path:
     edit(root, "category", lambda row: row.update(name=row["name"].rpartition(".")[2]))
     edit(root, "attribute", lambda row: row.update(name=f"my.{row['name']}"))
     return root
@@ -141,23 +141,23 @@ VOCABULARY = {
 
 
 @pytest.fixture
-def tier(own_names, tmp_path) -> Path:
+def tier(custom_names, tmp_path) -> Path:
     path = tmp_path / "own.yaml"
-    data = {"kind": "nuscenes", "version": VERSION, "root": str(own_names), **VOCABULARY}
+    data = {"kind": "nuscenes", "version": VERSION, "root": str(custom_names), **VOCABULARY}
     tier = {"name": "own", "summary": "x", "data": data, "model": "cmt_aqr_quick"}
     path.write_text(yaml.safe_dump({**tier, "base": {"iterations": 1}, "variant": {"iterations": 1, "init": "base"}}))
     return path
 
 
-def test_names_of_a_data_set_are_mapped_by_its_tier(own_names, tier, nusc, infos, capsys):
-    assert "names of annotated objects" in findings(own_names)[0]
-    assert findings(own_names, Vocabulary(**VOCABULARY)) == []
-    assert main(["data", "check", "--root", str(own_names), "--partial", "--tier", str(tier), "--quiet"]) == 0
-    out = own_names / "infos"
-    assert main(["data", "--tier", str(tier), "--root", str(own_names), "--out", str(out), "--quiet"]) == 0
+def test_names_of_a_data_set_are_mapped_by_its_tier(custom_names, tier, nusc, infos, capsys):
+    assert "names of annotated objects" in findings(custom_names)[0]
+    assert findings(custom_names, Vocabulary(**VOCABULARY)) == []
+    assert main(["data", "check", "--root", str(custom_names), "--partial", "--tier", str(tier), "--quiet"]) == 0
+    out = custom_names / "infos"
+    assert main(["data", "--tier", str(tier), "--root", str(custom_names), "--out", str(out), "--quiet"]) == 0
     data = load_data(out)
     assert data.vocabulary == Vocabulary(**VOCABULARY) and data.max_sweeps == 10
-    mapped = open_nuscenes(own_names, VERSION, data.vocabulary)
+    mapped = open_nuscenes(custom_names, VERSION, data.vocabulary)
     parked = next(row["token"] for row in nusc.attribute if row["name"] == "vehicle.parked")
     for usual, annotation in zip(nusc.sample_annotation, mapped.sample_annotation, strict=True):
         name = usual["category_name"]
@@ -172,9 +172,9 @@ def test_names_of_a_data_set_are_mapped_by_its_tier(own_names, tier, nusc, infos
     assert boxes["car"] == usual.count(0) and boxes["truck"] == 0
 
 
-def test_a_mapping_of_a_name_that_is_not_there_is_a_mistake(own_names):
+def test_a_mapping_of_a_name_that_is_not_there_is_a_mistake(custom_names):
     with pytest.raises(Exception, match=r"data\.categories: the tables of .* have no 'carr'; did you mean 'car'\?"):
-        open_nuscenes(own_names, VERSION, Vocabulary({"carr": "vehicle.car"}))
+        open_nuscenes(custom_names, VERSION, Vocabulary({"carr": "vehicle.car"}))
 
 
 def test_info_files_differ_by_the_mapping(tmp_path, infos):
