@@ -13,6 +13,7 @@ from aqr_bench.report.loose_records import LooseEvaluations
 from aqr_bench.report.score_statistics import (
     MIN_DIFFERENCE,
     ScoreDifference,
+    Summary,
     correct,
     number,
     paired_difference,
@@ -25,7 +26,7 @@ MEAN_RA = "mRA"
 
 
 @dataclass(frozen=True)
-class _Scores:
+class ColumnScores:
     """Score by seed (a fraction of 1) of each model and column: clean, corruptions (mean over severities), mRA."""
 
     models: tuple[str, ...]
@@ -33,7 +34,16 @@ class _Scores:
     by_seed: Mapping[tuple[str, str], Mapping[int, float]]
 
     def mean(self, model: str, column: str) -> float | None:
-        return summarise(list(self.by_seed[model, column].values())).mean
+        return self.summary(model, column).mean
+
+    def summary(self, model: str, column: str) -> Summary:
+        return summarise(list(self.by_seed[model, column].values()))
+
+    def cell(self, model: str, column: str) -> str:
+        """``45.3 ± 0.4`` in percent; a dash for nothing."""
+        summary = self.summary(model, column)
+        spread = "" if summary.sd is None else f" ± {number(100 * summary.sd, 1)}"
+        return "–" if summary.mean is None else f"{number(100 * summary.mean, 1)}{spread}"
 
 
 def paper_table(loose: LooseEvaluations, metric: str, baseline: str | None) -> ReportTable:
@@ -42,7 +52,7 @@ def paper_table(loose: LooseEvaluations, metric: str, baseline: str | None) -> R
     Args:
         metric: mAP or NDS. ``baseline``: model that the marks of the others refer to; None: no marks.
     """
-    scores = _scores(loose, metric)
+    scores = column_scores(loose, metric)
     deltas: dict[tuple[str, str], ScoreDifference | None] = {}
     for model in scores.models:
         if baseline is not None and model != baseline:
@@ -92,7 +102,8 @@ def class_table(loose: LooseEvaluations) -> ReportTable:
     return make_table(name, f"AP by class, {loose.suite.name}", rows, note, loose.models, columns)
 
 
-def _scores(loose: LooseEvaluations, metric: str) -> _Scores:
+def column_scores(loose: LooseEvaluations, metric: str) -> ColumnScores:
+    """Scores by column of the models of some evaluations."""
     rows = loose.evaluations[loose.evaluations["status"] == "ok"]
     values = {
         (model, int(seed), condition): float(value)
@@ -101,10 +112,26 @@ def _scores(loose: LooseEvaluations, metric: str) -> _Scores:
         )
         if math.isfinite(value)
     }
+    return scores_by_column(values, loose.models, conditions_by_column(loose))
+
+
+def conditions_by_column(loose: LooseEvaluations) -> dict[str, list[str]]:
+    """Conditions that a column is the mean over, of ``clean`` and each corruption."""
     groups = {CLEAN: [loose.suite.conditions[0].name]}
-    groups |= {name: list(severities.values()) for name, severities in loose.families().items()}
+    return groups | {name: list(severities.values()) for name, severities in loose.families().items()}
+
+
+def scores_by_column(
+    values: Mapping[tuple[str, int, str], float], models: Sequence[str], groups: Mapping[str, Sequence[str]]
+) -> ColumnScores:
+    """Means over the conditions of each column, and mRA, of the seeds that have all of them.
+
+    Args:
+        values: scores by model, seed and condition.
+        groups: see ``conditions_by_column``.
+    """
     by_seed: dict[tuple[str, str], dict[int, float]] = {}
-    for model in loose.models:
+    for model in models:
         seeds = sorted({seed for name, seed, _ in values if name == model})
         for column, conditions in groups.items():
             complete = [s for s in seeds if all((model, s, c) in values for c in conditions)]
@@ -117,28 +144,24 @@ def _scores(loose: LooseEvaluations, metric: str) -> _Scores:
             for s in seeds
             if corrupted and clean.get(s) and all(s in scores for scores in corrupted)
         }
-    return _Scores(tuple(loose.models), (*groups, *([MEAN_RA] if len(groups) > 1 else [])), by_seed)
+    return ColumnScores(tuple(models), (*groups, *([MEAN_RA] if len(groups) > 1 else [])), by_seed)
 
 
-def _cell(scores: _Scores, model: str, column: str, delta: ScoreDifference | None) -> str:
-    summary = summarise(list(scores.by_seed[model, column].values()))
-    if summary.mean is None:
-        return "–"
-    spread = "" if summary.sd is None else f" ± {number(100 * summary.sd, 1)}"
-    return f"{number(100 * summary.mean, 1)}{spread}{MARK if delta is not None and delta.survives else ''}"
+def _cell(scores: ColumnScores, model: str, column: str, delta: ScoreDifference | None) -> str:
+    return f"{scores.cell(model, column)}{MARK if delta is not None and delta.survives else ''}"
 
 
 def _numbers(
-    scores: _Scores, model: str, column: str, deltas: Mapping[tuple[str, str], ScoreDifference | None]
+    scores: ColumnScores, model: str, column: str, deltas: Mapping[tuple[str, str], ScoreDifference | None]
 ) -> dict[str, float | int | None]:
-    summary, delta = summarise(list(scores.by_seed[model, column].values())), deltas.get((model, column))
+    summary, delta = scores.summary(model, column), deltas.get((model, column))
     numbers = {"seeds": summary.n, "mean": summary.mean, "sd": summary.sd}
     for name, field in (("difference", "mean"), ("low95", "low"), ("high95", "high"), ("p", "p"), ("p_holm", "p_holm")):
         numbers[name] = None if delta is None else getattr(delta, field)
     return numbers
 
 
-def _best(scores: _Scores) -> list[tuple[int, str]]:
+def _best(scores: ColumnScores) -> list[tuple[int, str]]:
     """The cells with the highest mean of each column, as printed; none where all are alike."""
     cells = []
     for column in scores.columns:
@@ -152,7 +175,7 @@ def _best(scores: _Scores) -> list[tuple[int, str]]:
 
 def _note(
     loose: LooseEvaluations,
-    scores: _Scores,
+    scores: ColumnScores,
     deltas: Mapping[tuple[str, str], ScoreDifference | None],
     metric: str,
     baseline: str | None,
