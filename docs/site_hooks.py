@@ -52,6 +52,11 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     return INTERVALS.sub(r"\1&#32;\2", markdown)
 
 
+def on_page_content(html: str, **_: object) -> str:
+    """Pictures are loaded when they come into view: the gallery has many."""
+    return html.replace("<img ", '<img loading="lazy" ')
+
+
 class FieldLists(griffe.Extension):
     """Fields in columns, name and meaning, become a list: as Markdown they would be one paragraph."""
 

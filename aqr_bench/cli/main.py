@@ -35,6 +35,7 @@ COMMANDS = {
     "report": ("aqr_bench.report.__main__", "tables, figures and the page from records"),
     "compare": ("aqr_bench.report.compare", "two result folders side by side: what changed, what is outside the noise"),
     "table": ("aqr_bench.cli.table", "the table of a paper from bare records: LaTeX, Markdown, CSV, spreadsheet"),
+    "leaderboard": ("aqr_bench.cli.leaderboard", "models ranked by a score, with ranks that the noise allows"),
     "corruptions": ("aqr_bench.cli.corruptions", "list, show or draw the sensor corruptions"),
     "checkpoint": (
         "aqr_bench.cli.checkpoint",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,7 @@ from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, read_reco
 from aqr_bench.report.collect import evaluations_of
 from aqr_bench.report.robustness_scores import SINGLE_SENSOR, SuiteScores, families, suite_scores
 from aqr_bench.report.rows import classes_frame, evaluations_frame
-from aqr_bench.report.scene_bootstrap import EvaluatedRun
+from aqr_bench.report.scene_bootstrap import EvaluatedRun, matches_beside
 from aqr_bench.study.spec import Suite
 
 MODELS = "models"  # in place of a study, in names of tables
@@ -30,6 +30,8 @@ class LooseEvaluations:
     classes      ClassRow likewise
     records      those of the suite that were read
     warnings     what was passed over: damaged files
+    matches      matched detections by model, seed and condition, where they lie beside the records
+    given        models that were trained elsewhere: one run each, so that seeds say nothing about them
     """
 
     suite: Suite
@@ -37,6 +39,8 @@ class LooseEvaluations:
     classes: pd.DataFrame
     records: tuple[Record, ...]
     warnings: tuple[str, ...] = ()
+    matches: Mapping[tuple[str, int, str], Path] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
 
     @property
     def models(self) -> list[str]:
@@ -100,19 +104,27 @@ def read_evaluations(places: Sequence[str], suite: Suite, models: Sequence[str] 
         if model not in known:
             raise UserError(f"--models: no '{model}'{nearest(model, known)}")
     chosen = list(models) or known
-    runs = [(labels[identity], seed, records) for (identity, seed), (_, records) in evaluations.items()]
+    runs = [(labels[identity], seed, *of_file) for (identity, seed), of_file in evaluations.items()]
     runs = sorted((run for run in runs if run[0] in chosen), key=lambda run: (chosen.index(run[0]), run[1]))
     evaluated = [
-        EvaluatedRun(label, seed, record, None, None)
-        for label, seed, records in runs
+        EvaluatedRun(label, seed, record, matches_beside(file, record), None)
+        for label, seed, file, records in runs
         for record in evaluations_of(records, suite)
     ]
-    read = tuple(record for _, _, records in runs for record in records)
+    read = tuple(record for *_, records in runs for record in records)
     rules = {rules_of(record.extra).text for record in read if record.ok}
     if len(rules) > 1:
         texts = "; ".join(sorted(text or "nuScenes' rules" for text in rules))
         raise UserError(f"records are scored by different rules, and no table mixes them: {texts}")
-    return LooseEvaluations(suite, evaluations_frame(evaluated), classes_frame(evaluated), read, tuple(warnings))
+    return LooseEvaluations(
+        suite,
+        evaluations_frame(evaluated),
+        classes_frame(evaluated),
+        read,
+        tuple(warnings),
+        {run.key: run.matches for run in evaluated if run.matches is not None},
+        frozenset(label for label, *_, records in runs if all(record.without_tier for record in records)),
+    )
 
 
 def _files(places: Sequence[str]) -> Iterator[tuple[str, Path]]:

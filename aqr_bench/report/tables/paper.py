@@ -13,6 +13,7 @@ from aqr_bench.report.loose_records import LooseEvaluations
 from aqr_bench.report.score_statistics import (
     MIN_DIFFERENCE,
     ScoreDifference,
+    Summary,
     correct,
     number,
     paired_difference,
@@ -26,7 +27,7 @@ MEAN_RA = "mRA"
 
 
 @dataclass(frozen=True)
-class _Scores:
+class ColumnScores:
     """Score by seed of each model and column: clean, corruptions (mean over severities), mRA.
 
     A score of nuScenes is a fraction of 1, printed in percent, and higher is better. Of a custom metric neither is
@@ -47,7 +48,16 @@ class _Scores:
         return self.metric if self.custom else f"{self.metric} in percent"
 
     def mean(self, model: str, column: str) -> float | None:
-        return summarise(list(self.by_seed[model, column].values())).mean
+        return self.summary(model, column).mean
+
+    def summary(self, model: str, column: str) -> Summary:
+        return summarise(list(self.by_seed[model, column].values()))
+
+    def cell(self, model: str, column: str) -> str:
+        """``45.3 ± 0.4``; a dash for nothing."""
+        summary = self.summary(model, column)
+        spread = "" if summary.sd is None else f" ± {self.printed(summary.sd)}"
+        return "–" if summary.mean is None else f"{self.printed(summary.mean)}{spread}"
 
     def printed(self, value: float) -> str:
         return number(value) if self.custom else number(100 * value, 1)
@@ -59,7 +69,7 @@ def paper_table(loose: LooseEvaluations, metric: str, baseline: str | None) -> R
     Args:
         metric: mAP, NDS or ``custom.NAME``. ``baseline``: model that the marks of the others refer to; None: no marks.
     """
-    scores = _scores(loose, metric)
+    scores = column_scores(loose, metric)
     deltas: dict[tuple[str, str], ScoreDifference | None] = {}
     for model in scores.models:
         if baseline is not None and model != baseline:
@@ -109,8 +119,8 @@ def class_table(loose: LooseEvaluations) -> ReportTable:
     return make_table(name, f"AP by class, {loose.suite.name}", rows, note, loose.models, columns)
 
 
-def _scores(loose: LooseEvaluations, metric: str) -> _Scores:
-    custom = metric.startswith(CUSTOM)
+def column_scores(loose: LooseEvaluations, metric: str) -> ColumnScores:
+    """Scores by column of the models of some evaluations."""
     rows = loose.evaluations[loose.evaluations["status"] == "ok"]
     values = {
         (model, int(seed), condition): float(value)
@@ -119,10 +129,30 @@ def _scores(loose: LooseEvaluations, metric: str) -> _Scores:
         )
         if math.isfinite(value)
     }
+    return scores_by_column(metric, values, loose.models, conditions_by_column(loose))
+
+
+def conditions_by_column(loose: LooseEvaluations) -> dict[str, list[str]]:
+    """Conditions that a column is the mean over, of ``clean`` and each corruption."""
     groups = {CLEAN: [loose.suite.conditions[0].name]}
-    groups |= {name: list(severities.values()) for name, severities in loose.families().items()}
+    return groups | {name: list(severities.values()) for name, severities in loose.families().items()}
+
+
+def scores_by_column(
+    metric: str,
+    values: Mapping[tuple[str, int, str], float],
+    models: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+) -> ColumnScores:
+    """Means over the conditions of each column, and mRA, of the seeds that have all of them.
+
+    Args:
+        metric: mAP, NDS or ``custom.NAME``, which has no mRA.
+        values: scores by model, seed and condition.
+        groups: see ``conditions_by_column``.
+    """
     by_seed: dict[tuple[str, str], dict[int, float]] = {}
-    for model in loose.models:
+    for model in models:
         seeds = sorted({seed for name, seed, _ in values if name == model})
         for column, conditions in groups.items():
             complete = [s for s in seeds if all((model, s, c) in values for c in conditions)]
@@ -135,29 +165,25 @@ def _scores(loose: LooseEvaluations, metric: str) -> _Scores:
             for s in seeds
             if corrupted and clean.get(s) and all(s in scores for scores in corrupted)
         }
-    resistance = [MEAN_RA] if len(groups) > 1 and not custom else []
-    return _Scores(metric, tuple(loose.models), (*groups, *resistance), by_seed)
+    resistance = [MEAN_RA] if len(groups) > 1 and not metric.startswith(CUSTOM) else []
+    return ColumnScores(metric, tuple(models), (*groups, *resistance), by_seed)
 
 
-def _cell(scores: _Scores, model: str, column: str, delta: ScoreDifference | None) -> str:
-    summary = summarise(list(scores.by_seed[model, column].values()))
-    if summary.mean is None:
-        return "–"
-    spread = "" if summary.sd is None else f" ± {scores.printed(summary.sd)}"
-    return f"{scores.printed(summary.mean)}{spread}{MARK if delta is not None and delta.survives else ''}"
+def _cell(scores: ColumnScores, model: str, column: str, delta: ScoreDifference | None) -> str:
+    return f"{scores.cell(model, column)}{MARK if delta is not None and delta.survives else ''}"
 
 
 def _numbers(
-    scores: _Scores, model: str, column: str, deltas: Mapping[tuple[str, str], ScoreDifference | None]
+    scores: ColumnScores, model: str, column: str, deltas: Mapping[tuple[str, str], ScoreDifference | None]
 ) -> dict[str, float | int | None]:
-    summary, delta = summarise(list(scores.by_seed[model, column].values())), deltas.get((model, column))
+    summary, delta = scores.summary(model, column), deltas.get((model, column))
     numbers = {"seeds": summary.n, "mean": summary.mean, "sd": summary.sd}
     for name, field in (("difference", "mean"), ("low95", "low"), ("high95", "high"), ("p", "p"), ("p_holm", "p_holm")):
         numbers[name] = None if delta is None else getattr(delta, field)
     return numbers
 
 
-def _best(scores: _Scores) -> list[tuple[int, str]]:
+def _best(scores: ColumnScores) -> list[tuple[int, str]]:
     """The cells with the highest mean of each column, as printed; none where all are alike, or of a custom metric."""
     cells = []
     for column in scores.columns if not scores.custom else ():
@@ -171,7 +197,7 @@ def _best(scores: _Scores) -> list[tuple[int, str]]:
 
 def _note(
     loose: LooseEvaluations,
-    scores: _Scores,
+    scores: ColumnScores,
     deltas: Mapping[tuple[str, str], ScoreDifference | None],
     baseline: str | None,
 ) -> str:
