@@ -90,7 +90,7 @@ def stored_in_patches(
         return bias_of, memory_BKC
     key_K, moved = tile_geometry(biases[0]).keys.key_K, in_patches(biases[0])
     layers = [layer if layer.cross_bias is None else replace(layer, cross_bias=moved) for layer in layers]
-    return FixedBiases(tuple(layers)), tuple(None if x is None else x[:, key_K] for x in memory_BKC)
+    return FixedBiases(tuple(layers)), tuple(None if x is None else x.index_select(1, key_K) for x in memory_BKC)
 
 
 def make_biases(
