@@ -182,13 +182,15 @@ def check_driver(driver: Driver | None, imports: Mapping[str, ImportResult]) -> 
 
 
 def _check_compiler() -> Check:
-    """Triton builds a part of its kernels with a C compiler, at run time; one backend of attention alone uses it."""
+    """Triton builds a part of its kernels with a C compiler, at run time; two backends of attention alone use it."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     missing = [*([] if compiler else ["gcc or clang"]), *([] if header.is_file() else [str(header)])]
     if not missing:
-        return Check("C compiler", "ok", f"{compiler}, for attention_backend: flex")
-    what = f"no {' and no '.join(missing)}: attention_backend: flex does not run on a GPU; nothing else needs it"
+        return Check("C compiler", "ok", f"{compiler}, for attention_backend: flex or tiled")
+    what = (
+        f"no {' and no '.join(missing)}: attention_backend: flex and tiled do not run on a GPU; nothing else needs it"
+    )
     return Check(
         "C compiler", "note", what, "apt-get install gcc libc6-dev python3-dev, or what your system calls them"
     )

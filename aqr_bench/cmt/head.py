@@ -25,7 +25,7 @@ from aqr_bench.cmt.encoding import clamp_reference, to_metres
 from aqr_bench.cmt.geometry import CameraGeometry, gravity_boxes, ground_truth, label_tensor, metas_of, sensor_states
 from aqr_bench.cmt.head_losses import HeadLosses
 from aqr_bench.cmt.image_points import ImagePoints
-from aqr_bench.cmt.layer_bias import PLAIN_CMT, BiasOfLayer, Memory, make_biases, stored_in_patches
+from aqr_bench.cmt.layer_bias import PLAIN_CMT, BiasOfLayer, Memory, make_biases
 from aqr_bench.cmt.losses import LossFunctions, TaskSlice
 from aqr_bench.cmt.task_head import task_heads
 from aqr_bench.cmt.transformer import DecoderOutput, fuse_memory
@@ -53,15 +53,12 @@ class CmtHead(BaseModule):
         train_cfg: ``assigner`` and ``code_weights``; None for inference only.
         tasks: one dict with ``class_names`` per task.
         common_heads: regression outputs, name -> (channels, convolutions).
-        aqr: keyword arguments of :class:`aqr_bench.bias.AttentionBias` (less
-            ``embed_dims``); None or {} = plain CMT.
-        locality: keyword arguments of :class:`aqr_bench.bias.LocalityPrior` (less ``num_heads``);
-            None or {} = none.
+        aqr: keyword arguments of :class:`aqr_bench.bias.AttentionBias` (less ``embed_dims``); None or {} = plain CMT.
+        locality: keyword arguments of :class:`aqr_bench.bias.LocalityPrior` (less ``num_heads``); None or {} = none.
         image_points: keyword arguments of :class:`ImagePoints` (less ``channels``): image keys become points, with the
             position embedding of a BEV key there beside that of their ray; None or {} = rays, as CMT.
         attention_backend: see :func:`aqr_bench.bias.biased_attention`.
-        attention_dtype: precision of the decoder's cross-attention, float32, float16 or bfloat16; in half precision,
-            queries, keys and values are cast to it and the output back, as in the official code on a GPU.
+        attention_dtype: precision of cross-attention (float32, float16, bfloat16), see ``set_attention_dtype``.
         reference_init: ``random`` (uniform in the range, as CMT) or ``grid`` (even in x and y, mid-height).
         bev_range: (x0, y0, x1, y1) in metres that the BEV map really covers, where it is not the whole
             point cloud range. Windows and the locality prior use it.
@@ -174,7 +171,6 @@ class CmtHead(BaseModule):
             self.image_points = from_kwargs(ImagePoints, "image_points", image_points, channels=hidden_dim)
         if aqr:  # an empty dict is what overrides of single keys are merged into
             self.aqr = attention_bias(aqr, hidden_dim)
-        self.stores_patches = attention_backend == "tiled"
         set_backend(self.transformer, attention_backend)
         set_attention_dtype(self.transformer, attention_dtype, local=self.locality is not None)
         self._init_references()
@@ -239,10 +235,7 @@ class CmtHead(BaseModule):
         if image_points is not None and self.training:
             extra["image_points"] = (image_points, memory.cameras, metas, memory.layout.camera_shape[1:])
         mask = None if denoising is None else denoising.attn_mask
-        tokens, positions = memory.tokens_BKC, memory.positions_BKC
-        if self.stores_patches:
-            tokens, positions, bias_of = stored_in_patches(memory, bias_of)
-        decoded = self.transformer(query_pos, tokens, positions, mask, bias_of)
+        decoded = self.transformer(query_pos, memory.tokens_BKC, memory.positions_BKC, mask, bias_of)
         return self._predictions(decoded, reference, denoising, extra)
 
     def _memory(self, bev: Tensor | None, images: Tensor | None, metas: list[dict]) -> tuple[Memory, Tensor | None]:

@@ -75,21 +75,22 @@ class Memory:
         return Memory(self.tokens_BKC[i], self.positions_BKC[i], self.layout, cameras, points)
 
 
-def stored_in_patches(memory: Memory, bias_of: BiasOfLayer) -> tuple[Tensor, Tensor, BiasOfLayer]:
-    """Tokens and positions of the memory with keys as attention backend ``tiled`` stores them, and biases for these.
+def stored_in_patches(
+    bias_of: BiasOfLayer, *memory_BKC: Tensor | None
+) -> tuple[BiasOfLayer, tuple[Tensor | None, ...]]:
+    """The biases and the memory (tokens, positions, values) with keys as attention backend ``tiled`` stores them.
 
     Once for all layers. Where the biases have no window in closed form, or a prior of keys in their order, all is as it
     was; that backend then stores its keys itself, layer by layer.
     """
-    tokens, positions = memory.tokens_BKC, memory.positions_BKC
     layers = bias_of.layers if isinstance(bias_of, FixedBiases) else ()
     biases = [layer.cross_bias for layer in layers if layer.cross_bias is not None]
     windows = bool(biases) and isinstance(biases[0], WindowBias) and biases[0].closed_form and biases[0].grids
     if not windows or any(layer.prior is not None for layer in layers):
-        return tokens, positions, bias_of
-    keys, moved = tile_geometry(biases[0]).keys, in_patches(biases[0])
+        return bias_of, memory_BKC
+    key_K, moved = tile_geometry(biases[0]).keys.key_K, in_patches(biases[0])
     layers = [layer if layer.cross_bias is None else replace(layer, cross_bias=moved) for layer in layers]
-    return tokens[:, keys.key_K], positions[:, keys.key_K], FixedBiases(tuple(layers))
+    return FixedBiases(tuple(layers)), tuple(None if x is None else x.index_select(1, key_K) for x in memory_BKC)
 
 
 def make_biases(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from aqr_bench.cmt.attention import DecoderAttention
-from aqr_bench.cmt.layer_bias import NO_BIAS, PLAIN_CMT, BiasOfLayer, LayerBias
+from aqr_bench.cmt.layer_bias import NO_BIAS, PLAIN_CMT, BiasOfLayer, LayerBias, stored_in_patches
 from aqr_bench.errors import UserError, nearest
 
 OPERATIONS = ("self_attn", "cross_attn", "norm", "ffn")
@@ -143,6 +143,9 @@ class PETRTransformerDecoder(BaseModule):
         values_BKC: Tensor | None = None,
     ) -> DecoderOutput:
         """Run all layers on queries that start at zero. ``values_BKC``: of cross-attention, default the memory."""
+        if any(a.role == "cross" and a.backend == "tiled" for layer in self.layers for a in layer.attentions):
+            bias_of, memory = stored_in_patches(bias_of, memory_BKC, memory_pos_BKC, values_BKC)
+            memory_BKC, memory_pos_BKC, values_BKC = memory
         x = torch.zeros_like(query_pos_BQC)
         states, references = [], []
         for index, layer in enumerate(self.layers):
