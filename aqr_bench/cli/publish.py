@@ -32,7 +32,7 @@ from aqr_bench.study.load import load_study, load_tier
 
 SUMS, CARD, NO_JEKYLL = "SHA256SUMS", "README.md", ".nojekyll"
 REPORT_PARTS = ("index.html", "tables", "figures")
-MAX_LINES = 5
+MAX_LINES = 3
 
 
 @dataclass(frozen=True)

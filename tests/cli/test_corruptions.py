@@ -50,6 +50,15 @@ def test_sheets_of_the_real_keyframe(keyframe, tmp_path, capsys):
     assert black[0] > black[1] + 0.03 and sheets[2].shape[0] > sheets[0].shape[0]
 
 
+def test_sheets_of_some_cameras(keyframe, tmp_path):
+    options = ["preview", "no_cam_back", "--keyframe", str(keyframe), "--sweeps", "0", "--out", str(tmp_path)]
+    assert main([*options, "--cameras", "CAM_BACK"]) == 0
+    sheet = cv2.imread(str(tmp_path / "no_cam_back.jpg"))
+    assert sheet.shape[1] < 600 and (sheet.max(2) < 8).mean() > 0.1  # one camera and the LiDAR; that camera is black
+    with pytest.raises(UserError, match="--cameras: the sample has no 'CAM_BAK'; did you mean 'CAM_BACK'"):
+        main([*options, "--cameras", "CAM_BAK"])
+
+
 def test_a_condition_that_cannot_be_shows_its_reason(keyframe, tmp_path, monkeypatch):
     from aqr_bench.cli import corruptions as module
     from aqr_bench.corruptions import Corruption, Registry
