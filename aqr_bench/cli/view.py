@@ -98,7 +98,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--sample", default="worst", metavar="N", help="index in the val split, or best or worst by F1 (default: worst)"
     )
     parser.add_argument(
-        "--condition", nargs="+", metavar="NAME", help="conditions beside each other (default: the suite's first)"
+        "--condition",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="conditions beside each other (default: the suite's first)",
     )
     parser.add_argument("--threshold", type=unit_fraction, help="minimum score of detections (default: best F1)")
     parser.add_argument(

@@ -140,7 +140,8 @@ def test_a_part_that_fails_leaves_no_state_for_the_next(data, monkeypatch):
     monkeypatch.setattr(measurement, "load_benchmark_model", lambda *args: models.append(load(*args)) or models[-1])
     monkeypatch.setattr(BenchmarkModel, "training_batches", spoil)
     result = measure(load_tier("smoke"), load_study("smoke"), "cross", data, ["memory", "flops", "latency"])
-    assert set(result["failed_parts"]) == {"memory.training", "flops.training"}, result["failed_parts"]
+    failed = {"memory.training", "flops.training", "attention_kernels.training"}
+    assert set(result["failed_parts"]) == failed, result["failed_parts"]
     assert len(models) == 2 and not any(module.training for model in models for module in model.model.modules())
     assert all(parameter.requires_grad for parameter in models[0].model.parameters())
 
@@ -149,6 +150,8 @@ PLACES = {
     "memory.inference": ("memory", "inference"),
     "flops.inference": ("flops", "inference"),
     "flops.training": ("flops", "training"),
+    "attention_kernels.inference": ("attention_kernels", "inference"),
+    "attention_kernels.training": ("attention_kernels", "training"),
     "memory.training": ("memory", "training"),
     "stages": ("stages",),
     "latency": ("latency",),

@@ -142,9 +142,9 @@ def test_what_is_scored_is_the_same(world, written):
         after = evaluated_truth(open_nuscenes(written / name, VERSION), split="mini_val")
         assert after.samples.tokens == before.samples.tokens
         for field in fields(before.boxes):
-            written, original = (np.asarray(getattr(truth.boxes, field.name)) for truth in (after, before))
-            np.testing.assert_array_equal(written, original)
-            assert len(written), field.name
+            actual, expected = (np.asarray(getattr(truth.boxes, field.name)) for truth in (after, before))
+            np.testing.assert_array_equal(actual, expected)
+            assert len(actual), field.name
 
 
 def test_the_tables_alone_give_the_same_poses_and_times(written):
@@ -153,10 +153,10 @@ def test_the_tables_alone_give_the_same_poses_and_times(written):
         nusc = open_nuscenes(written / name, VERSION)
         exact = build_infos(nusc, SWEEPS)["val"]
         assert any(row.pop(EXACT, None) for row in nusc.sample_data)
-        for written, original in zip(exact, build_infos(nusc, SWEEPS)["val"], strict=True):
-            for camera, view in written["images"].items():
-                np.testing.assert_allclose(view["lidar2cam"], original["images"][camera]["lidar2cam"], atol=1e-9)
-            for a, b in zip(written["lidar_sweeps"], original["lidar_sweeps"], strict=True):
+        for info, from_tables in zip(exact, build_infos(nusc, SWEEPS)["val"], strict=True):
+            for camera, view in info["images"].items():
+                np.testing.assert_allclose(view["lidar2cam"], from_tables["images"][camera]["lidar2cam"], atol=1e-9)
+            for a, b in zip(info["lidar_sweeps"], from_tables["lidar_sweeps"], strict=True):
                 np.testing.assert_allclose(*(s["lidar_points"]["lidar2sensor"] for s in (a, b)), atol=1e-9)
                 assert abs(a["timestamp"] - b["timestamp"]) < 1e-6
 
