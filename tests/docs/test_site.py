@@ -55,7 +55,7 @@ def test_nothing_is_loaded_from_elsewhere(settings):
 
 
 def test_the_gallery_has_every_corruption_once():
-    """Renew a picture with the page's command (--out), as WebP: all together stay below 1.5 MB."""
+    """Renew a picture with the page's command (--out), as WebP: all together stay below 1.6 MB."""
     text = (ROOT / "docs/gallery.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^### (\S+)\n\n(.+?)(?=\n\n#|\Z)", text, re.MULTILINE | re.DOTALL))
     families = {key: facts(entries) for key, entries in CORRUPTIONS.items() if key != "clean"}
@@ -67,7 +67,7 @@ def test_the_gallery_has_every_corruption_once():
         assert f"](images/gallery/{key}.webp)" in sections[key]
     pictures = list((ROOT / "docs/images/gallery").iterdir())
     assert {picture.stem for picture in pictures} == families.keys()
-    assert sum(picture.stat().st_size for picture in pictures) < 1_500_000
+    assert sum(picture.stat().st_size for picture in pictures) < 1_600_000
 
 
 @pytest.mark.parametrize("part", ["bias", "corruptions", "metrics"])
