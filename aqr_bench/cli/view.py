@@ -160,14 +160,14 @@ class RecordCommand:
         return cls(path, options)
 
     def locate(self, name: str) -> str | None:
-        """The value of an option, a path as it is now; None: the command has no such option. UserError: not found."""
+        """The value of an option, a path as it is now; None: the command has no such option. UserError: it is gone."""
         text = next(iter(self.options.get(name, ())), None)
         if text is None or not is_path(text):
             return text
         return str(located(text, name, self.path, next(iter(self.options.get("out", ())), self.path.name)))
 
     def locate_first(self, name: str, other: RecordCommand) -> str | None:
-        """The same, or where that is not found, of another command."""
+        """The same, or where that path is gone, of another command."""
         try:
             return self.locate(name)
         except UserError:

@@ -148,7 +148,10 @@ class AttentionRecorder:
 def attention_weights(q_Hd: Tensor, k_HKd: Tensor, added: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + added) of one query, [H, K]. ``added``: [K] or [H, K]; all -inf gives zeros."""
     scores_HK = torch.einsum("hd,hkd->hk", q_Hd, k_HKd) / math.sqrt(q_Hd.shape[-1])
-    return (scores_HK if added is None else scores_HK + added).softmax(-1).nan_to_num(0.0)
+    if added is not None:
+        scores_HK = scores_HK + added
+    masked_H1 = (scores_HK == float("-inf")).all(-1, keepdim=True)  # and no other cause of NaN is hidden
+    return scores_HK.softmax(-1).masked_fill(masked_H1, 0.0)
 
 
 def _projected(module: Any, query_C: Tensor, key_KC: Tensor) -> tuple[Tensor, Tensor]:

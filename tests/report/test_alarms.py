@@ -71,6 +71,12 @@ def changed(records, change, **wanted):
     return [change(r) if all(getattr(r, k) == v for k, v in wanted.items()) else r for r in records]
 
 
+def with_file(records, kind: str):
+    """The records, of which the evaluations of `cross` name a file of this kind beside them."""
+    extra = {kind: {"file": f"{kind}.npz"}}
+    return changed(records, lambda r: replace(r, extra={**r.extra, **extra}), kind="evaluate", variant="cross")
+
+
 def scored(**scores):
     return lambda r: replace(r, scores={**r.scores, **scores})
 
@@ -127,12 +133,7 @@ def test_a_model_that_finds_nothing_raises_one_notice_instead(study):
 
 
 def test_recall_far_above_precision(study, tmp_path):
-    records = changed(
-        healthy(study),
-        lambda r: replace(r, extra={**r.extra, "matches": {"file": "matches.npz"}}),
-        kind="evaluate",
-        variant="cross",
-    )
+    records = with_file(healthy(study), "matches")
     work = tmp_path / "smoke" / "work" / "made_up" / "cross"
     matches = made_up_matches(0.2, 0)
     car = matches.classes["car"]
@@ -153,12 +154,7 @@ def test_recall_far_above_precision(study, tmp_path):
 
 
 def test_router_weights_that_are_not_finite(study, tmp_path):
-    records = changed(
-        healthy(study),
-        lambda r: replace(r, extra={**r.extra, "router": {"file": "router.npz"}}),
-        kind="evaluate",
-        variant="cross",
-    )
+    records = with_file(healthy(study), "router")
     folder = tmp_path / "smoke" / "work" / "made_up" / "cross" / "seed0" / "detections" / "clean"
     folder.mkdir(parents=True)
     np.savez(folder / "router.npz", weight=np.ones((2, 3, 2), np.float16))

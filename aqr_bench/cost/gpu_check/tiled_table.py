@@ -18,7 +18,7 @@ from aqr_bench.bias.generator import MAX_BIAS
 from aqr_bench.bias.windows import ClosedForm
 from aqr_bench.cost.attention_kernels import kernels_of
 from aqr_bench.cost.gpu_check.attention_cases import SIZES, layout_of, random_points
-from aqr_bench.cost.gpu_check.attention_table import MODES
+from aqr_bench.cost.gpu_check.attention_table import MODES, added_peak_mb
 from aqr_bench.cost.gpu_check.parity import compare_bias
 from aqr_bench.cost.gpu_check.settings import Emit, Settings, attempt
 from aqr_bench.cost.timing import interleaved, ratio, summary, synchronise
@@ -113,7 +113,7 @@ def _measure(settings: Settings, layer: Layer, backward: bool) -> dict[str, Any]
         return {**facts, "host waits": "not checked on a CPU"}
     with _no_host_wait():
         functions["tiled"]()
-    peaks = {name: _peak_mb(function) for name, function in functions.items()}
+    peaks = {name: added_peak_mb(function, settings.device) for name, function in functions.items()}
     return {**facts, "host waits": "none", "more peak_mb": round(peaks["tiled"] - peaks["none"], 1)}
 
 
@@ -134,12 +134,3 @@ def _no_host_wait() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def _peak_mb(function: Callable[[], Any]) -> float:
-    synchronise()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    function()
-    synchronise()
-    return (torch.cuda.max_memory_allocated() - before) / 1e6
