@@ -14,6 +14,7 @@ import numpy as np
 
 from aqr_bench.atomic import atomic_write
 from aqr_bench.errors import UserError
+from aqr_bench.report.figures.attention import attention_caption
 from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, projected_edges
 from aqr_bench.report.viewer.sample_view import (
     DETECTED_OBJECT,
@@ -33,6 +34,9 @@ NAMES = {
     DETECTED_OBJECT: "detected_objects",
 }
 JPEG_QUALITY = 85
+HEAT = ("#ffeda0", "#feb24c", "#fc4e2a", "#b10026")  # of attention, from small to large
+MIN_WEIGHT = 1e-3
+GROUND_M = -1.8  # in the LiDAR frame of nuScenes
 
 
 def require_rerun() -> Any:
@@ -75,17 +79,32 @@ def _root(view: SampleView) -> list[str]:
 
 
 def _blueprint(views: Sequence[SampleView]) -> Any:
-    """3D views beside each other, the images of each below."""
+    """3D views beside each other, the images of each below; and a tab for attention, where there is any."""
     import rerun.blueprint as rrb
 
-    columns = []
-    for view in views:
-        root = "/".join(_escaped(part) for part in _root(view))
-        cameras = [camera for camera in CAMERA_GRID if camera in view.images]
-        images = [rrb.Spatial2DView(origin=f"{root}/{camera}", name=camera) for camera in cameras]
-        space = rrb.Spatial3DView(origin=f"{root}/lidar", name=" ".join(_root(view)))
-        columns.append(rrb.Vertical(space, rrb.Grid(*images, grid_columns=3), row_shares=[3, 2]) if images else space)
-    return rrb.Blueprint(rrb.Horizontal(*columns), collapse_panels=True)
+    samples = rrb.Horizontal(*[_column(view, None) for view in views], name="samples")
+    attention = [_column(view, reason) for view in views for reason in list(view.attention)[:1]]
+    tabs = [samples, rrb.Horizontal(*attention, name="attention")] if attention else [samples]
+    return rrb.Blueprint(rrb.Tabs(*tabs, active_tab=0), collapse_panels=True)
+
+
+def _column(view: SampleView, reason: str | None) -> Any:
+    """The 3D view above the images; with the attention of this query in the last layer, with the bias."""
+    import rerun.blueprint as rrb
+
+    root = "/".join(_escaped(part) for part in _root(view))
+    contents = ["+ $origin/**", "- $origin/attention/**"]
+    title = " ".join(_root(view))
+    if reason is not None:
+        attention = view.attention[reason]
+        contents += ["- $origin/queries", "- $origin/windows", f"+ $origin/attention/{_escaped(reason)}"]
+        last = _escaped(f"layer {len(attention.layers)}")
+        contents.append(f"+ $origin/attention/{_escaped(reason)}/{last}/{_escaped('with bias')}")
+        title += f", attention: {reason}, layer {len(attention.layers)}"
+    cameras = [camera for camera in CAMERA_GRID if camera in view.images]
+    images = [rrb.Spatial2DView(origin=f"{root}/{camera}", name=camera, contents=contents) for camera in cameras]
+    space = rrb.Spatial3DView(origin=f"{root}/lidar", name=title, contents=contents)
+    return rrb.Vertical(space, rrb.Grid(*images, grid_columns=3), row_shares=[3, 2]) if images else space
 
 
 def _escaped(part: str) -> str:
@@ -113,6 +132,7 @@ def _log_view(recording: Any, view: SampleView) -> None:
             recording.log([*root, camera, NAMES[outcome]], strips)
     if view.queries is not None:
         _log_queries(recording, root, view, view.queries)
+    _log_attention(recording, root, view)
 
 
 def _log_queries(recording: Any, root: list[str], view: SampleView, queries: QueryViews) -> None:
@@ -134,10 +154,64 @@ def _log_queries(recording: Any, root: list[str], view: SampleView, queries: Que
         recording.log([*root, "lidar", "windows"], rr.LineStrips3D(strips, colors=colours))
     for index, camera in enumerate(view.images):
         rows = queries.camera_windows_W6[queries.camera_windows_W6[:, 1] == index]
-        height, width = view.images[camera].shape[:2]
-        low, high = rows[:, 2:4] * [width, height], rows[:, 4:6] * [width, height]
+        low, high = _pixels(view, camera, rows[:, 2:4]), _pixels(view, camera, rows[:, 4:6])
         boxes = rr.Boxes2D(mins=low, sizes=high - low, colors=colours[rows[:, 0].astype(int)])
         recording.log([*root, camera, "windows"], boxes)
+
+
+def _pixels(view: SampleView, camera: str, share_n2: np.ndarray) -> np.ndarray:
+    """Pixels [n, 2] of the drawn image, of points as shares of the network's input."""
+    height, width = view.images[camera].shape[:2]
+    x0, y0, x1, y1 = view.area_of(camera)
+    return (share_n2 * [x1 - x0, y1 - y0] + [x0, y0]) * [width, height]
+
+
+def _log_attention(recording: Any, root: list[str], view: SampleView) -> None:
+    """Points at the cells with attention in entities ``attention/<reason>/layer <n>/<with or without bias>``.
+
+    They are below the cloud, and below every image. Colours are of the square root of the weight, on one scale without
+    and with the bias; ``weight`` is the weight itself. Cells with less than MIN_WEIGHT of the largest are left out.
+    """
+    import rerun as rr
+
+    for part in ("lidar", *view.images):
+        recording.log([*root, part, "attention"], rr.Clear(recursive=True))  # of the sample before
+    for reason, attention in view.attention.items():
+        facts = rr.AnyValues(query=attention.query, score=attention.score, caption=attention_caption(attention))
+        reference = rr.Points3D([attention.reference_3], colors=[[0, 0, 0]], radii=0.3)
+        recording.log([*root, "lidar", "attention", reason], reference, facts)
+        for number, layer in enumerate(attention.layers, start=1):
+            sides = {"without bias": layer.plain_K, "with bias": layer.biased_K}
+            if attention.window_K is None:
+                del sides["without bias"]
+            maps = {side: attention.maps(weights_K) for side, weights_K in sides.items()}
+            largest = [max(m.max() for m in part) for part in zip(*maps.values(), strict=True) if part[0] is not None]
+            for side, (bev, cameras) in maps.items():
+                path = ["attention", reason, f"layer {number}", side]
+                if bev is not None:
+                    x0, y0, _, x1, y1, _ = attention.layout.pc_range
+                    share_n2, weight_n, colours = _heat(bev, largest[0])
+                    xy_n2 = share_n2 * [x1 - x0, y1 - y0] + [x0, y0]
+                    position = np.c_[xy_n2, np.full(len(xy_n2), GROUND_M)]
+                    points = rr.Points3D(position, colors=colours, radii=0.45 * (x1 - x0) / bev.shape[1])
+                    recording.log([*root, "lidar", *path], points, rr.AnyValues(weight=weight_n))
+                for camera, cells in zip(view.images, () if cameras is None else cameras, strict=False):
+                    share_n2, weight_n, colours = _heat(cells, largest[-1])
+                    width = np.ptp(_pixels(view, camera, np.array([[0, 0], [1 / cells.shape[1], 0]]))[:, 0])
+                    points = rr.Points2D(_pixels(view, camera, share_n2), colors=colours, radii=0.45 * width)
+                    recording.log([*root, camera, *path], points, rr.AnyValues(weight=weight_n))
+
+
+def _heat(weights: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the cells that are drawn the centres [n, 2] as shares of the map, the weights [n] and the colours [n, 4]."""
+    row, col = np.nonzero(weights > MIN_WEIGHT * largest)
+    weight_n = weights[row, col]
+    strength_n = np.sqrt(weight_n / (largest or 1.0))
+    ramp = np.array([_rgb(colour) for colour in HEAT])
+    at = strength_n * (len(ramp) - 1)
+    colours = np.stack([np.interp(at, range(len(ramp)), channel) for channel in ramp.T], 1)
+    share_n2 = (np.stack([col, row], 1) + 0.5) / weights.shape[::-1]
+    return share_n2, weight_n, np.c_[colours, 60 + 195 * strength_n].astype(np.uint8)
 
 
 def _boxes_3d(group: DrawnBoxes, colour: str) -> Any:
