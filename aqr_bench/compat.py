@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
@@ -82,6 +82,17 @@ def prepare() -> None:
     _use_nonreentrant_checkpointing()
 
 
+class _StderrHandler(logging.StreamHandler):
+    """Writes to stderr as it is when something is logged, and not when the handler was created."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
 def _log_warnings_to_stderr() -> None:
     """Keep stdout for what a command prints: mmengine's default logger writes tables of every data set to it.
 
@@ -92,9 +103,11 @@ def _log_warnings_to_stderr() -> None:
 
     logger = MMLogger.get_instance("mmengine")
     logger.setLevel(logging.WARNING)
-    for handler in logger.handlers:
+    for index, handler in enumerate(logger.handlers):
         if type(handler) is logging.StreamHandler:
-            handler.setStream(sys.stderr)
+            logger.handlers[index] = to_stderr = _StderrHandler()
+            to_stderr.setFormatter(handler.formatter)
+            to_stderr.filters = handler.filters  # repeated warnings
 
 
 def use_threads(count: int | None = None) -> int:

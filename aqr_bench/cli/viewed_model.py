@@ -80,24 +80,29 @@ class RecordCommand:
             remedy = "Put it back there" if name != "infos" else "Name the folder with --infos"
             raise UserError(f"{self.path}: --{name} of its command not found: {text}", f"{remedy}.") from error
 
-    def locate_first(self, name: str, other: RecordCommand) -> str | None:
-        """The same, or where that path is gone or not named, of another command."""
+    def require(self, name: str, other: RecordCommand | None = None) -> str:
+        """The same, or where that path is gone or not named, of another command. UserError: neither has it."""
         try:
-            return self.locate(name) or other.locate(name)
+            if (value := self.locate(name)) is not None:
+                return value
         except UserError:
-            return other.locate(name)
+            if other is None:
+                raise
+        if other is not None:
+            return other.require(name)
+        remedy = "Name the folder with --infos." if name == "infos" else "Give the record of another run."
+        raise UserError(f"{self.path}: its command has no --{name}", remedy)
 
     def locate_all(self, name: str) -> list[str]:
         """All values of an option."""
         return [self._now(name, text) for text in self.options.get(name, ())]
 
-    def work(self, other: RecordCommand) -> Path | None:
+    def work(self, other: RecordCommand | None = None) -> Path | None:
         """The work folder; None where the record was copied without it."""
         try:
-            folder = self.locate_first("work", other)
+            return Path(self.require("work", other))
         except UserError:
             return None
-        return None if folder is None else Path(folder)
 
 
 def load_model(path: Path, infos: str | None, folder: Path) -> ViewedModel:
@@ -117,14 +122,14 @@ def load_model(path: Path, infos: str | None, folder: Path) -> ViewedModel:
     if record.kind == "evaluate":
         # An evaluation that was reused has the command of another run, and the training of this run beside it.
         beside = path.parent / "train.jsonl"
-        train = beside if beside.is_file() and has_checkpoint(beside) else Path(_required(command, "train"))
+        train = beside if beside.is_file() and has_checkpoint(beside) else Path(command.require("train"))
     trained = read_records(train)[0]
     if not trained.ok:
         raise UserError(f"{train}: the training failed ({trained.reason}); there is no model to look at")
     of_training = RecordCommand.of(trained, train)
     work = command.work(of_training)
     data = load_data(infos or _infos(command, of_training, work))
-    tier = load_tier(str(command.locate_first("tier", of_training)))
+    tier = load_tier(command.require("tier", of_training))
     evaluator = load_evaluator(tier, data, trained, train, folder, of_training.locate("study"))
     name = " ".join([trained.variant or "base", f"seed {trained.seed or 0}"])
     if record.kind == "train":
@@ -136,9 +141,9 @@ def _checkpoint_model(
     command: RecordCommand, records: Sequence[Record], infos: str | None, folder: Path
 ) -> ViewedModel:
     """The model of ``evaluate --config``. UserError: its checkpoint is another one than that which was evaluated."""
-    work = command.work(command)
-    data = load_data(infos or _infos(command, command, work))
-    checkpoint, model = Path(_required(command, "checkpoint")), _required(command, "config")
+    work = command.work()
+    data = load_data(infos or _infos(command, None, work))
+    checkpoint, model = Path(command.require("checkpoint")), command.require("config")
     expected = records[0].provenance.get("checkpoint_sha256")
     if expected is not None and sha256_file(checkpoint) != expected:
         raise UserError(
@@ -151,16 +156,9 @@ def _checkpoint_model(
     return ViewedModel(tier.name, evaluator, conditions, tuple(records), work)
 
 
-def _required(command: RecordCommand, name: str) -> str:
-    value = command.locate(name)
-    if value is None:
-        raise UserError(f"{command.path}: its command has no --{name}, so that its model is not known")
-    return value
-
-
-def _infos(command: RecordCommand, of_training: RecordCommand, work: Path | None) -> str:
+def _infos(command: RecordCommand, of_training: RecordCommand | None, work: Path | None) -> str:
     """The folder of info files; of an info file of mmdet3d the folder below ``work`` that it was imported into."""
-    infos = str(command.locate_first("infos", of_training))
+    infos = command.require("infos", of_training)
     return str(work / "infos") if infos.endswith(".pkl") and work is not None else infos
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -91,9 +92,73 @@ const tick = (name) => { document.querySelector(`[data-hides=${name}]`).click();
 FRAMES = "<script>const waiting = []; window.requestAnimationFrame = (f) => waiting.push(f);</script></head>"
 
 
+def test_the_attention_of_a_query_is_chosen_from_a_list(tmp_path):
+    """A list of the queries, of the layers, and of with and without the bias; without a bias the last is left out."""
+    biased = made_up_view(10)
+    plain = {name: replace(attention, window_K=None) for name, attention in biased.attention.items()}
+    text = write_viewer(tmp_path / "x.html", [biased, replace(biased, attention=plain)], "").read_text()
+    first, second = text.split("<section>")[1:]
+    for section in (first, second):
+        names = ["query 7: highest score", "query 1: highest false positive"]
+        assert re.findall(r"<option value=.\d+.(?: selected)?>(.*?)</option>", section)[:4] == [*names, "1", "2"]
+        assert section.count("data-camera=") == 2
+    assert "data-side" in first and "data-side" not in second
+    assert first.count("7.1% to 50.0%") >= 2 and second.count("no bias in its cross-attention") >= 2
+    assert 'data-camera="1" style="left:0.00%;top:0.00%;width:100.00%;height:100.00%"' in first
+    nothing = write_viewer(tmp_path / "y.html", [replace(biased, attention={})], "").read_text()
+    assert "<select" not in nothing and data_of(nothing)[0]["attention"] is None
+
+
+def test_attention_lies_on_what_the_network_gets_of_an_image(tmp_path):
+    view = made_up_view(10, input_area={"CAM_FRONT": np.array([0, 0.25, 1, 1.1])})
+    text = write_viewer(tmp_path / "x.html", [view], "").read_text()
+    assert 'data-camera="1" style="left:0.00%;top:25.00%;width:100.00%;height:85.00%"' in text
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(chromium() is None, reason="no Chromium (Debian: apt-get install chromium)")
 class TestInABrowser:
+    def test_the_attention_is_on_the_ground_and_on_the_images(self, page, tmp_path):
+        """As the engine has it: with the bias most of it is in the last cell of the second camera."""
+        page.write_text(page.read_text().replace("</head>", FRAMES))
+        result = run_in_page(
+            page, tmp_path,
+            STEPS + """
+            frame();
+            const before = picture(), heat = () => [...document.querySelectorAll('section:first-of-type .heat canvas')];
+            const pick = (name, value) => {
+              const list = document.querySelector(`[data-${name}]`);
+              list.value = value; list.dispatchEvent(new Event('change')); frame();
+            };
+            result.none = heat().length;
+            pick('query', 0);
+            const alpha = (canvas) => {
+              const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+              return [...data].filter((_, i) => i % 4 === 3);
+            };
+            const number = (canvas) => Number(canvas.parentElement.dataset.camera);
+            const second = () => heat().find((canvas) => number(canvas) === 1);
+            result.sizes = heat().map((canvas) => [canvas.width, canvas.height]);
+            result.biased = alpha(second());
+            result.window = second().parentElement.querySelector('i').style.cssText;
+            result.marks = heat().map((canvas) => [number(canvas), canvas.parentElement.querySelectorAll('i').length]);
+            result.text = document.querySelector('output').textContent;
+            const with_bias = picture();
+            pick('side', 0);
+            result.plain = alpha(second());
+            result.different = new Set([before, with_bias, picture()]).size;
+            pick('query', -1);
+            result.after = heat().length; result.back = picture() === before;
+            """,
+        )  # fmt: skip
+        assert result["none"] == result["after"] == 0 and result["back"] and result["different"] == 3
+        assert result["sizes"] == [[3, 2]] * 2
+        assert len(set(result["biased"][:-1])) == 1 and result["biased"][-1] > 2 * result["biased"][0] > 0
+        assert len(set(result["plain"])) == 1 and result["plain"][0] > 0
+        assert "left: 66.67%" in result["window"] and "top: 50%" in result["window"]
+        assert sorted(result["marks"]) == [[0, 0], [1, 2]]
+        assert result["text"].startswith("darkest: 25 % of the attention in one cell of BEV, 25 % of")
+
     def test_it_turns_moves_zooms_and_hides(self, page, tmp_path):
         page.write_text(page.read_text().replace("</head>", FRAMES))
         result = run_in_page(
@@ -138,6 +203,8 @@ class TestInABrowser:
         const seen = (name) => [...document.querySelectorAll(name)].map((e) => e.checkVisibility());
         result.canvas = seen('canvas').some(Boolean);
         result.top = seen('.top img, .top svg').every(Boolean);
-        result.inputs = seen('input, button, .scripted').some(Boolean);
+        result.inputs = seen('input, button, select, .scripted, .heat').some(Boolean);
+        result.shares = seen('details').every(Boolean);
         """
-        assert count == 1 and run_in_page(page, tmp_path, steps) == {"canvas": False, "top": True, "inputs": False}
+        seen = {"canvas": False, "top": True, "inputs": False, "shares": True}
+        assert count == 1 and run_in_page(page, tmp_path, steps) == seen

@@ -42,6 +42,10 @@ def made_up_view(points: int = 500, model: str = "cross seed 0", condition: str 
             bev_window_Q4=np.array([[-1.0, 9.0, 1.0, 11.0], [4.0, 4.0, 6.0, 6.0]]),
             camera_windows_W6=np.array([[0, 1, 0.25, 0.5, 0.5, 0.75]]),
         ),
+        attention={
+            "highest score": made_up_attention(layers=2),
+            "highest false positive": made_up_attention(query=1, layers=2),
+        },
     )
     return SampleView(**{**fields, **changes})
 

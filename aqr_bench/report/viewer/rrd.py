@@ -6,7 +6,8 @@ The one module that needs rerun-sdk (extra ``viewer``).
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ NAMES = {
 JPEG_QUALITY = 85
 HEAT = ("#ffeda0", "#feb24c", "#fc4e2a", "#b10026")  # of attention, from small to large
 MIN_WEIGHT = 1e-3
+Log = Callable[..., None]  # of an entity, as a list of names, and what it has
 GROUND_M = -1.8  # in the LiDAR frame of nuScenes
 
 
@@ -64,14 +66,24 @@ def write_recording(path: str | Path, frames: Sequence[Sequence[SampleView]]) ->
     recording = rr.RecordingStream("aqr_bench", recording_id=frames[0][0].token)
     with atomic_write(path) as temporary:
         recording.save(temporary, default_blueprint=_blueprint(frames[0]))
+        before: set[tuple[str, ...]] = set()
         for number, views in enumerate(frames):
             recording.set_time("keyframe", sequence=number)
             recording.set_time("time", timestamp=views[0].timestamp_s)
+            now: set[tuple[str, ...]] = set()
             for view in views:
-                _log_view(recording, view)
+                _log_view(partial(_log, recording, now), view)
+            for entity in before - now:
+                recording.log(list(entity), rr.Clear(recursive=False))  # or the viewer would go on with it
+            before = now
         recording.flush(blocking=True)
         recording.disconnect()
     return path
+
+
+def _log(recording: Any, logged: set[tuple[str, ...]], entity: Sequence[str], *archetypes: Any) -> None:
+    recording.log(list(entity), *archetypes)
+    logged.add(tuple(entity))
 
 
 def _root(view: SampleView) -> list[str]:
@@ -113,29 +125,29 @@ def _escaped(part: str) -> str:
     return rerun.escape_entity_path_part(part)
 
 
-def _log_view(recording: Any, view: SampleView) -> None:
+def _log_view(log: Log, view: SampleView) -> None:
     import rerun as rr
 
     root, boxes = _root(view), view.boxes_by_outcome()
     intensity = view.points_P4[:, 3] if view.points_P4.shape[1] > 3 else np.zeros(len(view.points_P4))
     grey = (60 + 1.5 * intensity).clip(0, 255).astype(np.uint8)
     colours = np.repeat(grey[:, None], 3, 1)
-    recording.log([*root, "lidar", "cloud"], rr.Points3D(view.points_P4[:, :3], colors=colours, radii=0.04))
-    recording.log([*root, "lidar", "sample"], rr.AnyValues(token=view.token, scene=view.scene))
+    log([*root, "lidar", "cloud"], rr.Points3D(view.points_P4[:, :3], colors=colours, radii=0.04))
+    log([*root, "lidar", "sample"], rr.AnyValues(token=view.token, scene=view.scene))
     for outcome, group in boxes.items():
-        recording.log([*root, "lidar", NAMES[outcome]], _boxes_3d(group, COLOURS[outcome]))
+        log([*root, "lidar", NAMES[outcome]], _boxes_3d(group, COLOURS[outcome]))
     for camera, image in view.images.items():
-        recording.log([*root, camera], rr.EncodedImage(contents=_jpeg(image), media_type="image/jpeg"))
+        log([*root, camera], rr.EncodedImage(contents=_jpeg(image), media_type="image/jpeg"))
         for outcome, group in boxes.items():
             edges = projected_edges(group.boxes_n7, np.asarray(view.lidar2img[camera])) if len(group.labels) else []
             strips = rr.LineStrips2D(edges, colors=[_rgb(COLOURS[outcome])] * len(edges))
-            recording.log([*root, camera, NAMES[outcome]], strips)
+            log([*root, camera, NAMES[outcome]], strips)
     if view.queries is not None:
-        _log_queries(recording, root, view, view.queries)
-    _log_attention(recording, root, view)
+        _log_queries(log, root, view, view.queries)
+    _log_attention(log, root, view)
 
 
-def _log_queries(recording: Any, root: list[str], view: SampleView, queries: QueryViews) -> None:
+def _log_queries(log: Log, root: list[str], view: SampleView, queries: QueryViews) -> None:
     """Points: red by LiDAR weight, blue by camera weight, larger by score. Windows: rectangles in the same colours."""
     import rerun as rr
 
@@ -145,18 +157,18 @@ def _log_queries(recording: Any, root: list[str], view: SampleView, queries: Que
     facts = rr.AnyValues(
         lidar_weight=queries.weight_Q2[:, 0], camera_weight=queries.weight_Q2[:, 1], score=queries.score_Q
     )
-    recording.log([*root, "lidar", "queries"], points, facts)
+    log([*root, "lidar", "queries"], points, facts)
     if queries.bev_window_Q4 is not None:
         x0, y0, x1, y1 = queries.bev_window_Q4.T
         z = queries.reference_Q3[:, 2]
         ring = [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z), (x0, y0, z)]
         strips = np.stack([np.stack(corner, -1) for corner in ring], 1)
-        recording.log([*root, "lidar", "windows"], rr.LineStrips3D(strips, colors=colours))
+        log([*root, "lidar", "windows"], rr.LineStrips3D(strips, colors=colours))
     for index, camera in enumerate(view.images):
         rows = queries.camera_windows_W6[queries.camera_windows_W6[:, 1] == index]
         low, high = _pixels(view, camera, rows[:, 2:4]), _pixels(view, camera, rows[:, 4:6])
         boxes = rr.Boxes2D(mins=low, sizes=high - low, colors=colours[rows[:, 0].astype(int)])
-        recording.log([*root, camera, "windows"], boxes)
+        log([*root, camera, "windows"], boxes)
 
 
 def _pixels(view: SampleView, camera: str, share_n2: np.ndarray) -> np.ndarray:
@@ -166,7 +178,7 @@ def _pixels(view: SampleView, camera: str, share_n2: np.ndarray) -> np.ndarray:
     return (share_n2 * [x1 - x0, y1 - y0] + [x0, y0]) * [width, height]
 
 
-def _log_attention(recording: Any, root: list[str], view: SampleView) -> None:
+def _log_attention(log: Log, root: list[str], view: SampleView) -> None:
     """Points at the cells with attention in entities ``attention/<reason>/layer <n>/<with or without bias>``.
 
     They are below the cloud, and below every image. Colours are of the square root of the weight, on one scale without
@@ -174,12 +186,10 @@ def _log_attention(recording: Any, root: list[str], view: SampleView) -> None:
     """
     import rerun as rr
 
-    for part in ("lidar", *view.images):
-        recording.log([*root, part, "attention"], rr.Clear(recursive=True))  # of the sample before
     for reason, attention in view.attention.items():
         facts = rr.AnyValues(query=attention.query, score=attention.score, caption=attention_caption(attention))
         reference = rr.Points3D([attention.reference_3], colors=[[0, 0, 0]], radii=0.3)
-        recording.log([*root, "lidar", "attention", reason], reference, facts)
+        log([*root, "lidar", "attention", reason], reference, facts)
         for number, layer in enumerate(attention.layers, start=1):
             sides = {"without bias": layer.plain_K, "with bias": layer.biased_K}
             if attention.window_K is None:
@@ -194,12 +204,12 @@ def _log_attention(recording: Any, root: list[str], view: SampleView) -> None:
                     xy_n2 = share_n2 * [x1 - x0, y1 - y0] + [x0, y0]
                     position = np.c_[xy_n2, np.full(len(xy_n2), GROUND_M)]
                     points = rr.Points3D(position, colors=colours, radii=0.45 * (x1 - x0) / bev.shape[1])
-                    recording.log([*root, "lidar", *path], points, rr.AnyValues(weight=weight_n))
+                    log([*root, "lidar", *path], points, rr.AnyValues(weight=weight_n))
                 for camera, cells in zip(view.images, () if cameras is None else cameras, strict=False):
                     share_n2, weight_n, colours = _heat(cells, largest[-1])
                     width = np.ptp(_pixels(view, camera, np.array([[0, 0], [1 / cells.shape[1], 0]]))[:, 0])
                     points = rr.Points2D(_pixels(view, camera, share_n2), colors=colours, radii=0.45 * width)
-                    recording.log([*root, camera, *path], points, rr.AnyValues(weight=weight_n))
+                    log([*root, camera, *path], points, rr.AnyValues(weight=weight_n))
 
 
 def _heat(weights: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
