@@ -93,6 +93,11 @@ class _StderrHandler(logging.StreamHandler):
         return sys.stderr
 
 
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    """Not what mmengine says of every data set: its metainfo has a version, which could have been a file's name."""
+    return "is not a meta file" not in record.getMessage()
+
+
 def _log_warnings_to_stderr() -> None:
     """Keep stdout for what a command prints: mmengine's default logger writes tables of every data set to it.
 
@@ -107,7 +112,7 @@ def _log_warnings_to_stderr() -> None:
         if type(handler) is logging.StreamHandler:
             logger.handlers[index] = to_stderr = _StderrHandler()
             to_stderr.setFormatter(handler.formatter)
-            to_stderr.filters = handler.filters  # repeated warnings
+            to_stderr.filters = [*handler.filters, _is_no_noise]
 
 
 def use_threads(count: int | None = None) -> int:

@@ -33,7 +33,9 @@ def test_the_page_needs_no_other_file_and_is_small(page):
     assert not re.search(r'(?:src|href)="(?!data:)', text) and "url(" not in text and "@import" not in text
     assert 100_000 < len(text) < 400_000  # two clouds, one of them of 40,000 points
     assert "clean · cross seed 0" in text and "fog · cross seed 0" in text and "worst of 9 samples" in text
-    assert "1 true positives, 1 false positives, 1 missed (scores from 0.3); 40,000 points, 16,000 drawn" in text
+    assert (
+        "1 true positives, 1 false positives, 1 false negatives (scores from 0.3); 40,000 points, 16,000 drawn" in text
+    )
     assert "No images" in text and text.count('class="absent"') == 4  # of six cameras the made-up rig has two
 
 

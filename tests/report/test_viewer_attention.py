@@ -71,17 +71,28 @@ def test_large_maps_are_summed_block_by_block():
 
 
 def test_four_queries_of_the_full_model_take_a_quarter_of_a_megabyte():
-    attention = {str(n): made_up_attention((180, 180), (6, 40, 100), layers=6) for n in range(4)}
+    attention = {str(n): made_up_attention((180, 180), (6, 40, 100), 6, query=n) for n in range(4)}
     queries = encode_attention(attention)["queries"]
     assert sum(len(text) for query in queries for layer in query["layers"] for text in layer["maps"]) < 250_000
 
 
 def test_windows_and_reference_points_are_where_the_maps_are():
     (query,) = encode_attention({"highest score": made_up_attention()})["queries"]
-    assert query["name"] == "query 7: highest score" and "7.1% to 50.0%" in query["caption"] and query["bias"]
+    assert (
+        (query["query"], query["reasons"]) == (7, "highest score")
+        and "7.1% to 50.0%" in query["caption"]
+        and query["bias"]
+    )
     assert query["at"] == [-3.0, -7.0] and query["pixels"] == [None, [0.9, 0.8]]
     assert query["bev_window"] == [-4, -8, 0, -4]  # the second cell of the first row; of 4 m
     assert query["camera_windows"] == [None, [0.6667, 0.5, 1.0, 1.0]]
+
+
+def test_a_query_that_was_chosen_twice_is_in_the_page_once():
+    both = {name: made_up_attention() for name in ("highest score", "largest effect")}
+    both["other"] = made_up_attention(query=1)
+    names = {query["query"]: query["reasons"] for query in encode_attention(both)["queries"]}
+    assert names == {7: "highest score, largest effect", 1: "other"}
 
 
 def test_a_model_without_a_bias_has_one_map_a_layer_and_no_window():

@@ -69,10 +69,15 @@ def test_the_samples_are_on_a_time_line(recording):
 
 
 def test_boxes_are_there_by_outcome(recording):
-    names = {"true_positives": "car 0.90", "false_positives": "bus 0.40", "missed": "car", "detected_objects": "car"}
+    names = {
+        "true_positives": "car 0.90",
+        "false_positives": "bus 0.40",
+        "false_negatives": "car",
+        "detected_objects": "car",
+    }
     for name, label in names.items():
         # The third sample has no detections: those of the second are gone.
-        last = ["car", "car"] if name == "missed" else []
+        last = ["car", "car"] if name == "false_negatives" else []
         assert column(recording, f"{ROOT}/lidar/{name}", "Text") == [[label], [label], last]
     (centre,) = column(recording, f"{ROOT}/lidar/true_positives", "PoseTranslation3D")[0]
     (half,) = column(recording, f"{ROOT}/lidar/true_positives", "HalfSize3D")[0]

@@ -24,29 +24,34 @@ def encode_attention(attention: Mapping[str, QueryAttention]) -> dict[str, Any]:
     Returns:
         bev: [rows, columns, x0, y0, x1, y1] of the map (m, LiDAR frame); None without LiDAR.
         camera: [cameras, rows, columns]; None without cameras.
-        queries: of each ``name``, ``caption``, ``bias`` (whether it has one), ``at`` (x, y of the reference point, m),
-            ``pixels`` (that point in each image), ``bev_window`` (x0, y0, x1, y1, m) and ``camera_windows``, and
+        queries: of each ``query``, ``reasons`` for its choice, ``caption``, ``bias`` (whether there is one), ``at``
+            (x, y of the reference point, m), ``pixels`` (that point in each image), ``bev_window`` (x0, y0, x1, y1, m) and ``camera_windows``, and
             ``layers``: of each the maps without and with the bias (of a model without one alone), see
             :func:`encode_maps`. What is in an image is in shares of the network's input, None where it is not in it.
+            A query that was chosen for several reasons is one entry.
     """
+    reasons: dict[int, list[str]] = {}
+    for reason, of_query in attention.items():
+        reasons.setdefault(of_query.query, []).append(reason)
     layout = next(iter(attention.values())).layout
     x0, y0, _, x1, y1, _ = layout.pc_range
     bev, camera = layout.bev_shape, layout.camera_shape
     return {
         "bev": None if bev is None else [*_pooled_shape(bev), x0, y0, x1, y1],
         "camera": None if camera is None else [camera[0], *_pooled_shape(camera[1:])],
-        "queries": [_query_entry(name, of_query) for name, of_query in attention.items()],
+        "queries": [_query_entry(", ".join(names), attention[names[0]]) for names in reasons.values()],
     }
 
 
-def _query_entry(name: str, attention: QueryAttention) -> dict[str, Any]:
+def _query_entry(reasons: str, attention: QueryAttention) -> dict[str, Any]:
     window_K = attention.window_K
     bev, cameras = (None, None) if window_K is None else attention.maps(window_K)
     x0, y0, _, x1, y1, _ = attention.layout.pc_range
     rectangle = None if bev is None else window_rectangle(bev)
     in_metres = None if rectangle is None else rectangle * np.tile([x1 - x0, y1 - y0], 2) + np.tile([x0, y0], 2)
     return {
-        "name": f"query {attention.query}: {name}",
+        "query": attention.query,
+        "reasons": reasons,
         "caption": attention_caption(attention),
         "bias": window_K is not None,
         "at": np.asarray(attention.reference_3[:2], float).round(2).tolist(),

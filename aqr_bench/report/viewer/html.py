@@ -16,7 +16,7 @@ from markupsafe import Markup
 from aqr_bench.atomic import write_text
 from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, corners, projected_edges
 from aqr_bench.report.viewer.attention import encode_attention
-from aqr_bench.report.viewer.sample_view import FALSE_POSITIVE, MISSED, OUTCOMES, TRUE_POSITIVE, SampleView
+from aqr_bench.report.viewer.sample_view import FALSE_NEGATIVE, FALSE_POSITIVE, OUTCOMES, TRUE_POSITIVE, SampleView
 
 MAX_POINTS = 16_000  # of a cloud in the page
 UNIT_M = 0.01  # of a coordinate: int16 reaches 327 m
@@ -58,7 +58,7 @@ def _panel(view: SampleView) -> dict[str, Any]:
     """What the template needs of a view."""
     boxes = view.boxes_by_outcome()
     drawn = decimate(view.points_P4, MAX_POINTS)
-    names = {TRUE_POSITIVE: "true positives", FALSE_POSITIVE: "false positives", MISSED: "missed"}
+    names = {TRUE_POSITIVE: "true positives", FALSE_POSITIVE: "false positives", FALSE_NEGATIVE: "false negatives"}
     counts = ", ".join(f"{len(boxes[outcome].labels)} {name}" for outcome, name in names.items())
     share = "" if len(drawn) == len(view.points_P4) else f", {len(drawn):,} drawn"
     attention = encode_attention(view.attention) if view.attention else None

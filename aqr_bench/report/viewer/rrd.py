@@ -19,19 +19,19 @@ from aqr_bench.report.figures.attention import attention_caption
 from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, projected_edges
 from aqr_bench.report.viewer.sample_view import (
     DETECTED_OBJECT,
+    FALSE_NEGATIVE,
     FALSE_POSITIVE,
-    MISSED,
     TRUE_POSITIVE,
     QueryViews,
     SampleView,
 )
 
 # Colour-blind safe, as on the page.
-COLOURS = {TRUE_POSITIVE: "#00875f", FALSE_POSITIVE: "#d55e00", MISSED: "#0064a8", DETECTED_OBJECT: "#8a949e"}
+COLOURS = {TRUE_POSITIVE: "#00875f", FALSE_POSITIVE: "#d55e00", FALSE_NEGATIVE: "#0064a8", DETECTED_OBJECT: "#8a949e"}
 NAMES = {
     TRUE_POSITIVE: "true_positives",
     FALSE_POSITIVE: "false_positives",
-    MISSED: "missed",
+    FALSE_NEGATIVE: "false_negatives",
     DETECTED_OBJECT: "detected_objects",
 }
 JPEG_QUALITY = 85

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from aqr_bench.engine.attention_maps import QueryAttention
 
 # Outcomes of a box. The first two are of detections, the others of objects.
-TRUE_POSITIVE, FALSE_POSITIVE, DETECTED_OBJECT, MISSED = "tp", "fp", "gt", "fn"
+TRUE_POSITIVE, FALSE_POSITIVE, DETECTED_OBJECT, FALSE_NEGATIVE = "tp", "fp", "gt", "fn"
 OUTCOMES = {
     TRUE_POSITIVE: "true positive",
     FALSE_POSITIVE: "false positive",
-    MISSED: "missed object",
-    DETECTED_OBJECT: "detected object (ground truth)",
+    FALSE_NEGATIVE: "false negative (missed object)",
+    DETECTED_OBJECT: "ground truth of a true positive",
 }
 
 
@@ -82,7 +82,7 @@ class SampleView:
         truth = self.truth or DrawnBoxes(np.zeros((0, 7)), [])
         return {
             DETECTED_OBJECT: truth.select(self.detected_T),
-            MISSED: truth.select(~self.detected_T),
+            FALSE_NEGATIVE: truth.select(~self.detected_T),
             FALSE_POSITIVE: self.detections.select(~self.true_positive_D),
             TRUE_POSITIVE: self.detections.select(self.true_positive_D),
         }

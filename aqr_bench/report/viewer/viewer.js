@@ -26,7 +26,7 @@
   const STOPS = [[255, 237, 160], [254, 178, 76], [252, 78, 42], [177, 0, 38]];
   const HEAT = [...DIGITS].map((_, level) => {
     const at = level / 63 * (STOPS.length - 1), i = Math.min(Math.floor(at), STOPS.length - 2);
-    return [...STOPS[i].map((v, c) => Math.round(v + (at - i) * (STOPS[i + 1][c] - v))), level ? Math.round(60 + 165 * level / 63) : 0];
+    return [...STOPS[i].map((v, c) => Math.round(v + (at - i) * (STOPS[i + 1][c] - v))), level ? Math.round(20 + 205 * level / 63) : 0];
   });
   const WINDOW = () => getComputedStyle(root).getPropertyValue("--window");
 
