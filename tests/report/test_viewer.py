@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import chromium, inspect, run_in_page
-from sample_views import BOX, CENTRE, FOCAL, made_up_view
+from sample_views import BOX, CENTRE, FOCAL, LOOKING_ALONG_Y, made_up_view
 
-from aqr_bench.report.figures.detections import DrawnBoxes
+from aqr_bench.report.figures.detections import DrawnBoxes, edges_in_image, projected_edges
 from aqr_bench.report.viewer.html import HEIGHTS_M, MAX_POINTS, SHADES, UNIT_M, encode_points, write_viewer
 
 
@@ -65,6 +65,20 @@ def test_every_box_has_its_outcome_in_3d_from_above_and_in_the_images(page):
     numbers = [float(n) for n in re.findall(r"-?\d+", re.search(r'class="tp" d="(.*?)"', front)[1])]
     near = FOCAL / (BOX[1] - BOX[4] / 2)  # pixels per metre at its near face
     assert min(numbers[::2]) == round(CENTRE[0] - near) and max(numbers[::2]) == round(CENTRE[0] + near)
+
+
+def test_edges_are_cut_at_the_borders_of_the_image():
+    """A box that is half in the image: its edges end at the border, on the line that they were on."""
+    half = np.array([[5.0, 10.0, 0.0, 10.0, 4.0, 2.0, 0.0]])  # x 0 .. 10 m, of which 6.4 m are in the image at 8 m
+    edges, cut = projected_edges(half, LOOKING_ALONG_Y), edges_in_image(half, LOOKING_ALONG_Y, 160, 90)
+    assert np.stack(edges).max() > 160 and len(cut) == 8  # four at x 10 m are beyond it
+    points = np.concatenate(cut)
+    assert points.min(0).tolist() == [80, 32.5] and points[:, 0].max() == 160
+    near_top = [[80, 32.5], [160, 32.5]]
+    assert any(np.allclose(np.sort(edge, 0), near_top) for edge in cut)
+    outside = np.array([[40.0, 10.0, 0.0, 2.0, 4.0, 2.0, 0.3]])
+    assert edges_in_image(outside, LOOKING_ALONG_Y, 160, 90) == []
+    assert edges_in_image(np.zeros((0, 7)), LOOKING_ALONG_Y, 160, 90) == []
 
 
 def test_names_of_classes_cannot_end_the_script(tmp_path):
@@ -159,7 +173,7 @@ class TestInABrowser:
         assert len(set(result["plain"])) == 1 and result["plain"][0] > 0
         assert "left: 66.67%" in result["window"] and "top: 50%" in result["window"]
         assert sorted(result["marks"]) == [[0, 0], [1, 2]]
-        assert result["text"].startswith("darkest: 25 % of the attention in one cell of BEV, 25 % of")
+        assert result["text"].startswith("darkest: 25\u00a0% of the attention in one cell of BEV, 25\u00a0% of")
 
     def test_it_turns_moves_zooms_and_hides(self, page, tmp_path):
         page.write_text(page.read_text().replace("</head>", FRAMES))

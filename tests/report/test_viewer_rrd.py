@@ -88,8 +88,10 @@ def test_queries_have_their_weights_and_windows(recording):
     path = f"{ROOT}/lidar/queries"
     assert column(recording, path, "lidar_weight")[0] == [1.0, 0.25]
     assert column(recording, path, "camera_weight")[0] == [-1.0, 0.5]
-    windows = column(recording, f"{ROOT}/lidar/windows", "LineStrip3D")[0]
-    assert windows[0] == [[-1, 9, 0], [1, 9, 0], [1, 11, 0], [-1, 11, 0], [-1, 9, 0]]
+    (window,) = column(recording, f"{ROOT}/lidar/windows", "LineStrip3D")[0]  # of the query that detects something
+    (other,) = column(recording, f"{ROOT}/lidar/other_windows", "LineStrip3D")[0]
+    assert other[0] == [4, 4, 0]
+    assert window == [[-1, 9, 0], [1, 9, 0], [1, 11, 0], [-1, 11, 0], [-1, 9, 0]]
     # The window is in the second camera of the network, of 160 x 90 pixels.
     assert column(recording, f"{ROOT}/CAM_FRONT/windows", "HalfSize2D")[0] == [[20.0, 11.25]]
     with pytest.raises(ValueError, match="not enough values"):  # an empty column does not come back

@@ -25,9 +25,10 @@ def encode_attention(attention: Mapping[str, QueryAttention]) -> dict[str, Any]:
         bev: [rows, columns, x0, y0, x1, y1] of the map (m, LiDAR frame); None without LiDAR.
         camera: [cameras, rows, columns]; None without cameras.
         queries: of each ``query``, ``reasons`` for its choice, ``caption``, ``bias`` (whether there is one), ``at``
-            (x, y of the reference point, m), ``pixels`` (that point in each image), ``bev_window`` (x0, y0, x1, y1, m) and ``camera_windows``, and
-            ``layers``: of each the maps without and with the bias (of a model without one alone), see
-            :func:`encode_maps`. What is in an image is in shares of the network's input, None where it is not in it.
+            (x, y of the reference point, m), ``pixels`` (that point in each image), ``bev_window`` (x0, y0, x1, y1, m),
+            ``camera_windows``, and ``layers``: of each the maps without and with the bias (of a model without one
+            alone), see :func:`encode_maps`. What is in an image is in shares of the network's input, None where it is
+            not in it.
             A query that was chosen for several reasons is one entry.
     """
     reasons: dict[int, list[str]] = {}

@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from aqr_bench.atomic import write_text
-from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, corners, projected_edges
+from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, corners, edges_in_image
 from aqr_bench.report.viewer.attention import encode_attention
 from aqr_bench.report.viewer.sample_view import FALSE_NEGATIVE, FALSE_POSITIVE, OUTCOMES, TRUE_POSITIVE, SampleView
 
@@ -142,8 +142,7 @@ def _image(view: SampleView, camera: str, boxes: Mapping[str, DrawnBoxes]) -> di
         image = image.resize((IMAGE_WIDTH, round(height * IMAGE_WIDTH / width)))
     paths = {}
     for outcome, group in boxes.items():
-        edges = projected_edges(group.boxes_n7, np.asarray(view.lidar2img[camera])) if len(group.labels) else []
-        paths[outcome] = _path([edge for edge in edges if _is_near(edge, width, height)], 0)
+        paths[outcome] = _path(edges_in_image(group.boxes_n7, view.lidar2img[camera], width, height), 0)
     x0, y0, x1, y1 = 100 * view.area_of(camera)
     area = f"left:{x0:.2f}%;top:{y0:.2f}%;width:{x1 - x0:.2f}%;height:{y1 - y0:.2f}%"
     return {
@@ -154,13 +153,6 @@ def _image(view: SampleView, camera: str, boxes: Mapping[str, DrawnBoxes]) -> di
         "number": list(view.images).index(camera),
         "area": area,
     }
-
-
-def _is_near(edge_22: np.ndarray, width: int, height: int) -> bool:
-    """Whether an edge may cross the image: neither beyond one side of it altogether nor cut at the near plane."""
-    low, high = edge_22.min(0), edge_22.max(0)
-    beside = (high < 0).any() or low[0] > width or low[1] > height
-    return not beside and float(np.abs(edge_22).max()) < 20 * max(width, height)
 
 
 def _path(lines: Sequence[Sequence[np.ndarray]], digits: int) -> str:

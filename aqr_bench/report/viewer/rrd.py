@@ -16,7 +16,7 @@ import numpy as np
 from aqr_bench.atomic import atomic_write
 from aqr_bench.errors import UserError
 from aqr_bench.report.figures.attention import attention_caption
-from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, projected_edges
+from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, edges_in_image
 from aqr_bench.report.viewer.sample_view import (
     DETECTED_OBJECT,
     FALSE_NEGATIVE,
@@ -35,8 +35,9 @@ NAMES = {
     DETECTED_OBJECT: "detected_objects",
 }
 JPEG_QUALITY = 85
+CLOUD, HEIGHTS_M = ("#5a7896", "#dcdcaa"), (-3.0, 3.0)  # from low to high; LiDAR frame, ground near -1.8
 HEAT = ("#ffeda0", "#feb24c", "#fc4e2a", "#b10026")  # of attention, from small to large
-MIN_WEIGHT = 1e-3
+MIN_WEIGHT = 0.01
 Log = Callable[..., None]  # of an entity, as a list of names, and what it has
 GROUND_M = -1.8  # in the LiDAR frame of nuScenes
 
@@ -91,31 +92,35 @@ def _root(view: SampleView) -> list[str]:
 
 
 def _blueprint(views: Sequence[SampleView]) -> Any:
-    """3D views beside each other, the images of each below; and a tab for attention, where there is any."""
+    """Tabs with a column for each model and condition: detections; queries with their windows; attention."""
     import rerun.blueprint as rrb
 
-    samples = rrb.Horizontal(*[_column(view, None) for view in views], name="samples")
-    attention = [_column(view, reason) for view in views for reason in list(view.attention)[:1]]
-    tabs = [samples, rrb.Horizontal(*attention, name="attention")] if attention else [samples]
+    boxes = ["+ $origin/**", *(f"- $origin/{name}/**" for name in ("queries", "windows", "other_windows", "attention"))]
+    queries = [*boxes, "+ $origin/queries", "+ $origin/windows"]
+    tabs = [rrb.Horizontal(*[_column(view, boxes) for view in views], name="detections")]
+    if any(view.queries is not None for view in views):
+        tabs.append(rrb.Horizontal(*[_column(view, queries) for view in views], name="queries"))
+    attention = [_column(view, [*boxes, *_last_layer(view)]) for view in views if view.attention]
+    if attention:
+        tabs.append(rrb.Horizontal(*attention, name="attention"))
     return rrb.Blueprint(rrb.Tabs(*tabs, active_tab=0), collapse_panels=True)
 
 
-def _column(view: SampleView, reason: str | None) -> Any:
-    """The 3D view above the images; with the attention of this query in the last layer, with the bias."""
+def _last_layer(view: SampleView) -> list[str]:
+    """The attention of the first query in the last layer, with the bias."""
+    reason, attention = next(iter(view.attention.items()))
+    path = f"$origin/attention/{_escaped(reason)}"
+    return [f"+ {path}", f"+ {path}/{_escaped(f'layer {len(attention.layers)}')}/{_escaped('with bias')}"]
+
+
+def _column(view: SampleView, contents: Sequence[str]) -> Any:
+    """The 3D view above the images, with these entities."""
     import rerun.blueprint as rrb
 
     root = "/".join(_escaped(part) for part in _root(view))
-    contents = ["+ $origin/**", "- $origin/attention/**"]
-    title = " ".join(_root(view))
-    if reason is not None:
-        attention = view.attention[reason]
-        contents += ["- $origin/queries", "- $origin/windows", f"+ $origin/attention/{_escaped(reason)}"]
-        last = _escaped(f"layer {len(attention.layers)}")
-        contents.append(f"+ $origin/attention/{_escaped(reason)}/{last}/{_escaped('with bias')}")
-        title += f", attention: {reason}, layer {len(attention.layers)}"
     cameras = [camera for camera in CAMERA_GRID if camera in view.images]
     images = [rrb.Spatial2DView(origin=f"{root}/{camera}", name=camera, contents=contents) for camera in cameras]
-    space = rrb.Spatial3DView(origin=f"{root}/lidar", name=title, contents=contents)
+    space = rrb.Spatial3DView(origin=f"{root}/lidar", name=" ".join(_root(view)), contents=contents)
     return rrb.Vertical(space, rrb.Grid(*images, grid_columns=3), row_shares=[3, 2]) if images else space
 
 
@@ -129,17 +134,16 @@ def _log_view(log: Log, view: SampleView) -> None:
     import rerun as rr
 
     root, boxes = _root(view), view.boxes_by_outcome()
-    intensity = view.points_P4[:, 3] if view.points_P4.shape[1] > 3 else np.zeros(len(view.points_P4))
-    grey = (60 + 1.5 * intensity).clip(0, 255).astype(np.uint8)
-    colours = np.repeat(grey[:, None], 3, 1)
-    log([*root, "lidar", "cloud"], rr.Points3D(view.points_P4[:, :3], colors=colours, radii=0.04))
+    colours = _ramp(np.interp(view.points_P4[:, 2], HEIGHTS_M, (0, 1)), CLOUD)
+    log([*root, "lidar", "cloud"], rr.Points3D(view.points_P4[:, :3], colors=colours, radii=rr.Radius.ui_points(1)))
     log([*root, "lidar", "sample"], rr.AnyValues(token=view.token, scene=view.scene))
     for outcome, group in boxes.items():
         log([*root, "lidar", NAMES[outcome]], _boxes_3d(group, COLOURS[outcome]))
     for camera, image in view.images.items():
         log([*root, camera], rr.EncodedImage(contents=_jpeg(image), media_type="image/jpeg"))
         for outcome, group in boxes.items():
-            edges = projected_edges(group.boxes_n7, np.asarray(view.lidar2img[camera])) if len(group.labels) else []
+            # The view is as large as what is in it.
+            edges = edges_in_image(group.boxes_n7, view.lidar2img[camera], image.shape[1], image.shape[0])
             strips = rr.LineStrips2D(edges, colors=[_rgb(COLOURS[outcome])] * len(edges))
             log([*root, camera, NAMES[outcome]], strips)
     if view.queries is not None:
@@ -148,7 +152,10 @@ def _log_view(log: Log, view: SampleView) -> None:
 
 
 def _log_queries(log: Log, root: list[str], view: SampleView, queries: QueryViews) -> None:
-    """Points: red by LiDAR weight, blue by camera weight, larger by score. Windows: rectangles in the same colours."""
+    """Points: red by LiDAR weight, blue by camera weight, larger by score. Windows: rectangles in the same colours.
+
+    ``windows`` are those of queries with a score that a detection needs; as there are hundreds, the rest are apart.
+    """
     import rerun as rr
 
     share_Q2 = (queries.weight_Q2.clip(-1, 1) + 1) / 2
@@ -158,17 +165,20 @@ def _log_queries(log: Log, root: list[str], view: SampleView, queries: QueryView
         lidar_weight=queries.weight_Q2[:, 0], camera_weight=queries.weight_Q2[:, 1], score=queries.score_Q
     )
     log([*root, "lidar", "queries"], points, facts)
-    if queries.bev_window_Q4 is not None:
-        x0, y0, x1, y1 = queries.bev_window_Q4.T
-        z = queries.reference_Q3[:, 2]
-        ring = [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z), (x0, y0, z)]
-        strips = np.stack([np.stack(corner, -1) for corner in ring], 1)
-        log([*root, "lidar", "windows"], rr.LineStrips3D(strips, colors=colours))
-    for index, camera in enumerate(view.images):
-        rows = queries.camera_windows_W6[queries.camera_windows_W6[:, 1] == index]
-        low, high = _pixels(view, camera, rows[:, 2:4]), _pixels(view, camera, rows[:, 4:6])
-        boxes = rr.Boxes2D(mins=low, sizes=high - low, colors=colours[rows[:, 0].astype(int)])
-        log([*root, camera, "windows"], boxes)
+    confident_Q = queries.score_Q >= view.threshold
+    for name, chosen_Q in (("windows", confident_Q), ("other_windows", ~confident_Q)):
+        if queries.bev_window_Q4 is not None:
+            x0, y0, x1, y1 = queries.bev_window_Q4[chosen_Q].T
+            z = queries.reference_Q3[chosen_Q, 2]
+            ring = [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z), (x0, y0, z)]
+            strips = np.stack([np.stack(corner, -1) for corner in ring], 1)
+            log([*root, "lidar", name], rr.LineStrips3D(strips, colors=colours[chosen_Q], radii=rr.Radius.ui_points(1)))
+        windows_W6 = queries.camera_windows_W6[chosen_Q[queries.camera_windows_W6[:, 0].astype(int)]]
+        for index, camera in enumerate(view.images):
+            rows = windows_W6[windows_W6[:, 1] == index]
+            low, high = _pixels(view, camera, rows[:, 2:4]), _pixels(view, camera, rows[:, 4:6])
+            boxes = rr.Boxes2D(mins=low, sizes=high - low, colors=colours[rows[:, 0].astype(int)])
+            log([*root, camera, name], boxes)
 
 
 def _pixels(view: SampleView, camera: str, share_n2: np.ndarray) -> np.ndarray:
@@ -217,11 +227,15 @@ def _heat(weights: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray, 
     row, col = np.nonzero(weights > MIN_WEIGHT * largest)
     weight_n = weights[row, col]
     strength_n = np.sqrt(weight_n / (largest or 1.0))
-    ramp = np.array([_rgb(colour) for colour in HEAT])
-    at = strength_n * (len(ramp) - 1)
-    colours = np.stack([np.interp(at, range(len(ramp)), channel) for channel in ramp.T], 1)
     share_n2 = (np.stack([col, row], 1) + 0.5) / weights.shape[::-1]
-    return share_n2, weight_n, np.c_[colours, 60 + 195 * strength_n].astype(np.uint8)
+    return share_n2, weight_n, np.c_[_ramp(strength_n, HEAT), 60 + 195 * strength_n].astype(np.uint8)
+
+
+def _ramp(value_n: np.ndarray, stops: Sequence[str]) -> np.ndarray:
+    """Colours, uint8 [n, 3], of values 0 .. 1 between evenly spaced stops."""
+    channels = np.array([_rgb(stop) for stop in stops]).T
+    at = np.linspace(0, 1, len(stops))
+    return np.stack([np.interp(value_n, at, channel) for channel in channels], 1).astype(np.uint8)
 
 
 def _boxes_3d(group: DrawnBoxes, colour: str) -> Any:

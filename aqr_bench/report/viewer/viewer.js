@@ -50,7 +50,7 @@
       const { bev, camera } = panel.attention;
       const parts = [...(bev ? ["BEV"] : []), ...(camera ? ["the images"] : [])];
       section.querySelector("output").textContent =
-        "darkest: " + parts.map((part, i) => `${(100 * layer.largest[i]).toPrecision(2)} % of the attention in one cell of ${part}`).join(", ");
+        "darkest: " + parts.map((part, i) => `${(100 * layer.largest[i]).toPrecision(2)}\u00a0% of the attention in one cell of ${part}`).join(", ");
     } else section.querySelector("output").textContent = "";
     for (const area of section.querySelectorAll("[data-camera]")) paint(area, panel);
     redraw();
