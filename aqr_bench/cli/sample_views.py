@@ -47,9 +47,12 @@ class ChosenSample:
     reason: str
 
 
-def submission_of(work: Path, record: Record) -> Path | None:
-    """The detections that an evaluation left (its own, or those of the run it took over); None if they are gone."""
-    runs = [record.run.subfolder, *([record.extra["same_as"]] if record.extra.get("same_as") else [])]
+def submission_of(work: Path, record: Record, of_tier: bool = True) -> Path | None:
+    """The submission that an evaluation wrote, or the run that it was reused from; None if it is gone.
+
+    ``work``: of the tier, with a folder for each run; of ``evaluate --config`` (no tier) it is that of the run itself.
+    """
+    runs = [run for run in (record.run.subfolder, record.extra.get("same_as")) if run] if of_tier else [""]
     files = [detections_file(work / run, record.suite, record.condition, "results_nusc.json") for run in runs]
     return next((file for file in files if record.ok and file.is_file()), None)
 

@@ -28,6 +28,7 @@ class ViewedModel:
 
     conditions: of the evaluation's suite, by name; none for a train record.
     evaluated: records of the file; work: where the evaluation left its detections, None where that is gone.
+    of_tier: whether a tier trained it; False for ``evaluate --config``.
     """
 
     name: str
@@ -35,12 +36,13 @@ class ViewedModel:
     conditions: dict[str, Condition] = field(default_factory=dict)
     evaluated: tuple[Record, ...] = ()
     work: Path | None = None
+    of_tier: bool = True
 
     def detections_under(self, condition: Condition) -> Path | None:
         """The submission of an evaluation under the condition, or else under the first one; None if it is gone."""
         records = [record for record in self.evaluated if record.ok]
         chosen = [record for record in records if record.condition == condition.name] or records
-        return submission_of(self.work, chosen[0]) if chosen and self.work is not None else None
+        return submission_of(self.work, chosen[0], self.of_tier) if chosen and self.work is not None else None
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _checkpoint_model(
     tier = adhoc_tier(model, data)
     evaluator = checkpoint_evaluator(base_config(tier, data), tier, data, checkpoint, folder)
     conditions = _suite_conditions(command, records[0])
-    return ViewedModel(tier.name, evaluator, conditions, tuple(records), work)
+    return ViewedModel(tier.name, evaluator, conditions, tuple(records), work, of_tier=False)
 
 
 def _infos(command: RecordCommand, of_training: RecordCommand | None, work: Path | None) -> str:

@@ -85,8 +85,8 @@ def test_info_files_that_are_gone_are_asked_for(tmp_path, monkeypatch):
         load_model(record, None, tmp_path)
 
 
-def test_info_files_of_mmdet3d_are_those_that_the_evaluation_imported(tmp_path, monkeypatch):
-    """evaluate --infos val.pkl writes them below its work folder."""
+def test_what_evaluate_config_wrote_is_in_its_work_folder(tmp_path, monkeypatch):
+    """The info files that it imported from one of mmdet3d, and the detections."""
     asked = []
     monkeypatch.setattr(viewed_model, "load_data", asked.append)
     (tmp_path / "work").mkdir()
@@ -98,7 +98,12 @@ def test_info_files_of_mmdet3d_are_those_that_the_evaluation_imported(tmp_path, 
     monkeypatch.setattr(viewed_model, "base_config", lambda *_: None)
     monkeypatch.setattr(viewed_model, "adhoc_tier", lambda *_: SimpleNamespace(name="val"))
     monkeypatch.setattr(viewed_model, "checkpoint_evaluator", lambda *_: None)
-    assert load_model(record, None, tmp_path).work == tmp_path / "work"
+    model = load_model(record, None, tmp_path)
+    submission = tmp_path / "work/detections/two/clean/results_nusc.json"  # the work folder is that of the one run
+    assert model.detections_under(model.conditions["clean"]) is None
+    submission.parent.mkdir(parents=True)
+    submission.touch()
+    assert model.detections_under(model.conditions["clean"]) == submission
     assert asked == [str(tmp_path / "work" / "infos")]
 
 

@@ -156,6 +156,23 @@ def pictures(name: str) -> dict[str, Any]:
 
 
 @functools.cache
+def view(name: str) -> dict[str, Any]:
+    """The page of a sample, clean and without LiDAR, with attention and windows; of CMT also the figure."""
+    from aqr_bench.cli.view import main
+
+    evaluate(name)
+    record, out = str(folder(name) / "evaluate.jsonl"), folder(name) / "view.html"
+    assert main([record, "--condition", "clean", "no_lidar", "--sample", "0", "--out", str(out)]) == 0
+    page = out.read_text()
+    attended = page.count("data-query")
+    assert attended == (2 if name.startswith("cmt") else 0)
+    if attended:
+        assert "share of its attention in the window" in page
+        assert main([record, "--attention", "--out", str(folder(name) / "attention.png")]) == 0
+    return {"attended": attended}
+
+
+@functools.cache
 def flops(name: str) -> dict[str, Any]:
     """FLOPs of an inference and of a training step."""
     cost = measured(name, "flops")
@@ -240,7 +257,7 @@ def only_record(path: Path) -> Any:
 
 if __name__ == "__main__":
     commands = {
-        function.__name__: function for function in (train, evaluate, pictures, flops, measure, resume, keyframe)
+        function.__name__: function for function in (train, evaluate, pictures, view, flops, measure, resume, keyframe)
     }
     cases = {
         f"{name}: {command}": functools.partial(function, name)
