@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -82,17 +82,6 @@ def prepare() -> None:
     _use_nonreentrant_checkpointing()
 
 
-class _StderrHandler(logging.StreamHandler):
-    """Writes to stderr as it is when something is logged, and not when the handler was created."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:
-        return sys.stderr
-
-
 def _is_no_noise(record: logging.LogRecord) -> bool:
     """Not what mmengine says of every data set: its metainfo has a version, which could have been a file's name."""
     return "is not a meta file" not in record.getMessage()
@@ -107,12 +96,9 @@ def _log_warnings_to_stderr() -> None:
     from mmengine.logging import MMLogger
 
     logger = MMLogger.get_instance("mmengine")
-    logger.setLevel(logging.WARNING)
-    for index, handler in enumerate(logger.handlers):
-        if type(handler) is logging.StreamHandler:
-            logger.handlers[index] = to_stderr = _StderrHandler()
-            to_stderr.setFormatter(handler.formatter)
-            to_stderr.filters = [*handler.filters, _is_no_noise]
+    if logging.lastResort not in logger.handlers:
+        logger.filters = [*logger.handlers[0].filters, _is_no_noise]  # the first: no warning twice
+        logger.handlers = [logging.lastResort]  # warnings, to stderr as it is at the time of the message
 
 
 def use_threads(count: int | None = None) -> int:

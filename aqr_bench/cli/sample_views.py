@@ -16,6 +16,7 @@ from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.data.raw_frames import read_image
 from aqr_bench.engine.evaluate import Evaluator
 from aqr_bench.engine.router_log import RouterLog
+from aqr_bench.errors import reading
 from aqr_bench.metrics.sample_f1 import (
     SampleObjects,
     best_and_worst,
@@ -97,11 +98,14 @@ def chosen_samples(
 def detected_objects(path: Path, threshold: float) -> dict[str, SampleObjects]:
     """Detections of a submission file with at least this score, by sample token; centres in the global frame."""
     objects = {}
-    for token, entries in json.loads(path.read_text(encoding="utf-8"))["results"].items():
-        sure = [e for e in entries if e["detection_score"] >= threshold]
-        centre = np.array([e["translation"][:2] for e in sure], np.float64).reshape(-1, 2)
-        scores = np.array([e["detection_score"] for e in sure], np.float64)
-        objects[token] = SampleObjects(centre, [e["detection_name"] for e in sure], scores)
+    with reading(
+        path, "submission", "Delete it to look at samples that are not chosen by its score, or evaluate again."
+    ):
+        for token, entries in json.loads(path.read_text(encoding="utf-8"))["results"].items():
+            sure = [e for e in entries if e["detection_score"] >= threshold]
+            centre = np.array([e["translation"][:2] for e in sure], np.float64).reshape(-1, 2)
+            scores = np.array([e["detection_score"] for e in sure], np.float64)
+            objects[token] = SampleObjects(centre, [e["detection_name"] for e in sure], scores)
     return objects
 
 
@@ -174,22 +178,24 @@ def observe_sample(
     objects = SampleObjects(np.zeros((0, 2)), []) if truth is None else SampleObjects(_xy(truth), truth.labels)
     true_positive_D, detected_T = matched_boxes(SampleObjects(_xy(drawn), drawn.labels, drawn.scores), objects, MATCH_M)
     view = SampleView(
-        model,
-        condition.name,
-        info["token"],
-        str(info.get("scene_token", "")),
-        float(info.get("timestamp", index)),
-        points[:, :4],
-        images,
-        lidar2img,
-        drawn,
-        threshold,
-        truth,
-        true_positive_D,
-        detected_T,
-        query_views(head, log, windows),
-        {} if recorder is None else chosen_attention(recorder, drawn.select(~true_positive_D), query),
-        {c: input_area(network_lidar2img[c], input_shape, lidar2img[c], images[c].shape[:2]) for c in cameras},
+        model=model,
+        condition=condition.name,
+        token=info["token"],
+        scene=str(info.get("scene_token", "")),
+        timestamp_s=float(info.get("timestamp", index)),
+        points_P4=points[:, :4],
+        images=images,
+        lidar2img=lidar2img,
+        detections=drawn,
+        threshold=threshold,
+        truth=truth,
+        true_positive_D=true_positive_D,
+        detected_T=detected_T,
+        queries=query_views(head, log, windows),
+        attention={} if recorder is None else chosen_attention(recorder, drawn.select(~true_positive_D), query),
+        input_area={
+            c: input_area(network_lidar2img[c], input_shape, lidar2img[c], images[c].shape[:2]) for c in cameras
+        },
     )
     return view, detections
 

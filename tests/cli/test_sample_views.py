@@ -12,11 +12,13 @@ from aqr_bench.cli.sample_views import (
     RecordedWindows,
     chosen_attention,
     counted_boxes,
+    detected_objects,
     input_area,
     query_views,
 )
 from aqr_bench.engine.attention_maps import AttentionRecorder
 from aqr_bench.engine.router_log import RouterLog
+from aqr_bench.errors import UserError
 from aqr_bench.report.figures.detections import DrawnBoxes
 
 
@@ -96,6 +98,13 @@ def test_queries_are_chosen_by_score_by_mistakes_and_by_what_the_bias_does(aqr):
             np.testing.assert_array_equal(layer.biased_K, engine.biased_K)
     nothing = chosen_attention(recorder, DrawnBoxes(np.zeros((0, 7)), [], np.zeros(0)))
     assert "highest false positive" not in nothing and "as asked" not in nothing
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"results": {"a": [{"detection_score": 1.0}]}}', '{"results": []}'])
+def test_a_damaged_submission_is_named(text, tmp_path):
+    (tmp_path / "results_nusc.json").write_text(text)
+    with pytest.raises(UserError, match=r"submission cannot be used: .*results_nusc.json.*evaluate again"):
+        detected_objects(tmp_path / "results_nusc.json", 0.0)
 
 
 def test_boxes_count_within_the_range_of_their_class_around_the_ego():

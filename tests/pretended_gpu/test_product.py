@@ -1,4 +1,4 @@
-"""The product's commands in one process with the pretended GPU: training to pictures, the viewer and FLOPs; slow: other models."""
+"""The product's commands in one process with the pretended GPU: training to viewer and FLOPs; slow: other models."""
 
 from __future__ import annotations
 
