@@ -113,7 +113,7 @@ def parse_command(record: Record, path: Path) -> Options:
     """The options of the command in a record's provenance. UserError if it is not the command of a step."""
     text = record.provenance.get("command")
     try:
-        words = shlex.split(text or "")
+        words = shlex.split(str(text or ""))
     except ValueError:
         words = []
     step, rest = None, []

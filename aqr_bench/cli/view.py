@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.cli.sample_views import ChosenSample, chosen_samples, observe_sample
-from aqr_bench.cli.viewed_model import ViewedModel, load_model
+from aqr_bench.cli.viewed_model import ViewedModel, load_model, with_distinct_names
 from aqr_bench.console import non_negative_int, unit_fraction
 from aqr_bench.engine.loader import build_loader
 from aqr_bench.errors import UserError, run_main
@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     """Write the page, the recording or the figure that the suffix of ``--out`` asks for."""
     args = _arguments(argv)
     with tempfile.TemporaryDirectory(prefix="aqr-bench-view-") as folder:
-        models = [load_model(path, args.infos, Path(folder)) for path in (args.record, args.against) if path]
+        paths = [path for path in (args.record, args.against) if path]
+        models = with_distinct_names([load_model(path, args.infos, Path(folder)) for path in paths], paths)
         first = models[0]
         conditions = viewed_conditions(first, args.condition)
         datasets = _datasets(models, conditions)

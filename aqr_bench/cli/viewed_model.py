@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aqr_bench.cli.rerun import has_checkpoint, located, parse_command
@@ -12,7 +12,7 @@ from aqr_bench.data.dataset import load_data
 from aqr_bench.engine.config import base_config
 from aqr_bench.engine.evaluate import Evaluator, load_evaluator
 from aqr_bench.engine.evaluate_checkpoint import adhoc_tier, checkpoint_evaluator
-from aqr_bench.errors import UserError
+from aqr_bench.errors import UserError, require_file
 from aqr_bench.records.record import Record, read_records
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import is_path, load_suite, load_tier
@@ -145,7 +145,8 @@ def _checkpoint_model(
     """The model of ``evaluate --config``. UserError: its checkpoint is another one than that which was evaluated."""
     work = command.work()
     data = load_data(infos or _infos(command, None, work))
-    checkpoint, model = Path(command.require("checkpoint")), command.require("config")
+    model = command.require("config")
+    checkpoint = require_file(command.require("checkpoint"), f"{command.path}: checkpoint", "Put it back there.")
     expected = records[0].provenance.get("checkpoint_sha256")
     if expected is not None and sha256_file(checkpoint) != expected:
         raise UserError(
@@ -169,3 +170,11 @@ def _suite_conditions(command: RecordCommand, record: Record) -> dict[str, Condi
     suites = [load_suite(text) for text in command.locate_all("suite")]
     conditions = next((suite.conditions for suite in suites if suite.name == record.suite), ())
     return {condition.name: condition for condition in conditions}
+
+
+def with_distinct_names(models: Sequence[ViewedModel], paths: Sequence[Path]) -> list[ViewedModel]:
+    """The models, with the folders of their records in the names where these are the same and the folders are not."""
+    folders = [path.parent for path in paths]
+    if len({model.name for model in models}) == len(models) or len(set(folders)) == 1:
+        return list(models)
+    return [replace(model, name=f"{model.name}, {folder}") for model, folder in zip(models, folders, strict=True)]

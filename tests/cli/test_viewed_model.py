@@ -9,7 +9,7 @@ import pytest
 from tiny_runs import RUN, tiny_checkout
 
 from aqr_bench.cli import viewed_model
-from aqr_bench.cli.viewed_model import load_model
+from aqr_bench.cli.viewed_model import ViewedModel, load_model, with_distinct_names
 from aqr_bench.engine.weights import trained_checkpoint, weights_of
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, write_records
@@ -73,6 +73,10 @@ def test_another_checkpoint_than_the_evaluated_one_is_refused(tmp_path, monkeypa
     with pytest.raises(UserError, match=r"b.pth is not the checkpoint that .*r.jsonl is of.*Evaluate it again"):
         load_model(record, None, tmp_path)
     checkpoint.unlink()
+    checkpoint.mkdir()
+    with pytest.raises(UserError, match="checkpoint not found"):
+        load_model(record, None, tmp_path)
+    checkpoint.rmdir()
     with pytest.raises(UserError, match=r"r.jsonl: --checkpoint of its command not found: .*Put it back there"):
         load_model(record, None, tmp_path)
 
@@ -111,6 +115,7 @@ def test_what_evaluate_config_wrote_is_in_its_work_folder(tmp_path, monkeypatch)
     ("command", "message"),
     [
         (None, r"r.jsonl: provenance.command: 'None' is not the command of a train step.*Give a record that aqr-bench"),
+        (5, "is not the command of a train step"),
         ("python other.py --tier x", "is not the command of a train step"),
         ("aqr-bench train --tier smoke", "r.jsonl: its command has no --infos. Name the folder with --infos"),
         ("aqr-bench train --tier gone/x.yaml --infos . --out r.jsonl", "--tier of its command not found: gone/x.yaml"),
@@ -121,3 +126,14 @@ def test_a_record_whose_model_is_not_known_is_refused(command, message, tmp_path
     record = Record("train", "ok", "t", provenance={"command": command})
     with pytest.raises(UserError, match=message):
         load_model(write_records(tmp_path / "r.jsonl", [record]), None, tmp_path)
+
+
+def test_two_models_of_one_name_have_their_folders_in_it():
+    """Variants of two studies may have one name, and a recording has an entity for each name."""
+    models = [ViewedModel("cross seed 0", None), ViewedModel("cross seed 0", None)]
+    one, other = Path("a/train.jsonl"), Path("b/evaluate.jsonl")
+    assert [m.name for m in with_distinct_names(models, [one, other])] == ["cross seed 0, a", "cross seed 0, b"]
+    same = [one, Path("a/evaluate.jsonl")]
+    assert with_distinct_names(models, same) == models
+    different = [models[0], ViewedModel("none seed 0", None)]
+    assert with_distinct_names(different, [one, other]) == different
