@@ -159,7 +159,9 @@ class TestInABrowser:
             result.window = second().parentElement.querySelector('i').style.cssText;
             result.marks = heat().map((canvas) => [number(canvas), canvas.parentElement.querySelectorAll('i').length]);
             result.text = document.querySelector('output').textContent;
-            const with_bias = picture();
+            const with_bias = picture(), blue = [0, 80, 200];
+            const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+            result.window_drawn = data.some((_, i) => i % 4 === 0 && blue.every((value, c) => data[i + c] === value));
             pick('side', 0);
             result.plain = alpha(second());
             result.different = new Set([before, with_bias, picture()]).size;
@@ -168,7 +170,7 @@ class TestInABrowser:
             """,
         )  # fmt: skip
         assert result["none"] == result["after"] == 0 and result["back"] and result["different"] == 3
-        assert result["sizes"] == [[3, 2]] * 2
+        assert result["sizes"] == [[3, 2]] * 2 and result["window_drawn"]
         assert len(set(result["biased"][:-1])) == 1 and result["biased"][-1] > 2 * result["biased"][0] > 0
         assert len(set(result["plain"])) == 1 and result["plain"][0] > 0
         assert "left: 66.67%" in result["window"] and "top: 50%" in result["window"]

@@ -11,8 +11,8 @@ from sample_views import BOX, made_up_view
 
 from aqr_bench.errors import UserError
 from aqr_bench.report.figures.detections import DrawnBoxes
+from aqr_bench.report.viewer.rrd import _blueprint, _heat, _pixels, require_rerun, write_recording
 from aqr_bench.report.viewer.rrd import _escaped as escaped
-from aqr_bench.report.viewer.rrd import _heat, _pixels, require_rerun, write_recording
 
 
 def test_without_the_extra_the_message_names_it(monkeypatch):
@@ -122,6 +122,14 @@ def test_attention_of_one_sample_is_not_shown_with_the_next(recording):
     table = recording.view(index="keyframe", contents=contents).fill_latest_at().select().read_all()
     (name,) = [c for c in table.column_names if c.endswith(":weight")]
     assert [bool(weights) for weights in table.column(name).to_pylist()] == [True, True, False]
+
+
+def test_the_viewer_opens_with_a_tab_for_each_question(frames):
+    pytest.importorskip("rerun", reason="rerun-sdk is not installed (extra viewer)")
+    tabs = _blueprint(frames[0]).root_container.contents
+    assert [tab.name for tab in tabs] == ["detections", "queries", "attention"]
+    plain = [replace(view, queries=None, attention={}) for view in frames[0]]
+    assert [tab.name for tab in _blueprint(plain).root_container.contents] == ["detections"]
 
 
 def test_cells_with_almost_no_attention_are_left_out():

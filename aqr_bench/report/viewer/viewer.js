@@ -28,7 +28,6 @@
     const at = level / 63 * (STOPS.length - 1), i = Math.min(Math.floor(at), STOPS.length - 2);
     return [...STOPS[i].map((v, c) => Math.round(v + (at - i) * (STOPS[i + 1][c] - v))), level ? Math.round(20 + 205 * level / 63) : 0];
   });
-  const WINDOW = () => getComputedStyle(root).getPropertyValue("--window");
 
   const panels = [...document.querySelectorAll("section > canvas")].map((canvas) => {
     const { points, boxes, attention } = JSON.parse(canvas.nextElementSibling.textContent);
@@ -96,7 +95,7 @@
       cell.forEach((corner) => context.lineTo(corner[0], corner[1]));
       context.fill();
     }
-    context.strokeStyle = WINDOW();
+    context.strokeStyle = getComputedStyle(context.canvas).color;
     context.lineWidth = 2;
     context.beginPath();
     if (heat.query.bev_window) {
