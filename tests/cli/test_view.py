@@ -51,6 +51,22 @@ def test_the_attention_of_a_train_record(here, tmp_path, capsys):
     assert "Query 3: the model has no bias" in capsys.readouterr().out and out.stat().st_size > 10_000
 
 
+def test_a_recording_has_the_scene_of_the_sample_under_both_conditions(here, tmp_path, capsys):
+    rerun = pytest.importorskip("rerun", reason="rerun-sdk is not installed (extra viewer)")
+    out = tmp_path / "x.rrd"
+    command = f"view {RUN}/evaluate.two.jsonl --sample 0 --condition clean no_lidar --out {out}"
+    assert main(command.split()) == 0
+    assert "sample 0, 2 samples of its scene: " in capsys.readouterr().out
+    recording = rerun.dataframe.load_recording(out)
+    entities = {column.entity_path for column in recording.schema().component_columns()}
+    for condition in ("clean", "no_lidar"):
+        root = rf"/base\ seed\ 0/{condition}"
+        parts = ("lidar/cloud", "CAM_FRONT", r"lidar/attention/highest\ score/layer\ 2/with\ bias")
+        assert {f"{root}/{part}" for part in parts} <= entities
+        table = recording.view(index="keyframe", contents=f"{root}/CAM_FRONT").select().read_all()
+        assert table.column("keyframe").to_pylist() == [0, 1]
+
+
 def test_each_model_is_seen_at_the_threshold_that_suits_it(monkeypatch):
     detections = {"strong": "a", "weak": "b", "without": None}
     monkeypatch.setattr(view.ViewedModel, "detections_under", lambda self, _: detections[self.name])
