@@ -145,6 +145,9 @@ def observe_sample(
     """Run the model on one sample: what it gets and detects with at least this score, and all of its detections.
 
     Boxes beyond the range of their class are in the second alone. ``query``: one whose attention is looked at as well.
+
+    Raises:
+        UserError: there is no such query, or the attention of the detector cannot be recorded.
     """
     from mmengine.dataset import pseudo_collate
 
@@ -160,7 +163,7 @@ def observe_sample(
     projections = np.asarray(sample.metainfo.get("lidar2img", ()))
     classes, ranges = dataset.metainfo["classes"], evaluator.tier.scoring.class_range()
     head = getattr(evaluator.model, "pts_bbox_head", None)
-    recorder = AttentionRecorder(head) if has_attention(head) else None
+    recorder = AttentionRecorder(head) if has_attention(head) or query is not None else None
     with RouterLog(head) as log, RecordedWindows(head) as windows, recorder or nullcontext():
         detections = detected_boxes(evaluator.predict(pseudo_collate([packed]))[0], classes)
     cameras = sample.metainfo.get("cameras", ())  # none for a detector without cameras

@@ -47,19 +47,20 @@ def main(argv: list[str] | None = None) -> int:
             caption = write_attention(first, dataset, sample.index, conditions[0], args.attention, args.out)
             print(f"{caption}\n-> {args.out}")
             return 0
-        indices = scene_of(dataset, sample.index) if args.out.suffix == ".rrd" else [sample.index]
-        query = None if args.attention == "best" else args.attention
-        frames = [_views(models, datasets, conditions, index, thresholds, query) for index in indices]
-    scores = " and ".join(f"{threshold:g}" for threshold in dict.fromkeys(thresholds))
-    reason = f"{sample.reason}; " if sample.reason else ""
-    caption = f"{reason}detections with a score of at least {scores}"
-    if args.out.suffix == ".rrd":
-        from aqr_bench.report.viewer.rrd import write_recording
+        scores = " and ".join(f"{threshold:g}" for threshold in dict.fromkeys(thresholds))
+        reason = f"{sample.reason}; " if sample.reason else ""
+        caption = f"{reason}detections with a score of at least {scores}"
+        query, scene = None if args.attention == "best" else args.attention, ""
+        views_of = partial(_views, models, datasets, conditions, thresholds, query)
+        if args.out.suffix == ".rrd":
+            from aqr_bench.report.viewer.rrd import write_recording
 
-        write_recording(args.out, frames)
-    else:
-        write_viewer(args.out, frames[0], caption, columns=len(conditions) if len(conditions) > 1 else len(models))
-    scene = f", {len(frames)} samples of its scene" if args.out.suffix == ".rrd" else ""
+            indices = scene_of(dataset, sample.index)
+            scene = f", {len(indices)} samples of its scene"
+            write_recording(args.out, map(views_of, indices))  # one sample after the other in memory
+        else:
+            columns = len(conditions) if len(conditions) > 1 else len(models)
+            write_viewer(args.out, views_of(sample.index), caption, columns)
     print(f"sample {sample.index}{scene}: {caption} -> {args.out}")
     return 0
 
@@ -137,6 +138,8 @@ def viewed_sample(
     samples, threshold = chosen_samples(dataset, model.detections_under(condition), 1, threshold, ranges)
     if isinstance(asked, int):
         return ChosenSample(str(asked), asked, ""), threshold
+    if not samples:
+        raise UserError(f"--sample {asked}: no sample of the split has an object that counts", "Give --sample N.")
     return next((sample for sample in samples if sample.name == asked), samples[0]), threshold
 
 
@@ -168,9 +171,9 @@ def _views(
     models: Sequence[ViewedModel],
     datasets: Sequence[Sequence[Any]],
     conditions: Sequence[Condition],
-    index: int,
     thresholds: Sequence[float],
     query: int | None,
+    index: int,
 ) -> list[SampleView]:
     """Of one sample: each model, with the score threshold of that model, under each condition; model by model."""
     return [

@@ -80,6 +80,15 @@ def test_each_model_is_seen_at_the_threshold_that_suits_it(monkeypatch):
     assert of("weak", asked=0.3) == 0.3  # the first has what the user asked for
 
 
+def test_a_split_without_objects_has_no_worst_sample(monkeypatch):
+    monkeypatch.setattr(view.ViewedModel, "detections_under", lambda *_: "a")
+    monkeypatch.setattr(view, "chosen_samples", lambda *_: ([], 0.4))
+    model = view.ViewedModel("a", SimpleNamespace(tier=load_tier("smoke")))
+    with pytest.raises(UserError, match=r"--sample worst: no sample of the split has an object.*Give --sample N"):
+        view.viewed_sample(model, [{}], resolve_condition("clean"), "worst", None)
+    assert view.viewed_sample(model, [{}], resolve_condition("clean"), 0, None)[1] == 0.4
+
+
 def test_the_scene_of_a_sample_is_what_the_time_line_has():
     class Samples(list):
         def get_data_info(self, index: int) -> dict:

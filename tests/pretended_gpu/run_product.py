@@ -176,6 +176,7 @@ def pictures(name: str) -> dict[str, Any]:
 def view(name: str) -> dict[str, Any]:
     """The page of a sample, clean and without LiDAR, with attention and windows; of CMT also the figure."""
     from aqr_bench.cli.view import main
+    from aqr_bench.errors import UserError
 
     evaluate(name)
     record, out = str(folder(name) / "evaluate.jsonl"), folder(name) / "view.html"
@@ -183,9 +184,12 @@ def view(name: str) -> dict[str, Any]:
     page = out.read_text()
     attended = page.count("data-query")
     assert attended == (2 if name.startswith("cmt") else 0)
-    if attended:
-        assert "share of its attention in the window" in page
-        assert main([record, "--attention", "--out", str(folder(name) / "attention.png")]) == 0
+    for words in (["--attention", "--out", "attention.png"], ["--attention", "3", "--out", "query.html"]):
+        try:
+            assert main([record, *words]) == 0 and attended
+        except UserError as error:
+            assert not attended and "attention of this detector" in str(error)
+    assert ("share of its attention in the window" in page) == bool(attended)
     return {"attended": attended}
 
 

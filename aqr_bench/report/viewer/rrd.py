@@ -6,7 +6,8 @@ The one module that needs rerun-sdk (extra ``viewer``).
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,21 +55,23 @@ def require_rerun() -> Any:
     return rerun
 
 
-def write_recording(path: str | Path, frames: Sequence[Sequence[SampleView]]) -> Path:
+def write_recording(path: str | Path, frames: Iterable[Sequence[SampleView]]) -> Path:
     """Write an .rrd file.
 
     Args:
-        frames: samples in the order of time; of each the same models and conditions in the same order. Each of these
-            is an entity ``/<model>/<condition>`` with a 3D view of its own.
+        frames: samples in the order of time, at least one; of each the same models and conditions in the same order.
+            Each of these is an entity ``/<model>/<condition>`` with a 3D view of its own.
     """
     rr = require_rerun()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    recording = rr.RecordingStream("aqr_bench", recording_id=frames[0][0].token)
+    remaining = iter(frames)
+    first = next(remaining)
+    recording = rr.RecordingStream("aqr_bench", recording_id=first[0].token)
     with atomic_write(path) as temporary:
-        recording.save(temporary, default_blueprint=_blueprint(frames[0]))
+        recording.save(temporary, default_blueprint=_blueprint(first))
         before: set[tuple[str, ...]] = set()
-        for number, views in enumerate(frames):
+        for number, views in enumerate(itertools.chain([first], remaining)):
             recording.set_time("keyframe", sequence=number)
             recording.set_time("time", timestamp=views[0].timestamp_s)
             now: set[tuple[str, ...]] = set()
