@@ -94,7 +94,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_what_ships_is_found_from_any_folder(tmp_path, monkeypatch):
+def test_what_ships_is_located_from_any_folder(tmp_path, monkeypatch):
     """A record has the path of a shipped file relative to what ships; a file of the working folder comes first."""
     monkeypatch.chdir(tmp_path)
     name = "examples/centerpoint/lidar_damage.yaml"
