@@ -128,6 +128,17 @@ def test_a_record_whose_model_is_not_known_is_refused(command, message, tmp_path
         load_model(write_records(tmp_path / "r.jsonl", [record]), None, tmp_path)
 
 
+def test_a_pretrained_branch_is_no_detector(tmp_path, monkeypatch):
+    monkeypatch.setattr(viewed_model, "load_data", Path)
+    command = "aqr-bench train --tier smoke --infos infos --pretrain lidar --out r.jsonl"
+    (tmp_path / "infos").mkdir()
+    record = Record("train", "ok", "smoke", seed=0, extra={"pretrain": "lidar"}, provenance={"command": command})
+    with pytest.raises(
+        UserError, match=r"r.jsonl is of the pretrained branch 'lidar'.*Give the record of a base model"
+    ):
+        load_model(write_records(tmp_path / "r.jsonl", [record]), None, tmp_path)
+
+
 def test_two_models_of_one_name_have_their_folders_in_it():
     """Variants of two studies may have one name, and a recording has an entity for each name."""
     models = [ViewedModel("cross seed 0", None), ViewedModel("cross seed 0", None)]
