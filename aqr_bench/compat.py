@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.machinery
 import importlib.util
+import logging
 import multiprocessing
 import os
 import pickle
@@ -75,9 +76,29 @@ def prepare() -> None:
         setattr(guard, GUARD_FLAG, True)
         guard.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
         sys.modules["mmcv._ext"] = guard
+    _log_warnings_to_stderr()
     _allow_checkpoint_classes()
     _register_safe_pickle()
     _use_nonreentrant_checkpointing()
+
+
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    """Not what mmengine says of every data set: its metainfo has a version, which could have been a file's name."""
+    return "is not a meta file" not in record.getMessage()
+
+
+def _log_warnings_to_stderr() -> None:
+    """Keep stdout for what a command prints: mmengine's default logger writes tables of every data set to it.
+
+    It holds on to the stdout at the time of its creation, which a later redirect_stdout does not change. The logger of
+    a Runner is another one, with the level of its config.
+    """
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_instance("mmengine")
+    if logging.lastResort not in logger.handlers:
+        logger.filters = [*logger.handlers[0].filters, _is_no_noise]  # the first: no warning twice
+        logger.handlers = [logging.lastResort]  # warnings, to stderr as it is at the time of the message
 
 
 def use_threads(count: int | None = None) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 
 import pytest
 import torch
+from mmengine.logging import MMLogger, print_log
 from torch.utils import checkpoint
 
 from aqr_bench import compat
@@ -35,6 +37,16 @@ def test_preparing_again_wraps_nothing_twice():
     before = checkpoint.checkpoint
     compat.prepare()
     assert checkpoint.checkpoint is before
+
+
+def test_what_mmengine_logs_is_no_output_of_a_command(capsys):
+    """mmdet3d writes a table of the classes for every data set that it opens."""
+    compat.prepare()
+    print_log("The number of instances per category", "current")
+    print_log("v1.0-mini is not a meta file, simply parsed as meta information", "current", logging.WARNING)
+    print_log("a file is damaged", MMLogger.get_instance("mmengine"), logging.WARNING)
+    out, err = capsys.readouterr()
+    assert not out and "a file is damaged" in err and "meta file" not in err and "instances" not in err
 
 
 def test_a_killed_worker_is_reported():

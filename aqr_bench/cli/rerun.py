@@ -27,6 +27,7 @@ from aqr_bench.cli.records import stale_lines
 from aqr_bench.console import add_json_option, duration, print_json
 from aqr_bench.data.dataset import load_data
 from aqr_bench.errors import UserError, nearest, run_main
+from aqr_bench.folders import shipped_folder
 from aqr_bench.records.diff import Comparison, compare, cost_ratios, summary_lines
 from aqr_bench.records.provenance import ENVIRONMENT, file_facts
 from aqr_bench.records.record import Record, describe, read_records
@@ -112,7 +113,7 @@ def parse_command(record: Record, path: Path) -> Options:
     """The options of the command in a record's provenance. UserError if it is not the command of a step."""
     text = record.provenance.get("command")
     try:
-        words = shlex.split(text or "")
+        words = shlex.split(str(text or ""))
     except ValueError:
         words = []
     step, rest = None, []
@@ -155,7 +156,7 @@ def moved(record: Path, out: str) -> tuple[Path, Path]:
 
 
 def located(text: str, option: str, record: Path, out: str) -> Path:
-    """A path of the command where it is now: in the results folder of the record, then from the working folder.
+    """A path of the command where it is now: in the results folder of the record, the working folder, or what ships.
 
     What was elsewhere (its folder is not in the record) is searched for beside the record and above it.
     """
@@ -166,7 +167,7 @@ def located(text: str, option: str, record: Path, out: str) -> Path:
         candidates = [folder / rest for folder in record.absolute().parents if folder / rest != record.absolute()]
     else:
         candidates = [new / path.relative_to(old)] if path.is_relative_to(old) else []
-        candidates.append(Path.cwd() / path)
+        candidates += [Path.cwd() / path, shipped_folder() / path]
     existing = [candidate for candidate in candidates if candidate.exists()]
     if not existing:
         raise UserError(f"{record} cannot be run again: {option} not found: {text}. Name its path with --{option}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from aqr_bench.data.infos import lidar_to_image
 from aqr_bench.data.raw_frames import read_image
 from aqr_bench.engine.evaluate import Evaluator
 from aqr_bench.engine.router_log import RouterLog
+from aqr_bench.errors import reading
 from aqr_bench.metrics.sample_f1 import (
     SampleObjects,
     best_and_worst,
@@ -28,8 +30,13 @@ from aqr_bench.report.viewer.sample_view import QueryViews, SampleView
 from aqr_bench.study.layout import detections_file
 from aqr_bench.study.spec import Condition
 
+if TYPE_CHECKING:
+    from aqr_bench.engine.attention_maps import AttentionRecorder, QueryAttention
+
 SCORE_THRESHOLD = 0.25  # where no stored detections say which one suits the model
 MATCH_M = 2.0  # a detection this near to an object is a true positive
+EFFECTS = ("largest effect of the bias", "second largest effect of the bias")
+CANDIDATES = 20  # queries with the highest scores: what the bias does to background queries is not looked at
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,12 @@ class ChosenSample:
     reason: str
 
 
-def submission_of(work: Path, record: Record) -> Path | None:
-    """The detections that an evaluation left (its own, or those of the run it took over); None if they are gone."""
-    runs = [record.run.subfolder, *([record.extra["same_as"]] if record.extra.get("same_as") else [])]
+def submission_of(work: Path, record: Record, of_tier: bool = True) -> Path | None:
+    """The submission that an evaluation wrote, or the run that it was reused from; None if it is gone.
+
+    ``work``: of the tier, with a folder for each run; of ``evaluate --config`` (no tier) it is that of the run itself.
+    """
+    runs = [run for run in (record.run.subfolder, record.extra.get("same_as")) if run] if of_tier else [""]
     files = [detections_file(work / run, record.suite, record.condition, "results_nusc.json") for run in runs]
     return next((file for file in files if record.ok and file.is_file()), None)
 
@@ -88,11 +98,14 @@ def chosen_samples(
 def detected_objects(path: Path, threshold: float) -> dict[str, SampleObjects]:
     """Detections of a submission file with at least this score, by sample token; centres in the global frame."""
     objects = {}
-    for token, entries in json.loads(path.read_text(encoding="utf-8"))["results"].items():
-        sure = [e for e in entries if e["detection_score"] >= threshold]
-        centre = np.array([e["translation"][:2] for e in sure], np.float64).reshape(-1, 2)
-        scores = np.array([e["detection_score"] for e in sure], np.float64)
-        objects[token] = SampleObjects(centre, [e["detection_name"] for e in sure], scores)
+    with reading(
+        path, "submission", "Delete it to look at samples that are not chosen by its score, or evaluate again."
+    ):
+        for token, entries in json.loads(path.read_text(encoding="utf-8"))["results"].items():
+            sure = [e for e in entries if e["detection_score"] >= threshold]
+            centre = np.array([e["translation"][:2] for e in sure], np.float64).reshape(-1, 2)
+            scores = np.array([e["detection_score"] for e in sure], np.float64)
+            objects[token] = SampleObjects(centre, [e["detection_name"] for e in sure], scores)
     return objects
 
 
@@ -121,13 +134,24 @@ def _ego_centres(boxes: DrawnBoxes, info: dict) -> np.ndarray:
 
 
 def observe_sample(
-    evaluator: Evaluator, dataset: Any, index: int, condition: Condition, threshold: float, model: str = ""
+    evaluator: Evaluator,
+    dataset: Any,
+    index: int,
+    condition: Condition,
+    threshold: float,
+    model: str = "",
+    query: int | None = None,
 ) -> tuple[SampleView, DrawnBoxes]:
     """Run the model on one sample: what it gets and detects with at least this score, and all of its detections.
 
-    Boxes beyond the range of their class are in the second alone.
+    Boxes beyond the range of their class are in the second alone. ``query``: one whose attention is looked at as well.
+
+    Raises:
+        UserError: there is no such query, or the attention of the detector cannot be recorded.
     """
     from mmengine.dataset import pseudo_collate
+
+    from aqr_bench.engine.attention_maps import AttentionRecorder, has_attention
 
     with reading_samples(dataset.ann_file):
         info = dataset.get_data_info(index)
@@ -135,40 +159,83 @@ def observe_sample(
     inputs, sample = packed["inputs"], packed["data_samples"]
     # A condition may have removed a sensor altogether.
     points = inputs["points"].numpy().copy() if "points" in inputs else np.zeros((0, 4), np.float32)
-    network_images = inputs["img"].numpy().copy() if "img" in inputs else ()
+    network_images = inputs["img"].numpy().copy() if "img" in inputs else np.zeros((0, 3, 0, 0))
     projections = np.asarray(sample.metainfo.get("lidar2img", ()))
     classes, ranges = dataset.metainfo["classes"], evaluator.tier.scoring.class_range()
     head = getattr(evaluator.model, "pts_bbox_head", None)
-    with RouterLog(head) as log, RecordedWindows(head) as windows:
+    recorder = AttentionRecorder(head) if has_attention(head) or query is not None else None
+    with RouterLog(head) as log, RecordedWindows(head) as windows, recorder or nullcontext():
         detections = detected_boxes(evaluator.predict(pseudo_collate([packed]))[0], classes)
     cameras = sample.metainfo.get("cameras", ())  # none for a detector without cameras
+    network_lidar2img = dict(zip(cameras, projections, strict=True))
     if condition.corruption.key == "clean" and len(projections):
         originals, projection_of = original_views(info)
         images, lidar2img = ({c: views[c] for c in cameras} for views in (originals, projection_of))
     else:
         images = {c: view.transpose(1, 2, 0)[..., ::-1] for c, view in zip(cameras, network_images, strict=True)}
-        lidar2img = dict(zip(cameras, projections, strict=True))
+        lidar2img = network_lidar2img
+    input_shape = sample.metainfo.get("batch_input_shape", network_images.shape[-2:])
     truth = truth_boxes(sample.eval_ann_info, classes)
     drawn = counted_boxes(detections.above(threshold), info, ranges)
     truth = None if truth is None else counted_boxes(truth, info, ranges)
     objects = SampleObjects(np.zeros((0, 2)), []) if truth is None else SampleObjects(_xy(truth), truth.labels)
-    matches = matched_boxes(SampleObjects(_xy(drawn), drawn.labels, drawn.scores), objects, MATCH_M)
+    true_positive_D, detected_T = matched_boxes(SampleObjects(_xy(drawn), drawn.labels, drawn.scores), objects, MATCH_M)
     view = SampleView(
-        model,
-        condition.name,
-        info["token"],
-        str(info.get("scene_token", "")),
-        float(info.get("timestamp", index)),
-        points[:, :4],
-        images,
-        lidar2img,
-        drawn,
-        threshold,
-        truth,
-        *matches,
-        query_views(head, log, windows),
+        model=model,
+        condition=condition.name,
+        token=info["token"],
+        scene=str(info.get("scene_token", "")),
+        timestamp_s=float(info.get("timestamp", index)),
+        points_P4=points[:, :4],
+        images=images,
+        lidar2img=lidar2img,
+        detections=drawn,
+        threshold=threshold,
+        truth=truth,
+        true_positive_D=true_positive_D,
+        detected_T=detected_T,
+        queries=query_views(head, log, windows),
+        attention={} if recorder is None else chosen_attention(recorder, drawn.select(~true_positive_D), query),
+        input_area={
+            c: input_area(network_lidar2img[c], input_shape, lidar2img[c], images[c].shape[:2]) for c in cameras
+        },
     )
     return view, detections
+
+
+def input_area(
+    network_lidar2img: np.ndarray, network_shape: Sequence[int], lidar2img: np.ndarray, image_shape: Sequence[int]
+) -> np.ndarray:
+    """What the network gets of an image: x0, y0, x1, y1 as shares of the image's width and height.
+
+    Args:
+        network_lidar2img, lidar2img: projections to pixels of the network's input and of the image.
+        network_shape, image_shape: (height, width) in pixels; the network's input with its padding.
+    """
+    to_image = (lidar2img @ np.linalg.inv(network_lidar2img))[:3, :3]  # resizing and cropping, of pixels
+    corners = np.array([[0, 0, 1], [network_shape[1], network_shape[0], 1]]) @ to_image.T
+    return (corners[:, :2] / corners[:, 2:] / image_shape[::-1]).ravel()
+
+
+def chosen_attention(
+    recorder: AttentionRecorder, false_positives: DrawnBoxes, query: int | None = None
+) -> dict[str, QueryAttention]:
+    """The attention of a few queries of the one sample that was run, by the reason for their choice.
+
+    These are: the query with the highest score, that of the false positive with the highest score, and of the
+    ``CANDIDATES`` queries with the highest scores the ones whose attention the bias changes most; and ``query``.
+    """
+    attention = {} if query is None else {"as asked": recorder.attention_of(query)}
+    scores_Q = recorder.scores()
+    candidates = [recorder.attention_of(int(q)) for q in np.argsort(-scores_Q, kind="stable")[:CANDIDATES]]
+    attention["highest score"] = candidates[0]
+    if len(false_positives.labels):
+        xy = false_positives.boxes_n7[false_positives.scores.argmax(), :2]
+        attention["highest false positive"] = recorder.attention_of(recorder.nearest_query(xy))
+    if candidates[0].window_K is not None:
+        by_effect = sorted(candidates, key=lambda a: -a.bias_effect)
+        attention |= dict(zip(EFFECTS, by_effect, strict=False))
+    return attention
 
 
 class RecordedWindows:

@@ -4,61 +4,38 @@ aqr-bench view RECORD [--sample N] [--condition NAME ...] [--against RECORD] --o
 
 The suffix of --out says what is written. .html: a page without further files. .rrd: a recording for the Rerun viewer
 (extra `viewer`) with all samples of the scene on a time line and the queries of the router. .png, with --attention: the
-cross-attention of a query with and without the bias, layer by layer. The model is run on the sample, so its checkpoint
-has to be there.
+cross-attention of a query with and without the bias, layer by layer. The page and the recording have the attention of a
+few queries as well. The model is run on the sample, so its checkpoint has to be there.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.cli.rerun import has_checkpoint, located, parse_command
-from aqr_bench.cli.sample_views import ChosenSample, chosen_samples, observe_sample, submission_of
+from aqr_bench.cli.sample_views import ChosenSample, chosen_samples, observe_sample
+from aqr_bench.cli.viewed_model import ViewedModel, load_model, with_distinct_names
 from aqr_bench.console import non_negative_int, unit_fraction
-from aqr_bench.data.dataset import load_data
-from aqr_bench.engine.evaluate import Evaluator, build_loader, load_evaluator
+from aqr_bench.engine.loader import build_loader
 from aqr_bench.errors import UserError, run_main
-from aqr_bench.records.record import Record, read_records
 from aqr_bench.report.viewer.html import write_viewer
 from aqr_bench.report.viewer.sample_view import SampleView
-from aqr_bench.study.load import is_path, load_suite, load_tier, resolve_condition
+from aqr_bench.study.load import resolve_condition
 from aqr_bench.study.spec import Condition
 
 SUFFIXES = (".html", ".rrd", ".png")
-
-
-@dataclass(frozen=True)
-class ViewedModel:
-    """The model of a record, ready to detect, with what is known of its evaluation.
-
-    conditions: of the evaluation's suite, by name; none for a train record.
-    evaluated: records of the file; work: where the evaluation left its detections, None where that is gone.
-    """
-
-    name: str
-    evaluator: Evaluator
-    conditions: dict[str, Condition] = field(default_factory=dict)
-    evaluated: tuple[Record, ...] = ()
-    work: Path | None = None
-
-    def detections_under(self, condition: Condition) -> Path | None:
-        """The submission of an evaluation under the condition, or else under the first one; None if it is gone."""
-        records = [record for record in self.evaluated if record.ok]
-        chosen = [record for record in records if record.condition == condition.name] or records
-        return submission_of(self.work, chosen[0]) if chosen and self.work is not None else None
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the page, the recording or the figure that the suffix of ``--out`` asks for."""
     args = _arguments(argv)
     with tempfile.TemporaryDirectory(prefix="aqr-bench-view-") as folder:
-        models = [load_model(path, args.infos, Path(folder)) for path in (args.record, args.against) if path]
+        paths = [path for path in (args.record, args.against) if path]
+        models = with_distinct_names([load_model(path, args.infos, Path(folder)) for path in paths], paths)
         first = models[0]
         conditions = viewed_conditions(first, args.condition)
         datasets = _datasets(models, conditions)
@@ -66,22 +43,24 @@ def main(argv: list[str] | None = None) -> int:
         sample, threshold = viewed_sample(first, dataset, conditions[0], args.sample, args.threshold)
         threshold_of = partial(threshold_beside, dataset, conditions[0], args.threshold, threshold)
         thresholds = [threshold, *map(threshold_of, models[1:])]
-        if args.attention is not None:
+        if args.out.suffix == ".png":
             caption = write_attention(first, dataset, sample.index, conditions[0], args.attention, args.out)
             print(f"{caption}\n-> {args.out}")
             return 0
-        indices = scene_of(dataset, sample.index) if args.out.suffix == ".rrd" else [sample.index]
-        frames = [_views(models, datasets, conditions, index, thresholds) for index in indices]
-    scores = " and ".join(f"{threshold:g}" for threshold in dict.fromkeys(thresholds))
-    reason = f"{sample.reason}; " if sample.reason else ""
-    caption = f"{reason}detections with a score of at least {scores}"
-    if args.out.suffix == ".rrd":
-        from aqr_bench.report.viewer.rrd import write_recording
+        scores = " and ".join(f"{threshold:g}" for threshold in dict.fromkeys(thresholds))
+        reason = f"{sample.reason}; " if sample.reason else ""
+        caption = f"{reason}detections with a score of at least {scores}"
+        query, scene = None if args.attention == "best" else args.attention, ""
+        views_of = partial(_views, models, datasets, conditions, thresholds, query)
+        if args.out.suffix == ".rrd":
+            from aqr_bench.report.viewer.rrd import write_recording
 
-        write_recording(args.out, frames)
-    else:
-        write_viewer(args.out, frames[0], caption, columns=len(conditions) if len(conditions) > 1 else len(models))
-    scene = f", {len(frames)} samples of its scene" if args.out.suffix == ".rrd" else ""
+            indices = scene_of(dataset, sample.index)
+            scene = f", {len(indices)} samples of its scene"
+            write_recording(args.out, map(views_of, indices))  # one sample after the other in memory
+        else:
+            columns = len(conditions) if len(conditions) > 1 else len(models)
+            write_viewer(args.out, views_of(sample.index), caption, columns)
     print(f"sample {sample.index}{scene}: {caption} -> {args.out}")
     return 0
 
@@ -107,17 +86,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=unit_fraction, help="minimum score of detections (default: best F1)")
     parser.add_argument(
         "--attention", nargs="?", const="best", metavar="QUERY",
-        help="draw the attention of this query (default: the one with the highest score) into a .png",
+        help="attention of this query (default: the one with the highest score), drawn in a .png, or in the others "
+        "beside that of a few queries which they always have",
     )  # fmt: skip
     parser.add_argument("--infos", help="folder that `aqr-bench data` wrote, if it is no longer where the record says")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write: .html, .rrd or .png")
     args = parser.parse_args(argv)
     if args.out.suffix not in SUFFIXES:
         raise UserError(f"--out {args.out}: its suffix says what to write", f"Give one of {', '.join(SUFFIXES)}.")
-    if (args.attention is not None) != (args.out.suffix == ".png"):
-        raise UserError(f"--out {args.out}: .png is for --attention, and --attention writes a .png")
-    if args.attention is not None and args.against:
-        raise UserError("--attention draws one model: leave --against out")
+    if args.out.suffix == ".png" and args.attention is None:
+        raise UserError(f"--out {args.out}: .png is for --attention", "Add --attention, or give .html or .rrd.")
+    if args.out.suffix == ".png" and args.against:
+        raise UserError(f"--out {args.out}: the figure is of one model", "Leave --against out, or give .html or .rrd.")
     if args.sample not in ("best", "worst"):
         args.sample = _index("--sample", args.sample, "best or worst")
     if args.attention not in (None, "best"):
@@ -136,78 +116,7 @@ def _index(option: str, text: str, instead: str) -> int:
         raise UserError(f"{option} {text}: {error}", f"Give an index, from 0, or {instead}.") from error
 
 
-# ---------------------------------------------------------------- the model of a record
-
-
-@dataclass(frozen=True)
-class RecordCommand:
-    """The command that wrote a record, and where what it names is now."""
-
-    path: Path
-    options: Mapping[str, Sequence[str]]
-
-    @classmethod
-    def of(cls, record: Record, path: Path) -> RecordCommand:
-        """UserError: the record is damaged, or of a command without a tier."""
-        if record.extra.get("damaged"):
-            raise UserError(str(record.reason), "Give another record.")
-        options = parse_command(record, path)
-        if "tier" not in options:
-            raise UserError(
-                f"{path} is of a model of no tier (evaluate --config), which view cannot load",
-                "It is for models that were trained by a tier.",
-            )
-        return cls(path, options)
-
-    def locate(self, name: str) -> str | None:
-        """The value of an option, a path as it is now; None: the command has no such option. UserError: it is gone."""
-        text = next(iter(self.options.get(name, ())), None)
-        if text is None or not is_path(text):
-            return text
-        return str(located(text, name, self.path, next(iter(self.options.get("out", ())), self.path.name)))
-
-    def locate_first(self, name: str, other: RecordCommand) -> str | None:
-        """The same, or where that path is gone, of another command."""
-        try:
-            return self.locate(name)
-        except UserError:
-            return other.locate(name)
-
-
-def load_model(path: Path, infos: str | None, folder: Path) -> ViewedModel:
-    """The model that a train or evaluate record is of; ``folder`` takes what its config wants to write.
-
-    Raises:
-        UserError: a record of another kind, without a checkpoint, or whose inputs are no longer where they were.
-    """
-    records = read_records(path)
-    record = records[0]
-    if record.kind not in ("train", "evaluate"):
-        raise UserError(f"{path} is a {record.kind} record, which is of no trained model", "Give train.jsonl.")
-    command = RecordCommand.of(record, path)
-    train = path
-    if record.kind == "evaluate":
-        # An evaluation that was reused has the command of another run, and the training of this run beside it.
-        beside = path.parent / "train.jsonl"
-        train = beside if beside.is_file() and has_checkpoint(beside) else Path(str(command.locate("train")))
-    trained = read_records(train)[0]
-    if not trained.ok:
-        raise UserError(f"{train}: the training failed ({trained.reason}); there is no model to look at")
-    of_training = RecordCommand.of(trained, train)
-    data = load_data(infos or str(command.locate_first("infos", of_training)))
-    tier = load_tier(str(command.locate_first("tier", of_training)))
-    evaluator = load_evaluator(tier, data, trained, train, folder, of_training.locate("study"))
-    name = " ".join([trained.variant or "base", f"seed {trained.seed or 0}"])
-    if record.kind == "train":
-        return ViewedModel(name, evaluator)
-    texts = command.options.get("suite", ())  # one command may evaluate several
-    suites = [load_suite(RecordCommand(path, {**command.options, "suite": [t]}).locate("suite")) for t in texts]
-    conditions = next((suite.conditions for suite in suites if suite.name == record.suite), ())
-    try:
-        work = Path(str(command.locate_first("work", of_training)))
-    except UserError:  # copied without it
-        work = None
-    return ViewedModel(name, evaluator, {c.name: c for c in conditions}, tuple(records), work)
+# ---------------------------------------------------------------- which sample
 
 
 def viewed_conditions(model: ViewedModel, names: Sequence[str] | None) -> list[Condition]:
@@ -229,6 +138,8 @@ def viewed_sample(
     samples, threshold = chosen_samples(dataset, model.detections_under(condition), 1, threshold, ranges)
     if isinstance(asked, int):
         return ChosenSample(str(asked), asked, ""), threshold
+    if not samples:
+        raise UserError(f"--sample {asked}: no sample of the split has an object that counts", "Give --sample N.")
     return next((sample for sample in samples if sample.name == asked), samples[0]), threshold
 
 
@@ -260,12 +171,13 @@ def _views(
     models: Sequence[ViewedModel],
     datasets: Sequence[Sequence[Any]],
     conditions: Sequence[Condition],
-    index: int,
     thresholds: Sequence[float],
+    query: int | None,
+    index: int,
 ) -> list[SampleView]:
     """Of one sample: each model, with the score threshold of that model, under each condition; model by model."""
     return [
-        observe_sample(model.evaluator, dataset, index, condition, threshold, model.name)[0]
+        observe_sample(model.evaluator, dataset, index, condition, threshold, model.name, query)[0]
         for model, row, threshold in zip(models, datasets, thresholds, strict=True)
         for condition, dataset in zip(conditions, row, strict=True)
     ]

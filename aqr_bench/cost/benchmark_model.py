@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -137,8 +135,7 @@ def _read(build: Callable[[], Any], count: int, identity: str) -> LoadedSamples:
     """The first samples of a loader's data set, in this process and always with the same random numbers."""
     from aqr_bench.engine.seeding import seed_all
 
-    with contextlib.redirect_stdout(io.StringIO()):  # mmdet3d prints tables
-        loader = build()
+    loader = build()
     seed_all(0)
     items = [loader.dataset[i] for i in range(min(count, len(loader.dataset)))]
     return LoadedSamples(items, loader.collate_fn, identity)

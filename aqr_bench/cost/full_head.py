@@ -5,7 +5,6 @@ So the cost of the decoder and its bias can be measured on any machine. mmdet3d 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,7 +88,6 @@ def build_head(config: Any, changes: Mapping[str, Any] | None = None, seed: int 
 
     compat.prepare()
     from mmengine.config import ConfigDict
-    from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
     import aqr_bench.cmt  # noqa: F401
@@ -100,7 +98,6 @@ def build_head(config: Any, changes: Mapping[str, Any] | None = None, seed: int 
     parts.update(train_cfg=config.model.train_cfg.pts, test_cfg=config.model.test_cfg.pts)
     torch.manual_seed(seed)
     head = build_model(ConfigDict(parts))  # the router is built last
-    MMLogger.get_current_instance().setLevel(logging.ERROR)  # it logs every parameter
     torch.manual_seed(seed)
     head.init_weights()
     return head.eval()

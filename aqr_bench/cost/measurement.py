@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
@@ -47,9 +46,6 @@ def measure(tier: Tier, study: Study, variant: str, data: DataSet, parts: Collec
     from aqr_bench import compat
 
     compat.prepare()
-    from mmengine.logging import MMLogger
-
-    MMLogger.get_current_instance().setLevel(logging.ERROR)  # tables of the data set, each time it is opened
     threads = compat.use_threads(tier.threads)
     compat.use_tf32(tier.tf32)
     measurement = _Measurement(tier, study, variant, data)

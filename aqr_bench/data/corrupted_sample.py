@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -145,8 +143,7 @@ def _loaders(infos: Path, source: Path) -> Any:
     settings = Config.fromfile(DATASET).dataset
     settings |= {"data_root": str(source), "ann_file": str(infos), "test_mode": True, "serialize_data": False}
     loader = LoadPointsFromFile(coord_type="LIDAR", load_dim=POINT_COLUMNS, use_dim=POINT_COLUMNS)
-    with contextlib.redirect_stdout(io.StringIO()):  # mmdet3d prints tables of classes
-        return DATASETS.build({**settings, "pipeline": [CheckFrame(), loader, LoadViewImages()]})
+    return DATASETS.build({**settings, "pipeline": [CheckFrame(), loader, LoadViewImages()]})
 
 
 def _condition(writer: SampleWriter) -> SensorCondition:

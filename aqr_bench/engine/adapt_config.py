@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,8 @@ def _without_compiled(model: Any, steps: Sequence[dict]) -> tuple[str, ...]:
     hard = part.get("voxel") and part.get("voxel_type", "hard") == "hard"
     if part.get("type") != "Det3DDataPreprocessor" or not hard or has_compiled_mmcv():
         return ()
-    print("mmcv has no compiled operators here: points are voxelised by spconv (SpconvDataPreprocessor)")
+    text = "mmcv has no compiled operators here: points are voxelised by spconv (SpconvDataPreprocessor)"
+    print(text, file=sys.stderr)
     merged = [step for step in steps if step["type"] == CORRECTED_SWEEPS]
     columns = len(merged[-1].get("use_dim", (0, 1, 2, 4))) if merged else POINT_COLUMNS
     rest = {key: value for key, value in part.items() if key not in ("voxel", "voxel_type", "voxel_layer")}

@@ -309,7 +309,13 @@ class Evaluator:
 def load_evaluator(
     tier: Tier, data: DataSet, trained: Record, record_path: str | Path, work: Path, study_file: str | None = None
 ) -> Evaluator:
-    """The trained model of a record, ready to detect; no tables are loaded until something is scored."""
+    """The trained model of a record, ready to detect; no tables are loaded until something is scored.
+
+    UserError: the record is of one branch (train --pretrain), or its checkpoint is gone, damaged or of another model.
+    """
+    if branch := trained.extra.get("pretrain"):
+        what = f"{record_path} is of the pretrained branch '{branch}', whose checkpoint is not that of a detector"
+        raise UserError(what, "Give the record of a base model or of a variant.")
     study = load_study(study_file or trained.study) if trained.study else None
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
     with building_model(config.filename):

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from aqr_bench.data.dataset import DataSet, load_data
 from aqr_bench.engine.condition_cache import ConditionCache
@@ -20,6 +21,7 @@ from aqr_bench.engine.evaluate_workers import ModelEvaluation
 from aqr_bench.engine.third_party import building_model
 from aqr_bench.engine.weights import write_weights
 from aqr_bench.errors import EXIT_FAILED_RECORDS, UserError, require_file
+from aqr_bench.records.job import Job
 from aqr_bench.records.record import Record
 from aqr_bench.study.hashes import sha256_file
 from aqr_bench.study.load import load_suite
@@ -45,18 +47,12 @@ def evaluate_config(args: argparse.Namespace, workers: Workers = IN_THIS_PROCESS
     config = base_config(tier, data)
     require_sweeps(config, data, ["test_dataloader"])
     work = Path(args.work)
-    work.mkdir(parents=True, exist_ok=True)
     source = dict(checkpoint=checkpoint.name, checkpoint_sha256=sha256_file(checkpoint))
     model = Record("train", "ok", tier.name, provenance=source)
     job = evaluation_job(config, tier, data, suite, tier.model, source["checkpoint_sha256"])
-    weights = strip_to_state_dict(checkpoint, work / "weights.pth", detection_classes(config))
     # Also where other processes evaluate: what does not fit is a mistake, and no failure of every condition.
-    with building_model(args.config):
-        evaluator: Evaluator | None = Evaluator(config, tier, data, None, work, job)
-    try:
-        evaluator.load(weights)
-    except RuntimeError as error:  # names of parameters that are missing or left over
-        raise UserError(f"{args.checkpoint} does not fit {args.config}: {error}") from error
+    evaluator: Evaluator | None = checkpoint_evaluator(config, tier, data, checkpoint, work, job)
+    weights = evaluator.checkpoint
     if workers.count > 1:
         evaluator = None  # frees the memory: each process loads one
     evaluation = ModelEvaluation(config, tier, data, weights, work, job, suite.path, model)
@@ -64,6 +60,25 @@ def evaluate_config(args: argparse.Namespace, workers: Workers = IN_THIS_PROCESS
     records = evaluate_conditions(evaluation, suite, cache, workers, evaluator)
     records = write_suite_records(records, suite, args.out, cache)
     return EXIT_FAILED_RECORDS if any(record.failed for record in records) else 0
+
+
+def checkpoint_evaluator(
+    config: Any, tier: Tier, data: DataSet, checkpoint: Path, work: Path, job: Job | None = None
+) -> Evaluator:
+    """The model of a config with the weights of a checkpoint, which are also written to ``work``.
+
+    Raises:
+        UserError: the model cannot be built; the checkpoint cannot be read or does not fit.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    weights = strip_to_state_dict(checkpoint, work / "weights.pth", detection_classes(config))
+    with building_model(tier.model):
+        evaluator = Evaluator(config, tier, data, None, work, job)
+    try:
+        evaluator.load(weights)
+    except RuntimeError as error:  # names of parameters that are missing or left over
+        raise UserError(f"{checkpoint} does not fit {tier.model}: {error}") from error
+    return evaluator
 
 
 def adhoc_tier(model: str, data: DataSet, batch_size: int = 1, threads: int = 1) -> Tier:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterator
 from copy import copy, deepcopy
 from typing import Any
@@ -30,18 +28,12 @@ def build_loader(config: Any, condition: Condition, batch_size: int, read: Any =
     transforms[0].update(ann_file=loader.dataset.ann_file, data_root=loader.dataset.data_root)
     with with_pickle_name(f"info file {loader.dataset.ann_file}"):
         if read is None:
-            return _quietly(Runner.build_dataloader, loader)
+            return Runner.build_dataloader(loader)
         pipeline, loader.dataset = Compose(loader.dataset.pipeline), copy(read)
         loader.dataset.pipeline = None  # mmengine copies the whole data set, and not every pipeline can be copied
         built = Runner.build_dataloader(loader)
         built.dataset.pipeline = pipeline
         return built
-
-
-def _quietly(function: Any, *args: Any) -> Any:
-    """Call mmdet3d code that prints tables and bars to stdout."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return function(*args)
 
 
 def batches(loader: Any, name: str) -> Iterator[dict]:

@@ -14,7 +14,7 @@ from tiny_runs import RUN, tiny_checkout
 
 from aqr_bench.cli import main as cli
 from aqr_bench.cli import rerun
-from aqr_bench.cli.rerun import main, moved, parse_command
+from aqr_bench.cli.rerun import located, main, moved, parse_command
 from aqr_bench.errors import UserError
 from aqr_bench.folders import shipped_folder
 from aqr_bench.records.diff import compare
@@ -92,6 +92,16 @@ def here(checkout, monkeypatch) -> Path:
 
 def contents(folder: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_what_ships_is_located_from_any_folder(tmp_path, monkeypatch):
+    """A record has the path of a shipped file relative to what ships; a file of the working folder comes first."""
+    monkeypatch.chdir(tmp_path)
+    name = "examples/centerpoint/lidar_damage.yaml"
+    assert located(name, "study", tmp_path / "r.jsonl", "r.jsonl") == shipped_folder() / name
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    assert located(name, "study", tmp_path / "a" / "r.jsonl", "r.jsonl") == tmp_path / name
 
 
 def test_a_training_comes_out_the_same_and_nothing_is_touched(here, checkout, capsys):

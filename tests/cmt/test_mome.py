@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cmt_official import fill, generator
-from cmt_small import WIDTH, features, metas, small_head_config, train_step, with_truth
+from cmt_small import features, metas, small_mome, train_step, with_truth
 from mmdet3d.registry import MODELS
 from mmengine.config import Config
 
@@ -138,24 +138,6 @@ def test_values_of_the_configs_are_the_official_ones():
 
 
 # ------------------------------------------------------------------ small heads
-
-
-def small_mome(routes: bool = True, seed: int = 0, **changes):
-    """A head of width 32 with 20 queries; its router prefers no expert."""
-    config = small_head_config(**{"type": "MultiExpertDecoding", **changes})
-    transformer = dict(type="MultiExpert", decoder=config["transformer"]["decoder"], use_cam_embed=True)
-    if routes:
-        transformer.update(window_sizes=[5, 3], encoder=load("mome").model.pts_bbox_head.transformer.encoder.to_dict())
-        layer = transformer["encoder"]["transformerlayers"]
-        layer["attn_cfgs"][0].update(embed_dims=WIDTH)
-        layer["ffn_cfgs"].update(embed_dims=WIDTH, feedforward_channels=48)
-    torch.manual_seed(seed)
-    head = MODELS.build({**config, "transformer": transformer})
-    head.init_weights()
-    if routes:
-        with torch.no_grad():
-            head.transformer.selected_cls.weight.normal_(std=2.0)
-    return head
 
 
 def always(head, expert: str):

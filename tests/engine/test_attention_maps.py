@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
-from cmt_small import features, metas, run, small_head, small_head_config, wake_router
+from cmt_small import features, metas, run, small_head, small_head_config, small_mome, wake_router
 from mmdet3d.registry import MODELS
 
 from aqr_bench.bias import biased_attention
-from aqr_bench.engine.attention_maps import AttentionRecorder, QueryAttention, attention_weights
+from aqr_bench.cmt.multi_expert import MODALITIES
+from aqr_bench.engine.attention_maps import AttentionRecorder, LayerAttention, QueryAttention, attention_weights
 from aqr_bench.errors import UserError
 
 AQR = dict(bev_window=3, camera_window=3, site="cross")
@@ -82,9 +84,8 @@ def test_the_weights_are_those_of_the_models_attention():
 
 def test_what_is_drawn_is_what_the_head_attends_to():
     """With the recorded weights instead of its attention the cross-attention gives the same output."""
-    config = small_head_config(aqr={**AQR, "profile": "gaussian"}, locality=dict(bev_sigma=3.0))
-    for attention_config in config["transformer"]["decoder"]["transformerlayers"]["attn_cfgs"]:
-        attention_config["num_heads"] = 1  # the recorded weights are means over heads
+    # The recorded weights are means over heads of attention.
+    config = small_head_config(heads=1, aqr={**AQR, "profile": "gaussian"}, locality=dict(bev_sigma=3.0))
     torch.manual_seed(0)
     head = MODELS.build(config).eval()
     wake_router(head)
@@ -116,6 +117,59 @@ def test_a_mask_of_a_sensor_is_no_window():
     mask = dict(site="cross", routing="mask", router="oracle")
     result = attention(query=0, aqr=mask)
     assert result.region == "on keys that the mask leaves" and result.window_K.all()
+
+
+def test_keys_in_the_order_of_backend_tiled_are_put_back():
+    """The same head, with the memory stored by rows and patch by patch."""
+    plain, tiled = (attention(query=4, aqr=AQR, attention_backend=name) for name in ("literal", "tiled"))
+    assert (plain.window_K == tiled.window_K).all() and len(plain.layers) == len(tiled.layers)
+    for ours, theirs in zip(plain.layers, tiled.layers, strict=True):
+        for name in ("biased_K", "plain_K"):
+            np.testing.assert_allclose(getattr(theirs, name), getattr(ours, name), atol=1e-6)
+    assert plain.bias_effect > 0.001
+
+
+def test_the_effect_of_a_bias_is_the_share_that_it_moves():
+    layer = LayerAttention(np.array([0.5, 0.5, 0.0]), np.array([0.2, 0.5, 0.3]))
+    assert layer.bias_effect == pytest.approx(0.3)
+    result = attention(query=3)
+    assert result.bias_effect == 0 and result.window_K is None
+
+
+def test_a_query_is_recognised_by_the_centre_of_its_detection():
+    with recorded(aqr=AQR) as recorder:
+        centre_Q2 = recorder.outputs[0][0]["center"][-1][0]
+        assert [recorder.nearest_query(xy.numpy()) for xy in centre_Q2[[0, 7, 19]]] == [0, 7, 19]
+
+
+EXPERT_KEYS = {"fused": slice(0, 280), "bev": slice(0, 100), "img": slice(100, 280)}
+
+
+@pytest.mark.parametrize("changes", [{}, dict(aqr=AQR)])
+def test_a_query_of_an_expert_attends_to_the_keys_of_its_sensors(changes):
+    """What is recorded, used as weights, gives what the expert's last cross-attention gives."""
+    head = small_mome(heads=1, **changes).eval()  # the recorded weights are means over heads of attention
+    if head.aqr is not None:
+        wake_router(head)
+    module, outputs = head.transformer.decoder.layers[-1].attentions[-1], []
+    module.register_forward_hook(lambda _, args, out: outputs.append((args, out)))
+    x, x_img = features(1)
+    with torch.no_grad(), AttentionRecorder(head) as recorder:
+        expert_Q = run(head, x, x_img, metas(1))["expert"][0]
+        assert sorted(set(expert_Q.tolist())) == [0, 1, 2]
+        value, value_bias = module.attn.in_proj_weight.chunk(3)[2], module.attn.in_proj_bias.chunk(3)[2]
+        for query in range(20):
+            result, expert = recorder.attention_of(query), int(expert_Q[query])
+            keys = EXPERT_KEYS[result.expert]
+            assert result.expert == MODALITIES[expert] and result.layout.num_keys == 280
+            weights_K = result.layers[-1].biased_K
+            assert weights_K.sum() == pytest.approx(1, abs=1e-5) == weights_K[keys].sum()
+            (state, _, memory, *_, values), out = outputs[expert]
+            values = memory if values is None else values
+            row = int((expert_Q[:query] == expert).sum())
+            attended = torch.tensor(weights_K[keys]) @ torch.nn.functional.linear(values[0], value, value_bias)
+            ours = state[0, row] + module.attn.out_proj(attended)
+            torch.testing.assert_close(ours, out[0, row], atol=1e-4, rtol=1e-3)
 
 
 def test_the_query_with_the_highest_score_is_taken_where_none_is_named():

@@ -6,6 +6,9 @@ Runs in the current folder, which should be empty. Cases "detector: command" of 
 from __future__ import annotations
 
 import functools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +110,16 @@ def options(name: str, *names: str) -> list[str]:
     return [word for option in names for word in (f"--{option}", str(values[option]))]
 
 
+@contextmanager
+def recorded_as(step: str, words: list[str]) -> Iterator[None]:
+    """Records as of a process of its own."""
+    before, sys.orig_argv = sys.orig_argv, ["python", "-m", "aqr_bench", step, *words]
+    try:
+        yield
+    finally:
+        sys.orig_argv = before
+
+
 # ---------------------------------------------------------------------- commands
 
 
@@ -119,7 +132,9 @@ def train(name: str) -> dict[str, Any]:
     from aqr_bench.engine.weights import trained_checkpoint
 
     out = folder(name) / "train.jsonl"
-    assert main([*options(name, "tier", "infos", "seed", "study", "variant", "work"), "--out", str(out)]) == 0
+    words = [*options(name, "tier", "infos", "seed", "study", "variant", "work"), "--out", str(out)]
+    with recorded_as("train", words):
+        assert main(words) == 0
     record = only_record(out)
     assert record.cost["iterations"] == 2 and record.provenance["machine"]["gpu"] == "pretended GPU"
     weights = torch.load(trained_checkpoint(out), weights_only=True)["state_dict"]
@@ -134,7 +149,9 @@ def evaluate(name: str) -> dict[str, Any]:
 
     train(name)
     out = folder(name) / "evaluate.jsonl"
-    assert main([*options(name, "tier", "infos", "suite", "train", "study", "work"), "--out", str(out)]) == 0
+    words = [*options(name, "tier", "infos", "suite", "train", "study", "work"), "--out", str(out)]
+    with recorded_as("evaluate", words):
+        assert main(words) == 0
     record = only_record(out)
     if name.startswith("cmt"):
         assert record.extra["router"]["all"]["queries"] > 0
@@ -153,6 +170,27 @@ def pictures(name: str) -> dict[str, Any]:
     drawn = sorted(path.name for path in out.glob("*.png"))
     assert drawn == ["clean.best.png", "clean.worst.png"]
     return {"pictures": drawn}
+
+
+@functools.cache
+def view(name: str) -> dict[str, Any]:
+    """The page of a sample, clean and without LiDAR, with attention and windows; of CMT also the figure."""
+    from aqr_bench.cli.view import main
+    from aqr_bench.errors import UserError
+
+    evaluate(name)
+    record, out = str(folder(name) / "evaluate.jsonl"), folder(name) / "view.html"
+    assert main([record, "--condition", "clean", "no_lidar", "--sample", "0", "--out", str(out)]) == 0
+    page = out.read_text()
+    attended = page.count("data-query")
+    assert attended == (2 if name.startswith("cmt") else 0)
+    for words in (["--attention", "--out", "attention.png"], ["--attention", "3", "--out", "query.html"]):
+        try:
+            assert main([record, *words]) == 0 and attended
+        except UserError as error:
+            assert not attended and "attention of this detector" in str(error)
+    assert ("share of its attention in the window" in page) == bool(attended)
+    return {"attended": attended}
 
 
 @functools.cache
@@ -240,7 +278,7 @@ def only_record(path: Path) -> Any:
 
 if __name__ == "__main__":
     commands = {
-        function.__name__: function for function in (train, evaluate, pictures, flops, measure, resume, keyframe)
+        function.__name__: function for function in (train, evaluate, pictures, view, flops, measure, resume, keyframe)
     }
     cases = {
         f"{name}: {command}": functools.partial(function, name)

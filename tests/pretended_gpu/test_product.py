@@ -1,11 +1,11 @@
-"""The product's commands in one process with the pretended GPU: training to pictures and FLOPs; slow: other models."""
+"""The product's commands in one process with the pretended GPU: training to viewer and FLOPs; slow: other models."""
 
 from __future__ import annotations
 
 import pytest
 
 RUNNER = "run_product.py"
-COMMANDS = ("train", "evaluate", "pictures", "flops")
+COMMANDS = ("train", "evaluate", "pictures", "view", "flops")
 
 
 @pytest.mark.parametrize("case", [f"cmt: {command}" for command in COMMANDS])

@@ -9,9 +9,11 @@ import torch
 from cmt_official import head_config
 from mmdet3d.registry import MODELS
 from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 import aqr_bench.cmt  # noqa: F401  (registers)
+from aqr_bench.study.model_files import CONFIGS
 
 RANGE = [-20.0, -20.0, -5.0, 20.0, 20.0, 3.0]
 WIDTH = 32
@@ -34,7 +36,7 @@ def ring(count: int, height: int, width: int, turn: float = 0.0) -> np.ndarray:
     return np.stack(matrices)
 
 
-def small_head_config(kind: str = "CmtHead", layers: int = 2, **changes) -> dict:
+def small_head_config(kind: str = "CmtHead", layers: int = 2, heads: int = 4, **changes) -> dict:
     config = head_config(kind)
     config.pop("bev_range", None)  # here the map covers the whole range
     config.update(in_channels=12, hidden_dim=WIDTH, num_query=20, depth_num=4, scalar=3)
@@ -42,7 +44,7 @@ def small_head_config(kind: str = "CmtHead", layers: int = 2, **changes) -> dict
     decoder = config["transformer"]["decoder"]
     decoder["num_layers"] = layers
     for attention in decoder["transformerlayers"]["attn_cfgs"]:
-        attention.update(embed_dims=WIDTH, num_heads=4, dropout=0.0)
+        attention.update(embed_dims=WIDTH, num_heads=heads, dropout=0.0)
     decoder["transformerlayers"]["ffn_cfgs"].update(embed_dims=WIDTH, feedforward_channels=48)
     config["separate_head"].update(head_conv=16)
     return {**config, **changes}
@@ -52,6 +54,25 @@ def small_head(kind: str = "CmtHead", seed: int = 0, **changes):
     torch.manual_seed(seed)
     head = MODELS.build(small_head_config(kind, **changes))
     head.init_weights()
+    return head
+
+
+def small_mome(routes: bool = True, seed: int = 0, **changes):
+    """A head of width 32 with 20 queries; its router prefers no expert."""
+    config = small_head_config(**{"type": "MultiExpertDecoding", **changes})
+    transformer = dict(type="MultiExpert", decoder=config["transformer"]["decoder"], use_cam_embed=True)
+    if routes:
+        encoder = Config.fromfile(CONFIGS / "mome.py").model.pts_bbox_head.transformer.encoder
+        transformer.update(window_sizes=[5, 3], encoder=encoder.to_dict())
+        layer = transformer["encoder"]["transformerlayers"]
+        layer["attn_cfgs"][0].update(embed_dims=WIDTH)
+        layer["ffn_cfgs"].update(embed_dims=WIDTH, feedforward_channels=48)
+    torch.manual_seed(seed)
+    head = MODELS.build({**config, "transformer": transformer})
+    head.init_weights()
+    if routes:
+        with torch.no_grad():
+            head.transformer.selected_cls.weight.normal_(std=2.0)
     return head
 
 

@@ -1,9 +1,11 @@
-"""A made-up sample for the tests of viewers: a cloud, two cameras, and one box of every outcome."""
+"""A made-up sample for the tests of viewers: a cloud, two cameras, one box of every outcome, and attention."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from aqr_bench.bias import MemoryLayout
+from aqr_bench.engine.attention_maps import LayerAttention, QueryAttention
 from aqr_bench.report.figures.detections import DrawnBoxes
 from aqr_bench.report.viewer.sample_view import QueryViews, SampleView
 
@@ -40,5 +42,21 @@ def made_up_view(points: int = 500, model: str = "cross seed 0", condition: str 
             bev_window_Q4=np.array([[-1.0, 9.0, 1.0, 11.0], [4.0, 4.0, 6.0, 6.0]]),
             camera_windows_W6=np.array([[0, 1, 0.25, 0.5, 0.5, 0.75]]),
         ),
+        attention={
+            "highest score": made_up_attention(layers=2),
+            "highest false positive": made_up_attention(query=1, layers=2),
+        },
     )
     return SampleView(**{**fields, **changes})
+
+
+def made_up_attention(bev=(4, 4), cameras=(2, 2, 3), layers: int = 1, query: int = 7) -> QueryAttention:
+    """Without the bias attention is uniform, with it half of it is inside of two cells: in BEV and in an image."""
+    layout = MemoryLayout(bev, cameras, (-8.0, -8.0, -5.0, 8.0, 8.0, 3.0))
+    keys = layout.num_keys
+    window = np.zeros(keys, bool)
+    window[[1, keys - 1]] = True
+    biased = np.where(window, 0.25, 0.5 / (keys - 2))
+    layers = (LayerAttention(biased, np.full(keys, 1 / keys)),) * layers
+    pixel = np.array([[np.nan, np.nan], [0.9, 0.8]])
+    return QueryAttention(query, 0.4, np.array([-3.0, -7.0, 0.0]), pixel, (0.5, -0.5), layout, layers, window)

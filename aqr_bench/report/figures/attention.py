@@ -83,15 +83,16 @@ def draw_attention(
 
 def attention_caption(attention: QueryAttention) -> str:
     """The share of attention inside the window, layer by layer, without and with the bias."""
+    name = f"Query {attention.query}" + (f", expert {attention.expert}" if attention.expert else "")
     if attention.window_K is None:
-        return f"Query {attention.query}: the model has no bias in its cross-attention."
+        return f"{name}: the model has no bias in its cross-attention."
     parts = []
     for number, layer in enumerate(attention.layers, start=1):
         plain, biased = (float(weights_K[attention.window_K].sum()) for weights_K in (layer.plain_K, layer.biased_K))
         parts.append(f"layer {number}: {plain:.1%} to {biased:.1%}")
     share = f"{attention.window_K.sum()} of {len(attention.window_K)} tokens"
     return (
-        f"Query {attention.query}: share of its attention {attention.region} ({share}) without and with the bias: "
+        f"{name}: share of its attention {attention.region} ({share}) without and with the bias: "
         + ", ".join(parts)
         + ". Mean over heads; the bias is left out of one layer at a time, all else being equal."
     )
@@ -133,9 +134,7 @@ def _draw_bev(
     x, y = attention.reference_3[:2]
     axis.plot(x, y, marker="+", color="black", markersize=7)
     if attention.window_K is not None:
-        to_metres = np.array([(x1 - x0) / cols, (y1 - y0) / rows])
-        window = attention.window_K[: rows * cols].reshape(rows, cols)
-        _outline(axis, window, to_metres, np.array([x0, y0]))
+        _outline(axis, attention.maps(attention.window_K)[0], np.array([x0, y0]), np.array([x1 - x0, y1 - y0]))
     half = np.array([x1 - x0, y1 - y0]) * MAX_CELLS / np.array([cols, rows]) / 2
     low, high, centre = np.array([x0, y0]), np.array([x1, y1]), np.array([x, y])
     if max(rows, cols) > MAX_CELLS:
@@ -159,19 +158,26 @@ def _draw_camera(
     overlay[..., 3] = 0.15 + 0.7 * strength
     axis.imshow(overlay, extent=(0, width, height, 0), interpolation="nearest")
     if attention.window_K is not None:
-        window = attention.window_K[_camera_keys(attention, camera)].reshape(rows, cols)
-        _outline(axis, window, np.array([width / cols, height / rows]), np.zeros(2))
+        _outline(axis, attention.maps(attention.window_K)[1][camera], np.zeros(2), np.array([width, height]))
     u, v = attention.pixel_N2[camera] * [width, height]
     axis.plot(u, v, marker="+", color="black", markersize=7)
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
 
 
-def _outline(axis: Any, window: np.ndarray, unit: np.ndarray, origin: np.ndarray) -> None:
-    """The rectangle around the window's cells."""
+def window_rectangle(window: np.ndarray) -> np.ndarray | None:
+    """x0, y0, x1, y1 around the cells [rows, columns] of a window, as shares of the map's width and height."""
+    if not window.any():
+        return None
+    row, col = np.nonzero(window)
+    rows, cols = window.shape
+    return np.array([col.min(), row.min(), col.max() + 1, row.max() + 1]) / [cols, rows, cols, rows]
+
+
+def _outline(axis: Any, window: np.ndarray, origin: np.ndarray, size: np.ndarray) -> None:
+    """The rectangle around the cells of a window, on a map of this origin and size."""
     from matplotlib.patches import Rectangle
 
-    if window.any():
-        row, col = np.nonzero(window)
-        low, high = np.array([col.min(), row.min()]), np.array([col.max() + 1, row.max() + 1])
-        corner, size = origin + low * unit, (high - low) * unit
-        axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=WINDOW_COLOUR, linewidth=1.4))
+    rectangle = window_rectangle(window)
+    if rectangle is not None:
+        low, high = rectangle[:2] * size + origin, rectangle[2:] * size + origin
+        axis.add_patch(Rectangle(low, *(high - low), fill=False, edgecolor=WINDOW_COLOUR, linewidth=1.4))

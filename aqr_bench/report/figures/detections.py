@@ -61,6 +61,19 @@ def projected_edges(boxes_n7: np.ndarray, lidar2img: np.ndarray) -> list[np.ndar
     return edges
 
 
+def edges_in_image(boxes_n7: np.ndarray, lidar2img: np.ndarray, width: int, height: int) -> list[np.ndarray]:
+    """The parts of :func:`projected_edges` that are in an image of this size in pixels."""
+    inside = []
+    for start, end in projected_edges(boxes_n7, lidar2img):
+        along = end - start
+        # Where on the edge, 0 .. 1, it crosses the borders: on either axis on the way in, and on the way out.
+        enters, leaves = np.sort(np.stack([-start, [width, height] - start]) / np.where(along, along, 1e-9), 0)
+        first, last = max(0.0, enters.max()), min(1.0, leaves.min())
+        if first < last:
+            inside.append(np.stack([start + first * along, start + last * along]))
+    return inside
+
+
 def draw_sample(
     path: str | Path,
     images: Mapping[str, np.ndarray],

@@ -14,8 +14,9 @@ import numpy as np
 from markupsafe import Markup
 
 from aqr_bench.atomic import write_text
-from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, corners, projected_edges
-from aqr_bench.report.viewer.sample_view import FALSE_POSITIVE, MISSED, OUTCOMES, TRUE_POSITIVE, SampleView
+from aqr_bench.report.figures.detections import CAMERA_GRID, DrawnBoxes, corners, edges_in_image
+from aqr_bench.report.viewer.attention import encode_attention
+from aqr_bench.report.viewer.sample_view import FALSE_NEGATIVE, FALSE_POSITIVE, OUTCOMES, TRUE_POSITIVE, SampleView
 
 MAX_POINTS = 16_000  # of a cloud in the page
 UNIT_M = 0.01  # of a coordinate: int16 reaches 327 m
@@ -57,13 +58,15 @@ def _panel(view: SampleView) -> dict[str, Any]:
     """What the template needs of a view."""
     boxes = view.boxes_by_outcome()
     drawn = decimate(view.points_P4, MAX_POINTS)
-    names = {TRUE_POSITIVE: "true positives", FALSE_POSITIVE: "false positives", MISSED: "missed"}
+    names = {TRUE_POSITIVE: "true positives", FALSE_POSITIVE: "false positives", FALSE_NEGATIVE: "false negatives"}
     counts = ", ".join(f"{len(boxes[outcome].labels)} {name}" for outcome, name in names.items())
     share = "" if len(drawn) == len(view.points_P4) else f", {len(drawn):,} drawn"
+    attention = encode_attention(view.attention) if view.attention else None
     return {
         "title": " · ".join(part for part in (view.condition, view.model) if part),
         "facts": f"{counts} (scores from {view.threshold:g}); {len(view.points_P4):,} points{share}",
-        "data": _json({"points": encode_points(drawn), "boxes": _box_entries(boxes)}),
+        "data": _json({"points": encode_points(drawn), "boxes": _box_entries(boxes), "attention": attention}),
+        "attention": attention,
         "top": {"source": _top_view(view.points_P4), "paths": _top_paths(boxes)},
         "images": [_image(view, camera, boxes) for camera in CAMERA_GRID] if view.images else [],
     }
@@ -139,16 +142,17 @@ def _image(view: SampleView, camera: str, boxes: Mapping[str, DrawnBoxes]) -> di
         image = image.resize((IMAGE_WIDTH, round(height * IMAGE_WIDTH / width)))
     paths = {}
     for outcome, group in boxes.items():
-        edges = projected_edges(group.boxes_n7, np.asarray(view.lidar2img[camera])) if len(group.labels) else []
-        paths[outcome] = _path([edge for edge in edges if _is_near(edge, width, height)], 0)
-    return {"name": name, "source": _address(image, "jpeg", quality=78), "size": (width, height), "paths": paths}
-
-
-def _is_near(edge_22: np.ndarray, width: int, height: int) -> bool:
-    """Whether an edge may cross the image: neither beyond one side of it altogether nor cut at the near plane."""
-    low, high = edge_22.min(0), edge_22.max(0)
-    beside = (high < 0).any() or low[0] > width or low[1] > height
-    return not beside and float(np.abs(edge_22).max()) < 20 * max(width, height)
+        paths[outcome] = _path(edges_in_image(group.boxes_n7, view.lidar2img[camera], width, height), 0)
+    x0, y0, x1, y1 = 100 * view.area_of(camera)
+    area = f"left:{x0:.2f}%;top:{y0:.2f}%;width:{x1 - x0:.2f}%;height:{y1 - y0:.2f}%"
+    return {
+        "name": name,
+        "source": _address(image, "jpeg", quality=78),
+        "size": (width, height),
+        "paths": paths,
+        "number": list(view.images).index(camera),
+        "area": area,
+    }
 
 
 def _path(lines: Sequence[Sequence[np.ndarray]], digits: int) -> str:

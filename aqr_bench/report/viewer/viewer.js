@@ -1,5 +1,6 @@
 "use strict";
-// Draws cloud and boxes of all panels from one point of view, which dragging, wheel, fingers and keys change.
+// Draws cloud and boxes of all panels from one point of view, which dragging, wheel, fingers and keys change, and the
+// attention of a query on the ground and on the images.
 (() => {
   const root = document.documentElement;
   root.classList.add("script");
@@ -20,13 +21,93 @@
     return [...both, at(0, 0, -.5), at(.5, 0, -.5)];  // and from the centre to the front
   }
 
-  const panels = [...document.querySelectorAll("canvas")].map((canvas) => {
-    const { points, boxes } = JSON.parse(canvas.nextElementSibling.textContent);
+  const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", GROUND = -1.8;
+  // From yellow to red; alpha grows as well. Of level 0 nothing is drawn.
+  const STOPS = [[255, 237, 160], [254, 178, 76], [252, 78, 42], [177, 0, 38]];
+  const HEAT = [...DIGITS].map((_, level) => {
+    const at = level / 63 * (STOPS.length - 1), i = Math.min(Math.floor(at), STOPS.length - 2);
+    return [...STOPS[i].map((v, c) => Math.round(v + (at - i) * (STOPS[i + 1][c] - v))), level ? Math.round(20 + 205 * level / 63) : 0];
+  });
+
+  const panels = [...document.querySelectorAll("section > canvas")].map((canvas) => {
+    const { points, boxes, attention } = JSON.parse(canvas.nextElementSibling.textContent);
     const bytes = Uint8Array.from(atob(points.xyz), (c) => c.charCodeAt(0));
     const data = new DataView(bytes.buffer), xyz = new Float32Array(bytes.length / 2);
     for (let i = 0; i < xyz.length; i++) xyz[i] = data.getInt16(2 * i, true) * points.unit;
-    return { canvas, xyz, ends: points.ends, boxes: boxes.map((b) => ({ outcome: b[0], text: b[1], corners: corners(b) })) };
+    const drawn = boxes.map((b) => ({ outcome: b[0], text: b[1], corners: corners(b) }));
+    return { canvas, xyz, ends: points.ends, boxes: drawn, attention, heat: null };
   });
+
+  // What is chosen in the panel's lists: the query and the levels of its maps; null without one.
+  function choose(panel) {
+    const section = panel.canvas.parentElement, value = (name) => section.querySelector(`[data-${name}]`)?.value;
+    const query = panel.attention.queries[value("query")];
+    panel.heat = null;
+    if (query) {
+      const layer = query.layers[value("layer")], text = layer.maps[value("side") ?? 0];
+      panel.heat = { query, levels: Uint8Array.from(text, (c) => DIGITS.indexOf(c)) };
+      const { bev, camera } = panel.attention;
+      const parts = [...(bev ? ["BEV"] : []), ...(camera ? ["the images"] : [])];
+      section.querySelector("output").textContent =
+        "darkest: " + parts.map((part, i) => `${(100 * layer.largest[i]).toPrecision(2)}\u00a0% of the attention in one cell of ${part}`).join(", ");
+    } else section.querySelector("output").textContent = "";
+    for (const area of section.querySelectorAll("[data-camera]")) paint(area, panel);
+    redraw();
+  }
+
+  const element = (parent, name, style) => Object.assign(parent.appendChild(document.createElement(name)).style, style);
+  const percent = (value) => `${100 * value}%`;
+  function paint(area, { attention, heat }) {
+    area.replaceChildren();
+    if (!heat || !attention.camera) return;
+    const number = Number(area.dataset.camera), [, rows, cols] = attention.camera;
+    const from = (attention.bev ? attention.bev[0] * attention.bev[1] : 0) + number * rows * cols;
+    const canvas = area.appendChild(document.createElement("canvas"));
+    canvas.width = cols;
+    canvas.height = rows;
+    const image = new ImageData(cols, rows);
+    for (let i = 0; i < rows * cols; i++) image.data.set(HEAT[heat.levels[from + i]], 4 * i);
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    const rectangle = heat.query.camera_windows[number], pixel = heat.query.pixels[number];
+    if (rectangle) {
+      const [left, top, right, bottom] = rectangle;
+      element(area, "i", { left: percent(left), top: percent(top), width: percent(right - left), height: percent(bottom - top) });
+    }
+    if (pixel) {
+      element(area, "i", { left: percent(pixel[0]), top: percent(pixel[1]) });
+      area.lastElementChild.className = "point";
+    }
+  }
+
+  // The BEV map on the ground, its window, and the reference point as a cross.
+  function drawHeat(context, project, { attention, heat }, p, q) {
+    if (!heat || !attention.bev) return;
+    const [rows, cols, x0, y0, x1, y1] = attention.bev, dx = (x1 - x0) / cols, dy = (y1 - y0) / rows;
+    for (let i = 0; i < rows * cols; i++) {
+      const level = heat.levels[i];
+      if (!level) continue;
+      const x = x0 + (i % cols) * dx, y = y0 + Math.floor(i / cols) * dy;
+      const cell = [[x, y], [x + dx, y], [x + dx, y + dy], [x, y + dy]].map(([a, b]) => project(a, b, GROUND, [0, 0, 0]));
+      if (cell.some((corner) => corner[2] < NEAR)) continue;
+      const [red, green, blue, alpha] = HEAT[level];
+      context.fillStyle = `rgba(${red},${green},${blue},${alpha / 255})`;
+      context.beginPath();
+      cell.forEach((corner) => context.lineTo(corner[0], corner[1]));
+      context.fill();
+    }
+    context.strokeStyle = getComputedStyle(context.canvas).color;
+    context.lineWidth = 2;
+    context.beginPath();
+    if (heat.query.bev_window) {
+      const [left, low, right, high] = heat.query.bev_window;
+      const ring = [[left, low, GROUND], [right, low, GROUND], [right, high, GROUND], [left, high, GROUND]];
+      ring.forEach((corner, i) => line(context, project, corner, ring[(i + 1) % 4], p, q));
+    }
+    const [x, y] = heat.query.at;
+    line(context, project, [x - 0.7, y, GROUND], [x + 0.7, y, GROUND], p, q);
+    line(context, project, [x, y - 0.7, GROUND], [x, y + 0.7, GROUND], p, q);
+    context.stroke();
+  }
 
   // Axes of the camera: right, up, and out of the picture; the target is on the plane z = 0.
   function camera(width, height) {
@@ -55,7 +136,8 @@
     context.lineTo(q[0], q[1]);
   }
 
-  function draw({ canvas, xyz, ends, boxes }) {
+  function draw(panel) {
+    const { canvas, xyz, ends, boxes } = panel;
     const ratio = Math.min(devicePixelRatio || 1, 2), width = canvas.clientWidth, height = canvas.clientHeight;
     if (!width) return;
     canvas.width = width * ratio;
@@ -73,6 +155,7 @@
     }
     context.stroke();
     context.globalAlpha = 1;
+    drawHeat(context, project, panel, p, q);
     if (!root.classList.contains("hide-points")) {
       const size = Math.max(1, Math.min(3, 90 / view.distance));
       let from = 0;
@@ -165,6 +248,12 @@
   document.querySelector("[data-labels]").addEventListener("change", redraw);
   for (const button of document.querySelectorAll("[data-view]")) {
     button.addEventListener("click", () => { Object.assign(view, button.dataset.view === "top" ? TOP : START); redraw(); });
+  }
+  for (const panel of panels.filter(({ attention }) => attention)) {
+    for (const list of panel.canvas.parentElement.querySelectorAll("select")) {
+      list.addEventListener("change", () => choose(panel));
+    }
+    choose(panel);  // browsers restore lists of an earlier visit
   }
   dark.addEventListener("change", redraw);
   new ResizeObserver(redraw).observe(document.querySelector("main"));
