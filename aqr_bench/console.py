@@ -127,15 +127,21 @@ def print_progress(line: str) -> None:
         print_line(line)
 
 
-def print_line(line: str) -> None:
-    """Print and flush a line, above the bar that ``steps`` may be showing."""
+def print_line(line: str, file: TextIO | None = None) -> None:
+    """Print and flush a line (None: to stdout), above the bar that ``steps`` may be showing."""
+    file = sys.stdout if file is None else file
     if is_terminal(sys.stderr) and find_spec("tqdm") is not None:
         from tqdm import tqdm
 
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        tqdm.write(line, file=file)
+        file.flush()
     else:
-        print(line, flush=True)
+        print(line, file=file, flush=True)
+
+
+def print_warning(text: str) -> None:
+    """A warning on stderr, so that stdout holds the results of a command alone."""
+    print_line(f"warning: {text}", sys.stderr)
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

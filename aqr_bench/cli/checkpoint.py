@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aqr_bench.console import print_warning
 from aqr_bench.engine.checkpoint import Checkpoint, _readable, _shown, _write, read_checkpoint, usable_weights
 from aqr_bench.errors import UserError, require_file
 
@@ -54,7 +54,8 @@ def _inspect(checkpoint: Checkpoint) -> int:
         complaint = _shown(best.complaint(), 1500)
         raise UserError(f"{checkpoint.path} fits no published config, closest {best.config}: {complaint}")
     usable_weights(checkpoint)
-    print("".join(f"warning: {text}\n" for text in warnings_for(checkpoint.meta, best.config)), end="", file=sys.stderr)
+    for text in warnings_for(checkpoint.meta, best.config):
+        print_warning(text)
     return 0
 
 
@@ -67,9 +68,8 @@ def _convert(args: argparse.Namespace) -> int:
     match = _write(checkpoint, out, args.config)
     cast = "".join(f", {count} tensors were {dtype}" for dtype, count in match.cast.items())
     print(f"converted {path} -> {out}: fits {match.config}, nothing missing, nothing unexpected{cast}")
-    print(
-        "".join(f"warning: {text}\n" for text in warnings_for(checkpoint.meta, match.config)), end="", file=sys.stderr
-    )
+    for text in warnings_for(checkpoint.meta, match.config):
+        print_warning(text)
     return 0
 
 

@@ -9,7 +9,6 @@ aqr-bench corruptions write SUITE --root ROOT --out DIR [--conditions NAME ...]
 from __future__ import annotations
 
 import argparse
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from aqr_bench.console import (
     positive_float,
     positive_int,
     print_json,
+    print_warning,
     seed,
 )
 from aqr_bench.corruptions import CORRUPTIONS, Corruption, Frame, FrameError, corrupt
@@ -165,7 +165,7 @@ def _installed() -> dict[str, tuple[Corruption, ...]]:
         try:
             families[name] = CORRUPTIONS.family(name)
         except UserError as error:
-            print(f"warning: {error}", file=sys.stderr)
+            print_warning(str(error))
     return families
 
 

@@ -7,11 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aqr_bench.console import print_warning
 from aqr_bench.errors import UserError, join_names, short
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -126,7 +126,7 @@ def _driver_listing() -> str:
         if done.returncode == 0:
             return done.stdout
         problem = " ".join((done.stdout + done.stderr).split()) or f"it ended with {done.returncode}"
-    print(f"warning: no GPU is used: {command} -L: {short(problem, 200)}", file=sys.stderr)
+    print_warning(f"no GPU is used: {command} -L: {short(problem, 200)}")
     return ""
 
 

@@ -7,10 +7,10 @@ aqr-bench table ours=a.jsonl theirs=b.jsonl --suite multicorrupt --format latex 
 from __future__ import annotations
 
 import argparse
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from aqr_bench.console import print_warning
 from aqr_bench.errors import UserError, nearest, run_main
 from aqr_bench.report.collect import mixtures
 from aqr_bench.report.loose_records import read_evaluations
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     if baseline is not None and baseline not in loose.models:
         raise UserError(f"--baseline: no model '{baseline}'{nearest(baseline, loose.models)}")
     for line in (*loose.warnings, *mixtures(loose.records)):
-        print(f"warning: {line}", file=sys.stderr)
+        print_warning(line)
     require_metric(loose.records, args.metric)
     paper = paper_table(loose, args.metric, baseline)
     scores = loose.robustness(baseline)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from aqr_bench.atomic import write_text
-from aqr_bench.console import add_quiet_option, non_negative_int, positive_int
+from aqr_bench.console import add_quiet_option, non_negative_int, positive_int, print_warning
 from aqr_bench.data.check.before_infos import validate_root
 from aqr_bench.data.complete_scenes import incomplete_scenes, require_files, without_scenes
 from aqr_bench.data.dataset import data_summary
@@ -66,9 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     with reading(f"{args.root} ({version})", "the nuScenes tables", CHECK):
         skipped = incomplete_scenes(nusc, args.max_sweeps) if skip else []
         if not skip and (warning := require_files(nusc)):
-            print(f"warning: {warning}", file=sys.stderr)
+            print_warning(warning)
         for warning in validate_root(nusc):
-            print(f"warning: {warning}", file=sys.stderr)
+            print_warning(warning)
     infos = build_infos(without_scenes(nusc, skipped), args.max_sweeps, args.quiet)
     with reading(f"{args.root} ({version})", "the nuScenes tables", CHECK):
         if version == TEST:

@@ -5,12 +5,12 @@ A fact is compared wherever a known key has it, in the model and in both pipelin
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.console import print_warning
 from aqr_bench.data.infos import INFO_CLASSES
 from aqr_bench.engine.adapt_config import CORRECTED_SWEEPS, inner_dataset
 from aqr_bench.errors import UserError, nearest, quoted
@@ -142,7 +142,7 @@ def _check_classes(config: Mapping[str, Any], where: str | Path) -> None:
         if item.value != len(reference.value):
             _raise_different("number of classes", item, ConfigValue(reference.key, len(reference.value)), where)
     if absent := [name for name in INFO_CLASSES if name not in reference.value]:
-        print(f"warning: {where}: not among the classes, and so AP 0 in the mAP: {', '.join(absent)}", file=sys.stderr)
+        print_warning(f"{where}: not among the classes, and so AP 0 in the mAP: {', '.join(absent)}")
 
 
 def _compare_classes(reference: ConfigValue, items: Iterable[ConfigValue], where: str | Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aqr_bench.console import print_line, print_progress
+from aqr_bench.console import print_line, print_progress, print_warning
 from aqr_bench.corruptions.fingerprint import emptied_sensors
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.condition_cache import ConditionCache, condition_line, conditions_left, files_of
@@ -65,7 +65,7 @@ def evaluate_suite(
         job = evaluation_job(None, tier, data, suite, model_name, None)
         return write(_failures(RuntimeError(reason), suite, trained, tier, job, reason))
     if other_data(trained, data):
-        print(f"warning: the model of {train_record} was trained on other data than {data.infos}: see the records")
+        print_warning(f"the model of {train_record} was trained on other data than {data.infos}: see the records")
     work = Path(work_root) / trained.run.subfolder
     config = build_config(tier, data, trained.seed or 0, work, study, trained.variant)
     job = evaluation_job(config, tier, data, suite, model_name, str(checkpoint_sha256))
@@ -135,7 +135,7 @@ def write_suite_records(
         if before.ok and not after.ok:
             print_line(f"{after.condition}: {after.reason}")
     for line in emptied_lines(checked, suite):
-        print_line(f"warning: {line}")
+        print_warning(line)
     if cache is not None and not any(record.failed for record in checked):
         cache.remove()
     elif cache is not None:  # those that failed as they ran are not in it

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.compat import end_with_parent
-from aqr_bench.console import steps
+from aqr_bench.console import print_warning, steps
 from aqr_bench.data.dataset import DataSet
 from aqr_bench.engine.evaluate import Evaluator, evaluate_one, failed_evaluation
 from aqr_bench.errors import UserError, disk_error, raise_if_disk_error
@@ -87,7 +86,7 @@ def evaluate_in_processes(
     cores = len(os.sched_getaffinity(0))
     if not gpus and count * model.tier.threads > cores:
         each = f"{model.tier.threads} thread{'s' * (model.tier.threads > 1)}"
-        print(f"warning: {count} processes of {each} on {cores} cores: fewer may be faster", file=sys.stderr)
+        print_warning(f"{count} processes of {each} on {cores} cores: fewer may be faster")
     idle = [_Worker(model, gpus[n % len(gpus)] if gpus else None) for n in range(count)]
     try:
         while waiting or busy:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aqr_bench.console import print_warning
 from aqr_bench.engine.weights import write_weights
 from aqr_bench.errors import UserError
 from aqr_bench.study.hashes import sha256_file
@@ -53,7 +54,7 @@ def load_initial_weights(
     except UserError as error:
         raise RuntimeError(str(error)) from error
     for doubt in facts["doubts"]:
-        print(f"warning: {path}: {doubt}")
+        print_warning(f"{path}: {doubt}")
     return out, facts
 
 

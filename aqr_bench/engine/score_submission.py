@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aqr_bench.console import print_line, print_progress
+from aqr_bench.console import print_progress, print_warning
 from aqr_bench.data.digests import table_digests, tables_digest
 from aqr_bench.data.infos import open_nuscenes
 from aqr_bench.data.manifest import MANIFEST, Manifest, read_manifest
@@ -179,7 +179,7 @@ def score_submissions(
         print_progress(condition_line(record, len(records), len(submissions)))
     write_records(out, records)
     for line in _remarks(records, suite):
-        print_line(f"warning: {line}")
+        print_warning(line)
     return records
 
 

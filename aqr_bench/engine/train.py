@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aqr_bench.compat import with_pickle_name
-from aqr_bench.console import add_quiet_option, hide_progress, seed
+from aqr_bench.console import add_quiet_option, hide_progress, print_warning, seed
 from aqr_bench.engine.adapt_config import inner_dataset
 from aqr_bench.engine.config import files_of
 from aqr_bench.engine.distributed import ProcessGroup, RankFailure, exit_now, split_batch, world_size
@@ -262,7 +262,7 @@ def run_training(
     last, warnings = latest_valid_checkpoint(work)
     if world_size() == 1 or os.environ.get("RANK") == "0":
         for line in warnings:
-            print(f"warning: {line}", flush=True)
+            print_warning(line)
     config.resume, config.load_from = last is not None, None if last is None else str(last)
     config.launcher = "none" if world_size() == 1 else "pytorch"
     config.model_wrapper_cfg = dict(MODEL_WRAPPER)

@@ -75,7 +75,7 @@ def test_a_folder_is_a_record_for_each_condition(world, tokens, tmp_path, capsys
         ("mome_v2", "missing_sensors", "no_lidar"),
     ]
     assert all(r.ok and r.scores["mAP"] == 0 for r in records)
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert "warning: no_lidar: the submission is the same file as that of 'clean'" in printed
     assert "warning: suite 'missing_sensors': no submission of no_cameras" in printed
 
