@@ -149,6 +149,12 @@ def test_recall_far_above_precision(study, tmp_path):
     assert result[0].where == "made_up cross seed 1 clean (recall 1.00, precision 0.20)"
     recall, precision = recall_and_precision(work / "seed0" / "detections" / "clean" / "matches.npz")
     assert 0.5 < recall <= 1 and precision > 0.5
+    for score, expected in ((0.1, [NOTICE]), (0.0, [])):  # hardly trained; learnt nothing, for which there is a notice
+        weak = [replace(r, scores={**r.scores, "mAP": score}) if r.scores else r for r in records]
+        severity = [
+            a.severity for a in study_alarms(tmp_path, TIER, study, weak) if a.check == "recall far above precision"
+        ]
+        assert severity == expected
     (work / "seed1" / "detections" / "clean" / "matches.npz").write_bytes(b"PK no file")
     assert raised(study, records, tmp_path) == [("damaged file", ALARM)]
 
