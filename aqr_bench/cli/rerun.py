@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"new records, checkpoints and log: {args.keep}")
     identical = all(r.comparison.same for r in repeated)
     if args.json:
-        facts = {"identical": identical, "record": args.record, "stale": stale, "kept": args.keep}
+        facts = {"identical": identical, "record": args.record, "stale": stale, "keep": args.keep}
         print_json({**facts, "records": [r.facts for r in repeated]})
     return 0 if identical else 1
 

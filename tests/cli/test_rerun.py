@@ -138,7 +138,7 @@ def test_what_came_out_different_and_why_is_said(here, capsys, tmp_path):
     assert not facts["identical"] and (entry["condition"], entry["identical"]) == ("clean", False)
     (different,) = entry["different"]
     assert different == {"name": "scores.mAP", "then": 0.75, "now": record.scores["mAP"]}
-    assert "torch 1.0 then" in entry["causes"][0] and entry["equal"] > 3 and facts["kept"] is None
+    assert "torch 1.0 then" in entry["causes"][0] and entry["equal"] > 3 and facts["keep"] is None
     assert "clean: different: 1 of " in output and "scores.mAP: 0.75 then, " in output
     assert "perhaps because of torch 1.0 then" in output
 
