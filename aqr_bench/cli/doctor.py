@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from aqr_bench.cli.cuda_builds import Advice, Driver, advise, find_driver, set_up_command, spconv_build
 from aqr_bench.cli.import_checks import ImportResult, check_imports
-from aqr_bench.console import add_json_option, print_json
+from aqr_bench.console import add_json_option, counted, print_json
 from aqr_bench.errors import UserError, require_disk, run_main
 from aqr_bench.folders import PACKAGE_DATA, is_installed, project_folder
 
@@ -246,8 +246,6 @@ def _gpu_reasons(
     tier: Tier, plans: Sequence[Schedule], imports: Mapping[str, ImportResult], driver: Driver | None
 ) -> Iterator[Reason]:
     """A sparse encoder trains on a GPU alone (spconv has no backward on the CPU), by spconv's CUDA build."""
-    from aqr_bench.cli.estimate import counted
-
     trained = [plan for plan in plans if plan.iterations != 0]
     if not any(_trains_sparse_encoder(tier, plan) for plan in trained):
         return
