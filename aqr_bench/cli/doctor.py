@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -346,6 +347,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, metavar="DIR", help="where they are to go: is its disk large enough?")
     add_json_option(parser)
     args = parser.parse_args(argv)
+    with suppress(ImportError):  # what cannot be imported is reported below
+        from aqr_bench.study.load import load_tier
+
+        load_tier(args.tier)  # raises for a mistake before packages are imported, which takes a while
     imports, driver = check_imports(), find_driver()
     checks = check_machine(imports, driver)
     verdicts = judge_tiers([args.tier], checks, imports, driver, args.results)
