@@ -40,6 +40,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def can_write_parquet() -> bool:
+    """Whether pyarrow is installed and can be imported."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Write CSV or Parquet, by the suffix; numbers in full precision, seeds as integers also beside missing ones."""
     numbers = {"seed": "Int64", "distance_m": "float64", "value": "float64"}

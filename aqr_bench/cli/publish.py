@@ -13,13 +13,12 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 
 from aqr_bench.atomic import write_text
-from aqr_bench.cli.export import write_table
+from aqr_bench.cli.export import can_write_parquet, write_table
 from aqr_bench.cli.records import stale_lines
 from aqr_bench.console import counted
 from aqr_bench.data.digests import read_json
@@ -76,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     tier, studies = load_tier(layout.tier), [load_study(name) for name in published.studies]
     frame = numbers(published)
-    suffixes = (".parquet", ".csv") if find_spec("pyarrow") else (".csv",)
+    suffixes = (".parquet", ".csv") if can_write_parquet() else (".csv",)
     tables = [f"{NUMBERS}{suffix}" for suffix in suffixes]
     title = " ".join((args.title or f"aqr-bench: {tier.name}").split())
     card = data_card(CardFacts(title, args.license, cautions, tables, len(frame)), tier, studies, records)

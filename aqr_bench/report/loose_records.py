@@ -50,8 +50,8 @@ class LooseEvaluations:
     @property
     def not_applicable(self) -> list[str]:
         """Conditions that concern none of the models."""
-        concerned = self.evaluations[self.evaluations["status"] != NOT_APPLICABLE]["condition"]
-        return [c.name for c in self.suite.conditions if c.name not in set(concerned)]
+        concerned = set(self.evaluations[self.evaluations["status"] != NOT_APPLICABLE]["condition"])
+        return [c.name for c in self.suite.conditions if c.name not in concerned]
 
     def families(self) -> dict[str, dict[int, str]]:
         """Corruption -> severity -> condition, of those that concern one of the models at least."""

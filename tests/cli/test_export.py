@@ -7,7 +7,7 @@ import builtins
 import pandas as pd
 import pytest
 
-from aqr_bench.cli.export import main
+from aqr_bench.cli.export import can_write_parquet, main
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, read_records, write_records
 
@@ -99,6 +99,7 @@ def test_without_pyarrow_the_message_has_the_remedy(results, tmp_path, monkeypat
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
+    assert not can_write_parquet()  # also where it is installed, and broken
     with pytest.raises(UserError, match="Parquet needs pyarrow"):
         main([str(results), "--out", str(tmp_path / "n.parquet")])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results"]
