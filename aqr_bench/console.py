@@ -27,6 +27,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``, ``3 studies``."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
 def write_utf8() -> None:
     """Print UTF-8 whatever the locale says: names, dashes and Greek letters of studies are in no other encoding."""
     for stream in (sys.stdout, sys.stderr):

@@ -15,13 +15,14 @@ import sys
 import sysconfig
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aqr_bench.cli.cuda_builds import Advice, Driver, advise, find_driver, set_up_command, spconv_build
 from aqr_bench.cli.import_checks import ImportResult, check_imports
-from aqr_bench.console import add_json_option, print_json
+from aqr_bench.console import add_json_option, counted, print_json
 from aqr_bench.errors import UserError, require_disk, run_main
 from aqr_bench.folders import PACKAGE_DATA, is_installed, project_folder
 
@@ -246,8 +247,6 @@ def _gpu_reasons(
     tier: Tier, plans: Sequence[Schedule], imports: Mapping[str, ImportResult], driver: Driver | None
 ) -> Iterator[Reason]:
     """A sparse encoder trains on a GPU alone (spconv has no backward on the CPU), by spconv's CUDA build."""
-    from aqr_bench.cli.estimate import counted
-
     trained = [plan for plan in plans if plan.iterations != 0]
     if not any(_trains_sparse_encoder(tier, plan) for plan in trained):
         return
@@ -348,6 +347,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, metavar="DIR", help="where they are to go: is its disk large enough?")
     add_json_option(parser)
     args = parser.parse_args(argv)
+    with suppress(ImportError):  # what cannot be imported is reported below
+        from aqr_bench.study.load import load_tier
+
+        load_tier(args.tier)  # raises for a mistake before packages are imported, which takes a while
     imports, driver = check_imports(), find_driver()
     checks = check_machine(imports, driver)
     verdicts = judge_tiers([args.tier], checks, imports, driver, args.results)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.console import duration
+from aqr_bench.console import counted, duration
 from aqr_bench.records.record import read_records
 from aqr_bench.study.hashes import canonical_json
 from aqr_bench.study.requirements import FEATURES_BYTES, disk_needed
@@ -214,9 +214,3 @@ def cost_lines(facts: Mapping[str, Any]) -> list[str]:
         lines.append(f"time: about {duration(facts['seconds'])} on {cores}{gap}, from {facts['times_from']}")
     lines.append(f"disk: at most {facts['bytes'] / 1e9:.1f} GB")
     return [*lines, "This counts a run from nothing; `aqr-bench run --dry-run` reports what is left to do."]
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 seed``, ``2 seeds``, ``3 studies``."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{number} {noun if number == 1 else plural}"

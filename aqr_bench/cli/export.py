@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from aqr_bench.atomic import atomic_write
+from aqr_bench.console import counted, print_warning
 from aqr_bench.errors import UserError, join_names
-from aqr_bench.records.record import read_run, record_files
+from aqr_bench.records.record import distinct_record_files, read_run
 from aqr_bench.records.tidy import COLUMNS, tidy_rows
 
 SUFFIXES = (".csv", ".parquet")
@@ -27,13 +28,25 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.out.suffix not in SUFFIXES:
         raise UserError(f"--out: '{args.out}' is no file of {join_names(SUFFIXES)}", "Give it one of these suffixes.")
-    files = list(dict.fromkeys(file for place in args.records for file in record_files(place)))
+    files = distinct_record_files(args.records)
     if not files:
         raise UserError(f"no record file in {join_names(map(str, args.records))}", "Give a folder such as results.")
-    rows = [row for file in files for row in tidy_rows(read_run(file), file.as_posix())]
+    by_file = {file: read_run(file) for file in files}
+    rows = [row for file, records in by_file.items() for row in tidy_rows(records, file.as_posix())]
     write_table(pd.DataFrame(rows, columns=list(COLUMNS)), args.out)
-    print(f"{len(rows)} rows of {len(files)} record files -> {args.out}")
+    for record in (record for records in by_file.values() for record in records if record.extra.get("damaged")):
+        print_warning(str(record.reason))
+    print(f"{counted(len(rows), 'row')} of {counted(len(files), 'record file')} -> {args.out}")
     return 0
+
+
+def can_write_parquet() -> bool:
+    """Whether pyarrow is installed and can be imported."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

@@ -8,12 +8,16 @@ import shutil
 from pathlib import Path
 
 from aqr_bench.console import add_json_option, print_json
+from aqr_bench.errors import UserError, nearest
 from aqr_bench.records.store import ASIDE, STORE
 from aqr_bench.study.layout import FEATURES, results_folder
 
 
 def main(argv: list[str] | None = None) -> int:
-    """List stored records, checkpoints and features, or delete them. What is in place stays as it is."""
+    """List stored records, checkpoints and features, or delete them. What is in place stays as it is.
+
+    UserError: a tier without results.
+    """
     parser = argparse.ArgumentParser(
         prog="aqr-bench gc",
         description="List records and checkpoints of earlier configs and code, which come back when asked for, and "
@@ -25,9 +29,12 @@ def main(argv: list[str] | None = None) -> int:
     add_json_option(parser)
     args = parser.parse_args(argv)
     results = args.results or results_folder()
-    tiers = args.tier or sorted(path.name for path in results.glob("*") if path.is_dir())
+    known = sorted(path.name for path in results.glob("*") if path.is_dir())
+    for tier in args.tier or ():
+        if tier not in known:
+            raise UserError(f"--tier: no results of '{tier}' in {results}{nearest(tier, known)}")
     entries = []
-    for tier in tiers:
+    for tier in dict.fromkeys(args.tier or known):
         work = results / tier / "work"
         for folder in (results / tier / STORE, work / ASIDE, work / FEATURES):
             for entry in stored_entries(folder):

@@ -10,8 +10,10 @@ import argparse
 from pathlib import Path
 
 from aqr_bench.atomic import write_text
+from aqr_bench.console import counted, print_warning
 from aqr_bench.errors import UserError, raise_if_disk_error, run_main
 from aqr_bench.metrics.robustness import CLEAN
+from aqr_bench.report.collect import mixtures
 from aqr_bench.report.loose_records import LooseEvaluations, read_evaluations
 from aqr_bench.report.robustness_scores import METRICS
 from aqr_bench.report.section import ReportSection
@@ -20,8 +22,14 @@ from aqr_bench.study.load import load_suite
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write page and tables. UserError: no such records, model, column or published file; records of other data."""
+    """Write page and tables.
+
+    UserError: no such records, model, column or published file; records of other data; a page of others in the folder.
+    """
     args = _arguments(argv)
+    page_file = args.out / "index.html"
+    if page_file.exists() and not any((args.out / "tables").glob("leaderboard_*.csv")):
+        raise UserError(f"--out: {page_file} is no leaderboard's", "Name another folder.")
     loose = read_evaluations(args.records, load_suite(args.suite), args.models or ())
     _raise_if_other_data(loose)
     tables = [leaderboard_table(loose, args.metric, args.by)]
@@ -31,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     from aqr_bench.report.page import render_sections
 
     missing = [*loose.warnings, *no_score_reasons(loose)]
-    text = f"{len(loose.models)} models under {len(loose.suite.conditions)} conditions."
+    text = f"{counted(len(loose.models), 'model')} under {counted(len(loose.suite.conditions), 'condition')}."
     text = f"{text} Without a score: {'; '.join(missing)}" if missing else text
     section = ReportSection("leaderboard", "Leaderboard", text, tuple(tables))
     try:
@@ -39,12 +47,14 @@ def main(argv: list[str] | None = None) -> int:
         for table in tables:
             table.write(args.out / "tables")
         page = render_sections(f"leaderboard, {loose.suite.name}", loose.suite.summary, [section], loose.records)
-        write_text(args.out / "index.html", page)
+        write_text(page_file, page)
     except OSError as error:
         raise_if_disk_error(error, args.out)
         raise
+    for line in (*missing, *mixtures(loose.records)):
+        print_warning(line)
     print(tables[0].markdown())
-    print(f"leaderboard: {(args.out / 'index.html').resolve()}")
+    print(f"leaderboard: {page_file.resolve()}")
     return 0
 
 

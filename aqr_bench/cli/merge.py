@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from aqr_bench.console import add_json_option, print_json
+from aqr_bench.console import add_json_option, counted, print_json
 from aqr_bench.data.digests import known_infos_digest
 from aqr_bench.errors import UserError
 from aqr_bench.records.cache import reuse_file
@@ -40,9 +40,11 @@ def main(argv: list[str] | None = None) -> int:
         folders = (by_tier[tier] for by_tier in infos.values() if tier in by_tier)
         return next((known for folder in folders if (known := known_infos_digest(folder))), None)
 
+    if not sources:
+        raise UserError(f"{args.into} is the folder to merge into", "Name the folders of other machines.")
     others = [file for source in sources for file in read_files(source, digest)]
     if not others:
-        raise UserError(f"no records in {', '.join(map(str, args.folders))}")
+        raise UserError(f"no records in {', '.join(map(str, sources))}", "Give results folders such as results.")
     steps = plan_merge(read_files(args.into, digest) if args.into.is_dir() else [], others)
     apply_merge(steps, args.into)
     for tier in {step.file.target.parts[0] for step in steps}:
@@ -78,8 +80,8 @@ def _facts(source: Path, steps: list[MergeStep]) -> dict[str, Any]:
 def _print_steps(source: Path, steps: list[MergeStep]) -> None:
     if not steps:
         return
-    counts = Counter(step.action for step in steps)
-    print(f"{source}: {', '.join(f'{count} record files {action}' for action, count in counts.items())}")
+    counts, noun = Counter(step.action for step in steps), "record file"
+    print(f"{source}: {', '.join(f'{counted(n, noun)} {action}' for action, n in counts.items())}")
     lines = [f"  {s.action}: {s.file.target}: {s.reason}" for s in steps if s.action not in (PLACED, EQUAL)]
     more = [f"  and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
     print("\n".join([*lines[:MAX_LINES], *more]), end="\n" if lines else "")

@@ -8,20 +8,21 @@ Nothing is uploaded: the commands for that are printed.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 
 from aqr_bench.atomic import write_text
-from aqr_bench.cli.export import write_table
+from aqr_bench.cli.export import can_write_parquet, write_table
 from aqr_bench.cli.records import stale_lines
+from aqr_bench.console import counted
 from aqr_bench.data.digests import read_json
-from aqr_bench.errors import UserError, raise_if_disk_error, run_main
+from aqr_bench.errors import UserError, join_names, raise_if_disk_error, run_main
 from aqr_bench.records.record import Record, read_run
 from aqr_bench.records.tidy import COLUMNS, tidy_rows
 from aqr_bench.report.collect import mixtures
@@ -31,7 +32,8 @@ from aqr_bench.study.layout import RunLayout
 from aqr_bench.study.load import load_study, load_tier
 
 SUMS, CARD, NO_JEKYLL = "SHA256SUMS", "README.md", ".nojekyll"
-REPORT_PARTS = ("index.html", "tables", "figures")
+REPORT_PARTS = ("index.html", "tables", "figures", "viewers")
+NUMBERS = "data/numbers"
 MAX_LINES = 3
 
 
@@ -59,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     layout = RunLayout(args.results.absolute().name, args.results.absolute().parent)
+    root, out = args.results.resolve(), args.out.resolve()
+    if root.is_relative_to(out) or out.is_relative_to(root):
+        raise UserError(f"--out: {args.out} would mix the published files with {args.results}", "Name another folder.")
     published = read_report(layout)
     records = [record for of_file in published.records.values() for record in of_file]
     cautions = _cautions(layout.root, published)
@@ -70,9 +75,9 @@ def main(argv: list[str] | None = None) -> int:
         )
     tier, studies = load_tier(layout.tier), [load_study(name) for name in published.studies]
     frame = numbers(published)
-    suffixes = (".parquet", ".csv") if find_spec("pyarrow") else (".csv",)
-    tables = [f"data/numbers{suffix}" for suffix in suffixes]
-    title = args.title or f"aqr-bench: {tier.name}"
+    suffixes = (".parquet", ".csv") if can_write_parquet() else (".csv",)
+    tables = [f"{NUMBERS}{suffix}" for suffix in suffixes]
+    title = " ".join((args.title or f"aqr-bench: {tier.name}").split())
     card = data_card(CardFacts(title, args.license, cautions, tables, len(frame)), tier, studies, records)
     copies = dict(_copies(layout, published))
     try:
@@ -89,7 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         raise_if_disk_error(error, args.out)
         raise
-    print(f"{args.out}: report, {len(frame)} rows of numbers, {len(published.records)} record files: {counts(records)}")
+    files = counted(len(published.records), "record file")
+    print(f"{args.out}: report, {counted(len(frame), 'row')} of numbers, {files}: {counts(records)}")
     if ".parquet" not in suffixes:
         print("no Parquet: it needs pyarrow (pip install 'aqr-bench[parquet]')")
     out = shlex.quote(str(args.out))
@@ -103,7 +109,9 @@ def read_report(layout: RunLayout) -> Published:
     """What the report of a tier's results was made of. UserError: there is none, or its records changed since."""
     again = f"Make the report: aqr-bench report --tier {layout.tier} --records {layout.results}."
     if not layout.page.is_file():
-        raise UserError(f"no report in {layout.root}: {layout.page} is not there", again)
+        tiers = [page.parents[1] for page in sorted(layout.root.glob("*/report/index.html"))]
+        remedy = f"Name the folder of one tier: {join_names(map(str, tiers))}." if tiers else again
+        raise UserError(f"no report in {layout.root}: {layout.page} is not there", remedy)
     note = read_json(layout.page_note) or {}
     if not isinstance(note.get("records"), dict) or not isinstance(note.get("studies"), list):
         raise UserError(f"{layout.page_note} does not say which records the report is of", again)
@@ -140,16 +148,22 @@ def _copies(layout: RunLayout, published: Published) -> Iterator[tuple[str, Path
         for part in REPORT_PARTS:
             source = layout.report / folder / part
             files = [source] if source.is_file() else sorted(file for file in source.rglob("*") if file.is_file())
-            yield from ((file.relative_to(layout.report).as_posix(), file) for file in files)
+            # Hidden ones are no part of the report, such as Snakemake's time stamps of folders.
+            visible = (file for file in files if not file.name.startswith("."))
+            yield from ((file.relative_to(layout.report).as_posix(), file) for file in visible)
     yield from ((f"records/{name}", layout.root / name) for name in published.records)
 
 
 def _clear(out: Path, names: Sequence[str]) -> None:
     """Remove what an earlier publish wrote. UserError: a file of somebody else in the way; nothing is removed then."""
     sums = out / SUMS
-    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
-    earlier = {line.partition("  ")[2] for line in lines} | ({SUMS} if lines else set())
-    foreign = [name for name in names if (out / name).exists() and name not in earlier]
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
+    earlier = {line.partition("  ")[2] for line in lines} | {SUMS}
+    # Other data sets have a file of that name as well.
+    if not earlier.issuperset([CARD, NO_JEKYLL, f"{NUMBERS}.csv"]):
+        earlier = set()
+    foreign = [name for name in names if name not in earlier and os.path.lexists(out / name)]
+    foreign += [name for name in names if not (out / name).resolve().is_relative_to(out.resolve())]
     if foreign:
         raise UserError(f"--out: {out} has files of another origin: {', '.join(foreign[:3])}", "Name another folder.")
     out.mkdir(parents=True, exist_ok=True)
@@ -157,7 +171,7 @@ def _clear(out: Path, names: Sequence[str]) -> None:
     write_text(sums, "".join(f"incomplete  {name}\n" for name in sorted({*earlier, *names} - {SUMS})))
     for name in earlier - {SUMS}:
         file = out / name
-        if out.resolve() in file.resolve().parents:  # the list is a file like any other
+        if file.resolve().is_relative_to(out.resolve()):  # the list is a file like any other
             file.unlink(missing_ok=True)
 
 

@@ -12,7 +12,7 @@ from aqr_bench.data.digests import known_infos_digest
 from aqr_bench.errors import UserError, join_names
 from aqr_bench.records.freshness import causes
 from aqr_bench.records.loose import record_path, stale_reasons
-from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, ok_of, read_run, record_files
+from aqr_bench.records.record import NOT_APPLICABLE, Record, describe, distinct_record_files, ok_of, read_run
 from aqr_bench.study.layout import RunLayout
 
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("records", nargs="+", type=Path, help="record files (.jsonl), or folders of them")
     add_json_option(parser)
     args = parser.parse_args(argv)
-    by_file = {path: read_run(path) for place in args.records for path in record_files(place)}
+    by_file = {path: read_run(path) for path in distinct_record_files(args.records)}
     if not by_file:
         raise UserError(f"no record file in {join_names(args.records)}. Run a step that writes one first.")
     records = [record for of_file in by_file.values() for record in of_file]

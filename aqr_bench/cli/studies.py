@@ -14,8 +14,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aqr_bench.cli.estimate import cost_facts, cost_lines, counted
-from aqr_bench.console import add_json_option, positive_int, print_json
+from aqr_bench.cli.estimate import cost_facts, cost_lines
+from aqr_bench.console import add_json_option, counted, positive_int, print_json
 from aqr_bench.errors import UserError, is_file, join_names, nearest, run_main, short
 from aqr_bench.folders import project_folder, shipped_folder
 from aqr_bench.study.layout import results_folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,8 +48,9 @@ class MergedFile:
         return bool(self.reasons)
 
     @property
-    def damaged(self) -> bool:
-        return any(record.extra.get("damaged") for record in self.records)
+    def damage(self) -> str:
+        """Why a line of it cannot be read; empty: all can."""
+        return next((str(record.reason) for record in self.records if record.extra.get("damaged")), "")
 
     def same_results(self, other: MergedFile) -> bool:
         """Equal bit for bit; times and machines do not count."""
@@ -112,7 +114,8 @@ def plan_merge(there: Iterable[MergedFile], others: Iterable[MergedFile]) -> lis
         steps[file.path] = MergeStep(file, action, reason)
         if action == PLACED:
             if other is not None:
-                steps[other.path] = MergeStep(other, STORED, "; ".join(causes(other.reasons)) or "failed")
+                why = "; ".join(causes(other.reasons)) or other.damage or "failed"
+                steps[other.path] = MergeStep(other, STORED, why)
             chosen[file.target] = file
     if conflicts:
         more = f" and {len(conflicts) - MAX_NAMES} more" if len(conflicts) > MAX_NAMES else ""
@@ -126,12 +129,12 @@ def plan_merge(there: Iterable[MergedFile], others: Iterable[MergedFile]) -> lis
 def _action(file: MergedFile, other: MergedFile | None) -> tuple[str, str]:
     """Action and reason; an empty action: the two must not be merged. ``other``: the one in that place."""
     why = "; ".join(causes(file.reasons))
-    if file.damaged:
-        return DAMAGED, str(file.records[0].reason)
+    if file.damage:
+        return DAMAGED, file.damage
     if other is None:
         # Records of earlier versions could not come back from the store, which goes by what they were made from.
         return (STORED, why) if file.stale and NO_REQUEST not in file.reasons else (PLACED, "")
-    if other.damaged:
+    if other.damage:
         return PLACED, ""
     if file_identity(file.path) != file_identity(other.path):
         if other.stale and not file.stale:
@@ -148,22 +151,29 @@ def _action(file: MergedFile, other: MergedFile | None) -> tuple[str, str]:
 
 
 def apply_merge(steps: Sequence[MergeStep], results: Path) -> None:
-    """Link or copy the files below ``results``, with checkpoints and the detections that records name."""
-    order = [step for step in steps if step.action == STORED] + [step for step in steps if step.action == PLACED]
-    for step in order:
+    """Link or copy the files below ``results``, with checkpoints and the detections that records name.
+
+    Of a record that is there already, the checkpoint and the detections that are not.
+    """
+    for step in (step for action in (STORED, PLACED, EQUAL) for step in steps if step.action == action):
         file, target = step.file, results / step.file.target
         root = results / file.target.parts[0]
-        if file.path.absolute() == target.absolute():  # replaced by another one
-            archive(root, target)
+        if os.path.realpath(file.path) == os.path.realpath(target):
+            if step.action == STORED:  # replaced by another one
+                archive(root, target)
             continue
         if file.records[0].kind == "train":
-            import_work(file.root, root, file.path.parent.relative_to(file.root), step.action == PLACED)
+            work = file.path.parent.relative_to(file.root)
+            absent = step.action == EQUAL and not (root / "work" / work).exists()
+            import_work(file.root, root, work, step.action == PLACED or absent)
         if step.action == STORED:
             archive(file.root, file.path, root)
             continue
-        if target.is_file():
+        if step.action == PLACED and target.is_file():
             archive(root, target)
         for detected in detections(file.root, file.path):
-            if detected.is_file():
-                reuse_file(detected, root / detected.relative_to(file.root))
-        reuse_file(file.path, target)
+            copy = root / detected.relative_to(file.root)
+            if detected.is_file() and (step.action == PLACED or not copy.exists()):
+                reuse_file(detected, copy)
+        if step.action == PLACED:
+            reuse_file(file.path, target)

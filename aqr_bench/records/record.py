@@ -79,6 +79,9 @@ class Record:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
         """Inverse of ``to_dict``; raises UserError naming the key where the record's schema is violated."""
+        version = data.get("schema_version") if isinstance(data, Mapping) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:  # whose keys may be unknown here
+            raise UserError(f"record: schema version {version} is newer than {SCHEMA_VERSION}", "Update aqr-bench.")
         problem = schema_error(data, "record")
         if problem:
             raise UserError(f"record: {problem}")
@@ -161,6 +164,15 @@ def record_files(place: Path) -> list[Path]:
         return [place]
     files = sorted(place.rglob("*.jsonl"))
     return [file for file in files if not NOT_RECORDS & set(file.relative_to(place).parts[:-1])]
+
+
+def distinct_record_files(places: Iterable[Path]) -> list[Path]:
+    """Record files of several places; one that is reached by several paths comes once, by the first of them."""
+    files: dict[str, Path] = {}
+    for place in places:
+        for file in record_files(place):
+            files.setdefault(os.path.realpath(file), file)
+    return list(files.values())
 
 
 _RECORD_PATH = re.compile(

@@ -70,11 +70,6 @@ def main(argv: list[str] | None = None) -> int:
         compare_sets(a, read_set(folder, args.tier), args.metric or list(DEFAULT_METRICS), args.force, args.slices)
         for folder in args.b
     ]
-    if args.json:
-        differ = any(pair.different for pair in pairs)
-        print_json({"different": differ, "comparisons": [pair.facts for pair in pairs]})
-    else:
-        print("\n\n".join(pair.text for pair in pairs))
     if args.out is not None:
         frames = [pair.table.data for pair in pairs]
         if len(pairs) > 1:
@@ -82,6 +77,11 @@ def main(argv: list[str] | None = None) -> int:
         csv = pd.concat(frames).to_csv(index=False, lineterminator="\n")
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.out, "\n".join(pair.markdown for pair in pairs) if args.out.suffix == ".md" else csv)
+    if args.json:
+        differ = any(pair.different for pair in pairs)
+        print_json({"different": differ, "comparisons": [pair.facts for pair in pairs]})
+    else:
+        print("\n\n".join(pair.text for pair in pairs))
     return int(any(pair.different for pair in pairs))
 
 

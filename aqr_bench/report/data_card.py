@@ -9,6 +9,7 @@ import yaml
 
 from aqr_bench.records.record import NOT_APPLICABLE, Record, ok_of
 from aqr_bench.report.provenance_rows import provenance_rows
+from aqr_bench.report.tables.table import markdown_cell
 from aqr_bench.study.spec import Study, Tier
 
 # Upper ends of the Hub's size categories (hub-docs, datasetcard.md); larger tables come under the last one.
@@ -29,7 +30,7 @@ Results of [aqr-bench](index.html): {counts}. `index.html` is the report, with i
 |---|---|
 {files}
 | `records/` | of each training, evaluation and measurement: one JSON object a line, with its provenance |
-| `tables/`, `figures/` | of the report: CSV, Markdown and LaTeX; PNG and PDF |
+| `tables/`, `figures/` | of the report: CSV, Markdown and LaTeX; PNG and PDF; where there are pictures, `viewers/` |
 | `SHA256SUMS` | of all files: `sha256sum --check --quiet SHA256SUMS` |
 
 A row of the numbers is one of a record: `metric`, `class`, `distance_m`, `value`, the run (`kind`, `tier`, `study`,
@@ -68,16 +69,17 @@ def data_card(facts: CardFacts, tier: Tier, studies: Sequence[Study], records: S
         "size_categories": [size_category(facts.rows)],
         "configs": [{"config_name": "default", "data_files": facts.numbers[0]}],
     }
-    cautions = [f"- {_cell(line)}" for line in facts.cautions]
+    cautions = [f"- {markdown_cell(line)}" for line in facts.cautions]
     files = [f"| `{path}` | all numbers, {facts.rows} rows |" for path in facts.numbers]
-    rows = provenance_rows(tier, [_with_seeds(study, records) for study in studies], records)
+    facts_of_runs = provenance_rows(tier, [_with_seeds(study, records) for study in studies], records)
+    provenance = [f"| {label} | {markdown_cell(value)} |" for label, value in facts_of_runs]
     text = TEXT.format(
         title=facts.title,
         counts=counts(records),
         cautions="\n".join(["**Compare these numbers with caution:**", "", *cautions, "", ""]) if cautions else "",
-        studies="\n".join(f"| [{s.name}]({s.name}/index.html) | {_cell(s.question)} |" for s in studies),
+        studies="\n".join(f"| [{s.name}]({s.name}/index.html) | {markdown_cell(s.question)} |" for s in studies),
         files="\n".join(files),
-        provenance="\n".join(["| | |", "|---|---|", *(f"| {label} | {_cell(value)} |" for label, value in rows)]),
+        provenance="\n".join(["| | |", "|---|---|", *provenance]),
     )
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{text}"
 
@@ -97,7 +99,3 @@ def _with_seeds(study: Study, records: Sequence[Record]) -> Study:
     """The study with the seeds that it was run with."""
     seeds = sorted({r.seed for r in records if r.study == study.name and r.seed is not None})
     return replace(study, seeds=tuple(seeds))
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

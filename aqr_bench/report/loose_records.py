@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,8 +50,8 @@ class LooseEvaluations:
     @property
     def not_applicable(self) -> list[str]:
         """Conditions that concern none of the models."""
-        concerned = self.evaluations[self.evaluations["status"] != NOT_APPLICABLE]["condition"]
-        return [c.name for c in self.suite.conditions if c.name not in set(concerned)]
+        concerned = set(self.evaluations[self.evaluations["status"] != NOT_APPLICABLE]["condition"])
+        return [c.name for c in self.suite.conditions if c.name not in concerned]
 
     def families(self) -> dict[str, dict[int, str]]:
         """Corruption -> severity -> condition, of those that concern one of the models at least."""
@@ -127,13 +128,15 @@ def read_evaluations(places: Sequence[str], suite: Suite, models: Sequence[str] 
     )
 
 
-def _files(places: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Given name (empty without one) and path of each record file."""
+def _files(places: Sequence[str]) -> list[tuple[str, Path]]:
+    """Given name (empty without one) and path of each record file; one that several paths lead to comes once."""
+    files: dict[tuple[str, str], Path] = {}
     for text in places:
         name, equals, rest = text.partition("=")
         named = bool(equals and name and not Path(text).exists())
-        files = record_files(Path(rest if named else text))  # read_records reports one that is not there
-        yield from ((name if named else "", file) for file in files)
+        for file in record_files(Path(rest if named else text)):  # read_records reports one that is not there
+            files.setdefault((name if named else "", os.path.realpath(file)), file)
+    return [(name, file) for (name, _), file in files.items()]
 
 
 def _labels(identities: Iterable[Identity]) -> Mapping[Identity, str]:

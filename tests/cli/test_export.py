@@ -7,7 +7,7 @@ import builtins
 import pandas as pd
 import pytest
 
-from aqr_bench.cli.export import main
+from aqr_bench.cli.export import can_write_parquet, main
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, read_records, write_records
 
@@ -71,8 +71,17 @@ def test_a_csv_reads_back_as_the_records(results, tmp_path, capsys):
 
 
 def test_a_file_given_twice_counts_once(results, tmp_path):
-    main([str(results), str(results / "t/base/seed0/train.jsonl"), "--out", str(tmp_path / "n.csv")])
+    (tmp_path / "link").symlink_to(results)
+    places = [results, results / "t/base/seed0/train.jsonl", tmp_path / "link", tmp_path / "results/../results"]
+    main([*map(str, places), "--out", str(tmp_path / "n.csv")])
     assert len(pd.read_csv(tmp_path / "n.csv")) == 11
+
+
+def test_what_cannot_be_read_is_named(results, tmp_path, capsys):
+    (results / "t/base/seed0/train.jsonl").write_text("{cut")
+    assert main([str(results), "--out", str(tmp_path / "n.csv")]) == 0
+    assert "warning: <elsewhere>/train.jsonl: damaged record, line 1" in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "n.csv")["reason"].str.contains("damaged record").sum() == 1
 
 
 def test_parquet_reads_back_as_the_records(results, tmp_path):
@@ -90,6 +99,7 @@ def test_without_pyarrow_the_message_has_the_remedy(results, tmp_path, monkeypat
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
+    assert not can_write_parquet()  # also where it is installed, and broken
     with pytest.raises(UserError, match="Parquet needs pyarrow"):
         main([str(results), "--out", str(tmp_path / "n.parquet")])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aqr_bench.cli.gc import freed_bytes, main, stored_entries
+from aqr_bench.errors import UserError
 
 
 @pytest.fixture
@@ -51,6 +52,12 @@ def test_it_deletes_the_stored_of_a_tier_alone(results, capsys):
     assert main(["--tier", "smoke"]) == 0 and capsys.readouterr().out.splitlines()[0].endswith(
         "0.0 MB in all; --delete removes them"
     )
+
+
+def test_a_tier_without_results_is_named(results, capsys):
+    with pytest.raises(UserError, match="--tier: no results of 'smok' in results; did you mean 'smoke'"):
+        main(["--tier", "quick", "smok", "--delete"])
+    assert len(list(results.rglob("records.stored"))) == 2 and not capsys.readouterr().out
 
 
 def test_files_that_are_linked_elsewhere_free_nothing(results):

@@ -118,6 +118,14 @@ def test_a_success_takes_the_place_of_a_failure_and_not_the_other_way_round(two,
     assert "left out: smoke/smoke/cross/seed0/evaluate.missing_sensors.jsonl: failed" in capsys.readouterr().out
 
 
+def test_a_checkpoint_that_one_of_the_machines_lacks_comes_from_the_other(two):
+    a, b, into = two
+    final = "smoke/work/smoke/cross/seed0/final.pth"
+    shutil.rmtree((a / final).parent)
+    assert main([str(a), "--into", str(into)]) == 0 and not (into / final).exists()
+    assert main([str(b), "--into", str(into)]) == 0 and (into / final).read_bytes() == (b / final).read_bytes()
+
+
 def test_of_two_measurements_the_first_one_stays(two, capsys):
     a, b, into = two
     edit(b / "smoke/smoke/none/measure.jsonl", cost={"latency_ms": {"median": 3.0}})
@@ -138,9 +146,13 @@ def test_records_of_version_0_1_0_go_in_place_where_it_is_free(two):
 def test_damaged_records_are_left_out_and_misplaced_ones_refused(two, capsys):
     a, b, into = two
     (a / CROSS / "train.jsonl").write_text("{cut\n")
+    evaluated = a / CROSS / "evaluate.missing_sensors.jsonl"
+    evaluated.write_text(evaluated.read_text()[:-9])  # the last of its records
     assert main([str(a), "--into", str(into)]) == 0
-    assert "damaged: smoke/smoke/cross/seed0/train.jsonl" in capsys.readouterr().out
-    assert not (into / CROSS / "train.jsonl").exists()
+    output = capsys.readouterr().out
+    for file, line in ((CROSS / "train.jsonl", 1), (CROSS / "evaluate.missing_sensors.jsonl", 3)):
+        assert f"damaged: {file}: <elsewhere>/{file.name}: damaged record, line {line}" in output
+        assert not (into / file).exists()
     (b / CROSS).rename(b / "smoke/smoke/cross/seed1")
     with pytest.raises(UserError, match=r"holds the record of smoke/cross/seed0/evaluate.missing_sensors.jsonl"):
         main([str(b), "--into", str(into)])
@@ -168,3 +180,5 @@ def test_folders_without_records_are_mistakes(tmp_path):
         main([str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match="no records in"):
         main([str(tmp_path), "--into", str(tmp_path / "c")])
+    with pytest.raises(UserError, match="is the folder to merge into"):
+        main([str(tmp_path), "--into", str(tmp_path)])

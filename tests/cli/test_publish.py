@@ -111,6 +111,50 @@ def test_only_what_an_earlier_publish_wrote_is_replaced(layout):
     with pytest.raises(UserError, match=r"files of another origin: index.html"):
         publish(layout)
     shutil.rmtree(out)
-    out.mkdir()
-    (out / "SHA256SUMS").write_text("0  ../results/smoke/report/index.html\n")
+    publish(layout)
+    with (out / "SHA256SUMS").open("a") as sums:
+        sums.write("0  ../results/smoke/report/index.html\n")
     assert publish(layout) and layout.page.is_file()
+
+
+def test_a_data_set_of_others_stays(layout):
+    out = layout.results.parent / "out"
+    out.mkdir()
+    for name in ("README.md", "images.tar"):
+        (out / name).write_text("theirs")
+    (out / "SHA256SUMS").write_text("0  README.md\n0  images.tar\n")
+    with pytest.raises(UserError, match=r"another origin: README.md, SHA256SUMS"):
+        publish(layout)
+    assert (out / "images.tar").read_text() == (out / "README.md").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("link", ["tables", "index.html"])
+def test_nothing_is_written_through_links_to_other_folders(link, layout):
+    elsewhere, out = layout.results.parent / "elsewhere", layout.results.parent / "out"
+    elsewhere.mkdir()
+    out.mkdir()
+    (out / link).symlink_to(elsewhere if link == "tables" else elsewhere / "new.html")
+    with pytest.raises(UserError, match=f"another origin: {link}"):
+        publish(layout)
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("out", [".", "published", "..", "../.."])
+def test_published_files_are_not_mixed_with_the_results(out, layout):
+    before = sorted(layout.results.parent.rglob("*"))
+    with pytest.raises(UserError, match="would mix the published files with"):
+        main([str(layout.root), "--out", str(layout.root / out), "--license", "mit"])
+    assert sorted(layout.results.parent.rglob("*")) == before
+
+
+def test_what_the_page_links_to_is_published_and_hidden_files_are_not(layout):
+    for name in ("viewers/clean.best.html", "tables/.snakemake_timestamp"):
+        (layout.report / name).parent.mkdir(exist_ok=True)
+        (layout.report / name).write_text("")
+    out = publish(layout)
+    assert (out / "viewers/clean.best.html").is_file() and not list(out.rglob(".snake*"))
+
+
+def test_a_folder_of_several_tiers_is_refused_with_their_names(layout):
+    with pytest.raises(UserError, match=rf"no report in .*Name the folder of one tier: {layout.root}\.$"):
+        main([str(layout.results), "--out", str(layout.results.parent / "out"), "--license", "mit"])

@@ -102,6 +102,11 @@ def test_a_damaged_line_becomes_a_failed_record(damage, tmp_path):
     assert path.name in bad.reason and "line 2" in bad.reason
 
 
+def test_a_record_of_a_newer_version_is_named_as_such():
+    with pytest.raises(UserError, match=r"schema version 2 is newer than 1\. Update aqr-bench"):
+        Record.from_dict({**evaluation().to_dict(), "schema_version": 2, "new_key": 1})
+
+
 def test_an_empty_file_is_a_failure_and_a_missing_one_an_error(tmp_path):
     path = tmp_path / "smoke" / "base" / "seed1" / "train.jsonl"
     with pytest.raises(UserError, match="not found"):

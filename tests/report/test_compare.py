@@ -101,6 +101,9 @@ def test_json_has_what_the_text_says(tmp_path, capsys):
     worse = [(s["variant"], s["condition"]) for s in first["scores"] if s["verdict_holm"] == "worse"]
     assert set(worse) == {("b", "clean")} and "is worse in B" in first["conclusion"]
     assert {"name": "studies", "a": "made_up", "b": "made_up"} in first["sides"]
+    with pytest.raises(OSError, match=r"all\.csv"):
+        main([str(a), str(b), "--json", "--out", str(out / "no_folder.csv")])
+    assert not capsys.readouterr().out
 
 
 def test_noise_is_called_noise(tmp_path):

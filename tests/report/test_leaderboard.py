@@ -11,9 +11,11 @@ from report_records import write_scored
 from aqr_bench.cli.leaderboard import main
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import Record, write_records
+from aqr_bench.report.loose_records import read_evaluations
 from aqr_bench.report.score_statistics import ScoreDifference
 from aqr_bench.report.tables.leaderboard import standings
 from aqr_bench.report.tables.paper import ColumnScores
+from aqr_bench.study.load import load_suite
 
 CONDITIONS = ("clean", "no_lidar", "no_cameras")
 
@@ -28,7 +30,7 @@ def put(folder: Path, variant: str, scores: tuple[float, ...], data: str = "d") 
             )
             for condition, value in zip(CONDITIONS, (score, score / 10, score / 10), strict=True)
         ]  # fmt: skip
-        write_records(folder / variant / f"seed{seed}.jsonl", rows)
+        write_records(folder / variant.replace("/", "_") / f"seed{seed}.jsonl", rows)
 
 
 def ranked(records: Path, out: Path, *more: str) -> pd.DataFrame:
@@ -83,13 +85,39 @@ def test_models_that_were_given_are_told_apart_by_scenes(tmp_path):
     assert set(ranked(tmp_path / "r", tmp_path / "out")["rank"]) == {1}
 
 
-def test_a_model_without_a_score_has_no_rank(tmp_path):
+def test_a_model_without_a_score_has_no_rank(tmp_path, capsys):
     put(tmp_path / "r", "fine", (0.3, 0.31))
     state = {"condition": "clean", "suite": "missing_sensors", "reason": "out of memory"}
     write_records(tmp_path / "r/bad.jsonl", [Record("evaluate", "oom", "quick", "mine", "bad", 0, **state)])
     table = ranked(tmp_path / "r", tmp_path / "out")
     assert table["model"].tolist() == ["fine", "bad"] and pd.isna(table["rank"][1])
     assert "bad: clean: out of memory" in (tmp_path / "out/index.html").read_text()
+    assert "warning: bad: clean: out of memory" in capsys.readouterr().err
+
+
+def test_one_file_by_several_paths_is_one_run(tmp_path):
+    put(tmp_path / "r", "ours", (0.3, 0.31))
+    (tmp_path / "link").symlink_to(tmp_path / "r")
+    places = map(str, (tmp_path / "r", tmp_path / "link", tmp_path / "r/../r"))
+    (model,) = read_evaluations(list(places), load_suite("missing_sensors")).evaluations.groupby("variant")
+    assert len(model[1]) == 2 * len(CONDITIONS)
+
+
+def test_a_page_of_others_stays(tmp_path):
+    put(tmp_path / "r", "ours", (0.3, 0.31))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/index.html").write_text("theirs")
+    with pytest.raises(UserError, match=r"--out: .*index.html is no leaderboard's"):
+        ranked(tmp_path / "r", tmp_path / "out")
+    assert (tmp_path / "out/index.html").read_text() == "theirs"
+
+
+def test_names_of_models_are_text_on_the_page_and_in_markdown(tmp_path):
+    put(tmp_path / "r", "<script>x|y</script>", (0.3, 0.31))
+    assert ranked(tmp_path / "r", tmp_path / "out")["model"].tolist() == ["<script>x|y</script>"]
+    assert "<script>x" not in (tmp_path / "out/index.html").read_text()
+    markdown = (tmp_path / "out/tables/leaderboard_missing_sensors.md").read_text()
+    assert "\\<script>x\\|y\\</script>" in markdown
 
 
 def test_published_rows_are_marked_and_have_no_rank(tmp_path):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from aqr_bench.errors import UserError, nearest
+from aqr_bench.errors import UserError, join_names, nearest
 from aqr_bench.metrics.bootstrap import SceneInterval, paired_scene_bootstrap
 from aqr_bench.report.collect import MISSING
 from aqr_bench.report.loose_records import LooseEvaluations
@@ -182,7 +182,7 @@ def no_score_reasons(loose: LooseEvaluations) -> list[str]:
     """Why scores are missing, a line for each model and reason."""
     rows = loose.evaluations[loose.evaluations["status"].isin(["failed", "oom", "timeout", "diverged", MISSING])]
     groups = rows.groupby(["variant", "reason"], sort=False, dropna=False)["condition"]
-    return [f"{model}: {', '.join(dict.fromkeys(names))}: {reason}" for (model, reason), names in groups]
+    return [f"{model}: {join_names(dict.fromkeys(names))}: {reason}" for (model, reason), names in groups]
 
 
 def _name(loose: LooseEvaluations) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ class Row:
     marked: bool = False
 
 
+_HTML_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 LONG = 40  # rows; a longer table scrolls in a box of the page
 
 
@@ -84,10 +86,13 @@ class ReportTable:
         rule = ["---:" if c in self.numeric else "---" for c in head]
         columns = list(self.text.columns)
         rows = [
-            [f"**{_cell(v)}**" if (i, c) in self.bold else _cell(v) for c, v in zip(columns, row, strict=True)]
+            [
+                f"**{text}**" if (i, c) in self.bold else text
+                for c, text in zip(columns, map(markdown_cell, row), strict=True)
+            ]
             for i, row in enumerate(self.text.itertuples(index=False))
         ]
-        lines = ["| " + " | ".join(cells) + " |" for cells in [[_cell(c) for c in head], rule, *rows]]
+        lines = ["| " + " | ".join(cells) + " |" for cells in [[markdown_cell(c) for c in head], rule, *rows]]
         below = [line for text in (self.note, footer) if text for line in (text, "")]
         return "\n".join([f"### {self.title}", "", *lines, "", *below])
 
@@ -127,5 +132,7 @@ def make_table(
     )
 
 
-def _cell(value: object) -> str:
-    return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+def markdown_cell(value: object) -> str:
+    """The text in one line that Markdown shows as it is: without columns and HTML tags of its own."""
+    text = str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    return _HTML_TAG.sub(r"\\<", text)
