@@ -122,7 +122,7 @@ def test_variants_conditions_and_columns_are_switched_in_all_tables_at_once(page
     assert result["variants"][:3] == [["none", "cross"]] * 3 and len(result["variants"][3]) == 2
     assert all("clean" not in names and "no_lidar" in names for names in result["conditions"])
     assert result["columns"] == [["Condition", "none", "cross"], ["Condition", "Class", "none", "cross"]]
-    assert result["label"] == "Variants: 2 of 3" and "figures show all variants" in result["count"]
+    assert result["label"] == "Variants: 2 of 3" and "images of figures, which show all" in result["count"]
     assert "sd" not in result["scores"] and "mAP" in result["scores"] and "mAP" in result["metrics"]
     assert result["reset"] == [True, 9, 4]
 
