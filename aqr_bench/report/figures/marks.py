@@ -6,6 +6,7 @@ import html
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from xml.etree import ElementTree
@@ -53,29 +54,50 @@ def tag_heatmap(axis: Axes, mark_of: Callable[[int, int], Mark], shape: tuple[in
 def marks_svg(figure: Figure, name: str, **options: object) -> str | None:
     """The figure as compact SVG with its marks; None for one without any, or too large for a page.
 
-    Elements of a mark have ``data-variant`` and ``data-condition``, and its text as their title. ``name`` makes ids
-    unique in a page; ``options`` are those of ``Figure.savefig``.
+    Elements of a mark have ``data-variant`` and ``data-condition``, and its text as their title. ``name`` makes ids and
+    styles unique in a page; ``options`` are those of ``Figure.savefig``.
     """
     if len(figure.axes) > MAX_PANELS or not figure.findobj(lambda artist: (artist.get_gid() or "").startswith(PREFIX)):
         return None
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer := io.BytesIO(), format="svg", metadata={"Date": None}, **options)
     root = ElementTree.fromstring(buffer.getvalue())
-    ids: dict[str, str] = {}
-    inner = _join(part for child in root for part in _parts(child, name, ids))
+    names = _Names(f"f{zlib.crc32(name.encode()):x}")
+    inner = _join(part for child in root for part in _parts(child, names))
     width, height = (float(root.get(side).removesuffix("pt")) for side in ("width", "height"))
     # CSS pixels are 1/96 inch, points 1/72.
     size = f'width="{width * 4 / 3:.0f}" height="{height * 4 / 3:.0f}" viewBox="0 0 {width:.2f} {height:.2f}"'
-    style = "stroke-linejoin:round;stroke-linecap:butt"
-    text = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{FONTS}" style="{style}">{inner}</svg>'
+    joins = f'font-family="{FONTS}" stroke-linejoin="round" stroke-linecap="butt"'
+    text = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {joins}>{names.style_element()}{inner}</svg>'
     return text if len(text.encode()) <= MAX_SVG else None
+
+
+class _Names:
+    """Short names of ids and styles in a figure, unique in a page by their prefix: half of the bytes are styles."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._names: dict[tuple[str, str], str] = {}
+
+    def _short(self, kind: str, text: str) -> str:
+        return self._names.setdefault((kind, text), f"{self._prefix}-{len(self._names)}")
+
+    def id(self, text: str) -> str:
+        return self._short("id", text)
+
+    def style_class(self, style: str) -> str:
+        return self._short("style", style)
+
+    def style_element(self) -> str:
+        rules = [f".{name}{{{style}}}" for (kind, style), name in self._names.items() if kind == "style"]
+        return f"<style>{''.join(rules)}</style>" if rules else ""
 
 
 # An element as text, and the mark that it belongs to.
 _Part = tuple[str, Mark | None]
 
 
-def _parts(element: ElementTree.Element, name: str, ids: dict[str, str]) -> list[_Part]:
+def _parts(element: ElementTree.Element, names: _Names) -> list[_Part]:
     """An element in short; groups that only name things dissolve."""
     tag_name = element.tag.removeprefix(SVG)
     if tag_name in ("metadata", "style"):
@@ -83,11 +105,11 @@ def _parts(element: ElementTree.Element, name: str, ids: dict[str, str]) -> list
     marks = _marks_of(element)
     if isinstance(marks, list):  # of a collection: one for each child, in order; definitions are not among them
         children = [child for child in element if child.tag != f"{SVG}defs"]
-        defined = [part for child in element if child.tag == f"{SVG}defs" for part in _parts(child, name, ids)]
+        defined = [part for child in element if child.tag == f"{SVG}defs" for part in _parts(child, names)]
         pairs = zip(children, marks, strict=True)
-        return defined + [(text, mark) for child, mark in pairs for text, _ in _parts(child, name, ids)]
-    children = [part for child in element for part in _parts(child, name, ids)]
-    attributes = _attributes(element, name, ids)
+        return defined + [(text, mark) for child, mark in pairs for text, _ in _parts(child, names)]
+    children = [part for child in element for part in _parts(child, names)]
+    attributes = _attributes(element, names)
     if tag_name == "g" and not attributes:
         return children if marks is None else [(_join(children), marks)]
     if tag_name == "defs" and not children:
@@ -106,23 +128,24 @@ def _marks_of(element: ElementTree.Element) -> Mark | list[Mark] | None:
     return [Mark(*entry) for entry in content] if content and isinstance(content[0], list) else Mark(*content)
 
 
-def _attributes(element: ElementTree.Element, name: str, ids: dict[str, str]) -> str:
-    def short(match: re.Match) -> str:
-        return ids.setdefault(match[1], f"{name}-{len(ids)}")
-
+def _attributes(element: ElementTree.Element, names: _Names) -> str:
     attributes = ""
     for key, value in element.attrib.items():
         if key == "id":
             if element.tag == f"{SVG}g":
                 continue
-            value = ids.setdefault(value, f"{name}-{len(ids)}")
+            value = names.id(value)
         elif key in (LINK, "clip-path"):
-            value = value if value.startswith("data:") else _REFERENCE.sub(lambda match: "#" + short(match), value)
+            value = value if value.startswith("data:") else _REFERENCE.sub(lambda m: "#" + names.id(m[1]), value)
         elif key == "transform" and value.startswith("rotate(-0 "):
             continue
+        if key not in (LINK, "id"):
+            value = " ".join(_NUMBER.sub(lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), value).split())
+        if key == "d":
+            value = re.sub(r" ?([A-Za-z]) ?", r"\1", value)
         elif key == "style":
-            value = re.sub(r"\s*([:;])\s*", r"\1", _FONT.sub("", value)).strip(";")
-        value = " ".join(_NUMBER.sub(lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), value).split())
+            style = re.sub(r"\s*([:;])\s*", r"\1", _FONT.sub("", value)).strip(";")
+            key, value = "class", names.style_class(style)
         attributes += f' {"href" if key == LINK else key}="{html.escape(value)}"'
     return attributes
 
