@@ -1,23 +1,25 @@
 """Size and opening time of a report's page in headless Chromium.
 
-python benchmarks/report_page.py [PAGE.html ...] [--rounds 7] [--keep FOLDER] [--out benchmarks/results/NAME.json]
+python benchmarks/report_page.py [PAGE.html ...] [--rounds 7] [--built FOLDER] [--out benchmarks/results/NAME.json]
 
-Without pages: the report of made-up records of 20 studies (four of them with 16 variants, one with 237 conditions) is
-built first, with all figures (minutes; --keep leaves it in a folder). A page is opened from disk, each time in a new
-Chromium: seconds from the start of navigation to the load event, to the first content on the screen, and of a search
-over all rows afterwards.
+Besides the pages given, that of made-up records of 20 studies (four of them with 16 variants, one with 237 conditions)
+is built with all figures (minutes) and measured; --built keeps it, and takes it from there the next time. A page is
+opened from disk, each time in a new Chromium, pages in turn: seconds from the start of navigation to the load event, to
+the first content on the screen, and of a search over all rows afterwards.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +64,25 @@ def opened(page: Path, folder: Path) -> dict[str, Any]:
     return json.loads(re.search(r'<pre id="opened"[^>]*>(.+?)</pre>', done.stdout)[1])
 
 
-def measure(page: Path, rounds: int) -> dict[str, Any]:
-    """Bytes of a page, and of its openings the median, in brackets the lowest and highest."""
+def measure(pages: Mapping[str, Path], rounds: int) -> dict[str, dict[str, Any]]:
+    """By page: its bytes, and of its openings the median, the lowest and the highest; rounds are interleaved."""
+    facts: dict[str, list[dict[str, Any]]] = {name: [] for name in pages}
     with tempfile.TemporaryDirectory() as folder:
-        facts = [opened(page, Path(folder)) for _ in range(rounds)]
-    result: dict[str, Any] = {"bytes": page.stat().st_size, "rounds": rounds}
+        for _ in range(rounds):
+            for name, page in pages.items():
+                facts[name].append(opened(page, Path(folder)))
+    return {
+        name: {"bytes": page.stat().st_size, "rounds": rounds, **_summary(facts[name])} for name, page in pages.items()
+    }
+
+
+def _summary(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
     for key in facts[0]:
         values = [fact[key] for fact in facts if fact.get(key) is not None]
         if key.endswith("_s"):
-            result[key] = [statistics.median(values), min(values), max(values)] if values else None
+            low, middle, high = (f(values) if values else math.nan for f in (min, statistics.median, max))
+            result[key] = [round(number, 3) for number in (middle, low, high)]
         else:
             result[key] = values[0]
     return result
@@ -80,20 +92,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="*", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--keep", type=Path, help="folder for the made-up records and report")
+    parser.add_argument("--built", type=Path, help="folder of the made-up records and report")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if chromium() is None:
         sys.exit("no Chromium (Debian: apt-get install chromium)")
-    result: dict[str, Any] = {"machine": machine(), "pages": {}}
+    result: dict[str, Any] = {"machine": machine()}
     with tempfile.TemporaryDirectory() as temporary:
-        pages = {page.as_posix(): page for page in arguments.pages}
-        if not pages:
-            folder = arguments.keep or Path(temporary)
+        folder = arguments.built or Path(temporary)
+        wide = folder / "out" / "index.html"
+        if not wide.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            pages["20 studies"], result["build_s"] = build_wide(folder)
-        for name, page in pages.items():
-            result["pages"][name] = measure(page, arguments.rounds)
+            wide, result["build_s"] = build_wide(folder)
+        pages = {"20 studies": wide, **{page.as_posix(): page for page in arguments.pages}}
+        result["pages"] = measure(pages, arguments.rounds)
     text = json.dumps(result, indent=1)
     print(text)
     if arguments.out:
