@@ -15,6 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from aqr_bench.errors import is_file
+from aqr_bench.report.figures.marks import NAMESPACE
 from aqr_bench.report.figures.style import DPI
 from aqr_bench.report.section import ReportFigure
 from aqr_bench.report.tables.table import CellStyle, ReportTable
@@ -75,7 +76,7 @@ def _figure(path: Path) -> EmbeddedFigure:
 
     drawing = path.with_suffix(".svg")
     if is_file(drawing):
-        svg = drawing.read_text(encoding="utf-8")
+        svg = drawing.read_text(encoding="utf-8").replace(f' xmlns="{NAMESPACE}"', "", 1)  # HTML needs none
         return EmbeddedFigure(int(re.search(r' width="(\d+)"', svg)[1]), Markup(svg))
     with Image.open(path) as image:
         buffer = io.BytesIO()

@@ -20,7 +20,8 @@ MAX_SVG = 200_000  # bytes; a larger figure is an image in the page, which opens
 MAX_PANELS = 40  # of more panels, the SVG is larger than that in any case, and takes a minute to write
 FONTS = "'DejaVu Sans',Verdana,sans-serif"  # layout is that of the first; Verdana has its widths, others are narrower
 PREFIX = "mark:"
-SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+NAMESPACE = "http://www.w3.org/2000/svg"
+SVG, LINK = f"{{{NAMESPACE}}}", "{http://www.w3.org/1999/xlink}href"
 _NUMBER = re.compile(r"-?\d+\.\d{2,}")
 _FONT = re.compile(r"font-family:[^;]*(;|$)")
 _REFERENCE = re.compile(r"#([\w.-]+)")
@@ -68,7 +69,7 @@ def marks_svg(figure: Figure, name: str, **options: object) -> str | None:
     # CSS pixels are 1/96 inch, points 1/72.
     size = f'width="{width * 4 / 3:.0f}" height="{height * 4 / 3:.0f}" viewBox="0 0 {width:.2f} {height:.2f}"'
     joins = f'font-family="{FONTS}" stroke-linejoin="round" stroke-linecap="butt"'
-    text = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {joins}>{names.style_element()}{inner}</svg>'
+    text = f'<svg xmlns="{NAMESPACE}" {size} {joins}>{names.style_element()}{inner}</svg>'
     return text if len(text.encode()) <= MAX_SVG else None
 
 
