@@ -1,17 +1,21 @@
-"""Figures and pictures as part of the page: data addresses, of limited size in total."""
+"""Figures and pictures as part of the page: SVG and data addresses, of limited size in total."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from aqr_bench.errors import is_file
+from aqr_bench.report.figures.marks import NAMESPACE
 from aqr_bench.report.figures.style import DPI
 from aqr_bench.report.section import ReportFigure
 from aqr_bench.report.tables.table import CellStyle, ReportTable
@@ -42,31 +46,42 @@ def embed(data: bytes, kind: str) -> str:
 
 
 @dataclass(frozen=True)
-class EmbeddedImage:
-    """An image of the page as a data address; ``width`` in CSS pixels."""
+class EmbeddedFigure:
+    """A figure of the page: SVG whose marks the page's script hides, or an image as a data address.
 
-    source: str
+    ``width`` in CSS pixels, as it was drawn (1/96 inch), so that the text of all has one size.
+    """
+
     width: int
+    svg: Markup | None = None
+    source: str = ""
+
+    @property
+    def content(self) -> str:
+        return self.svg or self.source
 
 
-def embed_figures(figures: Iterable[ReportFigure], budget: Budget) -> dict[Path, EmbeddedImage]:
-    """Images of the figures by path; without those that the page has no room for."""
-    images = {}
-    for figure in figures:
-        image = _figure(figure.path)
-        if budget.take(image.source):
-            images[figure.path] = image
-    return images
+def embed_figures(figures: Iterable[ReportFigure], budget: Budget) -> dict[Path, EmbeddedFigure]:
+    """The figures by path, without those that the page has no room for.
+
+    Leading figures come first, then small ones: a single figure of a long suite takes the room of a hundred.
+    """
+    drawn = [(figure, _figure(figure.path)) for figure in figures]
+    drawn.sort(key=lambda pair: (not pair[0].lead, len(pair[1].content)))
+    return {figure.path: embedded for figure, embedded in drawn if budget.take(embedded.content)}
 
 
-def _figure(path: Path) -> EmbeddedImage:
-    """A figure at the size it was drawn at (CSS pixels are 1/96 inch), so that the text of all has one size."""
+def _figure(path: Path) -> EmbeddedFigure:
     from PIL import Image
 
+    drawing = path.with_suffix(".svg")
+    if is_file(drawing):
+        svg = drawing.read_text(encoding="utf-8").replace(f' xmlns="{NAMESPACE}"', "", 1)  # HTML needs none
+        return EmbeddedFigure(int(re.search(r' width="(\d+)"', svg)[1]), Markup(svg))
     with Image.open(path) as image:
         buffer = io.BytesIO()
         image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-        return EmbeddedImage(embed(buffer.getvalue(), "png"), round(image.width * 96 / DPI))
+        return EmbeddedFigure(round(image.width * 96 / DPI), source=embed(buffer.getvalue(), "png"))
 
 
 def collect_pictures(folder: Path, budget: Budget) -> tuple[list[dict[str, Any]], list[str], str | None]:

@@ -39,13 +39,14 @@ from aqr_bench.report.tables.study import (
     problems_table,
     router_table,
     runs_table,
+    score_hints,
     scores_table,
 )
 from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.spec import Study, Tier
 
 # The folders of a report, with the kinds of files in them.
-KINDS = {"tables": (".csv", ".md", ".tex"), "figures": (".png", ".pdf")}
+KINDS = {"tables": (".csv", ".md", ".tex"), "figures": (".png", ".pdf", ".svg")}
 VIEWERS = "viewers"  # folder of a report with pages of samples in 3D: too large to be part of the page
 
 
@@ -149,9 +150,7 @@ def _page(
     )
     bare = render(embedded={}, pictures=[], pictures_left_out=[], picture_note=None)
     budget = Budget(len(bare.encode()))
-    # Where the page would grow too large, the last ones are left out.
-    figures = [figure for section in sections for figure in section.figures if figure.lead]
-    figures += [figure for section in sections for figure in section.figures if not figure.lead]
+    figures = [figure for section in sections for figure in section.figures]
     figures += [figure for section in sections for figure in section.robustness_figures]
     figures += [figure for section in further for figure in section.figures]
     figures += [figure for section in sections for figure in section.folded_figures]
@@ -224,7 +223,8 @@ def _study_section(
         if study.gate:
             rows = gate(results, study)
             tables["gate"], sentences["gate"] = gate_table(rows, study), gate_sentence(rows, study)
-        figures, text = draw_study(study, results, base, output.figures, output.footer), answer(study, results)
+        hints = score_hints(study, scores)
+        figures, text = draw_study(study, results, base, output.figures, output.footer, hints), answer(study, results)
     for key, table in tables.items():
         if key != "problems":  # which shows no numbers
             measured = key in costs

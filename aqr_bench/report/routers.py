@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 
 from aqr_bench.errors import ARRAY_READ_ERRORS
 from aqr_bench.metrics.calibration import Reliability, reliability
+from aqr_bench.report.figures.marks import tag
 from aqr_bench.report.score_statistics import number
 from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.spec import Study
@@ -138,17 +139,22 @@ def distribution_figure(study: Study, files: Mapping[Key, Path]) -> Figure | Non
         for axis, sensor in zip(row, SENSORS, strict=True):
             for style, (condition, weights) in zip(STYLES, samples[variant].items(), strict=False):
                 share = np.histogram(getattr(weights, sensor), bins)[0] / len(weights.lidar)
-                axis.stairs(share, bins, color=palette[condition], fill=True, alpha=0.15)
-                axis.stairs(share, bins, color=palette[condition], ls=style, lw=1.8, label=condition)
+                area = axis.stairs(share, bins, color=palette[condition], fill=True, alpha=0.15)
+                line = axis.stairs(share, bins, color=palette[condition], ls=style, lw=1.8, label=condition)
+                mean = number(float(getattr(weights, sensor).mean()))
+                tag((area, line), variant, condition, f"{variant}, {condition}: {_title(sensor)}, mean {mean}")
             axis.set_yticks([])
             axis.set_xlim(-1.02, 1.02)
             axis.set_xticks([-0.5, 0, 0.5])  # -1 and 1 of neighbouring panels would touch
             axis.grid(axis="x", color="0.9")
             if axis in axes[0]:
                 axis.set_title(_title(sensor))
+            tag(axis, variant)
         row[0].set_ylabel(variant)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    for name, handle, text in zip(labels, legend.legend_handles, legend.get_texts(), strict=True):
+        tag((handle, text), condition=name)
     return figure
 
 

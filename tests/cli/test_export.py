@@ -90,6 +90,17 @@ def test_parquet_reads_back_as_the_records(results, tmp_path):
     check(pd.read_parquet(tmp_path / "n.parquet"))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_duckdb_reads_the_records_as_well(suffix, results, tmp_path):
+    duckdb = pytest.importorskip("duckdb", reason="no duckdb (the extra 'test')")
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="no pyarrow (the extra 'parquet')")
+    main([str(results), "--out", str(out := tmp_path / f"n{suffix}")])
+    # CSV has no types: a hash that is all digits is text.
+    source = f"'{out}'" if suffix == ".parquet" else f"read_csv('{out}', types={{'input_sha256': 'VARCHAR'}})"
+    check(duckdb.sql(f"SELECT * FROM {source}").df())
+
+
 def test_without_pyarrow_the_message_has_the_remedy(results, tmp_path, monkeypatch):
     original = builtins.__import__
 

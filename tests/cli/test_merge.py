@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,10 @@ from aqr_bench.cli.merge import main
 from aqr_bench.errors import UserError
 from aqr_bench.records.record import read_records, write_records
 from aqr_bench.records.store import ASIDE, RECORD, STORE
+from aqr_bench.report import page
 from aqr_bench.study.load import load_study, load_tier
 from aqr_bench.study.plan import Selection
+from aqr_bench.study.spec import Study
 
 CROSS = Path("smoke/smoke/cross/seed0")
 
@@ -182,3 +185,40 @@ def test_folders_without_records_are_mistakes(tmp_path):
         main([str(tmp_path), "--into", str(tmp_path / "c")])
     with pytest.raises(UserError, match="is the folder to merge into"):
         main([str(tmp_path), "--into", str(tmp_path)])
+
+
+@pytest.fixture
+def halves(tmp_path) -> tuple[Path, Path, Path, Study]:
+    """A run of three seeds with scores of their own, and its halves: one seed here, two there."""
+    study = replace(load_study("smoke"), seeds=(0, 1, 2))
+    whole, a, b = (tmp_path / name / "results" for name in ("whole", "a", "b"))
+    write_asked(whole, selected(study=study))
+    for path in whole.rglob("evaluate.*.jsonl"):
+        records = read_records(path)
+        scores = [0.3 + 0.01 * (record.seed or 0) ** 2 + 0.002 * k for k, record in enumerate(records)]
+        more = 0.05 if records[0].variant == "cross" else 0.0
+        rows = [replace(r, scores={"mAP": s + more, "NDS": s}) for r, s in zip(records, scores, strict=True)]
+        write_records(path, rows)
+    for half, without in ((a, ("seed1", "seed2")), (b, ("seed0",))):
+        # Weights of the base model, seed 0, are needed by all.
+        shutil.copytree(whole, half)
+        for folder in [f for f in half.rglob("seed*") if f.name in without and f.parent.name != "base"]:
+            shutil.rmtree(folder)
+    return whole, a, b, study
+
+
+def test_two_halves_of_a_run_give_the_report_of_the_whole_run(halves, tmp_path, monkeypatch):
+    whole, a, b, study = halves
+    monkeypatch.setattr(page, "draw_study", lambda *_: [])
+    assert len(list(a.rglob("*.jsonl"))) < len(list(whole.rglob("*.jsonl"))) > len(list(b.rglob("*.jsonl")))
+    assert main([str(a), str(b), "--into", str(tmp_path / "merged" / "results")]) == 0
+    reports = []
+    for results in (whole, tmp_path / "merged" / "results", a):
+        out = page.build_report(load_tier("smoke"), [study], results, results.parent / "report").parent
+        tables = {file.name: file.read_text() for file in (out / "tables").glob("*.csv")}
+        text = re.sub(r"Made [^.]* UTC", "", (out / "index.html").read_text())
+        reports.append((tables, text))
+    assert reports[0] == reports[1], "tables and page"
+    assert (
+        "smoke_scores.csv" in reports[0][0] and reports[0][0]["smoke_scores.csv"] != reports[2][0]["smoke_scores.csv"]
+    )

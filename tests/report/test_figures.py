@@ -80,7 +80,7 @@ def test_window_grid(tmp_path):
     path = grid_study(tmp_path, grid_variants(cells))
     study, results = results_of(tmp_path, path, effects={"b3-c5": 0.1}, spread=0)
     assert grid_of(study)[3, 5] == "b3-c5" and len(grid_of(study)) == 4
-    axis = grid_figure(study, results).axes[0]
+    axis = grid_figure(study, results, {}).axes[0]
     shown = [text.get_text() for text in axis.texts]
     assert shown.count("0.400") == 3 and shown.count("0.500") == 1 and shown.count("–") == 5
     assert axis.get_title() == "clean\nnone: 0.400"

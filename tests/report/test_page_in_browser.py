@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from browser import chromium, inspect, screenshot
+from browser import chromium, inspect, run_in_page, screenshot
 from report_records import fill, make_study
 
 from aqr_bench.report.page import build_report
@@ -33,7 +33,7 @@ def page(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_is_whole_at_any_width(page, width, tmp_path):
     result = inspect(page, width, tmp_path)
-    assert result["width"] == width and result["height"] > 3000 and result["images"] >= 9
+    assert result["width"] == width and result["height"] > 3000 and result["images"] >= 1 and result["figures"] >= 10
     assert result["scroll_width"] <= width, "the page itself scrolls sideways"
     assert not result["broken"] and not result["fetched"] and not result["console"]
     assert not result["overlaps"] and not result["cut"]
@@ -42,6 +42,37 @@ def test_the_page_is_whole_at_any_width(page, width, tmp_path):
     with Image.open(screenshot(page, width, 1500, tmp_path / "page.png")) as image:
         shown = image.crop((0, 0, width, 1500)).convert("L")
     assert shown.getextrema()[0] < 64 < 200 < shown.getextrema()[1], "dark text on light ground"
+
+
+STEPS_OF_FIGURES = """
+const seen = (element) => element.getClientRects().length > 0;
+const count = (selector) => [...document.querySelectorAll('figure svg')].map(
+  (svg) => [...svg.querySelectorAll(selector)].filter(seen).length);
+const tick = (button, name) => {
+  document.getElementById(`tools-${button}`).click();
+  [...document.querySelectorAll('#tools-menu label')].find((l) => l.textContent.trim() === name).firstChild.click();
+};
+document.querySelectorAll('main details').forEach((details) => { details.open = true; });
+result.images = document.querySelectorAll('figure .plot > img').length;
+result.before = [count('[data-variant=cross]'), count('[data-variant=none]'), count('[data-condition=no_lidar]')];
+tick('variants', 'cross');
+result.variants = [count('[data-variant=cross]'), count('[data-variant=none]')];
+tick('variants', 'cross');
+tick('conditions', 'no_lidar');
+result.conditions = [count('[data-variant=cross]'), count('[data-condition=no_lidar]')];
+document.getElementById('tools-reset').click();
+result.after = [count('[data-variant=cross]'), count('[data-variant=none]'), count('[data-condition=no_lidar]')];
+"""
+
+
+def test_a_choice_hides_marks_in_every_figure(page, tmp_path):
+    result = run_in_page(page, tmp_path, STEPS_OF_FIGURES)
+    cross, none, no_lidar = result["before"]
+    assert result["images"] == 0 and len(cross) >= 9 and all(cross), "every figure has marks of the variant"
+    assert sum(map(bool, none)) >= 8 and sum(map(bool, no_lidar)) >= 5
+    assert result["variants"] == [[0] * len(cross), none], "and none of it when it is off, but all of the others"
+    assert sum(result["conditions"][1]) == 0 < sum(result["conditions"][0]) < sum(cross)
+    assert result["after"] == result["before"]
 
 
 def test_what_is_wrong_is_found(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def test_variants_conditions_and_columns_are_switched_in_all_tables_at_once(page
     assert result["variants"][:3] == [["none", "cross"]] * 3 and len(result["variants"][3]) == 2
     assert all("clean" not in names and "no_lidar" in names for names in result["conditions"])
     assert result["columns"] == [["Condition", "none", "cross"], ["Condition", "Class", "none", "cross"]]
-    assert result["label"] == "Variants: 2 of 3" and "figures show all variants" in result["count"]
+    assert result["label"] == "Variants: 2 of 3" and "images of figures, which show all" in result["count"]
     assert "sd" not in result["scores"] and "mAP" in result["scores"] and "mAP" in result["metrics"]
     assert result["reset"] == [True, 9, 4]
 
@@ -151,12 +152,12 @@ def save_noise(figure, folder, name, footer=""):
 def test_a_long_tail_stays_small(shape, tmp_path, monkeypatch):
     for module in (study_figures, robustness, folded):
         monkeypatch.setattr(module, "save", save_noise)
-    studies = [load_study(path) for path in wide_studies(tmp_path, shape)]
+    studies = [load_study(path) for path in wide_studies(tmp_path, WIDE[shape])]
     page = build_report(load_tier("smoke"), studies, tmp_path / "results", tmp_path / "out")
     assert page.stat().st_size < 5_000_000
     text = page.read_text(encoding="utf-8")
     # What answers comes first, and no figure is gone without a word.
     assert text.count("_difference.png") == 0 and text.count("<img") > 2 * len(studies)
     result = run_in_page(page, tmp_path, STEPS_OF_SIZE)
-    assert result["rows"] == WIDE[shape][0] * WIDE[shape][1] * WIDE[shape][2]
-    assert result["left"] == result["rows"] // WIDE[shape][1]
+    assert result["rows"] == sum(math.prod(group) for group in WIDE[shape])
+    assert result["left"] == sum(studies * conditions for studies, _, conditions in WIDE[shape])

@@ -24,6 +24,7 @@ PROBE = """
   found.scroll_width = root.scrollWidth;
   found.height = root.scrollHeight;
   found.images = inner.images.length;
+  found.figures = inner.querySelectorAll('figure :is(img, svg)').length;
   found.broken = [...inner.images].filter(i => !i.complete || i.naturalWidth === 0).map(i => i.alt);
   const asked = [...inner.querySelectorAll('[src],link[href]')]
     .map(e => e.getAttribute('src') ?? e.getAttribute('href'));
@@ -85,8 +86,9 @@ def inspect(page: Path, width: int, folder: Path) -> dict:
     """What a browser of ``width`` CSS pixels finds in a page, with all details open.
 
     Returns:
-        width, scroll_width, height (pixels), images (count), and lists: broken (images), fetched (addresses outside
-        of the page), overlaps (pairs of texts), cut (texts that leave the page), console (errors and warnings).
+        width, scroll_width, height (pixels), images and figures (counts), and lists: broken (images), fetched
+        (addresses outside of the page), overlaps (pairs of texts), cut (texts that leave the page), console (errors
+        and warnings).
     """
     done = _run(f"--window-size={max(width, 500)},900", "--dump-dom", _frame(page, width, 900, folder).as_uri())
     text = re.search(r'<pre id="found"[^>]*>(.*?)</pre>', done.stdout, re.DOTALL)[1]

@@ -136,21 +136,22 @@ def write_scored(
 
 
 SUITES = ("nuscenes_c", "multicorrupt", "nuscenes_r", "msc_bench")  # together more than 237 conditions
-# Studies, variants and conditions of a report with a long tail; three conditions are the suite of missing sensors.
-WIDE = {"studies": (20, 4, 3), "conditions": (1, 4, 237), "variants": (1, 16, 3)}
+# Reports with a long tail, as groups of (studies, variants, conditions); three conditions are those of missing sensors.
+WIDE = {"studies": ((20, 4, 3),), "conditions": ((1, 4, 237),), "variants": ((1, 16, 3),)}
+MIXED = ((15, 4, 3), (4, 16, 3), (1, 4, 237))
 
 
-def wide_studies(folder: Path, shape: str) -> list[Path]:
-    """Studies of a shape of ``WIDE``, with records of three seeds below ``folder/results``."""
-    studies, variants, conditions = WIDE[shape]
-    suite = "missing_sensors" if conditions == 3 else str(_wide_suite(folder, conditions))
-    names = ["none", *(f"variant_{i:02d}" for i in range(1, variants))]
-    effects = {name: 0.01 * i for i, name in enumerate(names)}
-    files = []
-    for i in range(studies):
-        path = make_study(folder, names, (0, 1, 2), name=f"study_{i:02d}", conditions=suite)
-        fill(folder / "results", path, effects=effects)
-        files.append(path)
+def wide_studies(folder: Path, groups: Sequence[tuple[int, int, int]]) -> list[Path]:
+    """Studies of such groups (``WIDE``), with records of three seeds below ``folder/results``."""
+    files: list[Path] = []
+    for studies, variants, conditions in groups:
+        suite = "missing_sensors" if conditions == 3 else str(_wide_suite(folder, conditions))
+        names = ["none", *(f"variant_{i:02d}" for i in range(1, variants))]
+        effects = {name: 0.01 * i for i, name in enumerate(names)}
+        for _ in range(studies):
+            path = make_study(folder, names, (0, 1, 2), name=f"study_{len(files):02d}", conditions=suite)
+            fill(folder / "results", path, effects=effects)
+            files.append(path)
     return files
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from functools import reduce
 from operator import add
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aqr_bench.metrics.calibration import Reliability
 from aqr_bench.metrics.error_types import TYPES, WRONG_HEADING
 from aqr_bench.report.diagnosis import Diagnosis, Key
+from aqr_bench.report.figures.marks import tag
 from aqr_bench.report.figures.style import GREY, Colour, drop, legend_below, panels, variant_axis
+from aqr_bench.report.score_statistics import number
 
 MAX_CONDITIONS = 6
 MIN_IN_BIN = 20  # of fewer detections a precision is mostly chance
@@ -47,14 +48,18 @@ def errors_figure(diagnoses: Mapping[Key, Diagnosis], palette: Mapping[str, Colo
                 gains = [error.nds_gain if kind == WRONG_HEADING else error.map_gain for error in errors]
                 if gains:
                     at = y + (k - (len(variants) - 1) / 2) * step
-                    axis.plot(gains, [at] * len(gains), "o", mfc="none", mec=palette[variant], ms=5, mew=1)
-                    axis.plot(sum(gains) / len(gains), at, "D", color=palette[variant], ms=4)
+                    mean = sum(gains) / len(gains)
+                    marks = axis.plot(gains, [at] * len(gains), "o", mfc="none", mec=palette[variant], ms=5, mew=1)
+                    marks += axis.plot(mean, at, "D", color=palette[variant], ms=4)
+                    hint = f"{variant}, {condition}: {labels[y]} {number(mean)} if fixed. Runs: {len(gains)}"
+                    tag(marks, variant, condition, hint)
         for y in range(len(TYPES) - 1):
             axis.axhline(y + 0.5, color="0.9", lw=0.8, zorder=0)
         axis.grid(axis="y", visible=False)
         axis.set_title(condition)
+        tag(axis, condition=condition)
         axis.set_xlabel("gain if fixed")
-        variant_axis(axis, labels, i % 3 == 0)
+        variant_axis(axis, labels, i % 3 == 0, kind="")
         axis.set_xlim(left=-0.03 * axis.get_xlim()[1])  # rings at 0 are complete
     legend_below(figure, palette, variants)
     return figure
@@ -92,7 +97,12 @@ def _diagrams(
     for i, (axis, (title, by_variant)) in enumerate(zip(axes, lines.items(), strict=True)):
         axis.plot([to_x(0), to_x(1)], [0, 1], color=GREY, lw=0.9, ls="--", zorder=0)
         for variant, bins in by_variant.items():
-            if _draw(axis, bins, to_x, palette[variant]):
+            enough = bins.count >= MIN_IN_BIN
+            line = axis.plot(
+                to_x(bins.mean_score[enough]), bins.precision[enough], "o-", color=palette[variant], ms=3.5, lw=1.4
+            )
+            tag(line, variant, text=f"{variant}, {title}")
+            if enough.any():
                 drawn[variant] = None
         axis.set(title=title, xlabel=x_label, xlim=(to_x(0), to_x(1)), ylim=(0, 1.02), yticks=[0, 0.25, 0.5, 0.75, 1])
         axis.set_xticks([to_x(share) for share in (0.25, 0.5, 0.75)])  # those of neighbours would touch at the ends
@@ -102,9 +112,3 @@ def _diagrams(
         return drop(figure)
     legend_below(figure, palette, list(drawn))
     return figure
-
-
-def _draw(axis: Axes, bins: Reliability, to_x, colour: Colour) -> bool:
-    enough = bins.count >= MIN_IN_BIN
-    axis.plot(to_x(bins.mean_score[enough]), bins.precision[enough], "o-", color=colour, ms=3.5, lw=1.4)
-    return bool(enough.any())

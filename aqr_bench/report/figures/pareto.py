@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aqr_bench.report.collect import Results
+from aqr_bench.report.figures.marks import tag
 from aqr_bench.report.figures.style import GREY, colours, drop, legend_below
-from aqr_bench.report.score_statistics import summarise
+from aqr_bench.report.score_statistics import number, summarise
 from aqr_bench.report.tables.study import by_seed
 from aqr_bench.study.spec import Study
 
 SCORE = "NDS"
+UNITS = {"latency_ms": "latency {:.4g} ms", "peak_rss_mb": "peak memory {:.4g} MB"}
 COSTS = (("latency_ms", "latency, ms (median; line to 95th percentile)"), ("peak_rss_mb", "peak memory, MB"))
 
 
@@ -68,8 +70,11 @@ def _panel(axis: Axes, study: Study, results: Results, cost: str, reference: str
         axis.plot(x, y, "--", color=GREY, lw=1.1, drawstyle="steps-post", zorder=1)
     for i, (name, (x, mean, scores, p95)) in enumerate(points.items()):
         colour = palette[name]
+        marks = []
         if cost == "latency_ms" and math.isfinite(p95):
-            axis.plot([x, p95], [mean, mean], "-", color=colour, lw=1.2)
-        axis.plot([x] * len(scores), scores, "o", mfc="none", mec=colour, ms=5, alpha=0.8)
-        axis.plot(x, mean, "D", color=colour, ms=7, mfc=colour if i in best else "white", mew=1.6, zorder=3)
+            marks += axis.plot([x, p95], [mean, mean], "-", color=colour, lw=1.2)
+        marks += axis.plot([x] * len(scores), scores, "o", mfc="none", mec=colour, ms=5, alpha=0.8)
+        marks += axis.plot(x, mean, "D", color=colour, ms=7, mfc=colour if i in best else "white", mew=1.6, zorder=3)
+        hint = f"{name}: {SCORE} {number(mean)}, {UNITS[cost].format(x)}. Runs: {len(scores)}"
+        tag(marks, name, reference, hint)
     return names

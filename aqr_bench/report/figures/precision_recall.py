@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from aqr_bench.metrics.matches import ClassMatches
 from aqr_bench.metrics.nuscenes import RECALL
 from aqr_bench.report.collect import Results
+from aqr_bench.report.figures.marks import tag
 from aqr_bench.report.figures.style import colours, drop, legend_below, panels
 from aqr_bench.report.scene_bootstrap import load_matches
 from aqr_bench.study.spec import Study
@@ -61,7 +62,8 @@ def recall_figure(study: Study, results: Results) -> Figure | None:
             # The line ends at the last recall that is reached and does not fall to 0.
             reached = int(np.flatnonzero(precision).max(initial=0)) + 1
             style = styles[names.index(variant) % len(styles)]
-            axis.plot(RECALL[:reached], precision[:reached], style, color=palette[variant], lw=1.4)
+            line = axis.plot(RECALL[:reached], precision[:reached], style, color=palette[variant], lw=1.4)
+            tag(line, variant, text=f"{variant}, {name}: recall up to {RECALL[reached - 1]:.2f}")
         axis.set_title(name.replace("_", " "), fontsize=9)
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[0.25, 0.5, 0.75], yticks=[0, 0.5, 1])
         last = i >= len(curves) - across

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aqr_bench.metrics.robustness import CLEAN
+from aqr_bench.report.figures.marks import Mark, tag, tag_heatmap
 from aqr_bench.report.figures.style import GREY, legend_below, palette_of, panels, save, theme
 from aqr_bench.report.robustness_scores import METRICS, SuiteScores
 from aqr_bench.report.score_statistics import number
@@ -70,8 +71,11 @@ def degradation_figure(scores: SuiteScores) -> Figure | None:
             # Severity 0 of a graded corruption is the clean input.
             line = rows[graded_rows | (rows["corruption"] == CLEAN)].sort_values("severity")
             colour, marker = palette[variant], MARKERS[k % len(MARKERS)]
-            axis.fill_between(line["severity"], line["lowest"], line["highest"], color=colour, alpha=0.15, lw=0)
-            axis.plot(line["severity"], line["score"], "-", marker=marker, ms=4, lw=1.4, color=colour)
+            steps = line["severity"]
+            band = axis.fill_between(steps, line["lowest"], line["highest"], color=colour, alpha=0.15, lw=0)
+            marks = axis.plot(steps, line["score"], "-", marker=marker, ms=4, lw=1.4, color=colour)
+            by_step = ", ".join(f"{s:g}: {number(v)}" for s, v in zip(steps, line["score"], strict=True))
+            tag([band, *marks], variant, text=f"{variant}, {name}: {CURVE} by severity {by_step}")
         axis.set_title(textwrap.fill(name.replace("_", " "), 22), fontsize=9)
         axis.set_xticks([0, *severities])
         axis.set_ylim(bottom=0)
@@ -132,6 +136,11 @@ def _panel(
     )  # fmt: skip
     for y, x in np.argwhere(empty):
         axis.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=GREY)
+    pairs = [[Mark(v, text=f"{v}, {c}: RA {t or '–'}") for v, t in zip(variants, row, strict=True)]
+             for c, row in zip(corruptions, text, strict=True)]  # fmt: skip
+    tag_heatmap(axis, lambda row, column: pairs[row][column], grid.shape)
+    for label in axis.get_xticklabels():
+        tag(label, label.get_text())
     axis.axhline(len(corruptions) - 1, color="white", lw=6)
     axis.tick_params(axis="y", rotation=0, length=0)
     axis.tick_params(axis="x", rotation=0, length=0)

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from aqr_bench.corruptions.suites.missing_sensors import WITHOUT_SENSOR, ZERO
+from aqr_bench.report.figures.marks import tag
 from aqr_bench.report.figures.style import GREY, Colour, legend_below, on_white, panels, variant_axis
-from aqr_bench.report.score_statistics import ScoreDifference
+from aqr_bench.report.score_statistics import ScoreDifference, difference_text
 from aqr_bench.report.sensor_worth import SENSOR_NAMES, WorthRow
 
 MAX_CONDITIONS = 24  # more are in the table alone
@@ -34,7 +36,11 @@ def worth_figure(rows: Sequence[WorthRow], palette: Mapping[str, Colour], metric
         for row in rows:
             if row.sensor == sensor and row.condition in conditions:
                 y = conditions.index(row.condition) + (models.index(row.model) - (len(models) - 1) / 2) * step
-                _draw(axis, row.worth, y, step, palette[row.model])
+                marks = _draw(axis, row.worth, y, step, palette[row.model])
+                difference, over_seeds, over_scenes, _ = difference_text(row.worth)
+                hint = f"{row.model}, {row.condition}: {metric} lost without {SENSOR_NAMES[sensor]} {difference}. "
+                hint += f"95 %, seeds: {over_seeds}. 95 %, scenes: {over_scenes}. Runs: {row.worth.n}"
+                tag(marks, row.model, row.condition, hint)
         for y in range(len(conditions) - 1):
             axis.axhline(y + 0.5, color="0.9", lw=0.8, zorder=0)
         axis.axvline(0, color=GREY, lw=0.9, ls="--", zorder=0)
@@ -42,15 +48,19 @@ def worth_figure(rows: Sequence[WorthRow], palette: Mapping[str, Colour], metric
         name = SENSOR_NAMES[sensor]
         axis.set_title(f"{name[0].upper()}{name[1:]}")
         axis.set_xlabel(f"{metric} lost without")
-        variant_axis(axis, conditions, i == 0)
+        variant_axis(axis, conditions, i == 0, "condition")
         axis.xaxis.set_major_locator(MaxNLocator(4, prune="both"))  # labels of neighbours would touch
     legend_below(figure, palette, models)
     return figure
 
 
-def _draw(axis: Axes, worth: ScoreDifference, y: float, step: float, colour: Colour) -> None:
+def _draw(axis: Axes, worth: ScoreDifference, y: float, step: float, colour: Colour) -> list[Line2D]:
+    marks = []
     if worth.low is not None:
-        axis.plot([worth.low, worth.high], [y, y], "-", color=colour, lw=2.2, solid_capstyle="butt")
+        marks += axis.plot([worth.low, worth.high], [y, y], "-", color=colour, lw=2.2, solid_capstyle="butt")
     if worth.scenes is not None:
-        axis.plot([worth.scenes.low, worth.scenes.high], [y + 0.3 * step] * 2, "|-", color=colour, lw=1.0, ms=4)
-    axis.plot(worth.mean, y, "D", color=colour, ms=5, mfc=on_white(colour, 1.0 if worth.beyond_noise else 0.0))
+        marks += axis.plot(
+            [worth.scenes.low, worth.scenes.high], [y + 0.3 * step] * 2, "|-", color=colour, lw=1.0, ms=4
+        )
+    fill = on_white(colour, 1.0 if worth.beyond_noise else 0.0)
+    return marks + axis.plot(worth.mean, y, "D", color=colour, ms=5, mfc=fill)

@@ -17,7 +17,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from aqr_bench.atomic import write_text
 from aqr_bench.report.collect import BASE
+from aqr_bench.report.figures.marks import marks_svg, tag
 from aqr_bench.study.spec import Study
 
 DPI = 150
@@ -56,7 +58,10 @@ def theme(style: str, **more: object) -> None:
 
 
 def save(figure: Figure, folder: Path, name: str, footer: str = "") -> Path:
-    """Write ``<name>.png`` and ``<name>.pdf``, with the footer in their metadata; returns the PNG."""
+    """Write ``<name>.png`` and ``<name>.pdf``, with the footer in their metadata; returns the PNG.
+
+    ``<name>.svg`` as well where the page can use it: a figure of marks that is not too large.
+    """
     # Layout is done once for both: it takes longer than drawing.
     figure.dpi = DPI
     figure.draw_without_rendering()
@@ -68,6 +73,9 @@ def save(figure: Figure, folder: Path, name: str, footer: str = "") -> Path:
     ):
         path = folder / f"{name}{suffix}"
         figure.savefig(path, dpi=DPI, bbox_inches=box, facecolor="white", metadata=metadata)
+    svg = marks_svg(figure, name, bbox_inches=box)
+    if svg is not None:
+        write_text(folder / f"{name}.svg", svg)
     plt.close(figure)
     return folder / f"{name}.png"
 
@@ -88,13 +96,19 @@ def panels(
     return figure, flat[:count]
 
 
-def variant_axis(axis: Axes, names: Sequence[str], first: bool) -> None:
-    """One row per name from top to bottom; names only at the first panel of a row."""
+def variant_axis(axis: Axes, names: Sequence[str], first: bool, kind: str = "variant") -> None:
+    """One row per name from top to bottom; names only at the first panel of a row.
+
+    ``kind``: what the names are for the page to hide, "variant" or "condition"; empty for something else.
+    """
     axis.set_ylim(len(names) - 0.5, -0.5)
     # The panels of a row share this axis: labels are hidden, not removed, where they would repeat.
     axis.set_yticks(range(len(names)), names)
     axis.tick_params(axis="y", length=0, labelleft=first)
     axis.xaxis.set_major_locator(plt.MaxNLocator(4, min_n_ticks=2))
+    if kind and first:
+        for name, label in zip(names, axis.get_yticklabels(), strict=True):
+            tag(label, **{kind: name})
 
 
 def drop(figure: Figure) -> None:
@@ -108,4 +122,6 @@ def legend_below(figure: Figure, palette: Mapping[str, Colour], names: Sequence[
     columns = max(1, min(len(names), int(figure.get_figwidth() / (0.09 * max(map(len, names)) + 0.5))))
     # The height of the panels leaves no room for more than one row of names.
     figure.set_figheight(figure.get_figheight() + 0.27 * (math.ceil(len(names) / columns) - 1))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    for name, handle, text in zip(names, legend.legend_handles, legend.get_texts(), strict=True):
+        tag((handle, text), name)

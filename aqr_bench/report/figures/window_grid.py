@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from aqr_bench.report.collect import Results
+from aqr_bench.report.figures.marks import Mark, tag, tag_heatmap
 from aqr_bench.report.figures.style import GREY, drop
 from aqr_bench.report.score_statistics import number, summarise
 from aqr_bench.report.tables.study import by_seed
@@ -51,8 +53,11 @@ def grid_of(study: Study) -> dict[tuple[int, int], str]:
     return cells if crossed and all(other == others[0] for other in others) else {}
 
 
-def grid_figure(study: Study, results: Results) -> Figure | None:
-    """Mean score of every pair of windows, one panel per condition, each with its own scale; a dash: no result."""
+def grid_figure(study: Study, results: Results, hints: Mapping[tuple[str, str], str]) -> Figure | None:
+    """Mean score of every pair of windows, one panel per condition, each with its own scale; a dash: no result.
+
+    ``hints``: what a cell says on hover, by (variant, condition).
+    """
     cells = grid_of(study)
     if not cells:
         return None
@@ -72,6 +77,7 @@ def grid_figure(study: Study, results: Results) -> Figure | None:
             mean = summarise(list(by_seed(results, name, condition, study.metric).values())).mean
             values[rows.index(bev), columns.index(camera)] = np.nan if mean is None else mean
         baseline = summarise(list(by_seed(results, study.baseline, condition, study.metric).values())).mean
+        tag(axis, condition=condition)
         axis.set_title(f"{condition}\n{study.baseline}: {number(baseline)}")
         empty = np.isnan(values)
         if not empty.all():
@@ -84,6 +90,10 @@ def grid_figure(study: Study, results: Results) -> Figure | None:
             )  # fmt: skip
         for y, x in np.argwhere(empty):
             axis.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=GREY)
+        if not empty.all():
+            names = [[cells.get((bev, camera), "") for camera in columns] for bev in rows]
+            pairs = [[Mark(v, condition, hints.get((v, condition), "")) for v in row] for row in names]
+            tag_heatmap(axis, lambda row, column, pairs=pairs: pairs[row][column], empty.shape)
         axis.set_xlabel("camera window, tokens")  # heatmap removes labels
         axis.grid(False)
         axis.tick_params(axis="both", rotation=0, length=0)

@@ -122,6 +122,21 @@ def _score_row(study: Study, results: Results, condition: str, variant: str, del
     return Row(data, text, summary.n < wanted and not not_applicable)
 
 
+def score_hints(study: Study, scores: ReportTable) -> dict[tuple[str, str], str]:
+    """What the page says of a mean on hover: value, difference, intervals and runs, by (variant, condition).
+
+    As the rows of ``scores_table`` have them; none where there is no value.
+    """
+    hints = {}
+    means = scores.data[f"{study.metric}_mean"].astype(float)
+    for mean, (_, text) in zip(means, scores.text.iterrows(), strict=True):
+        if mean == mean:
+            facts = ". ".join(f"{c}: {text[c]}" for c in HINTS if text[c] not in ("–", "baseline"))
+            variant, condition = text["Variant"], text["Condition"]
+            hints[variant, condition] = f"{variant}, {condition}: {study.metric} {text[study.metric]}. {facts}"
+    return hints
+
+
 def by_condition_table(study: Study, scores: ReportTable) -> ReportTable:
     """Mean score, one row per condition and one column per variant: the rows of ``scores_table`` side by side.
 
@@ -130,7 +145,7 @@ def by_condition_table(study: Study, scores: ReportTable) -> ReportTable:
     means = scores.data[f"{study.metric}_mean"].astype(float)
     best, worst = (means.max(), means.min()) if study.higher_is_better else (means.min(), means.max())
     rows: dict[str, tuple[dict, dict]] = {}
-    styles = {}
+    styles, hints = {}, score_hints(study, scores)
     for mean, (_, text) in zip(means, scores.text.iterrows(), strict=True):
         condition, variant = text["Condition"], text["Variant"]
         new = {"condition": condition}, {"Condition": condition}
@@ -138,9 +153,7 @@ def by_condition_table(study: Study, scores: ReportTable) -> ReportTable:
         data[variant], display[variant] = mean, text[study.metric]
         if mean == mean:
             share = (mean - worst) / (best - worst) if best != worst else 0.0
-            hint = ". ".join(f"{c}: {text[c]}" for c in HINTS if text[c] not in ("–", "baseline"))
-            hint = f"{variant}, {condition}: {study.metric} {text[study.metric]}. {hint}"
-            styles[len(rows) - 1, variant] = CellStyle(hint, shade=MAX_SHADE * share)
+            styles[len(rows) - 1, variant] = CellStyle(hints[variant, condition], shade=MAX_SHADE * share)
     table = make_table(
         f"{study.name}_by_condition",
         f"Mean {study.metric}, condition by variant",

@@ -7,7 +7,7 @@
   const [tools, menu, search, matches] = [document.getElementById("tools"), tool("menu"), tool("search"), tool("count")];
   const KINDS = { variants: "Variant", conditions: "Condition" }; // by the button that chooses among them: a column
   const off = { variants: new Set(), conditions: new Set() };
-  const columnRules = document.head.appendChild(make("style", {}));
+  const hiding = document.head.appendChild(make("style", {}));
 
   const tables = all("main section:not(#alarms) table").map((table, number) => {
     const heads = [...table.tHead.rows[0].cells];
@@ -86,9 +86,13 @@
         }
       });
     }
-    columnRules.textContent = rules.length ? `${rules.join(", ")} { display: none; }` : "";
+    for (const [kind, attribute] of [["variants", "variant"], ["conditions", "condition"]]) {
+      for (const name of off[kind]) rules.push(`svg [data-${attribute}="${CSS.escape(name)}"]`);
+    }
+    hiding.textContent = rules.length ? `${rules.join(", ")} { display: none; }` : "";
     matches.textContent = shown < total ? `${shown} of ${total} rows` : "";
-    if (off.variants.size) matches.textContent += "; figures show all variants";
+    const images = off.variants.size + off.conditions.size ? all("figure .plot > img").length : 0;
+    if (images) matches.textContent += `${matches.textContent && "; "}images of figures, which show all: ${images}`;
     for (const [kind, names] of Object.entries(choices)) {
       const count = off[kind].size ? `: ${names.length - off[kind].size} of ${names.length}` : "";
       tool(kind).textContent = KINDS[kind] + "s" + count;
@@ -150,7 +154,7 @@
   });
   let folded = [];
   addEventListener("beforeprint", () => {
-    folded = all("main details:not([open])");
+    folded = all("details:not([open])");
     folded.forEach((details) => { details.open = true; });
   });
   addEventListener("afterprint", () => folded.forEach((details) => { details.open = false; }));
