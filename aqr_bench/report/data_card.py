@@ -30,7 +30,7 @@ Results of [aqr-bench](index.html): {counts}. `index.html` is the report, with i
 |---|---|
 {files}
 | `records/` | of each training, evaluation and measurement: one JSON object a line, with its provenance |
-| `tables/`, `figures/` | of the report: CSV, Markdown and LaTeX; PNG, PDF and SVG; where there are pictures, `viewers/` |
+| `tables/`, `figures/` | of the report: CSV, Markdown and LaTeX; PNG, PDF and SVG; `viewers/`: samples in 3D |
 | `SHA256SUMS` | of all files: `sha256sum --check --quiet SHA256SUMS` |
 
 A row of the numbers is one of a record: `metric`, `class`, `distance_m`, `value`, the run (`kind`, `tier`, `study`,
