@@ -62,7 +62,7 @@ def open_source(root: Path, version: str, split: str, sweeps: int, out: Path) ->
     entries = build_infos(nusc, sweeps)[role]
     if not entries:
         raise UserError(f"{root} ({version}) has no sample of split '{splits[role].name}'")
-    infos = write_infos({role: entries}, out / SOURCE, version)[role]
+    infos = write_infos({role: entries}, out / SOURCE, version)[role].resolve()  # mmengine joins others with data_root
     tokens, sha256 = tuple(entry["token"] for entry in entries), tables_digest(table_digests(root, version))
     return Source(nusc, root.resolve(), version, splits[role].name, splits[role].scenes, tokens, infos, sha256)
 

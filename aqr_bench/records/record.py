@@ -158,19 +158,19 @@ def read_records(path: str | Path) -> list[Record]:
     return records or [_damaged(path, "damaged record: the file is empty")]
 
 
-def record_files(place: Path) -> list[Path]:
+def record_files(path: Path) -> list[Path]:
     """Record files below a folder, but for folders of a tier that hold others; a file as it is."""
-    if not place.is_dir():
-        return [place]
-    files = sorted(place.rglob("*.jsonl"))
-    return [file for file in files if not NOT_RECORDS & set(file.relative_to(place).parts[:-1])]
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.rglob("*.jsonl"))
+    return [file for file in files if not NOT_RECORDS & set(file.relative_to(path).parts[:-1])]
 
 
-def distinct_record_files(places: Iterable[Path]) -> list[Path]:
-    """Record files of several places; one that is reached by several paths comes once, by the first of them."""
+def distinct_record_files(paths: Iterable[Path]) -> list[Path]:
+    """Record files of several folders; one that several paths lead to comes once, by the first of them."""
     files: dict[str, Path] = {}
-    for place in places:
-        for file in record_files(place):
+    for path in paths:
+        for file in record_files(path):
             files.setdefault(os.path.realpath(file), file)
     return list(files.values())
 

@@ -67,9 +67,11 @@ def suite(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(world, suite, tmp_path_factory) -> Path:
-    """All conditions; the command reports that one is refused."""
+    """All conditions, in a folder below the working directory; the command reports that one is refused."""
     out = tmp_path_factory.mktemp("written")
-    assert main(["write", str(suite), "--root", str(world), "--out", str(out), "--sweeps", str(SWEEPS)]) == 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(out.parent)
+        assert main(["write", str(suite), "--root", str(world), "--out", out.name, "--sweeps", str(SWEEPS)]) == 3
     return out
 
 

@@ -36,7 +36,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Standing:
-    """A model's place: ``rank`` is None where it has no score; ``tied``: those that the noise does not tell it from."""
+    """Rank of a model, None where it has no score; ``tied``: those that the noise does not tell it from."""
 
     model: str
     rank: int | None
@@ -55,25 +55,25 @@ def leaderboard_table(loose: LooseEvaluations, metric: str, column: str) -> Repo
     rows = [
         Row(
             {
-                "rank": place.rank,
-                "model": place.model,
+                "rank": standing.rank,
+                "model": standing.model,
                 "metric": metric,
                 "by": column,
-                "seeds": scores.summary(place.model, column).n,
-                "sd": scores.summary(place.model, column).sd,
-                "within_noise_of": "; ".join(place.tied),
-                **{c: scores.mean(place.model, c) for c in columns},
+                "seeds": scores.summary(standing.model, column).n,
+                "sd": scores.summary(standing.model, column).sd,
+                "within_noise_of": "; ".join(standing.tied),
+                **{c: scores.mean(standing.model, c) for c in columns},
             },
             {
-                "Rank": "–" if place.rank is None else str(place.rank),
-                "Model": place.model,
-                **{c: scores.cell(place.model, c) for c in columns},
-                "Seeds": str(scores.summary(place.model, column).n),
-                "Within the noise of": ", ".join(place.tied) or "–",
+                "Rank": "–" if standing.rank is None else str(standing.rank),
+                "Model": standing.model,
+                **{c: scores.cell(standing.model, c) for c in columns},
+                "Seeds": str(scores.summary(standing.model, column).n),
+                "Within the noise of": ", ".join(standing.tied) or "–",
             },
-            place.rank is None,
+            standing.rank is None,
         )
-        for place in standings(scores, column, pair_differences(loose, scores, metric, column))
+        for standing in standings(scores, column, pair_differences(loose, scores, metric, column))
     ]
     note = f"{metric} in percent, ranked by {column}. {RULE}"
     table = make_table(_name(loose), f"{metric}, by {column}", rows, note, {"Rank", "Seeds", *columns})
