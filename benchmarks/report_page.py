@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import statistics
 import subprocess
@@ -81,8 +80,8 @@ def _summary(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key in facts[0]:
         values = [fact[key] for fact in facts if fact.get(key) is not None]
         if key.endswith("_s"):
-            low, middle, high = (f(values) if values else math.nan for f in (min, statistics.median, max))
-            result[key] = [round(number, 3) for number in (middle, low, high)]
+            # Chromium has no paint to report of a page that is loaded before the first one.
+            result[key] = [round(f(values), 3) for f in (statistics.median, min, max)] if values else None
         else:
             result[key] = values[0]
     return result
