@@ -69,9 +69,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; known: {join_names(known)}" if known else ""
 
 
-def join_names(names: Iterable[str]) -> str:
-    """Names with commas between them; how many more there are beyond ``MAX_LIST_CHARS`` characters."""
-    names, length = [short(name) for name in names], 0
+def join_names(names: Iterable[str | Path]) -> str:
+    """Names with commas between them, how many more there are beyond ``MAX_LIST_CHARS``; paths are never cut short."""
+    names, length = [str(name) if isinstance(name, Path) else short(name) for name in names], 0
     for number, name in enumerate(names):
         length += len(name) + 2
         if number and length > MAX_LIST_CHARS:

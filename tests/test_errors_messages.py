@@ -106,3 +106,8 @@ def test_what_the_system_refuses_is_one_line_and_exit_code_2(monkeypatch, capsys
     lines = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and len(lines) == 2
     assert all(line.startswith("error: cannot use results/quick : this user must not write or read") for line in lines)
+
+
+def test_names_are_cut_short_and_paths_are_not():
+    long = "results of 2026/" * 8
+    assert "..." in join_names([long]) and join_names([Path(long), "b"]) == f"{Path(long)}, b"

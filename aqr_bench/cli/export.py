@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--out: '{args.out}' is no file of {join_names(SUFFIXES)}", "Give it one of these suffixes.")
     files = distinct_record_files(args.records)
     if not files:
-        raise UserError(f"no record file in {join_names(map(str, args.records))}", "Give a folder such as results.")
+        raise UserError(f"no record file in {join_names(args.records)}", "Give a folder such as results.")
     by_file = {file: read_run(file) for file in files}
     rows = [row for file, records in by_file.items() for row in tidy_rows(records, file.as_posix())]
     write_table(pd.DataFrame(rows, columns=list(COLUMNS)), args.out)

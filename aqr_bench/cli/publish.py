@@ -110,7 +110,7 @@ def read_report(layout: RunLayout) -> Published:
     again = f"Make the report: aqr-bench report --tier {layout.tier} --records {layout.results}."
     if not layout.page.is_file():
         tiers = [page.parents[1] for page in sorted(layout.root.glob("*/report/index.html"))]
-        remedy = f"Name the folder of one tier: {join_names(map(str, tiers))}." if tiers else again
+        remedy = f"Name the folder of one tier: {join_names(tiers)}." if tiers else again
         raise UserError(f"no report in {layout.root}: {layout.page} is not there", remedy)
     note = read_json(layout.page_note) or {}
     if not isinstance(note.get("records"), dict) or not isinstance(note.get("studies"), list):

@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_not_resumed_from(place, base, capsys):
     last = work / "iter_2.pth"
     last.write_bytes(last.read_bytes()[:100_000])
     path = run_training(build_config(tier, data, 0, work, None, None), tier, None).checkpoint
-    assert "iter_2.pth is damaged" in (output := capsys.readouterr().out) and "going on from iter_1.pth" in output
+    assert "iter_2.pth is damaged" in (output := capsys.readouterr().err) and "going on from iter_1.pth" in output
     results, unbroken = torch.load(path, weights_only=True)["state_dict"], weights(base)
     assert all(torch.equal(results[name], value) for name, value in unbroken.items())
 
