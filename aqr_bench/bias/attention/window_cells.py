@@ -84,14 +84,6 @@ class CellGeometry:
         return [self._order(columns) for columns in self.parts if columns.stop > columns.start]
 
     @cached_property
-    def merged_orders(self) -> list[CellOrder]:
-        """All windows of a query as one."""
-        everything = slice(0, self.index_BQW.shape[-1])
-        if self.parts == (everything,):
-            return self.orders
-        return [self._order(everything)] if everything.stop else []
-
-    @cached_property
     def by_sample(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(query, key, column) of all valid cells of each sample."""
         cells = []
@@ -123,18 +115,16 @@ def cell_geometry(bias: WindowBias) -> CellGeometry:
     return bias.shared["cells"]
 
 
-def make_cells(bias: WindowBias, mask: Tensor | None, correction: bool, merged: bool = False) -> list[Cells]:
+def make_cells(bias: WindowBias, mask: Tensor | None, correction: bool) -> list[Cells]:
     """The cells of a window bias, window by window.
 
     Args:
         bias: the bias; its values are detached.
         mask: added scores [B or 1, Q, K], read at the cells, or None.
         correction: the bias as a factor e^b - 1 on probabilities without bias, instead of as a term of the scores.
-        merged: all windows of a query as one.
     """
     geometry, value = cell_geometry(bias), bias.value_BQW.detach()
-    orders = geometry.merged_orders if merged else geometry.orders
-    return [_with_values(order, value[..., order.columns], mask, correction) for order in orders]
+    return [_with_values(order, value[..., order.columns], mask, correction) for order in geometry.orders]
 
 
 def _with_values(order: CellOrder, value: Tensor, mask: Tensor | None, correction: bool) -> Cells:
@@ -182,26 +172,6 @@ def correction(q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cells: Sequence[Cel
         out[row] += rows.on_diagonal(torch.bmm(p.mul_(factor[:, None]), rows.values))
     out, sums = (x.unflatten(0, (batch, queries)).transpose(1, 2) for x in (out, sums))
     return Correction(out, sums[..., 0], -sums[..., 1])
-
-
-def attend_cells(q: Tensor, k: Tensor, v: Tensor, cells: Sequence[Cells], scale: float) -> tuple[Tensor, Tensor]:
-    """Attention to each row's cells alone, which have to be ``merged``.
-
-    Returns:
-        output [B, H, Q, D] and log-sum-exp [B, H, Q], both 0 for rows without cells.
-    """
-    batch, heads, queries, _ = q.shape
-    rows = _Rows(q, k, v, scale)
-    out = q.new_zeros(batch * queries, heads, v.shape[-1])
-    lse = q.new_zeros(batch * queries, heads)
-    for part, at, width in _chunks(cells, rows):
-        row = part.row_N[at]
-        rows.gather(part.key_NW[at, :width])
-        scores = rows.scores(row, part, at, width)
-        row_lse = scores.logsumexp(-1)
-        lse[row] = row_lse = row_lse.masked_fill(row_lse == float("-inf"), 0)
-        out[row] = rows.on_diagonal(torch.bmm(scores.sub_(row_lse[..., None]).exp_(), rows.values))
-    return tuple(x.unflatten(0, (batch, queries)).transpose(1, 2) for x in (out, lse))
 
 
 def cell_gradients(
