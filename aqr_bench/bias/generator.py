@@ -220,8 +220,7 @@ class AttentionBias(nn.Module):
             true_weights = sensor_weights(_require_sensor_state(sensor_state_B).to(query_BQC.device))
             weights = RouterWeights(*(w_B.to(query_BQC)[:, None].expand(-1, queries) for w_B in true_weights))
         else:
-            constant_2 = query_BQC.new_tensor(self.constant_weights)
-            weights = RouterWeights(*constant_2.expand(batch, queries, 2).unbind(-1))
+            weights = RouterWeights(*(query_BQC.new_full((batch, queries), weight) for weight in self.constant_weights))
         cross_bias = self_bias = None
         if self.site in ("cross", "both") and has_windows(layout, self.bev_size, self.camera_size):
             windows = grid_windows(*geometry, self.bev_size, self.camera_size)

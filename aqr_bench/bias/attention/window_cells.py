@@ -9,7 +9,7 @@ matrix holds their vectors unchanged, [H, E], without overhead.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -68,9 +68,9 @@ class CellOrder:
 
 @dataclass(frozen=True)
 class CellGeometry:
-    """Where the cells of a :class:`WindowBias` are, without its values; its orders are computed once each.
+    """Where the cells of a :class:`WindowBias` are, without its values.
 
-    Computing them waits for a GPU: use :func:`cell_geometry`, so that all layers and both passes share them.
+    Use :func:`cell_geometry`, so that all layers and both passes share what is computed from it.
     """
 
     index_BQW: Tensor
@@ -80,19 +80,29 @@ class CellGeometry:
 
     @cached_property
     def orders(self) -> list[CellOrder]:
-        """Window by window."""
-        return [self._order(columns) for columns in self.parts if columns.stop > columns.start]
+        """Window by window. Computing them waits for a GPU, once."""
+        ordered = [self._order(columns) for columns in self.parts if columns.stop > columns.start]
+        counts = torch.stack([count[row] for count, row, _ in ordered]).tolist() if ordered else []
+        orders = []
+        for (_, row, order), count in zip(ordered, counts, strict=True):
+            rows = sum(n > 0 for n in count)
+            key = order.key_NW.index_select(0, row[:rows])
+            orders.append(replace(order, row_N=row[:rows], key_NW=key, count_N=tuple(count[:rows])))
+        return orders
 
     @cached_property
-    def by_sample(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(query, key, column) of all valid cells of each sample."""
-        cells = []
-        for index, valid in zip(self.index_BQW, self.valid_BQW, strict=True):
-            query, column = valid.nonzero(as_tuple=True)
-            cells.append((query, index[query, column], column))
-        return cells
+    def distinct(self) -> tuple[Tensor, Tensor]:
+        """Key and column of the cells with the first valid one of the row in place of those that are not, [B, Q, W].
 
-    def _order(self, columns: slice) -> CellOrder:
+        So all can be written at once, in any order. In a row without a valid cell all are the first column, with key 0.
+        """
+        valid = self.valid_BQW
+        column = torch.arange(valid.shape[-1], device=valid.device).expand_as(valid)
+        column = torch.where(valid, column, valid.to(torch.uint8).argmax(-1, keepdim=True))
+        return self.index_BQW.masked_fill(~valid, 0).gather(-1, column), column
+
+    def _order(self, columns: slice) -> tuple[Tensor, Tensor, CellOrder]:
+        """Cells to compute in each row of B * Q, all rows in order, and the unfinished order of all rows."""
         index, valid = self.index_BQW[..., columns], self.valid_BQW[..., columns]
         batch, _, width = index.shape
         index = index.masked_fill(~valid, 0)
@@ -104,8 +114,8 @@ class CellGeometry:
             count = (valid * torch.arange(1, width + 1, device=valid.device)).amax(-1).flatten()
         # Most cells first, so that a chunk pads little; then neighbours merged, whose keys are in the cache already.
         order = (width - count) * (batch * self.num_keys) + key[..., width // 2].flatten()
-        row = order.argsort(stable=True)[: int((count > 0).sum())]
-        return CellOrder(columns, index, valid, row, key.flatten(0, 1)[row], tuple(count[row].tolist()))
+        row = order.argsort(stable=True)
+        return count, row, CellOrder(columns, index, valid, row, key.flatten(0, 1), ())
 
 
 def cell_geometry(bias: WindowBias) -> CellGeometry:
