@@ -39,6 +39,8 @@ PEAKS = 3  # the resident set of equal processes differs
 # Source of the weights: the router over the whole memory, one that sees MoME's windows of it, or no router at all.
 ROUTERS: dict[str, dict[str, Any]] = {
     "router": {"router": "learned"},
+    "router pooled by 2": {"router": "learned", "router_pool": 2},  # over blocks of 2 x 2 cells
+    "router pooled by 4": {"router": "learned", "router_pool": 4},
     "local router": {"router": "learned", "router_bev_window": 5, "router_camera_window": 15},
     "no router": {"router": "constant", "constant_weights": [0.5, -0.5]},
 }

@@ -17,8 +17,10 @@ LIDAR_WEIGHTS, CAMERA_WEIGHTS = (1.0, 1.0, -1.0), (1.0, -1.0, 1.0)
 
 def true_experts(sensor_state_B: Tensor) -> Tensor:
     """Index into EXPERTS that fits each sample's sensor state, long [B]."""
-    expert_of_state = [EXPERTS.index(EXPERT_OF_STATE[state]) for state in SensorState]
-    return torch.tensor(expert_of_state, device=sensor_state_B.device)[sensor_state_B]
+    expert_B = torch.zeros_like(sensor_state_B)
+    for state, name in EXPERT_OF_STATE.items():
+        expert_B = torch.where(sensor_state_B == state, EXPERTS.index(name), expert_B)
+    return expert_B
 
 
 def choose_experts(logits_BQ3: Tensor, layout: MemoryLayout) -> Tensor:
@@ -26,13 +28,22 @@ def choose_experts(logits_BQ3: Tensor, layout: MemoryLayout) -> Tensor:
 
     A sensor of which the memory holds no key cannot be chosen by itself: such a query would attend to nothing.
     """
-    absent = [False, not layout.num_bev, not layout.num_camera]
-    return logits_BQ3.masked_fill(torch.tensor(absent, device=logits_BQ3.device), float("-inf")).argmax(-1)
+    logits_BQ3 = logits_BQ3.detach().clone()
+    for name, keys in (("lidar", layout.num_bev), ("cameras", layout.num_camera)):
+        if not keys:
+            logits_BQ3[..., EXPERTS.index(name)].fill_(float("-inf"))
+    return logits_BQ3.argmax(-1)
 
 
 def expert_weights(expert_BQ: Tensor, like: Tensor) -> RouterWeights:
     """Weights of each query's expert: +1 attended to, -1 masked out; dtype and device of ``like``."""
-    return RouterWeights(*(like.new_tensor(weights)[expert_BQ] for weights in (LIDAR_WEIGHTS, CAMERA_WEIGHTS)))
+    weights = []
+    for weight_of_expert in (LIDAR_WEIGHTS, CAMERA_WEIGHTS):
+        weight_BQ = like.new_zeros(expert_BQ.shape)
+        for index, weight in enumerate(weight_of_expert):
+            weight_BQ = torch.where(expert_BQ == index, weight, weight_BQ)
+        weights.append(weight_BQ)
+    return RouterWeights(*weights)
 
 
 def expert_mask(expert_BQ: Tensor, layout: MemoryLayout, like: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from aqr_bench.bias.expert_routing import (
     expert_weights,
     true_experts,
 )
-from aqr_bench.bias.layout import MemoryLayout
+from aqr_bench.bias.layout import MemoryLayout, pool_cells
 from aqr_bench.bias.router import QueryRouter, RouterWeights, router_loss, sensor_weights
 from aqr_bench.bias.windows import (
     PROFILES,
@@ -84,6 +84,9 @@ class AttentionBias(nn.Module):
         num_heads, ffn_dims: of the router's layer.
         router_bev_window, router_camera_window: odd sizes of the windows that the router's own attention is restricted
             to (MoME: 5 and 15); both 0: it sees the whole memory.
+        router_pool: side of the blocks of cells, of the BEV and of every camera, whose tokens and position embeddings
+            are averaged to one key each for the router's own attention. 1: it sees every token. Parameters are the same
+            for all sizes, the router's weights are not. Not together with windows of the router.
         loss_weight: weight of the supervision loss.
         constant_weights: (LiDAR, camera) in [-1, 1], of router constant.
         initial_weights: (LiDAR, camera) in (-1, 1) that a learned router gives every query before it has learnt
@@ -116,6 +119,7 @@ class AttentionBias(nn.Module):
         ffn_dims: int = 1024,
         router_bev_window: int = 0,
         router_camera_window: int = 0,
+        router_pool: int = 1,
         loss_weight: float = 1.0,
         constant_weights: Sequence[float] = (1.0, 1.0),
         initial_weights: Sequence[float] = (0.0, 0.0),
@@ -150,6 +154,14 @@ class AttentionBias(nn.Module):
             raise ValueError("aqr.initial_weights needs router 'learned' and routing 'bias'")
         if any(self.router_windows) and router != "learned":
             raise ValueError(f"aqr.router_bev_window and router_camera_window need router 'learned', not '{router}'")
+        if router_pool < 1 or router_pool != int(router_pool):
+            raise ValueError(f"aqr.router_pool must be a positive number of cells, 1 for none, not {router_pool}")
+        if router_pool > 1 and (router != "learned" or any(self.router_windows)):
+            raise ValueError(
+                "aqr.router_pool averages the memory of a router that sees all of it: it needs router 'learned' and no "
+                "router_bev_window or router_camera_window"
+            )
+        self.router_pool = int(router_pool)
         if supervision != "none" and router in ("oracle", "constant"):
             raise ValueError(f"aqr.supervision '{supervision}' needs router 'learned', not '{router}'")
         if routing == "mask" and (site != "cross" or router not in ("learned", "oracle")):
@@ -192,7 +204,10 @@ class AttentionBias(nn.Module):
             if has_windows(layout, *self.router_windows):
                 windows = grid_windows(*geometry, *self.router_windows)
                 local = hard_windows(windows, query_BQC, layout.num_keys)
-            logits = self.router(query_BQC, query_pos_BQC, memory_BKC, memory_pos_BKC, local)
+            keys = (memory_BKC, memory_pos_BKC)
+            if self.router_pool > 1:
+                keys = (pool_cells(x_BKC, layout, self.router_pool) for x_BKC in keys)
+            logits = self.router(query_BQC, query_pos_BQC, *keys, local)
         if self.routing == "mask":
             return self._mask_sensors(logits, query_BQC, layout, sensor_state_B)
         if self._router_class is not None:
@@ -205,8 +220,7 @@ class AttentionBias(nn.Module):
             true_weights = sensor_weights(_require_sensor_state(sensor_state_B).to(query_BQC.device))
             weights = RouterWeights(*(w_B.to(query_BQC)[:, None].expand(-1, queries) for w_B in true_weights))
         else:
-            constant_2 = query_BQC.new_tensor(self.constant_weights)
-            weights = RouterWeights(*constant_2.expand(batch, queries, 2).unbind(-1))
+            weights = RouterWeights(*(query_BQC.new_full((batch, queries), weight) for weight in self.constant_weights))
         cross_bias = self_bias = None
         if self.site in ("cross", "both") and has_windows(layout, self.bev_size, self.camera_size):
             windows = grid_windows(*geometry, self.bev_size, self.camera_size)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 Range6 = tuple[float, float, float, float, float, float]
 
@@ -65,6 +67,22 @@ class MemoryLayout:
         y = y0 + (torch.arange(rows, device=like.device, dtype=like.dtype) + 0.5) * ((y1 - y0) / rows)
         yy, xx = torch.meshgrid(y, x, indexing="ij")
         return torch.stack([xx, yy], -1).reshape(-1, 2)
+
+
+def pool_cells(x_BKC: Tensor, layout: MemoryLayout, size: int) -> Tensor:
+    """The memory averaged over blocks of size x size cells of every map; blocks at the far rims may be smaller.
+
+    Returns:
+        [B, K', C] in the order of the memory: blocks of the BEV by rows, then those of camera by camera.
+    """
+    shapes = [] if layout.bev_shape is None else [(1, *layout.bev_shape)]
+    shapes += [] if layout.camera_shape is None else [layout.camera_shape]
+    pooled = []
+    for shape, cells_BKC in zip(shapes, x_BKC.split([math.prod(shape) for shape in shapes], 1), strict=True):
+        maps = cells_BKC.unflatten(1, shape).flatten(0, 1).permute(0, 3, 1, 2)
+        blocks = avg_pool2d(maps, size, ceil_mode=True).permute(0, 2, 3, 1)
+        pooled.append(blocks.reshape(len(x_BKC), -1, x_BKC.shape[-1]))
+    return torch.cat(pooled, 1)
 
 
 def project_to_cameras(reference_BQ3: Tensor, lidar2img_BN44: Tensor, image_shape_BN2: Tensor) -> tuple[Tensor, Tensor]:

@@ -161,11 +161,13 @@ def camera_windows(
     """The feature cells around each projection: the first window of a query is in the first camera that sees it, ...
 
     As many windows as the largest number of cameras that see one point of this batch; a point that no camera sees has
-    none.
+    none. On a GPU as many as cameras, since the host would wait for that number.
     """
     _, rows, cols = layout.camera_shape
     pixel, seen = project_to_cameras(reference_BQ3, lidar2img_BN44, image_shape_BN2)
-    views = int(seen.sum(-1).max()) if seen.numel() else 0
+    views = seen.shape[-1]
+    if seen.device.type == "cpu":
+        views = int(seen.sum(-1).max()) if seen.numel() else 0
     # Cameras that see the point first; stable, so the lower camera index stays in front.
     order = torch.argsort(seen.to(torch.uint8), dim=-1, descending=True, stable=True)[..., :views]
     view_seen = seen.gather(-1, order)
@@ -237,7 +239,8 @@ def self_window(reference_BQ3: Tensor, layout: MemoryLayout, size: int, profile:
     """
     rows, cols = layout.bev_shape
     cell = layout.bev_cells(reference_BQ3)
-    inside = ((cell >= 0) & (cell < cell.new_tensor([rows, cols]))).all(-1)
+    row, col = cell.unbind(-1)
+    inside = (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
     offset = cell[:, None, :, :] - cell[:, :, None, :]
     near = (offset.abs() <= size // 2).all(-1) & inside[:, None, :]
     position = near.cumsum(-1)

@@ -8,7 +8,7 @@ import torch
 from mmdet3d.registry import TASK_UTILS
 from torch import Tensor
 
-from aqr_bench.cmt.encoding import clamp_reference, inverse_sigmoid, to_metres
+from aqr_bench.cmt.encoding import bounds, clamp_reference, inverse_sigmoid, to_metres
 
 OFFSET_UNIT_M = 4.0
 
@@ -46,7 +46,7 @@ def add_logit_offsets(
 ) -> dict[str, Tensor]:
     """CMT's offsets: ``center`` and ``height`` are offsets from the normalised reference points in logit space."""
     logits = inverse_sigmoid(reference_BQ3)
-    low, high = logits.new_tensor(pc_range[:3]), logits.new_tensor(pc_range[3:])
+    low, high = bounds(pc_range, logits)
     center = (outputs["center"] + logits[..., :2]).sigmoid() * (high - low)[:2] + low[:2]
     height = (outputs["height"] + logits[..., 2:]).sigmoid() * (high - low)[2:] + low[2:]
     return {**outputs, "center": center, "height": height}
@@ -65,7 +65,7 @@ def clamped_centres(outputs: dict[str, Tensor], points_BQ3: Tensor, pc_range: Se
     """Gravity centres [B, Q, 3] (metres, clamped to the range) of offsets as in :func:`add_metre_offsets`."""
     xy = OFFSET_UNIT_M * outputs["center"] + points_BQ3[..., :2]
     centre = torch.cat([xy, outputs["dim"][..., 1:2]], -1)  # the second number of ``dim`` is z: see stack_codes
-    low, high = centre.new_tensor(pc_range[:3]), centre.new_tensor(pc_range[3:])
+    low, high = bounds(pc_range, centre)
     return centre.clamp(low, high)
 
 

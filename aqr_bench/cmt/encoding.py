@@ -48,15 +48,21 @@ def clamp_reference(reference: Tensor) -> Tensor:
     return inverse_sigmoid(reference).sigmoid()
 
 
+def bounds(pc_range: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
+    """(x0, y0, z0) and (x1, y1, z1), dtype and device of ``like``; the host does not wait for the copy to a GPU."""
+    low_and_high = torch.tensor(pc_range, dtype=like.dtype).to(like.device, non_blocking=True)
+    return low_and_high[:3], low_and_high[3:]
+
+
 def to_metres(normalised: Tensor, pc_range: Sequence[float]) -> Tensor:
     """[..., 3] normalised -> metres in the LiDAR frame; ``pc_range`` is (x0, y0, z0, x1, y1, z1)."""
-    low, high = normalised.new_tensor(pc_range[:3]), normalised.new_tensor(pc_range[3:])
+    low, high = bounds(pc_range, normalised)
     return normalised * (high - low) + low
 
 
 def to_normalised(metres: Tensor, pc_range: Sequence[float]) -> Tensor:
     """[..., 3] metres in the LiDAR frame -> normalised."""
-    low, high = metres.new_tensor(pc_range[:3]), metres.new_tensor(pc_range[3:])
+    low, high = bounds(pc_range, metres)
     return (metres - low) / (high - low)
 
 

@@ -74,7 +74,7 @@ def label_tensor(labels, device: torch.device) -> Tensor:
 def sensor_states(metas: Sequence[dict], device: torch.device) -> Tensor:
     """``sensor_state`` (:class:`SensorState`) of every sample, [B] long; clean by default."""
     states = [int(meta.get("sensor_state", SensorState.CLEAN)) for meta in metas]
-    return torch.tensor(states, dtype=torch.long, device=device)
+    return torch.tensor(states, dtype=torch.long).to(device, non_blocking=True)
 
 
 def metas_of(batch_data_samples: Sequence, with_truth: bool) -> list[dict]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from aqr_bench.bias import AttentionBias, LocalityPrior, MemoryLayout, grid_windows, project_to_cameras
+from aqr_bench.bias.layout import pool_cells
 from aqr_bench.bias.locality_prior import image_rays
 from aqr_bench.bias.router import router_loss, sensor_weights
 
@@ -117,6 +118,21 @@ def test_a_local_router_sees_its_windows_and_nothing_else():
     assert (forward_with(inside) - plain).abs().max() > 1e-3
 
 
+def test_a_pooled_router_attends_to_blocks_of_cells_with_the_same_parameters():
+    pooled, plain = (AttentionBias(8, num_heads=2, ffn_dims=16, router_pool=size) for size in (3, 1))
+    torch.nn.init.normal_(pooled.router.output.weight)
+    plain.load_state_dict(pooled.state_dict())
+    g = torch.Generator().manual_seed(0)
+    query, query_pos = (torch.randn(2, 3, 8, generator=g) for _ in range(2))
+    memory = [torch.randn(2, LAYOUT.num_keys, 8, generator=g) for _ in range(2)]
+    points, lidar2img = torch.rand(2, 3, 3, generator=g), reference.ring_of_cameras(4, 32, 24, 20.0).float()
+    rest = (points, lidar2img.expand(2, -1, -1, -1), torch.tensor([24.0, 32.0]).expand(2, 4, 2), LAYOUT)
+    logits = pooled(query, query_pos, *memory, *rest).logits_BQO
+    blocks = (pool_cells(x, LAYOUT, 3) for x in memory)
+    torch.testing.assert_close(logits, pooled.router(query, query_pos, *blocks))
+    assert (logits - plain(query, query_pos, *memory, *rest).logits_BQO).abs().max() > 1e-3
+
+
 def test_router_loss_is_zero_at_certainty_and_log2_at_zero():
     state = torch.tensor([0, 1])
     sure = torch.stack(sensor_weights(state), -1)[:, None].expand(2, 3, 2) * 20
@@ -133,6 +149,10 @@ def test_router_loss_is_zero_at_certainty_and_log2_at_zero():
         ({"router": "constant", "supervision": "modality"}, "needs router 'learned'"),
         ({"router_bev_window": 2}, "aqr.router_bev_window must be 0 or odd"),
         ({"router": "oracle", "router_camera_window": 15}, "need router 'learned'"),
+        ({"router_pool": 0}, "aqr.router_pool must be a positive number of cells, 1 for none, not 0"),
+        ({"router_pool": 1.5}, "aqr.router_pool must be a positive number"),
+        ({"router": "oracle", "router_pool": 2}, "aqr.router_pool averages .* needs router 'learned'"),
+        ({"router_pool": 2, "router_bev_window": 5}, "and no router_bev_window or router_camera_window"),
     ],
 )
 def test_wrong_options_are_named(kwargs, message):

@@ -27,6 +27,7 @@ AXES = {
         dict(router="oracle"),
         dict(router="constant"),
         dict(router_bev_window=5, router_camera_window=15),
+        dict(router_pool=2),
     ],
     "routing": [dict(routing="mask", supervision="modality"), dict(routing="mask", router="oracle")],
     "layers": [dict(layers=layer) for layer in ("all", "first", "last")],

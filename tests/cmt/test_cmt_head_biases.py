@@ -18,6 +18,7 @@ from cmt_small import (
     with_truth,
 )
 
+from aqr_bench.bias.attention import cell_groups
 from aqr_bench.bias.attention.window_cells import CellGeometry
 from aqr_bench.records.code_dependencies import PACKAGE, code_parts
 
@@ -164,12 +165,13 @@ def test_a_bias_acts_in_half_precision_attention(backend, changes):
 
 @pytest.mark.parametrize(
     ("backend", "profile", "times"),
-    [("masked", "uniform", 2), ("window", "uniform", 4), ("window", "hard", 5)],  # LiDAR, two views at most; merged too
+    [("masked", "uniform", 2), ("window", "uniform", 4), ("window", "hard", 5)],  # LiDAR, two views at most; groups
 )
 def test_cells_are_ordered_once_for_all_layers_and_both_passes(backend, profile, times, monkeypatch):
     ordered = []
-    order = CellGeometry._order
-    monkeypatch.setattr(CellGeometry, "_order", lambda *args: ordered.append(args) or order(*args))
+    for owner, name in ((CellGeometry, "_order"), (cell_groups, "_make_groups")):
+        make = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, make=make: ordered.append(args) or make(*args))
     counts = []
     for layers in (1, 3):
         head = small_head(layers=layers, aqr={**AQR, "site": "cross", "profile": profile}, attention_backend=backend)

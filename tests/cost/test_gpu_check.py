@@ -95,7 +95,8 @@ def test_what_is_always_run_fits_into_eight_minutes_on_a_gpu():
     parts = parts_of(settings_for("cuda"))
     assert sum(part.budget_s for part in parts if not part.optional) <= 480
     assert all(part.budget_s < 600 for part in parts)
-    assert [part.name for part in parts if part.optional] == ["flex", "tiled", "quick"]
+    assert [part.name for part in parts if part.optional] == ["flex", "tiled note", "tiled vov", "quick"]
+    assert sum(part.budget_s for part in parts if part.name.startswith("tiled ")) < 480
     # What may end a CUDA context stands alone.
     assert sum(part.name.startswith("bias_parity ") for part in parts) == 3
 
@@ -161,7 +162,7 @@ def test_the_attention_table_has_every_backend_its_kernel_and_what_is_not_possib
 
 
 def test_the_rows_of_backend_tiled():
-    rows = rows_of(tiled_table.tiled_rows)
+    rows = rows_of(tiled_table.tiled_rows, "tiny")
     assert not [row for row in rows if "failed" in row]
     timed = [row for row in rows if "ratio" in row]
     assert len(timed) == 2 * 2 * 3 * 2  # dtypes, queries, windows, modes
@@ -170,6 +171,19 @@ def test_the_rows_of_backend_tiled():
     }
     assert all(0 < row["flagged"] <= 1 and row["ratio"]["low"] > 0 for row in timed)
     assert len([row for row in rows if "error" in row]) == 2
+
+
+def test_a_failed_check_of_backend_tiled_leaves_the_facts_of_the_others(monkeypatch):
+    def waits(mode):
+        if mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", waits)
+    on_gpu = replace(TINY, device="cuda")
+    checks = [lambda: {"ratio": 1}, tiled_table._waits(on_gpu, dict), lambda: 1 / 0, lambda: {"more peak_mb": 2}]
+    facts = tiled_table._facts_of(checks)
+    assert facts.pop("failed") == "host waits: RuntimeError: called a synchronizing CUDA operation"
+    assert facts == {"ratio": 1, "host waits": "some", "more peak_mb": 2}
 
 
 def test_the_kernel_of_an_attention_is_named():

@@ -92,5 +92,7 @@ WAITS = [
     WaitCase("head, plain"),
     WaitCase("head, cross, masked", {"site": "cross"}, "masked"),
     WaitCase("head, cross, window", {"site": "cross"}, "window"),
+    WaitCase("head, constant router, masked", {"site": "cross", "router": "constant"}, "masked"),
+    WaitCase("head, pooled router, routing mask", {"routing": "mask", "supervision": "modality", "router_pool": 2}),
     WaitCase("quick detector, plain", detector=True),
 ]

@@ -29,5 +29,18 @@ def test_host_waits(case, results):
     assert (message := compared(case, result, load_baseline())) is None, message
 
 
+NO_MORE_WAITS = ["head, cross, masked", "head, constant router, masked", "head, pooled router, routing mask"]
+
+
+@pytest.mark.parametrize("name", NO_MORE_WAITS)
+def test_router_and_bias_let_the_host_wait_no_more_often_than_plain_cmt(name):
+    """Of the baseline. In training the order of the cells waits once, for the gradient of the bias."""
+    baseline, plain = load_baseline(), load_baseline()["head, plain"]
+    assert baseline[name]["inference"] == plain["inference"]
+    assert baseline[name]["training"]["uploads"] == plain["training"]["uploads"]
+    waits, expected = (dict(x["training"]["waits"]) for x in (baseline[name], plain))
+    assert waits.pop("bias/attention/window_cells.py orders: tolist", 0) <= 1 and waits == expected
+
+
 def test_the_baseline_has_no_other_models():
     assert set(load_baseline()) == {case.name for case in WAITS}, f"renew {BASELINE.name}"

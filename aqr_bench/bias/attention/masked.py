@@ -42,7 +42,7 @@ class Scratch:
         self.value_BQW = bias.value_BQW.detach().to(like.dtype)
         self.background = float("-inf") if bias.hard else 0.0
         self.reusable = mask is None and not bias.hard and like.device.type == "cpu"
-        self.used: tuple[Tensor, Tensor] | None = None
+        self.used: Tensor | None = None
         rows, keys = bias.index_BQW.shape[1], bias.num_keys
         if self.reusable:
             flat = getattr(self._cache, "zeros", None)
@@ -64,22 +64,21 @@ class Scratch:
 
     def fill(self, sample: int) -> Tensor:
         """The mask of one sample as [1, 1, Q, K]; valid until the next call."""
-        row, key, cell = cell_geometry(self.bias).by_sample[sample]
-        at = (row, key)
-        value = self.value_BQW[sample][row, cell]
+        key_QW, column_QW = (x[sample] for x in cell_geometry(self.bias).distinct)
+        value = self.value_BQW[sample].masked_fill(~self.bias.valid_BQW[sample], 0).gather(-1, column_QW)
         self._clear()
         if self.mask is not None:
             mask = self.mask[sample if len(self.mask) > 1 else 0]
             if not self.bias.hard:
                 self.tensor.copy_(mask)
-            value = value + mask[at]
-        self.tensor[at] = value
-        self.used = at
+            value = value + mask.gather(-1, key_QW)
+        self.tensor.scatter_(-1, key_QW, value)
+        self.used = key_QW
         return self.tensor[None, None]
 
     def _clear(self) -> None:
         if self.used is not None:
-            self.tensor[self.used] = self.background
+            self.tensor.scatter_(-1, self.used, self.background)
         self.used = None
 
 

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from aqr_bench.bias.attention.cell_groups import attend_cells
 from aqr_bench.bias.attention.fused_kernels import AttentionResult, attend, attend_backward
 from aqr_bench.bias.attention.masked import masked_attention
 from aqr_bench.bias.attention.window_cells import (
-    attend_cells,
     cell_gradients,
     correction,
     in_rows,
@@ -130,7 +130,7 @@ class _HardWindowAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, value, bias, mask, scale):
-        out, lse = attend_cells(q, k, v, make_cells(bias, mask, correction=False, merged=True), scale)
+        out, lse = attend_cells(q, k, v, bias, mask, scale)
         ctx.save_for_backward(q, k, v, out, lse, mask)
         ctx.bias, ctx.scale = bias.detached(), scale
         return out

@@ -9,7 +9,7 @@ matrix holds their vectors unchanged, [H, E], without overhead.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -68,9 +68,9 @@ class CellOrder:
 
 @dataclass(frozen=True)
 class CellGeometry:
-    """Where the cells of a :class:`WindowBias` are, without its values; its orders are computed once each.
+    """Where the cells of a :class:`WindowBias` are, without its values.
 
-    Computing them waits for a GPU: use :func:`cell_geometry`, so that all layers and both passes share them.
+    Use :func:`cell_geometry`, so that all layers and both passes share what is computed from it.
     """
 
     index_BQW: Tensor
@@ -80,27 +80,29 @@ class CellGeometry:
 
     @cached_property
     def orders(self) -> list[CellOrder]:
-        """Window by window."""
-        return [self._order(columns) for columns in self.parts if columns.stop > columns.start]
+        """Window by window. Computing them waits for a GPU, once."""
+        ordered = [self._order(columns) for columns in self.parts if columns.stop > columns.start]
+        counts = torch.stack([count[row] for count, row, _ in ordered]).tolist() if ordered else []
+        orders = []
+        for (_, row, order), count in zip(ordered, counts, strict=True):
+            rows = sum(n > 0 for n in count)
+            key = order.key_NW.index_select(0, row[:rows])
+            orders.append(replace(order, row_N=row[:rows], key_NW=key, count_N=tuple(count[:rows])))
+        return orders
 
     @cached_property
-    def merged_orders(self) -> list[CellOrder]:
-        """All windows of a query as one."""
-        everything = slice(0, self.index_BQW.shape[-1])
-        if self.parts == (everything,):
-            return self.orders
-        return [self._order(everything)] if everything.stop else []
+    def distinct(self) -> tuple[Tensor, Tensor]:
+        """Key and column of the cells with the first valid one of the row in place of those that are not, [B, Q, W].
 
-    @cached_property
-    def by_sample(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(query, key, column) of all valid cells of each sample."""
-        cells = []
-        for index, valid in zip(self.index_BQW, self.valid_BQW, strict=True):
-            query, column = valid.nonzero(as_tuple=True)
-            cells.append((query, index[query, column], column))
-        return cells
+        So all can be written at once, in any order. In a row without a valid cell all are the first column, with key 0.
+        """
+        valid = self.valid_BQW
+        column = torch.arange(valid.shape[-1], device=valid.device).expand_as(valid)
+        column = torch.where(valid, column, valid.to(torch.uint8).argmax(-1, keepdim=True))
+        return self.index_BQW.masked_fill(~valid, 0).gather(-1, column), column
 
-    def _order(self, columns: slice) -> CellOrder:
+    def _order(self, columns: slice) -> tuple[Tensor, Tensor, CellOrder]:
+        """Cells to compute in each row of B * Q, all rows in order, and the unfinished order of all rows."""
         index, valid = self.index_BQW[..., columns], self.valid_BQW[..., columns]
         batch, _, width = index.shape
         index = index.masked_fill(~valid, 0)
@@ -112,8 +114,8 @@ class CellGeometry:
             count = (valid * torch.arange(1, width + 1, device=valid.device)).amax(-1).flatten()
         # Most cells first, so that a chunk pads little; then neighbours merged, whose keys are in the cache already.
         order = (width - count) * (batch * self.num_keys) + key[..., width // 2].flatten()
-        row = order.argsort(stable=True)[: int((count > 0).sum())]
-        return CellOrder(columns, index, valid, row, key.flatten(0, 1)[row], tuple(count[row].tolist()))
+        row = order.argsort(stable=True)
+        return count, row, CellOrder(columns, index, valid, row, key.flatten(0, 1), ())
 
 
 def cell_geometry(bias: WindowBias) -> CellGeometry:
@@ -123,18 +125,16 @@ def cell_geometry(bias: WindowBias) -> CellGeometry:
     return bias.shared["cells"]
 
 
-def make_cells(bias: WindowBias, mask: Tensor | None, correction: bool, merged: bool = False) -> list[Cells]:
+def make_cells(bias: WindowBias, mask: Tensor | None, correction: bool) -> list[Cells]:
     """The cells of a window bias, window by window.
 
     Args:
         bias: the bias; its values are detached.
         mask: added scores [B or 1, Q, K], read at the cells, or None.
         correction: the bias as a factor e^b - 1 on probabilities without bias, instead of as a term of the scores.
-        merged: all windows of a query as one.
     """
     geometry, value = cell_geometry(bias), bias.value_BQW.detach()
-    orders = geometry.merged_orders if merged else geometry.orders
-    return [_with_values(order, value[..., order.columns], mask, correction) for order in orders]
+    return [_with_values(order, value[..., order.columns], mask, correction) for order in geometry.orders]
 
 
 def _with_values(order: CellOrder, value: Tensor, mask: Tensor | None, correction: bool) -> Cells:
@@ -182,26 +182,6 @@ def correction(q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cells: Sequence[Cel
         out[row] += rows.on_diagonal(torch.bmm(p.mul_(factor[:, None]), rows.values))
     out, sums = (x.unflatten(0, (batch, queries)).transpose(1, 2) for x in (out, sums))
     return Correction(out, sums[..., 0], -sums[..., 1])
-
-
-def attend_cells(q: Tensor, k: Tensor, v: Tensor, cells: Sequence[Cells], scale: float) -> tuple[Tensor, Tensor]:
-    """Attention to each row's cells alone, which have to be ``merged``.
-
-    Returns:
-        output [B, H, Q, D] and log-sum-exp [B, H, Q], both 0 for rows without cells.
-    """
-    batch, heads, queries, _ = q.shape
-    rows = _Rows(q, k, v, scale)
-    out = q.new_zeros(batch * queries, heads, v.shape[-1])
-    lse = q.new_zeros(batch * queries, heads)
-    for part, at, width in _chunks(cells, rows):
-        row = part.row_N[at]
-        rows.gather(part.key_NW[at, :width])
-        scores = rows.scores(row, part, at, width)
-        row_lse = scores.logsumexp(-1)
-        lse[row] = row_lse = row_lse.masked_fill(row_lse == float("-inf"), 0)
-        out[row] = rows.on_diagonal(torch.bmm(scores.sub_(row_lse[..., None]).exp_(), rows.values))
-    return tuple(x.unflatten(0, (batch, queries)).transpose(1, 2) for x in (out, lse))
 
 
 def cell_gradients(

@@ -56,7 +56,11 @@ def parts_of(settings: Settings) -> list[Part]:
         Part("ddp", "One process of DistributedDataParallel", "detector.ddp_rows", 25),
         *(Part(f"attention {s}", f"{table} {s}", "attention_table.attention_rows", 40) for s in others),
         Part("flex", "FlexAttention", "training.flex_rows", 180, optional=True),
-        Part("tiled", "Backend tiled over flash without a bias", "tiled_table.tiled_rows", 470, optional=True),
+        *(
+            Part(f"tiled {size}", f"Backend tiled over flash without a bias, size {size}", "tiled_table.tiled_rows",
+                 270 if size == first else 200, optional=True)
+            for size in settings.attention
+        ),
         Part("quick", "Quick tier from world to report", "end_to_end.tier_rows", 580, optional=True),
     ]  # fmt: skip
 

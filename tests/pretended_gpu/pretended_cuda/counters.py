@@ -37,7 +37,7 @@ class Counters:
 
     Args:
         waits: the host has to wait for the GPU: ``item``, ``tolist``, ``nonzero``, a copy to the host.
-        uploads: copies from pageable host memory to the GPU.
+        uploads: copies from pageable host memory to the GPU, but for non-blocking ones.
         mismatches: operations with CPU and CUDA tensors, which CUDA refuses.
         faults: calls that CUDA accepts and answers wrongly.
         pickled: CUDA tensors that go into a file, which a machine without a GPU loads with ``map_location`` only.

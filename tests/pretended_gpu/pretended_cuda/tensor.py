@@ -149,7 +149,7 @@ def _moved(func: Any, args: tuple, kwargs: dict[str, Any], target: str | None) -
     source = args[0]
     from_gpu = isinstance(source, CudaTensor)
     to_gpu = from_gpu if target is None else target == "cuda"
-    _count_copy(from_gpu, to_gpu)
+    _count_copy(from_gpu, to_gpu, bool(kwargs.get("non_blocking")))
     options = {key: torch.device("cpu") if key == "device" and value else value for key, value in kwargs.items()}
     copied = func(_inner(source), *args[1:], **options)
     if to_gpu:
@@ -157,10 +157,10 @@ def _moved(func: Any, args: tuple, kwargs: dict[str, Any], target: str | None) -
     return copied.clone() if copied is source.inner else copied
 
 
-def _count_copy(from_gpu: bool, to_gpu: bool) -> None:
+def _count_copy(from_gpu: bool, to_gpu: bool, non_blocking: bool = False) -> None:
     if from_gpu and not to_gpu:
         counters.wait("copy to the host")
-    elif to_gpu and not from_gpu:
+    elif to_gpu and not from_gpu and not non_blocking:
         counters.upload("copy")
 
 
