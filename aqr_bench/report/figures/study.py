@@ -57,7 +57,7 @@ def metric_figure(study: Study, results: Results, hints: Hints) -> Figure | None
             scores = list(by_seed(results, name, condition.name, study.metric).values())
             values += scores
             if not scores:
-                _no_result(axis, y, name)
+                _no_result(axis, y, name, condition.name)
                 continue
             rings = axis.plot(scores, [y] * len(scores), "o", mfc="none", mec=palette[name], ms=7, mew=1.4)
             mean = axis.plot(summarise(scores).mean, y, "D", color=palette[name], ms=4)
@@ -66,7 +66,7 @@ def metric_figure(study: Study, results: Results, hints: Hints) -> Figure | None
         baseline = summarise(list(by_seed(results, study.baseline, condition.name, study.metric).values())).mean
         tag(axis, condition=condition.name)
         if baseline is not None:
-            tag(axis.axvline(baseline, color=GREY, lw=0.9, ls="--", zorder=0), study.baseline)
+            tag(axis.axvline(baseline, color=GREY, lw=0.9, ls="--", zorder=0), study.baseline, condition.name)
         if values:
             # At least 0.02 wide: a narrow range does not fill the panel.
             middle, half = (max(values) + min(values)) / 2, max((max(values) - min(values)) * 0.65, 0.01)
@@ -79,9 +79,9 @@ def metric_figure(study: Study, results: Results, hints: Hints) -> Figure | None
     return figure if drawn else drop(figure)
 
 
-def _no_result(axis: Axes, y: float, variant: str) -> None:
+def _no_result(axis: Axes, y: float, variant: str, condition: str) -> None:
     where = axis.get_yaxis_transform()
-    tag(axis.text(0.5, y, "no result", transform=where, color=GREY, va="center", ha="center"), variant)
+    tag(axis.text(0.5, y, "no result", transform=where, color=GREY, va="center", ha="center"), variant, condition)
 
 
 def metrics_figure(study: Study, results: Results) -> Figure | None:
@@ -139,7 +139,7 @@ def difference_figure(study: Study, results: Results, hints: Hints) -> Figure | 
         for y, name in enumerate(names):
             delta = deltas[name, condition.name]
             if delta is None:
-                _no_result(axis, y, name)
+                _no_result(axis, y, name, condition.name)
                 continue
             low, high = (delta.mean, delta.mean) if delta.low is None else (delta.low, delta.high)
             reach = max(reach, abs(low), abs(high))
