@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -59,11 +60,25 @@ class Results:
     match_files: Mapping[tuple[str, int, str], Path] = field(default_factory=dict)
     scenes: Mapping[tuple[str, str], SceneInterval] = field(default_factory=dict)
 
+    @cached_property
+    def _rows(self) -> dict[tuple[str, str], list[int]]:
+        rows: dict[tuple[str, str], list[int]] = {}
+        for row, key in enumerate(zip(self.evaluations["variant"], self.evaluations["condition"], strict=True)):
+            rows.setdefault(key, []).append(row)
+        return rows
+
+    @cached_property
+    def _status(self) -> list[str]:
+        return self.evaluations["status"].tolist()
+
+    def ok_rows(self, variant: str, condition: str) -> list[int]:
+        """Row numbers of the evaluations that are ok, looked up: tables of a long suite ask thousands of times."""
+        return [row for row in self._rows.get((variant, condition), []) if self._status[row] == "ok"]
+
     def not_applicable(self, variant: str, condition: str) -> bool:
         """Whether the condition cannot concern the variant's model, so that no score is wanted."""
-        rows = self.evaluations
-        statuses = rows[(rows["variant"] == variant) & (rows["condition"] == condition)]["status"]
-        return bool(len(statuses)) and bool((statuses == NOT_APPLICABLE).all())
+        rows = self._rows.get((variant, condition), [])
+        return bool(rows) and all(self._status[row] == NOT_APPLICABLE for row in rows)
 
     @property
     def problems(self) -> pd.DataFrame:

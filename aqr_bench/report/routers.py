@@ -17,7 +17,9 @@ from scipy.stats import rankdata
 
 from aqr_bench.errors import ARRAY_READ_ERRORS
 from aqr_bench.metrics.calibration import Reliability, reliability
+from aqr_bench.report.collect import Results
 from aqr_bench.report.figures.marks import tag
+from aqr_bench.report.figures.style import GREY, colours, legend_below, panels, variant_axis
 from aqr_bench.report.score_statistics import number
 from aqr_bench.report.tables.table import ReportTable
 from aqr_bench.study.spec import Study
@@ -122,6 +124,37 @@ def _weight_pairs(
 
 def _title(sensor: str) -> str:
     return "LiDAR weight" if sensor == "lidar" else "Camera weight"
+
+
+def router_figure(study: Study, results: Results) -> Figure | None:
+    """Mean weight of each modality (diamond) and the range of 90 % of the queries (line), by condition and variant."""
+    frame = results.routers[results.routers["group"] == "all"]
+    names = [v for v in study.variants if (frame["variant"] == v).any()]
+    if not names:
+        return None
+    palette, conditions = colours(study), [c.name for c in study.suite.conditions]
+    figure, axes = panels(2, 1.1 + 0.3 * len(conditions) * len(names) ** 0.5, width=4.0)
+    for i, (axis, sensor, title) in enumerate(zip(axes, ("lidar", "camera"), ("LiDAR", "camera"), strict=True)):
+        for k, name in enumerate(names):
+            shift = (k - (len(names) - 1) / 2) * min(0.6 / max(len(names) - 1, 1), 0.25)
+            means = frame[frame["variant"] == name].drop(columns=["variant", "group"]).groupby("condition").mean()
+            for y, condition in enumerate(conditions):
+                if condition in means.index:
+                    row = means.loc[condition]
+                    low, high = row[f"{sensor}_p5"], row[f"{sensor}_p95"]
+                    mean = row[f"{sensor}_mean"]
+                    marks = axis.plot([low, high], [y + shift] * 2, "-", color=palette[name], lw=1.4)
+                    marks += axis.plot(mean, y + shift, "D", color=palette[name], ms=5)
+                    hint = f"{number(mean)}, 90 % from {number(low)} to {number(high)}"
+                    tag(marks, name, condition, f"{name}, {condition}: {title} weight {hint}")
+        axis.set_title(f"{title} weight")
+        axis.set_xlim(-1.05, 1.05)
+        axis.axvline(0, color=GREY, lw=0.9, ls="--", zorder=0)
+        axis.grid(axis="y", visible=False)
+        variant_axis(axis, conditions, i == 0, "condition")
+        axis.set_xticks([-0.5, 0, 0.5])  # -1 and 1 of neighbouring panels would touch
+    legend_below(figure, palette, names)
+    return figure
 
 
 def distribution_figure(study: Study, files: Mapping[Key, Path]) -> Figure | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from scipy import stats
 from aqr_bench.metrics.bootstrap import SceneInterval
 from aqr_bench.report import page as report_page
 from aqr_bench.report.answer import answer
-from aqr_bench.report.collect import collect_study
+from aqr_bench.report.collect import Results, collect_study
 from aqr_bench.report.detectable_difference import (
     detectable_difference_sentence,
     detectable_difference_table,
@@ -46,7 +45,8 @@ def scored(values: dict[tuple[str, str], list[float]], study):
         for (v, c), scores in values.items()
         for s, score in enumerate(scores)
     ]
-    return SimpleNamespace(evaluations=pd.DataFrame(rows), scenes={})
+    empty = pd.DataFrame()
+    return Results(pd.DataFrame(rows), empty, empty, empty, empty, empty, ())
 
 
 # ---------------------------------------------------------------- both intervals

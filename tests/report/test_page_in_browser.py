@@ -45,7 +45,7 @@ def test_the_page_is_whole_at_any_width(page, width, tmp_path):
 
 
 STEPS_OF_FIGURES = """
-const seen = (element) => element.getClientRects().length > 0;
+const seen = (e) => e.getClientRects().length > 0 && getComputedStyle(e).visibility === 'visible';
 const count = (selector) => [...document.querySelectorAll('figure svg')].map(
   (svg) => [...svg.querySelectorAll(selector)].filter(seen).length);
 const tick = (button, name) => {
@@ -61,6 +61,10 @@ tick('variants', 'cross');
 tick('conditions', 'no_lidar');
 result.conditions = [count('[data-variant=cross]'), count('[data-condition=no_lidar]')];
 document.getElementById('tools-reset').click();
+tick('conditions', 'clean');
+const drawn = document.querySelectorAll('figure svg')[0];
+result.first = [...drawn.querySelectorAll('text')].filter(seen).map((text) => text.textContent);
+document.getElementById('tools-reset').click();
 result.after = [count('[data-variant=cross]'), count('[data-variant=none]'), count('[data-condition=no_lidar]')];
 """
 
@@ -72,6 +76,7 @@ def test_a_choice_hides_marks_in_every_figure(page, tmp_path):
     assert sum(map(bool, none)) >= 8 and sum(map(bool, no_lidar)) >= 5
     assert result["variants"] == [[0] * len(cross), none], "and none of it when it is off, but all of the others"
     assert sum(result["conditions"][1]) == 0 < sum(result["conditions"][0]) < sum(cross)
+    assert "clean" not in result["first"] and {"no_lidar", "cross", "a-rather-long-name"} <= set(result["first"])
     assert result["after"] == result["before"]
 
 

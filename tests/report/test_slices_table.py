@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import pandas as pd
 import pytest
 from report_records import EFFECT, made_up_matches, make_study, with_properties
 
 from aqr_bench.metrics.matches import Matches
 from aqr_bench.metrics.slices import ALL, slice_scores
+from aqr_bench.report.collect import Results
 from aqr_bench.report.slice_scores import load_slices, slice_difference, slice_rows
 from aqr_bench.report.tables.slices import slices_table
 from aqr_bench.study.load import load_study
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """What the table reads of the results of a study."""
-
-    evaluations: pd.DataFrame
-    match_files: dict[tuple[str, int, str], Path]
-
-
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Evaluated:
+def results(tmp_path_factory) -> Results:
     """Two variants of two seeds, with slices of all but one evaluation."""
     rows, files = [], {}
     for variant, effect in EFFECT.items():
@@ -35,7 +25,8 @@ def results(tmp_path_factory) -> Evaluated:
             file = tmp_path_factory.mktemp("matches") / "matches.npz"
             files[variant, seed, "clean"] = matches.save(file)
             rows.append((variant, seed, "clean", "ok", float(matches.map()[0])))
-    return Evaluated(pd.DataFrame(rows, columns=["variant", "seed", "condition", "status", "mAP"]), files)
+    evaluations, empty = pd.DataFrame(rows, columns=["variant", "seed", "condition", "status", "mAP"]), pd.DataFrame()
+    return Results(evaluations, empty, empty, empty, empty, empty, (), match_files=files)
 
 
 @pytest.fixture(scope="module")

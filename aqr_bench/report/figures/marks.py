@@ -29,7 +29,10 @@ _REFERENCE = re.compile(r"#([\w.-]+)")
 
 @dataclass(frozen=True)
 class Mark:
-    """``variant`` and ``condition``: the page hides the mark with these; ``text`` appears on hover."""
+    """``variant`` and ``condition``: the page hides the mark with these; ``text`` appears on hover.
+
+    With neither it is a label, which remains where the panel around it is hidden.
+    """
 
     variant: str = ""
     condition: str = ""
@@ -164,5 +167,5 @@ def _join(parts: Iterable[_Part]) -> str:
 
 def _group(mark: Mark) -> str:
     pairs: Sequence[tuple[str, str]] = (("variant", mark.variant), ("condition", mark.condition))
-    attributes = "".join(f' data-{key}="{html.escape(value)}"' for key, value in pairs if value)
+    attributes = "".join(f' data-{key}="{html.escape(value)}"' for key, value in pairs if value) or " data-label"
     return f"<g{attributes}>" + (f"<title>{html.escape(mark.text, quote=False)}</title>" if mark.text else "")

@@ -31,7 +31,7 @@ from aqr_bench.report.figures.style import (
     variant_axis,
 )
 from aqr_bench.report.figures.window_grid import grid_figure
-from aqr_bench.report.routers import bev_figure, distribution_figure
+from aqr_bench.report.routers import bev_figure, distribution_figure, router_figure
 from aqr_bench.report.rows import METRICS
 from aqr_bench.report.score_statistics import interval_half, number, summarise
 from aqr_bench.report.section import ReportFigure
@@ -57,7 +57,7 @@ def metric_figure(study: Study, results: Results, hints: Hints) -> Figure | None
             scores = list(by_seed(results, name, condition.name, study.metric).values())
             values += scores
             if not scores:
-                _no_result(axis, y, name)
+                _no_result(axis, y, name, condition.name)
                 continue
             rings = axis.plot(scores, [y] * len(scores), "o", mfc="none", mec=palette[name], ms=7, mew=1.4)
             mean = axis.plot(summarise(scores).mean, y, "D", color=palette[name], ms=4)
@@ -66,7 +66,7 @@ def metric_figure(study: Study, results: Results, hints: Hints) -> Figure | None
         baseline = summarise(list(by_seed(results, study.baseline, condition.name, study.metric).values())).mean
         tag(axis, condition=condition.name)
         if baseline is not None:
-            tag(axis.axvline(baseline, color=GREY, lw=0.9, ls="--", zorder=0), study.baseline)
+            tag(axis.axvline(baseline, color=GREY, lw=0.9, ls="--", zorder=0), study.baseline, condition.name)
         if values:
             # At least 0.02 wide: a narrow range does not fill the panel.
             middle, half = (max(values) + min(values)) / 2, max((max(values) - min(values)) * 0.65, 0.01)
@@ -79,9 +79,9 @@ def metric_figure(study: Study, results: Results, hints: Hints) -> Figure | None
     return figure if drawn else drop(figure)
 
 
-def _no_result(axis: Axes, y: float, variant: str) -> None:
+def _no_result(axis: Axes, y: float, variant: str, condition: str) -> None:
     where = axis.get_yaxis_transform()
-    tag(axis.text(0.5, y, "no result", transform=where, color=GREY, va="center", ha="center"), variant)
+    tag(axis.text(0.5, y, "no result", transform=where, color=GREY, va="center", ha="center"), variant, condition)
 
 
 def metrics_figure(study: Study, results: Results) -> Figure | None:
@@ -139,7 +139,7 @@ def difference_figure(study: Study, results: Results, hints: Hints) -> Figure | 
         for y, name in enumerate(names):
             delta = deltas[name, condition.name]
             if delta is None:
-                _no_result(axis, y, name)
+                _no_result(axis, y, name, condition.name)
                 continue
             low, high = (delta.mean, delta.mean) if delta.low is None else (delta.low, delta.high)
             reach = max(reach, abs(low), abs(high))
@@ -190,37 +190,6 @@ def heatmap_figure(study: Study, results: Results, hints: Hints) -> Figure | Non
     if len(conditions) > 5:
         axis.tick_params(axis="x", rotation=40)
         plt.setp(axis.get_xticklabels(), ha="right")
-    return figure
-
-
-def router_figure(study: Study, results: Results) -> Figure | None:
-    """Mean weight of each modality (diamond) and the range of 90 % of the queries (line), by condition and variant."""
-    frame = results.routers[results.routers["group"] == "all"]
-    names = [v for v in study.variants if (frame["variant"] == v).any()]
-    if not names:
-        return None
-    palette, conditions = colours(study), [c.name for c in study.suite.conditions]
-    figure, axes = panels(2, 1.1 + 0.3 * len(conditions) * len(names) ** 0.5, width=4.0)
-    for i, (axis, sensor, title) in enumerate(zip(axes, ("lidar", "camera"), ("LiDAR", "camera"), strict=True)):
-        for k, name in enumerate(names):
-            shift = (k - (len(names) - 1) / 2) * min(0.6 / max(len(names) - 1, 1), 0.25)
-            means = frame[frame["variant"] == name].drop(columns=["variant", "group"]).groupby("condition").mean()
-            for y, condition in enumerate(conditions):
-                if condition in means.index:
-                    row = means.loc[condition]
-                    low, high = row[f"{sensor}_p5"], row[f"{sensor}_p95"]
-                    mean = row[f"{sensor}_mean"]
-                    marks = axis.plot([low, high], [y + shift] * 2, "-", color=palette[name], lw=1.4)
-                    marks += axis.plot(mean, y + shift, "D", color=palette[name], ms=5)
-                    hint = f"{number(mean)}, 90 % from {number(low)} to {number(high)}"
-                    tag(marks, name, condition, f"{name}, {condition}: {title} weight {hint}")
-        axis.set_title(f"{title} weight")
-        axis.set_xlim(-1.05, 1.05)
-        axis.axvline(0, color=GREY, lw=0.9, ls="--", zorder=0)
-        axis.grid(axis="y", visible=False)
-        variant_axis(axis, conditions, i == 0, "condition")
-        axis.set_xticks([-0.5, 0, 0.5])  # -1 and 1 of neighbouring panels would touch
-    legend_below(figure, palette, names)
     return figure
 
 

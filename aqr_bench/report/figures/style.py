@@ -106,9 +106,9 @@ def variant_axis(axis: Axes, names: Sequence[str], first: bool, kind: str = "var
     axis.set_yticks(range(len(names)), names)
     axis.tick_params(axis="y", length=0, labelleft=first)
     axis.xaxis.set_major_locator(plt.MaxNLocator(4, min_n_ticks=2))
-    if kind and first:
+    if first:
         for name, label in zip(names, axis.get_yticklabels(), strict=True):
-            tag(label, **{kind: name})
+            tag(label, **({kind: name} if kind else {}))
 
 
 def drop(figure: Figure) -> None:

@@ -37,11 +37,9 @@ def by_seed(results: Results, variant: str, condition: str, metric: str) -> dict
     """Score per seed of the evaluations that are ok and have one."""
     if metric not in results.evaluations:  # a custom metric, and no evaluation is ok
         return {}
-    # Called thousands of times for a long suite: arrays of pandas' columns are compared much faster than the columns.
-    names = ("variant", "condition", "status", "seed", metric)
-    variants, conditions, status, seeds, scores = (results.evaluations[n].to_numpy(dtype=object) for n in names)
-    rows = (variants == variant) & (conditions == condition) & (status == "ok")
-    return {int(seed): float(value) for seed, value in zip(seeds[rows], scores[rows], strict=True) if value == value}
+    rows = results.ok_rows(variant, condition)
+    seeds, scores = (results.evaluations[name].to_numpy()[rows] for name in ("seed", metric))
+    return {int(seed): float(score) for seed, score in zip(seeds, scores, strict=True) if score == score}
 
 
 def differences(study: Study, results: Results) -> dict[tuple[str, str], ScoreDifference | None]:

@@ -86,10 +86,11 @@
         }
       });
     }
-    for (const [kind, attribute] of [["variants", "variant"], ["conditions", "condition"]]) {
-      for (const name of off[kind]) rules.push(`svg [data-${attribute}="${CSS.escape(name)}"]`);
-    }
-    hiding.textContent = rules.length ? `${rules.join(", ")} { display: none; }` : "";
+    off.variants.forEach((name) => rules.push(`svg [data-variant="${CSS.escape(name)}"]`));
+    const panels = [...off.conditions].map((name) => `svg [data-condition="${CSS.escape(name)}"]`);
+    const style = (selectors, what) => (selectors.length ? `${selectors.join(", ")} { ${what}; }` : "");
+    // The first panel of a row has the names of all: the style sheet leaves them visible.
+    hiding.textContent = style(rules, "display: none") + style(panels, "visibility: hidden");
     matches.textContent = shown < total ? `${shown} of ${total} rows` : "";
     const images = off.variants.size + off.conditions.size ? all("figure .plot > img").length : 0;
     if (images) matches.textContent += `${matches.textContent && "; "}images of figures, which show all: ${images}`;
