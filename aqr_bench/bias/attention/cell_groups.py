@@ -123,10 +123,11 @@ def _make_groups(bias: WindowBias) -> CellGroups:
     most = max(counts)
     key_GU = key.new_zeros(len(key), most)
     key_GU[group, slot] = cell + group // per_sample * keys
-    slots = torch.full((len(key), keys + 1), most, device=key.device)
-    slots[group, cell] = slot
+    slots = key.new_empty((len(key), keys + 1), dtype=torch.int32)  # read at the marked cells and at the last one
+    slots[:, keys] = most
+    slots[group, cell] = slot.int()
     member_BQ = query_BQ.argsort(-1) + sample_B1 * query_BP.shape[1]
-    return CellGroups(row_N, member_BQ, key_GU, counts, slots.gather(1, key).view(-1, width))
+    return CellGroups(row_N, member_BQ, key_GU, counts, slots.gather(1, key).long().view(-1, width))
 
 
 def _neighbours(bias: WindowBias) -> Tensor:
