@@ -1,4 +1,4 @@
-"""The model of a record: of a tier, reused, or of evaluate --config; and what is said where something is gone."""
+"""The model of a record: of a tier, reused, or of evaluate --config; and its messages where something is gone."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def axis():
 
 def groups(svg: str) -> list[tuple[str | None, str | None, str | None, int]]:
     """Variant, condition, hover text and number of drawn elements of every mark."""
-    found = [g for g in ElementTree.fromstring(svg).iter(f"{SVG}g") if any(k.startswith("data-") for k in g.attrib)]
+    groups = [g for g in ElementTree.fromstring(svg).iter(f"{SVG}g") if any(k.startswith("data-") for k in g.attrib)]
     drawn = [f"{SVG}{name}" for name in ("path", "use", "text")]
     return [
         (
@@ -35,7 +35,7 @@ def groups(svg: str) -> list[tuple[str | None, str | None, str | None, int]]:
             g.findtext(f"{SVG}title"),
             sum(e.tag in drawn for e in g.iter()),
         )
-        for g in found
+        for g in groups
     ]
 
 
@@ -57,7 +57,10 @@ def test_marks_have_names_and_one_hover_text(axis):
 def test_every_cell_of_a_heat_map_is_a_mark(axis):
     values = np.array([[1.0, 2.0, np.nan], [4.0, 5.0, 6.0]])
     sns.heatmap(values, mask=np.isnan(values), annot=True, cbar=False, ax=axis)
-    tag_heatmap(axis, lambda row, column: Mark(f"v{row}", f"c{column}", f"{row} {column}"), values.shape)
+    rows, columns = values.shape
+    tag_heatmap(
+        axis, [[Mark(f"v{row}", f"c{column}", f"{row} {column}") for column in range(columns)] for row in range(rows)]
+    )
     marked = [group for group in groups(marks_svg(axis.figure, "fig")) if group[1]]
     cells = {(f"v{r}", f"c{c}", f"{r} {c}") for r in range(2) for c in range(3)}
     assert {group[:3] for group in marked} == cells

@@ -113,7 +113,7 @@ def _make_groups(bias: WindowBias) -> CellGroups:
     sample_B1 = torch.arange(batch, device=index.device)[:, None]
     row_N = (query_BP + sample_B1 * queries).flatten()
     per_sample = query_BP.shape[1] // GROUP
-    # A group's keys, each once and in order, are found by marking them in its copy of the memory.
+    # A group's keys, each once and in order: those marked in its copy of the memory.
     key = torch.where(valid, index, keys).flatten(0, 1)[row_N].view(-1, GROUP * width)
     marked = torch.zeros(len(key), keys + 1, dtype=torch.bool, device=key.device).scatter_(1, key, True)[:, :keys]
     group, cell = marked.nonzero().unbind(-1)

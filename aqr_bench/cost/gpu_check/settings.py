@@ -63,10 +63,14 @@ def model_config(name: str, small: bool) -> Any:
 
 def attempt(emit: Emit, row: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
     """Emit the row with the facts of ``measure``, or with ``failed`` after an error, so that other rows are run."""
+    emit({**row, **facts_or_failure(measure)})
+
+
+def facts_or_failure(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The facts of ``measure``, or ``failed`` with its error; a missing module is raised: all others would fail too."""
     try:
-        facts = measure()
+        return measure()
     except ModuleNotFoundError:
-        raise  # all other rows would fail likewise
+        raise
     except Exception as error:
-        facts = {"failed": one_line(error)}
-    emit({**row, **facts})
+        return {"failed": one_line(error)}

@@ -21,7 +21,7 @@ from aqr_bench.cost.attention_kernels import kernels_of
 from aqr_bench.cost.gpu_check.attention_cases import SIZES, layout_of, random_points
 from aqr_bench.cost.gpu_check.attention_table import MODES, added_peak_mb
 from aqr_bench.cost.gpu_check.parity import compare_bias
-from aqr_bench.cost.gpu_check.settings import Emit, Settings
+from aqr_bench.cost.gpu_check.settings import Emit, Settings, facts_or_failure
 from aqr_bench.cost.timing import interleaved, ratio, summary, synchronise
 from aqr_bench.engine.job import one_line
 
@@ -124,12 +124,7 @@ def _facts_of(checks: Sequence[Callable[[], dict[str, Any]]]) -> dict[str, Any]:
     """The facts of all checks; ``failed`` with the first error, which does not take the facts of the others."""
     facts: dict[str, Any] = {}
     for check in checks:
-        try:
-            more = check()
-        except ModuleNotFoundError:
-            raise  # all other rows would fail likewise
-        except Exception as error:
-            more = {"failed": one_line(error)}
+        more = facts_or_failure(check)
         facts = more | facts if "failed" in facts else facts | more
     return facts
 

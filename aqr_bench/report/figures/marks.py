@@ -7,7 +7,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from xml.etree import ElementTree
 
@@ -45,14 +45,12 @@ def tag(artists: Artist | Iterable[Artist], variant: str = "", condition: str = 
         artist.set_gid(PREFIX + json.dumps(astuple(Mark(variant, condition, text))))
 
 
-def tag_heatmap(axis: Axes, mark_of: Callable[[int, int], Mark], shape: tuple[int, int]) -> None:
-    """Say what each cell (row, column) of seaborn's heat map on ``axis`` stands for, with the text in it."""
-    rows, columns = shape
-    cells = [astuple(mark_of(row, column)) for row in range(rows) for column in range(columns)]
-    axis.collections[0].set_gid(PREFIX + json.dumps(cells))
+def tag_heatmap(axis: Axes, marks: Sequence[Sequence[Mark]]) -> None:
+    """Say what each cell of seaborn's heat map on ``axis`` stands for, with the text in it; ``marks`` by rows."""
+    axis.collections[0].set_gid(PREFIX + json.dumps([astuple(mark) for row in marks for mark in row]))
     for text in axis.texts:
         x, y = text.get_position()
-        tag(text, *astuple(mark_of(int(y), int(x))))
+        tag(text, *astuple(marks[int(y)][int(x)]))
 
 
 def marks_svg(figure: Figure, name: str, **options: object) -> str | None:

@@ -136,9 +136,9 @@ def _panel(
     )  # fmt: skip
     for y, x in np.argwhere(empty):
         axis.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=GREY)
-    pairs = [[Mark(v, text=f"{v}, {c}: RA {t or '–'}") for v, t in zip(variants, row, strict=True)]
+    marks = [[Mark(v, text=f"{v}, {c}: RA {t or '–'}") for v, t in zip(variants, row, strict=True)]
              for c, row in zip(corruptions, text, strict=True)]  # fmt: skip
-    tag_heatmap(axis, lambda row, column: pairs[row][column], grid.shape)
+    tag_heatmap(axis, marks)
     for label in axis.get_xticklabels():
         tag(label, label.get_text())
     axis.axhline(len(corruptions) - 1, color="white", lw=6)

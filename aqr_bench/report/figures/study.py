@@ -181,8 +181,7 @@ def heatmap_figure(study: Study, results: Results, hints: Hints) -> Figure | Non
     )  # fmt: skip
     for y, x in np.argwhere(np.isnan(values)):
         axis.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=GREY)
-    pairs = [[Mark(v, c, hints.get((v, c), "")) for c in conditions] for v in names]
-    tag_heatmap(axis, lambda row, column: pairs[row][column], values.shape)
+    tag_heatmap(axis, [[Mark(v, c, hints.get((v, c), "")) for c in conditions] for v in names])
     for kind, labels in (("condition", axis.get_xticklabels()), ("variant", axis.get_yticklabels())):
         for label in labels:
             tag(label, **{kind: label.get_text()})

@@ -92,8 +92,7 @@ def grid_figure(study: Study, results: Results, hints: Mapping[tuple[str, str], 
             axis.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=GREY)
         if not empty.all():
             names = [[cells.get((bev, camera), "") for camera in columns] for bev in rows]
-            pairs = [[Mark(v, condition, hints.get((v, condition), "")) for v in row] for row in names]
-            tag_heatmap(axis, lambda row, column, pairs=pairs: pairs[row][column], empty.shape)
+            tag_heatmap(axis, [[Mark(v, condition, hints.get((v, condition), "")) for v in row] for row in names])
         axis.set_xlabel("camera window, tokens")  # heatmap removes labels
         axis.grid(False)
         axis.tick_params(axis="both", rotation=0, length=0)
